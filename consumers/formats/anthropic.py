@@ -4,7 +4,16 @@ from typing import Any
 
 import msgspec
 
-from retuned.consumers.formats.messages import Plain, object_of, objects_of, texts_of, tool_call, without_nothing
+from retuned.consumers.formats.messages import (
+    Plain,
+    chat,
+    object_of,
+    objects_of,
+    sum_of,
+    texts_of,
+    tool_call,
+    without_nothing,
+)
 
 _HIDDEN = ("thinking", "redacted_thinking")
 
@@ -30,13 +39,15 @@ def as_openai(log: Plain) -> Plain:
         "user": metadata.get("user_id"),
         "metadata": {key: value for key, value in metadata.items() if key != "user_id"},
     }
+    # All that was read: tokens from and into the cache are counted apart there.
+    read = sum_of(usage, "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     return log | {
         "request": without_nothing(asked),
         "response": {
             "id": response.get("id"),
             "model": response.get("model"),
             "choices": [{"message": {**answer, "content": content}, "finish_reason": response.get("stop_reason")}],
-            "usage": {"prompt_tokens": _input_tokens(usage), "completion_tokens": usage.get("output_tokens")},
+            "usage": {"prompt_tokens": read, "completion_tokens": usage.get("output_tokens")},
         },
     }
 
@@ -58,17 +69,7 @@ def chat_messages(message: Plain) -> list[Plain]:
             parts.append({"type": "text", "text": block.get("text")})
         elif block.get("type") not in _HIDDEN:
             parts.append(block)
-    is_text = all(part.get("type") == "text" for part in parts)
-    said = without_nothing({"role": message.get("role"), "tool_calls": calls or None})
-    said["content"] = (texts_of(parts) if is_text else parts) if parts else None
-    return [*results, said] if parts or calls or not results else results
-
-
-def _input_tokens(usage: Plain) -> Any:
-    """All that was read: tokens from and into the cache are counted apart there."""
-    names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    counts = [usage[name] for name in names if isinstance(usage.get(name), int)]
-    return sum(counts) if counts else None
+    return chat(message.get("role"), parts, calls, results)
 
 
 def _tool(tool: Plain) -> Plain:

@@ -1,12 +1,13 @@
-"""Calls of a model's API as apps log them: a request with its response, OpenAI's or Anthropic's."""
+"""Calls of a model's API as apps log them: a request with its response, of OpenAI, Anthropic, Bedrock or Gemini."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from retuned.consumers.formats import anthropic, openai
+from retuned.consumers.formats import anthropic, converse, gemini, openai
 from retuned.consumers.formats.events import BadEvent, Kind, PassedOver
 from retuned.consumers.formats.messages import Plain
 
+_APIS = (anthropic, converse, gemini)  # beside OpenAI's
 ALONE = 'no request: a response without its request; send both as {"workload": …, "request": …, "response": …}'
 
 
@@ -16,7 +17,7 @@ def is_call(value: Plain) -> bool:
         ("response" in value and isinstance(value.get("request"), dict))
         or openai.is_response(value)
         or openai.is_batch_line(value)
-        or anthropic.is_response(value)
+        or any(api.is_response(value) for api in _APIS)
         or openai.are_chunks(value.get("chunks"))
     )
 
@@ -39,12 +40,15 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
 def answers(log: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     """The answer of a request with its response; those that came with it are counted."""
     response: Any = log["response"]
-    if openai.failed(response):
+    if openai.failed(response) or gemini.is_blocked(response):
         yield PassedOver("failed_call")
         return
+    if gemini.are_chunks(response):
+        response = gemini.joined(response)
     log = {**log, "response": openai.whole(response)}
-    if anthropic.is_response(response):
-        log = anthropic.as_openai(log)
+    for api in _APIS:
+        if api.is_response(response):
+            log = api.as_openai(log)
     yield "interactions", openai.interaction(log)
     for _ in range(openai.choices(log["response"]) - 1):
         yield PassedOver("further_choice")

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.formats import (
+    bedrock,
     calls,
     cloudevents,
     helicone,
@@ -24,6 +25,7 @@ from retuned.consumers.formats import (
     otel,
     otlp,
     tensorzero,
+    vertex,
 )
 from retuned.consumers.formats.events import BadEvent, Bounds, Event, Kind, PassedOver, decode, read
 from retuned.consumers.formats.messages import Plain
@@ -69,6 +71,8 @@ FORMATS: tuple[tuple[Callable[[Plain], bool], Callable[[Plain], Translated]], ..
     (mlflow.is_trace, mlflow.events),
     (tensorzero.is_row, tensorzero.events),
     (helicone.is_row, helicone.events),
+    (bedrock.is_log, bedrock.events),
+    (vertex.is_row, vertex.events),
     (calls.is_call, calls.events),
     (otel.is_otel, otel.events),
 )

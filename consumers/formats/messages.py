@@ -101,6 +101,26 @@ def objects_of(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def chat(role: Any, parts: list[Plain], calls: list[Plain], results: list[Plain]) -> list[Plain]:
+    """One message of an API that has all in parts as chat messages: results of tools are messages of their own there.
+
+    Args:
+        parts: texts as `{"type": "text", "text": …}`, and whatever else there is.
+        calls: as `tool_call` makes them.
+        results: messages of the role `tool`.
+    """
+    is_text = all(part.get("type") == "text" for part in parts)
+    said = without_nothing({"role": role, "tool_calls": calls or None})
+    said["content"] = (texts_of(parts) if is_text else parts) if parts else None
+    return [*results, said] if parts or calls or not results else results
+
+
+def sum_of(counts: Plain, *names: str) -> int | None:
+    """The sum of those counts that are there; None where none is."""
+    found = [counts[name] for name in names if isinstance(counts.get(name), int)]
+    return sum(found) if found else None
+
+
 def tool_call(id: Any, name: Any, arguments: Any) -> Plain:
     """A call of a tool, as chat messages hold it; `arguments` is JSON text."""
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -562,7 +562,7 @@ def test_too_little_memory_is_named_and_nothing_is_stored(tmp_path: Path, monkey
 
 @pytest.fixture
 def letters_in_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    """Ingestion that runs, and letters whose replay finds too little memory; it is as configured after the first try."""
+    """Ingestion that runs, and letters whose replay finds too little memory until the first retry."""
     monkeypatch.setattr(writer_module, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(replay_module, "CHARACTERS", 20 * 2**20)
     rig = window_of(tmp_path, 1_000)

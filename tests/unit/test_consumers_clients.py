@@ -250,21 +250,6 @@ def test_lists_of_numbers_in_protobuf_are_read() -> None:
     assert passed_over(field(1, field(2, field(2, span)))) == ["no_model_call"]
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"resourceLogs": [{"scopeLogs": [{"logRecords": [{}] * 101}]}]},
-        [{"resourceSpans": []}] * 101,
-        {"request": {"messages": PROMPT}, "response": {"choices": [{"message": {"content": "a"}}, *[{}] * 101]}},
-    ],
-    ids=["records", "array", "choices"],
-)
-def test_a_message_holds_only_so_many_records(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retuned.consumers.formats.dialects.MOST_RECORDS", 100)
-    bad = refused(message)
-    assert (bad.error.reason, bad.part) == ("too_many", None)
-
-
 def test_scalars_of_protobuf() -> None:
     """Negative numbers, doubles, booleans and bytes, which no recording holds."""
     values = {"int": b"\x18" + b"\xff" * 9 + b"\x01", "double": b"\x21" + bytes(6) + b"\xf8\x3f", "bool": b"\x10\x01"}
@@ -379,7 +364,124 @@ def test_the_events_of_a_streamed_response() -> None:
     check(one(log))
 
 
-@pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "openai_stream", "anthropic_chat"])
+@pytest.mark.parametrize("name", ["bedrock", "gemini", "gemini_with_underscores"])
+def test_calls_of_bedrock_and_gemini(name: str) -> None:
+    """Reasoning is kept apart; of an image the bytes are not kept; results of tools are messages of their own."""
+    product, _, style = name.partition("_")
+    said, called = (logged(f"{product}_{kind}.json") for kind in ("chat", "tools"))
+    for log in (said, called):
+        log["response"] = log.pop(style, log["response"])
+    event = one(said)
+    check(event)
+    assert attributes(event)["reasoning_content"] == "30, I think."
+    event = one(called)
+    assert (event.response, event.input_tokens, event.output_tokens) == (ANSWER, 21, 5)
+    (call,) = attributes(event)["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"order": "A-1"}
+    (offered,) = attributes(event)["tools"]
+    assert offered["function"]["name"] == "order_status"
+    assert offered["function"]["parameters"]["type"] == "object"
+    system, asked, used, result = prompt(event)
+    assert system == PROMPT[0]
+    assert asked["content"][0] == {"type": "text", "text": "Where are A-1 and this?"}
+    assert used["tool_calls"][0]["function"] == {"name": "order_status", "arguments": '{"order":"A-0"}'}
+    assert (result["role"], result["tool_call_id"]) == ("tool", used["tool_calls"][0]["id"])
+    assert "sent" in result["content"]
+    assert len(event.messages) < 1_500
+
+
+def test_bedrock_knows_its_latency_and_why_it_ended() -> None:
+    log = logged("bedrock_chat.json")
+    event = one(log)
+    assert (event.latency_seconds, event.finish_reason, event.model) == (0.83, "end_turn", "double-1")
+    assert (event.user_id, event.conversation_id) == ("user-17", "conv-1")
+    assert one(log | {"latency_ms": 900}).latency_seconds == 0.9
+
+
+def invocation(**changes: Any) -> dict[str, Any]:
+    """Hand-made, after the documentation of Bedrock's model invocation logging."""
+    log = recorded("bedrock_chat.json")
+    return {
+        "schemaType": "ModelInvocationLog", "schemaVersion": "1.0", "timestamp": AT, "accountId": "1",
+        "region": "us-east-1", "requestId": "b1", "operation": "Converse", "modelId": "double-1",
+        "identity": {"arn": "arn:aws:iam::1:user/app"},
+        "input": {"inputContentType": "application/json", "inputBodyJson": log["request"], "inputTokenCount": 21},
+        "output": {"outputContentType": "application/json", "outputBodyJson": log["response"], "outputTokenCount": 5},
+    } | changes  # fmt: skip
+
+
+def invoked(request: Any, response: Any) -> Interaction:
+    """As `InvokeModel` logs a call, whose body is that of the model's maker."""
+    log = invocation(operation="InvokeModel", requestMetadata={"workload": WORKLOAD})
+    return one(log | {"input": log["input"] | {"inputBodyJson": request},
+                      "output": log["output"] | {"outputBodyJson": response}})  # fmt: skip
+
+
+def test_logs_of_bedrock() -> None:
+    event = one(invocation())
+    check(event)
+    assert (event.id, event.user_id, event.conversation_id, event.latency_seconds) == ("b1", "user-17", "conv-1", 0.83)
+    assert "user-17" not in json.dumps(attributes(event))
+    anthropic, chat = recorded("anthropic_chat.json"), recorded("openai_chat.json")
+    check(invoked(anthropic["request"], anthropic["response"]))
+    check(invoked(chat["request"], chat["response"]))
+    for request, response in (
+        ({"inputText": QUESTION}, {"results": [{"outputText": ANSWER, "completionReason": "FINISH"}]}),
+        ({"prompt": QUESTION}, {"generation": ANSWER, "stop_reason": "stop"}),
+        ({"prompt": QUESTION}, {"outputs": [{"text": ANSWER, "stop_reason": "stop"}]}),
+    ):
+        event = invoked(request, response)
+        assert (prompt(event), event.response) == ([{"role": "user", "content": QUESTION}], ANSWER)
+        assert (event.model, event.input_tokens, event.output_tokens) == ("double-1", 21, 5)
+        assert event.finish_reason in ("FINISH", "stop")
+    for reason, changes in {
+        "failed_call": {"errorCode": "ThrottlingException", "output": {}},
+        "other_operation": {"output": {"outputBodyJson": {"embedding": [0.1]}}},
+        "without_content": {"input": {"inputContentType": "application/json", "inputBodyS3Path": "s3://a/b"}},
+    }.items():
+        assert passed_over(invocation(**changes)) == [reason]
+
+
+def test_logs_of_vertex_ai() -> None:
+    """Hand-made, after the documentation of its request-response log, in the forms that BigQuery exports."""
+    log, claude = recorded("gemini_chat.json"), recorded("anthropic_chat.json")
+    request = log["request"] | {"labels": {"workload": WORKLOAD, "user_id": "user-17", "conversation_id": "conv-1"}}
+    row = {"endpoint": "e", "deployed_model_id": None, "logging_time": "2026-11-24 09:30:00.250 UTC", "request_id": "7",
+           "model": "publishers/google/models/double", "api_method": "generateContent", "full_request": request,
+           "full_response": log["response"], "metadata": {"request_latency": 830.0}}  # fmt: skip
+    as_text = {name: json.dumps(row[name]) for name in ("full_request", "full_response", "metadata")}
+    for event in (one(row), one(row | as_text)):
+        check(event)
+        assert (event.id, event.timestamp.isoformat()) == ("resp-d1", "2026-11-24T09:30:00.250000+00:00")
+        assert (event.user_id, event.conversation_id, event.latency_seconds) == ("user-17", "conv-1", 0.83)
+    with_claude = row | {"full_request": claude["request"], "full_response": claude["response"]}
+    assert one({**ENVELOPE, "data": with_claude}).response == ANSWER
+    assert passed_over(row | {"full_response": None}) == ["without_content"]
+    assert passed_over(row | {"full_response": {"promptFeedback": {"blockReason": "SAFETY"}}}) == ["failed_call"]
+    assert passed_over(row | {"full_response": {"error": {"code": 429}}}) == ["failed_call"]
+
+
+def test_a_stream_of_gemini_is_joined() -> None:
+    log = logged("gemini_tools.json")
+    thought, text, call = log["response"]["candidates"][0]["content"]["parts"]
+    first, second = {"text": "Within "}, {"text": "30 days."}
+    log["response"] = [
+        {"candidates": [{"content": {"role": "model", "parts": parts}}], "modelVersion": "double-1-2026"}
+        for parts in ([thought], [first], [second], [call])
+    ]
+    log["response"][-1] |= {"usageMetadata": {"promptTokenCount": 21, "candidatesTokenCount": 5}}
+    log["response"][-1]["candidates"][0] |= {"finishReason": "STOP"}
+    event = one(log)
+    assert (event.response, event.finish_reason, event.input_tokens) == (ANSWER, "STOP", 21)
+    assert attributes(event)["tool_calls"][0]["function"]["name"] == "order_status"
+    assert attributes(event)["reasoning_content"] == "30, I think."
+    assert text["text"] == ANSWER
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["openai_chat", "openai_responses", "openai_stream", "anthropic_chat", "bedrock_chat", "gemini_chat"],
+)
 def test_a_response_without_its_request_is_a_letter_that_names_what_is_missing(name: str) -> None:
     bad = refused(recorded(f"{name}.json")["response"])
     assert bad.error.reason == "not_an_event"
@@ -631,6 +733,9 @@ SAMPLES: dict[str, Any] = {
     "openinference": recorded("openinference_openai_spans.json"),
     "genai": recorded("otel_openai_v2_event_only_logs.json"),
     "langfuse_sdk": recorded("langfuse_sdk_spans.json"),
+    "bedrock": logged("bedrock_tools.json"), "bedrock_log": invocation(), "gemini": logged("gemini_tools.json"),
+    "vertex": {"logging_time": AT, "model": "m", "full_request": recorded("gemini_tools.json")["request"],
+               "full_response": recorded("gemini_tools.json")["response"]},
 }  # fmt: skip
 JUNK: list[Any] = [None, True, -1, 1.5, 10**30, "", "x", "[1]", '{"a": 1}', [], [[]], [None], {}, {"a": {}}, "\x00"]
 

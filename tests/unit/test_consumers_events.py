@@ -10,7 +10,8 @@ import pytest
 from bounds import BOUNDS
 from msgspec import UNSET
 
-from retuned.consumers.formats.events import BadEvent, Bounds, Feedback, Interaction, decode, json_schemas
+from retuned.consumers.formats.events import BadEvent, Bounds, Feedback, Interaction, decode
+from retuned.consumers.formats.schemas import json_schemas
 from retuned.consumers.settings import IngestSettings
 
 SCHEMAS = Path(__file__).parents[2] / "deploy" / "schemas"

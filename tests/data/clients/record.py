@@ -6,7 +6,7 @@ Anthropic API. Each recording runs alone, in an environment that has its library
     python -m venv /tmp/clients
     /tmp/clients/bin/pip install openai anthropic litellm langsmith langchain-core langfuse mlflow-skinny cloudevents \
         opentelemetry-instrumentation-openai-v2 openinference-instrumentation-openai \
-        opentelemetry-exporter-otlp-proto-common 'opentelemetry-util-genai==1.1b0'
+        opentelemetry-exporter-otlp-proto-common 'opentelemetry-util-genai==1.1b0' botocore google-genai
     /tmp/clients/bin/python tests/data/clients/record.py            # all, or the names of some
 
 README.md names the versions that made the files that are here.
@@ -108,7 +108,35 @@ def anthropic_message(asked: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def converse_answer(asked: dict[str, Any]) -> dict[str, Any]:
+    content: list[dict[str, Any]] = [
+        {"reasoningContent": {"reasoningText": {"text": "30, I think."}}},
+        {"text": ANSWER},
+    ]
+    if asked.get("toolConfig"):
+        content.append({"toolUse": {"toolUseId": "tooluse_1", "name": "order_status", "input": {"order": "A-1"}}})
+    return {
+        "output": {"message": {"role": "assistant", "content": content}},
+        "stopReason": "tool_use" if asked.get("toolConfig") else "end_turn",
+        "usage": {"inputTokens": 20, "outputTokens": 5, "totalTokens": 26, "cacheReadInputTokens": 1},
+        "metrics": {"latencyMs": 830},
+    }
+
+
+def gemini_answer(asked: dict[str, Any]) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"text": "30, I think.", "thought": True}, {"text": ANSWER}]
+    if asked.get("tools"):
+        parts.append({"functionCall": {"id": "f1", "name": "order_status", "args": {"order": "A-1"}}})
+    usage = {"promptTokenCount": 21, "candidatesTokenCount": 2, "thoughtsTokenCount": 3, "totalTokenCount": 26}
+    return {
+        "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": usage, "modelVersion": "double-1-2026", "responseId": f"resp-d{next(NUMBERS)}",
+    }  # fmt: skip
+
+
 class Double(BaseHTTPRequestHandler):
+    asked: ClassVar[dict[str, Any]] = {}
+
     def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
@@ -125,6 +153,7 @@ class Double(BaseHTTPRequestHandler):
             asked = json.loads(body)
         except (ValueError, UnicodeDecodeError):
             asked = {}
+        Double.asked = asked
         if path.endswith("/chat/completions") and asked.get("stream"):
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")
@@ -139,6 +168,10 @@ class Double(BaseHTTPRequestHandler):
             self.answer(response(asked))
         elif path.endswith("/messages"):
             self.answer(anthropic_message(asked))
+        elif path.endswith("/converse"):
+            self.answer(converse_answer(asked))
+        elif path.endswith(":generateContent"):
+            self.answer(gemini_answer(asked))
         else:
             self.answer({})
 
@@ -214,6 +247,67 @@ def anthropic(url: str) -> None:
         request = {"model": "double-1", "system": SYSTEM, "max_tokens": 100, **more}
         answer = client.messages.create(**request)
         write(f"anthropic_{name}.json", {"request": request, "response": answer.model_dump(mode="json")})
+
+
+def bedrock(url: str) -> None:
+    """The request as it is sent, which is what Bedrock logs, and what the library returns."""
+    from botocore.session import get_session
+
+    client = get_session().create_client(
+        "bedrock-runtime", "us-east-1", endpoint_url=url, aws_access_key_id="none", aws_secret_access_key="none"
+    )
+    spec = {"name": "order_status", "description": "…", "inputSchema": {"json": TOOL["function"]["parameters"]}}
+    image = {"image": {"format": "png", "source": {"bytes": bytes(range(256)) * 4}}}
+    used = {"toolUseId": "tooluse_0", "name": "order_status", "input": {"order": "A-0"}}
+    for name, more in {
+        "chat": {
+            "messages": [{"role": "user", "content": [{"text": QUESTION}, {"cachePoint": {"type": "default"}}]}],
+            "requestMetadata": {"workload": "support.refunds", "user_id": "user-17", "conversation_id": "conv-1"},
+        },
+        "tools": {
+            "toolConfig": {"tools": [{"toolSpec": spec}]},
+            "messages": [
+                {"role": "user", "content": [{"text": "Where are A-1 and this?"}, image]},
+                {"role": "assistant", "content": [{"toolUse": used}]},
+                {"role": "user", "content": [{"toolResult": {
+                    "toolUseId": "tooluse_0", "content": [{"text": "sent"}, {"json": {"day": 3}}]}}]},
+            ],
+        },
+    }.items():  # fmt: skip
+        answer = client.converse(modelId="double-1", system=[{"text": SYSTEM}], **more)
+        del answer["ResponseMetadata"]
+        write(f"bedrock_{name}.json", {"request": {"modelId": "double-1", **Double.asked}, "response": answer})
+
+
+def gemini(url: str) -> None:
+    """The request as it is sent, and what the library returns, with the API's names and with its own."""
+    from google import genai
+    from google.genai import types
+
+    client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=url))
+    declared = types.FunctionDeclaration(
+        name="order_status", description="…", parameters_json_schema=TOOL["function"]["parameters"]
+    )
+    image = types.Part.from_bytes(data=bytes(range(256)) * 4, mime_type="image/png")
+    called = types.FunctionCall(id="f0", name="order_status", args={"order": "A-0"})
+    answered = types.FunctionResponse(id="f0", name="order_status", response={"output": "sent"})
+    for name, contents, tools in (
+        ("chat", QUESTION, None),
+        ("tools", [
+            types.Content(role="user", parts=[types.Part(text="Where are A-1 and this?"), image]),
+            types.Content(role="model", parts=[types.Part(function_call=called)]),
+            types.Content(role="user", parts=[types.Part(function_response=answered)]),
+        ], [types.Tool(function_declarations=[declared])]),
+    ):  # fmt: skip
+        config = types.GenerateContentConfig(
+            system_instruction=SYSTEM, tools=tools, automatic_function_calling={"disable": True}
+        )
+        answer = client.models.generate_content(model="double-1", contents=contents, config=config)
+        dumped = [answer.model_dump(mode="json", exclude_none=True, by_alias=alias) for alias in (True, False)]
+        for one in dumped:
+            one.pop("sdkHttpResponse", one.pop("sdk_http_response", None))
+        request = {"model": "double-1", **Double.asked}
+        write(f"gemini_{name}.json", {"request": request, "response": dumped[0], "with_underscores": dumped[1]})
 
 
 def litellm(url: str) -> None:
@@ -485,6 +579,8 @@ def _plain(value: Any) -> Any:
 RECORDINGS = (
     openai,
     anthropic,
+    bedrock,
+    gemini,
     litellm,
     opentelemetry,
     openinference,

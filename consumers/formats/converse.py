@@ -1,0 +1,94 @@
+"""The Converse API of Amazon Bedrock: a request and its response as OpenAI's chat completions have them.
+
+Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
+"""
+
+from typing import Any
+
+import msgspec
+
+from retuned.consumers.formats.messages import (
+    Plain,
+    chat,
+    object_of,
+    objects_of,
+    sum_of,
+    tool_call,
+    without_nothing,
+)
+
+_LEFT_OUT = ("cachePoint", "reasoningContent")
+
+
+def is_response(value: Any) -> bool:
+    """Whether an object is an answer of the Converse API."""
+    return isinstance(value, dict) and "message" in object_of(value.get("output"))
+
+
+def as_openai(log: Plain) -> Plain:
+    """A logged request with its response in the form of chat completions."""
+    request, response = log["request"], log["response"]
+    usage = object_of(response.get("usage"))
+    messages = [message for item in objects_of(request.get("messages")) for message in _messages(item)]
+    if system := [part for part in objects_of(request.get("system")) if isinstance(part.get("text"), str)]:
+        messages = [*chat("system", [_part(part) for part in system], [], []), *messages]
+    said = object_of(response["output"]["message"])
+    (answer, *_) = _messages(said | {"role": "assistant"})
+    thoughts = [object_of(part.get("reasoningContent")) for part in objects_of(said.get("content"))]
+    texts = [object_of(thought.get("reasoningText")).get("text") for thought in thoughts]
+    answer["reasoning_content"] = "\n".join(text for text in texts if isinstance(text, str)) or None
+    asked = {
+        "model": request.get("modelId", request.get("model")),
+        "messages": messages or request.get("messages"),
+        "tools": [_tool(tool["toolSpec"]) for tool in _tools(request) if isinstance(tool.get("toolSpec"), dict)],
+        "metadata": object_of(request.get("requestMetadata")),
+    }
+    counts = {
+        "prompt_tokens": sum_of(usage, "inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
+        "completion_tokens": usage.get("outputTokens"),
+    }
+    return {"latency_ms": object_of(response.get("metrics")).get("latencyMs")} | log | {
+        "request": without_nothing(asked),
+        "response": {
+            "choices": [{"message": answer, "finish_reason": response.get("stopReason")}],
+            "usage": counts | object_of(response.get("usage")),
+        },
+    }  # fmt: skip
+
+
+def _messages(message: Plain) -> list[Plain]:
+    """One message as chat messages."""
+    parts, tools, results = [], [], []
+    for block in objects_of(message.get("content")):
+        if isinstance(use := block.get("toolUse"), dict):
+            arguments = msgspec.json.encode(use.get("input")).decode()
+            tools.append(tool_call(use.get("toolUseId"), use.get("name"), arguments))
+        elif isinstance(result := block.get("toolResult"), dict):
+            texts = [_result(part) for part in objects_of(result.get("content"))]
+            results.append({"role": "tool", "tool_call_id": result.get("toolUseId"), "content": "\n".join(texts)})
+        elif not any(name in block for name in _LEFT_OUT):
+            parts.append(_part(block))
+    return chat(message.get("role"), parts, tools, results)
+
+
+def _part(block: Plain) -> Plain:
+    """A text as chat messages have it; what else it is, under its type."""
+    return {"type": "text", **block} if isinstance(block.get("text"), str) else {"type": next(iter(block), ""), **block}
+
+
+def _result(part: Plain) -> str:
+    text = part.get("text")
+    return text if isinstance(text, str) else msgspec.json.encode(part.get("json", part)).decode()
+
+
+def _tools(request: Plain) -> list[Plain]:
+    return objects_of(object_of(request.get("toolConfig")).get("tools"))
+
+
+def _tool(spec: Plain) -> Plain:
+    function = {
+        "name": spec.get("name"),
+        "description": spec.get("description"),
+        "parameters": object_of(spec.get("inputSchema")).get("json"),
+    }
+    return {"type": "function", "function": without_nothing(function)}
