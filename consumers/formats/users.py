@@ -22,10 +22,11 @@ _GROUPS = ("metadata", "tags", "properties")
 MAY_NAME_USERS = frozenset({*USER_KEYS, *_GROUPS})
 """Attributes with none of these name no user at their top."""
 
-_KNOWN_BY_ID = "(?:account|customer|employee|member|patient|subscriber|user)s?"
+_USERS = "(?:user|benutzer|gebruiker|usu[aá]rio|utente|utilisateur|ユーザー|用户)"
+_KNOWN_BY_ID = f"(?:{_USERS}|account|customer|employee|member|patient|subscriber)s?"
 # The end of a key that names a user or who else the app knows by an id, however its words are joined.
 _NAMED = (
-    rf"(?:end)?{_KNOWN_BY_ID}[_.\- ]?(?:pseudo[_.\- ]?)?id|(?:end)?user(?:[_.\- ]?(?:name|e?mail))?"
+    rf"(?:end)?{_KNOWN_BY_ID}[_.\- ]?(?:pseudo[_.\- ]?)?(?:id|kennung)|(?:end)?{_USERS}(?:[_.\- ]?(?:name|e?mail))?"
     r"|safety[_.\- ]?identifier"
 )
 _FIRST = r"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))"  # of a word

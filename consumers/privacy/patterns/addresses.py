@@ -34,7 +34,7 @@ _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?<![A-Za-z0-9_.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\.?[A-Za-z0-9_])")
 # Versions and sections of four parts look the same.
 _VERSION = re.compile(
-    r"(?:version|release|firmware|build|driver|update|patch|\bver\.?|\bv\.?|figure|\bfig\.?|section|sect?\.|chapter|clause"
+    r"(?:version|release|firmware|\bfw|build|driver|update|patch|\bver\.?|\bv\.?|figure|\bfig\.?|section|sect?\.|chapter|clause"
     r"|table|article|paragraph|§)[\s:=\"']{0,4}$",
     re.I,
 )

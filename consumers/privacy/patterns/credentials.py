@@ -43,9 +43,10 @@ _COMMAND_LINE = re.compile(
 )
 
 _PASSWORD = (
-    r"(?:pass ?phrase|passwords?|passwd|passwort|passcode|kennwort|pwd?|mot de passe|contrase[nñ]a|senha|wachtwoord"
-    r"|has[lł]o|l[oö]senord|salasana|пароль|パスワード|密码|비밀번호)"
-)
+    r"(?:pass ?phrase|pass?words?|passwd|passwort|passcode|kennwort|pwd?|mot de passe|mdp|contrase[nñ]a|senha"
+    r"|wachtwoord|has[lł]o|heslo|l[oö]senord|adgangskode|salasana|[sş]ifre|m[aậ]t kh[aẩ]u|κωδικ[οό]ς|пароль"
+    r"|סיסמה|كلمة المرور|पासवर्ड|รหัสผ่าน|パスワード|密[码碼]|비밀번호)"
+).replace(" ", "[ _-]?")
 _SECRET = (
     rf"(?:{_PASSWORD}|credentials?|secret|token"
     r"|(?:api|access|secret|auth|account|private|encryption|license)[_\- ]?key)"
@@ -55,18 +56,21 @@ _ABOUT = (
     r"(?!s?[_.\- ]?(?:at|count|created|changed|error|expir[a-z]{1,6}|field|format|hint|id|label|length|limit|name|on"
     r"|policy|reset|status|strength|ttl|type|updated|ur[il]|usage|version)(?![a-z]))"
 )
-_IS = r"(?:[:=]|->|=>|\b(?:is now|is|was|ist|lautet|es|est|é|è|to jest)\b)"
+_IS = r"(?:[:=]|->|=>|\b(?:is now|is|was|ist|lautet|es|est|é|è|to jest)\b|は|是|[는은])"
+_CJK = r"\u3000-\u9fff\uac00-\ud7a3"  # a value ends where a sentence goes on
+_NO_TEMPLATE = r"(?!\$[{(]|\{[{a-z_]|%\(|[*•]{3})"  # nor what stands for one
 # What follows is only taken for a secret when it holds a digit or a sign: "password: please reset it" is no secret.
 _NAMED = re.compile(
-    rf"(?P<kept>{FIRST}{_SECRET}{_ABOUT}(?:[_.-][a-z]{{1,12}}|(?-i:[A-Z])[a-z]{{1,11}}){{0,2}}"
+    rf"(?P<kept>(?:{FIRST}{_SECRET}|(?<=_)pass(?==)){_ABOUT}(?:[_.-][a-z]{{1,12}}|(?-i:[A-Z])[a-z]{{1,11}}){{0,2}}"
     rf"(?:\\?[\"'])?[ \t]{{0,3}}{_IS}[ \t]{{0,3}}(?:\\?[\"'])?)"
-    r"(?=[^\s\"',;]{0,64}[0-9]|[^\s\"',;<>]{1,64}[#$%&*+=@^~!][^\s\"',;])[^\s\"',;\\<]{6,}+",
+    rf"{_NO_TEMPLATE}(?=[^\s\"',;]{{0,64}}[0-9]|[^\s\"',;<>]{{1,64}}[#$%&*+=@^~!][^\s\"',;])[^\s\"',;\\<{_CJK}]{{6,}}+",
     re.I,
 )
 # Both in quotes, as in JSON: whatever the value holds.
 _QUOTED = re.compile(
     rf"(?P<kept>{FIRST}(?:{_PASSWORD}|pass|secret|(?:access|auth|bearer|device|id|refresh|reset|session)[_-]?token)"
-    r"\\?[\"'][ ]?:[ ]?(?P<quote>\\?[\"']))(?=[^\s\"']{0,64}[^\W_])(?:(?!(?P=quote))[^\s<>]){4,256}(?=(?P=quote))",
+    rf"\\?[\"'][ ]?:[ ]?(?P<quote>\\?[\"'])){_NO_TEMPLATE}(?=[^\s\"']{{0,64}}[^\W_])"
+    r"(?:(?!(?P=quote))[^\s<>]){4,256}(?=(?P=quote))",
     re.I,
 )
 _FLAG = re.compile(
@@ -75,9 +79,10 @@ _FLAG = re.compile(
     re.I,
 )
 _PIN = re.compile(
-    rf"(?P<kept>{FIRST}(?:pin|otp|cv[vc]2?|passcode|(?:security|verification|confirmation|one[ _-]?time|access"
-    r"|unlock)[ _.-]?(?:code|pin|password|passcode))(?:[ _.-]?(?:code|number|nummer))?(?:[ ][^\W\d]{1,12}){0,4}"
-    r"[\"']?[ ]?(?:[:=]|\b(?:is now|is|was|ist|lautet|es|est))[ ]{0,2}[\"']?)[0-9]{3,8}(?![0-9A-Za-z]|[.,][0-9])",
+    rf"(?P<kept>{FIRST}(?:(?:cv[vc]2?|otp|(?-i:TAN))[ ]|(?:pin|otp|(?-i:TAN)|cv[vc]2?|passcode"
+    r"|(?:security|verification|confirmation|one[ _-]?time|access|unlock)[ _.-]?(?:code|pin|password|passcode))"
+    r"(?:[ _.-]?(?:code|number|nummer))?(?:[ ][^\W\d]{1,12}){0,4}"
+    r"[\"']?[ ]?(?:[:=]|\b(?:is now|is|was|ist|lautet|es|est))[ ]{0,2}[\"']?))[0-9]{3,8}(?![0-9A-Za-z]|[.,][0-9])",
     re.I,
 )
 
@@ -120,7 +125,9 @@ HINTS = (
 )  # fmt: skip
 _NAMES = (
     "pass", "pw", "wort", "contrase", "senha", "wachtwoord", "haslo", "hasło", "senord", "salasana", "пароль",
-    "パスワード", "密码", "비밀번호", "credential", "secret", "token", "key", "pin", "otp", "cvv", "cvc", "code",
+    "パスワード", "密", "비밀번호", "mdp", "heslo", "adgangskode", "ifre", "khẩu", "khau",
+    "κωδικ", "סיסמה", "كلمة", "पासवर्ड", "รหัส", "tan", "credential", "secret", "token", "key", "pin", "otp",
+    "cvv", "cvc", "code",
 )  # fmt: skip
 
 SUSPECT = (
@@ -129,10 +136,10 @@ SUSPECT = (
     r"[A-Za-z0-9_\-]{24}|[0-9]{8}:AA|hooks\.slack\.com|/api/webhooks/",
     r"(?i:bearer|basic|digest|apikey|token)(?:\\t|[ \t])",
     r"(?: -u|--user|--proxy-user)",
-    rf"(?i:{_SECRET})(?:[_.A-Z-][A-Za-z_.-]*)?(?:\\.|[^A-Za-z0-9])*(?:[:=>}}]|(?i:is|was|lautet|es|é|è|to|value|string|int))",
-    r'(?i:pass)\\*" ?:',
+    rf"(?i:{_SECRET})(?:[_.A-Z-][A-Za-z_.-]*)?(?:\\.|[^A-Za-z0-9])*(?:[:=>}}]|(?i:is|was|lautet|es|é|è|to|value|string|int)|は|是|[는은])",
+    r'(?i:pass)(?:\\*" ?:|=)',
     rf"-(?i:{_SECRET}) ",
-    r"(?:(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|cv[vc]))|[a-z](?:Pin|PIN|Otp|OTP|Cv[vc]|CV[VC])|(?i:passcode"
+    r"(?:(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|tan|cv[vc]))|[a-z](?:Pin|PIN|Otp|OTP|Cv[vc]|CV[VC])|(?i:passcode"
     r"|(?:security|verification|confirmation|time|access|unlock)[ _.-]?[cp]))[^0-9]*[0-9]{3}",
     r"[?&;][A-Za-z0-9._\-]+=[^&\s]{8}",
     r"(?i:cookie)(?:\\.|[^A-Za-z0-9]){0,8}[:=]",

@@ -31,21 +31,25 @@ _FORM = re.compile(
     re.VERBOSE,
 )
 # Short names are taken in capitals only: "sin" is a Spanish word.
-_SHORT = "(?:SSN|SIN|TFN|BSN|NIF|NIE|DNI|CPF|CNP|EGN|PPSN?|AHV|AVS|NINO|NHS|CPR|PESEL|NIR|RRN|CURP|OIB|JMBG)"
+_SHORT = (
+    "(?:SSN|SIN|TFN|BSN|NIF|NIE|DNI|CPF|CNP|EGN|PPSN?|AHV|AVS|NINO|NHS|CPR|PESEL|NIR|RRN|CURP|OIB|JMBG|PAN|NRIC|RUT"
+    "|CUI[LT])"
+)
 _WORD = (
-    rf"(?:FIRST{_SHORT}(?![A-Za-z0-9])|[\"'](?i:{_SHORT})(?=[\"'_])"
+    rf"(?:FIRST{_SHORT}(?![A-Za-z0-9])|[\"'._](?i:{_SHORT})(?=[\"'_])"
     r"|FIRST(?i:(?:ssn|bsn|cpf|dni|cpr|pesel|aadhaa?r|hetu|social (?:security|insurance)|my social|national insurance"
     r"|national id(?:entity)?|identity card|id card|passport|passeport|pasaporte|passaporto|reisepass(?:nummer)?"
     r"|personalausweis(?:nummer)?|ausweisnummer|paspoort(?:nummer)?|burgerservicenummer|rijksregisternummer"
     r"|registre national|num[eé]ro de s[eé]cu(?:rit[eé] sociale)?|codice fiscale|steuer-?id(?:entifikationsnummer)?"
     r"|sozialversicherungsnummer|personnummer|f[øo]dselsnummer|driv(?:ing|er'?s?) licen[cs]e|tax file|tax id"
     r"|taxpayer id|contribuinte|kimlik|rodn[eé] [cč][ií]slo|f[üu]hrerschein(?:nummer)?|permis de conduire))"
-    r"|身份证号?码?|护照号?码?|आधार|マイナンバー|주민등록번호)"
+    r"|身份证号?码?|身[分份][證証]|护照号?码?|आधार|マイナンバー|주민등록번호|บัตรประชาชน|(?i:снилс|паспорт|егн|амка|αμκα|іпн|рнокпп))"
 ).replace(" ", "[ _.-]?")
 # Read backwards from a number: a few words and signs may stand between, as in "passport number is", "SIN: ", "(NIF)".
 _NAMED = re.compile(
     rf"{_WORD.replace('FIRST', FIRST)}(?:{GAP}(?i:number|numbers|card|no|nr|num|nummer|número|numero|numéro|n|of|is|was"
-    r"|ist|lautet|es|est|é|è|er|file|code|for|the|id)(?![a-z])){0,4}[^\w\n]{0,4}$"
+    r"|ist|lautet|es|est|e|é|è|er|file|code|for|the|id)(?![a-z])|{GAP}[^\W\dA-Za-z_\u00c0-\u024f]{1,12}){0,4}"
+    r"[^\w\n]{0,4}$"
 )
 _ID = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:[A-Z]{1,2}[ -]?)?[0-9](?:[ ./\-]?[0-9]){7,14}(?:[ -]?[A-Z]{1,2})?"

@@ -34,17 +34,17 @@ _SPOKEN_OF = re.compile(
     rf"phone|{FIRST}(?:tel(?:no|nr)?(?![a-z])|cell|call|(?:ring|text|sms|fax|mob)(?![a-z]))"
     r"|mobil|msisdn|whats ?app|viber|telegram|handy"
     r"|ruf(?:nummer|en)|anruf|erreich|m[oó]vil|celular|tel[eé]f|ll[aá]m|ligue|telem[oó]v|portable"
-    r"|appel|joindre|num[eé]ro est|cellulare|\bbel\b|bellen|zadzwo|kom[oó]rk|puhelin|ringa?\b"
+    r"|appel|joindre|num[eé]ro est|cellulare|\bbel\b|bellen|dzwoni|kom[oó]rk|puhelin|ringa?\b"
     r"|contact[ _]?(?:me|us|him|her|no(?![a-z])|num)|reach (?:me|us|him|her|out)"
     r"|(?:my|new|his|her|our) (?:number|no\b|num\b)|number is"
-    r"|телефон|номер|звон|携帯|電話|电话|手机|전화|هاتف|جوال|फ़ोन|फोन|मोबाइल",
+    r"|[тТ]лф|tlf|\bph\b|моб|联系|致电|請打|请打|телефон|номер|звон|携帯|電話|电话|手机|전화|هاتف|جوال|फ़ोन|फोन|मोबाइल",
     re.I,
 )
 _SOMETHING_ELSE = re.compile(
     rf"{FIRST}(?:order|invoice|ticket|case|customer|client|account|ref(?:erence)?|article|item|tracking|serial|contract|booking"
     r"|policy|model|part|parcel|shipment|bestell\w{0,10}|rechnung\w{0,8}|auftrag\w{0,8}|kunden\w{0,8}|artikel\w{0,8}|commande"
-    r"|facture|pedido|factura|ordine|fattura|zam[oó]wieni\w{0,3}|isbn|ean|upc|gtin|mpn|sku|iban|vat|id|lot|version|build)"
-    rf"(?:{GAP}(?:number|no|nr|num|nummer|numer|número|numéro|numero|id|code|is|was|ist|lautet|es|est|é|è|to)"
+    r"|facture|pedido|factura|ordine|fattura|zam[oó]wieni\w{0,3}|sipari[sş]|заказ\w{0,3}|isbn|ean|upc|gtin|mpn|sku|iban|vat|id|lot|version|build|注文|订单|訂單|주문)"
+    rf"(?:{GAP}(?:number|no|nr|num|n°|nummer|numer|número|numéro|numero|番号は?|号码?|번호|id|code|is|was|ist|lautet|es|est|é|è|to)"
     r"(?![a-z])){0,3}"
     r"[^\w\n]{0,4}$",
     re.I,
