@@ -56,7 +56,7 @@ def test_where_the_kernel_does_not_count_it_is_likely(tmp_path: Path, monkeypatc
         run(tmp_path, KILLED)
 
 
-@pytest.mark.parametrize("error", ["bytearray(1 << 62)", "raise RuntimeError(\"can't allocate memory\")"])
+@pytest.mark.parametrize("error", ["bytearray(1 << 62)", 'raise RuntimeError("can\'t allocate memory")'])
 def test_an_allocation_that_failed_names_the_way_out(tmp_path: Path, error: str) -> None:
     with pytest.raises(OutOfMemory, match=rf"child: out of memory: .*free now.*{HINT}"):
         run(tmp_path, error)
