@@ -83,9 +83,10 @@ def load_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except ValueError as error:
+        reason = str(error).splitlines()[0]
         raise RetunedError(
-            f"models.base: transformers {__version__} does not read {folder / 'config.json'} ({str(error).splitlines()[0]}); "
-            "install a version that does, or take another base model"
+            f"models.base: transformers {__version__} does not read {folder / 'config.json'} ({reason}); install a "
+            "version that does, or take another base model"
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise RetunedError(

@@ -4,7 +4,6 @@ Runs in child processes alone.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from retuned.consumers.errors import RetunedError
 
 Message = dict[str, Any]
 
-_WORD = re.compile(r"[A-Za-z0-9]+")
-_PROBE = "retuned-9f3a51"  # stands for an answer
+_PROBE = "retuned_9f3a51"  # stands for a text
 _SHOWN = 40
 _TAIL_TOKENS = 32
 _TOOLS = "You may call these tools:"
@@ -114,6 +112,15 @@ class _Chat:
         )
         return found
 
+    def is_whole(self) -> bool:
+        """Whether the template writes every turn, whatever the turns hold, and the tools."""
+        marked, anywhere, in_order = _probe(self.messages)
+        text = replace(self, messages=marked).text()
+        once = all(text.count(marker) == 1 for marker in in_order)
+        if not once or in_order != sorted(in_order, key=text.find) or any(marker not in text for marker in anywhere):
+            return False
+        return not self.tools or self.text() != replace(self, tools=()).text()
+
     def around(self, prompt: str, thought: str | None) -> tuple[str, str]:
         """What the template writes between prompt and answer, the reasoning for example, and after the answer.
 
@@ -183,31 +190,46 @@ def _chat(
     """The conversation in the first form that its template takes as a whole, and its prompt.
 
     Raises:
-        RetunedError: the template refuses the plainest form too.
+        RetunedError: the template refuses the plainest form too, or does not write all of it.
     """
     told = _with_tools_told(messages, tools)
-    for chat in (_Chat(tokenizer, variables, messages, tools), _Chat(tokenizer, variables, told)):
-        with suppress(TemplateError, TypeError):  # a template may add None to a text
-            text = chat.text()
-            if _holds(text, chat.messages) and not (chat.tools and text == replace(chat, tools=()).text()):
-                return chat, text
-    chat = _Chat(tokenizer, variables, _two_sided(told))
-    try:
-        return chat, chat.text()
-    except (TemplateError, TypeError) as error:
-        raise RetunedError(f"models.base: its chat template refuses a conversation ({error})") from error
+    forms = (
+        _Chat(tokenizer, variables, messages, tools),
+        _Chat(tokenizer, variables, told),
+        _Chat(tokenizer, variables, _two_sided(told)),
+    )
+    reason = "it leaves out, repeats or reorders turns"
+    for chat in forms:
+        try:
+            if chat.is_whole():
+                return chat, chat.text()
+        except (TemplateError, TypeError) as error:  # a template may add None to a text
+            reason = str(error)
+    raise RetunedError(f"models.base: its chat template refuses a conversation ({reason})")
 
 
-def _holds(text: str, messages: list[Message]) -> bool:
-    """Did the template tell all that was said to the model? Told by the longest word of each message."""
-    said = [turn.get("content") or "" for turn in messages if turn["role"] != "assistant"]
-    said += [name for turn in messages for name in _called(turn)]
-    return all(max(words, key=len) in text for words in map(_WORD.findall, said) if words)
+def _probe(messages: list[Message]) -> tuple[list[Message], list[str], list[str]]:
+    """The conversation with a marker in the place of each text and of each called tool's name.
 
-
-def _called(turn: Message) -> list[str]:
-    """The names of the tools that a turn calls."""
-    return [(call.get("function") or {}).get("name") or "" for call in turn.get("tool_calls") or ()]
+    Returns:
+        it, the markers that may stand anywhere (of system messages), and those that must stand once and in order.
+    """
+    marked: list[Message] = []
+    anywhere: list[str] = []
+    in_order: list[str] = []
+    for number, turn in enumerate(messages):
+        marker, calls = f"{_PROBE}_{number:04}", turn.get("tool_calls") or ()
+        names = [f"{marker}_{place:04}" for place, _ in enumerate(calls)]
+        marked.append({**turn, "content": f"{marker}_text"} if turn.get("content") else dict(turn))
+        if calls:  # beside them, several templates leave the assistant's words out
+            marked[-1]["tool_calls"] = [
+                {**call, "function": {**call["function"], "name": name}}
+                for call, name in zip(calls, names, strict=True)
+            ]
+        elif turn.get("content"):
+            (anywhere if turn["role"] == "system" else in_order).append(f"{marker}_text")
+        in_order += names
+    return marked, anywhere, in_order
 
 
 def _calls_parsed(turn: Message) -> Message:

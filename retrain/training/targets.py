@@ -104,8 +104,8 @@ def check(found: Coverage, base: Any) -> None:
     """
     if found.share < FLOOR:
         raise RetunedError(
-            f"models.base: an adapter on {base} would cover {found}. Less than {FLOOR:.0%} learns too little; take a base "
-            "model whose weights PEFT can adapt, with its weights in 16 bits, or name layers in train.target_modules"
+            f"models.base: an adapter on {base} would cover {found}. At least {FLOOR:.0%} are needed; take a base model "
+            "whose weights PEFT can adapt, with its weights in 16 bits, or name layers in train.target_modules"
         )
 
 
@@ -119,9 +119,9 @@ def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
             yield ".".join(filter(None, (names[id(stack)], inner))), module
 
 
-def _layers(model: Any) -> list[nn.Module]:
+def _layers(model: Any) -> list[Any]:
     """The stacks of layers: in the decoder, as transformers finds it, the lists of modules that are nested least."""
-    level: list[nn.Module] = [model.get_decoder() or model]
+    level = [model.get_decoder() or model]
     while level:
         children = [child for module in level for child in module.children()]
         if stacks := [child for child in children if isinstance(child, nn.ModuleList)]:

@@ -57,10 +57,11 @@ def train(
         adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `engine`,
         `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of each), `load_seconds`; of the
         rows to train and to validate on, `rows_cut` (that lost turns or passages) and `rows_too_long` (that were left
-        out); `coverage` and `not_covered` (see `targets.Coverage`; None where all weights train); of packed also `packed` and `fused` (adapted layers that compute in fewer operations), of trl
-        `micro_batch_size`, `gradient_checkpointing` and `attention`. Signs of overfitting: `best_epoch` (the one that
-        is kept), `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last
-        epoch, nats per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
+        out); `coverage` and `not_covered` (see `targets.Coverage`; None where all weights train); of packed also
+        `packed` and `fused` (adapted layers that compute in fewer operations), of trl `micro_batch_size`,
+        `gradient_checkpointing` and `attention`. Signs of overfitting: `best_epoch` (the one that is kept),
+        `epochs_after_best` (trained in vain), `validation_gap` (validation loss over train loss of the last epoch, nats
+        per token). With preferences: `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
         RetunedError: no base model, or the parent was trained on another one.
@@ -88,8 +89,8 @@ def train(
         folder,
         timeout_seconds=settings.train.timeout_seconds,
         outputs=(finished.parent.name,),
-        to_need_less="lower train.batch_size, train.max_length or train.rank, set train.method to qlora, or take a smaller "
-        "base model",
+        to_need_less="lower train.batch_size, train.max_length or train.rank, set train.method to qlora, or take a "
+        "smaller base model",
     )
     result = runner(settings, lead).run(asked, stop or threading.Event(), on_progress or (lambda _: None))
     if "too_long" in result:

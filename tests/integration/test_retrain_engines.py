@@ -127,7 +127,8 @@ def test_adapters_on_a_base_model_in_4_bits_are_held_in_float32(
     pytest.importorskip("bitsandbytes")
     learned = Path(trained(base, data, tmp_path / "first", settings("packed", epochs=1))["adapter"])
     small = settings(engine, method="qlora", dtype="bfloat16", epochs=1, learning_rate=1e-7)
-    result = run(base, data, tmp_path / "second", small, parent=learned)
+    going_on = job(base, data, tmp_path / "second", small) | {"parent": str(learned)}
+    result = run_child("retuned.retrain.training.train", going_on, tmp_path / "second", timeout_seconds=240)
     before, after = (load_file(one / "adapter_model.safetensors") for one in (learned, Path(result["adapter"])))
     assert {value.dtype for value in after.values()} == {torch.float32}
     moved = [(after[name] - value).abs().max() for name, value in before.items()]

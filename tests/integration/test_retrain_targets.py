@@ -182,7 +182,7 @@ def test_a_check_says_what_an_adapter_would_cover(tmp_path: Path) -> None:
     )
     assert "covers 6.6%" in checked(target_modules=["q_proj"])
     assert checked(method="full") == "none: all layers are trained (train.method full)"
-    with pytest.raises(RetunedError, match="train.use_dora"):
+    with pytest.raises(RetunedError, match=r"train.use_dora: "):
         checked(use_dora=True)
 
 

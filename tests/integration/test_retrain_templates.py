@@ -38,6 +38,9 @@ TURNS = [
 ]
 
 
+ROLES = ("user", "assistant", "user")
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("base"))
@@ -111,3 +114,46 @@ def test_a_passage_that_is_the_answer_itself_stays_out(base: Path) -> None:
     text = prompt(base, TURNS[:2], row=row)
     assert "Riga" in text
     assert "Oslo" not in text
+
+
+def leaving_out(condition: str) -> str:
+    """A template that writes turns where a condition holds."""
+    return (
+        f"{{% for message in messages %}}{{% if {condition} %}}<|im_start|>{{{{ message['role'] }}}}\n"
+        "{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+@pytest.mark.parametrize(
+    "system",
+    ["Отвечай кратко.", "Να απαντάς σύντομα.", "请简短回答。", "Be brief about order 7.", "…", "order"],
+)
+def test_a_system_message_that_a_template_drops_is_told_otherwise(system: str, base: Path) -> None:
+    turns = [{"role": "system", "content": system}, {"role": "user", "content": "Be brief: where is order 7"}]
+    told = f"<|im_start|>user\n{system}\n\nBe brief: where is order 7<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt(base, turns, leaving_out("message['role'] != 'system'")) == told
+
+
+@pytest.mark.parametrize(
+    "condition", ["not loop.first", "loop.index != 2", "loop.last"], ids=["the first", "an answer", "all but the last"]
+)
+def test_a_template_that_leaves_a_turn_out_in_every_form_is_refused(condition: str, base: Path) -> None:
+    """The same words in all turns: none of them tells which one is missing."""
+    turns = [{"role": role, "content": "order 7"} for role in ROLES]
+    with pytest.raises(RetunedError, match="leaves out, repeats or reorders turns"):
+        prompt(base, turns, leaving_out(condition))
+
+
+def test_a_template_that_reorders_turns_is_refused_and_one_that_moves_the_system_message_is_not(base: Path) -> None:
+    turns = [{"role": role, "content": "order 7"} for role in ROLES]
+    with pytest.raises(RetunedError, match="leaves out, repeats or reorders turns"):
+        prompt(base, turns, leaving_out("true").replace("in messages", "in messages | reverse"))
+    last = (
+        "{% set asked = (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}"
+        "{% for message in messages if message['role'] != 'system' %}<|im_start|>{{ message['role'] }}\n"
+        "{% if message == asked %}{{ messages[0]['content'] }}\n{% endif %}{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )  # as one of Mistral's
+    numbered = [{**turn, "content": f"order {number}"} for number, turn in enumerate(turns, 5)]
+    assert "<|im_start|>user\nBe brief.\norder 7<|im_end|>" in prompt(base, [TURNS[0], *numbered], last)

@@ -40,8 +40,8 @@ def check(version: Version, server: str, maximum_rank: int) -> None:
         )
     if server == "sglang" and config.get("target_parameters"):
         raise Unservable(
-            f"{version.name}: it adapts experts ({', '.join(config['target_parameters'])}), which sglang does not load: "
-            f"serve it by vllm, or name the layers beside the experts in train.target_modules and {anew}"
+            f"{version.name}: it adapts experts (target_parameters), which sglang does not load: serve it by vllm, or "
+            f"name the layers beside the experts in train.target_modules and {anew}"
         )
     if rank > maximum_rank:
         raise Unservable(
@@ -68,8 +68,8 @@ def check_settings(settings: Settings, target: ServerTarget) -> list[str]:
         found.append(f"train.use_dora: {target.kind} does not load DoRA; set it to false")
     if target.kind == "sglang" and adapts_experts(settings):
         found.append(
-            f"models.base: {settings.base} has experts, on which sglang loads no adapter; serve it by vllm, or name the "
-            "layers beside the experts in train.target_modules"
+            f"models.base: {settings.base} has experts, on which sglang loads no adapter; serve it by vllm, or name "
+            "the layers beside the experts in train.target_modules"
         )
     if train.rank > target.maximum_rank:
         found.append(

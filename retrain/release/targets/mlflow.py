@@ -112,7 +112,7 @@ class Mlflow:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        own = {
+        own: dict[str, str | None] = {
             "MLFLOW_HTTP_REQUEST_TIMEOUT": str(int(self._settings.timeout_seconds) or 1),
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         }
