@@ -38,7 +38,7 @@ class _Handler(Quiet):
     def do_GET(self) -> None:
         double = self.server.double
         listed = [{"id": name, "parent": None if name == "base" else "base"} for name in double.models]
-        self.json(200, {"object": "list", "data": listed})
+        self.json(200, {"object": "list", "data": listed}, Connection="close")  # requests have connections of their own
 
     def do_POST(self) -> None:
         double = self.server.double
@@ -51,11 +51,11 @@ class _Handler(Quiet):
             return
         double.answer(self, asked)
 
-    def json(self, status: int, content: Any) -> None:
+    def json(self, status: int, content: Any, **headers: str) -> None:
         body = json.dumps(content, indent=1).encode()  # with line breaks, as some servers write it
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.daemon.gateway.buffer import Buffer
-from retuned.daemon.gateway.check import experts
 from retuned.daemon.gateway.client import Client
 from retuned.daemon.gateway.connections import Server, bind, most_connections, raise_file_limit
 from retuned.daemon.gateway.endpoints import Endpoints
+from retuned.daemon.gateway.experts import experts
 from retuned.daemon.gateway.feedback import Feedback, Tokens
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import Proxy
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.000_5
 """The thread that publishes gives way to requests after so long; Python's own 5 ms would show in their latency."""
 FLUSH_SECONDS = 5.0
-BACKLOG = 1_024
+BACKLOG = 256
 
 
 def run(settings: Settings) -> int:

@@ -1,11 +1,10 @@
 """What `retuned check` tries of the gateway, without what only the gateway needs to be installed."""
 
-from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.settings import secret
+from retuned.daemon.gateway.experts import experts
 from retuned.daemon.gateway.models import LIST_SECONDS, Model, base_of
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream
-from retuned.daemon.settings import HttpSettings
-from retuned.daemon.web.principals import Principals
 from retuned.retrain.openai_api import Client
 from retuned.retrain.release.targets.build import in_words
 
@@ -61,17 +60,3 @@ def check_keys(settings: GatewaySettings) -> str:
         )
     whose = "" if feedback is None or settings.principals_file is None else ", of experts too"
     return f"{asked}; {'no feedback' if feedback is None else 'feedback'} is taken over HTTP{whose}"
-
-
-def experts(settings: GatewaySettings) -> Principals | None:
-    """Whose tokens may be those of experts; None: nobody's.
-
-    Raises:
-        ConfigurationError: their file cannot be used.
-    """
-    if settings.principals_file is None:
-        return None
-    try:
-        return Principals(HttpSettings(principals_file=settings.principals_file))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"gateway.principals_file: {error}") from error

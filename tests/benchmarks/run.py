@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
     "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "policy", "train", "evaluate",
-    "vllm_evaluation", "cluster", "serving", "watch", "canary", "forget", "gateway", "restaurant8k", "banking77",
-    "aa", "workloads",
+    "vllm_evaluation", "cluster", "serving", "watch", "canary", "forget", "gateway", "gateway_hostile", "restaurant8k",
+    "banking77", "aa", "workloads",
 )  # fmt: skip
 
 

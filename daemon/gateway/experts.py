@@ -1,0 +1,20 @@
+"""Who may give feedback as an expert."""
+
+from retuned.consumers.errors import ConfigurationError
+from retuned.daemon.gateway_settings import GatewaySettings
+from retuned.daemon.settings import HttpSettings
+from retuned.daemon.web.principals import Principals
+
+
+def experts(settings: GatewaySettings) -> Principals | None:
+    """Whose tokens may be those of experts; None: nobody's.
+
+    Raises:
+        ConfigurationError: their file cannot be used.
+    """
+    if settings.principals_file is None:
+        return None
+    try:
+        return Principals(HttpSettings(principals_file=settings.principals_file))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"gateway.principals_file: {error}") from error
