@@ -185,6 +185,7 @@ class Runs:
                     "workload": row["workload"],
                     "kind": row["kind"],
                     "state": row["state"],
+                    "passed": row["passed"],
                     "since": row["started_at"],
                     "waits_for": held.kind,
                     "reason": held.reason,

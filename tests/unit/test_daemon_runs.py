@@ -259,9 +259,26 @@ def test_a_run_waits_for_the_end_of_a_rollout(queue: RunQueue) -> None:
     running = under_way(queue.warehouse, "support")
     assert running is not None
     rollout.advance("support", running.id, 0.05, "as good", queue.now)
-    assert queue.waits()["support"] == "rollout"  # its holdback is left
+    assert queue.waits()["support"] == "turn"  # its holdback is left
+
+
+def test_what_passed_the_gate_in_a_holdback_waits_for_its_end_and_for_nothing_else(queue: RunQueue) -> None:
+    queue.configure(rollout={"steps": [1.0], "holdback": 0.05}, schedule={"training_hours": ["22:00-06:00"]})
+    for version in ("v1", "v2"):
+        registered(queue.warehouse, version, None)
+    rollout = queue.jobs.context.rollout
+    rollout.begin("support", "v1", "gate", "better", queue.now)
+    made = {"workload": "support", "reasons": "[]", "state": "interrupted", "started_at": queue.now, "attempts": 0}
+    queue.warehouse.insert("runs", id="r2", version="v2", at_any_hour=False, kind="retrain", **made)
+    gate = {"workload": "support", "kind": "gate", "reasons": "[]", "figures": "{}", "run_id": "r2"}
+    queue.warehouse.insert("decisions", id="d", created_at=queue.now, outcome=True, **gate)
+    (waits,) = queue.runs.queue()
+    assert (waits["waits_for"], waits["passed"]) == ("rollout", True)
+    assert waits["reason"].startswith(
+        "support@v2 passed the gate, and comes into service once this has ended: support@v1 is being rolled out"
+    )
     rollout.complete("support", "the watch is over", queue.now)
-    assert queue.waits()["support"] == "turn"
+    assert queue.waits() == {"support": "turn"}
 
 
 def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: RunQueue) -> None:
