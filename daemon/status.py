@@ -42,7 +42,7 @@ def status(jobs: Jobs, ingest: Ingest | None, started_at: datetime | None) -> di
     deployed = deployments(warehouse)
     begun = [one.as_dict() for one in jobs.runs.under_way()]
     workloads = {
-        name: _workload(warehouse, context.settings.for_workload(name), name, context.now())
+        name: _workload(warehouse, context.settings.for_workload(name), name)
         | {"labels": asked.get(name, {"open": 0, "answered": 0}), "reports": reports(context.reports, name)}
         | {"serving": _serving(deployed, context.reconciler, name)}
         for name in context.measured()
@@ -87,7 +87,7 @@ def ingestion(ingest: Ingest | None, warehouse: Warehouse, settings: Settings) -
     }
 
 
-def _workload(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any]:
+def _workload(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any]:
     def rows(query: str, **more: str) -> list[dict[str, Any]]:
         found = warehouse.rows(SQL[query], {"workload": workload, **more})
         return [row | {name: json.loads(row[name]) for name in ("reasons", "scores") if row.get(name)} for row in found]
@@ -99,7 +99,7 @@ def _workload(warehouse: Warehouse, settings: Settings, workload: str, now: date
         "base_model": settings.models.base and str(settings.models.base),
         "champion": aliases.get("champion"),
         "previous": aliases.get("previous"),
-        "rollout": _rollout(warehouse, settings, workload, now),
+        "rollout": _rollout(warehouse, settings, workload),
         "quality": rows("quality"),
         "blind": [asdict(one) for one in blind(warehouse, workload)],
         "helpful_rate": rows("history", metric="helpful_rate", source="user"),
@@ -142,10 +142,11 @@ def _enough(reconciler: Reconciler, one: Deployment) -> dict[str, Any]:
     return {"served": found.enough, "lacking": found.lacking or None}
 
 
-def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> dict[str, Any] | None:
+def _rollout(warehouse: Warehouse, settings: Settings, workload: str) -> dict[str, Any] | None:
     """The rollout under way, with the latest look at its canary; None: there is none.
 
-    `next_share` is what the next step brings, `next_at` its earliest time; null: only the end of the watch is left.
+    `next_share` is what the next step brings, `next_at` its earliest time, which may be over; null: only the end of the
+    watch is left.
     `shadow` is the share of the conversations for which the version is asked in shadow; null: it is not.
     """
     running = under_way(warehouse, workload)
@@ -154,7 +155,7 @@ def _rollout(warehouse: Warehouse, settings: Settings, workload: str, now: datet
     seen, next_share, next_at = None, None, None
     if running.state == "canary":
         seen, next_share = canary.latest(warehouse, running.id), settings.rollout.after(running.share)
-        next_at = max(now, running.step_since + timedelta(seconds=settings.rollout.minimum_seconds))
+        next_at = running.step_since + timedelta(seconds=settings.rollout.minimum_seconds)
     return {
         **asdict(running),
         "shadow": settings.rollout.shadow if running.state == "canary" and running.share == 0 else None,

@@ -241,7 +241,12 @@ def test_a_person_sees_who_answers_how_much_and_what_the_next_step_waits_for(dae
     assert "<strong>25%</strong> of the conversations since 2026-03-03 09:00:00" in page
     assert '<td class="n">30% of 100</td><td class="n">15% of 500</td>' in page
     assert "canary</td><td>by gate</td>" in " ".join(page.split())
+    daemon.now += 13 * HOUR  # it is due
+    line, page = daemon.shown()
+    assert "since 2026-03-03 09:00:00 UTC, then 1, once nothing holds it; hold" in line
+    assert "then 100%, once nothing holds it" in page
     told = daemon.status()["workloads"]["support"]
+    assert told["rollout"]["next_at"] == "2026-03-04T09:00:00.000Z"
     assert (told["champion"], told["rollout"]["share"], told["rollout"]["next_share"]) == ("v1", 0.25, 1.0)
     assert told["rollout"]["check"]["answers"] == 100
     rated(daemon.warehouse, NEW, 100, 0, start=SINCE + HOUR)

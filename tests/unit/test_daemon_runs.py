@@ -112,6 +112,36 @@ def test_pauses_that_make_no_sense(queue: RunQueue) -> None:
         queue.service.command("cancel", None, {})
 
 
+def test_a_workload_that_the_configuration_names_is_paused_before_its_first_event(queue: RunQueue) -> None:
+    queue.configure(workloads={"new": {"policy": {"enabled": False}}, "glob*": {"policy": {"enabled": False}}})
+    queue.service.command("pause", "new", {"reason": "its labels come first"})
+    assert [pause["workload"] for pause in queue.service.status()["pauses"]] == ["new"]
+    queue.service.command("resume", "new", {})
+    with pytest.raises(RetunedError, match=r"workload glob\*: unknown; known are .*new"):
+        queue.service.command("pause", "glob*", {})
+
+
+def test_the_log_has_each_stage_of_a_run_and_a_line_a_minute_of_a_long_one(
+    queue: RunQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="retuned.daemon")
+
+    def train(_: str) -> None:
+        (run,) = queue.runs.under_way()
+        for step in range(2, 42):
+            queue.now += timedelta(seconds=5)
+            line = {"stage": "train", "workload": "support", "run_id": run.run_id, "step": step, "steps": 90}
+            queue.runs.on_progress(line)
+        queue.stop.set()
+
+    queue.at_train = train
+    queue.runs.ask("support", asked_by="an operator")
+    queue.jobs.run("resume")
+    lines = [record.getMessage() for record in caplog.records if "of support: train" in record.getMessage()]
+    assert len(lines) == 4  # when it began, and of 200 s each full minute
+    assert "train, step 13, steps 90" in lines[1]
+
+
 def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue: RunQueue) -> None:
     queue.configure(policy={"new_corrections": 1, "minimum_corrections": 1})
     queue.service.command("pause", None, {"reason": "an audit"})
