@@ -323,8 +323,9 @@ def run_once(settings: Settings) -> None:
         registry.reconcile(app.warehouse, settings)
         while app.ingest.step() or not app.ingest.caught_up:
             pass
+        app.jobs.context.reconciler.run()  # a rollout takes no step before it is known what the replicas have
         failed = []
-        for job in ("quality", "watch", "drift", "resume", "labels", "announce", "archive", "retention"):
+        for job in ("quality", "shadow", "watch", "drift", "resume", "labels", "announce", "archive", "retention"):
             try:
                 app.jobs.run(job)
             except PartsFailed as error:

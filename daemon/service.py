@@ -157,6 +157,8 @@ class LocalService:
         if workload is None and name not in OF_ALL:
             raise RetunedError(f"{name}: name the workload")
         known = self.jobs.context.workloads()
+        if name in OF_ALL:  # before its first event, too
+            known = sorted({*known, *self._configured()})
         if workload is not None and workload not in known:
             raise RetunedError(
                 f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
@@ -276,8 +278,11 @@ class LocalService:
         }
 
     def _routes(self) -> dict[str, Route]:
-        named = [name for name in self.settings.workloads if not GLOB.intersection(name)]
-        return served_routes(self.warehouse, self.settings, named)
+        return served_routes(self.warehouse, self.settings, self._configured())
+
+    def _configured(self) -> list[str]:
+        """The workloads that the configuration names."""
+        return [name for name in self.settings.workloads if not GLOB.intersection(name)]
 
     def approvals(self, workload: str | None) -> list[dict[str, Any]]:
         return approvals.listed(self.warehouse, workload)

@@ -74,7 +74,9 @@ class ScheduleSettings(Section):
     )
     drift_seconds: PositiveFloat = Field(900.0, description="a drift check of each workload, every so often")
     watch_seconds: PositiveFloat = Field(
-        300.0, description="a look at a champion that the gate promoted lately, every so often; see watch"
+        300.0,
+        description="a look at a champion that the gate promoted lately and at canaries, every so often, and a turn of "
+        "judging what is asked in shadow; see watch",
     )
     labels_seconds: PositiveFloat = Field(
         3_600.0, description="a choice of what to ask experts next, every so often; labels.per_day is the most of a day"

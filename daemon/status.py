@@ -85,7 +85,7 @@ def ingestion(ingest: Ingest | None, warehouse: Warehouse, settings: Settings) -
 
 def _workloads(context: Context) -> dict[str, dict[str, Any]]:
     """What is known of each workload, by a number of queries that does not grow with theirs."""
-    warehouse, now = context.warehouse, context.now()
+    warehouse = context.warehouse
     settings = {name: context.settings.for_workload(name) for name in context.measured()}
     names = list(settings)
 
@@ -115,7 +115,7 @@ def _workloads(context: Context) -> dict[str, dict[str, Any]]:
             "base_model": own.models.base and str(own.models.base),
             "champion": aliases.get(name, {}).get("champion"),
             "previous": aliases.get(name, {}).get("previous"),
-            "rollout": _rollout(own, rollouts[name], canaries, now) if name in rollouts else None,
+            "rollout": _rollout(own, rollouts[name], canaries) if name in rollouts else None,
             "quality": quality[name],
             "blind": blindness[name],
             "helpful_rate": history[name],
@@ -165,18 +165,17 @@ def _enough(reconciler: Reconciler, one: Deployment, aliases: Mapping[str, str |
     return {"served": found.enough, "lacking": found.lacking or None}
 
 
-def _rollout(
-    settings: Settings, running: Experiment, checks: Mapping[str, canary.CanaryCheck], now: datetime
-) -> dict[str, Any]:
+def _rollout(settings: Settings, running: Experiment, checks: Mapping[str, canary.CanaryCheck]) -> dict[str, Any]:
     """A rollout under way, with the latest check of its canary.
 
-    `next_share` is what the next step brings, `next_at` its earliest time; null: only the end of the watch is left.
+    `next_share` is what the next step brings, `next_at` its earliest time, which may be over; null: only the end of the
+    watch is left.
     `shadow` is the share of the conversations for which the version is asked in shadow; null: it is not.
     """
     seen, next_share, next_at = None, None, None
     if running.state == "canary":
         seen, next_share = checks.get(running.id), settings.rollout.after(running.share)
-        next_at = max(now, running.step_since + timedelta(seconds=settings.rollout.minimum_seconds))
+        next_at = running.step_since + timedelta(seconds=settings.rollout.minimum_seconds)
     return {
         **asdict(running),
         "shadow": settings.rollout.shadow if running.state == "canary" and running.share == 0 else None,

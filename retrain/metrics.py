@@ -150,8 +150,8 @@ class Metrics:
         )
         self.version_served = Gauge(
             "retuned_version_served",
-            "1 while enough replicas of each target (serving.replica_share) answer with a version that has a share of the "
-            "conversations, 0 while too few do; absent while that is unknown",
+            "1 while enough replicas of each target (serving.replica_share) answer with a version that has a share of "
+            "the conversations, 0 while too few do; absent while that is unknown",
             ["workload", "model_name"],
             registry=registry,
         )

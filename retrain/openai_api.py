@@ -122,6 +122,11 @@ class Client:
             except (OSError, http.client.HTTPException) as error:  # a URLError and a timeout are an OSError
                 if pause is None:
                     reason = getattr(error, "reason", error) or type(error).__name__
+                    if isinstance(reason, TimeoutError):
+                        raise NoAnswer(
+                            f"{self.key}: {url} gave no answer within {self.timeout_seconds:g} s: it is overloaded, "
+                            "or hangs"
+                        ) from error
                     raise NoAnswer(f"{self.key}: {self.url} does not answer ({reason}); {self.if_away}") from error
             self.wait(pause)
         raise AssertionError("the last try returns or raises")

@@ -191,8 +191,9 @@ WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back') AN
 ORDER BY created_at DESC LIMIT 1
 
 -- name: unfinished_runs
--- What was begun comes before what waits.
-SELECT * FROM runs
+-- What was begun comes before what waits. Passed: the gate's decision; null: it was not reached.
+SELECT runs.*, (SELECT bool_or(outcome) FROM decisions WHERE run_id = runs.id AND kind = 'gate') AS passed
+FROM runs
 WHERE state IN ('waiting', 'running', 'interrupted') AND workload = coalesce($workload, workload)
 ORDER BY state = 'waiting', started_at, id
 

@@ -567,8 +567,12 @@ class _Run:
         meanwhile: it was compared with another one.
 
         Nor is a version promoted that was taken back from service before, after an interruption or when a training
-        ends with the same weights again, nor one while another is being rolled out: two at a time could not be told
-        apart. Returns the share of the traffic that it answers; None: it is not put into service.
+        ends with the same weights again. Returns the share of the traffic that it answers; None: it is not put into
+        service.
+
+        Raises:
+            Cancelled: another version is being rolled out, and two at a time could not be told apart: the run is to be
+                taken up again once that has ended.
         """
         if self.record.row()["state"] == "cancelled":
             raise Cancelled(f"run {self.id}: cancelled before it was done")
@@ -594,8 +598,10 @@ class _Run:
             )
             return None
         if running is not None:
-            decision.reasons.append(f"Not promoted: {in_words(running)}.")
-            return None
+            raise Cancelled(
+                f"run {self.id}: {candidate.name} passed the gate, and comes into service once this has ended: "
+                f"{in_words(running)}"
+            )
         if self.settings.rollout.approve == "required":
             request = approve.request(self.rollout, self.workload, candidate.version, serving, self.id, self.now())
             decision.reasons.append(f"Not promoted: {request}.")

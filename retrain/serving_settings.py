@@ -85,8 +85,8 @@ class ServingSettings(Section):
     )
     replica_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,
-        description="a version comes into service, and its rollout takes the next step, once more than this share of the "
-        "replicas of each target answer with it, and no fewer than answer with the version before it; 1.0: all of them",
+        description="a version comes into service, and its rollout takes the next step, once more than this share of "
+        "the replicas of each target answer with it, and no fewer than answer with the version before it; 1.0: all",
     )
     keep_seconds: PositiveFloat = Field(
         86_400.0,

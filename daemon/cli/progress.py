@@ -4,21 +4,11 @@ import sys
 import time
 from typing import Any
 
-SHOWN = {
-    "train": ("fold", "step", "steps", "epoch", "loss", "validation_loss"),
-    "evaluate": ("fold", "evaluated", "rows"),
-}
+from retuned.daemon.jobs.progress import words
+
 EVERY_SECONDS = 10.0
 MOST_NAMED = 10
 PLACES = {"local": "on this machine", "ray": "on Ray"}
-
-
-def words(progress: dict[str, Any]) -> str:
-    """What a run reported, as in `train, step 3, steps 90, loss 0.42` or `train, on Ray: PENDING`."""
-    if progress["stage"] in SHOWN and progress.get("ray_status") in ("PENDING", "AWAY"):
-        return f"{progress['stage']}, on Ray: {progress['ray_status']}"
-    shown = (key for key in SHOWN.get(progress["stage"], ()) if isinstance(progress.get(key), int | float))
-    return ", ".join([progress["stage"], *(f"{key.replace('_', ' ')} {_short(progress[key])}" for key in shown)])
 
 
 def queue(status: dict[str, Any]) -> list[str]:
@@ -46,7 +36,3 @@ class Progress:
 def _some(named: list[str]) -> str:
     more = len(named) - MOST_NAMED
     return ", ".join(named[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,6 +5,7 @@ from typing import Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli import progress
+from retuned.daemon.jobs.progress import words
 
 SOURCES = {"kafka": "broker", "segments": "store"}
 """What is asked for events."""
@@ -84,7 +85,7 @@ def _workload(name: str, workload: dict[str, Any], status: dict[str, Any]) -> li
         if one["served"] is False
     ]
     if rollout := workload["rollout"]:
-        lines.append(f"rollout     {_rollout(name, rollout)}")
+        lines.append(f"rollout     {_rollout(name, rollout, status['as_of'])}")
     if workload["watch"]:
         watch = workload["watch"]
         lines.append(
@@ -141,7 +142,7 @@ def _targets(replicas: list[dict[str, Any]]) -> Iterator[str]:
         yield f"target      {replica['target']} {replica['replica']}: {said}"
 
 
-def _rollout(workload: str, rollout: dict[str, Any]) -> str:
+def _rollout(workload: str, rollout: dict[str, Any], as_of: str) -> str:
     """Who answers how much, since when, and what the next step waits for."""
     share = "in shadow for {shadow:.4g}" if rollout["shadow"] is not None else "{share:.4g}"
     parts = f"{workload}@{rollout['version']} {share.format(**rollout)}"
@@ -150,13 +151,14 @@ def _rollout(workload: str, rollout: dict[str, Any]) -> str:
         return f"{parts}; {workload}@{rollout['previous_version'] or 'base'} the rest until the watch has ended"
     check = rollout["check"]
     seen = f"{check['verdict'].replace('_', ' ')}: {'; '.join(check['reasons'])}" if check else "not looked at yet"
-    return f"{parts}, then {rollout['next_share']:.4g}, not before {_at(rollout['next_at'])}; {seen}"
+    when = f"not before {_at(rollout['next_at'])}" if as_of < rollout["next_at"] else "once nothing holds it"
+    return f"{parts}, then {rollout['next_share']:.4g}, {when}; {seen}"
 
 
 def _run_now(run: dict[str, Any], begun: dict[str, dict[str, Any]], workload: str, waits: dict[str, str]) -> str:
     """The latest run: how far it is, what it waits for, what came of it, or why it made nothing."""
     if run["id"] in begun:
-        return f"under way: {progress.words(begun[run['id']])}"
+        return f"under way: {words(begun[run['id']])}"
     if run["state"] == "succeeded":
         scores = run["scores"] or {}
         means = ", ".join(

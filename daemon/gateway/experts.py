@@ -2,7 +2,7 @@
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.gateway_settings import GatewaySettings
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web.principals import Principals
 
 

@@ -55,7 +55,15 @@ def hold(found: Standing, settings: Settings, run: dict[str, Any], now: datetime
     if (reason := paused(found.pauses, run["workload"])) is not None:
         return Hold("paused", reason)
     if (running := found.rollouts.get(run["workload"])) is not None and running.version != run["version"]:
-        return Hold("rollout", f"it waits for the end of a rollout: {in_words(running)}")
+        if run["passed"]:
+            name = versions.model_name(run["workload"], run["version"])
+            return Hold(
+                "rollout", f"{name} passed the gate, and comes into service once this has ended: {in_words(running)}"
+            )
+        if running.state == "canary":  # which may be what the next training goes on from
+            return Hold("rollout", f"it waits for the end of a rollout: {in_words(running)}")
+    if run["passed"]:
+        return None  # nothing is left to compute
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
         return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")

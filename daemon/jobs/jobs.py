@@ -71,8 +71,9 @@ class Jobs:
         check_due = max(soon, checked + timedelta(seconds=schedule.drift_seconds)) if checked else soon
         jobs = [
             Job("quality", partial(tasks.measure_quality, context, runs), schedule.quality_seconds, "default", soon),
-            # Quality may wait for a slow judge: a bad champion must not.
+            # Quality and shadows may wait for a slow judge: a bad champion or canary must not.
             Job("watch", partial(tasks.watch_service, context), schedule.watch_seconds, "watch", soon),
+            Job("shadow", partial(tasks.judge_shadows, context), schedule.watch_seconds, "shadow", soon),
             Job("drift", partial(tasks.check_drift, context, runs), schedule.drift_seconds, "drift", check_due),
             # These two wait for a broker that is away.
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),

@@ -1,7 +1,7 @@
 """The parts of a job that do not depend on each other: one that fails is reported by name, and the others go on."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import duckdb
@@ -30,8 +30,9 @@ class Parts:
         self.failed: list[str] = []
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Whatever fails inside is kept for the end of the job, unless the job or the daemon has to stop."""
+    def step(self, name: str, on_failure: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Whatever fails inside is kept for the end of the job, unless the job or the daemon has to stop. Threads may
+        have steps at the same time."""
         try:
             yield
         except (Cancelled, *FATAL):
@@ -40,17 +41,15 @@ class Parts:
             expected = isinstance(error, RetunedError)
             text = f"{name}: {error if expected else f'{type(error).__name__}: {first_line(error)}'}"
             self.failed.append(text)
+            on_failure()
             if not expected and text not in self._known:
                 log.error("job %s: %s", self._job, text, exc_info=error)
 
     @contextmanager
     def workload(self, name: str) -> Iterator[None]:
         """The step of one workload."""
-        failed = len(self.failed)
-        with about(workload=name), self.step(f"workload {name}"):
+        with about(workload=name), self.step(f"workload {name}", self._metric.labels(self._job, name).inc):
             yield
-        if len(self.failed) > failed:
-            self._metric.labels(self._job, name).inc()
 
 
 @contextmanager

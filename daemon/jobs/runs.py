@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from retuned.consumers.errors import RetunedError, StandsBy
 from retuned.daemon.jobs import holds
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.holds import Hold, hold
+from retuned.daemon.jobs.progress import words
 from retuned.daemon.policy import decision as policy
 from retuned.daemon.policy import evidence
 from retuned.monitors.blindness import note
@@ -32,6 +33,8 @@ from retuned.retrain.training.base_model import check_base_model
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+LOG_EVERY = timedelta(minutes=1)
+"""The log has a line of each stage of a run, and one so often during a long one."""
 
 
 class UnderWay(threading.Event):
@@ -39,6 +42,7 @@ class UnderWay(threading.Event):
 
     Attributes:
         progress: what it last reported.
+        logged_at: when the log last had that.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class UnderWay(threading.Event):
         self.run_id, self.workload, self.kind = row["id"], row["workload"], row["kind"]
         self.runner, self.since, self._others = runner, since, others
         self.progress: dict[str, Any] = {"stage": "starting"}
+        self.logged_at = since
 
     def is_set(self) -> bool:
         return super().is_set() or self._others()
@@ -185,6 +190,7 @@ class Runs:
                     "workload": row["workload"],
                     "kind": row["kind"],
                     "state": row["state"],
+                    "passed": row["passed"],
                     "since": row["started_at"],
                     "waits_for": held.kind,
                     "reason": held.reason,
@@ -288,7 +294,12 @@ class Runs:
     def on_progress(self, line: dict[str, Any]) -> None:
         """What a run under way reports."""
         under_way = self._under_way[line["run_id"]]
+        begins = line["stage"] != under_way.progress["stage"]
         under_way.progress = {**under_way.progress, **line}
+        now = self._context.now()
+        if begins or now - under_way.logged_at >= LOG_EVERY:
+            under_way.logged_at = now
+            log.info("run %s of %s: %s", under_way.run_id, under_way.workload, words(under_way.progress))
         self._context.retrain_metrics.progress(line["workload"], line)
         self.show(under_way.progress)
 

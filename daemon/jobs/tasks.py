@@ -3,7 +3,9 @@
 import logging
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import datetime, timedelta
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError, StandsBy
@@ -29,6 +31,8 @@ from retuned.retrain.release import approve, retention, shadow
 from retuned.retrain.release.routes import under_way
 
 log = logging.getLogger(__name__)
+JUDGED_AT_ONCE = 4
+"""Workloads whose shadows are judged at the same time, each in a child."""
 COMPLAINTS = timedelta(hours=1)
 """Complaints that are no older are exemplars of the metric of feedback."""
 
@@ -74,12 +78,24 @@ def watch_service(context: Context) -> None:
     with context.parts("watch") as parts:
         for workload in sorted(context.shown()):
             with parts.workload(workload):
-                settings = context.settings.for_workload(workload)
-                shadow.judge_pairs(context.warehouse, settings, workload, context.now(), context.stop)
-            with parts.workload(workload):
                 _watch_canary(context, workload)
             with parts.workload(workload):
                 _watch_champion(context, workload)
+
+
+def judge_shadows(context: Context) -> None:
+    """Judge the answers of versions that are asked in shadow. Workloads take turns in a few threads: a judge may be
+    slow."""
+
+    def judge(workload: str) -> None:
+        with parts.workload(workload):
+            settings = context.settings.for_workload(workload)
+            shadow.judge_pairs(context.warehouse, settings, workload, context.now(), context.stop)
+
+    with context.parts("shadow") as parts, ThreadPoolExecutor(JUDGED_AT_ONCE, "shadow") as threads:
+        turns = [threads.submit(copy_context().run, judge, workload) for workload in sorted(context.shown())]
+        for turn in turns:
+            turn.result()
 
 
 def check_drift(context: Context, runs: Runs) -> None:

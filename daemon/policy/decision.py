@@ -75,7 +75,8 @@ def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decis
     if not settings.enabled:
         return Decision(False, ("the policy is switched off (policy.enabled)",), expected)
     if not reasons:
-        return Decision(False, ("no reason to retrain",), expected)
+        why = "a run is under way, or in line" if evidence.running else "no reason to retrain"
+        return Decision(False, (why,), expected)
     lacking = _lacking(evidence, settings)
     against = (*_against(evidence, settings, now), *lacking)
     if expected and not expected.pays:

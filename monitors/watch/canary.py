@@ -75,7 +75,8 @@ def check(
     anew each time, so that nothing is lost between two checks.
 
     Args:
-        waits_for: what the servers lack of it, in words: a step that is due waits for that, however long; empty: nothing.
+        waits_for: what the servers lack of it, in words: a step that is due waits for that, however long; empty:
+            nothing.
     """
     canary = warehouse.row(QUERIES["canary"], {"workload": workload})
     if canary is None:

@@ -114,7 +114,7 @@ def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now
     replaced = dict[str, datetime]()  # when all that serves had come into service; absent where some has not
     for workload in {one.workload for one in found}:
         serving = [one for one in found if one.workload == workload and one.serves and one.version is not None]
-        if all(one.served_at for one in serving):
+        if not settings.for_workload(workload).serving.targets or all(one.served_at for one in serving):
             replaced[workload] = max((one.served_at for one in serving if one.served_at), default=datetime.min)  # noqa: DTZ901
     for one in found:
         own = settings.for_workload(one.workload).serving

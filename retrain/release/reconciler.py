@@ -214,12 +214,13 @@ class Reconciler:
                 if one.name not in there:
                     target.check(one.version)
                 target.load(one)
-            except (NoAnswer, WarehouseError, StandsBy):
+            except (WarehouseError, StandsBy):
                 raise
             except RetunedError as error:
                 model.tries += 1
                 model.next_try = now + timedelta(seconds=min(_LONGEST_PAUSE, EVERY_SECONDS * 2**model.tries))
-                self._turn(target, model, "failed", str(error))
+                # It has just listed what it has: it is slow, or the next look finds it away.
+                self._turn(target, model, "loading" if isinstance(error, NoAnswer) else "failed", str(error))
                 return
             log.info("%s: %s %s has it", one.name, target.kind, target.replica)
         model.tries, model.next_try = 0, None

@@ -43,10 +43,10 @@ def choose(model_type: str, settings: TrainSettings, gpus: int) -> Engine:
         return Engine("trl", "train.engine is trl")
     if settings.preference != "none":
         return Engine("packed", f"train.preference is {settings.preference}, which trl does not learn here")
+    if not gpus and model_type in MODEL_TYPES:
+        return Engine("packed", f"it computes {model_type} faster on a CPU")
     if not installed:
         return Engine("packed", "trl is not installed (pip install 'retuned[trl]')")
     if gpus:
         return Engine("trl", "it trains on a GPU")
-    if model_type in MODEL_TYPES:
-        return Engine("packed", f"it computes {model_type} faster on a CPU")
     return Engine("trl", f"packed computes {model_type} no faster")

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import until
 from jinja2 import Environment, PackageLoader
+from judges import serving
 from prometheus_client import CollectorRegistry
-from traffic import registered
+from traffic import registered, store
 from watched import HOUR, NEW, OLD, SINCE, rated
 
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.daemon.cli.summary import summary
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
@@ -137,6 +139,52 @@ def test_what_is_asked_in_shadow_is_shown_as_such(warehouse: Warehouse, tmp_path
     assert "in shadow" not in daemon.shown()[0]
 
 
+def test_a_judge_that_hangs_holds_up_no_other_workloads_canary(warehouse: Warehouse, tmp_path: Path) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def hang(_: str) -> str:
+        asked.set()
+        answers.wait(60)
+        return "Verdict: tie"
+
+    other = {"workload": "zoo"}  # looked at after the one that waits
+    for version in ("v1", "v2"):
+        registered(warehouse, version, None, "zoo")
+    with serving() as judge:
+        judge.reply = hang
+        daemon = Daemon(
+            warehouse,
+            tmp_path,
+            rollout={"steps": [0.25, 1.0], "shadow": 0.1},
+            evaluate={"judge_url": judge.url, "judge_model": "wise", "judge_timeout_seconds": 60},
+            metric={"name": "exact"},
+            schedule={"watch_seconds": 0.2},
+            workloads={"zoo": {"rollout": {"shadow": 0.0}}},
+        )
+        rollout = daemon.jobs.context.rollout
+        rollout.promote("zoo", "v1", "operator", "the first", SINCE - 10 * DAY)
+        rollout.begin("zoo", "v2", "gate", "better", SINCE)
+        rated(warehouse, "zoo@v1", 425, 75, start=SINCE, **other)
+        rated(warehouse, "zoo@v2", 130, 70, start=SINCE, **other)
+        (asked_in_shadow, *_) = rated(warehouse, OLD, 1, 0, name="comment", start=SINCE, response="Within 30 days.")
+        value = json.dumps({"model": NEW, "response": "Never.", "input_tokens": 1, "output_tokens": 1})
+        answer = {"name": "shadow_answer", "source": "app", "value": value, "interaction_id": asked_in_shadow}
+        place = {"timestamp": SINCE, "topic": "feedback", "partition": 0, "offset": 0, "received_at": SINCE}
+        store(warehouse, "shadow_answers", [{"id": "s", **answer, **place}])
+        daemon.jobs.context.now = utc_now  # the scheduler makes up for each interval that it missed
+        daemon.jobs.start()
+        daemon.jobs.lead()
+        try:
+            assert asked.wait(30)
+            until(lambda: versions.aliases(warehouse, "zoo").get("canary") is None)
+            assert warehouse.rows("SELECT * FROM shadow_scores") == []
+        finally:
+            answers.set()
+            daemon.jobs.context.stop.set()
+            daemon.jobs.shutdown()
+    assert ("canary_rolled_back", "zoo@v1", 1.0) in daemon.said()
+
+
 def test_a_canary_that_is_worse_is_taken_back_once_and_never_promoted_again(daemon: Daemon) -> None:
     rated(daemon.warehouse, NEW, 130, 70)
     run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": SINCE - HOUR}
@@ -193,7 +241,12 @@ def test_a_person_sees_who_answers_how_much_and_what_the_next_step_waits_for(dae
     assert "<strong>25%</strong> of the conversations since 2026-03-03 09:00:00" in page
     assert '<td class="n">30% of 100</td><td class="n">15% of 500</td>' in page
     assert "canary</td><td>by gate</td>" in " ".join(page.split())
+    daemon.now += 13 * HOUR  # it is due
+    line, page = daemon.shown()
+    assert "since 2026-03-03 09:00:00 UTC, then 1, once nothing holds it; hold" in line
+    assert "then 100%, once nothing holds it" in page
     told = daemon.status()["workloads"]["support"]
+    assert told["rollout"]["next_at"] == "2026-03-04T09:00:00.000Z"
     assert (told["champion"], told["rollout"]["share"], told["rollout"]["next_share"]) == ("v1", 0.25, 1.0)
     assert told["rollout"]["check"]["answers"] == 100
     rated(daemon.warehouse, NEW, 100, 0, start=SINCE + HOUR)

@@ -588,7 +588,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(
     assert "support@aaaaaaaa was put into service while" in result.reasons[-1]
 
 
-def test_with_steps_what_passes_begins_as_a_canary_and_a_second_one_does_not(
+def test_with_steps_what_passes_begins_as_a_canary_and_a_second_one_waits_for_its_end(
     bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teach_policies(Teacher(bench.warehouse), GOODS)
@@ -612,8 +612,14 @@ def test_with_steps_what_passes_begins_as_a_canary_and_a_second_one_does_not(
     bench.warehouse.execute("UPDATE runs SET state = 'interrupted'")
     second = bench.resume()
     assert second is not None
-    assert (second.passed, second.promoted, second.share) == (True, False, 0.0)
-    assert "Not promoted: support@aaaaaaaa is being rolled out: it answers 0.05" in second.reasons[-1]
+    assert (second.state, second.promoted, bench.row()["state"]) == ("interrupted", False, "interrupted")
+    assert f"support@{result.version} passed the gate, and comes into service once this has ended" in second.reasons[-1]
+    assert "support@aaaaaaaa is being rolled out: it answers 0.05" in second.reasons[-1]
+    bench.warehouse.execute("UPDATE rollouts SET state = 'rolled_back', ended_at = now()")
+    bench.warehouse.execute("DELETE FROM aliases")
+    third = bench.resume()
+    assert third is not None
+    assert (third.state, third.promoted, third.share) == ("succeeded", True, 0.05)
 
 
 def test_a_child_that_fails_leaves_the_champion_and_says_why(

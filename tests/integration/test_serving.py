@@ -178,6 +178,28 @@ def test_a_server_that_is_too_busy_to_be_probed_is_not_away(served: Served, doub
     assert double.history == [f"+{served.new.name}"]
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_slow_answer_is_not_taken_for_a_server_that_is_down(
+    loaded: bool, tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: VllmDouble
+) -> None:
+    """Whether the base model is asked, before the first adapter, or the version."""
+    if loaded:
+        double.answer("/v1/load_lora_adapter", {"lora_name": "own", "lora_path": str(adapters.folder / "old")}, None)
+    over = threading.Event()
+    double.interfere = lambda _: (503, {}) if over.wait(20) else None
+    made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url], "work_seconds": 0.5})
+    made.promote(made.new)
+    try:
+        made.reconciler.run()
+    finally:
+        over.set()
+    (replica,) = made.reconciler.replicas(WORKLOAD)
+    assert (replica.up, replica.problem) == (True, "")
+    assert made.states() == {made.new.name: "loading"}
+    assert "gave no answer within 0.5 s" in made.detail(made.new)
+    assert "start it" not in made.detail(made.new)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

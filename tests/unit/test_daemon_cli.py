@@ -12,7 +12,8 @@ from teaching import Teacher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli.main import main, parser
-from retuned.daemon.cli.progress import queue, words
+from retuned.daemon.cli.progress import queue
+from retuned.daemon.jobs.progress import words
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from retuned.monitors.watch import check as watch
 from retuned.retrain.data import examples
 from retuned.retrain.data import label_requests as labels
 from retuned.retrain.metrics import Metrics as RetrainMetrics
-from retuned.retrain.release import registry, retention
+from retuned.retrain.release import registry, retention, shadow
 from retuned.retrain.release.rollout import Rollout
 
 RUN = {
@@ -160,7 +160,7 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(tasks, "measure_quality", judge)
     monkeypatch.setattr(tasks, "watch_service", look)
-    for other in ("check_drift", "archive", "request_labels", "report", "announce"):
+    for other in ("judge_shadows", "check_drift", "archive", "request_labels", "report", "announce"):
         monkeypatch.setattr(tasks, other, lambda *_: None)
     metrics = Metrics(CollectorRegistry())
     made: list[Any] = [warehouse, Settings(), None, metrics, None, None, threading.Event(), utc_now]
@@ -232,7 +232,16 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> None:
     """Start the schedule, in which the other jobs do nothing."""
-    work = {"measure_quality", "watch_service", "check_drift", "archive", "remove_old", "request_labels", "report"}
+    work = {
+        "measure_quality",
+        "watch_service",
+        "judge_shadows",
+        "check_drift",
+        "archive",
+        "remove_old",
+        "request_labels",
+        "report",
+    }
     for job in {*work, "announce", "resume"}:
         if job not in wanted:
             monkeypatch.setattr(tasks, job, lambda *_: None)
@@ -254,6 +263,7 @@ def failing(error: Exception) -> Callable[..., Any]:
         ("quality", quality, "measure"),
         ("quality", Runs, "evidence"),
         ("watch", watch, "check"),
+        ("shadow", shadow, "judge_pairs"),
         ("drift", drift, "check"),
         ("labels", labels, "request"),
         ("report", reports, "write"),

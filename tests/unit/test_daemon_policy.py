@@ -19,6 +19,8 @@ def evidence(**changes: object) -> Evidence:
 
 def test_quiet_is_a_no() -> None:
     assert decide(evidence(), SETTINGS, NOW) == Decision(False, ("no reason to retrain",))
+    running = evidence(running=True)
+    assert decide(running, SETTINGS, NOW) == Decision(False, ("a run is under way, or in line",))
 
 
 @pytest.mark.parametrize(

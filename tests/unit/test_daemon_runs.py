@@ -112,6 +112,36 @@ def test_pauses_that_make_no_sense(queue: RunQueue) -> None:
         queue.service.command("cancel", None, {})
 
 
+def test_a_workload_that_the_configuration_names_is_paused_before_its_first_event(queue: RunQueue) -> None:
+    queue.configure(workloads={"new": {"policy": {"enabled": False}}, "glob*": {"policy": {"enabled": False}}})
+    queue.service.command("pause", "new", {"reason": "its labels come first"})
+    assert [pause["workload"] for pause in queue.service.status()["pauses"]] == ["new"]
+    queue.service.command("resume", "new", {})
+    with pytest.raises(RetunedError, match=r"workload glob\*: unknown; known are .*new"):
+        queue.service.command("pause", "glob*", {})
+
+
+def test_the_log_has_each_stage_of_a_run_and_a_line_a_minute_of_a_long_one(
+    queue: RunQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="retuned.daemon")
+
+    def train(_: str) -> None:
+        (run,) = queue.runs.under_way()
+        for step in range(2, 42):
+            queue.now += timedelta(seconds=5)
+            line = {"stage": "train", "workload": "support", "run_id": run.run_id, "step": step, "steps": 90}
+            queue.runs.on_progress(line)
+        queue.stop.set()
+
+    queue.at_train = train
+    queue.runs.ask("support", asked_by="an operator")
+    queue.jobs.run("resume")
+    lines = [record.getMessage() for record in caplog.records if "of support: train" in record.getMessage()]
+    assert len(lines) == 4  # when it began, and of 200 s each full minute
+    assert "train, step 13, steps 90" in lines[1]
+
+
 def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue: RunQueue) -> None:
     queue.configure(policy={"new_corrections": 1, "minimum_corrections": 1})
     queue.service.command("pause", None, {"reason": "an audit"})
@@ -259,9 +289,26 @@ def test_a_run_waits_for_the_end_of_a_rollout(queue: RunQueue) -> None:
     running = under_way(queue.warehouse, "support")
     assert running is not None
     rollout.advance("support", running.id, 0.05, "as good", queue.now)
-    assert queue.waits()["support"] == "rollout"  # its holdback is left
+    assert queue.waits()["support"] == "turn"  # its holdback is left
+
+
+def test_what_passed_the_gate_in_a_holdback_waits_for_its_end_and_for_nothing_else(queue: RunQueue) -> None:
+    queue.configure(rollout={"steps": [1.0], "holdback": 0.05}, schedule={"training_hours": ["22:00-06:00"]})
+    for version in ("v1", "v2"):
+        registered(queue.warehouse, version, None)
+    rollout = queue.jobs.context.rollout
+    rollout.begin("support", "v1", "gate", "better", queue.now)
+    made = {"workload": "support", "reasons": "[]", "state": "interrupted", "started_at": queue.now, "attempts": 0}
+    queue.warehouse.insert("runs", id="r2", version="v2", at_any_hour=False, kind="retrain", **made)
+    gate = {"workload": "support", "kind": "gate", "reasons": "[]", "figures": "{}", "run_id": "r2"}
+    queue.warehouse.insert("decisions", id="d", created_at=queue.now, outcome=True, **gate)
+    (waits,) = queue.runs.queue()
+    assert (waits["waits_for"], waits["passed"]) == ("rollout", True)
+    assert waits["reason"].startswith(
+        "support@v2 passed the gate, and comes into service once this has ended: support@v1 is being rolled out"
+    )
     rollout.complete("support", "the watch is over", queue.now)
-    assert queue.waits()["support"] == "turn"
+    assert queue.waits() == {"support": "turn"}
 
 
 def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: RunQueue) -> None:

@@ -17,6 +17,7 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.retrain.release import retention
 from retuned.retrain.release.deployments import deploy, deployments, drain, wanted
+from retuned.retrain.release.reconciler import Reconciler
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.release.routes import under_way
 
@@ -142,6 +143,17 @@ def test_a_version_stays_until_servers_have_had_the_next_one_for_long_enough(
     warehouse.execute("UPDATE deployments SET served_at = ? WHERE version = ?", [NOW + timedelta(hours=1), NEW])
     assert stay(timedelta(hours=1, seconds=599)) == {OLD, NEW}
     assert stay(timedelta(hours=1, seconds=600)) == {NEW}
+
+
+def test_without_a_target_nothing_is_waited_for(warehouse: Warehouse, settings: Settings, rollout: Rollout) -> None:
+    own = settings.model_copy(update={"serving": settings.serving.model_copy(update={"targets": ()})})
+    rollout.promote("support", OLD, "operator", "", NOW)
+    rollout.promote("support", NEW, "operator", "", NOW)
+    found = deployments(warehouse)
+    assert {one.version for one in drain(warehouse, own, found, NOW + timedelta(seconds=600))} == {NEW}
+    reconciler = Reconciler(warehouse, own, lambda: NOW)
+    reconciler.run()
+    assert [reconciler.service(one).enough for one in found] == [True, True]
 
 
 def test_what_has_a_share_is_never_drained(warehouse: Warehouse, rollout: Rollout, settings: Settings) -> None:

@@ -36,6 +36,7 @@ def test_without_trl_packed_trains_and_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(engine, "find_spec", lambda _: None)
     chosen = engine.choose("llama", TrainSettings(), 8)
     assert (chosen.name, "trl is not installed" in chosen.reason) == ("packed", True)
+    assert engine.choose("llama", TrainSettings(), 0).reason == "it computes llama faster on a CPU"
     with pytest.raises(RetunedError, match=r"train.engine trl: .* pip install 'retuned\[trl\]'"):
         engine.choose("llama", TrainSettings(engine="trl"), 8)
 

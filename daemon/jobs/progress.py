@@ -1,0 +1,20 @@
+"""What a run reports of its progress, in words."""
+
+from typing import Any
+
+SHOWN = {
+    "train": ("fold", "step", "steps", "epoch", "loss", "validation_loss"),
+    "evaluate": ("fold", "evaluated", "rows"),
+}
+
+
+def words(progress: dict[str, Any]) -> str:
+    """What a run reported, as in `train, step 3, steps 90, loss 0.42` or `train, on Ray: PENDING`."""
+    if progress["stage"] in SHOWN and progress.get("ray_status") in ("PENDING", "AWAY"):
+        return f"{progress['stage']}, on Ray: {progress['ray_status']}"
+    shown = (key for key in SHOWN.get(progress["stage"], ()) if isinstance(progress.get(key), int | float))
+    return ", ".join([progress["stage"], *(f"{key.replace('_', ' ')} {_short(progress[key])}" for key in shown)])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
