@@ -41,7 +41,7 @@ bench-drift: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/run.py drift
 
 chaos: $(VENV)/dev
-	$(BIN)/python tests/benchmarks/chaos.py $(if $(KILLS),--kills $(KILLS)) $(if $(RELEASES),--releases $(RELEASES)) $(if $(CLUSTER),--cluster $(CLUSTER))
+	$(BIN)/python tests/benchmarks/chaos.py $(if $(KILLS),--kills $(KILLS)) $(if $(RELEASES),--releases $(RELEASES)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LEADERS),--leaders $(LEADERS))
 
 # Messages as no producer should send them: make fuzz MINUTES=20
 MINUTES ?= 20

@@ -19,6 +19,7 @@ from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.cluster.sweep import sweep
+from retuned.consumers.common.lead import Lease
 from retuned.consumers.errors import ConfigurationError, RetunedError, StandsBy, StoreUnavailable, WarehouseError
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.metrics import Metrics
@@ -77,7 +78,7 @@ class Cluster:
         url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{address}"
         self._control = Control(self._control_postgres, warehouse)
         artifacts.keep(warehouse, settings, self.check)
-        self._passing = Passing(settings.http)
+        self._passing, self._lease = Passing(settings.http), Lease()
         self._leadership = Leadership(
             Postgres(settings.store, answer_seconds=ANSWER_SECONDS),
             self._control,
@@ -86,6 +87,7 @@ class Cluster:
             lambda: followed(warehouse),
             self._lead,
             self._passing.drop,
+            self._lease.hold,
         )
         own.leader.set_function(lambda: self.leads)
         self._deleted = own.deleted
@@ -126,6 +128,7 @@ class Cluster:
         if self._threads[0].is_alive():
             self._threads[0].join(STOP_SECONDS)
         self._leadership.close()
+        self._lease.close()
         self._control_postgres.close()
 
     def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:

@@ -90,6 +90,7 @@ TABLES = {
     "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
+    "archived_ids": "An event of a daemon in a cluster that is in the archive.",
     "archives": "A Parquet file of the archive.",
     "schema_migrations": "A migration that was applied to this file.",
     "traffic": "View: the interactions without demonstrations (imported examples that no model answered).",

@@ -306,31 +306,33 @@ class Acts:
 
 
 class Reads:
-    """Asks for the status all the time, at whichever daemon answers, and counts the seconds in which none does."""
+    """Asks all daemons all the time for what each answers itself, and counts the seconds in which none does."""
 
     def __init__(self, daemons: Sequence[Daemon]) -> None:
-        self._daemons, self._stop = daemons, threading.Event()
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._answered_at = time.monotonic()
         self.longest = self.without = 0.0
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._ask, args=[daemon], daemon=True) for daemon in daemons]
+        for thread in self._threads:
+            thread.start()
 
-    def _ask(self) -> None:
-        answered = time.monotonic()
+    def _ask(self, daemon: Daemon) -> None:
         while not self._stop.wait(0.1):
-            for daemon in self._daemons:
-                with suppress(httpx.HTTPError):
-                    if httpx.get(daemon.url + "/api/v1/approvals", timeout=1).status_code == 200:
-                        break
-            else:
-                continue
-            before, answered = answered, time.monotonic()
-            if (silent := answered - before) > 1.5:
+            with suppress(httpx.HTTPError):
+                if httpx.get(daemon.url + "/api/v1/approvals", timeout=5).status_code == 200:
+                    self._note()
+
+    def _note(self) -> None:
+        with self._lock:
+            before, self._answered_at = self._answered_at, time.monotonic()
+            if (silent := self._answered_at - before) > 1.0:
                 self.without += silent
                 self.longest = max(self.longest, silent)
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
 
 class Promoting:

@@ -1,5 +1,5 @@
-"""Processes that do nothing but lead a cluster, one at a time, and act: of which the leader is killed, frozen or cut off
-from PostgreSQL again and again.
+"""Processes that do nothing but lead a cluster, one at a time, and act: the one that leads is killed, frozen or cut off
+from PostgreSQL, again and again.
 
 Each act is a request with the epoch of who makes it, every 20 ms while that one leads. None of an epoch may arrive once
 one of a later epoch has.
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from brokers import Proxy, until
@@ -50,10 +50,8 @@ def work(url: str, receiver: str, warehouse: str) -> int:
 
     threading.Thread(target=lead, daemon=True).start()
     while not ended:
-        try:
+        with suppress(RetunedError):
             client.request("", b"{}")
-        except RetunedError:
-            pass
         time.sleep(ACT_SECONDS)
     return ENDS if isinstance(ended[0], LeadershipLost) else 1
 
@@ -106,9 +104,9 @@ FAULTS = {"killed": killed, "frozen": frozen, "cut off": cut_off, "unheard": unh
 
 
 def survive(postgres: Postgres, folder: Path, times: int, name: str = "leases") -> dict[str, float]:
-    """So many of each fault; by fault the median and the longest of the seconds without an act, and how many acts of two
-    leaders there were, and for how many seconds at most, which is to be 0."""
-    seen: list[tuple[float, int, str]] = []
+    """So many of each fault. Returns, by fault, the median and the longest of the seconds without an act; how many acts
+    of two leaders there were, and for how many seconds at most, which are to be 0."""
+    seen: list[tuple[float, int]] = []
     took: dict[str, list[float]] = {fault: [] for fault in FAULTS}
     last = [(0, 0.0)]
     late: list[float] = []
@@ -121,7 +119,7 @@ def survive(postgres: Postgres, folder: Path, times: int, name: str = "leases") 
                 last[0] = (epoch, at)
             elif epoch < last[0][0]:
                 late.append(at - last[0][1])
-            seen.append((at, epoch, ""))
+            seen.append((at, epoch))
             self.send_response(204)
             self.end_headers()
 
@@ -138,18 +136,15 @@ def survive(postgres: Postgres, folder: Path, times: int, name: str = "leases") 
             before, began = last[0][0], time.monotonic()
             heal = FAULTS[fault](leader)
             until(lambda before=before: last[0][0] > before, 60)
-            earlier = [at for at, epoch, _ in seen if epoch == before]
+            earlier = [at for at, epoch in seen if epoch == before]
             took[fault].append(last[0][1] - max(earlier, default=began))
             heal()
             status = leader.process.wait(60)
             assert status == (-signal.SIGKILL if fault == "killed" else ENDS), leader.log.read_text()[-2000:]
             time.sleep(0.2)
             leader.launch()
-    found = {
-        "acts": float(len(seen)),
-        "acts of two leaders": float(len(late)),
-        "overlap seconds": max(late, default=0.0),
-    }
+    overlap = max(late, default=0.0)
+    found = {"acts": float(len(seen)), "acts of two leaders": float(len(late)), "overlap seconds": overlap}
     for fault, seconds in took.items():
         found[f"{fault}: median seconds"] = round(statistics.median(seconds), 2)
         found[f"{fault}: longest seconds"] = round(max(seconds), 2)

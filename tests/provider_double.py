@@ -58,6 +58,7 @@ class Provider:
         files: id to the file object; `contents` has their bytes.
         jobs: the oldest first.
         asked: method and path of each request; `bodies`: JSON bodies of the posts, by path.
+        epochs: path and header Retuned-Epoch of what is no GET.
         states: those that a job passes, one at each look at it.
         fails: the error of jobs that do not succeed; None: they do.
         page: the most objects on a page.
@@ -73,6 +74,7 @@ class Provider:
     jobs: dict[str, Json] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    epochs: list[tuple[str, str | None]] = field(default_factory=list)
     bodies: dict[str, list[Json]] = field(default_factory=dict)
     states: tuple[str, ...] = ("running", "succeeded")
     fails: Json | None = None
@@ -341,6 +343,8 @@ def serving() -> Iterator[Provider]:
         def _answer(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"] or 0))
             double.asked.append((self.command, self.path))
+            if self.command != "GET":
+                double.epochs.append((self.path, self.headers["Retuned-Epoch"]))
             told = double.interfere(self.command, self.path)
             status, body, *headers = (
                 double.answer(self.command, self.path, self.headers, content) if (told in (None, LOST)) else told

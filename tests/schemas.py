@@ -56,6 +56,7 @@ def value(column: str, kind: str, number: int) -> Any:
         "DATE": date(2026, 3, 2) + timedelta(days=number),
         "DOUBLE": number + 0.1,
         "BIGINT": 2**40 + number,
+        "UBIGINT": 2**40 + number,
         "INTEGER": number,
         "BOOLEAN": number == 1,
     }

@@ -71,6 +71,7 @@ class Leadership:
         followed: Callable[[], int],
         on_lead: Callable[[], None],
         on_change: Callable[[], None] = lambda: None,
+        on_hold: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         """
         Args:
@@ -80,9 +81,10 @@ class Leadership:
             followed: the number of the last segment that the warehouse has.
             on_lead: called when it leads, once, with the warehouse as the leader before left it.
             on_change: called when there is another leader than before.
+            on_hold: gets the epoch under which it leads, and until when by the monotonic clock, each time.
         """
         self._postgres, self._control, self._name, self._url = postgres, control, name, url
-        self._followed, self._on_lead, self._on_change = followed, on_lead, on_change
+        self._followed, self._on_lead, self._on_change, self._on_hold = followed, on_lead, on_change, on_hold
         self._instance = uuid.uuid4().hex
         self._epoch: int | None = None  # under which it is the leader there
         self._until = self._led_at = 0.0
@@ -146,7 +148,7 @@ class Leadership:
 
     def close(self) -> None:
         """Leave: another daemon leads at once."""
-        self._until = 0.0
+        self._hold(0.0)
         with suppress(RetunedError):
             if not self.problem:
                 self._postgres.rows("leave", {"instance": self._instance})
@@ -163,9 +165,14 @@ class Leadership:
             # One that cannot read the segments, or is far behind, leaves it to others.
             if self._lacks() or not self._lead():
                 return
-        self._until = sent + LEASE_SECONDS - MARGIN_SECONDS
+        self._hold(sent + LEASE_SECONDS - MARGIN_SECONDS)
         if not self._begun:
             self._begin(stop)
+
+    def _hold(self, until: float) -> None:
+        self._until = until
+        if self._begun and self._epoch is not None:
+            self._on_hold(self._epoch, until)
 
     def _report(self) -> float:
         """That this daemon runs. Returns when it was sent."""
@@ -198,7 +205,7 @@ class Leadership:
                 return
             log.warning("%d segments are not read here: another daemon may lead", lacks)
             self._postgres.rows("lead_no_more", {"epoch": self._epoch})
-            self._epoch, self._until = None, 0.0
+            self._epoch = None
             return
         if stop.is_set():
             return

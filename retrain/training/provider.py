@@ -18,7 +18,7 @@ from typing import Any
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common import durable
-from retuned.consumers.common.lead import Lead, alone
+from retuned.consumers.common.lead import Lead, alone, lead_of_parent
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.settings import PrivacySettings
@@ -287,7 +287,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
             raise Cancelled("train: stopped; the job at the provider goes on")
 
     settings, folder = TrainSettings.model_validate(job["settings"]), Path(job["folder"])
-    there = _AtProvider.of(folder, client(settings, os.environ.get(TOKEN), wait=wait), job["run"])
+    there = _AtProvider.of(
+        folder, client(settings, os.environ.get(TOKEN), wait=wait, lead=lead_of_parent(wait)), job["run"]
+    )
     if there.record.job is None:
         rows = _rows(Path(job["dataset"]))
         try:

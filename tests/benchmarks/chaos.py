@@ -4,6 +4,8 @@
     chaos.py --kills 1000                       `make chaos KILLS=1000`: kills alone, half of them on each broker
     chaos.py --cluster 50                       `make chaos CLUSTER=50`: so many faults in a cluster of four ingesters,
                                                 and a quarter as many of its two daemons
+    chaos.py --leaders 30                       `make chaos LEADERS=30`: so many of each fault of the daemon that
+                                                leads a cluster
     chaos.py --releases 200                     `make chaos RELEASES=200`: kills while versions are released
 
 The daemon runs as a process of its own. Each row of build/chaos.json is a fault on a broker: how often it happened,
@@ -16,7 +18,9 @@ Their rows, in build/kills.json, have changes of champion that are not whole and
 
 The cluster's row joins those of build/chaos.json: its faults by name, what is stored in segments and followed into the
 daemon's warehouse, and the files that are left in no segment. A second one is `cluster_leaders`: of two daemons the one
-that leads is killed or frozen, or the other one killed, while versions are promoted. They need Apache Kafka.
+that leads is killed, frozen or cut off from PostgreSQL, or the other one killed, while versions are promoted. They need
+Apache Kafka. With --leaders there are so many faults of daemons, on Tansu, and so many of each kind of processes that
+do nothing but lead and act (`lease_faults`), which takes seconds each and finds an overlap of 20 ms.
 
 A release is `release_kills`: two doubles of vLLM get versions by the daemon, which is killed at each step of that, and
 apps talk through a gateway. Where RETUNED_VLLM names a vLLM, a row more has a 25th of the kills, before that. The rows
@@ -28,7 +32,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,12 +62,15 @@ def main() -> int:
     arguments.add_argument(
         "--cluster", type=int, help="so many faults of a cluster in their place, and a quarter as many of its leaders"
     )
+    arguments.add_argument("--leaders", type=int, help="so many of each fault of the daemon that leads a cluster")
     arguments.add_argument("--releases", type=int, help="so many kills while versions are released in their place")
     options = arguments.parse_args()
     if options.kills:
         return kill(options.kills)
     if options.cluster:
         return cluster(options.cluster, options.events)
+    if options.leaders:
+        return leaders(options.leaders)
     if options.releases:
         return release(options.releases)
     table: list[dict[str, str | int]] = []
@@ -119,7 +126,27 @@ def cluster(times: int, events: int) -> int:
     return int(any([*zero, *(led[key] for key in cluster_leaders.ZERO)]))
 
 
-def write(table: Sequence[dict[str, str | int]]) -> None:
+def leaders(times: int) -> int:
+    """The rows of a cluster's leaders; 1 when two of them acted, or anything is lost or done twice."""
+    import cluster_leaders
+    import lease_faults
+    from clusters import run_postgres
+
+    with tempfile.TemporaryDirectory() as place, run_postgres() as postgres, run_tansu(Path(place)) as broker:
+        folder, seconds = Path(place), dict[str, list[float]]()
+        leases = lease_faults.survive(postgres, folder, times)
+        print(", ".join(f"{key} {value:g}" for key, value in leases.items()), flush=True)
+        write([{"fault": "cluster, its lease", "broker": "none", **leases}])
+        kinds = list(cluster_leaders.FAULTS)
+        adapters = Adapters(folder / "adapters")
+        led = cluster_leaders.survive(kinds, broker, postgres, adapters, folder, times, seconds)
+        longest = {f"{fault}: longest seconds": round(max(took), 1) for fault, took in seconds.items()}
+        print(", ".join(f"{key} {value:g}" for key, value in (led | longest).items()), flush=True)
+        write([{"fault": "cluster, its leaders", "broker": "Tansu", **led, **longest}])
+    return int(bool(leases["acts of two leaders"]) or any(led[key] for key in cluster_leaders.ZERO))
+
+
+def write(table: Sequence[Mapping[str, str | float]]) -> None:
     """Rows of the same fault on the same broker give way to these."""
     RESULT.parent.mkdir(exist_ok=True)
     known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else []

@@ -10,7 +10,9 @@ from brokers import Broker
 from building import build_dataset
 from daemons import App, running, settings_for
 from teaching import START, Teacher
+from traffic import store
 
+from retuned.consumers.errors import StandsBy
 from retuned.consumers.warehouse.connection import open_warehouse
 from retuned.daemon.cli.main import main
 from retuned.daemon.service import opened
@@ -88,6 +90,20 @@ def test_what_is_archived_was_booked_first(tmp_path: Path) -> None:
         assert jobs.run("archive").rows == 6
         hours = jobs.context.warehouse.row("SELECT sum(quantity) AS hours FROM ledger WHERE item = 'time_saved'")
         assert hours == {"hours": 3}
+
+
+def test_a_daemon_that_stands_by_keeps_no_answers_in_shadow_that_no_rollout_needs(tmp_path: Path) -> None:
+    def stands_by() -> int:
+        raise StandsBy("another daemon leads")
+
+    with opened(old_settings(tmp_path)) as local:
+        jobs, warehouse = local.jobs, local.jobs.context.warehouse
+        at = {"timestamp": START, "received_at": START, "topic": "feedback", "partition": 0}
+        answer = {"interaction_id": "i", "name": "shadow_answer", "value": "{}", "source": "app"} | at
+        store(warehouse, "shadow_answers", [{"id": f"s{number}", "offset": number} | answer for number in range(3)])
+        jobs.context.now, jobs.context.lead = lambda: START + 30 * DAY, stands_by
+        jobs.run("archive")
+        assert warehouse.rows("SELECT id FROM shadow_answers") == []
 
 
 def test_a_workload_whose_events_have_all_left_is_still_known(tmp_path: Path) -> None:

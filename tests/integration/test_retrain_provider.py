@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from provider_double import BASE, Provider, serving
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
+from retuned.consumers.common.lead import LEASE, Lease
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.monitors.money import ledger
@@ -183,6 +186,27 @@ def test_a_stopped_run_takes_the_same_job_up_again(bench: Bench) -> None:
     bench.provider.jobs["ftjob-0"]["ahead"] = ["succeeded"]
     assert bench.take_up(stopped.run_id).promoted
     assert list(bench.provider.jobs) == ["ftjob-0"]
+
+
+def test_a_daemon_that_does_not_lead_any_more_sends_nothing_though_its_child_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it is frozen: the child asks for the lease itself."""
+    monkeypatch.setenv(LEASE, "")  # put back afterwards
+    teach_policies(Teacher(bench.warehouse), GOODS)
+    early: list[Any] = []
+    with closing(Lease()) as lease:
+        lease.hold(3, time.monotonic())
+
+        def leads_again() -> None:
+            early.extend(one for one in bench.provider.asked if one[0] != "GET")
+            lease.hold(4, time.monotonic() + 600)
+
+        timers = iter([threading.Timer(2, leads_again)])
+        bench.provider.interfere = lambda *_: next((timer.start() for timer in timers), None)
+        assert bench.retrain().promoted
+    assert early == []
+    assert {epoch for path, epoch in bench.provider.epochs if "chat" not in path} == {"4"}
 
 
 def test_an_evaluation_that_was_stopped_asks_for_no_answer_twice(bench: Bench) -> None:
