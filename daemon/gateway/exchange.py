@@ -12,16 +12,16 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from retuned.daemon.gateway import record
-from retuned.daemon.gateway.buffer import Buffer, Full
-from retuned.daemon.gateway.client import Client, Sends
 from retuned.daemon.gateway.conversations import Call
 from retuned.daemon.gateway.errors import Refused, error_body, why
-from retuned.daemon.gateway.feedback import Tokens
+from retuned.daemon.gateway.events import record
+from retuned.daemon.gateway.events.buffer import Buffer, Full
+from retuned.daemon.gateway.events.feedback import Tokens
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.daemon.gateway.outliers import Outcome, outcome_of
+from retuned.daemon.gateway.servers.client import Client, Sends
+from retuned.daemon.gateway.servers.outliers import Outcome, outcome_of
+from retuned.daemon.gateway.servers.upstreams import Attempt, Replica, Upstreams, headers_for
 from retuned.daemon.gateway.shadow import Shadow
-from retuned.daemon.gateway.upstreams import Attempt, Replica, Upstreams, headers_for
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.daemon.gateway import buffer as module
-from retuned.daemon.gateway.buffer import Buffer, Full, records
+from retuned.daemon.gateway.events import buffer as module
+from retuned.daemon.gateway.events.buffer import Buffer, Full, records
 
 
 def content(folder: Path) -> list[bytes]:
