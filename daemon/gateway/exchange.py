@@ -120,10 +120,11 @@ class Exchange:
             except TimeoutError as error:
                 raise self._failed(attempt, self._too_slow()) from error
             except aiohttp.ClientError as error:
-                message = "the model server closed the connection without an answer; the request may have begun, and "
-                raise self._failed(
-                    attempt, Refused(502, "upstream_failed", f"{message}is not sent to another one")
-                ) from error
+                message = (
+                    "the model server closed the connection without an answer; it may have processed the request, "
+                    "which is therefore not sent again"
+                )
+                raise self._failed(attempt, Refused(502, "upstream_failed", message)) from error
             self._is_recorded &= answer.status == 200
             async with answer:
                 if answer.headers.get("Content-Type", "").startswith("text/event-stream"):
@@ -260,7 +261,7 @@ class Exchange:
         self._parts.metrics.answered(self._target.workload, self._served.model, code, seconds, self._first_token)
 
     def _failed(self, attempt: Attempt, problem: Refused) -> Refused:
-        """The server has failed; returns what the app is told."""
+        """Count a failure of the server; returns the error for the app."""
         attempt.outcome = Outcome.FAILS
         self._count(problem.status)
         return problem
