@@ -75,7 +75,7 @@ def bind(settings: GatewaySettings) -> socket.socket:
         ConfigurationError: the address is taken or not this machine's.
     """
     host, port = settings.host, settings.port
-    if host == "::" and not _has_ipv6():
+    if host == "::" and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -92,14 +92,6 @@ def bind(settings: GatewaySettings) -> socket.socket:
         bound.close()
         raise ConfigurationError(f"gateway.port {port}: cannot be used ({error.strerror})") from error
     return bound
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.socket(socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 class Connection(RequestHandler):
