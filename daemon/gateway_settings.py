@@ -74,8 +74,8 @@ class GatewaySettings(Section):
     feedback_days: PositiveFloat = Field(30.0, description="a token of feedback is valid for so long")
     principals_file: Path | None = Field(
         None,
-        description="principals as in http.principals_file, which it may be; whoever has a token of the role labeller, "
-        "operator or admin may give feedback with the source expert; null: nobody may over HTTP",
+        description="principals, in the format of http.principals_file: those with the role labeller, operator or "
+        "admin may give feedback as experts; null: nobody may over HTTP",
     )
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
         (),
@@ -93,18 +93,18 @@ class GatewaySettings(Section):
     )
     max_connections: Annotated[int, Field(ge=32)] = Field(
         4_096,
-        description="most connections of apps at a time; the limit of open files may allow fewer. The one that has "
-        "waited longest for its request makes room for another",
+        description="most open connections of apps; the limit of open files may allow fewer. Beyond it, the connection "
+        "that has waited longest for a complete request is closed",
     )
     idle_seconds: PositiveFloat = Field(
         75.0,
-        description="a connection without a request is closed after so long; behind a load balancer more than it "
-        "keeps connections open",
+        description="how long a connection without a request stays open; behind a load balancer, set it above that "
+        "one's idle timeout",
     )
     client_seconds: PositiveFloat = Field(
         60.0,
-        description="an app that has not sent all of its request after so long, or takes nothing of its answer for so "
-        "long, is disconnected",
+        description="longest time in which an app sends a whole request, and in which it may read nothing of its "
+        "answer; after that it is disconnected",
     )
     timeout_seconds: PositiveFloat = Field(120.0, description="longest wait for the next byte of an answer")
     poll_seconds: PositiveFloat = Field(

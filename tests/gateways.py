@@ -1,7 +1,9 @@
 """The gateway as a process, the model servers behind it, and what it publishes."""
 
 import json
+import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -286,3 +288,20 @@ def route(
 def read(stream: Any, got: list[str]) -> None:
     """Take the texts of a stream to its end."""
     got.extend(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Open as many as may be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for handle in taken:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

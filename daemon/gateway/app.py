@@ -13,18 +13,18 @@ from prometheus_client import CollectorRegistry
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.kafka.publisher import KafkaPublisher
-from retuned.daemon.gateway.buffer import Buffer
-from retuned.daemon.gateway.client import Client
 from retuned.daemon.gateway.connections import Server, bind, most_connections, raise_file_limit
 from retuned.daemon.gateway.endpoints import Endpoints
-from retuned.daemon.gateway.experts import experts
-from retuned.daemon.gateway.feedback import Feedback, Tokens
+from retuned.daemon.gateway.events.buffer import Buffer
+from retuned.daemon.gateway.events.experts import experts
+from retuned.daemon.gateway.events.feedback import Feedback, Tokens
+from retuned.daemon.gateway.events.publish import Publishing
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import Proxy
-from retuned.daemon.gateway.publish import Publishing
 from retuned.daemon.gateway.routes import Daemon, Routes
+from retuned.daemon.gateway.servers.client import Client
+from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway.shadow import Shadow
-from retuned.daemon.gateway.upstreams import Upstreams
 from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)

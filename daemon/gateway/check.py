@@ -2,8 +2,8 @@
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.settings import secret
-from retuned.daemon.gateway.experts import experts
-from retuned.daemon.gateway.models import LIST_SECONDS, Model, base_of
+from retuned.daemon.gateway.events.experts import experts
+from retuned.daemon.gateway.servers.models import LIST_SECONDS, Model, base_of
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream
 from retuned.retrain.openai_api import Client
 from retuned.retrain.release.targets.build import in_words

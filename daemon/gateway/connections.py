@@ -1,7 +1,7 @@
-"""The connections of apps: how many there may be, and how long each may take.
+"""Limits of apps' connections: their number, and the time for a request and for reading its answer.
 
-Where there are too many, the one that has waited longest for its request to be whole makes room: clients that open
-connections, or send requests slowly, displace each other and never those whose answer is under way.
+Beyond the limit, the connection that has waited longest for a complete request is closed. So clients that open many
+connections, or send slowly, displace each other, and never an answer in progress.
 """
 
 import asyncio
@@ -21,59 +21,61 @@ from retuned.daemon.gateway_settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 HEADER_SECONDS = 10.0
-"""From the first byte of a request to the end of its headers, if `gateway.client_seconds` is not less."""
+"""From the first byte of a request to the end of its headers; at most `gateway.client_seconds`."""
 LOOK_SECONDS = 0.5
 LEAST_BYTES = 16 * 2**10
-"""What a client has to take of its answer in `gateway.client_seconds`, if there is as much."""
+"""What a client has to read of its answer in `gateway.client_seconds`, if that much is waiting."""
 SMALL_BYTES, MOST_LONG_BYTES = 64 * 2**10, 256 * 2**20
-"""Requests that are longer share so much memory while they are read."""
+"""Requests longer than the first share the second while they are read."""
 OTHER_FILES = 64
-"""Files that are not connections: the buffer, Kafka, the daemon, lists of models."""
+"""File descriptors for the buffer, Kafka, the daemon and lists of models."""
 FILES_PER_CONNECTION = 3
-"""The app's, the server's, and one that is kept open for the next request to a server."""
+"""File descriptors: the app's, the server's, and an idle one to another server."""
 SPARE = 16
-"""Connections that no answer takes: probes are answered, and other requests are refused, while all others are busy."""
+"""Connections beyond the answers in progress, so that probes are answered and new requests refused."""
 
 
 def raise_file_limit() -> int:
-    """Allow as many open files as this process may have; returns the limit."""
+    """Raise the limit of open files to the hard limit; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # "unlimited" may be more than the kernel allows
+        return soft
     return hard
 
 
 def most_connections(settings: GatewaySettings, files: int) -> int:
-    """How many connections there may be.
+    """The limit of connections.
 
     Args:
-        files: that may be open; RLIM_INFINITY: any number.
+        files: the limit of open files; RLIM_INFINITY: none.
 
     Raises:
-        ConfigurationError: too few files may be open.
+        ConfigurationError: the limit of open files is too low.
     """
     if files == resource.RLIM_INFINITY:
         return settings.max_connections
     possible = (files - OTHER_FILES) // FILES_PER_CONNECTION
     if possible <= SPARE:
         least = OTHER_FILES + FILES_PER_CONNECTION * (SPARE + 1)
-        raise ConfigurationError(f"the gateway may open {files} files, and needs {least}: raise `ulimit -n`")
+        raise ConfigurationError(f"the limit of open files is {files}; the gateway needs {least}: raise `ulimit -n`")
     if possible < settings.max_connections:
         log.warning(
-            "at most %d connections, and not the %d of gateway.max_connections: the limit of open files is %d",
+            "at most %d connections instead of gateway.max_connections %d: the limit of open files is %d",
             possible, settings.max_connections, files,
         )  # fmt: skip
     return min(settings.max_connections, possible)
 
 
 def bind(settings: GatewaySettings) -> socket.socket:
-    """A socket that several gateways may share; `::` takes IPv4, too.
+    """A listening socket, whose port several gateways may share. `::` accepts IPv4, too.
 
     Raises:
         ConfigurationError: the address is taken or not this machine's.
     """
     host, port = settings.host, settings.port
-    if host == "::" and not _has_ipv6():
+    if host == "::" and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -92,21 +94,13 @@ def bind(settings: GatewaySettings) -> socket.socket:
     return bound
 
 
-def _has_ipv6() -> bool:
-    try:
-        socket.socket(socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
 class Connection(RequestHandler):
-    """aiohttp's connection, with limits of time for headers and for what the client takes."""
+    """aiohttp's connection, with limits of time for headers and for reading the answer."""
 
     def __init__(self, server: "Server", **options: Any) -> None:
         super().__init__(server, **options)
         self.server = server
-        self.wire: asyncio.Transport | None = None  # aiohttp forgets its own before what is written is sent
+        self.wire: asyncio.Transport | None = None  # aiohttp drops its reference before everything is sent
         self.long_bytes = 0
         self._answered = 0
         self._headers_since: float | None = None
@@ -115,7 +109,7 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire = cast(asyncio.Transport, transport)
-        self.wire.set_write_buffer_limits(high=0)  # writing is paused as long as the kernel has not got everything
+        self.wire.set_write_buffer_limits(high=0)  # writing is paused until the kernel has everything
         super().connection_made(transport)
         self.server.opened(self)
 
@@ -151,7 +145,7 @@ class Connection(RequestHandler):
         self._stalled_since = None
 
     def look(self, now: float, seconds: float) -> None:
-        """End it if its headers take too long, or its client takes nothing of an answer for so long."""
+        """Close it if its headers take too long, or its client has not read for so many seconds."""
         late = self._headers_since is not None and now - self._headers_since > min(HEADER_SECONDS, seconds)
         if self._stalled_since is not None and now - self._stalled_since > seconds:
             before = self._unsent
@@ -161,7 +155,7 @@ class Connection(RequestHandler):
             self.abort()
 
     def abort(self) -> None:
-        """End it at once; what the client has not taken is lost."""
+        """Close it at once, without sending what is left."""
         if self.wire is not None:
             self.wire.abort()
 
@@ -171,7 +165,7 @@ class Connection(RequestHandler):
 
 
 class Server(web.Server):
-    """aiohttp's server, with a limit of connections and of answers that are under way."""
+    """aiohttp's server, with limits of connections and of answers in progress."""
 
     def __init__(self, handler: Any, settings: GatewaySettings, most: int) -> None:
         super().__init__(
@@ -182,7 +176,7 @@ class Server(web.Server):
         )
         self._settings, self._most = settings, most
         self._open: dict[Connection, None] = {}
-        self._waiting: dict[Connection, None] = {}  # their request is not whole; the one that waits longest comes first
+        self._waiting: dict[Connection, None] = {}  # for a complete request; the longest wait comes first
         self._long_bytes = 0
 
     def __call__(self) -> RequestHandler:
@@ -194,7 +188,7 @@ class Server(web.Server):
         return len(self._open)
 
     def opened(self, connection: Connection) -> None:
-        """Another connection; where there are too many, the one that waits longest is ended."""
+        """Register a connection; beyond the limit, close the one that has waited longest."""
         self._open[connection] = self._waiting[connection] = None
         if len(self._open) > self._most:
             oldest = next(iter(self._waiting))
@@ -202,21 +196,21 @@ class Server(web.Server):
             oldest.abort()
 
     def closed(self, connection: Connection) -> None:
-        """A connection has ended; safe to repeat."""
+        """Remove a connection; safe to repeat."""
         self._open.pop(connection, None)
         self._waiting.pop(connection, None)
 
     def waits(self, connection: Connection) -> None:
-        """Its answer has ended, and the next request is waited for."""
+        """The answer has ended; the next request may come."""
         if connection in self._open:
             self._waiting.pop(connection, None)
             self._waiting[connection] = None
 
     async def read(self, connection: Connection, request: web.BaseRequest, most: int) -> bytes:
-        """The body of a request, which is answered from now on.
+        """The body of a request; from then on its answer is in progress.
 
         Raises:
-            Refused: it is too long, takes too long, or too many answers are under way.
+            Refused: it is too long or takes too long, or too many answers are in progress.
         """
         body = bytearray()
         try:
@@ -229,23 +223,23 @@ class Server(web.Server):
                         self._make_room(connection, len(piece))
         except TimeoutError:
             limit = f"{self._settings.client_seconds:g} s (gateway.client_seconds)"
-            raise Refused(408, "request_timeout", f"the request was not whole after {limit}", closes=True) from None
+            raise Refused(408, "request_timeout", f"the request was not complete after {limit}", closes=True) from None
         finally:
             self._long_bytes -= connection.long_bytes
             connection.long_bytes = 0
         if len(self._open) - len(self._waiting) >= self._most - SPARE:
-            raise busy("as many requests are being answered as the gateway has connections for")
+            raise busy("all connections of the gateway have requests in progress")
         self._waiting.pop(connection, None)
         return bytes(body)
 
     def _make_room(self, connection: Connection, more: int) -> None:
         if self._long_bytes + more > MOST_LONG_BYTES:
-            raise busy("too many long requests are being read")
+            raise busy("the gateway is reading too many long requests")
         connection.long_bytes += more
         self._long_bytes += more
 
     async def look(self) -> None:
-        """End, again and again, the connections that take too long."""
+        """Close connections that take too long, until cancelled."""
         while True:
             now = time.monotonic()
             for connection in list(self._open):
@@ -254,7 +248,7 @@ class Server(web.Server):
 
 
 def busy(why: str) -> Refused:
-    """A request for which there is no room; nothing has been sent to a model server."""
+    """The refusal of a request that was not sent to a model server."""
     return Refused(503, "busy", f"{why}; try again later", {"Retry-After": "1"}, closes=True)
 
 

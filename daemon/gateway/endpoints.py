@@ -8,15 +8,15 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from retuned.daemon.gateway import record
-from retuned.daemon.gateway.buffer import Buffer, Full
 from retuned.daemon.gateway.connections import read
 from retuned.daemon.gateway.errors import Refused, error_response
-from retuned.daemon.gateway.feedback import PREFLIGHT, Feedback
+from retuned.daemon.gateway.events import record
+from retuned.daemon.gateway.events.buffer import Buffer, Full
+from retuned.daemon.gateway.events.feedback import PREFLIGHT, Feedback
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import PASSED_ON, Proxy
 from retuned.daemon.gateway.routes import Routes
-from retuned.daemon.gateway.upstreams import Upstreams
+from retuned.daemon.gateway.servers.upstreams import Upstreams
 
 log = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from retuned.daemon.gateway import record
-from retuned.daemon.gateway.buffer import Buffer, Full
-from retuned.daemon.gateway.client import Client, Sends
 from retuned.daemon.gateway.conversations import Call
 from retuned.daemon.gateway.errors import Refused, error_body, why
-from retuned.daemon.gateway.feedback import Tokens
+from retuned.daemon.gateway.events import record
+from retuned.daemon.gateway.events.buffer import Buffer, Full
+from retuned.daemon.gateway.events.feedback import Tokens
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.daemon.gateway.outliers import Outcome, outcome_of
+from retuned.daemon.gateway.servers.client import Client, Sends
+from retuned.daemon.gateway.servers.outliers import Outcome, outcome_of
+from retuned.daemon.gateway.servers.upstreams import Attempt, Replica, Upstreams, headers_for
 from retuned.daemon.gateway.shadow import Shadow
-from retuned.daemon.gateway.upstreams import Attempt, Replica, Upstreams, headers_for
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 
@@ -120,10 +120,11 @@ class Exchange:
             except TimeoutError as error:
                 raise self._failed(attempt, self._too_slow()) from error
             except aiohttp.ClientError as error:
-                message = "the model server closed the connection without an answer; the request may have begun, and "
-                raise self._failed(
-                    attempt, Refused(502, "upstream_failed", f"{message}is not sent to another one")
-                ) from error
+                message = (
+                    "the model server closed the connection without an answer; it may have processed the request, "
+                    "which is therefore not sent again"
+                )
+                raise self._failed(attempt, Refused(502, "upstream_failed", message)) from error
             self._is_recorded &= answer.status == 200
             async with answer:
                 if answer.headers.get("Content-Type", "").startswith("text/event-stream"):
@@ -260,7 +261,7 @@ class Exchange:
         self._parts.metrics.answered(self._target.workload, self._served.model, code, seconds, self._first_token)
 
     def _failed(self, attempt: Attempt, problem: Refused) -> Refused:
-        """The server has failed; returns what the app is told."""
+        """Count a failure of the server; returns the error for the app."""
         attempt.outcome = Outcome.FAILS
         self._count(problem.status)
         return problem

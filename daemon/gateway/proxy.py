@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from retuned.daemon.gateway.buffer import Buffer
-from retuned.daemon.gateway.client import Client, Sends
 from retuned.daemon.gateway.connections import read
 from retuned.daemon.gateway.conversations import Call
 from retuned.daemon.gateway.errors import Refused
+from retuned.daemon.gateway.events.buffer import Buffer
+from retuned.daemon.gateway.events.feedback import Tokens
 from retuned.daemon.gateway.exchange import RECORDED, Elsewhere, Exchange, Parts, Target
-from retuned.daemon.gateway.feedback import Tokens
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.routes import Routes
+from retuned.daemon.gateway.servers.client import Client, Sends
+from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway.shadow import Shadow
-from retuned.daemon.gateway.upstreams import Upstreams
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 

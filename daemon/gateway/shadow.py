@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 import aiohttp
 from multidict import CIMultiDict
 
-from retuned.daemon.gateway import record
-from retuned.daemon.gateway.buffer import Buffer, Full
 from retuned.daemon.gateway.conversations import Call
+from retuned.daemon.gateway.events import record
+from retuned.daemon.gateway.events.buffer import Buffer, Full
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.routes import Routes
-from retuned.daemon.gateway.upstreams import Replica, Upstreams, headers_for
+from retuned.daemon.gateway.servers.upstreams import Replica, Upstreams, headers_for
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 

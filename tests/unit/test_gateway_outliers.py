@@ -2,7 +2,7 @@
 
 import pytest
 
-from retuned.daemon.gateway.outliers import (
+from retuned.daemon.gateway.servers.outliers import (
     BASE_SECONDS,
     BUSY_SECONDS,
     FAILURES,

@@ -14,11 +14,11 @@ from retuned.consumers.formats.events import BadEvent, Bounds, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import IngestSettings, KafkaSettings
 from retuned.consumers.warehouse.connection import utc_now
-from retuned.daemon.gateway import publish, record
-from retuned.daemon.gateway.buffer import Buffer
+from retuned.daemon.gateway.events import publish, record
+from retuned.daemon.gateway.events.buffer import Buffer
+from retuned.daemon.gateway.events.publish import Publishing
+from retuned.daemon.gateway.events.record import Exchange, Vote, interaction
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.daemon.gateway.publish import Publishing
-from retuned.daemon.gateway.record import Exchange, Vote, interaction
 
 CHAT = {"model": "support", "messages": [{"role": "user", "content": "How long?"}]}
 

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.gateway import metrics as metrics_module
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.daemon.gateway.models import Model
-from retuned.daemon.gateway.outliers import FAILURES, Outcome
 from retuned.daemon.gateway.routes import FILE, Routes
-from retuned.daemon.gateway.upstreams import Replica, Upstreams
+from retuned.daemon.gateway.servers.models import Model
+from retuned.daemon.gateway.servers.outliers import FAILURES, Outcome
+from retuned.daemon.gateway.servers.upstreams import Replica, Upstreams
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream, keys_in
 from retuned.retrain.release.assignment import Served
 

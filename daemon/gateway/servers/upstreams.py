@@ -14,8 +14,8 @@ from multidict import CIMultiDict
 
 from retuned.daemon.gateway.errors import why
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.daemon.gateway.models import LIST_SECONDS, MODELS, Model, base_of
-from retuned.daemon.gateway.outliers import Health, Outcome
+from retuned.daemon.gateway.servers.models import LIST_SECONDS, MODELS, Model, base_of
+from retuned.daemon.gateway.servers.outliers import Health, Outcome
 from retuned.daemon.gateway_settings import Upstream
 from retuned.retrain.release.assignment import Served
 

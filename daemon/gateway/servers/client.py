@@ -1,4 +1,4 @@
-"""How requests are sent to model servers: none is sent again that a server may have begun to work on."""
+"""Sends requests to model servers, and none again that a server may have started to process."""
 
 import errno
 from contextvars import ContextVar
@@ -18,7 +18,7 @@ _is_new: ContextVar[bool] = ContextVar("_is_new")
 
 
 class Sends:
-    """How often the request of an app has been sent, to whichever servers."""
+    """How often an app's request was sent without an answer, to all servers together."""
 
     count = 0
 
@@ -36,7 +36,7 @@ class Client:
     """aiohttp's client.
 
     Attributes:
-        session: that keeps connections open.
+        session: with kept-alive connections.
     """
 
     def __init__(self, timeout_seconds: float) -> None:
@@ -56,13 +56,13 @@ class Client:
         await self._fresh.close()
 
     async def post(self, url: str, body: bytes, headers: CIMultiDict[str], sends: Sends) -> aiohttp.ClientResponse:
-        """Send a request. A second time, and on a new connection, where a server closed one that was kept open: it
-        may have done so before the request came.
+        """Send a request; once more, on a new connection, if the server closed a kept-alive one: probably before the
+        request arrived.
 
         Raises:
             aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError: there is no connection; nothing was sent.
             aiohttp.ClientError, TimeoutError: there is no answer.
-            Refused: this process may open no more connections.
+            Refused: the process is out of file descriptors.
         """
         for session in (self.session, self._fresh):
             _is_new.set(False)
@@ -72,7 +72,7 @@ class Client:
             except aiohttp.ClientConnectorError as error:
                 sends.count -= 1
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    raise busy("the gateway may open no more connections (`ulimit -n`)") from error
+                    raise busy("the gateway is out of file descriptors (`ulimit -n`)") from error
                 raise
             except aiohttp.ConnectionTimeoutError:
                 sends.count -= 1

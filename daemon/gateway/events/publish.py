@@ -14,9 +14,9 @@ from retuned.consumers.errors import BrokerRefused, RetunedError
 from retuned.consumers.formats.events import BadEvent, Kind
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.settings import KafkaSettings
-from retuned.daemon.gateway.buffer import Buffer, records
+from retuned.daemon.gateway.events.buffer import Buffer, records
+from retuned.daemon.gateway.events.record import Record, Shadow, Vote, decode, interaction, shadow_answer
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.daemon.gateway.record import Record, Shadow, Vote, decode, interaction, shadow_answer
 
 log = logging.getLogger(__name__)
 

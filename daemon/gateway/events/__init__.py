@@ -1,0 +1,1 @@
+"""The events that the gateway publishes: from answers and feedback to Kafka."""
