@@ -142,7 +142,7 @@ class Cluster:
             raise StandsBy(f"this daemon stands by, and knows no leader: {self.problem or 'try again in some seconds'}")
         answer = self._passing.pass_on(leader, method, path, headers, body)
         if method == "POST":
-            with suppress(StoreUnavailable):
+            with suppress(RetunedError):  # whatever it is, the thread that follows all the time finds it, too
                 self._control.follow()
         return answer
 

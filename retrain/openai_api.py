@@ -20,7 +20,7 @@ from retuned.consumers.errors import RetunedError
 
 WORTH_ANOTHER_TRY = frozenset({429, 500, 502, 503, 504})
 EPOCH = "Retuned-Epoch"
-"""Header of what the leader of a cluster asks for: of a lower epoch than one seen, nothing should be done."""
+"""Header of requests from the leader of a cluster; a receiver that has seen a higher epoch should refuse them."""
 NO_CREDIT = "insufficient_quota"
 """OpenAI's code of a 429 that no waiting ends."""
 _LONGEST_PAUSE = 120.0
@@ -60,7 +60,7 @@ class Client:
         advice: what to do about errors, by their status or their code.
         pauses: seconds before each further try of a request that failed.
         wait: passes so many seconds; may raise to give up.
-        lead: asked before each request that is no GET.
+        lead: checked before each request that is no GET.
     """
 
     url: str

@@ -33,7 +33,7 @@ class Objects:
         """
         Args:
             make: whether to make the folder of file:///folder.
-            lead: asked before each file is deleted.
+            lead: checked before each file is deleted.
 
         Raises:
             ConfigurationError: store.objects_url is not set, or names nothing that is known.

@@ -26,6 +26,7 @@ MIGRATIONS = files("retuned.consumers.cluster") / "migrations"
 MIGRATION_LOCK = 8_321_001
 """Key of the advisory lock under which the schema is changed."""
 CONNECT_SECONDS = 5
+CLOSE_SECONDS = 1.0
 STATEMENT_SECONDS = 30
 _OURS: Mapping[str, tuple[type[Exception], str]] = {
     "RT001": (Reassigned, "what was read is read again from where it is stored"),
@@ -83,9 +84,12 @@ class Postgres:
             yield connection
 
     def close(self) -> None:
-        """Safe to repeat."""
-        with self._lock:
-            self._drop()
+        """Safe to repeat. A server that another thread waits for is not waited for here."""
+        if self._lock.acquire(timeout=CLOSE_SECONDS):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     # Inside
 

@@ -1,7 +1,7 @@
-"""Leave to act outside of the warehouse: of the daemons of a cluster, one has it at a time.
+"""Permission to change something outside of the warehouse: of the daemons of a cluster, one has it at a time.
 
-What talks to the outside asks before each request that changes something there: the client of HTTP, the publisher of
-messages, the object storage where it deletes.
+It is checked where requests leave the process, before each one that changes something: in the client of HTTP, the
+publisher of messages, and the object storage where it deletes.
 """
 
 import os
@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 Lead = Callable[[], int | None]
-"""Returns the epoch under which this daemon leads its cluster, which goes with the act where the receiver can take it:
-of a lower epoch than one that it has seen, it should do nothing. None: there is no cluster. Raises StandsBy where
-another daemon leads, or may."""
+"""Returns the epoch under which this daemon leads its cluster; None: there is no cluster. The request carries the epoch
+where the receiver can read it: one that has seen a higher epoch should refuse the request.
+
+Raises:
+    StandsBy: another daemon leads, or may.
+"""
 
 LEASE = "RETUNED_LEASE"
 """In the environment of a daemon of a cluster and of its children: the file of its `Lease`."""
@@ -21,11 +24,11 @@ _HELD = struct.Struct("=qd")
 
 
 def alone() -> None:
-    """The leave of a process that is in no cluster."""
+    """Of a process that is in no cluster: it always may."""
 
 
 class Lease:
-    """Until when a daemon leads, for its children: they go on where it is frozen, and cannot ask it."""
+    """Until when a daemon leads, in memory that its children read: they go on while it is frozen."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("retuned-lease")
@@ -37,13 +40,13 @@ class Lease:
         os.pwrite(self._file, _HELD.pack(epoch, until), 0)
 
     def close(self) -> None:
-        """Nobody asks for it any more."""
+        """No child reads it any more."""
         os.environ.pop(LEASE, None)
         os.close(self._file)
 
 
 def lead_of_parent(wait: Callable[[float], None]) -> Lead:
-    """The leave of a child: it waits as long as its daemon does not lead.
+    """Of a child process: it waits until its daemon leads.
 
     Args:
         wait: passes so many seconds; may raise to give up.

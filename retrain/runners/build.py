@@ -11,7 +11,7 @@ def runner(settings: Settings, lead: Lead = alone) -> Runner:
     """That of a workload's trainings and evaluations, by its settings.
 
     Args:
-        lead: asked before a job begins or ends elsewhere.
+        lead: checked before a job begins or ends elsewhere.
     """
     return LocalRunner(settings.train) if settings.runner.kind == "local" else RayRunner(settings.runner, lead)
 

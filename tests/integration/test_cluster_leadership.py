@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import psycopg
@@ -18,8 +18,11 @@ from clusters import Postgres as Server
 from retuned.consumers.cluster import leadership as module
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.leadership import Leadership, hand_over
+from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.errors import ConfigurationError, LeadershipLost, StandsBy
+from retuned.consumers.kafka.led import LedPublisher
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import StoreSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import open_warehouse, utc_now
 
@@ -116,6 +119,25 @@ def test_one_that_is_frozen_leads_no_more_and_ends_itself_when_it_wakes_up(
         frozen.thread.join(20)
         assert isinstance(frozen.error[0], LeadershipLost)
         assert other.pauses() == ["a"]
+
+
+def test_the_leader_alone_publishes_and_deletes(tmp_path: Path, database: str) -> None:
+    with closing(Daemon(tmp_path, "first", database)) as first:
+        assert first.led.wait(20)
+        with closing(Daemon(tmp_path, "second", database)) as second:
+            until(lambda: second.leadership.leader_url is not None)
+            store = StoreSettings(objects_url=(tmp_path / "objects").as_uri())
+            for daemon in (second, first):
+                publisher, objects = MemoryPublisher(), Objects(store, lead=daemon.leadership.check)
+                objects.put("a", b"")
+                refuses = nullcontext() if daemon is first else pytest.raises(StandsBy)
+                with refuses:
+                    LedPublisher(publisher, daemon.leadership.check).publish("events", "w", {"event": "promoted"})
+                with refuses:
+                    objects.delete(["a"])
+                acted = daemon is first
+                assert publisher.messages == ([("events", "w", {"event": "promoted", "epoch": 1})] if acted else [])
+                assert (tmp_path / "objects" / "a").exists() is not acted
 
 
 def test_one_that_is_cut_off_is_followed_once_it_leads_no_more(

@@ -17,7 +17,7 @@ from http_doubles import Quiet, listening
 from ray_clusters import RayDouble, children, ray_double
 
 from retuned.consumers.common.logfields import about
-from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
+from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError, StandsBy
 from retuned.retrain.runners import attempts
 from retuned.retrain.runners.attempts import Attempt
 from retuned.retrain.runners.ray import RayRunner
@@ -227,6 +227,29 @@ def test_a_daemon_that_was_killed_before_it_submitted_does_so(ray: RayDouble, tm
     assert began is not None
     assert run(runner(ray), work)[0]["counted"] == STEPS
     assert ray.names == [began.id]
+
+
+def test_a_daemon_that_leads_no_more_leaves_its_job_to_the_one_that_does(ray: RayDouble, tmp_path: Path) -> None:
+    leads, stop = [True], threading.Event()
+
+    def lead() -> int:
+        if not leads:
+            raise StandsBy("another daemon leads")
+        return 3
+
+    def loses() -> None:
+        leads.clear()
+        stop.set()
+
+    before = RayRunner(RunnerSettings(kind="ray", url=ray.url, python=sys.executable), lead, status_seconds=0.1)
+    at = once(lambda line: line.get("step") == 3, loses)
+    with pytest.raises(StandsBy):
+        before.run(counting_work(tmp_path, hold_at=3), stop, at)
+    (tmp_path / "gate").touch()
+    result, _ = run(runner(ray), counting_work(tmp_path, hold_at=3))
+    assert result["counted"] == STEPS
+    (body,) = ray.bodies.values()
+    assert body["metadata"]["epoch"] == "3"
 
 
 def test_a_result_that_a_stop_comes_too_late_for_is_returned(ray: RayDouble, tmp_path: Path) -> None:

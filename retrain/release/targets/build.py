@@ -72,7 +72,7 @@ def build(
     """What talks to a replica. Files of tokens are read each time.
 
     Args:
-        lead: asked before anything is changed there; links are this daemon's own.
+        lead: checked before anything is changed there; links are this daemon's own.
 
     Raises:
         ConfigurationError: one cannot be read.
