@@ -17,7 +17,9 @@ def is_call(value: Plain) -> bool:
         ("response" in value and isinstance(value.get("request"), dict))
         or openai.is_response(value)
         or openai.is_batch_line(value)
-        or any(api.is_response(value) for api in _APIS)
+        or anthropic.is_response(value)
+        or converse.is_response(value)
+        or gemini.is_response(value)
         or openai.are_chunks(value.get("chunks"))
     )
 
