@@ -14,6 +14,7 @@ _VALUES = frozenset(
 LABELLED = rf'(?i:"(?:{"|".join(_LABELS)})\\*" ?: ?\\*"[^"]*)'
 """What stands before such a key, in the dialect of RE2."""
 
+_NO_NAME = re.compile(r"[@＠<>]|(?:[0-9][^0-9]*+){3}")
 _SCALAR = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^\s\[\]{}:,"]++')
 
 
@@ -87,7 +88,9 @@ def _collect(value: Any, key: str, above: str, leaves: list[Leaf]) -> None:
 
 
 def _label(value: dict[str, Any]) -> str:
-    return next((label for name in _LABELS if isinstance(label := value.get(name), str) and label), "")
+    """The name of the field that an object is; none is an address, a number or a token."""
+    names = (name for field in _LABELS if isinstance(name := value.get(field), str) and name)
+    return next((name for name in names if not _NO_NAME.search(name)), "")
 
 
 def _rebuilt(value: Any, new: Iterator[Any]) -> Any:

@@ -1,5 +1,6 @@
 """What is taken out of an event before it is stored: personal data, keys and tokens."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from retuned.consumers.privacy.pseudonyms import is_pseudonym
 from retuned.consumers.settings import PrivacySettings
 
 _LONGEST_KEY = 64
+# A key that is somebody's address, or was one, gives its value no meaning.
+_ADDRESS = re.compile("[@＠<>]")
 Failed = Callable[[int, Exception], None]
 # What a conversation may be named after.
 _SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
@@ -228,7 +231,7 @@ class Redactor:
 
 def _context(leaf: Leaf) -> str:
     """What would stand before a value in a text, up to its quotes."""
-    key = f"{leaf.above}.{leaf.key}" if leaf.above else leaf.key
+    key = ".".join(name for name in (leaf.above, leaf.key) if name and not _ADDRESS.search(name))
     return f'"{key[-_LONGEST_KEY:]}": ' if key else ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from personal_data import labelled, ordinary, recall
+from personal_data import held_out, labelled, ordinary, recall
 
 from retuned.consumers.privacy.redactor import Redactor
 
@@ -29,7 +29,13 @@ def main() -> dict[str, float]:
         for text in texts:
             redactor.text(text)
     seconds = time.perf_counter() - began
+    right, held = held_out(Redactor())
+    print("\nby another writer, who had not seen the patterns", file=sys.stderr)
+    for group in sorted(held):
+        print(f"{group:12} {right[group]:5} {held[group]:4} {right[group] / held[group]:7.3f}", file=sys.stderr)
     return {
+        "redact_held_out_recall": right["personal"] / held["personal"],
+        "redact_held_out_kept": right["keep"] / held["keep"],
         "redact_strings_per_second": ROUNDS * len(texts) / seconds,
         "redact_recall": found["all"] / total["all"],
         "redact_recall_before": found["before"] / total["before"],

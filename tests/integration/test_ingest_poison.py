@@ -22,7 +22,7 @@ from retuned.consumers.formats.files import TOPIC
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.kafka.records import FetchedRecord
-from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.privacy.finder import Finder
 from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings, Settings
 from retuned.consumers.warehouse import rows as rows_module
@@ -80,7 +80,7 @@ def packing(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def redaction(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Redactor, "text", fails_on_poison(Redactor.text, 1))
+    monkeypatch.setattr(Finder, "find", fails_on_poison(Finder.find, 1))
 
 
 def storing(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingestion import Rig, interaction, settings_for
+from ingestion import Rig, feedback, interaction, settings_for
 from pydantic import SecretStr
 
 from retuned.consumers.errors import ConfigurationError
@@ -119,6 +119,62 @@ def test_a_user_at_any_depth_of_the_attributes_is_stored_as_a_pseudonym(
         expected = json.loads(json.dumps(expected).replace(f"<{user}>", rig.ingest.writer.pseudonym(user)))
     stored = rig.warehouse.rows("SELECT attributes FROM interactions ORDER BY id")
     assert [json.loads(row["attributes"] or "null") for row in stored[:2]] == [{"channel": "web", **expected}] * 2
+
+
+# What names nobody: roles, types, templates, sentences, descriptions.
+NOBODY = {
+    "user": "admin", "user_id": "{user_id}", "userId": "string", "username": "<name>", "users": 3, "user_count": 2,
+    "messages": [{"role": "user"}], "shots": [{"user": "Where is my parcel?", "assistant": "On its way."}],
+    "tool": {"parameters": SCHEMA}, "user_agent": "curl", "is_user": True, "order": {"id": "o-17"},
+}  # fmt: skip
+
+
+def test_a_user_is_the_same_pseudonym_wherever_an_event_names_him(tmp_path: Path, warehouse: Warehouse) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    named = {
+        "user": "u-17", "userId": "u-17", "customer_id": "u-17", "account-id": "u-17", "endUser": " u-17 ",
+        "customer": {"id": "u-17", "plan": "gold"}, "users": [{"id": "u-17"}], "requestUserID": {"value": "u-17"},
+        "list": [{"key": "user.id", "value": {"stringValue": "u-17"}}], "benutzername": "u-17",
+    }  # fmt: skip
+    arguments = json.dumps({"x": json.dumps(named)})
+    call = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": arguments}}
+    said = {"role": "user", "content": json.dumps(named), "user_id": "u-17"}
+    rig.send(
+        interaction("a", user_id=" u-17 ", attributes={"deep": named}),
+        interaction("b", messages=[said, {"role": "assistant", "content": None, "tool_calls": [call]}]),
+        interaction("c", response=json.dumps(named), context=[json.dumps(named)]),
+        feedback("f", "a", name="correction", value=named, user_id="u-17"),
+        feedback("g", "a", name="correction", value=json.dumps(named)),
+    )
+    rig.drain()
+    rows = rig.warehouse.rows("SELECT * FROM interactions") + rig.warehouse.rows("SELECT * FROM feedback")
+    assert len(rows) == 5
+    assert "u-17" not in str(rows)
+    pseudonym = rig.ingest.writer.pseudonym("u-17")
+    assert str(rows).count(pseudonym) == len(named) * 7 + 3
+    (correction,) = [json.loads(row["value"]) for row in rows if row["id"] == "f"]
+    assert correction["customer"] == {"id": pseudonym, "plan": "gold"}
+
+
+def test_what_names_nobody_stays(tmp_path: Path, warehouse: Warehouse) -> None:
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    text = json.dumps(NOBODY)
+    rig.send(interaction("a", attributes={"deep": NOBODY}, messages=[{"role": "user", "content": text}], response=text))
+    rig.drain()
+    (row,) = rig.warehouse.rows("SELECT messages, response, attributes FROM interactions")
+    assert json.loads(row["attributes"]) == {"deep": NOBODY}
+    assert json.loads(row["messages"]) == [{"role": "user", "content": text}]
+    assert row["response"] == text
+
+
+def test_users_are_pseudonyms_where_nothing_is_redacted(tmp_path: Path, warehouse: Warehouse) -> None:
+    off = settings_for(tmp_path).model_copy(update={"privacy": PrivacySettings(redact=False)})
+    rig = Rig(off, warehouse, MemoryLog())
+    rig.send(interaction("a", attributes={"deep": {"user_id": "u-17", "mail": "anna@example.com"}}))
+    rig.drain()
+    (row,) = rig.warehouse.rows("SELECT attributes FROM interactions")
+    pseudonym = rig.ingest.writer.pseudonym("u-17")
+    assert json.loads(row["attributes"]) == {"deep": {"user_id": pseudonym, "mail": "anna@example.com"}}
 
 
 def test_attributes_with_a_user_and_a_number_that_cannot_be_read_are_a_dead_letter(
