@@ -48,6 +48,7 @@ class VllmDouble:
         asked: bodies of completions.
         token: what requests must bear; None: nothing.
         loads: it was started so that adapters can be loaded.
+        slots: for adapters, as its metrics have them; None: they do not yet.
         uses_adapters: False: it answers with the base model, whatever is asked for.
         interfere: gets the number of a completion; what it returns is answered in its place.
         at_once: the most completions that were open at one time.
@@ -60,6 +61,7 @@ class VllmDouble:
     asked: list[dict[str, Any]] = field(default_factory=list)
     token: str | None = None
     loads: bool = True
+    slots: int | None = None
     uses_adapters: bool = True
     interfere: Callable[[int], Answered | None] = lambda _: None
     at_once: int = 0
@@ -81,6 +83,13 @@ class VllmDouble:
             base = {"id": "base", "root": str(self.base), "parent": None}
             adapters = [{"id": name, "root": root, "parent": "base"} for name, root in self.loaded.items()]
             return 200, {"object": "list", "data": [base, *adapters]}
+        if path == "/metrics":
+            lines = (
+                [f'vllm:lora_requests_info{{max_lora="{self.slots}",running_lora_adapters=""}} 1.0']
+                if self.slots
+                else []
+            )
+            return 200, "\n".join(lines)
         assert body is not None
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], body["lora_path"])
