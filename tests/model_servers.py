@@ -49,6 +49,7 @@ class VllmDouble:
         token: what requests must bear; None: nothing.
         loads: it was started so that adapters can be loaded.
         sees_files: the folder of the adapters is mounted.
+        slots: for adapters, as its metrics have them; None: they do not yet.
         uses_adapters: False: it answers with the base model, whatever is asked for.
         interfere: gets the number of a completion; what it returns is answered in its place.
         at_once: the most completions that were open at one time.
@@ -62,6 +63,7 @@ class VllmDouble:
     token: str | None = None
     loads: bool = True
     sees_files: bool = True
+    slots: int | None = None
     uses_adapters: bool = True
     interfere: Callable[[int], Answered | None] = lambda _: None
     at_once: int = 0
@@ -83,6 +85,13 @@ class VllmDouble:
             base = {"id": "base", "root": str(self.base), "parent": None}
             adapters = [{"id": name, "root": root, "parent": "base"} for name, root in self.loaded.items()]
             return 200, {"object": "list", "data": [base, *adapters]}
+        if path == "/metrics":
+            lines = (
+                [f'vllm:lora_requests_info{{max_lora="{self.slots}",running_lora_adapters=""}} 1.0']
+                if self.slots
+                else []
+            )
+            return 200, "\n".join(lines)
         assert body is not None
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], body["lora_path"])

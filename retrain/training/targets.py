@@ -104,8 +104,9 @@ def check(found: Coverage, base: Any) -> None:
     """
     if found.share < FLOOR:
         raise RetunedError(
-            f"models.base: an adapter on {base} would cover {found}. At least {FLOOR:.0%} are needed; take a base model "
-            "whose weights PEFT can adapt, with its weights in 16 bits, or name layers in train.target_modules"
+            f"models.base: an adapter on {base} would cover {found}. At least {FLOOR:.0%} are needed; take a "
+            "base model whose weights PEFT can adapt, with its weights in 16 bits, or name layers in "
+            "train.target_modules"
         )
 
 

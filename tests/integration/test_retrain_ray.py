@@ -413,6 +413,12 @@ def test_a_job_asks_for_its_resources_in_its_environment(ray: RayDouble, tmp_pat
     assert "sesame" not in json.dumps(body)
 
 
+def test_a_job_that_names_no_resources_takes_a_cpu_of_any_node(ray: RayDouble, tmp_path: Path) -> None:
+    """Ray runs what asks for none on its head node."""
+    run(runner(ray), counting_work(tmp_path))
+    assert [body["entrypoint_num_cpus"] for body in ray.bodies.values()] == [1]
+
+
 def test_an_attempt_begins_with_whole_checkpoints_of_the_one_before(tmp_path: Path) -> None:
     work = counting_work(tmp_path)
     (work.folder / "checkpoint-2").mkdir(parents=True)

@@ -222,6 +222,31 @@ def test_what_a_server_would_not_take_is_not_sent(
     assert served.states() == {served.old.name: "failed"}
 
 
+def test_an_adapter_on_experts_is_sent_as_such_and_to_vllm_alone(
+    tmp_path: Path, warehouse: Warehouse, adapters: Adapters
+) -> None:
+    class Noting(VllmDouble):
+        """As vLLM with --enable-mixed-moe-lora-format, but for the arithmetic."""
+
+        def answer(self, path: str, body: dict[str, Any] | None, token: str | None) -> tuple[int, Any]:
+            if body is not None and path == "/v1/load_lora_adapter":
+                self.asked.append(body)
+                self.loaded[body["lora_name"]] = body["lora_path"]
+                return 200, "Success"
+            return super().answer(path, body, token)
+
+    with serving(adapters.base, Noting) as double:
+        made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url]})
+        configured(made.old, target_parameters=["experts.down_proj", "experts.gate_up_proj"])
+        for version in (made.old, made.new):
+            made.promote(version)
+        made.reconciler.run()
+        sent = {body["lora_name"]: body.get("is_3d_lora_weight") for body in double.asked if "lora_name" in body}
+        assert sent == {made.old.name: True, made.new.name: None}
+        with pytest.raises(vllm.Unservable, match=r"adapts experts .* which sglang does not load: serve it by vllm"):
+            vllm.adapters.check(made.old, "sglang", 16)
+
+
 def test_a_server_of_another_base_model_gets_nothing(tmp_path: Path, warehouse: Warehouse, adapters: Adapters) -> None:
     from models import tiny_llama
 

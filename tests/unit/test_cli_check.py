@@ -22,6 +22,8 @@ from retuned.daemon.settings import Settings, load
 from retuned.daemon.web.routes import process_application
 from retuned.daemon.web.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_children")
+
 WORKLOADS = {"support.refunds": {"train": {"rank": 8}}}
 
 
@@ -198,6 +200,9 @@ def test_a_ray_cluster_is_asked_that_of_a_workload_too(deployed: Deployment) -> 
 
 
 def test_a_cluster_without_an_address_is_refused(deployed: Deployment) -> None:
+    deployed.write(runner={"kind": "ray", "url": "http://127.0.0.1:9", "resources": {}})
+    with pytest.raises(ConfigurationError, match=r"runner: resources: Ray runs what asks for none on its head node"):
+        load(deployed.file)
     deployed.write(runner={"kind": "ray"})
     with pytest.raises(ConfigurationError, match="runner: kind is ray: name the cluster with url"):
         load(deployed.file)

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from brokers import free_port
 from model_servers import SglangDouble, VllmDouble, serving
-from models import tiny_llama
+from models import tiny_llama, tiny_model
 
 from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
 from retuned.daemon.settings import load
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("forked_children", "one_thread")
 
 AWAY = "http://127.0.0.1:9/v1"
 
@@ -94,6 +94,26 @@ def test_another_base_model_than_the_workloads_is_a_warning(
     assert found[f"target {kind(double)} {double.url}"][0] == "ok"
     mark, text = found[f"target {kind(double)} {double.url} of sales"]
     assert (mark, f"that is not {other}, whose versions would not be loaded there" in text) == ("warn", True)
+
+
+def test_more_adapters_than_slots_is_a_warning(checked: Checked, base: Path) -> None:
+    with serving(base) as double:
+        double.loaded |= {f"support@{number}": "a folder" for number in (1, 2, 3)}
+        named = targets({"kind": "vllm", "urls": [double.url]})
+        double.slots = 3
+        assert [mark for mark, _ in checked.found(serving=named).values()] == ["ok"]
+        double.slots = 2
+        ((mark, text),) = checked.found(serving=named).values()
+    assert (mark, "3 adapters share 2 slots (--max-loras)" in text) == ("warn", True)
+
+
+def test_a_mixture_of_experts_is_not_for_sglang(checked: Checked, tmp_path: Path) -> None:
+    named = targets(*({"kind": kind, "urls": [AWAY]} for kind in ("vllm", "sglang")))
+    experts = {"base": str(tiny_model("mixtral", tmp_path / "experts"))}
+    attention = experts | {"train": {"target_modules": ["q_proj", "v_proj"]}}
+    found = checked.found(serving=named, workloads={"sales": experts, "support": attention})
+    refusing = {name for name, (_, text) in found.items() if "on which sglang loads no adapter" in text}
+    assert refusing == {f"target sglang {AWAY} of sales"}
 
 
 def test_what_is_trained_is_compared_with_what_a_server_loads(checked: Checked) -> None:

@@ -127,12 +127,14 @@ def _check_server(asked: Vllm, maximum_rank: int, base: Base | None) -> tuple[st
     asked.check_loading()
     root = str(served.get("root") or "")
     found = f"serves {served['id']}" + (f" ({root})" if root not in ("", served["id"]) else "")
-    found += f", loads adapters of rank {maximum_rank} at most (maximum_rank), {in_words(asked.listed(), 'adapter')}"
+    adapters = asked.listed()
+    found += f", loads adapters of rank {maximum_rank} at most (maximum_rank), {in_words(adapters, 'adapter')}"
     try:
         other = isinstance(base, Path) and holds_other(root, base_hash(base))
     except RetunedError:
         other = False  # what is wrong with the base model is not the server's
-    return found, f"that is not {base}, whose versions would not be loaded there" if other else ""
+    problems = [f"that is not {base}, whose versions would not be loaded there"] if other else []
+    return found, "; ".join(filter(None, [*problems, asked.crowded(list(adapters))]))
 
 
 def in_words(names: Iterable[str], what: str) -> str:

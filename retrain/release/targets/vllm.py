@@ -1,5 +1,9 @@
 """vLLM: adapters by `/v1/load_lora_adapter`, each under a name that holds its version, never reloaded in place."""
 
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ from retuned.retrain.release.targets import adapters
 from retuned.retrain.release.targets.target import Unservable, WrongModel
 from retuned.retrain.serving_settings import ServerTarget
 from retuned.retrain.versions import Version, base_hash
+
+log = logging.getLogger(__name__)
 
 _SET_TOKEN = "set token_file of the target"
 _NO_ADAPTER = "retuned-check"
@@ -112,6 +118,24 @@ class Vllm:
             raise RetunedError(
                 f"{error}. It must find the files at {path} (models_directory of the target), and {self.start}"
             ) from error
+
+        if crowded := self.crowded([model["id"] for model in self.server.models() if model.get("parent")]):
+            log.warning("%s: %s", self.replica, crowded)
+
+    def crowded(self, adapters: Sequence[str]) -> str:
+        """What is wrong where a server has more adapters than slots for them, as far as its metrics name these (vLLM's
+        do, once it has answered a request); empty: nothing."""
+        metrics = replace(self._client, url=self._client.url.removesuffix("/v1"))
+        try:
+            found = re.search(r'max_lora="(\d+)"', str(metrics.get("metrics")))
+        except RetunedError:
+            return ""
+        if found is None or len(adapters) <= int(found[1]):
+            return ""
+        return (
+            f"{len(adapters)} adapters share {found[1]} slots (--max-loras), so that requests wait for each other and "
+            f"adapters are read again from disk; start it with --max-loras {len(adapters)} or more"
+        )
 
     def unload(self, name: str) -> None:
         try:
