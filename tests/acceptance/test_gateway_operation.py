@@ -16,7 +16,7 @@ from brokers import Broker, free_port, run_tansu, until
 from doors import FakeDaemon, Place
 from gateways import KEY, NOBODY, WORDS, Gateway, ModelServer, answered, gateway, model_server, published, read, route
 
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import principals
 
 

@@ -24,8 +24,8 @@ from gateway import process
 from gateways import Gateway, published
 
 APPS, SECONDS = 8, 5.0
-FILES = 1_024
-"""The gateway may open so many files, and so has 320 connections for the apps and the attackers."""
+FILES = 512
+"""The gateway may open so many files, and so has 149 connections for the apps and the attackers."""
 Attack = Callable[[int, bytes], Coroutine[None, None, None]]
 BODY = json.dumps({"model": "support", "messages": [{"role": "user", "content": "How long do I have?"}]}).encode()
 STREAM = json.dumps({"model": "support", "messages": [], "stream": True}).encode()
@@ -157,9 +157,9 @@ def main() -> dict[str, float]:
         begun = b"POST /v1/chat/completions HTTP/1.1\r\nX: "
         figures = {
             **scene(folder, broker, "quiet", sound),
-            **scene(folder, broker, "headers", sound, (500, slow_sender, begun)),
-            **scene(folder, broker, "bodies", sound, (500, slow_sender, request(b"{", 500))),
-            **scene(folder, broker, "readers", sound, (200, stalled_reader, request(STREAM))),
+            **scene(folder, broker, "headers", sound, (600, slow_sender, begun)),
+            **scene(folder, broker, "bodies", sound, (600, slow_sender, request(b"{", 500))),
+            **scene(folder, broker, "readers", sound, (300, stalled_reader, request(STREAM))),
             **scene(folder, broker, "failing", [*sound, ports["fails"]]),
             **scene(folder, broker, "closing", [*sound, ports["closes"]]),
         }

@@ -10,7 +10,7 @@ import pytest
 from retuned.consumers.settings import IngestSettings
 from retuned.daemon.gateway.errors import Refused
 from retuned.daemon.gateway.events.feedback import DAY, MOST_OF_AN_ANSWER, Feedback, Tokens
-from retuned.daemon.settings import HttpSettings
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import principals
 from retuned.daemon.web.principals import Principals
 
