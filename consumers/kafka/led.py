@@ -15,13 +15,15 @@ class LedPublisher:
 
     def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
         """As `Publisher.publish`; raises StandsBy where another daemon leads, or may."""
-        self.publish_all(topic, [(key, value)])
+        self._publisher.publish(topic, key, self._with_epoch(value))
 
     def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """As `Publisher.publish_all`; raises StandsBy where another daemon leads, or may."""
-        if (epoch := self._lead()) is not None:
-            messages = [(key, value | {"epoch": epoch}) for key, value in messages]
-        self._publisher.publish_all(topic, messages)
+        self._publisher.publish_all(topic, [(key, self._with_epoch(value)) for key, value in messages])
 
     def close(self) -> None:
         """The publisher is closed by who made it."""
+
+    def _with_epoch(self, value: dict[str, Any]) -> dict[str, Any]:
+        epoch = self._lead()
+        return value if epoch is None else value | {"epoch": epoch}

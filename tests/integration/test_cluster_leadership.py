@@ -166,6 +166,19 @@ def test_one_that_is_cut_off_is_followed_once_it_leads_no_more(
             assert isinstance(first.error[0], LeadershipLost)
 
 
+def test_a_lease_begins_when_a_daemon_becomes_the_leader(database: str) -> None:
+    """It had reported long before: it had much to follow first."""
+    with closing(Postgres(StoreSettings(postgres_url=database))) as postgres:  # type: ignore[arg-type]
+        for name in ("first", "second"):
+            postgres.rows("report", {"instance": name, "name": name, "url": "*"})
+        with postgres.transaction() as connection:
+            connection.execute(b"UPDATE retuned.daemons SET beat_at = now() - INTERVAL '10 seconds'")
+        assert postgres.rows("lead", {"instance": "first", "seconds": 5.0}) == [(1,)]
+        assert postgres.rows("lead", {"instance": "second", "seconds": 5.0}) == [(None,)]
+        postgres.rows("leave", {"instance": "first"})
+        assert postgres.rows("lead", {"instance": "second", "seconds": 5.0}) == [(2,)]
+
+
 def test_the_one_that_leads_goes_on_after_the_database_was_away(
     tmp_path: Path, postgres: Server, database: str
 ) -> None:

@@ -16,6 +16,8 @@ BEGIN
         RETURN NULL;
     END IF;
     UPDATE retuned.leader SET epoch = epoch + 1, instance = this_instance RETURNING epoch INTO new_epoch;
+    -- Its lease begins now, however long ago it reported.
+    UPDATE retuned.daemons SET beat_at = now() WHERE instance = this_instance;
     RETURN new_epoch;
 END $$;
 
