@@ -1,10 +1,10 @@
 """How much work one message may be, whatever its format. It is counted, not timed, so a replay decides the same."""
 
 # In characters of prose, by what it takes to decode, redact and store them.
-PART, STRING, DIGIT = 200, 30, 8
+PART, STRING, DIGIT = 200, 30, 16
 # What ids, names and times of an event have.
 _FREE_STRINGS, _FREE_DIGITS = 24, 64
-LARGEST = 1 + STRING // 2
+LARGEST = 1 + max(STRING // 2, DIGIT)
 """Of one character, at most."""
 MOST_LETTERS = 1_000
 """Parts of one message that are kept as dead letters of their own."""
