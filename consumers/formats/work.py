@@ -1,8 +1,10 @@
 """How much work one message may be, whatever its format. It is counted, not timed, so a replay decides the same."""
 
 # In characters of prose, by what it takes to decode, redact and store them.
-PART, STRING, DIGIT = 200, 30, 8
-LARGEST = 1 + STRING // 2
+PART, STRING, DIGIT = 200, 30, 16
+# What ids, names and times of an event have.
+_FREE_STRINGS, _FREE_DIGITS = 24, 64
+LARGEST = 1 + max(STRING // 2, DIGIT)
 """Of one character, at most."""
 MOST_LETTERS = 1_000
 """Parts of one message that are kept as dead letters of their own."""
@@ -11,12 +13,13 @@ _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
 
 
 def work_of(json: bytes) -> int:
-    """The work of an event: its characters, and more for each string and each digit, in which personal data is sought.
+    """The work of an event: its characters, and more for the strings and digits in which personal data is sought.
 
     A string that ends with a backslash counts half: to tell it apart would take as long as to decode the event.
     """
     strings = (json.count(b'"') - json.count(b'\\"')) // 2
-    return len(json) + STRING * strings + DIGIT * len(json.translate(None, _NOT_DIGITS))
+    digits = len(json.translate(None, _NOT_DIGITS))
+    return len(json) + STRING * max(strings - _FREE_STRINGS, 0) + DIGIT * max(digits - _FREE_DIGITS, 0)
 
 
 class Budget:
