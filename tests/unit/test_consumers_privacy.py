@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 from personal_data import Labelled, labelled, redacted_columns
 
+from retuned.consumers.common import leaves
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.privacy import placeholders
+from retuned.consumers.formats import users
+from retuned.consumers.privacy import finder, folding, placeholders
 from retuned.consumers.privacy import redactor as privacy
 from retuned.consumers.privacy.patterns import accounts, addresses, credentials, national_ids, phones
 from retuned.consumers.privacy.placeholders import Conversations, unnumbered
@@ -282,7 +284,10 @@ HOSTILE = [
     "&sig=aaaaaaa1", "aB3", "aB3-", "AKIA", "pin is ", "pin a a ", "passport ", "passport no. ", "SSN 1", "SSN: AB",
     "tel 98453207180 ", "call (11) 98231-4407 ", "+1 ", "order 1234567890 ", "12345678 ", "a1:", "a1-", "12:34:",
     "a1b2.", "IBAN", "DE 12 ", "--password ", "_session=", "<EMAIL_1>", "<\x000>", "_1>", "npm_", "SG.a.",
-    "version 1.1.1.1 ", "s3 ", "ext. ",
+    "version 1.1.1.1 ", "s3 ", "ext. ", '"password": "', '"password":"aaaa', "newPassword=", "aPassword", "pw",
+    "secret.a.b.", "token_count", "security_code", "ssn_no_", "passportNumber", '"nif": 1', "order_id_id_", "telTel",
+    "メール@", "a@メ.", "1ー", "a\u0301", "a\u200b", "１", "–", "<\x00", "[", '{"a":', '\\"', "9999999999 call ",
+    "パスワードはa1",
 ]  # fmt: skip
 
 
@@ -302,7 +307,19 @@ def _unbounded(parsed: Any) -> Iterator[Any]:
 
 PATTERNS = {
     f"{module.__name__}.{name}": value
-    for module in (accounts, addresses, credentials, national_ids, phones, placeholders, privacy)
+    for module in (
+        accounts,
+        addresses,
+        credentials,
+        finder,
+        folding,
+        leaves,
+        national_ids,
+        phones,
+        placeholders,
+        privacy,
+        users,
+    )
     for name, value in vars(module).items()
     if isinstance(value, re.Pattern)
 }
