@@ -14,8 +14,8 @@ from retuned.retrain.training.targets import coverage
 KINDS = (
     "llama", "ministral3", "smollm3", "phi4_multimodal", "gemma3", "gemma4", "glm4", "glm4_moe", "qwen3", "qwen3_moe",
     "qwen3_next", "qwen3_5", "qwen3_5_moe", "mixtral", "gpt_oss", "deepseek_v3", "deepseek_v4", "kimi_linear",
-    "minimax_m2", "llama4", "ernie4_5_moe", "lfm2", "olmo_hybrid", "falcon_h1", "granitemoehybrid", "nemotron_h", "jamba",
-    "bamba",
+    "minimax_m2", "llama4", "ernie4_5_moe", "lfm2", "olmo_hybrid", "falcon_h1", "granitemoehybrid", "nemotron_h",
+    "jamba", "bamba",
 )  # fmt: skip
 
 
