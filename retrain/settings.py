@@ -172,9 +172,13 @@ class TrainSettings(Section):
     )
     alpha: PositiveFloat = Field(32.0, description="LoRA's alpha")
     target_modules: tuple[str, ...] | None = Field(
-        None, description="modules that get an adapter; null: the linear layers of attention and MLP"
+        None,
+        description="modules that get an adapter; null: all linear layers and experts of the language model, not those "
+        "of vision and audio towers",
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs that is dropped in a step")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of an adapter's inputs that is dropped in a step; 0 for experts"
+    )
     use_dora: bool = Field(
         False, description="DoRA: magnitudes beside the adapter (slower; vLLM and the demo do not serve it)"
     )

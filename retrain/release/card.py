@@ -295,10 +295,9 @@ def _origin(record: Record) -> list[str]:
         rows.append(("trained by", f"engine {engine}, as {training['engine_reason']}"))
         if rate := training["learning_rate"]:
             rows.append(("peak learning rate", f"{rate:.2g}"))
-    if training.get("coverage") is not None:
-        share, left_out = training["coverage"], ", ".join(training["not_covered"])
+    if (share := training.get("coverage")) is not None:
         rows.append(("the adapter covers", f"{share:.1%} of the weights in the layers of the language model"))
-        rows += [("not covered", left_out)] if left_out else []
+        rows.append(("not covered", ", ".join(training["not_covered"]) or "nothing"))
     if job := training.get("job"):
         rows.append(("job at the provider", job))
     if manifest.get("settings", {}).get("train", {}).get("method") == "qlora":

@@ -20,6 +20,7 @@ from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.kernels.supported import supported
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training import targets
+from retuned.retrain.training.base_model import expert_rank
 from retuned.retrain.training.batches import packed_losses, padded, padded_losses
 from retuned.retrain.training.targets import Targets
 
@@ -27,7 +28,6 @@ _NOT_ON_EXPERTS = (
     "adapters on the experts of {} do not support it; unset it, or name layers beside the experts in "
     "train.target_modules and start anew from the base model"
 )
-_ACTIVE = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
 
 
 def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainSettings) -> Any:
@@ -56,7 +56,7 @@ def is_full(adapter: Path) -> bool:
     return bool(PeftConfig.from_pretrained(adapter).modules_to_save)
 
 
-def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
+def new_adapter(model: Any, base: Path, settings: TrainSettings) -> Any:
     """The base model with a fresh adapter, which at first changes nothing."""
     if settings.method == "full":
         return _copies_of_layers(model, base)
@@ -64,7 +64,7 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
     _check_dropout(found.parameters, settings, base)
     if found.parameters and settings.use_dora:
         raise RetunedError(f"train.use_dora: {_NOT_ON_EXPERTS.format(base)}")
-    rank = max(1, settings.rank // _active_experts(model))
+    rank = expert_rank(settings.rank, model.config.get_text_config().to_dict())
     share = rank / settings.rank
     config = LoraConfig(
         r=settings.rank,
@@ -74,7 +74,6 @@ def new_adapter(model: nn.Module, base: Path, settings: TrainSettings) -> Any:
         use_rslora=settings.use_rslora,
         target_modules=found.modules,
         target_parameters=found.parameters or None,
-        # A token passes through several experts, whose ranks add up to that of a layer that is always on.
         rank_pattern=dict.fromkeys(found.experts, rank),
         alpha_pattern=dict.fromkeys(found.experts, settings.alpha * (share**0.5 if settings.use_rslora else share)),
         task_type=TaskType.CAUSAL_LM,
@@ -102,12 +101,6 @@ def _named(model: nn.Module, base: Path, settings: TrainSettings) -> Targets:
             "all linear layers"
         )
     return Targets(list(named))
-
-
-def _active_experts(model: Any) -> int:
-    """Experts that a token passes through, as configurations name it; 1: not known."""
-    config = model.config.get_text_config()
-    return next((int(n) for key in _ACTIVE if (n := getattr(config, key, None))), 1)
 
 
 def _copies_of_layers(model: Any, base: Path) -> Any:

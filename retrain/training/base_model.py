@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from retuned.retrain.settings import Base, ProviderModel
 if TYPE_CHECKING:
     import torch
 
+_ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k", "moe_topk", "moe_top_k")
+"""The keys of configurations that name how many experts a token passes through."""
 _TRIAL_SECONDS = 0.05
 
 
@@ -52,12 +55,23 @@ def model_type(folder: Path) -> str:
 
 def has_experts(folder: Path) -> bool:
     """Whether the base model is a mixture of experts, by its config.json; no where there is none."""
+    config = text_config(folder)
+    return any(key.startswith("n") and key.endswith("_experts") and value for key, value in config.items())
+
+
+def expert_rank(rank: int, config: Mapping[str, Any]) -> int:
+    """The rank of an adapter on one expert, by the configuration of the language model. A token passes through several
+    experts, whose ranks add up to that of a layer that is always on."""
+    return max(1, rank // next((int(config[key]) for key in _ACTIVE if config.get(key)), 1))
+
+
+def text_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the language model in a base model's folder; empty where there is none."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    text = config | (config.get("text_config") or {})
-    return any(key.startswith("n") and key.endswith("_experts") and value for key, value in text.items())
+        return {}
+    return config | (config.get("text_config") or {})
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from retuned.retrain.runners.devices import has_gpu
 from retuned.retrain.settings import TrainSettings
+from retuned.retrain.training.base_model import expert_rank, text_config
 
 PROCESS_BYTES = 600 * 2**20
 """Of a child with torch and transformers loaded, before any model."""
@@ -30,11 +31,20 @@ def needed_bytes(base: Path, settings: TrainSettings) -> int | None:
     if has_gpu(settings):
         return PROCESS_BYTES
     weights = sum(prod(shape) for _, shape in found)
-    matrices = [shape for name, shape in found if len(shape) == 2 and not _is_embedding(name)]
+    experts = [shape for name, shape in found if _is_expert(name, shape)]
+    others = [
+        shape for name, shape in found if len(shape) == 2 and not _is_embedding(name) and not _is_expert(name, shape)
+    ]
     if settings.method == "full":
-        model = TRAINED_BYTES * sum(map(prod, matrices)) + 4 * (weights - sum(map(prod, matrices)))
+        matrices = sum(map(prod, [*experts, *others]))
+        model = TRAINED_BYTES * matrices + 4 * (weights - matrices)
     else:
-        adapter = sum(settings.rank * sum(shape) for shape in matrices) if settings.target_modules is None else 0
+        adapter = 0
+        if settings.target_modules is None:
+            adapter = settings.rank * sum(map(sum, others))
+            rank = expert_rank(settings.rank, text_config(base))
+            adapter += rank * sum(prod(shape[:-2]) * sum(shape[-2:]) for shape in experts)
+            weights += sum(map(prod, experts))  # PEFT adds an adapter to a copy of them
         each = QUANTIZED_BYTES if settings.method == "qlora" else bytes_per_weight(settings, on_gpu=False)
         model = int(weights * each) + TRAINED_BYTES * adapter
     return (PROCESS_BYTES + model) * (settings.processes or 1)
@@ -50,6 +60,11 @@ def shapes(base: Path) -> Iterator[tuple[str, list[int]]]:
         except (OSError, ValueError, struct.error):
             continue  # whoever loads it reports what is wrong
         yield from ((name, tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _is_expert(name: str, shape: list[int]) -> bool:
+    """One expert's matrix, or those of all experts of a layer."""
+    return ".experts." in name and len(shape) in (2, 3)
 
 
 def _is_embedding(name: str) -> bool:

@@ -17,7 +17,7 @@ RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
     "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "policy", "train", "evaluate",
     "vllm_evaluation", "cluster", "serving", "watch", "canary", "forget", "gateway", "gateway_hostile", "restaurant8k",
-    "banking77", "aa", "workloads",
+    "banking77", "aa", "coverage", "workloads",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from retuned.retrain.training import adapter as lora
 from retuned.retrain.training import coverage, targets
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.training.batches import encode, padded_losses
+from retuned.retrain.training.memory import PROCESS_BYTES, TRAINED_BYTES, needed_bytes
 
 pytestmark = pytest.mark.usefixtures("forked_children")
 
@@ -131,6 +132,17 @@ def test_the_ranks_of_active_experts_add_up_to_the_rank(tmp_path: Path) -> None:
     assert {shape[0] for name, shape in shapes.items() if "self_attn" in name} == {8}
     scales = {scale for one in model.modules() if isinstance(one, lora.LoraLayer) for scale in one.scaling.values()}
     assert scales == {2.0}
+
+
+def test_the_estimate_of_memory_counts_what_is_trained_on_experts(tmp_path: Path) -> None:
+    base, settings = tiny_model("mixtral", tmp_path), TrainSettings(rank=8, dtype="float32", devices=())
+    model = lora.new_adapter(load_model(base, torch.float32), base, settings)
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    held = sum(value.numel() for value in model.get_base_model().parameters()) - trained
+    needed = needed_bytes(base, settings)
+    assert needed is not None
+    copied = 2 * 4 * 3 * 64 * 64  # layers, experts, matrices
+    assert needed - PROCESS_BYTES == pytest.approx(4 * (held + copied) + TRAINED_BYTES * trained, rel=0.05)
 
 
 def test_an_adapter_of_an_earlier_version_goes_on(data: Path, tmp_path: Path) -> None:
