@@ -21,7 +21,7 @@ from retuned.retrain.release.targets.build import Place, build, places, places_i
 from retuned.retrain.release.targets.target import Target, WrongModel
 from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, TargetSettings, WebhookTarget
 from retuned.retrain.settings import Settings
-from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, aliases, model_name
+from retuned.retrain.versions import CANARY
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,7 @@ class Reconciler:
             for target in places_in(settings)
             if _takes(target[0].settings, provided=one.provided)
         ]
-        before = _before(aliases(self._warehouse, one.workload), one)
-        return service(known, settings.serving.replica_share, one.name, before, self._now())
+        return service(known, settings.serving.replica_share, one.name, one.replaces, self._now())
 
     def step_waits_for(self, workload: str) -> str:
         """What keeps the rollout of a workload from its next step; empty: enough replicas answer with the canary."""
@@ -300,11 +299,3 @@ class Reconciler:
 def _takes(target: TargetSettings, *, provided: bool) -> bool:
     """Where a provider keeps the weights there is nothing to load."""
     return not provided or isinstance(target, FolderTarget | WebhookTarget)
-
-
-def _before(aliases: dict[str, str | None], one: Deployment) -> str | None:
-    """The version that one replaces; None: none, as after a rollback."""
-    if CANARY in one.aliases:
-        return model_name(one.workload, aliases.get(CHAMPION))
-    replaces = CHAMPION in one.aliases and PREVIOUS in aliases
-    return model_name(one.workload, aliases[PREVIOUS]) if replaces else None
