@@ -130,15 +130,13 @@ def _workloads(context: Context) -> dict[str, dict[str, Any]]:
             "roi": earned[name],
             "labels": asked.get(name, {"open": 0, "answered": 0}),
             "reports": reports(context.reports, name),
-            "serving": _serving(deployed, context.reconciler, name, aliases.get(name, {})),
+            "serving": _serving(deployed, context.reconciler, name),
         }
         for name, own in settings.items()
     }
 
 
-def _serving(
-    deployed: list[Deployment], reconciler: Reconciler, workload: str, aliases: Mapping[str, str | None]
-) -> dict[str, Any]:
+def _serving(deployed: list[Deployment], reconciler: Reconciler, workload: str) -> dict[str, Any]:
     """What the targets of a workload should have, and what each replica has, as far as this process knows."""
     return {
         "deployments": [
@@ -148,7 +146,7 @@ def _serving(
                 "share": one.share,
                 "since": one.since,
                 "served_at": one.served_at,
-                **_enough(reconciler, one, aliases),
+                **_enough(reconciler, one),
             }
             for one in deployed
             if one.workload == workload
@@ -157,11 +155,11 @@ def _serving(
     }
 
 
-def _enough(reconciler: Reconciler, one: Deployment, aliases: Mapping[str, str | None]) -> dict[str, Any]:
+def _enough(reconciler: Reconciler, one: Deployment) -> dict[str, Any]:
     """Whether enough replicas answer with a version that serves, and what is missing where."""
     if one.version is None or not one.serves:
         return {"served": None, "lacking": None}
-    found = reconciler.service(one, aliases)
+    found = reconciler.service(one)
     return {"served": found.enough, "lacking": found.lacking or None}
 
 

@@ -4,13 +4,14 @@ gets. It is rows, written in the transaction that changes the aliases; `release.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import duckdb
 
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain import versions
 from retuned.retrain.settings import Settings
-from retuned.retrain.versions import CANARY, Version, model_name
+from retuned.retrain.versions import CANARY, CHAMPION, Version, model_name
 
 QUERIES = named_queries("retuned.retrain.release", "deployments.sql")
 
@@ -27,6 +28,7 @@ class Deployment:
             while they have it, whatever its share.
         aliases: that name it, of champion, canary and previous.
         provided: a provider keeps its weights.
+        replaces: the name of the version before it; None: there is none, as after a rollback.
     """
 
     workload: str
@@ -36,6 +38,7 @@ class Deployment:
     served_at: datetime | None
     aliases: frozenset[str]
     provided: bool = False
+    replaces: str | None = None
 
     @property
     def name(self) -> str:
@@ -96,10 +99,19 @@ def deployments(warehouse: Warehouse) -> list[Deployment]:
             row["served_at"],
             frozenset(row["aliases"]),
             row["provided"],
+            _replaces(row),
         )
         for row in warehouse.rows(QUERIES["all"])
         if row["version"] is None or row["present"]
     ]
+
+
+def _replaces(row: dict[str, Any]) -> str | None:
+    """The name of the version that one replaces: a canary the champion, and a champion the previous one."""
+    if CANARY in row["aliases"]:
+        return model_name(row["workload"], row["champion"])
+    replaces = CHAMPION in row["aliases"] and row["has_previous"]
+    return model_name(row["workload"], row["previous"]) if replaces else None
 
 
 def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now: datetime) -> list[Deployment]:

@@ -4,10 +4,13 @@ SELECT version, share, since, served_at FROM deployments WHERE workload = $workl
 -- name: all
 SELECT d.workload, d.version, d.share, d.since, d.served_at, m.path IS NOT NULL AND m.removed_at IS NULL AS present,
        m.provider_model IS NOT NULL AS provided,
+       champions.version AS champion, before.workload IS NOT NULL AS has_previous, before.version AS previous,
        coalesce((SELECT list(a.alias ORDER BY a.alias) FROM aliases a
                  WHERE a.workload = d.workload AND a.version IS NOT DISTINCT FROM d.version), []) AS aliases
 FROM deployments d
 LEFT JOIN models m ON m.workload = d.workload AND m.version = d.version
+LEFT JOIN aliases champions ON champions.workload = d.workload AND champions.alias = 'champion'
+LEFT JOIN aliases before ON before.workload = d.workload AND before.alias = 'previous'
 ORDER BY d.workload, d.share DESC, d.since DESC, d.version
 
 -- name: wanted

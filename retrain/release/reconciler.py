@@ -6,7 +6,7 @@ it has is asked anew each time, so nothing is remembered that a restart, of a se
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import duckdb
@@ -22,7 +22,7 @@ from retuned.retrain.release.targets.build import Place, build, places, places_i
 from retuned.retrain.release.targets.target import Target, WrongModel
 from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, TargetSettings, WebhookTarget
 from retuned.retrain.settings import Settings
-from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, aliases, model_name
+from retuned.retrain.versions import CANARY
 
 log = logging.getLogger(__name__)
 
@@ -120,22 +120,20 @@ class Reconciler:
                 withheld[place.replica] = sorted(names)
         return withheld
 
-    def service(self, one: Deployment, aliases: Mapping[str, str | None]) -> Service:
-        """Whether enough replicas answer with a version, by `serving.replica_share` of its workload, whose aliases are
-        given."""
+    def service(self, one: Deployment) -> Service:
+        """Whether enough replicas answer with a version, by `serving.replica_share` of its workload."""
         settings = self._settings.for_workload(one.workload)
         known = [
             [self._replicas.get(place.key) or Replica(*place.key) for place in target]
             for target in places_in(settings)
             if _takes(target[0].settings, provided=one.provided)
         ]
-        return service(known, settings.serving.replica_share, one.name, _before(aliases, one), self._now())
+        return service(known, settings.serving.replica_share, one.name, one.replaces, self._now())
 
     def step_waits_for(self, workload: str) -> str:
         """What keeps the rollout of a workload from its next step; empty: enough replicas answer with the canary."""
         canary = (one for one in deployments(self._warehouse) if one.workload == workload and CANARY in one.aliases)
-        names = aliases(self._warehouse, workload)
-        return next((found.lacking for one in canary if not (found := self.service(one, names)).enough), "")
+        return next((found.lacking for one in canary if not (found := self.service(one)).enough), "")
 
     # Inside
 
@@ -280,7 +278,7 @@ class Reconciler:
         for one in deployments(self._warehouse):
             if one.workload not in shown or one.version is None or not one.serves:
                 continue
-            if (enough := self.service(one, aliases(self._warehouse, one.workload)).enough) is None:
+            if (enough := self.service(one).enough) is None:
                 continue
             shown[one.workload][one.name] = enough
             if one.served_at is not None or not enough:
@@ -300,11 +298,3 @@ class Reconciler:
 def _takes(target: TargetSettings, *, provided: bool) -> bool:
     """Where a provider keeps the weights there is nothing to load."""
     return not provided or isinstance(target, FolderTarget | WebhookTarget)
-
-
-def _before(aliases: Mapping[str, str | None], one: Deployment) -> str | None:
-    """The version that one replaces; None: none, as after a rollback."""
-    if CANARY in one.aliases:
-        return model_name(one.workload, aliases.get(CHAMPION))
-    replaces = CHAMPION in one.aliases and PREVIOUS in aliases
-    return model_name(one.workload, aliases[PREVIOUS]) if replaces else None

@@ -2,16 +2,20 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from begun_rollouts import begun
 from brokers import Broker
 from daemons import App, Daemon, running
 from kafka import KafkaConsumer
 
-ROLLOUT = {"steps": [0.25, 1.0], "holdback": 0.05, "minimum_seconds": 1.0, "minimum_answers": 100}
+from retuned.daemon.cli.main import main
+
+ROLLOUT: dict[str, Any] = {"steps": [0.25, 1.0], "holdback": 0.05, "minimum_seconds": 1.0, "minimum_answers": 100}
 
 
 def rate(app: App, version: str, good: int, bad: int) -> None:
@@ -78,3 +82,21 @@ def test_a_rollout_goes_on_after_a_kill(bad: int, tansu: Broker, tmp_path: Path)
     assert told(settings, len(expected)) == expected
     said = "answers 0.95 of the conversations now" if bad == 10 else "the canary support@v2 is taken back: unhelpful"
     assert log.count(said) == 1
+
+
+def test_passes_that_end_take_steps_too(tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is a process that has seen none of the targets before."""
+    settings = begun(tmp_path, tansu, ROLLOUT)
+    app = App(settings)
+    rate(app, "v1", 270, 30)
+    rate(app, "v2", 90, 10)
+    app.flush()
+    app.close()
+    config = tmp_path / "retuned.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    time.sleep(ROLLOUT["minimum_seconds"])
+    assert main(["run", "--once", "--config", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["status", "--json", "--config", str(config)]) == 0
+    rollout = json.loads(capsys.readouterr().out)["workloads"]["support"]["rollout"]
+    assert (rollout["state"], rollout["share"]) == ("holdback", 0.95)
