@@ -107,11 +107,13 @@ class Client:
             request = urllib.request.Request(url, data, sent, method=method)
             if self.token:  # another server, to which this one leads, has no business with it
                 request.add_unredirected_header("Authorization", f"Bearer {self.token}")
-            if request.get_method() != "GET" and (epoch := self.lead()) is not None:
+            lead = alone if request.get_method() == "GET" else self.lead
+            if (epoch := lead()) is not None:
                 request.add_header(EPOCH, str(epoch))
+            opener = urllib.request.build_opener(_Led(lead), _LedOverTls(lead))
             started = time.perf_counter()
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
+                with opener.open(request, timeout=self.timeout_seconds) as response:
                     content = response.read()
                 return _decoded(content), time.perf_counter() - started
             except urllib.error.HTTPError as error:
@@ -185,6 +187,37 @@ class Client:
         code = code if isinstance(code, str) else ""
         advice = self.advice.get(code) or self.advice.get(error.code)
         return Refused(f"{text}; {advice}" if advice else text, error.code, code)
+
+
+class _Led(urllib.request.HTTPHandler):
+    """Checks that this daemon leads once it is connected, which may take long, and right before the request is sent."""
+
+    def __init__(self, lead: Lead) -> None:
+        super().__init__()
+        self._lead = lead
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_checked(http.client.HTTPConnection, self._lead), req)
+
+
+class _LedOverTls(urllib.request.HTTPSHandler):
+    """As `_Led`."""
+
+    def __init__(self, lead: Lead) -> None:
+        super().__init__()
+        self._lead = lead
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_checked(http.client.HTTPSConnection, self._lead), req)
+
+
+def _checked(connection: type[http.client.HTTPConnection], lead: Lead) -> Any:
+    class Checked(connection):  # type: ignore[valid-type, misc]
+        def connect(self) -> None:
+            super().connect()
+            lead()
+
+    return Checked
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float:

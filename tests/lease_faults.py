@@ -109,7 +109,8 @@ def survive(postgres: Postgres, folder: Path, times: int, name: str = "leases") 
     seen: list[tuple[float, int]] = []
     took: dict[str, list[float]] = {fault: [] for fault in FAULTS}
     last = [(0, 0.0)]
-    late: list[float] = []
+    late: list[tuple[str, float]] = []
+    fault = ""
 
     class Handler(Quiet):
         def do_POST(self) -> None:
@@ -118,7 +119,7 @@ def survive(postgres: Postgres, folder: Path, times: int, name: str = "leases") 
             if epoch > last[0][0]:
                 last[0] = (epoch, at)
             elif epoch < last[0][0]:
-                late.append(at - last[0][1])
+                late.append((fault, at - last[0][1]))
             seen.append((at, epoch))
             self.send_response(204)
             self.end_headers()
@@ -143,7 +144,8 @@ def survive(postgres: Postgres, folder: Path, times: int, name: str = "leases") 
             assert status == (-signal.SIGKILL if fault == "killed" else ENDS), leader.log.read_text()[-2000:]
             time.sleep(0.2)
             leader.launch()
-    overlap = max(late, default=0.0)
+    overlap = max((seconds for _, seconds in late), default=0.0)
+    print(f"acts of two leaders: {late}", flush=True)
     found = {"acts": float(len(seen)), "acts of two leaders": float(len(late)), "overlap seconds": overlap}
     for fault, seconds in took.items():
         found[f"{fault}: median seconds"] = round(statistics.median(seconds), 2)
