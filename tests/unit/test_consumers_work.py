@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -170,12 +172,16 @@ def test_long_texts_are_read(text: str) -> None:
     assert event.response == text
 
 
+def uuid(number: int) -> str:
+    return str(UUID(bytes=sha256(str(number).encode()).digest()[:16]))
+
+
 def test_five_megabytes_of_ordinary_events_are_read() -> None:
-    votes = [feedback(f"{n:032x}", f"{n + 1:032x}", user_id=f"u-{n:08}", source="user") for n in range(23_000)]
+    votes = [feedback(uuid(n), uuid(-n), user_id=f"u-{n:06}", source="user") for n in range(23_000)]
     assert len(found(votes)) == 23_000
     texts = "I would like to return the jacket, order A-7. " * 12
     answers = [
-        interaction(f"{n:032x}", response=texts, conversation_id=f"c{n}", latency_seconds=0.8) for n in range(6_000)
+        interaction(uuid(n), response=texts, conversation_id=uuid(-n), latency_seconds=0.8) for n in range(6_000)
     ]
     assert len(found(answers)) == 6_000
 
