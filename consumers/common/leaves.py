@@ -72,10 +72,11 @@ def _collect(value: Any, key: str, above: str, leaves: list[Leaf]) -> None:
     """The keys and values in the order in which they stand."""
     if isinstance(value, dict):
         label = "" if _VALUES.isdisjoint(value) else _label(value)
+        author = "user" if value.get("role") == "user" else key  # whose `name` stands in a message
         for name, item in value.items():
             leaves.append(Leaf(name))
             if name not in _VALUES:
-                _collect(item, name, key, leaves)
+                _collect(item, name, author if name == "name" else key, leaves)
             elif label:
                 _collect(item, label, key, leaves)
             else:

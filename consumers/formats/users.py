@@ -36,8 +36,9 @@ _KEY = re.compile(rf"{_FIRST}(?i:{_NAMED})$")
 # Words of a name at most; a sentence, a type, a template and a role are no users.
 _USER = re.compile(r"(?:[^\s<>{}\[\]$]{1,256}(?:[ ](?!$)|$)){1,4}(?<![?!…:。？！])")
 _NOBODY = frozenset(
-    ("admin", "administrator", "anonymous", "assistant", "bot", "guest", "none", "null", "root", "system", "unknown",
-     "user", "bool", "boolean", "int", "integer", "number", "object", "str", "string")
+    ("admin", "administrator", "agent", "anonymous", "assistant", "bot", "client", "customer", "guest", "human", "none",
+     "null", "root", "system", "unknown", "user", "bool", "boolean", "int", "integer", "number", "object", "str",
+     "string")
 )  # fmt: skip
 
 
@@ -63,6 +64,7 @@ class Pseudonyms:
             rf'(?i:{_NAMED})\\*"\s*:',
             rf'(?i:{_KNOWN_BY_ID})\\*"\s*:\s*[\[{{]',
             rf'{LABELLED}(?i:{_NAMED})\\*"',
+            r'"role\\*"\s*:\s*\\*"user\\*"[^{}]*"name\\*"\s*:|"name\\*"\s*:[^{}]*"role\\*"\s*:\s*\\*"user\\*"',
         )
     )
 

@@ -124,7 +124,8 @@ def test_a_user_at_any_depth_of_the_attributes_is_stored_as_a_pseudonym(
 # What names nobody: roles, types, templates, sentences, descriptions.
 NOBODY = {
     "user": "admin", "user_id": "{user_id}", "userId": "string", "username": "<name>", "users": 3, "user_count": 2,
-    "messages": [{"role": "user"}], "shots": [{"user": "Where is my parcel?", "assistant": "On its way."}],
+    "messages": [{"role": "user", "name": "customer"}, {"role": "tool", "name": "find_order"}],
+    "shots": [{"user": "Where is my parcel?", "assistant": "On its way."}],
     "tool": {"parameters": SCHEMA}, "user_agent": "curl", "is_user": True, "order": {"id": "o-17"},
 }  # fmt: skip
 
@@ -138,7 +139,7 @@ def test_a_user_is_the_same_pseudonym_wherever_an_event_names_him(tmp_path: Path
     }  # fmt: skip
     arguments = json.dumps({"x": json.dumps(named)})
     call = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": arguments}}
-    said = {"role": "user", "content": json.dumps(named), "user_id": "u-17"}
+    said = {"role": "user", "content": json.dumps(named), "user_id": "u-17", "name": "u-17"}
     rig.send(
         interaction("a", user_id=" u-17 ", attributes={"deep": named}),
         interaction("b", messages=[said, {"role": "assistant", "content": None, "tool_calls": [call]}]),
@@ -151,7 +152,7 @@ def test_a_user_is_the_same_pseudonym_wherever_an_event_names_him(tmp_path: Path
     assert len(rows) == 5
     assert "u-17" not in str(rows)
     pseudonym = rig.ingest.writer.pseudonym("u-17")
-    assert str(rows).count(pseudonym) == len(named) * 7 + 3
+    assert str(rows).count(pseudonym) == len(named) * 7 + 4
     (correction,) = [json.loads(row["value"]) for row in rows if row["id"] == "f"]
     assert correction["customer"] == {"id": pseudonym, "plan": "gold"}
 
