@@ -140,7 +140,7 @@ SUSPECT = (
     r'(?i:pass)(?:\\*" ?:|=)',
     rf"-(?i:{_SECRET}) ",
     r"(?:(?i:(?:^|[^A-Za-z]|\\[a-z])(?:pin|otp|tan|cv[vc]))|[a-z](?:Pin|PIN|Otp|OTP|Cv[vc]|CV[VC])|(?i:passcode"
-    r"|(?:security|verification|confirmation|time|access|unlock)[ _.-]?[cp]))[^0-9]*[0-9]{3}",
+    r"|(?:security|verification|confirmation|time|access|unlock)[ _.-]?[cp]))(?s:.*)[0-9]{3}",
     r"[?&;][A-Za-z0-9._\-]+=[^&\s]{8}",
     r"(?i:cookie)(?:\\.|[^A-Za-z0-9]){0,8}[:=]",
     r"[A-Za-z0-9]{20}",
