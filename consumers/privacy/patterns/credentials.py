@@ -43,7 +43,7 @@ _COMMAND_LINE = re.compile(
 )
 
 _PASSWORD = (
-    r"(?:pass ?phrase|pass?words?|passwd|passwort|passcode|kennwort|pwd?|mot de passe|mdp|contrase[nñ]a|senha"
+    r"(?:pass phrase|pass?words?|passwd|passwort|passcode|kennwort|pwd?|mot de passe|mdp|contrase[nñ]a|senha"
     r"|wachtwoord|has[lł]o|heslo|l[oö]senord|adgangskode|salasana|[sş]ifre|m[aậ]t kh[aẩ]u|κωδικ[οό]ς|пароль"
     r"|סיסמה|كلمة المرور|पासवर्ड|รหัสผ่าน|パスワード|密[码碼]|비밀번호)"
 ).replace(" ", "[ _-]?")
