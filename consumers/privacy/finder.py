@@ -26,6 +26,7 @@ _TO_INDEX = {sign: chr(digit) for digit, sign in _TO_MARK.items()}
 _MOST_PASSES = 4
 # Names of fields, roles and system prompts come with every event.
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 2_048, 4_096
+_WORD = re.compile(r"[^\W\d_]{2}")
 # In the place of a kind: what stays as it stands.
 _KEPT = "KEPT"
 
@@ -102,6 +103,8 @@ class Finder:
             copy = self._marked(copy, mark)
             if len(marked) == known:
                 break
+        if self._replace_names and _WORD.search(text):
+            copy = self._replace_names(copy, mark)
         if not marked:
             if len(text) <= _LONGEST_REMEMBERED:
                 if len(self._harmless) == _MOST_REMEMBERED:
@@ -136,7 +139,7 @@ class Finder:
             text = national_ids.replace_national_ids(text, mark)
             if long:
                 text = replace_phones(text, mark, self._regions)
-        return self._replace_names(text, mark) if self._replace_names else text
+        return text
 
 
 def _index(mark: re.Match[str]) -> int:

@@ -1,6 +1,5 @@
 """What is taken out of an event before it is stored: personal data, keys and tokens."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from typing import Any, Protocol
@@ -15,8 +14,6 @@ from retuned.consumers.privacy.pseudonyms import is_pseudonym
 from retuned.consumers.settings import PrivacySettings
 
 _LONGEST_KEY = 64
-# A key that is somebody's address, or was one, gives its value no meaning.
-_ADDRESS = re.compile("[@＠<>]")
 Failed = Callable[[int, Exception], None]
 # What a conversation may be named after.
 _SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
@@ -200,7 +197,7 @@ class Redactor:
             return self._in_text(value, scope, users, leaf)
         if isinstance(value, bool) or not isinstance(value, int) or not self.enabled:
             return value
-        found = self._finder.find(str(abs(value)), _context(leaf))
+        found = self._finder.find(str(abs(value)), self._context(leaf))
         return self._placeholder(found[0], scope) if found else value
 
     def _in_text(
@@ -213,7 +210,7 @@ class Redactor:
                 pass
         if not self.enabled or is_pseudonym(text):
             return text
-        context = _context(leaf) if leaf else ""
+        context = self._context(leaf) if leaf else ""
         found = self._finder.find(text, context and f'{context}"', context and '"')
         if not found:
             return text
@@ -224,15 +221,15 @@ class Redactor:
             position = one.end
         return "".join([*parts, text[position:]])
 
+    def _context(self, leaf: Leaf) -> str:
+        """What would stand before a value in a text, up to its quotes. A key that is redacted means nothing."""
+        names = (leaf.above, leaf.key)
+        key = ".".join(name for name in names if name and "<" not in name and not self._finder.find(name))
+        return f'"{key[-_LONGEST_KEY:]}": ' if key else ""
+
     def _placeholder(self, found: Found, scope: Scope) -> str:
         self._counts[found.kind] += 1
         return scope.placeholder(found.kind, found.value)
-
-
-def _context(leaf: Leaf) -> str:
-    """What would stand before a value in a text, up to its quotes."""
-    key = ".".join(name for name in (leaf.above, leaf.key) if name and not _ADDRESS.search(name))
-    return f'"{key[-_LONGEST_KEY:]}": ' if key else ""
 
 
 def _reserve(scope: Scope, value: Any) -> None:
