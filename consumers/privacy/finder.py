@@ -12,7 +12,7 @@ from retuned.consumers.privacy import placeholders
 from retuned.consumers.privacy.folding import fold
 from retuned.consumers.privacy.patterns import Mark, accounts, addresses, credentials, national_ids
 from retuned.consumers.privacy.patterns.names import load_names
-from retuned.consumers.privacy.patterns.phones import check_regions, replace_phones
+from retuned.consumers.privacy.patterns.phones import Plans, check_regions, replace_phones
 from retuned.consumers.settings import PrivacySettings
 
 _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
@@ -65,7 +65,7 @@ class Finder:
     def __init__(self, settings: PrivacySettings, *, machines: bool) -> None:
         """As for `Redactor`, and raises as it does."""
         check_regions(settings.phone_regions)
-        self._regions, self._machines = settings.phone_regions, machines
+        self._plans, self._machines = Plans(settings.phone_regions), machines
         self._replace_names = load_names() if settings.redact and settings.names else None
         self.suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
         self._harmless: set[tuple[str, str]] = set()
@@ -77,6 +77,10 @@ class Finder:
         phone's, behind such a word it is; nor is a name alone known as one."""
         name = ("NAME", " ".join(kept.casefold().split()))
         return [name, *((one.kind, one.value) for text in (kept, f"tel. {kept}") for one in self.find(text))]
+
+    def begin(self) -> None:
+        """Another event begins: what is looked for at some cost is looked for a number of times in each."""
+        self._plans.begin()
 
     def find(self, text: str, before: str = "", after: str = "") -> list[Found]:
         """What must go from a text, in its order, given what stands before and after it."""
@@ -138,7 +142,7 @@ class Finder:
                 text = accounts.replace_cards(text, mark)
             text = national_ids.replace_national_ids(text, mark)
             if long:
-                text = replace_phones(text, mark, self._regions)
+                text = replace_phones(text, mark, self._plans)
         return text
 
 

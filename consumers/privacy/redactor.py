@@ -103,6 +103,7 @@ class Redactor:
         ids = event_ids.take(rows).to_pylist()
         known = self._conversations.of(ids) if on_another else conversation_ids.take(rows).to_pylist()
         for place, (event_id, conversation_id) in enumerate(zip(ids, known, strict=True)):
+            self._finder.begin()
             scope = self._conversations.open(event_id, conversation_id, on_another=on_another)
             try:
                 for values in cleaned.values():
@@ -156,6 +157,7 @@ class Redactor:
             return names
         cleaned = names.take(suspected).to_pylist()
         for place, name in enumerate(cleaned):
+            self._finder.begin()
             try:
                 if any(found.kind in ("EMAIL", "PHONE", "IP") for found in self._finder.find(name)):
                     cleaned[place] = pseudonym(name)
@@ -170,6 +172,7 @@ class Redactor:
 
         What stands under a key is redacted as if both stood in a text: `"password": "hunter2"`.
         """
+        self._finder.begin()
         scope = scope or self.scope(value)
         return replaced(value, lambda leaf: self._leaf(leaf, scope, users))
 
@@ -178,6 +181,7 @@ class Redactor:
 
         A user's pseudonym stays: its digits may look like a phone number's.
         """
+        self._finder.begin()
         return self._in_text(text, scope)
 
     def scope(self, value: Any = None) -> Scope:
