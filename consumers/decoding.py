@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 class Decoder:
     """Decodes the messages of Kafka, of files and of dead letters alike."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, progress: Callable[[], None] = lambda: None) -> None:
+        """`progress` is called with each message that is no event of ours: one may take a second."""
+        self._settings, self._progress = settings, progress
         self._unvouched: set[str] = set()
 
     def rows(self, batch: Batch, distance_seconds: float, pseudonym: Callable[[str], str]) -> Rows:
@@ -39,6 +40,7 @@ class Decoder:
             try:  # nearly all are events of ours
                 event = decode(kind, record.value, bounds)
             except Exception:  # noqa: BLE001  (looked into below, where nothing is raised)
+                self._progress()
                 for found in _decoded(kind, record, bounds):
                     rows.add(self._vouched(found, record.topic), record)
             else:

@@ -65,7 +65,8 @@ class Ingest:
         self._source, self.warehouse, self.settings, self._metrics = source, warehouse, settings, metrics
         self._producers = Producers.known(settings.ingest, warehouse)
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
-        self.decoder, self.writer = Decoder(settings), Writer(warehouse, settings)
+        self.decoder = Decoder(settings, self.note_progress)
+        self.writer = Writer(warehouse, settings, self.note_progress)
         self._counting = Counting(metrics, settings.kafka.topics if self.counts_messages else ())
         for topic in settings.kafka.topics:
             metrics.set_aside.labels(topic).set_function(partial(self._count_set_aside, topic))

@@ -51,12 +51,12 @@ class Ingester:
         Raises:
             ConfigurationError: the key of the user hash is not set or cannot be read, or privacy.names lacks its extra.
         """
-        self._writer = SegmentWriter(database, objects, settings)
+        self._writer = SegmentWriter(database, objects, settings, self._note_progress)
         self._source, self._database, self._settings = source, database, settings
         self._metrics, self._segment_metrics = metrics, segment_metrics
         self._counting = Counting(metrics, settings.kafka.topics)
         self._dead_letter_topic = DeadLetterTopic(publisher, settings.kafka.dead_letter_topic, metrics)
-        self._decoder = Decoder(settings)
+        self._decoder = Decoder(settings, self._note_progress)
         self._rewinding = False
         self._epochs: dict[Partition, int] = {}
         source.before_assignment = self._claim

@@ -5,7 +5,7 @@ whose partitions are another's by then is given up.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from retuned.consumers.cluster import segments
@@ -27,8 +27,13 @@ class SegmentWriter:
         keys: of users' pseudonyms.
     """
 
-    def __init__(self, database: Database, objects: Objects, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, objects: Objects, settings: Settings, progress: Callable[[], None] = lambda: None
+    ) -> None:
         """
+        Args:
+            progress: called while a batch is redacted.
+
         Raises:
             ConfigurationError: the key of the user hash is not set or cannot be read, or privacy.names lacks its extra.
         """
@@ -37,7 +42,8 @@ class SegmentWriter:
             raise ConfigurationError(NO_KEY)
         self._database, self._objects = database, objects
         self.keys = load_user_keys(privacy, settings.warehouse.path)
-        self._redactor = Redactor(privacy, conversations=SharedConversations(database, self.keys))
+        conversations = SharedConversations(database, self.keys)
+        self._redactor = Redactor(privacy, conversations=conversations, progress=progress)
         self._shares_keys = False
 
     def share_keys(self) -> None:

@@ -46,11 +46,13 @@ class Redactor:
         *,
         machines: bool = True,
         conversations: Conversations | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             machines: False: IP and MAC addresses stay, as what the daemon logs are its operator's.
             conversations: where numbers are kept; None: in memory.
+            progress: called with each event, which may take a second.
 
         Raises:
             ConfigurationError: privacy.names is on and its extra is not installed, or a phone region is none.
@@ -60,6 +62,7 @@ class Redactor:
         self._finder = Finder(settings, machines=machines)
         self._conversations = conversations or Conversations()
         self._counts: Counter[str] = Counter()
+        self._progress = progress
 
     def take_counts(self) -> Counter[str]:
         """How often something was replaced, by kind, since the last call."""
@@ -103,7 +106,7 @@ class Redactor:
         ids = event_ids.take(rows).to_pylist()
         known = self._conversations.of(ids) if on_another else conversation_ids.take(rows).to_pylist()
         for place, (event_id, conversation_id) in enumerate(zip(ids, known, strict=True)):
-            self._finder.begin()
+            self._begin()
             scope = self._conversations.open(event_id, conversation_id, on_another=on_another)
             try:
                 for values in cleaned.values():
@@ -157,7 +160,7 @@ class Redactor:
             return names
         cleaned = names.take(suspected).to_pylist()
         for place, name in enumerate(cleaned):
-            self._finder.begin()
+            self._begin()
             try:
                 if any(found.kind in ("EMAIL", "PHONE", "IP") for found in self._finder.find(name)):
                     cleaned[place] = pseudonym(name)
@@ -172,7 +175,7 @@ class Redactor:
 
         What stands under a key is redacted as if both stood in a text: `"password": "hunter2"`.
         """
-        self._finder.begin()
+        self._begin()
         scope = scope or self.scope(value)
         return replaced(value, lambda leaf: self._leaf(leaf, scope, users))
 
@@ -181,7 +184,7 @@ class Redactor:
 
         A user's pseudonym stays: its digits may look like a phone number's.
         """
-        self._finder.begin()
+        self._begin()
         return self._in_text(text, scope)
 
     def scope(self, value: Any = None) -> Scope:
@@ -189,6 +192,10 @@ class Redactor:
         scope = self._conversations.fresh()
         _reserve(scope, value)
         return scope
+
+    def _begin(self) -> None:
+        self._progress()
+        self._finder.begin()
 
     def _in_json(self, text: str, scope: Scope, users: Users | None) -> str:
         return replaced_in_text(text, lambda leaf: self._leaf(leaf, scope, users))

@@ -50,13 +50,16 @@ def stored_key_ids(warehouse: Warehouse) -> set[str]:
 class Writer:
     """Redacts and stores batches. Used by one thread at a time: it knows which ids are stored."""
 
-    def __init__(self, warehouse: Warehouse, settings: Settings) -> None:
+    def __init__(self, warehouse: Warehouse, settings: Settings, progress: Callable[[], None] = lambda: None) -> None:
         """
+        Args:
+            progress: called while a batch is redacted.
+
         Raises:
             ConfigurationError: the key of the user hash cannot be read or made, or privacy.names lacks its extra.
         """
         self._warehouse, self._group = warehouse, settings.kafka.group_id
-        self._redactor = Redactor(settings.privacy)
+        self._redactor = Redactor(settings.privacy, progress=progress)
         keys = load_user_keys(settings.privacy, warehouse.path)
         self.pseudonym, self.pseudonym_or_stored = keys.pseudonym, keys.pseudonym_or_stored
         distance = timedelta(seconds=settings.ingest.deduplicate_seconds)

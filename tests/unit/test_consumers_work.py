@@ -14,7 +14,9 @@ from ingestion import Rig, feedback, interaction, settings_for
 
 from retuned.consumers.formats.dialects import BadPart, decode_any
 from retuned.consumers.formats.events import Bounds, Feedback, Interaction, PassedOver
+from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog
+from retuned.consumers.privacy.finder import Finder
 from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import Warehouse
 
@@ -204,3 +206,28 @@ def test_the_stream_goes_on_and_a_replay_decides_the_same(tmp_path: Path, wareho
     assert (letter["reason"], json.loads(letter["payload"])) == ("too_many", trace)
     assert replay(rig.ingest) == {"tried": 1, "replayed": 0, "stored": 0}
     assert stored() == first
+
+
+def test_a_batch_of_messages_that_each_take_long_is_no_standstill(
+    tmp_path: Path, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = [0]  # messages read and texts redacted since ingestion last noted that it makes progress
+
+    def counted(function: Any) -> Any:
+        def work(*given: Any, **more: Any) -> Any:
+            since[-1] += 1
+            return function(*given, **more)
+
+        return work
+
+    monkeypatch.setattr(Finder, "find", counted(Finder.find))
+    monkeypatch.setattr("retuned.consumers.decoding.decode_any", counted(decode_any))
+    monkeypatch.setattr(Ingest, "note_progress", lambda ingest: (since.append(0), setattr(ingest, "_progress_at", 0.0)))
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    for number in range(100):
+        rig.send(json.dumps([interaction(f"a{number}", response=f"Call 030 1234{number:04}")]).encode())
+    since.clear()
+    since.append(0)
+    assert rig.drain() == 100
+    assert sum(since) > 200
+    assert max(since) < 30
