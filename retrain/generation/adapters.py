@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -148,7 +148,8 @@ def _common_prefix(prompts: Sequence[list[int]]) -> int:
 def _plain(module: nn.Module) -> bool:
     if isinstance(module, LoraLayer):
         return (
-            not module.lora_embedding_A
+            not isinstance(module, ParamWrapper)  # adds to a parameter, for the whole batch
+            and not module.lora_embedding_A
             and not getattr(module, "lora_variant", None)
             and not module.merged
             and all(isinstance(inner, nn.Linear) for inner in module.lora_A.values())

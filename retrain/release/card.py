@@ -4,7 +4,6 @@ Source of the format: https://huggingface.co/docs/hub/model-cards.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
 from retuned.retrain.decision.interval import interval
+from retuned.retrain.release.licence import UNKNOWN, licence_of, text_of
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import in_figures, mistaken
 
@@ -25,7 +25,6 @@ QUERIES = named_queries("retuned.retrain.release", "card.sql")
 
 NAME = "README.md"
 BASE, LOGGED = "base", "logged"
-UNKNOWN = "unknown"
 
 # What vLLM takes as --max-lora-rank: https://docs.vllm.ai/en/latest/api/vllm/config/lora.html.
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -36,16 +35,6 @@ _KINDS = {
 }
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
 _LABELS = 20
-_LICENCES = (
-    (r"Apache License\s+Version 2\.0", "apache-2.0"),
-    (r"MIT License|Permission is hereby granted, free of charge", "mit"),
-    (r"Llama 2 Community License", "llama2"),
-    (r"Llama 3 Community License", "llama3"),
-    (r"Llama 3\.1 Community License", "llama3.1"),
-    (r"Llama 3\.2 Community License", "llama3.2"),
-    (r"Llama 3\.3 Community License", "llama3.3"),
-    (r"Gemma Terms of Use", "gemma"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,6 +59,7 @@ class Record:
         sources: source and rows, the most first.
         people: how many taught, and the largest_share of one.
         rank: of its adapter, which may be its parent's; None: it has none.
+        on_experts: whether its adapter covers fused experts.
         run: reasons, started_at, train_seconds, evaluate_seconds.
         decision: outcome, reasons and figures of the gate.
         approvals: what people decided on it, oldest first: state (approved or refused), actor, decided_at, reason.
@@ -79,6 +69,7 @@ class Record:
     manifest: dict[str, Any]
     licence: str = UNKNOWN
     rank: int | None = None
+    on_experts: bool = False
     dataset: dict[str, Any] | None = None
     sources: Sequence[dict[str, Any]] = ()
     people: dict[str, Any] | None = None
@@ -101,23 +92,6 @@ def write(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, An
         path: the folder of the version, which the card names.
     """
     replace_text(folder / NAME, render(_gathered(warehouse, folder, path, manifest)))
-
-
-def licence_of(base: Path) -> str:
-    """The licence of a base model, by its folder's README.md, config.json or LICENSE; `unknown` where none says it."""
-    header = re.match(r"---\n(.*?)\n---", _text(base / "README.md"), re.DOTALL)
-    try:
-        told = yaml.safe_load(header[1]) if header else None
-        configured = json.loads(_text(base / "config.json") or "{}")
-    except (yaml.YAMLError, ValueError):
-        told, configured = None, {}
-    for found in (told, configured):
-        if isinstance(found, dict) and isinstance(found.get("license"), str):
-            return str(found["license"])
-    text = _text(base / "LICENSE") or _text(base / "LICENSE.txt") or _text(base / "LICENSE.md")
-    if not text:
-        return UNKNOWN
-    return next((name for pattern, name in _LICENCES if re.search(pattern, text, re.IGNORECASE)), "other")
 
 
 def render(record: Record) -> str:
@@ -321,12 +295,16 @@ def _loading(record: Record) -> list[str]:
         ]
     base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
     highest = next((most for most in _VLLM_RANKS if most >= (record.rank or 0)), _VLLM_RANKS[-1])
+    module, flags = f"{record.name}={path}", ""
+    if record.on_experts:
+        flags = " --enable-mixed-moe-lora-format"
+        module = f"'{json.dumps({'name': record.name, 'path': str(record.path), 'is_3d_lora_weight': True})}'"
     served = (
         "For vLLM, which takes no such weights beside a base model, make them a model of their own:\n\n"
         '```python\nmodel.merge_and_unload().save_pretrained("merged")\ntokenizer.save_pretrained("merged")\n```'
         if _full(record)
-        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {highest} \\\n"
-        f"  --lora-modules {record.name}={path}\n```"
+        else f"```bash\nvllm serve {base} --enable-lora --max-lora-rank {highest}{flags} \\\n"
+        f"  --lora-modules {module}\n```"
     )
     return [
         "## How to load it",
@@ -371,22 +349,16 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {row} |" for row in cells)])
 
 
-def _text(file: Path) -> str:
-    """A text, or none where there is no file."""
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _gathered(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, Any]) -> Record:
     dataset_of = {"workload": manifest["workload"], "version": manifest["dataset_version"]}
     run_id = {"run_id": manifest["run_id"]}
+    adapter = json.loads(text_of(folder / "adapter_config.json") or "{}")
     return Record(
         path=path,
         manifest=manifest,
         licence=UNKNOWN if manifest.get("provider_model") else licence_of(Path(manifest["base_model"])),
-        rank=json.loads(_text(folder / "adapter_config.json") or "{}").get("r"),
+        rank=adapter.get("r"),
+        on_experts=bool(adapter.get("target_parameters")),
         dataset=_parsed(warehouse.row(versions.QUERIES["dataset"], dataset_of), "card"),
         sources=warehouse.rows(QUERIES["sources"], dataset_of),
         people=warehouse.row(QUERIES["people"], dataset_of),

@@ -46,8 +46,10 @@ def to_train(model: nn.Module, base: Path, parent: Path | None, settings: TrainS
             f"train.method {settings.method}: the champion {parent} has all weights, and an adapter cannot go on from "
             "them; set train.method to full, or start anew from the base model with `retuned promote <workload> base`"
         )
-    _check_dropout(getattr(PeftConfig.from_pretrained(parent), "target_parameters", None) or (), settings, base)
-    found = load_adapter(model, parent, trainable=True, dropout=settings.dropout)
+    dropout = 0.0 if full else settings.dropout
+    if dropout:
+        _check_dropout(getattr(PeftConfig.from_pretrained(parent), "target_parameters", None) or (), settings, base)
+    found = load_adapter(model, parent, trainable=True, dropout=dropout)
     return new_adapter(found.merge_and_unload(), base, settings) if full and not parent_full else found
 
 

@@ -58,7 +58,8 @@ class Targets:
 def find(model: nn.Module) -> Targets:
     """All linear layers and fused experts of the language model."""
     linear = [name for name, module in _modules(model) if _is_linear(module) and not _is_read_past(model, name)]
-    modules = [name for name in linear if _reaches_peft(model, name.rsplit(".", 1)[-1])]
+    reach = {leaf: _reaches_peft(model, leaf) for leaf in {name.rsplit(".", 1)[-1] for name in linear}}
+    modules = [name for name in linear if reach[name.rsplit(".", 1)[-1]]]
     weights = [f"{name}.weight" for name in set(linear) - set(modules) if _is_float(model.get_submodule(name).weight)]
     experts = [
         f"{name}.{parameter}"

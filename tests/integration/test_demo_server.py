@@ -31,7 +31,7 @@ from retuned.consumers.errors import ChildFailed, RetunedError
 from retuned.daemon.demo import model as demo_model
 from retuned.daemon.demo.model import Model, base_model, model_card
 from retuned.daemon.demo.server import MOST_WAITING, ModelEvent, Worker, follow
-from retuned.retrain.release.card import licence_of
+from retuned.retrain.release.licence import licence_of
 
 SYSTEM = {"role": "system", "content": "please answer the customer of our store"}
 CONVERSATIONS = [

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, Mistral3Config
 
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.settings import Settings
-from retuned.retrain.settings import TrainSettings
+from retuned.retrain.generation.transformers import TransformersEngine
+from retuned.retrain.settings import EvaluateSettings, TrainSettings
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training import coverage, targets
 from retuned.retrain.training.base_model import load_model, load_tokenizer
@@ -212,3 +213,30 @@ def test_a_base_model_that_cannot_be_trained_is_found_by_a_check(kind: str, data
             attempt()
         assert "\n" not in str(raised.value)
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_an_evaluation_has_each_adapter_on_experts_answer_as_itself(data: Path, tmp_path: Path) -> None:
+    base = tiny_model("mixtral", tmp_path / "base")
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(load_model(base, torch.float32), config).save_pretrained(tmp_path / "attention")
+    first = Path(trained(base, data, tmp_path / "first", SETTINGS.model_copy(update={"epochs": 1}))["adapter"])
+    second = Path(trained(base, data, tmp_path / "second", SETTINGS, parent=first)["adapter"])
+    adapters: dict[str, Path | None] = {"base": None, "attention": tmp_path / "attention"}
+    adapters |= {"first": first, "second": second}
+
+    def losses(models: dict[str, Path | None]) -> dict[str, list[float | None]]:
+        settings = EvaluateSettings(max_new_tokens=2)
+        engine = TransformersEngine(base, models, settings, dtype="float32", encoding=SETTINGS.encoding)
+        found: dict[str, list[float | None]] = {name: [] for name in models}
+        for _, answers in engine.answers(rows(3, 16), list(models)):
+            for name, answer in answers.items():
+                found[name].append(answer.loss)
+        engine.close()
+        return found
+
+    together = losses(adapters)
+    for name in ("attention", "first", "second"):
+        alone = losses({"base": None, name: adapters[name]})
+        assert together[name] == pytest.approx(alone[name], abs=1e-4)
+        assert together["base"] == pytest.approx(alone["base"], abs=1e-4)
+    assert len({tuple(found) for found in together.values()}) == len(adapters)

@@ -280,6 +280,19 @@ def test_a_load_is_not_kept_waiting_by_questions(served: Served, double: VllmDou
     assert served.states() == {served.new.name: "serving"}
 
 
+def test_more_adapters_than_slots_are_logged_once_a_load(
+    served: Served, double: VllmDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    double.slots = 1
+    for version in (served.old, served.new):
+        served.promote(version)
+    for _ in range(3):
+        served.reconciler.run()
+    found = [record.getMessage() for record in caplog.records if "--max-loras" in record.getMessage()]
+    assert len(found) == 1
+    assert "2 adapters share 1 slots" in found[0]
+
+
 def test_what_somebody_else_loaded_stays(served: Served, double: VllmDouble) -> None:
     for name in ("own", f"{served.old.name}-evaluation-1", "other@3f2a91c0"):
         double.answer("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(served.old.path)}, None)

@@ -107,11 +107,18 @@ def test_more_adapters_than_slots_is_a_warning(checked: Checked, base: Path) -> 
     assert (mark, "3 adapters share 2 slots (--max-loras)" in text) == ("warn", True)
 
 
-def test_a_mixture_of_experts_is_not_for_sglang(checked: Checked, tmp_path: Path) -> None:
+def test_what_adapters_on_experts_need_is_named(checked: Checked, base: Path, tmp_path: Path) -> None:
     named = targets(*({"kind": kind, "urls": [AWAY]} for kind in ("vllm", "sglang")))
     experts = {"base": str(tiny_model("mixtral", tmp_path / "experts"))}
     attention = experts | {"train": {"target_modules": ["q_proj", "v_proj"]}}
     found = checked.found(serving=named, workloads={"sales": experts, "support": attention})
+    with serving(base) as double:
+        name = f"target vllm {double.url} of sales"
+        found |= checked.found(
+            serving=targets({"kind": "vllm", "urls": [double.url]}), workloads={"sales": experts, "support": attention}
+        )
+    assert "adapters on experts need its flag --enable-mixed-moe-lora-format" in found.pop(name)[1]
+    assert not [text for _, text in found.values() if "--enable-mixed-moe-lora-format" in text]
     refusing = {name for name, (_, text) in found.items() if "on which sglang loads no adapter" in text}
     assert refusing == {f"target sglang {AWAY} of sales"}
 

@@ -8,7 +8,8 @@ from ingestion import Rig, feedback, interaction, settings_for
 
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.release.card import NAME, Record, Score, licence_of, render, without_header, write
+from retuned.retrain.release.card import NAME, Record, Score, render, without_header, write
+from retuned.retrain.release.licence import licence_of
 
 MANIFEST: dict[str, Any] = {
     "version": "3f2a91c0",
@@ -136,6 +137,13 @@ def test_the_card_names_the_engine_the_rate_and_the_precision() -> None:
     assert "| trained by | engine trl, as it trains on a GPU |" in card
     assert "| peak learning rate | 0.00026 |" in card
     assert "| base model in training and evaluation | in 4 bits (NF4) |" in card
+
+
+def test_an_adapter_on_experts_is_served_by_a_flag_of_vllm() -> None:
+    card = render(record(on_experts=True))
+    assert " --enable-mixed-moe-lora-format " in card
+    assert '"is_3d_lora_weight": true}' in card
+    assert "--enable-mixed-moe-lora-format" not in render(FULL)
 
 
 def test_the_card_names_what_the_adapter_covers() -> None:

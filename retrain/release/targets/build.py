@@ -113,7 +113,10 @@ def check(place: Place, settings: Settings) -> tuple[str, str]:
             if problems := adapters.check_settings(settings, target):
                 raise ConfigurationError("; ".join(problems))
             asked = server(target, place.replica, settings.models.directory)
-            return _check_server(asked, target.maximum_rank, settings.base)
+            found, notice = _check_server(asked, target.maximum_rank, settings.base)
+            if adapters.adapts_experts(settings):
+                found += "; adapters on experts need its flag --enable-mixed-moe-lora-format"
+            return found, notice
         case WebhookTarget():
             read_secret(target.secret_file)
             return "gets signed requests; it is not asked", ""

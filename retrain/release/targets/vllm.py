@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Vllm:
         )
         self.server = self._server(self._client)
         self._models: list[dict[str, Any]] | None = None  # as listed, unless anything was loaded since
+        self._adapters = set[str]()  # as listed, and what was loaded since
 
     def _server(self, client: Client) -> LoraServer:
         return LoraServer(client, self._settings.work_seconds)
@@ -67,7 +68,8 @@ class Vllm:
 
     def listed(self) -> dict[str, frozenset[str]]:
         self._models = self.server.models()
-        return {model["id"]: frozenset() for model in self._models if model.get("parent")}
+        self._adapters = {model["id"] for model in self._models if model.get("parent")}
+        return dict.fromkeys(self._adapters, frozenset())
 
     def check(self, version: Version) -> None:
         adapters.check(version, self.kind, self._settings.maximum_rank)
@@ -119,10 +121,11 @@ class Vllm:
                 f"{error}. It must find the files at {path} (models_directory of the target), and {self.start}"
             ) from error
 
-        if crowded := self.crowded([model["id"] for model in self.server.models() if model.get("parent")]):
+        self._adapters.add(wanted.name)
+        if crowded := self.crowded(self._adapters):
             log.warning("%s: %s", self.replica, crowded)
 
-    def crowded(self, adapters: Sequence[str]) -> str:
+    def crowded(self, adapters: Collection[str]) -> str:
         """What is wrong where a server has more adapters than slots for them, as far as its metrics name these (vLLM's
         do, once it has answered a request); empty: nothing."""
         metrics = replace(self._client, url=self._client.url.removesuffix("/v1"))
