@@ -66,10 +66,9 @@ class RunQueue:
         self.runs: Runs = self.jobs.runs
         self.service = LocalService(self.jobs)
 
-    def train(
-        self, _: Any, __: Any, settings: RetrainSettings, folder: Path, stop: threading.Event, on_progress: Any
-    ) -> dict[str, Any]:
+    def train(self, *given: Any) -> dict[str, Any]:
         """As a child's parent does: it works until it is stopped, and has files."""
+        settings, folder, stop, on_progress = given[2:6]
         workload = folder.parents[2].name
         self.settings[workload] = settings
         folder.mkdir(parents=True, exist_ok=True)

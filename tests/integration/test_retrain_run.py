@@ -784,7 +784,7 @@ class Trainer:
     def evaluate(self, dataset: Dataset, *more: Any) -> tuple[list[Evaluation], dict[str, float]]:
         self.before_evaluation()
         settings: Settings = more[2]
-        logged: dict[str, str] = more[-1]
+        logged: dict[str, str] = more[7]
         rows = dataset.split("holdout")
         right = self.right[len(self.evaluated) > 0]
         self.evaluated.append(dataset)

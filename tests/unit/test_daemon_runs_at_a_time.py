@@ -278,9 +278,9 @@ def test_datasets_are_made_for_one_run_at_a_time(
 def test_waiting_for_a_cluster_costs_nothing(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*given: Any) -> Any:
         for status, seconds in (("PENDING", 600), ("RUNNING", 10), ("AWAY", 5), ("PENDING", 60), ("RUNNING", 20)):
-            given[-1]({"ray_status": status})
+            given[5]({"ray_status": status})
             queue.now += timedelta(seconds=seconds)
-        given[-1]({"ray_status": "PENDING"})
+        given[5]({"ray_status": "PENDING"})
         queue.now += timedelta(seconds=30)
         raise ChildFailed("train: killed by signal 9")
 
