@@ -120,7 +120,6 @@ class Vllm:
             raise RetunedError(
                 f"{error}. It must find the files at {path} (models_directory of the target), and {self.start}"
             ) from error
-
         self._adapters.add(wanted.name)
         if crowded := self.crowded(self._adapters):
             log.warning("%s: %s", self.replica, crowded)
