@@ -133,7 +133,7 @@ class Parts:
                 "minimum_ratings": 25,
                 "cooldown_seconds": 20.0,
             },
-            "schedule": {"quality_seconds": 5.0, "watch_seconds": 5.0, "drift_seconds": 25.0},
+            "schedule": {"quality_seconds": 5.0, "watch_seconds": 5.0, "drift_seconds": 45.0},
             "http": {"port": int(self.daemon_url.rsplit(":", 1)[1])},
             "gateway": {
                 "port": int(self.gateway_url.rsplit(":", 1)[1]),
