@@ -124,7 +124,7 @@ class Parts:
             "watch": {"compare_seconds": 120.0, "latency_ratio": 10.0},
             "dataset": {"minimum_rows": 60, "holdout_share": 0.33},
             "gate": {"minimum_examples": 12},
-            "evaluate": {"max_new_tokens": 24, "batch_size": 32},
+            "evaluate": {"max_new_tokens": 24, "batch_size": 32, "general_examples": 15},
             "train": {"batch_size": 6, "epochs": 4},
             "policy": {
                 "new_corrections": 140,

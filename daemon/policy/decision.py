@@ -19,7 +19,8 @@ class Evidence:
     """What is known about one workload when the policy is asked.
 
     Attributes:
-        drifted: outcome of the latest drift checks since the last run, newest first; None: too few events to tell.
+        drifted: outcome of the latest drift checks since the last run and the last change of what serves, newest first;
+            empty while two versions answer. None: too few events to tell.
         ratings: those of the model in service, by period, the oldest first.
         new_corrections: corrections of the model in service that the last run did not have.
         untried_corrections: those of an earlier model too: what came in while that run trained, for example.

@@ -35,9 +35,12 @@ WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'ret
   AND id NOT IN (SELECT run_id FROM approvals WHERE state IN ('waiting', 'approved', 'superseded')) AND (began_at IS NULL OR started_at > began_at)
 
 -- name: drift
--- What was accepted as usual is no reason any more.
+-- What was accepted as usual is no reason any more. Nor is what a check found before another version came into service, or
+-- while two versions answer: answers then differ because of the version.
 SELECT drifted FROM drift_checks
 WHERE workload = $workload AND created_at > $since
+  AND created_at > coalesce((SELECT max(created_at) FROM promotions WHERE workload = $workload), $since)
+  AND NOT EXISTS (FROM rollouts WHERE workload = $workload AND state = 'canary' AND share > 0)
   AND created_at > coalesce((SELECT max(created_at) FROM drift_references WHERE workload = $workload), $since)
 ORDER BY created_at DESC LIMIT $checks
 

@@ -312,6 +312,27 @@ def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: LocalSer
     checked(START + 7 * DAY, True)
     assert evidence(service).drifted == (True,)
 
+    # A canary does better, and the answers with it: that is no reason to train yet another one.
+    canary = {"id": "x", "workload": "support", "version": "v", "previous_version": None, "step_since": START + 7 * DAY}
+    service.warehouse.insert("rollouts", **canary, created_at=START, share=0.25, state="canary", ended_at=None)
+    assert evidence(service).drifted == ()
+    service.warehouse.execute("UPDATE rollouts SET share = 0")  # it is asked in shadow
+    assert evidence(service).drifted == (True,)
+    service.warehouse.execute("UPDATE rollouts SET share = 1, state = 'done'")
+    promoted = {
+        "id": "p",
+        "created_at": START + 7 * DAY + HOUR,
+        "event": "promoted",
+        "version": "v",
+        "actor": "rollout",
+    }
+    service.warehouse.insert(
+        "promotions", workload="support", previous_version=None, reason="", announced=True, **promoted
+    )
+    assert evidence(service).drifted == ()
+    checked(START + 8 * DAY, True)
+    assert evidence(service).drifted == (True,)
+
 
 def test_a_version_is_taken_back_when_it_was_rolled_back_in_its_workload(service: LocalService) -> None:
     dataset(service, "d", START)
