@@ -11,24 +11,27 @@ from typing import Any
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common.process import Emit, run_child
+from retuned.consumers.errors import ConfigurationError
 from retuned.retrain.settings import Settings, TrainSettings
 from retuned.retrain.training.base_model import check_base_model, load_config
 
 _SECONDS = 600.0
 
 
-def check(settings: Settings) -> str:
-    """What an adapter under the settings of a workload would cover.
+def check(settings: Settings) -> str | None:
+    """What an adapter under the settings of a workload would cover; None where none is trained, or the base model's
+    folder holds no model, which `check_base_model` reports.
 
     Raises:
         RetunedError: the base model cannot be trained under these settings, or an adapter would cover too little.
     """
     base, train = settings.base, settings.train
-    if not isinstance(base, Path):
-        return "none is trained here"
-    if train.method == "full":
-        return "none: all layers are trained (train.method full)"
-    check_base_model(base)
+    if not isinstance(base, Path) or train.method == "full":
+        return None
+    try:
+        check_base_model(base)
+    except ConfigurationError:
+        return None
     decisive = train.model_dump(mode="json", include={"target_modules", "dropout", "use_dora"})
     return f"covers {_covered(json.dumps({'base': str(base), 'settings': decisive}))}"
 

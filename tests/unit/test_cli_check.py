@@ -132,8 +132,8 @@ def test_what_is_not_configured_is_not_listed(
     *lines, empty, result = capsys.readouterr().out.splitlines()
     assert not [line for line in lines if "none" in line]
     assert {line[6:].split(":")[0].split(" /")[0] for line in lines} == {
-        *("configuration", "broker", "warehouse", "privacy", "base model", "memory", "target folder", "models"),
-        *("disk", "http"),
+        *("configuration", "broker", "warehouse", "privacy", "base model", "adapter", "memory", "target folder"),
+        *("models", "disk", "http"),
     }
     assert (empty, result) == ("", f"{len(lines)} checks, none failed")
 
