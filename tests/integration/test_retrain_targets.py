@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Mistral3Config
 
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.settings import Settings
+from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine
 from retuned.retrain.settings import EvaluateSettings, TrainSettings
 from retuned.retrain.training import adapter as lora
@@ -226,7 +227,8 @@ def test_an_evaluation_has_each_adapter_on_experts_answer_as_itself(data: Path, 
 
     def losses(models: dict[str, Path | None]) -> dict[str, list[float | None]]:
         settings = EvaluateSettings(max_new_tokens=2)
-        engine = TransformersEngine(base, models, settings, dtype="float32", encoding=SETTINGS.encoding)
+        kept = KeptAnswers()
+        engine = TransformersEngine(base, models, settings, dtype="float32", encoding=SETTINGS.encoding, kept=kept)
         found: dict[str, list[float | None]] = {name: [] for name in models}
         for _, answers in engine.answers(rows(3, 16), list(models)):
             for name, answer in answers.items():
