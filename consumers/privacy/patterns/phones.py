@@ -77,16 +77,24 @@ class Plans:
     """
 
     def __init__(self, regions: Sequence[str]) -> None:
-        self._regions, self._lookups = regions, 0
+        self._regions = regions
+        self._invalid = set[str]()  # of this event: a text is searched more than once
+        self._lookups = 0
 
     def begin(self) -> None:
         """Another event begins."""
         self._lookups = 0
+        self._invalid.clear()
 
     def may_have(self, number: str) -> bool:
         """Whether a number is valid in one of the regions, or too many were looked up to tell."""
+        if number in self._invalid:
+            return False
         self._lookups += 1
-        return self._lookups > MOST_LOOKUPS or any(_is_valid(number, region) for region in self._regions)
+        if self._lookups > MOST_LOOKUPS or any(_is_valid(number, region) for region in self._regions):
+            return True
+        self._invalid.add(number)
+        return False
 
 
 def replace_phones(text: str, mark: Mark, plans: Plans) -> str:
