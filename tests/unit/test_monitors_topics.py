@@ -177,4 +177,4 @@ def test_a_model_that_cannot_be_had_is_named(model: Path, tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "model2vec", None)
     with pytest.raises(ConfigurationError, match=r"needs pip install 'retuned\[static-embeddings\]'"):
         load_embedding(model)
-    assert "by their words" in check(DriftSettings())
+    assert check(DriftSettings()) is None
