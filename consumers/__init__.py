@@ -1,1 +1,1 @@
-"""How do events get in, and never get lost?"""
+"""Reads events from Kafka and stores each exactly once."""

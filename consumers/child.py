@@ -1,4 +1,4 @@
-"""The child's side of long work, whose parent's side is `consumers.common.process`."""
+"""Runs long work in a child process: the child's side. The parent's side is `consumers.common.process`."""
 
 import ctypes
 import json
@@ -20,16 +20,23 @@ from retuned.consumers.errors import Cancelled, RetunedError
 log = logging.getLogger(__name__)
 
 
-def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
-    """The child's side: read the job, work, answer. Exits the process.
+def child_main(
+    work: Callable[[dict[str, Any], Emit], dict[str, Any] | None],
+    launcher: Callable[[dict[str, Any]], list[str] | None] = lambda _: None,
+) -> None:
+    """Reads the job, runs the work and writes the result or error. Exits the process.
 
-    An error a person can act on is answered in one line; any other also leaves its traceback in the log.
+    An error that a person can act on is reported in one line; any other also leaves its traceback in the log.
+
+    Args:
+        work: of several processes, one returns the result and the others None; each reports its errors.
+        launcher: returns the command that replaces this process and starts several; None: this process works.
     """
     _die_with_parent()
     _die_before_parent()
     logs.configure_child()
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # keeps output of libraries apart from the JSON lines
 
     def emit(line: dict[str, Any]) -> None:
         answer.write(json.dumps(line) + "\n")
@@ -37,7 +44,12 @@ def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
 
     with about(**json.loads(os.environ.get(FIELDS, "{}"))):
         try:
-            emit({"result": work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit)})
+            job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+            if command := launcher(job):
+                os.dup2(answer.fileno(), 1)
+                os.execv(command[0], command)
+            if (result := work(job, emit)) is not None:
+                emit({"result": result})
         except Cancelled:
             sys.exit(CANCELLED)
         except RetunedError as error:
@@ -50,7 +62,7 @@ def child_main(work: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
 
 
 def _failed(error: Exception) -> dict[str, Any]:
-    """The last line for an error. An allocation may have failed: Python's own, or torch's, on a CPU or on a GPU."""
+    """Returns the last line for an error; failed allocations of Python or torch, on CPU or GPU, are marked."""
     names = {kind.__name__ for kind in type(error).__mro__}
     text = f"{type(error).__name__}: {error}"
     if "OutOfMemoryError" in names:  # torch's, of a GPU
@@ -60,7 +72,7 @@ def _failed(error: Exception) -> dict[str, Any]:
 
 
 def _gpu_memory() -> str:
-    """What of this process's GPU is taken, by itself and by others."""
+    """Describes the memory of this process's GPU."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     if cuda is None or not cuda.is_available():
         return ""
@@ -73,7 +85,7 @@ def _gpu_memory() -> str:
 
 
 def _die_with_parent() -> None:
-    """No child outlives a daemon that was killed (Linux; elsewhere it runs to its end)."""
+    """Ends this process when the daemon is killed (Linux; elsewhere it runs to its end)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.environ.get("RETUNED_PARENT", str(os.getppid())) != str(os.getppid()):
@@ -81,6 +93,6 @@ def _die_with_parent() -> None:
 
 
 def _die_before_parent() -> None:
-    """When memory runs out, the kernel ends this process, not the daemon (Linux)."""
+    """Makes the kernel kill this process rather than the daemon when memory runs out (Linux)."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800")

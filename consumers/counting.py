@@ -1,4 +1,4 @@
-"""What is counted of every batch that is stored, and how long events wait on the broker."""
+"""Updates the metrics of stored batches and of the age of waiting events."""
 
 import logging
 import traceback
@@ -15,12 +15,11 @@ log = logging.getLogger(__name__)
 
 
 class Counting:
-    """Moves the metrics of ingestion. For one thread; others may read the attributes.
+    """Updates the metrics of ingestion. For one thread; others may read the attributes.
 
     Attributes:
-        passed_over: messages since the start, by the reasons in `dialects.PASSED_OVER`.
-        lag_seconds: how long the oldest event that was not read had waited, at most, by topic; absent where that is
-            not known.
+        passed_over: skipped messages since the start, by the reasons in `dialects.PASSED_OVER`.
+        lag_seconds: an upper bound of the age of the oldest unread event, by topic; absent: unknown.
     """
 
     def __init__(self, metrics: Metrics, topics: Sequence[str]) -> None:
@@ -28,12 +27,12 @@ class Counting:
         self.passed_over: Counter[str] = Counter()
         self.lag_seconds: dict[str, float] = {}
         for topic in topics:
-            metrics.lost.labels(topic)  # series that begin at 0, so that an alert sees their first rise, or none
+            metrics.lost.labels(topic)  # series start at 0, so that alerts see their first increase
             metrics.remade.labels(topic)
             metrics.events.labels(topic)
 
     def moved(self, rows: Rows) -> None:
-        """What became of partitions that a batch of Kafka's moved: topics made anew, events that are gone or broken."""
+        """Counts recreated topics, and lost or broken events of a batch from Kafka."""
         metrics = self._metrics
         for topic in rows.remade:
             metrics.remade.labels(topic).inc()
@@ -42,10 +41,10 @@ class Counting:
         for record, _ in rows.bad:
             if isinstance(record, BrokenBatch):
                 metrics.lost.labels(record.topic).inc(record.events)
-                log.error("%s; going on behind it", record.problem)
+                log.error("%s; continuing after it", record.problem)
 
     def stored(self, rows: Rows) -> None:
-        """What a batch, of Kafka or of a file, held."""
+        """Counts the content of a stored batch from Kafka or a file."""
         metrics = self._metrics
         for topic, count in rows.messages.items():
             metrics.events.labels(topic.partition(":")[0]).inc(count)  # all files are one series: `import`
@@ -53,18 +52,19 @@ class Counting:
             metrics.dead_letters.labels(reason).inc(count)
         for reason, count in rows.passed_over.items():
             if reason not in self.passed_over:
-                log.info("messages are passed over: %s", PASSED_OVER[reason])
+                log.info("messages are skipped: %s", PASSED_OVER[reason])
             self.passed_over[reason] += count
             metrics.passed_over.labels(reason).inc(count)
         for place, count in Counter(map(_raised_in, rows.unforeseen)).items():
-            log.error("%d messages are dead letters (internal_error), a fault of retuned: %s", count, place)
+            log.error("%d messages are dead letters because of a bug in retuned (internal_error): %s", count, place)
         for kind, count in rows.redactions.items():
             metrics.redactions.labels(kind).inc(count)
         metrics.duplicates.inc(rows.duplicates)
+        metrics.erased.inc(rows.erased)
         metrics.batch_seconds.observe(rows.seconds)
 
     def waits(self, seconds: dict[str, float]) -> None:
-        """How long the oldest event of each topic has waited."""
+        """Sets the age of the oldest unread event of each topic."""
         for topic in self.lag_seconds.keys() - seconds.keys():
             self._metrics.lag_seconds.remove(topic)
         for topic, age in seconds.items():
@@ -73,7 +73,7 @@ class Counting:
 
 
 def _raised_in(error: BaseException) -> str:
-    """The type of an error and where it was raised; its text may quote what is not redacted."""
+    """Describes an error by its type and place; its text may quote unredacted content."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"

@@ -1,4 +1,4 @@
-"""The topic that dead letters are copied to."""
+"""Copies dead letters to a topic."""
 
 import logging
 import time
@@ -15,15 +15,15 @@ PAUSE_SECONDS = 30.0
 
 
 class DeadLetterTopic:
-    """Copies dead letters. The warehouse has them: a broker that is away costs copies, for a while, and no letter."""
+    """Copies dead letters. The warehouse has all of them; while the broker is away, they are not copied."""
 
     def __init__(self, publisher: Publisher | None, topic: str | None, metrics: Metrics) -> None:
-        """Without a publisher or a topic nothing is copied."""
+        """Creates the topic; without a publisher or a name, nothing is copied."""
         self._publisher, self._topic, self._metrics = publisher, topic, metrics
         self._paused_until = 0.0
 
     def copy(self, letters: Sequence[DeadLetter]) -> None:
-        """Publish letters, or count and log that they could not be."""
+        """Publishes letters; a failure is counted and logged."""
         if not letters or self._topic is None or self._publisher is None or time.monotonic() < self._paused_until:
             return
         try:
@@ -31,4 +31,4 @@ class DeadLetterTopic:
         except (BrokerUnavailable, BrokerRefused) as error:
             self._metrics.dead_letter_publish_failures.inc()
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            log.warning("dead letters are stored, but for a while not copied to %s: %s", self._topic, error)
+            log.warning("dead letters are stored, but temporarily not copied to %s: %s", self._topic, error)

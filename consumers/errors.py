@@ -1,4 +1,4 @@
-"""The errors of retuned. The type of an error decides its fate: retry, dead-letter, or stop."""
+"""The errors of retuned. The type of an error decides what happens: retry, dead letter, or stop."""
 
 import errno
 import resource
@@ -6,18 +6,18 @@ from typing import ClassVar
 
 
 class RetunedError(Exception):
-    """An error a person can act on: its text is one line that names the thing and the way out. The daemon stops.
+    """An error that a person can act on: its text is one line that names the problem and what to do. The daemon stops.
 
     Attributes:
-        exit_status: of the command that it ends. A supervisor may start a daemon that ended with 1 again: it waits for
-            what is away, or ends in the same way and harms nothing.
+        exit_status: the exit status of the command. A supervisor may restart a daemon that ended with 1: it waits for
+            missing services, or ends in the same way without harm.
     """
 
     exit_status: ClassVar[int] = 1
 
 
 class ConfigurationError(RetunedError):
-    """A setting is unknown, of the wrong type or contradicts another."""
+    """A setting is unknown, has the wrong type or contradicts another one."""
 
 
 class WarehouseError(RetunedError):
@@ -25,81 +25,81 @@ class WarehouseError(RetunedError):
 
 
 class MemoryLimit(WarehouseError):
-    """DuckDB may not have as much memory as this needs, just now or ever. Nothing was written."""
+    """DuckDB's memory limit is too small for this, temporarily or in general. Nothing was written."""
 
 
 class Busy(RetunedError):
-    """Something else is at work there. Worth another try, later."""
+    """Another operation is in progress. Retry later."""
 
 
 class ArchiveError(RetunedError):
-    """Old events cannot be archived. They stay in the warehouse, and the daemon goes on."""
+    """Old events cannot be archived. They stay in the warehouse, and the daemon continues."""
 
 
 class BackupError(RetunedError):
-    """A backup cannot be made, read or restored. Backups that are complete stay as they are, and the daemon goes on."""
+    """A backup cannot be made, read or restored. Complete backups are unaffected, and the daemon continues."""
 
 
 class Fenced(RetunedError):
-    """Another consumer of the group is at work: nothing in hand is stored, and this consumer must stop.
+    """Another consumer of the group is active: pending events are not stored, and this consumer must stop.
 
-    Started again it would join the group again, and hold up the healthy one.
+    After a restart it would join the group again, and delay the healthy one.
     """
 
     exit_status = 3
 
 
 class StoreUnavailable(RetunedError):
-    """The database or the object storage of a cluster does not answer. Worth another try, after a pause."""
+    """The database or the object storage of a cluster does not answer. Retry after a pause."""
 
 
 class Reassigned(RetunedError):
-    """Another ingester has partitions of a batch by now. Nothing of it was stored: read again what is not stored."""
+    """Another ingester has partitions of a batch by now. Nothing of it was stored: restart from the stored offsets."""
 
 
 class StandsBy(RetunedError):
-    """This daemon of a cluster changes nothing: another one leads, or none does yet."""
+    """This daemon of a cluster must not change anything: another one leads, or none does yet."""
 
 
 class LeadershipLost(StandsBy):
     """Another daemon leads the cluster by now: nothing of this change was written, and this daemon must stop.
 
-    Started again it stands by.
+    After a restart it stands by.
     """
 
 
 class OutdatedWarehouse(RetunedError):
-    """The warehouse lacks changes that the cluster's database has. Nothing was written; worth another try."""
+    """The warehouse lacks changes that the cluster's database has. Nothing was written; retry."""
 
 
 class OutOfStep(RetunedError):
-    """A batch of a file does not begin where the last one ended. Nothing was stored, and ingestion goes on."""
+    """A batch of a file does not start at the end of the last one. Nothing was stored, and ingestion continues."""
 
 
 class BrokerUnavailable(RetunedError):
-    """The broker does not answer. Worth another try, after a pause."""
+    """The broker does not answer. Retry after a pause."""
 
 
 class BrokerRefused(RetunedError):
-    """The broker answered and said no (credentials, certificate, authorisation). Trying again does not help."""
+    """The broker refuses (credentials, certificate, authorisation). A retry does not help."""
 
 
 class Unreadable(RetunedError):
-    """What the broker holds cannot be read here (a missing codec, a batch without an end). Reading on would skip it."""
+    """Records on the broker cannot be read (a missing codec, a batch without an end). Continuing would skip them."""
 
 
 class EventsLost(RetunedError):
-    """The broker deleted events before they were read, and the configuration says to stop then."""
+    """The broker deleted events before they were read, and the configuration requires to stop."""
 
 
 class BadFile(RetunedError):
-    """A file cannot be read, or not to its end; what was read of it before is stored."""
+    """A file cannot be read, or not to its end; rows read before are stored."""
 
 
 class TooManyDeadLetters(RetunedError):
-    """More events than the configured share cannot be decoded: stop before everything is thrown away.
+    """More events than the configured share cannot be decoded: stop before all events become dead letters.
 
-    Started again it would throw away some more.
+    After a restart, more of them would.
     """
 
     exit_status = 4
@@ -114,17 +114,17 @@ class OutOfMemory(ChildFailed):
 
 
 class Cancelled(RetunedError):
-    """A run was asked to stop; it can be resumed."""
+    """A run was stopped; it can be resumed."""
 
 
 def out_of_files(error: BaseException | None) -> str | None:
-    """What to do about an error, or its cause, that says that no more files may be opened; None for any other."""
+    """Returns advice if an error or its cause means that no more files can be opened; None: it does not."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             return (
-                f"as many files and connections are open as this process may have ({limit}); raise the limit "
-                "(ulimit -n, LimitNOFILE= of a systemd unit) and start it again"
+                f"this process has reached its limit of open files and connections ({limit}); raise the limit "
+                "(ulimit -n, LimitNOFILE= of a systemd unit) and restart it"
             )
         error = error.__cause__
     return None

@@ -1,4 +1,4 @@
-"""Import: batches of a file's rows are stored as batches of Kafka's are, and go on where they ended."""
+"""Import: stores batches of a file's rows like batches of Kafka, and continues where the last import ended."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.dead_letters import count_dead_letters
-from retuned.consumers.warehouse.rows import Rows, Table
+from retuned.consumers.warehouse.packing import Table
+from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.writer import stored_offsets
 
-# Files hold years, and an id in them is a duplicate when it is stored at any time: farther apart than events can be.
+# Files may span years, so an id is a duplicate regardless of the time: more than any two events can be apart.
 EVER_SECONDS = 231 * 366 * 86_400.0
 EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a file was taken, in whatever number of imports.
+    """The progress of a file over all of its imports.
 
     Attributes:
-        next: the next row to take; None when nothing of it was taken.
-        refused: how many of its rows were refused, by the dead letters that the warehouse has. Those that were
-            replayed or archived meanwhile are not among them.
+        next: the next row to import; None: none was imported.
+        refused: the number of refused rows by the dead letters in the warehouse, without replayed and archived ones.
     """
 
     next: int | None
@@ -32,7 +32,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row of a file that is no event, redacted; the dead letter has the rest."""
+    """A redacted row of a file that is not an event; its dead letter has the content."""
 
     offset: int
     reason: str
@@ -41,10 +41,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a batch of rows: events stored, of each kind, and what was not stored and why.
+    """The result of a batch: the stored events of each table, and the rows that were not stored.
 
     Attributes:
-        passed_over: what is known to be no event, by the reasons in `dialects.PASSED_OVER`.
+        refused: the number of refused rows by reason.
+        passed_over: the number of skipped rows, by the reasons in `dialects.PASSED_OVER`.
     """
 
     stored: dict[Table, int]
@@ -55,19 +56,19 @@ class Taken:
 
 
 def position(warehouse: Warehouse, topic: str) -> Position:
-    """How far a file was taken (`files.EventFile.topic`)."""
+    """Returns the progress of a file (`files.EventFile.topic`)."""
     reached = stored_offsets(warehouse).get((topic, 0))
     return Position(reached, 0 if reached is None else count_dead_letters(warehouse, topic))
 
 
 def take(ingest: Ingest, batch: Batch) -> Taken:
-    """Store a batch of rows of one file.
+    """Stores a batch of rows of one file.
 
-    Pseudonyms stay as they are, and an id that is stored at any time is a duplicate.
+    Pseudonyms are unchanged, and a stored id is a duplicate regardless of its time.
 
     Raises:
-        OutOfStep: the batch does not begin where the last one of this file ended. Nothing was stored.
-        RetunedError: the thread of `Ingest.run` does not come to it in time; it may store the batch later.
+        OutOfStep: the batch does not start at the end of the last one of this file. Nothing was stored.
+        RetunedError: the thread of `Ingest.run` has no time; it may store the batch later.
     """
     return ingest.run_in_ingest_thread("import", lambda: _take(ingest, batch))
 
@@ -84,7 +85,7 @@ def _take(ingest: Ingest, batch: Batch) -> Taken:
 
 
 def taken(rows: Rows) -> Taken:
-    """What became of rows that were written."""
+    """Returns the result of written rows."""
     return Taken(
         rows.stored,
         rows.duplicates,
@@ -95,8 +96,8 @@ def taken(rows: Rows) -> Taken:
 
 
 def out_of_step(stored: int | None) -> OutOfStep:
-    """For a batch of a file that does not begin behind the rows that are stored of it."""
+    """Returns the error for a batch that does not continue the stored rows of its file."""
     return OutOfStep(
-        f"another import of the same file has stored its first {stored or 0:,} rows meanwhile; this one ends, and "
-        "stored nothing twice: wait for the other one, then give the command again, which goes on behind what is stored"
+        f"another import of the same file has stored its first {stored or 0:,} rows meanwhile; this one stops, and has "
+        "stored nothing twice: wait for the other one, then run the command again to continue"
     )

@@ -1,4 +1,4 @@
-"""What comes into the store beside the topics of Kafka: rows of files, and dead letters once more."""
+"""Input besides Kafka's topics: rows of files, and replayed dead letters."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from retuned.consumers.replay import replay
 
 
 class Intake(Protocol):
-    """Threads may share it. Every method raises a RetunedError whose text says why it cannot be done."""
+    """Imports files and replays dead letters; thread-safe. Methods raise a RetunedError that names the problem."""
 
     def position(self, topic: str) -> Position:
         """See `file_import.position`."""
@@ -25,7 +25,7 @@ class Intake(Protocol):
 
 
 class WarehouseIntake:
-    """Of one warehouse, by the thread that ingests into it."""
+    """The intake of one warehouse, run by its ingesting thread."""
 
     def __init__(self, ingest: Ingest) -> None:
         self._ingest = ingest

@@ -1,4 +1,4 @@
-"""What is logged, and how: as text or as JSON, without personal data and keys, whatever an error quotes."""
+"""Logging as text or JSON, with personal data and keys redacted, even in quoted errors."""
 
 import json
 import logging
@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.common.logfields import current
+from retuned.consumers.common.times import iso
 
 if TYPE_CHECKING:
     from retuned.consumers.privacy.redactor import Redactor
@@ -18,14 +19,21 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tup
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 FORMAT, LEVEL = "RETUNED_LOG_FORMAT", "RETUNED_LOG_LEVEL"
-"""In the environment of child processes, which log as their parent does."""
-_CHATTY = {"apscheduler": logging.ERROR, "uvicorn": logging.ERROR, "kafka": logging.CRITICAL}
+"""Environment variables for child processes, which log like their parent."""
+_CHATTY = {
+    "apscheduler": logging.ERROR,
+    "httpcore": logging.WARNING,
+    "httpx": logging.WARNING,
+    "kafka": logging.CRITICAL,
+    "uvicorn": logging.ERROR,
+}
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats records with everything redacted that patterns find: the message with its arguments, and tracebacks.
+    """Formats records with redacted messages, arguments and tracebacks.
 
-    IP addresses stay: those in the log are the operator's own. So do names of people, which no pattern finds.
+    IP addresses stay, because those in the log belong to the operator. Names of people stay as well: no pattern finds
+    them.
     """
 
     @cached_property
@@ -35,7 +43,7 @@ class RedactingFormatter(logging.Formatter):
         return Redactor(machines=False)
 
     def redact(self, text: str) -> str:
-        """A text as it may be shown; placeholders are numbered within it."""
+        """Redacts a text; placeholders are numbered within it."""
         return self._redactor.text(text)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -50,11 +58,11 @@ class RedactingFormatter(logging.Formatter):
 
 
 class JsonFormatter(RedactingFormatter):
-    """The same as one JSON object on one line: time, level, logger, message, what the line is about, and exception."""
+    """Formats a record as one line of JSON: time, level, logger, message, the log fields, and exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "time": iso(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self.redact(record.getMessage()),
@@ -68,11 +76,11 @@ class JsonFormatter(RedactingFormatter):
 
 
 def configure(format: str, level: str) -> None:
-    """Log to the standard error, here and in child processes. Where somebody else set up logging, theirs stays.
+    """Logs to standard error, here and in child processes; an existing logging configuration is kept.
 
     Args:
         format: text or json.
-        level: debug, info, warning or error. From info on, libraries that say much are not heard.
+        level: debug, info, warning or error; except for debug, noisy libraries are silenced.
     """
     os.environ |= {FORMAT: format, LEVEL: level}
     root = logging.getLogger()
@@ -85,13 +93,13 @@ def configure(format: str, level: str) -> None:
     own.setFormatter(JsonFormatter() if format == "json" else RedactingFormatter(TEXT))
     root.setLevel(level.upper())
     for name, least in _CHATTY.items():
-        # What matters of these comes as our own errors.
+        # Their important errors are reported as our own.
         logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else least)
     logging.captureWarnings(True)
 
 
 def last_line(text: str) -> None:
-    """Print why a program ends: in the form of the log where that is JSON, else as it is, redacted."""
+    """Prints why a program ends, redacted: as a log line if the log is JSON, otherwise as plain text."""
     if os.environ.get(FORMAT) == "json":
         logging.getLogger("retuned").critical("%s", text)
     else:
@@ -99,5 +107,5 @@ def last_line(text: str) -> None:
 
 
 def configure_child() -> None:
-    """In a child process: log as the parent does, or as text where it does not say."""
+    """Configures the log of a child process like its parent's; text by default."""
     configure(os.environ.get(FORMAT, "text"), os.environ.get(LEVEL, "info"))

@@ -1,4 +1,4 @@
-"""The metrics of getting events in: names, help texts and labels in one look (those of answers: `traffic`)."""
+"""The metrics of ingestion (for those of answers, see `traffic`)."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -18,6 +18,11 @@ class Metrics:
         )
         self.duplicates = Counter(
             "retuned_event_duplicates", "Events that were not stored because their id was.", registry=registry
+        )
+        self.erased = Counter(
+            "retuned_events_erased",
+            "Events that were not stored, and dead letters without content, because of `retuned forget`.",
+            registry=registry,
         )
         self.dead_letters = Counter(
             "retuned_dead_letters", "Messages that are no events.", ["reason"], registry=registry

@@ -1,12 +1,12 @@
-"""Which producers send messages that are no events, and when so many do that ingestion must stop.
+"""Finds producers that mostly send dead letters, and stops ingestion if too many do.
 
-A producer is a workload on a topic; messages that name none (feedback, and what cannot be decoded) are one producer of
-their topic. One that sends mostly dead letters is set aside: it is shown and alerted, and its dead letters no longer
-stop anybody else. What it sends is treated as before: events are stored, the rest are dead letters.
+A producer is a workload on a topic; messages without a workload (feedback, undecodable messages) are one producer of
+their topic. A producer of mostly dead letters is set aside: it is shown and alerted, and its dead letters no longer
+count towards a stop. Its events are still stored, its other messages are dead letters.
 
-What was counted is read back from the warehouse at each start. Where it says that ingestion had to stop, the next
-batches are on trial: one that is mostly dead letters is not stored, so that starts again and again throw nothing away.
-An operator may have ingestion go on: then nothing stops it until everything that waits has been read.
+The counts are restored from the warehouse at each start. If ingestion had stopped, the next batches are on trial: a
+batch of mostly dead letters is not stored, so repeated restarts do not turn the backlog into dead letters. An operator
+can resume ingestion: then dead letters do not stop it until the backlog is read.
 """
 
 from collections import Counter
@@ -22,21 +22,21 @@ from retuned.consumers.warehouse.dead_letters import DeadLetter
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 
 MOST_PRODUCERS = 200
-"""Names come from producers, who may send a new one each time: beyond so many, the one that is worth least goes."""
+"""Producers may send a new name each time; beyond this number, the least important one is dropped."""
 MOST_BATCHES = 100_000
 QUIET = timedelta(hours=1)
-"""One that is set aside and has sent no dead letter for so long is not shown any more."""
+"""A producer without dead letters for this long is no longer shown as set aside."""
 
 Producer = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
 class SetAside:
-    """A producer most of whose messages are dead letters.
+    """A producer that mostly sends dead letters.
 
     Attributes:
-        dead, messages: among its last messages.
-        example: the last dead letter: where it lies, the reason, the detail.
+        dead, messages: the dead letters among its last messages, and the number of these.
+        example: the place, reason and detail of the last dead letter.
     """
 
     topic: str
@@ -50,13 +50,13 @@ class SetAside:
     def __str__(self) -> str:
         who = f"workload {self.workload}" if self.workload else "messages without a workload"
         return (
-            f"{self.topic}, {who}: {self.dead} of the last {self.messages} are no events; the last one: {self.example}"
+            f"{self.topic}, {who}: {self.dead} of the last {self.messages} are not events; the last one: {self.example}"
         )
 
 
 @dataclass
 class _Window:
-    """About the last `size` messages, without their order."""
+    """Approximate counts of the last `size` messages."""
 
     size: int
     good: float = 0.0
@@ -73,7 +73,7 @@ class _Window:
         return round(self.good + self.dead)
 
     def is_broken(self, share: float) -> bool:
-        """Whether the window is full and more than this share of it dead letters."""
+        """Whether the window is full and has more than this share of dead letters."""
         return self.messages >= self.size and self.dead > share * (self.good + self.dead)
 
 
@@ -81,7 +81,7 @@ class _Window:
 class _State:
     window: _Window
     proven: bool = False
-    """Whether it has sent an event, ever."""
+    """Whether it has ever sent an event."""
     seen_at: datetime = datetime.min  # noqa: DTZ901  (no zone)
     set_aside_at: datetime | None = None
     dead_at: datetime | None = None
@@ -95,9 +95,9 @@ class Producers:
     settings: IngestSettings
     states: dict[Producer, _State] = field(default_factory=dict)
     catching_up: bool = False
-    """An operator had ingestion go on, and what waited then is not read yet."""
+    """Whether an operator resumed ingestion, and the backlog is not read yet."""
     on_trial: bool = False
-    """Ingestion had to stop before this start."""
+    """Whether ingestion had stopped before this start."""
 
     def __post_init__(self) -> None:
         self._share, self._size = self.settings.dead_letter_share_limit, self.settings.dead_letter_window
@@ -105,38 +105,38 @@ class Producers:
 
     @classmethod
     def known(cls, settings: IngestSettings, warehouse: Warehouse) -> "Producers":
-        """With what was stored within a day before the last message: who is quiet is no worse for it."""
+        """Restores the counts from the day before the last stored message."""
         reach = warehouse.row(QUERIES["reach_producers"])
         assert reach is not None
-        made = cls(settings, catching_up=reach["catching_up"])
+        producers = cls(settings, catching_up=reach["catching_up"])
         if reach["since"] is not None:
-            of = {"since": reach["since"], "forgiven_at": reach["forgiven_at"]}
+            span = {"since": reach["since"], "forgiven_at": reach["forgiven_at"]}
             limits = {"window": settings.dead_letter_window, "most": MOST_BATCHES}
-            for row in reversed(warehouse.rows(QUERIES["known_producers"], of | limits)):
+            for row in reversed(warehouse.rows(QUERIES["known_producers"], span | limits)):
                 producer, now = (row["topic"], row["workload"]), row["received_at"]
-                made._note(producer, row["events"], row["dead"], row["example"], now)
-                made.states[producer].proven |= row["proven"]
-                made._all.add(row["events"], row["dead"])
-                made._forget()
-        made.on_trial = made._too_many() is not None and not made.catching_up
-        return made
+                producers._note(producer, row["events"], row["dead"], row["example"], now)
+                producers.states[producer].proven |= row["proven"]
+                producers._all.add(row["events"], row["dead"])
+                producers._forget()
+        producers.on_trial = producers._too_many() is not None and not producers.catching_up
+        return producers
 
     def add(self, events: Counter[Producer], dead: Iterable[DeadLetter], now: datetime) -> list[SetAside]:
-        """Count a batch: its events by producer, and its dead letters. Returns the producers newly set aside.
+        """Counts a batch: its events by producer, and its dead letters. Returns the producers newly set aside.
 
         Raises:
-            TooManyDeadLetters: more than the configured share of all messages are no events, and either more than that
-                share of the producers that ever sent events are set aside, or there is no such producer. Not while on
-                trial or catching up.
+            TooManyDeadLetters: more than the configured share of all messages are dead letters, and either more than
+                that share of the producers that ever sent events are set aside, or there is no such producer. Not
+                raised while on trial or catching up.
         """
         letters: dict[Producer, list[DeadLetter]] = {}
         for letter in dead:
             letters.setdefault((letter.topic, letter.workload), []).append(letter)
         new = []
         for producer in events.keys() | letters.keys():
-            found = letters.get(producer, [])
-            example = f"{found[-1].key}, {found[-1].reason}, {found[-1].detail}" if found else None
-            if self._note(producer, events[producer], len(found), example, now):
+            own = letters.get(producer, [])
+            example = f"{own[-1].key}, {own[-1].reason}, {own[-1].detail}" if own else None
+            if self._note(producer, events[producer], len(own), example, now):
                 new.append(self._described(producer, self.states[producer]))
         self._all.add(events.total(), sum(map(len, letters.values())))
         self._forget()
@@ -145,47 +145,51 @@ class Producers:
             self.on_trial = False
         elif not self.on_trial and not self.catching_up:
             raise TooManyDeadLetters(
-                f"{round(self._all.dead)} of the last {self._all.messages} messages are no events "
+                f"{round(self._all.dead)} of the last {self._all.messages} messages are not events "
                 f"(ingest.dead_letter_share_limit {self._share:g}), and too few producers still send events; they are "
-                "in dead_letters; correct the producers and start again (what they have sent already is taken in by: "
+                "in dead_letters; correct the producers and restart (to store what they have already sent, run: "
                 f"retuned dead-letters resume); the last one: {last.example}"
             )
         return new
 
     def try_batch(self, good: int, dead: int, example: str) -> None:
-        """Look at a batch before it is stored: how many events and dead letters it has, and what is wrong with one.
+        """Checks the number of events and dead letters of a batch before it is stored.
 
         Raises:
-            TooManyDeadLetters: ingestion had to stop before this start, and it is no better.
+            TooManyDeadLetters: ingestion had stopped before this start, and messages are still mostly dead letters.
         """
         if self.on_trial and dead > self._share * (good + dead):
             raise TooManyDeadLetters(
-                f"ingestion stopped because most messages were no events, and {dead} of the next {good + dead} are "
-                "none either; nothing of them was stored, they wait in Kafka; correct the producers, then have what "
-                "waits taken in as it is, dead letters and all, by: retuned dead-letters resume; the last one: "
+                f"ingestion stopped because most messages were not events, and {dead} of the next {good + dead} are "
+                "not events either; none of them was stored, they wait in Kafka; correct the producers, then store the "
+                "backlog with all its dead letters by: retuned dead-letters resume; the last one: "
                 f"{example}"
             )
 
     def forgive(self) -> None:
-        """Everything that waited was read: count dead letters from now on."""
+        """Starts counting anew, after the backlog was read."""
         self.catching_up = False
         self._all = _Window(self._size)
         for state in self.states.values():
             state.window, state.set_aside_at = _Window(self._size), None
 
     def set_aside(self, now: datetime | None = None) -> list[SetAside]:
-        """The producers that are set aside now, the latest first; without a time, however long they have been quiet."""
-        found = [
+        """Returns the producers that are set aside, the latest first.
+
+        Args:
+            now: leaves out producers that have been quiet; None: all.
+        """
+        producers = [
             self._described(producer, state)
             for producer, state in list(self.states.items())
             if state.set_aside_at is not None
             and state.dead_at is not None
             and (now is None or now - state.dead_at < QUIET)
         ]
-        return sorted(found, key=lambda one: one.last_at, reverse=True)
+        return sorted(producers, key=lambda producer: producer.last_at, reverse=True)
 
     def _note(self, producer: Producer, good: int, dead: int, example: str | None, now: datetime) -> bool:
-        """Count what one sent. Returns whether it is newly set aside."""
+        """Counts messages of a producer, and returns whether it is newly set aside."""
         state = self.states.setdefault(producer, _State(_Window(self._size)))
         state.window.add(good, dead)
         state.proven = state.proven or good > 0
@@ -212,10 +216,10 @@ class Producers:
 
     def _forget(self) -> None:
         while len(self.states) > MOST_PRODUCERS:
-            del self.states[min(self.states, key=lambda one: (self.states[one].proven, self.states[one].seen_at))]
+            del self.states[min(self.states, key=lambda name: (self.states[name].proven, self.states[name].seen_at))]
 
     def _too_many(self) -> _State | None:
-        """The producer of the last dead letter, where there are too many to go on; else None."""
+        """Returns the producer of the last dead letter if there are too many to continue; None: there are not."""
         proven = [state for state in self.states.values() if state.proven]
         broken = [state for state in proven if state.set_aside_at is not None]
         if not self._all.is_broken(self._share) or (proven and len(broken) <= self._share * len(proven)):

@@ -1,4 +1,4 @@
-"""Replay: dead letters are decoded again, after a fix, and those that are events now are moved to where they belong."""
+"""Replay: decodes dead letters again after a fix, and stores those that are events now."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,23 +14,23 @@ from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.writer import QUERIES
 
-# At a time: events wait meanwhile, and some megabytes take seconds to redact.
+# The size of a piece: events wait meanwhile, and megabytes take seconds to redact.
 LETTERS, CHARACTERS = 1_000, 2 * 2**20
 
 
 def replay(ingest: Ingest) -> dict[str, int]:
-    """Replay all letters that are whole; those that are still no events are kept, as are those that were cut.
+    """Replays all complete letters; truncated ones and those that are still not events are kept.
 
-    Ingestion goes on between two pieces.
+    Ingestion continues between two pieces.
 
     Returns:
-        How many letters were `tried` and how many `replayed`, and how many events were `stored`: one letter may hold
-        several, and a duplicate is stored once.
+        The number of letters `tried` and `replayed`, and of events `stored`: a letter may have several events, and
+        duplicates are stored once.
 
     Raises:
-        Busy: some letters are being archived; those before them were replayed.
-        MemoryLimit: DuckDB may not have as much as it needs, tried for some seconds; those before them were replayed.
-        RetunedError: the thread of `Ingest.run` does not come to it in time; those before them were replayed.
+        Busy: some letters are being archived; earlier ones were replayed.
+        MemoryLimit: DuckDB's memory limit is too small, after several retries; earlier letters were replayed.
+        RetunedError: the thread of `Ingest.run` has no time; earlier letters were replayed.
     """
     total = Counter(tried=0, replayed=0, stored=0)
     for letters in pieces(ingest.warehouse):
@@ -39,8 +39,8 @@ def replay(ingest: Ingest) -> dict[str, int]:
 
 
 def pieces(warehouse: Warehouse) -> Iterator[list[dict[str, Any]]]:
-    """The letters that are whole, some at a time, each piece read when it is asked for."""
-    # Those that come meanwhile are new, and so are those that are still bad.
+    """Yields the complete letters in pieces, each read on demand."""
+    # Letters that arrive meanwhile are left out, including those that are still bad.
     after: dict[str, Any] = {"until": utc_now(), "received_at": None, "key": None}
     while letters := warehouse.rows(QUERIES["letters_to_replay"], after | {"most": LETTERS, "size": CHARACTERS}):
         yield letters
@@ -50,21 +50,21 @@ def pieces(warehouse: Warehouse) -> Iterator[list[dict[str, Any]]]:
 def decoded(
     letters: list[dict[str, Any]], decoder: Decoder, batch: Batch, seconds: float, pseudonym: Callable[[str], str]
 ) -> Rows:
-    """The events that letters are now, packed; those letters are `replayed`.
+    """Decodes letters, and packs their events; letters without bad parts are `replayed`.
 
     Args:
-        batch: what of partitions moves with them.
-        seconds: how far apart two events with one id may be and still be one.
-        pseudonym: of a user as the letters name one.
+        batch: the moves of partitions.
+        seconds: the deduplication distance of events with the same id.
+        pseudonym: returns the pseudonym of a user named by a letter.
     """
     rows = Rows(batch, seconds, utc_now(), pseudonym)
     for letter in letters:
         record = FetchedRecord(letter["topic"], letter["partition"], letter["offset"], letter["payload"].encode())
-        found = decoder.found(record, rows.received_at)
-        if any(isinstance(part, BadPart) for part in found):
+        parts = decoder.found(record, rows.received_at)
+        if any(isinstance(part, BadPart) for part in parts):
             continue
         rows.replayed.append({name: letter[name] for name in ("topic", "partition", "offset", "payload")})
-        for part in found:
+        for part in parts:
             rows.add(part, record)
     rows.pack()
     return rows

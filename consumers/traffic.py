@@ -1,6 +1,6 @@
-"""Answers, and what they took in seconds and tokens: counters and histograms of all that was read since the start.
+"""Counters and histograms of answers since the start: their number, latencies and tokens.
 
-Each bucket of a histogram has an exemplar, the latest answer that fell into it, by its id. OpenMetrics carries them.
+Each bucket of a histogram has the latest answer in it as exemplar, which OpenMetrics exposes.
 """
 
 import threading
@@ -21,9 +21,9 @@ from retuned.consumers.common.series import exemplar_labels
 LATENCY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 MOST_SERIES = 32
-"""Pairs of workload and model that are told apart; both names come from producers, who may send anything."""
+"""The most pairs of workload and model with series of their own; producers may send any names."""
 IDLE = timedelta(hours=6)
-"""A pair that was not seen for so long makes room for a new one, as a replaced model does."""
+"""A pair without answers for this long, such as a replaced model, makes room for a new one."""
 OTHER = ("other", "other")
 
 _LABELS = ("workload", "model_name")
@@ -47,11 +47,11 @@ class _Histogram:
 
     def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
         names = [*map(str, self.edges.tolist()), "+Inf"]
-        found = list[tuple[str, float] | tuple[str, float, Exemplar]]()
+        buckets = list[tuple[str, float] | tuple[str, float, Exemplar]]()
         for place, (name, count) in enumerate(zip(names, self.counts.cumsum().astype(float).tolist(), strict=True)):
             exemplar = self.exemplars.get(place)
-            found.append((name, count, exemplar) if exemplar else (name, count))
-        return found
+            buckets.append((name, count, exemplar) if exemplar else (name, count))
+        return buckets
 
 
 @dataclass
@@ -64,7 +64,7 @@ class _Series:
 
 
 class Traffic:
-    """A collector: filled a batch at a time, by one thread; another one may collect meanwhile."""
+    """A collector, filled batch by batch by one thread; other threads may collect meanwhile."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._series: dict[tuple[str, str], _Series] = {}
@@ -72,7 +72,7 @@ class Traffic:
         registry.register(self)
 
     def add(self, interactions: pa.Table, now: datetime) -> None:
-        """Count the interactions of a batch, rows as in the warehouse's table."""
+        """Counts the interactions of a batch, given as rows of the warehouse's table."""
         joined = pc.binary_join_element_wise(interactions["workload"], interactions["model"], "\0").combine_chunks()
         coded = joined.dictionary_encode()
         codes, pairs = coded.indices.to_numpy(), coded.dictionary.to_pylist()
@@ -80,7 +80,7 @@ class Traffic:
         def column(name: str) -> Any:
             return interactions[name].to_numpy().astype(float)
 
-        # All pairs in one go and outside of the lock, for which a scrape would have to wait.
+        # Computed for all pairs at once and outside of the lock, which blocks scrapes.
         ids, at = interactions["id"], now.replace(tzinfo=UTC).timestamp()
         latency = _spread(column("latency_seconds"), codes, len(pairs), LATENCY_SECONDS, ids, at)
         first_token = _spread(column("time_to_first_token_seconds"), codes, len(pairs), FIRST_TOKEN_SECONDS, ids, at)
@@ -92,14 +92,14 @@ class Traffic:
         with self._lock:
             for place, pair in enumerate(pairs):
                 workload, _, model = pair.partition("\0")
-                series = self._of((workload, model), now)
+                series = self._series_of((workload, model), now)
                 series.answers += answers[place]
                 series.latency.add(latency, place)
                 series.first_token.add(first_token, place)
                 for kind, sums in tokens.items():
                     series.tokens[kind] += sums[place]
 
-    def _of(self, pair: tuple[str, str], now: datetime) -> _Series:
+    def _series_of(self, pair: tuple[str, str], now: datetime) -> _Series:
         if pair not in self._series and len(self._series) >= MOST_SERIES:
             idle = min(self._series, key=lambda pair: self._series[pair].seen)
             if now - self._series[idle].seen > IDLE:
@@ -111,17 +111,17 @@ class Traffic:
         return series
 
     def describe(self) -> Iterable[Metric]:
-        """The families without samples: their names are known before the first event."""
+        """Returns the families without samples, so that their names are known before the first event."""
         return self._families()
 
     def collect(self) -> Iterable[Metric]:
-        """The families as they are now."""
+        """Returns the families with their present samples."""
         answers, latency, first_token, tokens = self._families()
         with self._lock:
             for pair, series in self._series.items():
                 answers.add_metric(pair, series.answers)
                 for family, histogram in ((latency, series.latency), (first_token, series.first_token)):
-                    if histogram.counts.any():  # apps that do not tell it cost no series
+                    if histogram.counts.any():  # no series for apps that do not report it
                         family.add_metric(pair, histogram.buckets(), histogram.total)
                 for kind, count in series.tokens.items():
                     tokens.add_metric((*pair, kind), count)
@@ -150,7 +150,13 @@ class Traffic:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Of each group: how many values lie in each bucket, their sum, and by its place the exemplar of each bucket."""
+    """The distribution of values in each group.
+
+    Attributes:
+        counts: the number of values in each bucket, shape (groups, buckets).
+        totals: the sum of the values.
+        exemplars: the exemplar of each bucket, by its place.
+    """
 
     counts: np.ndarray[Any, Any]
     totals: list[float]
@@ -165,20 +171,20 @@ def _spread(
     ids: pa.ChunkedArray,
     at: float,
 ) -> _Spread:
-    """Spread values over buckets. What is no length of time is left out.
+    """Distributes values over buckets; negative and infinite values are ignored.
 
     Args:
         codes: the group of each value.
-        ids: of the interactions that the values are of.
+        ids: the interactions of the values.
         at: when they were read, Unix time.
     """
-    told = np.isfinite(values) & (values >= 0)
-    kept, codes, rows = values[told], codes[told], told.nonzero()[0]
+    valid = np.isfinite(values) & (values >= 0)
+    kept, codes, rows = values[valid], codes[valid], valid.nonzero()[0]
     buckets = len(edges) + 1
-    places = codes * buckets + np.searchsorted(np.asarray(edges), kept)  # a value on an edge belongs below it
+    places = codes * buckets + np.searchsorted(np.asarray(edges), kept)  # an edge belongs to the bucket below it
     counts = np.bincount(places, minlength=groups * buckets).reshape(groups, buckets)
     latest = np.full(groups * buckets, -1)
-    latest[places] = rows  # of several rows the last one stays
+    latest[places] = rows  # the last row of each bucket remains
     exemplars: list[dict[int, Exemplar]] = [{} for _ in range(groups)]
     for bucket in counts.ravel().nonzero()[0].tolist():
         row = int(latest[bucket])

@@ -1,15 +1,20 @@
-"""A daemon's membership in a cluster: it leads, or stands by and passes on to the leader what that alone can do."""
+"""A daemon's membership in a cluster: it leads, or stands by and forwards commands to the leader."""
 
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from datetime import datetime
+from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from retuned.consumers.cluster import audit_entries, erasing
 from retuned.consumers.cluster.control import Control
+from retuned.consumers.cluster.conversations import keys_of
 from retuned.consumers.cluster.database import NO_KEY, Database
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.intake import SegmentIntake
@@ -19,13 +24,13 @@ from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.cluster.sweep import sweep
-from retuned.consumers.common.lead import Lease
 from retuned.consumers.errors import ConfigurationError, RetunedError, StandsBy, StoreUnavailable, WarehouseError
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy.pseudonyms import load_user_keys
-from retuned.consumers.settings import authority
+from retuned.consumers.sections import authority
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon import artifacts
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.pass_on import Answer, Passing
@@ -37,11 +42,11 @@ LOOK_SECONDS, SWEEP_SECONDS = 2.0, 3_600.0
 
 
 class Cluster:
-    """This daemon among the others.
+    """This daemon's membership.
 
     Attributes:
-        source, follower: what follows the segments, for the thread of ingestion.
-        intake: of files and replayed dead letters, for any thread.
+        source, follower: follow the segments, in the thread of ingestion.
+        intake: writes files and replayed dead letters as segments, in any thread.
     """
 
     def __init__(
@@ -56,11 +61,11 @@ class Cluster:
     ) -> None:
         """
         Args:
-            on_lead: called once, when it leads, in a thread of its own.
-            fail: called with an error after which the daemon cannot go on.
+            on_lead: called once, in a thread of its own, when this daemon becomes the leader.
+            fail: called with an error that the daemon cannot survive.
 
         Raises:
-            ConfigurationError: a setting of the section `store` is missing or wrong. Nothing is asked yet.
+            ConfigurationError: a setting of the section `store` is missing or wrong. No server is contacted yet.
         """
         if settings.privacy.user_key is None and settings.privacy.user_key_file is None:
             raise ConfigurationError(NO_KEY)
@@ -77,8 +82,9 @@ class Cluster:
         address = authority(settings.http.address if settings.http.loopback else "*", settings.http.port)
         url = settings.store.advertised_url or f"{'https' if tls else 'http'}://{address}"
         self._control = Control(self._control_postgres, warehouse)
+        warehouse.trail.elsewhere = partial(audit_entries.leave, self._control_postgres)
         artifacts.keep(warehouse, settings, self.check)
-        self._passing, self._lease = Passing(settings.http), Lease()
+        self._passing = Passing(settings.http)
         self._leadership = Leadership(
             Postgres(settings.store, answer_seconds=ANSWER_SECONDS),
             self._control,
@@ -87,15 +93,15 @@ class Cluster:
             lambda: followed(warehouse),
             self._lead,
             self._passing.drop,
-            self._lease.hold,
         )
         own.leader.set_function(lambda: self.leads)
         self._deleted = own.deleted
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name="leadership"),
-            threading.Thread(target=self._bring, name="artifacts", daemon=True),
+            threading.Thread(target=self._follow_artifacts, name="artifacts", daemon=True),
             threading.Thread(target=self._sweep, name="sweep", daemon=True),
+            threading.Thread(target=self._take_entries, name="audit", daemon=True),
         ]
 
     @property
@@ -105,34 +111,51 @@ class Cluster:
 
     @property
     def problem(self) -> str:
-        """Why nobody knows who leads; empty: it is known."""
+        """Why the leader is unknown; empty: it is known."""
         return self._leadership.problem
 
     def check(self) -> int:
-        """The epoch under which this daemon leads; see `common.lead`."""
+        """Returns the epoch in which this daemon leads; see `common.lead`."""
         return self._leadership.check()
 
     @property
     def members(self) -> list[Member]:
-        """The daemons that reported in the last minute; none while that is not known."""
+        """The daemons that reported in the last minute; empty while they are unknown."""
         return self._leadership.members
 
+    def erase_segments(self, tombstones: Tombstones, first: datetime | None) -> Iterator[dict[str, Any]]:
+        """Remove erased rows from segments, while this daemon leads; see `erasing.erase`. Yields each file."""
+        with closing(Database(self._settings.store)) as database:
+            objects = Objects(self._settings.store, lead=self.check)
+            for file in erasing.erase(database, objects, tombstones, first):
+                yield {
+                    "key_before": file.before.key,
+                    "sha256_before": file.before.sha256,
+                    "key_after": file.after.key,
+                    "sha256_after": file.after.sha256,
+                    "rows": file.before.rows - file.after.rows,
+                }
+
+    def erase_numbers(self, interactions: Sequence[str], conversations: Sequence[str]) -> None:
+        """Delete the numbers of placeholders of interactions and conversations; raises StoreUnavailable."""
+        with closing(Database(self._settings.store)) as database:
+            database.erase_placeholders(keys_of(self._keys, interactions, conversations))
+
     def start(self) -> None:
-        """Stand by, until it is time to lead."""
+        """Start to stand by."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Lead no more: another daemon may at once. Safe to repeat."""
+        """Give up the lease, so that another daemon may lead at once. Safe to repeat."""
         self._stopping.set()
         if self._threads[0].is_alive():
             self._threads[0].join(STOP_SECONDS)
         self._leadership.close()
-        self._lease.close()
         self._control_postgres.close()
 
-    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Have the leader answer a request; see `pass_on`. What that changed, this daemon knows afterwards.
+    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
+        """Forward a request to the leader. Returns its answer, after this daemon has followed the changes of a command.
 
         Raises:
             StandsBy: no leader is known, or it does not answer.
@@ -140,9 +163,9 @@ class Cluster:
         leader = self._leadership.leader_url
         if leader is None:
             raise StandsBy(f"this daemon stands by, and knows no leader: {self.problem or 'try again in some seconds'}")
-        answer = self._passing.pass_on(leader, method, path, headers, body)
+        answer = self._passing.pass_on(leader, method, path, headers, body, seconds)
         if method == "POST":
-            with suppress(RetunedError):  # whatever it is, the thread that follows all the time finds it, too
+            with suppress(RetunedError):  # the thread that follows changes reports it, too
                 self._control.follow()
         return answer
 
@@ -152,11 +175,11 @@ class Cluster:
         try:
             self._share_keys()
             self._leadership.run(self._stopping)
-        except BaseException as error:  # noqa: BLE001  (whatever ends this thread ends the daemon)
+        except BaseException as error:  # noqa: BLE001  (any error in this thread ends the daemon)
             self._fail(error)
 
     def _share_keys(self) -> None:
-        """Once PostgreSQL answers: users have the same pseudonyms everywhere."""
+        """Once PostgreSQL answers, verify that all processes have the same keys of pseudonyms."""
         while not self._stopping.is_set():
             try:
                 self._database.share_user_keys(self._keys.ids)
@@ -166,19 +189,19 @@ class Cluster:
                 self._stopping.wait(LOOK_SECONDS)
 
     def _lead(self) -> None:
-        """In a thread of its own: while files are fetched, PostgreSQL is told that this daemon runs."""
+        """Become the leader, in a thread of its own, so that the lease is renewed while files are downloaded."""
 
         def begin() -> None:
             try:
                 artifacts.follow(self._warehouse, self._settings)
                 self._on_lead()
-            except BaseException as error:  # noqa: BLE001  (a leader that does nothing is none)
+            except BaseException as error:  # noqa: BLE001  (another daemon has to lead)
                 self._fail(error)
 
         threading.Thread(target=begin, name="lead", daemon=True).start()
 
-    def _bring(self) -> None:
-        """Bring here, as long as this daemon runs, the files that rows name: versions, datasets, reports of others."""
+    def _follow_artifacts(self) -> None:
+        """Download the artifacts of other daemons, until this daemon stops: versions, datasets, reports."""
         first = True
         while not self._stopping.wait(LOOK_SECONDS):
             try:
@@ -190,9 +213,24 @@ class Cluster:
             except Exception:
                 log.exception("artifacts")
 
+    def _take_entries(self) -> None:
+        """While this daemon leads, append the audit's entries of the others, and take over requests to erase events
+        that ingesters read, until this daemon stops."""
+        while not self._stopping.wait(LOOK_SECONDS):
+            if not self.leads:
+                continue
+            try:
+                audit_entries.take(self._control_postgres, self._warehouse)
+                erasing.take_requests(self._control_postgres, self._warehouse)
+            except WarehouseError as error:
+                self._fail(error)
+                return
+            except Exception as error:  # noqa: BLE001  (it is tried again)
+                log.warning("entries of the audit and requests to erase events wait: %s", error)
+
     def _sweep(self) -> None:
-        """The leader deletes what nobody needs any more, soon and then every hour: files, numbers of placeholders."""
-        with closing(Database(self._settings.store)) as database:  # it lists for long
+        """While this daemon leads, delete unused files and numbers of placeholders, at the start and every hour."""
+        with closing(Database(self._settings.store)) as database:  # listing takes long, so it has its own connection
             objects, swept = Objects(self._settings.store, lead=self.check), -SWEEP_SECONDS
             while not self._stopping.wait(LOOK_SECONDS):
                 if not self.leads or time.monotonic() - swept < SWEEP_SECONDS:
@@ -205,4 +243,4 @@ class Cluster:
                     database.forget_placeholders()
                     self._control.forget_deleted()
                 except RetunedError as error:
-                    log.warning("%s; what nobody needs any more is looked for again in an hour", error)
+                    log.warning("%s; the removal of unused files is tried again in an hour", error)

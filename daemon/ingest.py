@@ -14,9 +14,10 @@ from retuned.consumers.cluster.ingester import Ingester
 from retuned.consumers.cluster.metrics import Metrics as SegmentMetrics
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.kafka.publisher import KafkaPublisher
-from retuned.consumers.kafka.source import open_source
+from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics
-from retuned.daemon.app import STANDSTILL_SECONDS, STOP_SECONDS, raise_file_limit, tune_interpreter
+from retuned.daemon.app import STANDSTILL_SECONDS, STOP_SECONDS
+from retuned.daemon.process import raise_file_limit, tune_interpreter
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.routes import process_application
 from retuned.daemon.web.server import Server
@@ -40,7 +41,7 @@ class IngestProcess:
             collector(registry=self.registry)
         self._database, objects = Database(settings.store), Objects(settings.store)
         self._publisher = KafkaPublisher(settings.kafka)
-        self._source = open_source(settings.kafka, self._database.offsets, self._database.identities, shared=True)
+        self._source = KafkaSource(settings.kafka, self._database.offsets, self._database.identities, shared=True)
         metrics, segment_metrics = Metrics(self.registry), SegmentMetrics(self.registry)
         segment_metrics.build.labels(version("retuned")).set(1)
         self.ingester = Ingester(
@@ -72,7 +73,7 @@ class IngestProcess:
             return [str(self.error)]
         silent = self.ingester.seconds_without_progress
         if silent > STANDSTILL_SECONDS:
-            return [f"ingestion stands still: its loop hangs since {silent:.0f} s; restart it, nothing is lost"]
+            return [f"ingestion stands still: its loop has hung for {silent:.0f} s; restart it, nothing is lost"]
         return []
 
     def readiness(self) -> list[str]:
@@ -81,16 +82,8 @@ class IngestProcess:
             return [self.ingester.problem or "not connected yet"]
         return [f"the topic {topic} is not on the broker: create it" for topic in self.ingester.missing_topics]
 
-    def warnings(self) -> list[str]:
-        """What needs attention and stops nothing."""
-        return self.server.warnings()
-
     def leader(self) -> None:
         """Its routes need none."""
-
-    def daemons(self) -> list[None]:
-        """It is none."""
-        return []
 
     def _ingest(self) -> None:
         try:

@@ -19,7 +19,7 @@ def interaction(warehouse: Warehouse, id: str) -> dict[str, Any]:
         The columns of `interactions`, with `messages` as role and text, the `response` with its calls of tools, the
         `context` as a list (None: no passages) and the `attributes` as indented JSON (None: no others); and:
         `version`, the row of the version that answered (None: not one of ours); `feedback`, whose `text` is the value
-        in words; `grounding`, what the grounding rules found (None: they did not see it); `label_requests`; `scores`,
+        in words; `grounding`, what its values came to (None: they were not compared); `label_requests`; `scores`,
         of models that were evaluated on it; `lineage`, as in `retuned.retrain.data.lineage`.
 
     Raises:

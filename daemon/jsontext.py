@@ -2,9 +2,12 @@
 
 import json
 import math
+from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
+
+from retuned.consumers.common.times import iso
 
 
 def as_json(content: Any, indent: int | None = None) -> str:
@@ -28,8 +31,10 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds") + "Z"
+        return iso(value)
     if isinstance(value, date):
         return value.isoformat()
     if type(value).__module__ == "numpy":  # which takes 0.4 s and 16 MB to import

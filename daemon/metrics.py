@@ -1,4 +1,4 @@
-"""The daemon's own metrics. Those of ingestion, monitoring and retraining stand in their packages' metrics modules."""
+"""The daemon's own metrics. Ingestion, monitoring and retraining have metrics modules in their packages."""
 
 import threading
 from collections.abc import Collection, Iterable, Mapping
@@ -15,70 +15,73 @@ class Metrics:
     """Jobs, decisions and the process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.build = Gauge(
-            "retuned_build_info", "Always 1; the label tells the version.", ["version"], registry=registry
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"retuned_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"retuned_{name}", text, labels, registry=registry)
+
+        self.build = gauge("build_info", "Always 1; the label is the version.", "version")
+        self.currency = gauge("currency_info", "Always 1; the label is the currency of all amounts.", "currency")
+        self.job_runs = counter(
+            "job_runs_total",
+            "Runs of a scheduled job, by outcome (succeeded, failed, missed). Prometheus itself uses the label job.",
+            *("task", "outcome"),
         )
-        self.job_runs = Counter(
-            "retuned_job_runs_total",
-            "Runs of a scheduled job, by outcome (succeeded, failed, missed); Prometheus itself owns the label job.",
-            ["task", "outcome"],
-            registry=registry,
+        self.workload_failures = counter(
+            "workload_failures_total",
+            "Failures of a part of a scheduled job for one workload; other workloads are not affected.",
+            *("task", "workload"),
         )
-        self.workload_failures = Counter(
-            "retuned_workload_failures_total",
-            "Times that a part of a scheduled job failed for one workload; the other workloads go on.",
-            ["task", "workload"],
-            registry=registry,
+        self.job_last_success = gauge(
+            "job_last_success_timestamp_seconds", "When a job last succeeded, Unix time.", "task"
         )
-        self.job_last_success = Gauge(
-            "retuned_job_last_success_timestamp_seconds",
-            "When a job last succeeded, Unix time.",
-            ["task"],
-            registry=registry,
+        self.decisions = counter(
+            "retrain_decisions_total", "Decisions of the policy whether to retrain.", "workload", "outcome"
         )
-        self.decisions = Counter(
-            "retuned_retrain_decisions_total",
-            "Decisions of the policy to retrain or not.",
-            ["workload", "outcome"],
-            registry=registry,
+        self.waiting = gauge(
+            "runs_waiting",
+            "Queued runs, by the reason for waiting: turn, paused, review, rollout, hours or memory; absent if none "
+            "waits.",
+            *("workload", "reason"),
         )
-        self.waiting = Gauge(
-            "retuned_runs_waiting",
-            "Retrainings in line, by what they wait for: turn, paused, rollout, hours or memory; absent where none is.",
-            ["workload", "reason"],
-            registry=registry,
+        self.pauses = gauge("training_pauses", "Pauses of retraining in force, for one workload or for all.")
+        self.disk_free = gauge("disk_free_bytes", "Free space where the warehouse is.")
+        self.warehouse_bytes = gauge(
+            "warehouse_bytes",
+            "Size of the warehouse, by part: its file, the used bytes in it, its write-ahead log (file, used, log).",
+            "part",
         )
-        self.pauses = Gauge(
-            "retuned_training_pauses", "Pauses of retraining in force, of one workload or of all.", registry=registry
+        self.warnings = gauge(
+            "warnings", "Problems that need attention but stop nothing: the number of warnings in /api/v1/status."
         )
-        self.disk_free = Gauge("retuned_disk_free_bytes", "Free space where the warehouse is.", registry=registry)
-        self.warehouse_bytes = Gauge(
-            "retuned_warehouse_bytes",
-            "Size of the warehouse, by part: its file, what is used of it, its write-ahead log (file, used, log).",
-            ["part"],
-            registry=registry,
+        self.archived_rows = gauge("archived_rows", "Rows in the archive.", "table")
+        self.archived_bytes = gauge("archived_bytes", "Size of the archive's files.", "table")
+        self.removed = counter(
+            "retention_removed_total",
+            "Removals by retention since the start, by kind: version, dataset, reduced_dataset or run_folder; or rows: "
+            "ledger, quality, drift_check, watch_check, rollout_check, shadow_answer, decision, "
+            "label_request, memory_entry, memory_use or memory_statement; or deleted events: interaction, feedback or "
+            "dead_letter.",
+            "kind",
         )
-        self.warnings = Gauge(
-            "retuned_warnings",
-            "What needs attention and stops nothing: the length of warnings in /api/v1/status.",
-            registry=registry,
-        )
-        self.archived_rows = Gauge("retuned_archived_rows", "Rows in the archive.", ["table"], registry=registry)
-        self.archived_bytes = Gauge(
-            "retuned_archived_bytes", "Size of the archive's files.", ["table"], registry=registry
-        )
-        self.removed = Counter(
-            "retuned_retention_removed_total",
-            "What retention removed since start, by kind: version, dataset, reduced_dataset or run_folder; or rows: "
-            "ledger, quality, drift_check, watch_check, rollout_check, shadow_answer, decision or label_request.",
-            ["kind"],
-            registry=registry,
+        self._erasures = gauge(
+            "erasure_waiting_seconds",
+            "Age of the oldest erasure that is not carried out, by state: requested, deleting, rewriting, swapping, or "
+            "applying where the leader of a cluster has erased and this daemon has not; absent if there is none.",
+            "state",
         )
         self._waiting: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
+    def erasures(self, ages: Mapping[str, float]) -> None:
+        """Sets the age in seconds of the oldest erasure that waits, by state."""
+        self._erasures.clear()
+        for state, seconds in ages.items():
+            self._erasures.labels(state).set(seconds)
+
     def waiting_runs(self, counts: Mapping[tuple[str, str], int]) -> None:
-        """How many runs wait, by workload and by what they wait for. Threads may do so at the same time."""
+        """Set the number of queued runs by workload and reason. Safe for threads."""
         with self._lock:
             for gone in self._waiting - counts.keys():
                 self.waiting.remove(*gone)
@@ -87,7 +90,7 @@ class Metrics:
             self._waiting = set(counts)
 
     def storage(self, size: Size, archived: Iterable[Mapping[str, Any]]) -> None:
-        """What the warehouse takes, and what the archive holds, by table."""
+        """Set the size of the warehouse, and of the archive by table."""
         for part, value in asdict(size).items():
             self.warehouse_bytes.labels(part).set(value)
         for table in archived:
@@ -95,5 +98,5 @@ class Metrics:
             self.archived_bytes.labels(table["table_name"]).set(table["bytes"])
 
     def keep(self, workloads: Collection[str]) -> None:
-        """Forget all other workloads."""
+        """Drop the series of all other workloads."""
         forget_other_workloads((self.workload_failures, self.decisions), workloads)

@@ -9,13 +9,21 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from retuned.consumers.settings import WorkloadSettings
+from retuned.consumers.sections import WorkloadSettings
 
 SECTIONS = (
     *("metric", "dataset", "train", "evaluate", "gate", "rollout", "policy", "windows", "watch", "roi", "labels"),
-    *("drift", "serving", "runner"),
+    *("drift", "serving", "runner", "incumbent", "cascade", "memory", "forget", "retention"),
 )
 """Whose keys an entry may set, beside `objective` and `base`, which is `models.base`."""
+
+COMMON = {
+    ("roi", "currency"): "all workloads have one currency",
+    ("retention", "archive"): "all workloads have one archive",
+    ("retention", "keep_bytes"): "all workloads have one warehouse",
+    ("retention", "dead_letter_days"): "a dead letter belongs to no workload",
+}
+"""Keys of these sections that an entry may not set, with the reason."""
 
 GLOB = frozenset("*?[")
 """What makes a name of an entry a glob."""
@@ -152,8 +160,9 @@ def _check_key(settings: BaseModel, key: str, given: Any) -> None:
         return
     if key in SECTIONS and not isinstance(given, Mapping):
         raise _wrong("dict_type", "Expected keys with values", (), given)
-    if key == "roi" and "currency" in given:
-        raise _wrong("value_error", "all workloads have one currency: set roi.currency", ("currency",), given)
+    for (section, name), reason in COMMON.items():
+        if key == section and name in given:
+            raise _wrong("value_error", f"{reason}: set {section}.{name}", (name,), given)
     for section, keys in _by_section({key: given}).items():
         _changed(getattr(settings, section), keys)
 

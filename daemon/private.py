@@ -5,8 +5,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from retuned.daemon.settings import Settings
+if TYPE_CHECKING:
+    from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +20,7 @@ def keep_private() -> None:
     os.umask(OTHERS)
 
 
-def tighten(settings: Settings) -> None:
+def tighten(settings: "Settings") -> None:
     """Take from others what an earlier version, or another hand, left open to them.
 
     Folders that may be shared with other programs are only warned of.
@@ -43,7 +45,7 @@ def tighten(settings: Settings) -> None:
             )
 
 
-def _ours(settings: Settings) -> Iterator[Path]:
+def _ours(settings: "Settings") -> Iterator[Path]:
     warehouse = settings.warehouse.path
     for suffix in ("", ".wal", ".tmp", ".key", ".member"):
         yield warehouse.with_name(warehouse.name + suffix)

@@ -1,4 +1,4 @@
-"""The whole configuration: one YAML file, overridden by the environment. The only module that reads either."""
+"""The whole configuration: one YAML file and the environment, which overrides it. Only this module reads them."""
 
 import difflib
 import os
@@ -12,14 +12,13 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from retuned.consumers import settings as consumers
 from retuned.consumers.common import yamltext
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.settings import PositiveFloat, PositiveInt, Section, Share
+from retuned.consumers.sections import PositiveFloat, PositiveInt, Section, Share
 from retuned.daemon import hours, overrides
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.daemon.hours import Hours
 from retuned.daemon.http_settings import HttpSettings
 from retuned.monitors import settings as monitors
 from retuned.retrain import settings as retrain
-from retuned.retrain.settings import Base
 
 ENVIRONMENT_PREFIX = "RETUNED__"
 
@@ -42,27 +41,27 @@ def _zone(name: str) -> str:
 class PolicySettings(Section):
     """When to retrain."""
 
-    enabled: bool = Field(True, description="false: retrain only when asked by hand")
-    drift_checks: PositiveInt = Field(2, description="drift in so many checks in a row is a reason to retrain")
+    enabled: bool = Field(True, description="false: retrain only on request by hand")
+    drift_checks: PositiveInt = Field(2, description="drift in this many consecutive checks is a reason to retrain")
     helpful_rate_drop: Share = Field(
         0.1,
-        description="a helpful rate that fell by so much since the champion's promotion is a reason to retrain",
+        description="a fall of the helpful rate by this much since the champion's promotion is a reason to retrain",
     )
     minimum_ratings: PositiveInt = Field(
-        30, description="with fewer ratings on either side, the helpful rate says nothing"
+        30, description="ratings needed on either side of a fall of the helpful rate; with fewer, none is found"
     )
     new_corrections: PositiveInt | None = Field(
         200,
-        description="so many corrections since the champion's dataset are a reason to retrain; null: never by itself",
+        description="this many corrections since the champion's dataset are a reason to retrain; null: they never are",
     )
     minimum_corrections: PositiveInt = Field(
-        40, description="with fewer corrections since the champion's dataset, no reason is enough"
+        40, description="corrections since the champion's dataset that every run needs, except one by hand"
     )
-    cooldown_seconds: PositiveFloat = Field(3_600.0, description="rest after a run, whatever came of it")
+    cooldown_seconds: PositiveFloat = Field(3_600.0, description="pause after a run, with any result")
     payback_days: PositiveFloat = Field(
         30.0,
-        description="a run must be expected to earn its cost within so many days, by the ledger and past runs; that "
-        "holds back none that was asked for by hand, and none where no answer earns or no hour costs (see roi)",
+        description="time within which a run must be expected to earn its cost, by the ledger and past runs; not "
+        "checked for runs by hand, or where roi sets no gain of an answer or no cost of an hour",
     )
 
 
@@ -70,33 +69,32 @@ class ScheduleSettings(Section):
     """When jobs run."""
 
     quality_seconds: PositiveFloat = Field(
-        60.0, description="quality, ledger and the policy's decision, every so often"
+        60.0, description="interval of measuring quality, booking the ledger and asking the policy"
     )
-    drift_seconds: PositiveFloat = Field(900.0, description="a drift check of each workload, every so often")
+    drift_seconds: PositiveFloat = Field(900.0, description="interval of drift checks of each workload")
     watch_seconds: PositiveFloat = Field(
         300.0,
-        description="a look at a champion that the gate promoted lately and at canaries, every so often, and a turn of "
-        "judging what is asked in shadow; see watch",
+        description="interval of checks of new champions and canaries, and of judging answers in shadow; see watch",
     )
     labels_seconds: PositiveFloat = Field(
-        3_600.0, description="a choice of what to ask experts next, every so often; labels.per_day is the most of a day"
+        3_600.0, description="interval of choosing answers to ask experts about; labels.per_day limits their number"
     )
     retrain_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
         None,
-        description="retrain at these times when there is something new to learn; UTC, crontab form: '0 3 * * sun'",
+        description="times at which to retrain if there is something new to learn; crontab form, UTC: '0 3 * * sun'",
     )
     report_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
         "0 6 1 * *",
-        description="write the reports of the month and of the quarter that ended last, where they are not there yet; "
-        "UTC, crontab form; null: never",
+        description="times at which to write missing reports of the last month and quarter; crontab form, UTC; null: "
+        "never",
     )
     training_hours: tuple[Annotated[str, AfterValidator(_span)], ...] = Field(
         (),
-        description="models are trained within these hours of the day alone, for example ['22:00-06:00']: outside of "
-        "them runs wait, and one under way stops at a checkpoint and goes on in the next ones; empty: at any hour",
+        description="hours of the day in which models are trained, for example ['22:00-06:00']; outside of them runs "
+        "wait, and a run under way stops at a checkpoint and resumes in the next ones; empty: at any hour",
     )
     time_zone: Annotated[str, AfterValidator(_zone)] = Field(
-        "UTC", description="whose clock training_hours go by, for example Europe/Berlin"
+        "UTC", description="time zone of training_hours, for example Europe/Berlin"
     )
 
     @property
@@ -107,26 +105,26 @@ class ScheduleSettings(Section):
 
 
 class LoggingSettings(Section):
-    """What `retuned run` logs on its standard error."""
+    """The log of `retuned run`, on standard error."""
 
     format: Literal["text", "json"] = Field(
-        "text", description="json: an object a line, with the run, the workload and the like that it is about"
+        "text", description="json: one object a line, with fields such as run and workload"
     )
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
 
 class TracingSettings(Section):
-    """Traces of jobs and runs, without content of conversations. Needs pip install 'retuned[otel]'."""
+    """Traces of jobs and runs, without the content of conversations. Needs pip install 'retuned[otel]'."""
 
     otlp_endpoint: Annotated[str, StringConstraints(pattern="^https?://")] | None = Field(
         None,
-        description="where a collector of OpenTelemetry takes traces by OTLP over HTTP, for example "
-        "http://127.0.0.1:4318/v1/traces; null: none are made",
+        description="URL of an OpenTelemetry collector (OTLP over HTTP), for example http://127.0.0.1:4318/v1/traces; "
+        "null: no traces",
     )
 
 
 class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSettings):
-    """All settings. Each package is handed this object and sees its own sections."""
+    """All settings. Each package gets this object as the class of its own sections."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -146,15 +144,21 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     workloads: dict[Annotated[str, StringConstraints(min_length=1)], dict[str, Any]] = Field(
         default_factory=dict,
         repr=False,  # it may hold secrets
-        description="what differs for one workload, by its name, or for many, by a glob such as 'support.*': "
-        f"objective, base (as models.base), and keys of {', '.join(overrides.SECTIONS)}. Of several entries that set "
-        "a key, the one of the exact name counts, then the longest glob, of equally long ones the last; "
-        "`retuned config --workload NAME` prints what is in force",
+        description="settings of one workload, by its name, or of several, by a glob such as 'support.*': "
+        f"objective, base (as models.base), and keys of {', '.join(overrides.SECTIONS)}. If several entries set a "
+        "key, the exact name wins, then the longest glob, then the last of equally long ones; "
+        "`retuned config --workload NAME` prints the settings in force",
     )
 
     @model_validator(mode="after")
     def _sound_for_workloads(self) -> Self:
         overrides.check(self, self.workloads)
+        bought = any(own.incumbent.key_file for own in self.variants({"incumbent"}).values())
+        if bought and not self.gateway.loopback and self.gateway.client_keys_file is None:
+            raise ValueError(
+                f"gateway.host {self.gateway.host} is reachable from other machines, and anyone who reaches it would "
+                "use the key of an incumbent: set gateway.client_keys_file, or listen on 127.0.0.1"
+            )
         return self
 
     def for_workload(self, workload: str) -> Self:
@@ -163,14 +167,14 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     def origin(self, workload: str, *key: str) -> str | None:
         return overrides.origin(self.workloads, workload, key)
 
-    def bases(self) -> dict[str, Base | None]:
-        """The base models, by the key that names each: that of all workloads, then those of some."""
+    def bases(self) -> dict[str, Path | None]:
+        """Returns the base models by the key that names each: the default first, then those of workloads."""
         own = {name: entry["base"] for name, entry in self.workloads.items() if entry.get("base") is not None}
-        named = {f"workloads.{name}.base": self.for_workload(name).base_named(str(own[name])) for name in own}
+        named = {f"workloads.{name}.base": Path(own[name]) for name in own}
         return {"models.base": self.base, **named}
 
     def variants(self, keys: set[str]) -> "dict[str | None, Self]":
-        """The settings of all workloads (None), and those of each entry of `workloads` that sets one of these keys."""
+        """Returns the default settings (None), and those of each entry of `workloads` that sets one of these keys."""
         own = [name for name, entry in self.workloads.items() if keys & entry.keys()]
         return {None: self, **{name: self.for_workload(name) for name in own}}
 
@@ -183,20 +187,20 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over what `load` read from the file."""
+        """The environment overrides the file, which `load` has read."""
         return env_settings, init_settings
 
 
 def given(file: Path | None) -> dict[str, dict[str, Any]]:
-    """What the environment sets, and what the file does, by the name of each; the first wins."""
+    """Returns the keys that the environment and the file set, by the name of the source; the first one wins."""
     return {"environment": EnvSettingsSource(Settings)(), **({str(file): _read(file)} if file else {})}
 
 
 def load(file: Path | None) -> Settings:
-    """Read the file (None: defaults alone), then the environment, and validate the whole.
+    """Read the file (None: only defaults), then the environment, and validate the whole.
 
     Raises:
-        ConfigurationError: a line for each thing that is wrong: its key, its value, what was expected.
+        ConfigurationError: a line for each wrong key, with its value and what was expected.
     """
     _check_sections()
     try:
@@ -224,7 +228,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check_sections() -> None:
-    """pydantic-settings ignores a variable whose section it does not know."""
+    """Refuse environment variables of unknown sections, which pydantic-settings ignores."""
     for variable in os.environ:
         section = variable.upper().removeprefix(ENVIRONMENT_PREFIX).split("__")[0].lower()
         if variable.upper().startswith(ENVIRONMENT_PREFIX) and section not in Settings.model_fields:
@@ -235,28 +239,28 @@ def _check_sections() -> None:
 
 
 def _source(item: Any, file: Path | None) -> str:
-    """Where the wrong value stands: a variable of the environment, or the file."""
+    """Returns the source of a wrong value: a variable of the environment, or the file."""
     variable = ENVIRONMENT_PREFIX + "__".join(str(part) for part in item["loc"])
-    found = [name for name in os.environ if name.upper() == variable.upper()]
-    return found[0] if found else str(file or "configuration")
+    return next((name for name in os.environ if name.upper() == variable.upper()), str(file or "configuration"))
 
 
 def _explain(item: Any) -> str:
-    """One line for one of pydantic's errors."""
+    """Returns one of pydantic's errors as a line for people."""
     key = ".".join(str(part) for part in item["loc"]) or "configuration"
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), _known(item["loc"][:-1]), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "; see deploy/retuned.example.yaml")
     expected = item["msg"].removeprefix("Value error, ")
-    # Of the last three the input is a whole object, which may hold a secret.
+    # The input of the last three errors is a whole object, which may hold a secret.
     if item["type"] in ("value_error", "missing", "union_tag_invalid", "union_tag_not_found") or any(
-        word in key for word in ("password", "token", "user_key", "judge_key", "api_key", "postgres_url")
+        word in key for word in ("password", "token", "user_key", "judge_key", "session_key", "postgres_url")
     ):
         return f"{key}: {expected}"
     return f"{key}: {expected[0].lower()}{expected[1:]}, not {item['input']!r}"
 
 
 def _known(path: tuple[Any, ...]) -> list[str]:
+    """Returns the keys that a section of the configuration may hold."""
     model: type[BaseModel] = Settings
     if path[:1] == ("workloads",):
         if len(path) == 2:

@@ -17,6 +17,11 @@ def known(warehouse: Warehouse) -> list[str]:
     return [row["workload"] for row in warehouse.rows(QUERIES["known"])]
 
 
+def recorded(warehouse: Warehouse) -> list[str]:
+    """The workloads that have rows which `retention` removes."""
+    return [row["workload"] for row in warehouse.rows(QUERIES["recorded"])]
+
+
 def measured(warehouse: Warehouse, now: datetime) -> list[str]:
     """All of them, or those with the most events lately.
 

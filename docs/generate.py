@@ -1,13 +1,14 @@
 """Writes docs/reference/ from the code: `python docs/generate.py`. A test fails while the pages are out of step."""
 
-import argparse
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import click
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from retuned.consumers.cluster.metrics import DaemonMetrics as ClusterMetrics
@@ -16,15 +17,16 @@ from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.traffic import Traffic
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.schema import MIGRATIONS
-from retuned.daemon.cli.example import keys, sections, targets
-from retuned.daemon.cli.main import parser
+from retuned.daemon.cli.command import common_options
+from retuned.daemon.cli.example import keys, sections, single_sign_on, targets
+from retuned.daemon.cli.main import GROUPS, summary
 from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
 from retuned.daemon.metrics import Metrics as DaemonMetrics
+from retuned.daemon.operations import openapi
+from retuned.daemon.roles import ROLES
 from retuned.daemon.transfer.exports import TABLES as EXPORTED
-from retuned.daemon.web import openapi
-from retuned.daemon.web.principals import ROLES
 from retuned.daemon.web.routes import ROUTES
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
@@ -44,7 +46,18 @@ TABLES = {
     "offsets": "How far a partition, or a file that was imported, is read; on a cluster, how many replays there were.",
     "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
     "dataset_rows": "A row of a dataset, and the events that it came from.",
-    "quarantine": "A piece of feedback that the latest dataset of its workload leaves out as doubtful.",
+    "quarantine": "View: a piece of feedback that the latest dataset of its workload leaves out as doubtful.",
+    "row_states": "What the latest dataset of a workload decided about a row of feedback.",
+    "row_decisions": "What a person decided about a row, in place of the rules. It stays when a later decision "
+    "supersedes it.",
+    "account_decisions": "What a person decided about an account. It stays when a later decision supersedes it.",
+    "memory_entries": "An approved answer of the memory of corrections. Those that left it stay for "
+    "`retention.history_days`.",
+    "memory_statements": "Feedback that the memory has read, with the question that it is about.",
+    "memory_positions": "How far the memory of a workload has read the events.",
+    "memory_epoch": "The epoch of the sequence numbers of `memory_entries`: one row.",
+    "memory_uses": "An answer for which the memory had an entry. It follows `interactions` within minutes.",
+    "memory_uses_position": "How far `memory_uses` follows the events: one row.",
     "runs": "A retraining, from its reasons to its end.",
     "pauses": "A pause of retraining, of one workload or of all.",
     "evaluations": "One answer of one model to a row, with what was measured of it.",
@@ -60,9 +73,20 @@ TABLES = {
     "then the last of each hour.",
     "shadow_answers": "What a version answered in shadow, redacted, until a day after its rollout has ended; columns "
     "as those of `feedback`, which it comes as.",
+    "exams": "How a metric or a scorer judged pairs of answers of which people know whether they mean the same.",
     "shadow_scores": "Of a conversation in shadow, how good the answers of champion and version are.",
-    "approvals": "A request for a person's approval of a version that the gate passed. It stays.",
+    "audit": "Who or what changed something, or read conversations: one row of a chain of hashes. Rows are only "
+    "appended.",
+    "holds": "A legal hold. It stays when it is released.",
+    "erasures": "A request to erase events, its state and, in the end, its receipt.",
+    "erasure_versions": "A version that was trained on erased rows, or whose ancestor was.",
+    "erased_kept": "A decision to keep a version that learned erased rows in service until a time.",
+    "erased_versions": "A version that learned erased rows, itself or through a version before it; a view.",
+    "erasures_applied": "An erasure that is carried out in this file; on a cluster each daemon has its own.",
+    "tombstones": "The keyed hash of an erased id, which keeps late copies out.",
+    "approvals": "A request for a person's approval of a version that the gate passed, or of a dataset. It stays.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
+    "label_work": "What an expert did with a label request in the console: claimed, skipped or answered it.",
     "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
     "each hour, after `retention.detail_days`.",
     "drift_references": "A current window that an operator made the reference of drift checks.",
@@ -80,14 +104,18 @@ TABLES = {
     "ledger_position": "How far the ledger has booked: one row.",
     "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
     "`interactions` each minute. It follows them within one.",
-    "rating_periods": "Users' ratings of the model in service over one length of the current window, one of each "
-    "account, for the policy. What is over is counted once.",
+    "rating_periods": "Users' votes on the model in service over one length of the current window, for the policy. "
+    "What is over is counted once.",
     "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
     "judgements_position": "How far `judgements` follows the events: one row.",
     "answer_minutes": "How many answers a workload has in a minute, and when the first of them was. It follows "
     "`interactions` within a minute.",
     "answer_minutes_position": "How far `answer_minutes` follows the events: one row.",
-    "groundings": "What the grounding rules found in a sampled or labelled answer. Without a label it stays a week.",
+    "groundings": "What the values of a sampled or labelled answer came to. Without a label it stays a week.",
+    "detections": "The verdict of the detector or the judge on a sampled or labelled answer. Without a label it stays "
+    "a week.",
+    "grounding_strata": "View: the answers with passages that were looked at, and whether any scorer alarms.",
+    "calibration_candidates": "View: the answers of the model in service that may still be drawn for calibration.",
     "batches": "The number of the last transaction that stored events: one row.",
     "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
     "archived_ids": "An event of a daemon in a cluster that is in the archive.",
@@ -97,7 +125,7 @@ TABLES = {
     "votes": "View: who called an answer helpful or invented. A correction counts as a vote that the answer was not "
     "helpful, unless the same account said otherwise.",
 }
-VIEWED = {"traffic": "interactions", "votes": "feedback"}
+VIEWED = {"quarantine": "row_states", "traffic": "interactions", "votes": "feedback"}
 _WORKLOAD = {"workload": "the kind of request"}
 _MADE = {"created_at": "when it was made"}
 _PLACE = {
@@ -145,12 +173,45 @@ COLUMNS = {
         "split": "train, validation, holdout, regression or thumbs",
         "interaction_id": "the answer that the feedback is about",
     },
-    "quarantine": {
+    "quarantine": {"created_at": "when it was set aside"},
+    "row_states": {
         **_WORKLOAD,
         "feedback_id": "the row of feedback",
         "interaction_id": "the answer that the feedback is about",
-        "created_at": "when it was set aside",
+        "dataset_version": "the row of datasets",
+        "decided_at": "when that dataset was made",
     },
+    "row_decisions": {
+        **_WORKLOAD,
+        "id": "unique",
+        "feedback_id": "the row of feedback",
+        "interaction_id": "the answer that the feedback is about",
+        "reason": "why, redacted",
+        "decided_at": "when",
+    },
+    "memory_entries": {
+        **_WORKLOAD,
+        "id": "unique",
+        "added_at": "when it entered",
+        "changed_at": "when it got its state",
+    },
+    "memory_statements": {
+        **_WORKLOAD,
+        "question_key": "identity of the question, hex",
+        "feedback_id": "the feedback",
+        "feedback_at": "when it was given",
+        "interaction_id": "the answer that it is about",
+        "answered_at": "when that was given",
+    },
+    "memory_positions": {**_WORKLOAD},
+    "memory_epoch": {"epoch": "a random id; another one voids earlier sequence numbers"},
+    "memory_uses": {
+        **_WORKLOAD,
+        "interaction_id": "the answer",
+        "answered_at": "when it was given",
+        "similarity": "of the two questions; 1: the same question",
+    },
+    "account_decisions": {"id": "unique", "reason": "why, redacted", "decided_at": "when"},
     "runs": {
         **_WORKLOAD,
         "id": "unique; the name of its folder",
@@ -190,7 +251,7 @@ COLUMNS = {
         **_MADE,
         "version": "hash of its content",
         "path": "its folder",
-        "base_model": "folder of the base model, or the provider's name of it",
+        "base_model": "folder of the base model",
         "base_hash": "hash that tells base models apart",
         "parent_version": "the version that training began from; null: the base model",
         "dataset_version": "the dataset that it learned from",
@@ -220,8 +281,9 @@ COLUMNS = {
     "approvals": {
         **_WORKLOAD,
         "id": "unique; of the message, too",
-        "run_id": "the run that made the version",
-        "requested_at": "when the gate passed it",
+        "version": "that the gate passed; or of the dataset",
+        "run_id": "the run that made the version or the dataset",
+        "requested_at": "when the gate passed it, or the dataset was made",
     },
     "label_requests": {**_WORKLOAD, "id": "unique; of the message, too", "created_at": "when it was asked"},
     "drift_checks": {
@@ -264,10 +326,8 @@ COLUMNS = {
         "interactions": "how many interactions",
         "gain": "sum over the conversations",
         "cost": "sum over the conversations",
-        "interactions_squared": "sum of squares over the conversations",
         "gain_squared": "sum of squares over the conversations",
         "cost_squared": "sum of squares over the conversations",
-        "gain_interactions": "sum of products over the conversations",
         "gain_cost": "sum of products over the conversations",
     },
     "ledger_outcomes": {**_WORKLOAD, "conversations": "how many"},
@@ -284,10 +344,21 @@ COLUMNS = {
     },
     "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
     "rating_periods": {**_WORKLOAD},
-    "blindness": {**_WORKLOAD, "monitor": "quality, policy or drift"},
+    "blindness": {**_WORKLOAD, "monitor": "quality, policy, drift or hallucination"},
     "answer_minutes": {**_WORKLOAD, "answers": "so many"},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
     "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
+    "detections": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was judged"},
+    "grounding_strata": {
+        **_WORKLOAD,
+        "interaction_id": "the answer",
+        "alarm": "whether values, detector or judge alarm",
+    },
+    "calibration_candidates": {
+        **_WORKLOAD,
+        "interaction_id": "the answer",
+        "alarm": "whether values, detector or judge alarm",
+    },
     "batches": {"last": "the number"},
     "ingest_resumptions": {"resumed_at": "when it was asked for"},
     "archives": {
@@ -309,72 +380,6 @@ COLUMNS = {
         "value": "whether it is so",
     },
 }
-# The same of the API: fields by object, parameters by operation, where the OpenAPI document describes none.
-FIELDS = {
-    "Status.version": "the installed version of retuned",
-    "Status.running": "a daemon answers",
-    "Status.ingestion": "the state of ingestion",
-    "Status.storage.file": "the warehouse's file",
-    "Status.storage.used": "what is used of it",
-    "Status.storage.log": "its write-ahead log",
-    "Status.jobs": "what failed",
-    "Status.currency": "of all amounts",
-    "Status.workloads": "by name",
-    "Workload.previous": "the champion before it; null: the base model, or none",
-    "Workload.drift": "the latest checks",
-    "Workload.runs": "the latest retrainings, with state and error",
-    "Workload.labels": "requests for labels",
-    "Status.queue[].run_id": "the row of runs",
-    "Status.queue[].workload": "that is to be retrained",
-    "Status.queue[].reason": "the same in words, with the way out",
-    "Status.pauses[].created_at": "since when",
-    "Status.pauses[].actor": "who asked for it",
-    "Status.pauses[].reason": "why",
-    "Workload.labels.open": "not answered yet",
-    "Workload.labels.answered": "answered by experts",
-    "Workload.reports": "of months and quarters",
-    "Approval.id": "unique",
-    "Approval.workload": "the kind of request",
-    "Approval.run_id": "the run that made the version",
-    "Approval.requested_at": "when the gate passed it",
-    "Approval.state": "waiting, or how it was settled",
-    "LabelRequest.id": "unique",
-    "LabelRequest.timestamp": "when it was asked",
-    "LabelRequest.workload": "the kind of request",
-    "LabelRequest.model": "the model that answered, as it is served",
-    "LabelRequest.messages": "the prompt",
-    "LabelRequest.answer": "what the model answered, with its calls of tools",
-    "LabelRequest.tools": "the tools that the model was offered, as OpenAI's chat API has them",
-    "LabelRequest.context": "passages that the model was given; null: none",
-    "LabelRequest.reason": "the weightiest: `uncertain`, `unreadable`, `ungrounded`, `new_topic` or `disagreeing`; or "
-    "`calibration`",
-    "Ingestion.broker_up": "whether the broker answers; null: no daemon is running",
-    "Ingestion.lag_events": "events that wait on the broker; null: no daemon is running",
-    "Ingestion.last_event_at": "when the last event was stored; null: none since the daemon's start",
-    "Ingestion.set_aside[].topic": "of its messages",
-    "Ingestion.set_aside[].workload": "that its messages name; null: they name none",
-    "Ingestion.set_aside[].messages": "its last messages, over which that is counted",
-    "Ingestion.set_aside[].since": "when it was set aside",
-    "Ingestion.passed_over[].reason": "a code, as the page on events lists them",
-    "Ingestion.passed_over[].count": "how many since the daemon's start",
-    "Ingestion.passed_over[].explanation": "the reason in words",
-    "DeadLetter.topic": _PLACE["topic"],
-    "DeadLetter.partition": _PLACE["partition"],
-    "DeadLetter.offset": _PLACE["offset"],
-    "DeadLetter.reason": "a code, as Operate lists them",
-    "DeadLetter.detail": "what is wrong, in words",
-    "DeadLetter.payload": "the message, redacted; null: it was empty, or could not be redacted",
-    "DeadLetter.received_at": "when it was stored",
-}
-PARAMETERS = {
-    "deadLetters.limit": "the newest so many",
-    "export.what": "a table that can be exported, or a training set",
-    "export.format": "of the answer",
-    "export.workload": "rows of this workload alone; of an unknown one there are none",
-    "command.workload": "a workload that has events",
-    "command.command": "what to do",
-    "commandOfAll.command": "what to do",
-}
 # Message of kafka.model_events_topic.
 MODEL_EVENT = {
     "id": "unique; a message may come twice after a crash, with one id",
@@ -388,13 +393,13 @@ MODEL_EVENT = {
     "previous_version": "the champion before, which answers the rest where share is below 1, or what was taken back; "
     "null: the base model",
     "path": "folder of the version, absolute; null: the base model",
-    "base_model": "folder, or the provider's name, of the base model that the new champion was trained on; where that "
+    "base_model": "folder of the base model that the new champion was trained on; where that "
     "is the base model itself, of the one that the champion before was trained on",
-    "provider_model": "the name to ask the provider for, where a provider has the new champion; else null",
     "share": "share of the conversations that it answers; 1.0: all",
     "experiment": "of a rollout, by which conversations are assigned; null: of none",
     "reason": "why it was changed, or what waits until when, or how that ended",
-    "approval": "of a request for approval alone: its `id`, `version` and `model` of what it is about, `expires_at`, "
+    "approval": "of a request for approval alone: its `id`, `kind` (version or dataset), `version` and, of a version, "
+    "`model`, `expires_at`, "
     "`actor` and `reason` of a refusal",
 }
 # What an app sees that /api/v1 does not have.
@@ -403,23 +408,39 @@ OTHER_ROUTES = {
     "GET /readyz": "200 while events flow, else 503 with the reason, also while the broker is away or a topic is "
     "missing.",
     "GET /metrics": "[Metrics](metrics.md) for Prometheus; who asks for OpenMetrics by `Accept` gets exemplars, too.",
-    "GET /": "The status page.",
-    "GET /interactions/{id:path}": "An interaction, as HTML: the conversation as stored, redacted, its figures, "
+    "GET /sign-in": "Where a browser without a session is sent: asks for the token, and leads to `next`.",
+    "POST /sign-in": "The form of that page: `token`, `next`. Sets the cookie of a session.",
+    "GET /sign-in/oidc": "Leads to the OpenID Connect provider of `http.oidc`, and afterwards to `next`.",
+    "GET /sign-in/oidc/callback": "Where the provider sends the browser back to. Sets the cookie of a session.",
+    "POST /sign-out": "Ends the session.",
+    "GET /sign-out/oidc": "Leads to the provider's page for signing out there.",
+    "GET /": "The console's overview: which workloads need a person, and all workloads.",
+    "GET /workloads/{workload}": "One workload: quality over time, drift, decisions of the gate, retrainings, money, "
+    "settings.",
+    "POST /workloads/{workload}/cancel": "The form of that page that cancels a retraining: `reason`.",
+    "POST /workloads/{workload}/rollback": "The form of that page that rolls the version in service back: `reason`.",
+    "GET /workloads/{workload}/versions/{version}": "A version beside the one before it, answer by answer.",
+    "GET /workloads/{workload}/teach": "`/teach` for one workload.",
+    "GET /teach": "The label requests that this expert may answer, one at a time.",
+    "GET /teach/mine": "This expert's latest answers, and what became of each.",
+    "POST /labels/{id}": "The form of `/teach`: `verdict`, `correction`, `comment`; or `action`, `skip`.",
+    "GET /answers": "Search in the stored answers.",
+    "GET /system": "Events, storage, retrainings under way, warnings.",
+    "GET /erasures": "A form to erase events, and the erasures so far.",
+    "POST /erasures": "Show what would be erased, or erase it.",
+    "GET /events": "Server-sent events: the time of each newer snapshot of the overview. Open pages follow them.",
+    "GET /static/{name}": "Style sheet and scripts of the console.",
+    "GET /interactions/{id}": "An interaction, as HTML: the conversation as stored, redacted, its figures, "
     "feedback, grounding, the model that answered, and where it was used in training.",
-    "GET /approvals/{id}": "A request for approval, with what the gate found, for people who decide on it.",
+    "GET /approvals/{id}": "A request for approval, with what the gate found or what a dataset teaches, for "
+    "people who decide on it.",
     "POST /approvals/{id}": "The form of that page: `decision` and `reason`.",
+    "GET /workloads/{workload}/rows": "What the last dataset decided about each row, with forms to overrule it.",
+    "POST /workloads/{workload}/rows": "A form of that page: `action`, `id`, `reason` and `answer`.",
+    "GET /workloads/{workload}/datasets": "Two datasets side by side: `before` and `after`, by default the last two.",
+    "GET /workloads/{workload}/memory": "The entries of the memory with the life of each, with forms to change them.",
+    "POST /workloads/{workload}/memory": "A form of that page: `action`, `id`, `reason` and `answer`.",
     "GET /reports/{id}": "A report of a drift check, of a month or of a quarter, as HTML.",
-}
-COMMON_OPTIONS = ("config", "verbose")
-REFUSALS = {
-    "400": "A parameter or the body is malformed.",
-    "401": "No token, or none that is known or still valid.",
-    "403": "The token's role does not suffice, or a page of another site sent the request.",
-    "404": "Nothing has that name or id.",
-    "409": "It cannot be done now, or not so.",
-    "413": "The body is too large.",
-    "415": "A command is a JSON object with the content type `application/json`.",
-    "429": "Too many wrong tokens came from the address; `Retry-After` has the seconds to wait.",
 }
 
 
@@ -460,11 +481,12 @@ def text(written: str) -> str:
 
 
 def sentence(written: str) -> str:
-    """A text that begins as a sentence does and ends with a full stop."""
+    """A text that begins as a sentence does, unless with a name (vLLM, train.rank), and ends with a full stop."""
     found = text(written)
     if not found:
         return ""
-    return found[:1].upper() + found[1:] + ("" if found.endswith((".", ":", "…")) else ".")
+    first = found[:1].upper() if re.match(r"[a-z]+(?![\w.])", found) else found[:1]
+    return first + found[1:] + ("" if found.endswith((".", ":", "…")) else ".")
 
 
 def named(name: str, anchor: str | None = None) -> str:
@@ -476,69 +498,69 @@ def named(name: str, anchor: str | None = None) -> str:
 
 
 def cli() -> list[str]:
-    """The commands, from the parser."""
+    """The commands, by group."""
     lines = page(
         "Command line",
         "Commands ask the running daemon, by the port and the tokens of the configuration; `status`, `dead-letters`,",
-        "`labels`, `import`, `export`, `lineage`, `retrain`, `approve`, `promote`, `rollback` and `report` open the",
-        "warehouse themselves when no daemon is running. [Exit codes](../operate.md#exit-codes) are the same for all",
-        "of them. `retuned --version` prints the version.",
+        "`labels`, `dataset`, `rows`, `accounts`, `import`, `export`, `lineage`, `retrain`, `approve`, `promote`,",
+        "`rollback` and `report` open the warehouse themselves when no daemon is running.",
+        "[Exit codes](../operate.md#exit-codes) are the same for all of them. `retuned --version` prints the version.",
+        '`eval "$(_RETUNED_COMPLETE=bash_source retuned)"` makes Bash complete commands and options; `zsh_source` and',
+        "`fish_source` do so for Zsh and Fish.",
     )
-    commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
-    helps = {action.dest: action.help or "" for action in commands._choices_actions}
-    lines += table(
-        ("command", "what it does"),
-        ((f"[`retuned {name}`](#retuned-{name})", sentence(helps[name])) for name in commands.choices),
-    )
+    for group, commands in GROUPS.items():
+        lines += [f"**{group}**", ""]
+        rows = ((f"[`retuned {one.name}`](#retuned-{one.name})", sentence(summary(one))) for one in commands)
+        lines += table(("command", "what it does"), rows)
     lines += ["## Options of every command", ""]
-    lines += table(
-        ("option", "meaning"),
-        ((_argument("options", one), _meaning(one)) for one in _options_of_all(commands.choices)),
-    )
-    for name, command in commands.choices.items():
-        arguments = _own(command, COMMON_OPTIONS)
-        positional = [_placeholder(argument) for argument in arguments if not argument.option_strings]
-        usage = " ".join(["retuned", name, *positional, "[OPTION…]"])
-        lines += [f"## retuned {name}", "", "```", usage, "```", "", sentence(command.description or ""), ""]
-        if arguments:
-            lines += table(("argument", "meaning"), ((_argument(name, one), _meaning(one)) for one in arguments))
+    lines += table(("option", "meaning"), ((_argument("options", one), _meaning(one)) for one in common_options()))
+    for command in chain(*GROUPS.values()):
+        lines += [f"## retuned {command.name}", ""]
+        if isinstance(command, click.Group):
+            lines += [sentence(command.help or ""), ""]
+            for one in command.commands.values():
+                lines += [f"### retuned {command.name} {one.name}", "", *_command(one, f"{command.name} {one.name}")]
+        else:
+            lines += _command(command, str(command.name))
     return lines
 
 
-def _options_of_all(commands: Mapping[str, argparse.ArgumentParser]) -> list[argparse.Action]:
-    """The options of COMMON_OPTIONS, as any command has them."""
-    return [one for one in _own(commands["check"], ()) if one.dest in COMMON_OPTIONS]
+def _command(command: click.Command, name: str) -> list[str]:
+    common = {(one.name, getattr(one, "help", None)) for one in common_options()}
+    own = sorted(
+        (one for one in command.params if (one.name, getattr(one, "help", None)) not in common),
+        key=lambda one: isinstance(one, click.Option),
+    )
+    positional = [_placeholder(one) for one in own if isinstance(one, click.Argument)]
+    usage = " ".join(["retuned", name, *positional, "[OPTION…]"])
+    lines = ["```", usage, "```", "", sentence(command.help or ""), ""]
+    if own:
+        anchor = name.replace(" ", "-")
+        lines += table(("argument", "meaning"), ((_argument(anchor, one), _meaning(one)) for one in own))
+    return lines
 
 
-def _own(command: argparse.ArgumentParser, others: Iterable[str]) -> list[argparse.Action]:
-    """The arguments of a command without the others, positional ones first."""
-    found = [one for one in command._actions if not isinstance(one, argparse._HelpAction) and one.dest not in others]
-    return sorted(found, key=lambda one: bool(one.option_strings))
+def _placeholder(parameter: click.Parameter) -> str:
+    name = str(parameter.metavar or (parameter.name or "").upper())
+    if isinstance(parameter, click.Argument) and not parameter.required:
+        return f"[{name.strip('[]')}]" if "…" not in name else name
+    return name
 
 
-def _placeholder(action: argparse.Action) -> str:
-    name = str(action.metavar or action.dest.upper())
-    if action.nargs == "?" and not action.option_strings:
-        return f"[{name}]"
-    return f"{name}…" if action.nargs == "+" else name
+def _argument(command: str, parameter: click.Parameter) -> str:
+    placeholder = _placeholder(parameter).replace("|", " or ")
+    if isinstance(parameter, click.Option):
+        value = "" if parameter.is_flag else f" {placeholder}"
+        shown = ", ".join(f"`{name}{value}`" for name in parameter.opts)
+    else:
+        shown = f"`{placeholder}`"
+    return f'<a id="{command}.{parameter.name}"></a>{shown}'
 
 
-def _argument(command: str, action: argparse.Action) -> str:
-    placeholder = _placeholder(action).replace("|", " or ")
-    value = "" if action.nargs == 0 else f" {placeholder}"
-    names = [f"`{name}{value}`" for name in action.option_strings] or [f"`{placeholder}`"]
-    return f'<a id="{command}.{action.dest}"></a>{", ".join(names)}'
-
-
-def _meaning(action: argparse.Action) -> str:
-    known = {
-        "workload": "a workload that has events",
-        "version": "a version of it, or `base`",
-        "files": "one or more",
-        "user": "as the app names the user",
-    }
-    choices = "One of " + ", ".join(f"`{choice}`" for choice in action.choices) if action.choices else ""
-    about = action.help or known.get(action.dest, "")
+def _meaning(parameter: click.Parameter) -> str:
+    kind = parameter.type
+    choices = f"One of {', '.join(f'`{choice}`' for choice in kind.choices)}" if isinstance(kind, click.Choice) else ""
+    about = getattr(parameter, "help", None) or ""
     return sentence("; ".join(part for part in (choices, about) if part))
 
 
@@ -565,6 +587,12 @@ def configuration() -> list[str]:
         lines += [f"## {name}", "", text(about), ""]
         rows = ((named(key.name, f"{name}.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in own)
         lines += table(("key", "default", "meaning"), rows)
+        for meaning, keys_of in [single_sign_on()] if name == "http" else ():
+            lines += ["### http.oidc", "", text(meaning), ""]
+            of_oidc = (
+                (named(key.name, f"http.oidc.{key.name}"), f"`{key.default}`", sentence(key.meaning)) for key in keys_of
+            )
+            lines += table(("key", "default", "meaning"), of_oidc)
         for kinds, meaning, keys_of in targets() if name == "serving" else ():
             lines += [f"### Targets of the kind {kinds}", "", text(meaning), ""]
             of_kind = ((f"`{key.name}`", f"`{key.default}`", sentence(key.meaning)) for key in keys_of)
@@ -577,7 +605,7 @@ def configuration() -> list[str]:
 
 def http() -> list[str]:
     """The routes, from the OpenAPI document."""
-    document = openapi.document((one.method, one.path, one.least) for one in ROUTES)
+    document = openapi.document()
     roles = {f"{one.method} {one.path}": one.least or "anybody" for one in ROUTES}
     lines = page(
         "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
@@ -587,11 +615,7 @@ def http() -> list[str]:
     lines += ["## Pages, metrics, health", ""]
     lines += table(
         ("route", "least role", "what it answers"),
-        (
-            (named(shown, shown.removeprefix("GET ")), roles[route], about)
-            for route, about in OTHER_ROUTES.items()
-            for shown in (re.sub(r":\w+}", "}", route),)
-        ),
+        ((named(route, route.removeprefix("GET ")), roles[route], about) for route, about in OTHER_ROUTES.items()),
     )
     lines += ["## API", ""]
     operations = [
@@ -608,12 +632,13 @@ def http() -> list[str]:
     )
     for path, method, one in operations:
         lines += [f'<a id="api-{one["operationId"]}"></a>', "", f"### {method.upper()} {path}", ""]
-        lines += [f"{sentence(one['summary'])} **Role**: {_role(one)}.", ""]
+        about = " ".join([sentence(one["summary"]), sentence(one.get("description", ""))]).strip()
+        lines += [f"{about} **Role**: {_role(one)}.", ""]
         if given := _given(one):
             lines += table(("parameter", "where", "type", "meaning"), given)
         lines += [_answer(one), ""]
     lines += ["## Refusals", "", 'The body is `{"error": "…"}`: why it was not done, and the way out.', ""]
-    lines += table(("status", "why"), ((named(code), about) for code, about in REFUSALS.items()))
+    lines += table(("status", "why"), ((named(code), sentence(about)) for code, about in openapi.REFUSALS.items()))
     lines += ["## Objects", ""]
     for name, schema in document["components"]["schemas"].items():
         lines += [f"### {name}", ""]
@@ -634,7 +659,7 @@ def _given(operation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             f"`{one['name']}`",
             one["in"],
             _type(one["schema"]),
-            sentence(one.get("description") or PARAMETERS.get(f"{operation['operationId']}.{one['name']}", "")),
+            sentence(one["description"]),
         )
         for one in operation.get("parameters", ())
     ]
@@ -651,7 +676,7 @@ def _answer(operation: dict[str, Any]) -> str:
     done = operation["responses"]["200"]
     kinds = [f"`{kind}`" + _shape(content["schema"]) for kind, content in done["content"].items()]
     refusals = ", ".join(f"[{code}](#{code})" for code in operation["responses"] if code != "200")
-    return f"**200**: {sentence(done['description'])} {', '.join(kinds)}. **Refusals**: {refusals}."
+    return f"**200**: {', '.join(kinds)}. **Refusals**: {refusals}."
 
 
 def _shape(schema: dict[str, Any]) -> str:
@@ -664,7 +689,7 @@ def _shape(schema: dict[str, Any]) -> str:
 def _fields(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, one in schema.get("properties", {}).items():
         field = f"{path}.{name}"
-        about = sentence(one.get("description") or FIELDS.get(field, ""))
+        about = sentence(one.get("description", ""))
         yield f'<a id="{field}"></a>`{field.partition(".")[2]}`', _type(one), about
         inner = one.get("items", one)
         suffix = "[]" if "items" in one else ""
@@ -722,7 +747,7 @@ def metrics() -> list[str]:
         lines += [f"## {title}", ""]
         rows = (
             (named(name), kind, f"{sentence(about)}{_labels(labels)}")
-            for collector in vars(group).values()
+            for collector in _collectors(group)
             for name, kind, labels, about in _families(collector)
         )
         lines += table(("metric", "type", "meaning and labels"), rows)
@@ -732,6 +757,17 @@ def metrics() -> list[str]:
 def _labels(labels: Iterable[str]) -> str:
     names = ", ".join(f"`{label}`" for label in labels)
     return f" By {names}." if names else ""
+
+
+def _collectors(group: Any) -> Iterator[Any]:
+    """What an object of metrics holds: itself, in dictionaries, and in objects of its own."""
+    for part in vars(group).values():
+        if isinstance(part, dict):
+            yield from part.values()
+        elif type(part).__module__.startswith("retuned.") and not isinstance(part, Traffic | Gauge):
+            yield from _collectors(part)
+        else:
+            yield part
 
 
 def _families(collector: Any) -> Iterator[tuple[str, str, Iterable[str], str]]:

@@ -1,1 +1,1 @@
-"""How is the model doing?"""
+"""Monitors how the model performs in production: drift, quality, watch, money."""

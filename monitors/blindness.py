@@ -1,4 +1,7 @@
-"""Which monitors have too few rows to report anything, and how many are missing: no alarm is then no good news."""
+"""Monitors with too few rows to report anything, and how many rows they lack.
+
+The silence of a blind monitor is not good news, so users see it.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,18 +10,18 @@ from typing import Literal
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.monitors", "blindness.sql")
-Monitor = Literal["quality", "policy", "drift"]
-MONITORS: tuple[Monitor, ...] = ("quality", "policy", "drift")
+Monitor = Literal["quality", "policy", "drift", "hallucination", "confidence", "estimate"]
+MONITORS: tuple[Monitor, ...] = ("quality", "policy", "drift", "hallucination", "confidence", "estimate")
 
 
 @dataclass(frozen=True)
 class Blindness:
-    """A monitor that has too few rows.
+    """A monitor with too few rows.
 
     Attributes:
-        found, needed: so many of so many.
-        what: what is counted and which keys set it, for a person.
-        since: when it first had too few (UTC).
+        found, needed: the number of rows there are, and the number the monitor needs.
+        what: what is counted and which settings control it, for a person.
+        since: when the monitor first had too few rows (UTC).
     """
 
     workload: str
@@ -35,7 +38,7 @@ class Blindness:
 def note(
     warehouse: Warehouse, workload: str, monitor: Monitor, found: int, needed: int, what: str, now: datetime
 ) -> None:
-    """Store whether a monitor has enough rows."""
+    """Stores whether a monitor has enough rows."""
     key = {"workload": workload, "monitor": monitor}
     known = warehouse.row(QUERIES["of_monitor"], key)
     if found >= needed:
@@ -48,5 +51,5 @@ def note(
 
 
 def blind(warehouse: Warehouse, *workloads: str) -> list[Blindness]:
-    """The monitors of workloads that have too few rows."""
+    """Returns the monitors of the workloads that have too few rows."""
     return [Blindness(**row) for row in warehouse.rows(QUERIES["of_workloads"], {"workloads": list(workloads)})]

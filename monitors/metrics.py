@@ -1,361 +1,130 @@
-"""The metrics of watching the model, with their help. Gauges are set from results; nothing is queried at a scrape."""
+"""Sets the metrics of this package from results; a scrape queries nothing."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.samples import Exemplar, Sample
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.samples import Exemplar
 
 from retuned.consumers.common.series import exemplar_labels, forget_other_workloads
 from retuned.monitors.blindness import MONITORS, Blindness
 from retuned.monitors.drift.check import DriftCheck
+from retuned.monitors.metrics_table import COUNTERS, GAUGES, Total
 from retuned.monitors.money.outcomes import Outcomes
 from retuned.monitors.money.roi import Roi, Tenure
-from retuned.monitors.quality.measure import ALL_MODELS, QUANTILES, Figure
+from retuned.monitors.quality.figure import ALL_MODELS, Figure
+from retuned.monitors.quality.measure import QUANTILES
 from retuned.monitors.watch.canary import CanaryCheck
 from retuned.monitors.watch.check import WatchCheck
+from retuned.monitors.watch.comparison import Comparison
 
+_Series = list[tuple[tuple[str, ...], float | None]]
+"""The values of a gauge, by its labels after the workload."""
 
-class Quantiles(Gauge):
-    """A gauge of quantiles, which are a summary in Prometheus' terms: those alone may have a label `quantile`."""
-
-    _type = "summary"
-
-
-class Total(Gauge):
-    """A counter that is set, to a sum that the warehouse keeps: a restart does not reset it."""
-
-    _type = "counter"
-    exemplar: Exemplar | None = None
-
-    def _child_samples(self) -> Iterable[Sample]:
-        return (Sample("_total", {}, self._value.get(), None, self.exemplar),)
+_RATES = {
+    "hallucination_rate": "retuned_hallucination_ratio",
+    "contradiction_rate": "retuned_contradiction_ratio",
+    "tone_likeness": "retuned_tone_likeness_ratio",
+    "helpful_rate": "retuned_helpful_ratio",
+}
+_QUANTILES = {metric: f"{quantile:g}" for quantile, metric in QUANTILES.items()}
+_CASCADE = {
+    "cascade_share": "retuned_cascade_ratio",
+    "cascade_cost": "retuned_cascade_cost_amount",
+    "cascade_helpful_rate": "retuned_cascade_helpful_ratio",
+}
+_QUALITY_GAUGES = (
+    *_RATES.values(),
+    "retuned_rate_interval_ratio",
+    "retuned_judged_answers",
+    "retuned_workload_judged_answers",
+    "retuned_grounding_answers",
+    "retuned_workload_grounding_answers",
+    "retuned_grounding_alarm_ratio",
+    "retuned_detector_alarm_ratio",
+    "retuned_answer_latency_seconds",
+    "retuned_answer_tokens",
+    *_CASCADE.values(),
+)
 
 
 class Metrics:
     """All metrics of this package, on the registry that is passed in.
 
-    `*` as model_name is all models of the window, `other` those beyond its busiest.
+    The model name `*` stands for all models of the window, `other` for those beyond the busiest.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        model = ["workload", "model_name"]
-        self.drift_detected = Gauge(
-            "retuned_drift_detected",
-            "1 when the latest check found drift, 0 when it did not; absent when it had too few rows or failed",
-            ["workload"],
-            registry=registry,
-        )
-        self.drift_severity = Gauge(
-            "retuned_drift_severity_ratio",
-            "Share of the events that the feature that moved furthest says is different; absent when the latest check "
-            "had too few rows or failed",
-            ["workload"],
-            registry=registry,
-        )
-        self.drift_severity_interval = Gauge(
-            "retuned_drift_severity_interval_ratio",
-            "95% interval of the severity, by end: low or high; absent when the severity is",
-            ["workload", "end"],
-            registry=registry,
-        )
-        self.drift_missing = Gauge(
-            "retuned_drift_missing_conversations",
-            "Conversations that are missing until the windows can be compared: above 0 the drift check is blind",
-            ["workload"],
-            registry=registry,
-        )
-        self.drift_checked = Gauge(
-            "retuned_drift_check_timestamp_seconds",
-            "When the latest drift check was made, enough rows or not",
-            ["workload"],
-            registry=registry,
-        )
-        self.drift_checks = Counter(
-            "retuned_drift_checks_total",
-            "Drift checks since start, by outcome: drifted, quiet or too_few_rows",
-            ["workload", "outcome"],
-            registry=registry,
-        )
-        self.hallucination = Gauge(
-            "retuned_hallucination_ratio",
-            "Share of the judged answers of the current window that were invented, by who judged them",
-            [*model, "source"],
-            registry=registry,
-        )
-        self.alarms = Gauge(
-            "retuned_grounding_alarm_ratio",
-            "Share of the answers of the current window judged by the grounding scorer on which it alarms; no rate of "
-            "invented answers, as it alarms on good ones too",
-            model,
-            registry=registry,
-        )
-        self.grounding = Gauge(
-            "retuned_grounding_answers",
-            "Answers with passages of the current window's sample, by what the grounding scorer did: judged or "
-            "abstained (another language than English, tables, code); deprecated: model_name *, all models, for which "
-            "there is retuned_workload_grounding_answers",
-            [*model, "outcome"],
-            registry=registry,
-        )
-        self.workload_grounding = Gauge(
-            "retuned_workload_grounding_answers",
-            "As retuned_grounding_answers, of all models together",
-            ["workload", "outcome"],
-            registry=registry,
-        )
-        self.contradiction = Gauge(
-            "retuned_contradiction_ratio",
-            "Share of the pairs of answers to the same question in the current window that contradict each other",
-            [*model, "source"],
-            registry=registry,
-        )
-        self.tone = Gauge(
-            "retuned_tone_likeness_ratio",
-            "Likeness of the answers of the current window to approved ones, in tone and format; 1: as like as those "
-            "are to each other",
-            [*model, "source"],
-            registry=registry,
-        )
-        self.helpful = Gauge(
-            "retuned_helpful_ratio",
-            "Share of the rated answers of the current window that were helpful, by who rated them",
-            [*model, "source"],
-            registry=registry,
-        )
-        self.judged = Gauge(
-            "retuned_judged_answers",
-            "Answers (pairs, for contradiction) of the current window that a rate was counted from, by rate; "
-            "deprecated: model_name *, all models, for which there is retuned_workload_judged_answers",
-            [*model, "rate", "source"],
-            registry=registry,
-        )
-        self.workload_judged = Gauge(
-            "retuned_workload_judged_answers",
-            "As retuned_judged_answers, of all models together",
-            ["workload", "rate", "source"],
-            registry=registry,
-        )
-        self.feedback = Total(
-            "retuned_feedback",
-            "Feedback on stored answers of the workload, by name (other: not one of the reserved names) and source; "
-            "what comes before its answer counts once that is there",
-            ["workload", "name", "source"],
-            registry=registry,
-        )
-        self.latency = Quantiles(
-            "retuned_answer_latency_seconds",
-            "Latency of the answers of the current window, by quantile",
-            [*model, "quantile"],
-            registry=registry,
-        )
-        self.tokens = Gauge(
-            "retuned_answer_tokens",
-            "Mean tokens of an interaction of the current window, by kind: input or output",
-            [*model, "kind"],
-            registry=registry,
-        )
-        self.watch_active = Gauge(
-            "retuned_watch_active",
-            "1 while a champion that the gate promoted is watched in service, else 0",
-            ["workload"],
-            registry=registry,
-        )
-        self.watch_evidence = Gauge(
-            "retuned_watch_evidence_ratio",
-            "Evidence that the watched champion is worse than the one before, of what takes it back (1), by what is "
-            "compared (helpful, hallucination, latency) and who says so",
-            ["workload", "metric", "source"],
-            registry=registry,
-        )
-        self.watch_power = Gauge(
-            "retuned_watch_power",
-            "1 when the watch can find a fall of 20 points in its time at the present rate of votes, else 0; absent "
-            "when nothing is watched",
-            ["workload"],
-            registry=registry,
-        )
-        self.watch_detection = Gauge(
-            "retuned_watch_detection_seconds",
-            "How long after the promotion a fall of 20 points shows at the present rate of votes; absent when not "
-            "within a year, or nothing is watched",
-            ["workload"],
-            registry=registry,
-        )
-        self.watch_checks = Counter(
-            "retuned_watch_checks_total",
-            "Looks at a watched champion since start, by verdict: keep, roll_back or go_on",
-            ["workload", "verdict"],
-            registry=registry,
-        )
-        self.rollout_decisions = Counter(
-            "retuned_rollout_decisions_total",
-            "Looks at a canary since start, by verdict: advance, hold or roll_back",
-            ["workload", "verdict"],
-            registry=registry,
-        )
-        self.rollout_answers = Gauge(
-            "retuned_rollout_answers",
-            "Answers of the canary in its present step; absent while there is none",
-            ["workload"],
-            registry=registry,
-        )
-        self.rollout_evidence = Gauge(
-            "retuned_rollout_evidence_ratio",
-            "Evidence that the canary is worse than the champion beside it, of what takes it back (1), by what is "
-            "compared (helpful, hallucination, latency, shadow) and who says so",
-            ["workload", "metric", "source"],
-            registry=registry,
-        )
-        self.blind = Gauge(
-            "retuned_monitor_blind",
-            "1 while a monitor (quality, policy or drift) has too few rows to report what can be relied on, else 0",
-            ["workload", "monitor"],
-            registry=registry,
-        )
-        self.roi_ratio = Gauge(
-            "retuned_roi_ratio",
-            "(gains - costs) / costs of the whole ledger; absent while nothing was spent or no gain is known",
-            ["workload"],
-            registry=registry,
-        )
-        self.roi_amount = Gauge(
-            "retuned_roi_amount",
-            "Sum of the whole ledger by kind (gain or cost) and item, in the configured currency",
-            ["workload", "kind", "item"],
-            registry=registry,
-        )
-        self.left_out = Gauge(
-            "retuned_ledger_left_out_events",
-            "Numbers that events reported beyond roi.maximum_…, which are not booked, by item of the ledger",
-            ["workload", "item"],
-            registry=registry,
-        )
-        self.roi_interval = Gauge(
-            "retuned_roi_interval_ratio",
-            "95% interval of the ROI, by end: low or high; absent below 30 conversations",
-            ["workload", "end"],
-            registry=registry,
-        )
-        self.roi_gain_interval = Gauge(
-            "retuned_roi_gain_interval_amount",
-            "95% interval of all gains, by end: low or high; absent below 30 conversations",
-            ["workload", "end"],
-            registry=registry,
-        )
-        self.roi_version_amount = Gauge(
-            "retuned_roi_version_amount",
-            "Sum of the ledger of the champion and of the one before it, by kind: gain or cost",
-            [*model, "kind"],
-            registry=registry,
-        )
-        self.cost_per_resolved = Gauge(
-            "retuned_roi_cost_per_resolved_amount",
-            "All booked costs over the conversations that were resolved, both since it is known whether they are; "
-            "absent while no cost is booked or none was resolved",
-            ["workload"],
-            registry=registry,
-        )
-        self.conversations = Gauge(
-            "retuned_roi_conversations",
-            "Conversations of the ledger by outcome (resolved, unresolved, escalated, unknown) since it is known "
-            "whether any was resolved; absent before",
-            ["workload", "outcome"],
-            registry=registry,
-        )
-        self.roi_uplift = Gauge(
-            "retuned_roi_uplift_amount",
-            "What the champion gained since it came into service, less what the one before it would have gained",
-            ["workload"],
-            registry=registry,
-        )
-        self.roi_uplift_interval = Gauge(
-            "retuned_roi_uplift_interval_amount",
-            "95% interval of the uplift, by end: low or high; absent while either champion has too few conversations",
-            ["workload", "end"],
-            registry=registry,
-        )
-        self._shown: dict[tuple[Gauge, str], set[tuple[str, ...]]] = {}
+        self._gauges = {
+            name: kind(name, text, labels, registry=registry) for name, (kind, labels, text) in GAUGES.items()
+        }
+        self._counters = {
+            name: Counter(name, text, labels, registry=registry) for name, (labels, text) in COUNTERS.items()
+        }
+        self._labels: dict[tuple[str, str], set[tuple[str, ...]]] = {}  # by gauge and workload
 
     def drift(self, check: DriftCheck, *, counted: bool = True) -> None:
-        """Show a check; without a verdict there is no gauge. One from before a restart is shown and not counted."""
-        self.drift_checked.labels(check.workload).set(check.created_at.replace(tzinfo=UTC).timestamp())
+        """Shows a drift check; without a verdict the gauges are absent.
+
+        Args:
+            counted: False: do not count it, as it was made before a restart.
+        """
+        self._gauges["retuned_drift_check_timestamp_seconds"].labels(check.workload).set(
+            check.created_at.replace(tzinfo=UTC).timestamp()
+        )
         outcome = {None: "too_few_rows", True: "drifted", False: "quiet"}[check.drifted]
         if counted:
-            self.drift_checks.labels(check.workload, outcome).inc()
+            self._counters["retuned_drift_checks_total"].labels(check.workload, outcome).inc()
         self._drift(check.workload, check)
 
     def drift_unknown(self, workload: str) -> None:
-        """Show that nothing is known: the latest check failed, or was of a reference that is one no more."""
+        """Removes the result of a workload: the latest check failed, or its reference was replaced."""
         self._drift(workload, None)
 
     def drift_ended(self, workload: str) -> None:
-        """Show nothing: the workload is not checked any more."""
+        """Removes all drift gauges of a workload that is no longer checked."""
         self.drift_unknown(workload)
-        self.drift_checked.remove_by_labels({"workload": workload})
+        self._gauges["retuned_drift_check_timestamp_seconds"].remove_by_labels({"workload": workload})
 
     def _drift(self, workload: str, check: DriftCheck | None) -> None:
-        self._replace(self.drift_detected, workload, [((), check.drifted)] if check else [])
-        self._replace(self.drift_severity, workload, [((), check.severity)] if check else [])
+        self._replace("retuned_drift_detected", workload, [((), check.drifted)] if check else [])
+        self._replace("retuned_drift_severity_ratio", workload, [((), check.severity)] if check else [])
         ends = _ends(check.severity_low, check.severity_high) if check else []
-        self._replace(self.drift_severity_interval, workload, ends)
-        self._replace(self.drift_missing, workload, [((), check.missing or 0)] if check else [])
+        self._replace("retuned_drift_severity_interval_ratio", workload, ends)
+        self._replace("retuned_drift_missing_conversations", workload, [((), check.missing or 0)] if check else [])
+        estimate = check and check.estimate
+        self._replace("retuned_helpful_rate_estimate", workload, [((), estimate["rate"])] if estimate else [])
+        ends = _ends(estimate["low"], estimate["high"]) if estimate else []
+        self._replace("retuned_helpful_rate_estimate_interval", workload, ends)
 
-    def watch(self, workload: str, seen: WatchCheck | None) -> None:
-        """Show a look at the watched champion of a workload; None: none is watched."""
-        self.watch_active.labels(workload).set(seen is not None and seen.verdict == "go_on")
-        comparisons = seen.comparisons if seen else []
-        watched = seen if seen is not None and seen.verdict == "go_on" else None
-        self._replace(self.watch_power, workload, [((), watched.has_power)] if watched else [])
-        self._replace(self.watch_detection, workload, [((), watched.seconds_to_find)] if watched else [])
-        self._replace(self.watch_evidence, workload, [((c.metric, c.source), c.worse) for c in comparisons])
-        if seen is not None:
-            self.watch_checks.labels(workload, seen.verdict).inc()
+    def watch(self, workload: str, check: WatchCheck | None) -> None:
+        """Shows a check of the watched champion of a workload; None: none is watched."""
+        watched = check if check is not None and check.verdict == "go_on" else None
+        comparisons = check.comparisons if check else []
+        self._gauges["retuned_watch_active"].labels(workload).set(watched is not None)
+        self._replace("retuned_watch_power", workload, [((), watched.has_power)] if watched else [])
+        self._replace("retuned_watch_detection_seconds", workload, [((), watched.seconds_to_find)] if watched else [])
+        self._replace("retuned_watch_evidence_ratio", workload, [((c.metric, c.source), c.worse) for c in comparisons])
+        if check is not None:
+            self._counters["retuned_watch_checks_total"].labels(workload, check.verdict).inc()
 
-    def canary(self, workload: str, seen: CanaryCheck | None) -> None:
-        """Show a look at the canary of a workload; None: there is none."""
-        self._replace(self.rollout_answers, workload, [((), seen.answers)] if seen else [])
-        comparisons = seen.comparisons if seen else []
-        self._replace(self.rollout_evidence, workload, [((c.metric, c.source), c.worse) for c in comparisons])
-        if seen is not None:
-            self.rollout_decisions.labels(workload, seen.verdict).inc()
+    def canary(self, workload: str, check: CanaryCheck | None) -> None:
+        """Shows a check of the canary of a workload; None: there is none."""
+        self._replace("retuned_rollout_answers", workload, [((), check.answers)] if check else [])
+        evidence = [((c.metric, c.source), c.worse) for c in check.comparisons] if check else []
+        self._replace("retuned_rollout_evidence_ratio", workload, evidence)
+        if check is not None:
+            self._counters["retuned_rollout_decisions_total"].labels(workload, check.verdict).inc()
 
     def quality(self, workload: str, figures: list[Figure]) -> None:
-        """Show the figures of a workload; what has no figure any more disappears."""
-        rates = {
-            "hallucination_rate": self.hallucination,
-            "contradiction_rate": self.contradiction,
-            "tone_likeness": self.tone,
-            "helpful_rate": self.helpful,
-        }
-        quantiles = {metric: f"{quantile:g}" for quantile, metric in QUANTILES.items()}
-        for metric, gauge in rates.items():
-            self._replace(gauge, workload, [((f.model, f.source), f.value) for f in figures if f.metric == metric])
-        judged: list[tuple[tuple[str, ...], int]] = [
-            ((f.model, f.metric.removesuffix("_rate"), f.source), f.n) for f in figures if f.metric in rates
-        ]
-        latency = [((f.model, quantiles[f.metric]), f.value) for f in figures if f.metric in quantiles]
-        tokens = [
-            ((f.model, f.metric.removesuffix("_tokens")), f.value) for f in figures if f.metric.endswith("_tokens")
-        ]
-        self._replace(self.alarms, workload, [((f.model,), f.value) for f in figures if f.metric == "alarm_rate"])
-        outcomes = list[tuple[tuple[str, ...], int]]()
+        """Shows the figures of a workload, and removes the series of former ones."""
+        series = {name: _Series() for name in _QUALITY_GAUGES}
         for figure in figures:
-            if figure.metric == "abstention_rate":
-                abstained = round(figure.value * figure.n)
-                outcomes += [
-                    ((figure.model, "abstained"), abstained),
-                    ((figure.model, "judged"), figure.n - abstained),
-                ]
-        for counts, gauge, of_all in (
-            (outcomes, self.grounding, self.workload_grounding),
-            (judged, self.judged, self.workload_judged),
-        ):
-            self._replace(gauge, workload, counts)
-            self._replace(of_all, workload, [(labels[1:], n) for labels, n in counts if labels[0] == ALL_MODELS])
-        self._replace(self.latency, workload, latency)
-        self._replace(self.tokens, workload, tokens)
+            for name, labels, value in _quality_series(figure):
+                series[name].append((labels, value))
+        for name, found in series.items():
+            self._replace(name, workload, found)
 
     def feedback_totals(
         self,
@@ -363,72 +132,120 @@ class Metrics:
         totals: Mapping[tuple[str, str], int],
         complaints: Mapping[tuple[str, str], tuple[str, datetime]],
     ) -> None:
-        """Show how much feedback there was on a workload's answers, by name and source, with an answer that was
-        complained of lately as exemplar: the id of its interaction, and when (naive UTC)."""
-        self._replace(self.feedback, workload, totals.items())
-        for series in complaints.keys() & totals.keys():
-            name, at = complaints[series]
-            if labels := exemplar_labels(name):
-                self.feedback.labels(workload, *series).exemplar = Exemplar(
-                    labels, 1, at.replace(tzinfo=UTC).timestamp()
-                )
+        """Shows the number of feedback events on a workload's answers.
 
-    def blindness(self, workload: str, found: Collection[Blindness]) -> None:
-        """Show which monitors of a workload have too few rows."""
+        Args:
+            totals: by name and source.
+            complaints: by name and source, the id of a recent interaction with a complaint and its time (naive UTC),
+                shown as exemplar.
+        """
+        self._replace("retuned_feedback", workload, totals.items())
+        for key in complaints.keys() & totals.keys():
+            interaction, at = complaints[key]
+            total = self._gauges["retuned_feedback"].labels(workload, *key)
+            if isinstance(total, Total) and (labels := exemplar_labels(interaction)):
+                total.exemplar = Exemplar(labels, 1, at.replace(tzinfo=UTC).timestamp())
+
+    def blindness(self, workload: str, blind: Collection[Blindness]) -> None:
+        """Shows which monitors of a workload have too few rows."""
+        missing = {item.monitor: item.needed - item.found for item in blind}
         for monitor in MONITORS:
-            self.blind.labels(workload, monitor).set(any(one.monitor == monitor for one in found))
+            self._gauges["retuned_monitor_blind"].labels(workload, monitor).set(monitor in missing)
+        self._replace("retuned_monitor_missing_rows", workload, [((name,), count) for name, count in missing.items()])
 
     def roi(
         self,
         workload: str,
-        found: Roi,
+        total: Roi,
         versions: Mapping[str | None, Roi],
         latest: Tenure | None,
         left_out: Mapping[str, int],
-        became: Outcomes | None,
+        outcomes: Outcomes | None,
     ) -> None:
-        """Show the ledger of a workload. Of its versions, those that the latest change of the champion is about."""
+        """Shows the ledger of a workload, and of the two versions of the latest change of the champion."""
         amounts = defaultdict[tuple[str, str], float](float)
-        for item in found.items:
+        for item in total.items:
             amounts[item.kind, item.item] += item.amount
-        self._replace(self.roi_ratio, workload, [((), found.ratio)])
-        self._replace(self.roi_amount, workload, amounts.items())
-        self._replace(self.left_out, workload, [((item,), reported) for item, reported in left_out.items()])
-        self._replace(self.cost_per_resolved, workload, [((), became.cost_per_resolved)] if became else [])
-        counts = became.counts() if became else {}
-        self._replace(self.conversations, workload, [((outcome,), count) for outcome, count in counts.items()])
-        self._replace(self.roi_interval, workload, _ends(found.ratio_low, found.ratio_high))
-        self._replace(self.roi_gain_interval, workload, _ends(found.gains_low, found.gains_high))
         named = (latest.version, latest.previous_version) if latest else (None,)
         by_version = {f"{workload}@{version or 'base'}": versions[version] for version in named if version in versions}
-        gains = [((name, "gain"), of.gains) for name, of in by_version.items()]
-        costs = [((name, "cost"), of.costs) for name, of in by_version.items()]
-        self._replace(self.roi_version_amount, workload, gains + costs)
-        self._replace(self.roi_uplift, workload, [((), latest.uplift)] if latest else [])
-        ends = _ends(latest.uplift_low, latest.uplift_high) if latest else []
-        self._replace(self.roi_uplift_interval, workload, ends)
+        sums = [((name, "gain"), ledger.gains) for name, ledger in by_version.items()]
+        sums += [((name, "cost"), ledger.costs) for name, ledger in by_version.items()]
+        counts = outcomes.counts() if outcomes else {}
+        series: dict[str, Iterable[tuple[tuple[str, ...], float | None]]] = {
+            "retuned_roi_ratio": [((), total.ratio)],
+            "retuned_roi_amount": amounts.items(),
+            "retuned_ledger_left_out_events": [((item,), reported) for item, reported in left_out.items()],
+            "retuned_roi_cost_per_resolved_amount": [((), outcomes.cost_per_resolved)] if outcomes else [],
+            "retuned_roi_conversations": [((outcome,), count) for outcome, count in counts.items()],
+            "retuned_roi_interval_ratio": _ends(total.ratio_low, total.ratio_high),
+            "retuned_roi_gain_interval_amount": _ends(total.gains_low, total.gains_high),
+            "retuned_roi_version_amount": sums,
+            "retuned_roi_uplift_amount": [((), latest.uplift)] if latest else [],
+            "retuned_roi_uplift_interval_amount": _ends(latest.uplift_low, latest.uplift_high) if latest else [],
+        }
+        for name, values in series.items():
+            self._replace(name, workload, values)
+
+    def memory(self, workload: str, votes: Comparison | None, answers: Mapping[str, int] | None) -> None:
+        """Updates the effect of the memory of corrections; None: no votes, no answers."""
+        counts = [((outcome,), float(count)) for outcome, count in (answers or {}).items()]
+        self._replace("retuned_memory_answers", workload, counts)
+        rates = votes.bad_after / votes.n_after - votes.bad_before / votes.n_before if votes else None
+        self._replace("retuned_memory_unhelpful_difference_ratio", workload, [((), rates)])
+        low, high = (votes.low, votes.high) if votes else (None, None)
+        self._replace("retuned_memory_unhelpful_difference_interval_ratio", workload, _ends(low, high))
 
     def keep(self, measured: Collection[str], watched: Collection[str]) -> None:
-        """Forget the workloads that are no longer measured; of the watch, those that are no longer watched."""
-        watch = (
-            self.watch_active, self.watch_evidence, self.watch_power, self.watch_detection, self.watch_checks
-        )  # fmt: skip
-        others = [metric for metric in vars(self).values() if metric not in watch]
-        gone = forget_other_workloads(others, measured) | forget_other_workloads(watch, watched)
-        self._shown = {
+        """Removes the workloads that are no longer measured; from the watch, those no longer watched."""
+        metrics = {**self._gauges, **self._counters}
+        watch = {name: metric for name, metric in metrics.items() if name.startswith("retuned_watch_")}
+        others = [metric for name, metric in metrics.items() if name not in watch]
+        gone = forget_other_workloads(others, measured) | forget_other_workloads(watch.values(), watched)
+        self._labels = {
             (gauge, workload): labels
-            for (gauge, workload), labels in self._shown.items()
+            for (gauge, workload), labels in self._labels.items()
             if workload not in gone or (gauge in watch and workload in watched)
         }
 
-    def _replace(self, gauge: Gauge, workload: str, series: Iterable[tuple[tuple[str, ...], float | None]]) -> None:
+    def _replace(self, name: str, workload: str, series: Iterable[tuple[tuple[str, ...], float | None]]) -> None:
+        """Sets the series of a gauge and workload, and removes all others; None: no series."""
+        gauge = self._gauges[name]
         values = {labels: value for labels, value in series if value is not None}
-        for labels in self._shown.get((gauge, workload), set()) - values.keys():
+        for labels in self._labels.get((name, workload), set()) - values.keys():
             gauge.remove(workload, *labels)
-        self._shown[gauge, workload] = set(values)
+        self._labels[name, workload] = set(values)
         for labels, value in values.items():
             gauge.labels(workload, *labels).set(value)
 
 
-def _ends(low: float | None, high: float | None) -> list[tuple[tuple[str, ...], float | None]]:
+def _ends(low: float | None, high: float | None) -> _Series:
     return [(("low",), low), (("high",), high)]
+
+
+def _quality_series(figure: Figure) -> Iterable[tuple[str, tuple[str, ...], float]]:
+    """Yields the series of a figure: the gauge, its labels after the workload, and the value."""
+    metric, model, source, value, n = figure.metric, figure.model, figure.source, figure.value, figure.n
+    if metric in _RATES:
+        rate = metric.removesuffix("_rate")
+        yield _RATES[metric], (model, source), value
+        yield "retuned_judged_answers", (model, rate, source), n
+        if model == ALL_MODELS:
+            yield "retuned_workload_judged_answers", (rate, source), n
+            for end, bound in (("low", figure.low), ("high", figure.high)):
+                yield "retuned_rate_interval_ratio", (rate, source, end), bound
+    elif metric in _CASCADE:
+        yield _CASCADE[metric], (source,), value
+    elif metric in _QUANTILES:
+        yield "retuned_answer_latency_seconds", (model, _QUANTILES[metric]), value
+    elif metric.endswith("_tokens"):
+        yield "retuned_answer_tokens", (model, metric.removesuffix("_tokens")), value
+    elif metric == "alarm_rate" and source == "grounding":
+        yield "retuned_grounding_alarm_ratio", (model,), value
+    elif metric == "alarm_rate":
+        yield "retuned_detector_alarm_ratio", (source,), value
+    elif metric == "abstention_rate":
+        abstained = round(value * n)
+        for outcome, count in (("abstained", abstained), ("judged", n - abstained)):
+            yield "retuned_grounding_answers", (model, outcome), count
+            if model == ALL_MODELS:
+                yield "retuned_workload_grounding_answers", (outcome,), count

@@ -1,8 +1,8 @@
-"""The statistics that checks and figures rest on: two-sample tests and intervals of rates."""
+"""Statistics: intervals of rates, two-sample tests, and thresholds for several tests and repeated looks."""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,9 @@ Z95 = 1.959963984540054
 
 
 def wilson(successes: float, n: float) -> tuple[float, float, float]:
-    """A rate and its 95% interval, all between 0 and 1.
+    """Returns a rate and its 95% interval, all between 0 and 1; without observations, the interval is 0 to 1.
 
-    Without observations nothing is known: rate 0, interval 0 to 1. Source: E. B. Wilson, "Probable inference, the law
-    of succession, and statistical inference", JASA 22 (1927).
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
     if n <= 0:
         return 0.0, 0.0, 1.0
@@ -27,51 +26,19 @@ def wilson(successes: float, n: float) -> tuple[float, float, float]:
     z2 = Z95 * Z95
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    # Rounding may leave the ends a hair on the wrong side of the rate when it is 0 or 1.
+    # Rounding may put an end slightly on the wrong side of a rate of 0 or 1.
     return rate, min(max(centre - half, 0.0), rate), max(min(centre + half, 1.0), rate)
-
-
-def clustered_rate(units: Mapping[tuple[int, int], int]) -> tuple[float, float, float]:
-    """A rate and its 95% interval, from observations of which those of one unit (an account, a conversation) are alike.
-
-    Args:
-        units: how many units have so many successes of so many observations.
-
-    The interval is Wilson's, at the effective number of observations: n / (1 + ρ (m - 1)), where m is the mean size of
-    the unit of an observation and ρ the correlation within units, estimated from all pairs and raised by one and a half
-    standard errors, as few units tell little of it; where nothing is known of it, 1. Sources: Kish, "Survey sampling"
-    (1965), section 5.4, for the effect of the design; Korn and Graubard, "Confidence intervals for proportions with
-    small expected number of positive counts estimated from survey data" (1998), for the effective size in the interval.
-    """
-    observed = sum(n * count for (_, n), count in units.items())
-    if not observed:
-        return wilson(0, 0)
-    successes = sum(yes * count for (yes, _), count in units.items())
-    pairs = sum(n * (n - 1) * count for (_, n), count in units.items())
-    if not pairs:
-        return wilson(successes, observed)
-    rate = successes / observed
-    variance = rate * (1 - rate)
-    together = sum((yes - rate * n) ** 2 * count for (yes, n), count in units.items()) - observed * variance
-    correlation = min(max(together / (variance * pairs), 0.0), 1.0) if variance else 1.0
-    # Units that tell of the correlation: those of one observation do not, and less the rarer successes or failures are.
-    middle = (successes + Z95 * Z95 / 2) / (observed + Z95 * Z95)
-    telling = 4 * middle * (1 - middle) * pairs**2 / sum((n * (n - 1)) ** 2 * count for (_, n), count in units.items())
-    correlation = min(correlation + 1.5 * (1 - correlation) / math.sqrt(telling), 1.0)
-    effective = observed / (1 + correlation * pairs / observed)
-    return wilson(rate * effective, effective)
 
 
 def two_sample_chi_square(
     reference: Sequence[Hashable], current: Sequence[Hashable], design_effect: float = 1.0
 ) -> float:
-    """p-value of the chi-square test of homogeneity: could both be draws from one set of categories?
+    """Returns the p-value of the chi-square test of homogeneity of two samples of categories.
 
-    Both samples are taken as samples (a goodness-of-fit test, with the reference as exact, cries drift on every other
-    quiet window). Categories whose expected count is under 5 in either sample are pooled (Cochran 1954); where that
-    leaves two of which one is still rare, Fisher's exact test decides. One category: 1. Rows that depend on each other
-    count as so many fewer (`design_effect`; Rao and Scott, "The analysis of categorical data from complex sample
-    surveys", JASA 76, 1981).
+    A goodness-of-fit test would treat the reference as exact, and flag every other quiet window. Categories with an
+    expected count below 5 in either sample are pooled (Cochran 1954); if two are left and one is still rare, Fisher's
+    exact test decides. With one category the p-value is 1. Counts of dependent rows are divided by the design effect
+    (Rao and Scott, "The analysis of categorical data from complex sample surveys", JASA 76, 1981).
     """
     from scipy.stats import chi2_contingency, fisher_exact
 
@@ -89,51 +56,51 @@ def two_sample_chi_square(
 
 
 def stratified_rate(strata: Sequence[tuple[int, int, int]]) -> tuple[float, float, float] | None:
-    """A rate and its 95% interval from a sample that took more of some strata than of others.
+    """Returns a rate and its 95% interval from a stratified sample.
 
-    Args:
-        strata: of each its size, how many of it were looked at, and how many of those count. The strata together are a
-            plain sample of what the rate is of, so their sizes are not exact either.
-
-    Returns:
-        None where nothing was looked at of a stratum that is not empty: it may be anything.
-
-    The interval is Wilson's, at the size of a plain sample of the same variance. Source: Cochran, "Sampling techniques"
+    The interval is Wilson's for a simple random sample of the same variance. Source: Cochran, "Sampling techniques"
     (1977), chapter 12, double sampling for stratification; Korn and Graubard, "Confidence intervals for proportions
     with small expected number of positive counts estimated from survey data" (1998).
+
+    Args:
+        strata: for each stratum its size, the number of members examined, and the number of these that count. The
+            strata together are a simple random sample of the population, so their sizes have a sampling error.
+
+    Returns:
+        None: no member of a stratum was examined.
     """
-    strata = [one for one in strata if one[0]]
-    size = sum(one[0] for one in strata)
-    if not strata or not all(one[1] for one in strata):
+    strata = [stratum for stratum in strata if stratum[0]]
+    size = sum(members for members, _, _ in strata)
+    if not strata or not all(examined for _, examined, _ in strata):
         return None
     z2 = Z95 * Z95
     rate = centre = squares = variance = 0.0
-    for members, looked_at, counted in strata:
-        share, middle = members / size, (counted + z2 / 2) / (looked_at + z2)
-        rate += share * counted / looked_at
+    for members, examined, counted in strata:
+        share, middle = members / size, (counted + z2 / 2) / (examined + z2)
+        rate += share * counted / examined
         centre += share * middle
         squares += share * middle**2
-        variance += share**2 * middle * (1 - middle) / (looked_at + z2)
+        variance += share**2 * middle * (1 - middle) / (examined + z2)
     variance += max(squares - centre**2, 0.0) / size
     equivalent = max(centre * (1 - centre) / variance - z2, 1.0)
     return wilson(rate * equivalent, equivalent)
 
 
 def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Array", "Array"]:
-    """Could the first rows and the others be draws from one distribution, by how similar they are to each other?
+    """Computes a kernel two-sample test.
 
-    The witness of a row is its mean similarity to the second sample less that to the first (Gretton et al., "A kernel
+    The witness of a row is its mean similarity to the second sample minus that to the first (Gretton et al., "A kernel
     two-sample test", JMLR 13, 2012); the statistic is the sum of its squares. That is the maximum mean discrepancy
-    under the squared kernel, in which rows are similar that are similar to the same others: words that occur together
-    count as related (Kandola, Shawe-Taylor and Cristianini, "Learning semantic similarity", 2002). Without a difference
-    it is distributed as a weighted sum of chi-squares, with the eigenvalues of the centred kernel as weights.
+    under the squared kernel, in which rows are similar if they are similar to the same other rows, so that words that
+    occur together count as related (Kandola, Shawe-Taylor and Cristianini, "Learning semantic similarity", 2002). Under
+    the null hypothesis it is a weighted sum of chi-squares, with the eigenvalues of the centred kernel as weights.
 
     Args:
-        similarity: a kernel matrix of all rows, those of the first sample before the others, shape (n, n).
-        reference: rows of the first sample.
+        similarity: the kernel matrix of all rows, those of the first sample first, shape (n, n).
+        reference: the number of rows of the first sample.
 
     Returns:
-        The statistic and those weights, whose p-value is `chi_square_sum_tail`, and the witness of each row.
+        The statistic, the weights (`chi_square_sum_tail` gives the p-value), and the witness of each row.
     """
     import numpy as np
 
@@ -146,10 +113,10 @@ def two_sample_kernel(similarity: "Array", reference: int) -> tuple[float, "Arra
 
 
 def chi_square_sum_tail(value: float, weights: "Array") -> float:
-    """The chance that a weighted sum of independent chi-squares, one degree of freedom each, exceeds a value.
+    """Returns the chance that a weighted sum of independent chi-squares with one degree of freedom exceeds a value.
 
     Source: Kuonen, "Saddlepoint approximations for distributions of quadratic forms in normal variables", Biometrika 86
-    (1999). Weights that are not positive are passed over.
+    (1999). Weights that are not positive are ignored.
     """
     import numpy as np
     from scipy.optimize import brentq
@@ -163,22 +130,24 @@ def chi_square_sum_tail(value: float, weights: "Array") -> float:
     saddle = float(brentq(lambda at: (weights / (1 - 2 * at * weights)).sum() - value, low, high))
     u = math.copysign(math.sqrt(max(2 * saddle * value + float(np.log1p(-2 * saddle * weights).sum()), 0.0)), saddle)
     v = saddle * math.sqrt(float((2 * weights**2 / (1 - 2 * saddle * weights) ** 2).sum()))
-    if abs(u) < 1e-4:  # at the mean, where the formula has a hole
+    if abs(u) < 1e-4:  # the formula is undefined at the mean
         return 0.5
     return NormalDist().cdf(-u - math.log(v / u) / u)
 
 
 def cochran_mantel_haenszel(strata: Iterable[tuple[int, int, int, int]]) -> tuple[float, float, float]:
-    """Did a rate fall within strata, whatever became of their mix?
+    """Tests whether a rate fell within strata, unaffected by changes of their mix.
+
+    Sources: Mantel and Haenszel, "Statistical aspects of the analysis of data from retrospective studies of disease",
+    JNCI 22 (1959); the rates have the weights of Greenland and Robins (1985).
 
     Args:
-        strata: successes and trials before, successes and trials after, of each stratum.
+        strata: successes and trials before, successes and trials after, for each stratum.
 
     Returns:
-        The p-value against "it did not fall" (one-sided, without continuity correction: half of the usual two-sided one
-        where it fell), and the rates before and after, both over one mix of strata; (1, 0, 0) when no stratum has both.
-        Sources: Mantel and Haenszel, "Statistical aspects of the analysis of data from retrospective studies of
-        disease", JNCI 22 (1959); the rates have the weights of Greenland and Robins (1985).
+        The p-value of the null hypothesis that the rate did not fall (one-sided, without continuity correction: half of
+        the usual two-sided one if it fell), and the rates before and after over the same mix of strata; (1, 0, 0) if no
+        stratum has trials before and after.
     """
     excess = variance = weights = weighted_before = weighted_after = 0.0
     for successes_before, before, successes_after, after in strata:
@@ -200,11 +169,14 @@ def cochran_mantel_haenszel(strata: Iterable[tuple[int, int, int, int]]) -> tupl
 
 
 def holm(p_values: Iterable[float], rate: float, threshold: Callable[[float], float]) -> float:
-    """The threshold that keeps the chance of any false alarm among several tests at a rate, however they depend.
+    """Returns the threshold of Holm's procedure, which bounds the chance of any false alarm among several tests.
 
-    `threshold` is that of one test by itself, for a rate. What lies at or under the result is what Holm's procedure
-    rejects: the rate is shared out over the tests that are not rejected. Source: Holm, "A simple sequentially rejective
-    multiple test procedure" (1979).
+    The bound holds however the tests depend on each other. Source: Holm, "A simple sequentially rejective multiple test
+    procedure" (1979).
+
+    Args:
+        rate: the chance of any false alarm.
+        threshold: returns the threshold of a single test for a rate.
     """
     ordered = sorted(p_values)
     left = len(ordered)
@@ -214,13 +186,16 @@ def holm(p_values: Iterable[float], rate: float, threshold: Callable[[float], fl
 
 
 def repeated_looks(rate: float, moving: int) -> float:
-    """The threshold of one look at two windows, for a rate of false alarms over all looks in a window's length.
+    """Returns the threshold of one look at two windows, for a rate of false alarms over all looks in a window's length.
 
-    Windows that overlap are much alike, and a hundred looks at them are far from a hundred trials. Between looks near
-    each other a statistic of two windows of one length, of which one moves or both do (`moving`: 1 or 2), is correlated
-    by 1 - moving/2 × (time between / length). The chance that it passes p at any time within a length is then about
-    p (1 + moving × ln 1/p), even if one looks without a pause. Sources: Slepian, "First passage time for a particular
-    Gaussian process" (1961); Aldous, "Probability Approximations via the Poisson Clumping Heuristic" (1989), section C.
+    Overlapping windows share most rows, so a hundred looks are far from a hundred independent tests. At two nearby
+    looks the statistics are correlated by 1 - moving/2 × (time between / length). The chance that the p-value falls
+    below p at any time within a length is then about p (1 + moving × ln 1/p), even with continuous looks. Sources:
+    Slepian, "First passage time for a particular Gaussian process" (1961); Aldous, "Probability Approximations via the
+    Poisson Clumping Heuristic" (1989), section C.
+
+    Args:
+        moving: how many of the two windows move: 1 or 2.
     """
     low, high = 0.0, rate
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Windows: which events of a workload are the reference, which are the current ones, and samples of both."""
+"""The reference and current window of a workload, and samples of their events."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,15 +13,15 @@ from retuned.monitors.settings import WindowsSettings
 QUERIES = named_queries("retuned.monitors", "windows.sql")
 WEEKS = 4
 FEW, ALL = 1, 128
-"""128ths of the conversations that a sample is chosen from: of few first, and of all where that is not enough."""
+"""The part of the conversations, in 128ths, that a sample is drawn from: first few, then all if few are not enough."""
 EVENTS_LOOKED_AT = 20
-"""For each conversation that a window needs, so many of its events are looked at before all are."""
+"""Events per needed conversation that are counted before the whole window is."""
 WEEK, DAY, MICROSECOND = timedelta(days=7), timedelta(days=1), timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
 class Season:
-    """Hours that come again: `since` ≤ timestamp < `since + length`, and whole periods before and after that."""
+    """Recurring hours: `since` ≤ timestamp < `since + length`, shifted by whole periods."""
 
     period: timedelta
     since: datetime
@@ -33,9 +33,10 @@ class Season:
 
 @dataclass(frozen=True)
 class Window:
-    """Events with start ≤ timestamp < end (UTC), of these hours alone if there is a season, and their conversations.
+    """Events with start ≤ timestamp < end (UTC), limited to the hours of a season if there is one.
 
-    An event without a conversation counts as one.
+    Attributes:
+        conversations: their number; an event without a conversation counts as one.
     """
 
     start: datetime
@@ -46,9 +47,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Windows:
-    """The two windows of a workload; the current one begins where the reference ends, or later.
+    """The two windows of a workload; the current window starts at the end of the reference, or later.
 
-    `standing`: the reference has its full length and is of all hours, so that it is the same at the next check.
+    Attributes:
+        standing: the reference has its full length and no season, so it does not change until the next check.
     """
 
     workload: str
@@ -57,18 +59,18 @@ class Windows:
     standing: bool
 
     def missing(self, minimum_rows: int) -> int:
-        """Conversations that the windows together lack; 0: each holds enough."""
+        """Returns the number of conversations that both windows lack together; 0: each holds enough."""
         return sum(max(minimum_rows - window.conversations, 0) for window in (self.reference, self.current))
 
 
 def bounds(
     anchor: datetime, latest_start: datetime, now: datetime, reference_seconds: float
 ) -> tuple[datetime, datetime, datetime]:
-    """Start of the reference, end of the reference, start of the current window.
+    """Returns the start of the reference, its end, and the start of the current window.
 
-    The current window reaches back to `latest_start`, never before the anchor: what another champion answered is not
-    this one's. The reference is the span from the anchor on, cut where the current window begins; so it grows until
-    the span has passed, and there is no time at which a full reference leaves the current window empty.
+    The current window starts at `latest_start`, but never before the anchor: earlier answers are another champion's.
+    The reference starts at the anchor and ends after `reference_seconds`, or earlier where the current window starts.
+    So it grows at first, and a full reference never leaves the current window empty.
     """
     current_start = min(max(latest_start, anchor), now)
     start = min(anchor, current_start)
@@ -76,10 +78,10 @@ def bounds(
 
 
 def in_service_since(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> datetime | None:
-    """When the champion was promoted or, before its promotion, when traffic began; None: there is no event yet.
+    """Returns when the champion was promoted or, without a promotion, when traffic began; None: no event yet.
 
-    Traffic begins with the first event from which on `reference_seconds` hold `minimum_rows`: a few events with wrong
-    times, years before the others, are not its beginning.
+    Traffic begins with the first event that `minimum_rows` events follow within `reference_seconds`: a few events with
+    wrong times, years before all others, do not count.
     """
     promoted = warehouse.row(QUERIES["promoted"], {"workload": workload, "now": now})
     if promoted and promoted["since"]:
@@ -106,11 +108,11 @@ def windows(
     now: datetime,
     accepted: tuple[datetime, datetime] | None = None,
 ) -> Windows | None:
-    """The windows of a workload at a time, or None when it has no event yet.
+    """Returns the windows of a workload at a time; None: it has no event yet.
 
     Args:
-        accepted: start and end of what a person made the reference: unless another champion came into service since,
-            the reference begins there, and the current window no earlier than its end.
+        accepted: start and end of the reference that a person accepted. Unless another champion came into service
+            since, the reference starts there, and the current window not before its end.
     """
     spans = _bounds(warehouse, settings, workload, now, accepted)
     if spans is None:
@@ -122,9 +124,9 @@ def windows(
 
 
 def current(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> Window | None:
-    """The current window alone, or None when there is no event yet.
+    """Returns the current window alone; None: there is no event yet.
 
-    Where it holds `minimum_rows` conversations or more, it may hold more than it says: they are not all counted.
+    If its number of conversations is `minimum_rows` or more, it is a lower bound: not all are counted.
     """
     spans = _bounds(warehouse, settings, workload, now)
     if spans is None:
@@ -167,11 +169,11 @@ def _seasonal(
     current_start: datetime,
     now: datetime,
 ) -> Window:
-    """The reference: of the hours of the week that the current window is of, or of the day, or of all hours.
+    """Returns the reference: the same hours of the week as the current window, or of the day, or all hours.
 
-    What people ask in the morning or on a Sunday is not what they ask at night or on a Monday, and no drift. Hours of
-    the day are told apart as soon as the reference has lasted a whole day and holds enough conversations of them, those
-    of the week as soon as it has lasted WEEKS weeks: how much one week differs from another cannot be seen in one.
+    Traffic differs between morning and night, and between Sunday and Monday, without drift. The same hours of the day
+    are compared once the reference lasts a whole day and holds enough conversations of these hours; the same hours of
+    the week once it lasts WEEKS weeks, because one week does not show how weeks differ.
     """
     for period, least in ((WEEK, WEEKS * WEEK), (DAY, DAY)) if settings.seasonal_rows is not None else ():
         season = Season(period, current_start, now - current_start)
@@ -192,8 +194,13 @@ def sample(
     choose: str = QUERIES["choose"],
     columns: str = "*",
 ) -> None:
-    """Put a sample of a window into a temporary table of this cursor: one event each of at most `rows` conversations,
-    the same for the same seed; `choose` is the query that chooses them. No other column than `columns` is read."""
+    """Puts a sample of a window into a temporary table of this cursor, the same for the same seed.
+
+    Args:
+        rows: the most conversations, with one event each.
+        choose: the query that chooses the events.
+        columns: the columns that are read.
+    """
     parameters = _within(workload, window.start, window.end, window.season) | {"rows": rows, "seed": seed}
     cursor.begin()  # a checkpoint between the two could move rows
     try:
@@ -206,22 +213,22 @@ def sample(
 
 
 def choose_from(cursor: duckdb.DuckDBPyConnection, parameters: dict[str, Any], choose: str) -> None:
-    """Put the rows of a sample into the temporary table `chosen`.
+    """Puts the rows of a sample into the temporary table `chosen`.
 
-    The conversations with the lowest hashes of all are those with the lowest of a part that holds the lowest, if that
-    part holds enough: so a busy window is not grouped as a whole.
+    The sample is the conversations with the lowest hashes. The query first groups only the conversations with hashes
+    below a bound, which is cheaper in a busy window; if these are too few, it groups all of them.
     """
     for parts in (FEW, ALL):
         cursor.execute(choose, parameters_of(choose, parameters | {"parts": parts}))
-        ((found,),) = cursor.execute("SELECT count(*) FROM chosen").fetchall()
-        if found >= parameters["rows"] or "$parts" not in choose:
+        ((count,),) = cursor.execute("SELECT count(*) FROM chosen").fetchall()
+        if count >= parameters["rows"] or "$parts" not in choose:
             break
 
 
 def counted(
     warehouse: Warehouse, workload: str, start: datetime, end: datetime, season: Season | None = None
 ) -> Window:
-    """A window with its conversations."""
+    """Returns a window with the number of its conversations."""
     row = warehouse.row(QUERIES["count"], _within(workload, start, end, season))
     return Window(start, end, int(row["conversations"]) if row else 0, season)
 

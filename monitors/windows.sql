@@ -3,12 +3,12 @@ SELECT max(created_at) AS since FROM aliases
 WHERE workload = $workload AND alias = 'champion' AND created_at <= $now
 
 -- name: began
--- The first event from which on a reference would hold enough: a few with wrong times, or of an old import, do not move
--- it. Where none does, the first event. Counted in 64ths of a reference, in whole minutes.
+-- The first event after which a reference would hold enough, so that a few events with wrong times or of an old import do not
+-- matter; otherwise the first event. Counted in 64ths of a reference, in whole minutes.
 WITH minutes AS (
     SELECT minute, answers, first_at FROM answer_minutes
     WHERE workload = $workload AND NOT demonstration AND minute < date_trunc('minute', $now::TIMESTAMP)
-    UNION ALL  -- the minute under way
+    UNION ALL  -- the current minute
     SELECT date_trunc('minute', timestamp), 1, timestamp FROM traffic
     WHERE workload = $workload AND timestamp >= date_trunc('minute', $now::TIMESTAMP) AND timestamp < $now
 ), counted AS (
@@ -28,8 +28,8 @@ ORDER BY timestamp DESC
 LIMIT 1 OFFSET $skip
 
 -- name: count
--- Conversations of a span; with $since, only of those hours: $length microseconds from then on, and whole periods before
--- and after. An event without a conversation is one by itself.
+-- The number of conversations in a span. With $since, only recurring hours count: $length microseconds from then on, shifted
+-- by whole periods. An event without a conversation counts as one.
 SELECT count(DISTINCT hash(coalesce(conversation_id, id))) AS conversations
 FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
@@ -37,7 +37,7 @@ WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
        OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
 
 -- name: has_some
--- Conversations among some events of a span, whichever they are.
+-- The number of conversations among any $events events of a span.
 SELECT count(DISTINCT hash(coalesce(conversation_id, id))) AS conversations
 FROM (
     SELECT conversation_id, id FROM traffic
@@ -46,9 +46,9 @@ FROM (
 )
 
 -- name: choose
--- One event of each conversation: those of one conversation are alike, and are no independent observations. Both are
--- chosen by the lowest hash: the same for the same seed, whatever DuckDB's threads do, and a filter that is applied
--- before the sampling. Of the conversations, so many 128ths with the lowest hashes are looked at.
+-- One event of each conversation, because events of a conversation are not independent. Conversations and events are chosen by
+-- the lowest hash, which gives the same sample for the same seed regardless of DuckDB's threads. Only conversations in the
+-- lowest $parts of 128 parts of the hash range are considered.
 CREATE OR REPLACE TEMP TABLE chosen AS
 SELECT arg_min(rowid, hash(id, $seed)) AS answer
 FROM interactions
@@ -61,5 +61,5 @@ ORDER BY hash(coalesce(conversation_id, id), $seed)
 LIMIT $rows
 
 -- name: chosen
--- A statement of its own: so the texts of the chosen alone are read.
+-- A separate statement, so that DuckDB reads only the texts of the chosen rows.
 SELECT * FROM interactions WHERE rowid IN (SELECT answer FROM chosen)

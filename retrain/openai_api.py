@@ -1,12 +1,11 @@
-"""Requests to servers and providers that have OpenAI's routes: what may pass is tried again, what is refused says why.
+"""A client of servers with OpenAI's routes. It retries temporary errors, and raises errors with the server's reason.
 
-The standard library's HTTP is enough for a few routes of JSON and one upload. OpenAI's own client would bring an event
-loop, an HTTP stack and a type for each of its many routes to every installation.
+The standard library's HTTP client suffices for a few JSON routes. OpenAI's client would add an event
+loop, an HTTP stack and types for many routes to every installation.
 """
 
 import http.client
 import json
-import secrets
 import time
 import urllib.error
 import urllib.request
@@ -20,9 +19,7 @@ from retuned.consumers.errors import RetunedError
 
 WORTH_ANOTHER_TRY = frozenset({429, 500, 502, 503, 504})
 EPOCH = "Retuned-Epoch"
-"""Header of requests from the leader of a cluster; a receiver that has seen a higher epoch should refuse them."""
-NO_CREDIT = "insufficient_quota"
-"""OpenAI's code of a 429 that no waiting ends."""
+"""Header of requests from the leader of a cluster. A receiver that has seen a higher epoch should refuse them."""
 _LONGEST_PAUSE = 120.0
 _SHOWN = 300
 
@@ -31,22 +28,21 @@ class Refused(RetunedError):
     """The server answered a request with an error.
 
     Attributes:
-        status: of HTTP.
-        code: of the error, as the server named it; empty without one.
+        status: the HTTP status.
     """
 
-    def __init__(self, text: str, status: int, code: str) -> None:
+    def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
-        self.status, self.code = status, code
+        self.status = status
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same request may be answered later."""
-        return self.status in WORTH_ANOTHER_TRY and self.code != NO_CREDIT
+        """Whether the same request may succeed later."""
+        return self.status in WORTH_ANOTHER_TRY
 
 
 class NoAnswer(RetunedError):
-    """The server did not answer: whether it did what was asked for is not known."""
+    """The server did not answer. It may or may not have carried out the request."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,13 @@ class Client:
     """A server.
 
     Attributes:
-        url: up to `/v1`.
-        key: the configuration's key of the URL, which errors name.
-        if_away: what to do where it does not answer.
-        advice: what to do about errors, by their status or their code.
-        pauses: seconds before each further try of a request that failed.
-        wait: passes so many seconds; may raise to give up.
-        lead: checked before each request that is no GET.
+        url: the URL including `/v1`.
+        key: the configuration key of the URL, for error messages.
+        if_away: advice if the server does not answer.
+        advice: advice about errors, by status.
+        pauses: seconds before each retry of a failed request.
+        wait: waits for a number of seconds; may raise to give up.
+        lead: checked before each request except GET.
     """
 
     url: str
@@ -68,13 +64,13 @@ class Client:
     token: str | None
     timeout_seconds: float
     if_away: str
-    advice: Mapping[int | str, str] = field(default_factory=dict)
+    advice: Mapping[int, str] = field(default_factory=dict)
     pauses: Sequence[float] = (1.0, 2.0, 4.0)
     wait: Callable[[float], None] = time.sleep
     lead: Lead = alone
 
     def get(self, route: str) -> Any:
-        """What a route has."""
+        """Returns the response of a route."""
         return self.request(route)[0]
 
     def request(
@@ -82,30 +78,27 @@ class Client:
         route: str,
         body: Mapping[str, Any] | bytes | None = None,
         *,
-        method: str | None = None,
-        content_type: str = "application/json",
         headers: Mapping[str, str] = {},
         repeat: bool = True,
     ) -> tuple[Any, float]:
-        """The answer, JSON where it is, and how many seconds it took.
+        """Sends a request. Returns the response, parsed if it is JSON, and the seconds that it took.
 
         Args:
-            body: sent as JSON, or as it is where it is bytes.
-            method: default: GET without a body, POST with one.
-            headers: beside the content type and the token.
-            repeat: what may pass is tried again. Not so where a second request would do the same thing twice.
+            body: sent as JSON, or unchanged if it is bytes.
+            headers: further headers.
+            repeat: retry temporary errors. Set it to False if a second request would repeat an effect.
 
         Raises:
-            Refused: it answered with an error.
-            NoAnswer: it did not answer, or not to the end.
-            StandsBy: another daemon of the cluster leads, or may; nothing was sent.
+            Refused: the server answered with an error.
+            NoAnswer: the server did not answer completely.
+            StandsBy: another daemon of the cluster leads, or may lead; nothing was sent.
         """
-        sent = {"Content-Type": content_type, **headers}
+        all_headers = {"Content-Type": "application/json", **headers}
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         for pause in (*(self.pauses if repeat else ()), None):
             url = f"{self.url}/{route}" if route else self.url
-            request = urllib.request.Request(url, data, sent, method=method)
-            if self.token:  # another server, to which this one leads, has no business with it
+            request = urllib.request.Request(url, data, all_headers)
+            if self.token:  # do not send it to another server after a redirect
                 request.add_unredirected_header("Authorization", f"Bearer {self.token}")
             lead = alone if request.get_method() == "GET" else self.lead
             if (epoch := lead()) is not None:
@@ -121,7 +114,7 @@ class Client:
                 if pause is None or not refused.may_pass:
                     raise refused from error
                 pause = max(pause, _retry_after(error))
-            except (OSError, http.client.HTTPException) as error:  # a URLError and a timeout are an OSError
+            except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are OSErrors
                 if pause is None:
                     reason = getattr(error, "reason", error) or type(error).__name__
                     if isinstance(reason, TimeoutError):
@@ -133,40 +126,12 @@ class Client:
             self.wait(pause)
         raise AssertionError("the last try returns or raises")
 
-    def listed(self, route: str) -> Iterator[dict[str, Any]]:
-        """The objects of a route that lists them, page after page."""
-        after, sign = "", "&" if "?" in route else "?"
-        while True:
-            page = self.get(f"{route}{sign}after={after}" if after else route)
-            with self.expected(route):
-                found: list[dict[str, Any]] = page["data"]
-                more = bool(page.get("has_more")) and bool(found)
-                after = found[-1]["id"] if more else ""
-            yield from found
-            if not more:
-                return
-
-    def upload(self, route: str, fields: Mapping[str, str], name: str, content: bytes) -> Any:
-        """Send a file as a form, as OpenAI's `files` takes it; never sent a second time.
-
-        Raises as `request` does.
-        """
-        edge = f"retuned-{secrets.token_hex(16)}"
-        parts = [
-            f'--{edge}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
-            for key, value in fields.items()
-        ]
-        head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
-        body = b"".join([*parts, f"{head}Content-Type: application/jsonl\r\n\r\n".encode(), content])
-        body += f"\r\n--{edge}--\r\n".encode()
-        return self.request(route, body, content_type=f"multipart/form-data; boundary={edge}", repeat=False)[0]
-
     @contextmanager
     def expected(self, route: str) -> Iterator[None]:
-        """Around what reads an answer: whatever is not there as OpenAI's API has it becomes an error that says so.
+        """Converts errors of parsing a response, in the body of a `with` statement.
 
         Raises:
-            RetunedError: it is not.
+            RetunedError: the response does not have the form of OpenAI's API.
         """
         try:
             yield
@@ -179,18 +144,16 @@ class Client:
     def _refused(self, route: str, error: urllib.error.HTTPError) -> Refused:
         with error:
             content = _decoded(error.read())
-        said = content.get("error", content) if isinstance(content, dict) else content
-        code = said.get("code") if isinstance(said, dict) else None
-        if isinstance(said, dict):  # the last is SGLang's
-            said = said.get("message") or said.get("detail") or said.get("error_message")
-        text = f"{self.key}: {self.url}/{route} answers with status {error.code}: {str(said)[:_SHOWN].strip()}"
-        code = code if isinstance(code, str) else ""
-        advice = self.advice.get(code) or self.advice.get(error.code)
-        return Refused(f"{text}; {advice}" if advice else text, error.code, code)
+        reason = content.get("error", content) if isinstance(content, dict) else content
+        if isinstance(reason, dict):  # SGLang uses error_message
+            reason = reason.get("message") or reason.get("detail") or reason.get("error_message")
+        text = f"{self.key}: {self.url}/{route} answers with status {error.code}: {str(reason)[:_SHOWN].strip()}"
+        advice = self.advice.get(error.code)
+        return Refused(f"{text}; {advice}" if advice else text, error.code)
 
 
 class _Led(urllib.request.HTTPHandler):
-    """Checks that this daemon leads once it is connected, which may take long, and right before the request is sent."""
+    """Checks that this daemon leads after connecting, which may take long, right before the request is sent."""
 
     def __init__(self, lead: Lead) -> None:
         super().__init__()
@@ -201,7 +164,7 @@ class _Led(urllib.request.HTTPHandler):
 
 
 class _LedOverTls(urllib.request.HTTPSHandler):
-    """As `_Led`."""
+    """`_Led` for HTTPS."""
 
     def __init__(self, lead: Lead) -> None:
         super().__init__()
@@ -221,10 +184,10 @@ def _checked(connection: type[http.client.HTTPConnection], lead: Lead) -> Any:
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float:
-    """Seconds that the server asks to wait; 0 where it does not."""
+    """Returns the seconds of the header Retry-After; 0 without one."""
     try:
         return min(max(float(error.headers.get("Retry-After", "")), 0.0), _LONGEST_PAUSE)
-    except ValueError:  # none, or a date
+    except ValueError:  # missing, or a date
         return 0.0
 
 

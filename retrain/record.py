@@ -1,4 +1,4 @@
-"""A run as its row says: state, attempts, times and costs; and what is told of its progress."""
+"""Updates a run's row (state, attempts, times and costs) and reports its progress."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 from retuned.consumers.common.process import Emit
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.generation.provider import used
-from retuned.retrain.queue import EVALUATE, changing
+from retuned.retrain.queue import changing
 
 T = TypeVar("T")
 
 
 class RunRecord:
-    """One row of `runs`. Used by the thread of the run; others may cancel it meanwhile."""
+    """A row of `runs`. Only the run's thread uses it; other threads may cancel the run."""
 
     def __init__(
         self,
@@ -32,17 +31,17 @@ class RunRecord:
         self._waits_since: datetime | None = None
 
     def row(self) -> dict[str, Any]:
-        """As it is now."""
+        """Reads the row."""
         row = self._warehouse.row("SELECT * FROM runs WHERE id = ?", [self._id])
         assert row is not None
         return row
 
     def begin(self, most: int) -> None:
-        """Count the attempt before anything is done: what ends the whole daemon leaves no other trace.
+        """Counts the attempt before the run starts, because a crash of the daemon leaves no other trace.
 
         Raises:
-            Cancelled: it was cancelled meanwhile.
-            RetunedError: `most` attempts were made before.
+            Cancelled: the run was cancelled.
+            RetunedError: there were `most` attempts before.
         """
         with changing:
             row = self.row()
@@ -59,7 +58,7 @@ class RunRecord:
             self._set(state="running", attempts=attempts + 1, started_at=started_at)
 
     def interrupted(self) -> dict[str, Any]:
-        """The row of a run that was stopped: interrupted, which is no failed attempt, unless it was cancelled."""
+        """Marks a stopped run as interrupted, which is no failed attempt, unless it is cancelled. Returns the row."""
         with changing:
             row = self.row()
             if row["state"] == "running":
@@ -67,25 +66,24 @@ class RunRecord:
             return self.row()
 
     def finish(self, **values: Any) -> dict[str, Any]:
-        """The row of a run that ended: as these values say, unless it was cancelled."""
+        """Stores the end of a run, unless it is cancelled. Returns the row."""
         with changing:
             if self.row()["state"] != "cancelled":
                 self._set(finished_at=self._now(), **values)
             return self.row()
 
     def update(self, **values: Any) -> None:
-        """Set these columns."""
+        """Sets columns."""
         with changing:
             self._set(**values)
 
     def paid(self, judge_tokens: int) -> None:
-        """Add the tokens that a judge took."""
+        """Adds the tokens of a judge."""
         if judge_tokens:
             self.update(judge_tokens=(self.row()["judge_tokens"] or 0) + judge_tokens)
 
     def timed(self, column: str, work: Callable[[], T]) -> T:
-        """Adds the wall time of some work to a column of the run, without what it waited for a cluster; interrupted
-        work has a cost too."""
+        """Adds the wall time of `work` to a column, even if it fails. Time spent waiting for a cluster is excluded."""
         started, self._waited = self._now(), 0.0
         try:
             return work()
@@ -93,17 +91,15 @@ class RunRecord:
             self._count_waiting(waits=False)
             spent = (self._now() - started).total_seconds() - self._waited
             self.update(**{column: (self.row()[column] or 0.0) + spent})
-            if tokens := used(self._folder / EVALUATE):
-                self.update(input_tokens=tokens.input, output_tokens=tokens.output)
 
-    def tell(self, stage: str, **line: Any) -> None:
-        """Pass a line of progress on."""
+    def report(self, stage: str, **line: Any) -> None:
+        """Reports progress."""
         if "ray_status" in line:
             self._count_waiting(waits=line["ray_status"] == "PENDING")
         self._on_progress({"stage": stage, "workload": self._workload, "run_id": self._id} | line)
 
     def _count_waiting(self, *, waits: bool) -> None:
-        """From now on the work waits for a cluster's resources, or no more."""
+        """Starts or ends a period of waiting for a cluster's resources."""
         if self._waits_since is not None:
             self._waited += (self._now() - self._waits_since).total_seconds()
         self._waits_since = self._now() if waits else None

@@ -1,6 +1,16 @@
+-- name: among
+-- Put before another query, it restricts the events to some feedback and its interactions.
+WITH interactions AS (
+    SELECT * FROM main.interactions
+    WHERE timestamp BETWEEN $first_answer AND $last_answer AND id IN (SELECT unnest($interactions::VARCHAR[]))
+), feedback AS (
+    SELECT * FROM main.feedback
+    WHERE timestamp BETWEEN $first_feedback AND $last_feedback AND id IN (SELECT unnest($feedback::VARCHAR[]))
+)
+
 -- name: corrections
--- Of users who are not named with the feedback, it is who asked. What was imported as a demonstration is a source of its
--- own, until somebody corrects it.
+-- If feedback of a user has no account, the account of the interaction applies. Demonstrations are a source of their own until
+-- they are corrected.
 SELECT
     f.id AS feedback_id, f.timestamp, f.value AS completion, greatest(f.received_at, i.received_at) AS received_at,
     CASE WHEN i.model = 'demonstration' AND f.source = 'expert'
@@ -9,48 +19,45 @@ SELECT
          ELSE f.source END AS source,
     CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls, i.finish_reason
+    i.attributes -> '$.tool_calls' AS calls, i.finish_reason, i.conversation_id AS conversation,
+    ends_with(i.model, '@cascade') AS cascaded
 FROM feedback f
 JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name = 'correction' AND json_type(f.value) IN ('VARCHAR', 'OBJECT', 'ARRAY')
 ORDER BY f.timestamp DESC, f.id
 LIMIT $limit
 
--- name: accepted
--- Answers that somebody called good, and nobody called bad, wrong or invented. Accounts that are distrusted do not
--- count against an answer, nor for it where somebody else does.
+-- name: verdicts
+-- The last verdict of each account on an answer: good or bad (see `approves`). A correction of the same account replaces it.
 WITH said AS (
     SELECT
-        f.interaction_id, f.timestamp, f.received_at,
+        f.id, f.interaction_id, f.timestamp, f.received_at, f.source,
         CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
-        coalesce(account IN (SELECT unnest($distrusted::VARCHAR[])), false) AS distrusted,
-        (f.name = 'helpful' AND TRY_CAST(f.value AS BOOLEAN)) OR (f.name = 'rating' AND TRY_CAST(f.value AS DOUBLE) >= 0.8) AS good,
-        (f.name = 'helpful' AND NOT TRY_CAST(f.value AS BOOLEAN)) OR (f.name = 'hallucination' AND TRY_CAST(f.value AS BOOLEAN)) AS bad,
-        {'id': f.id, 'timestamp': f.timestamp, 'source': f.source, 'user_id': account} AS vote
+        coalesce(account, CASE WHEN f.source = 'user' THEN f.id ELSE f.source END) AS voter,
+        approves(f.name, f.value) AS good
     FROM feedback f
     JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name IN ('helpful', 'rating', 'hallucination')
-), judged AS (
-    SELECT
-        interaction_id,
-        coalesce(arg_max(vote, timestamp) FILTER (good AND NOT distrusted), arg_max(vote, timestamp) FILTER (good)) AS last,
-        max(received_at) AS received_at
+), last AS (
+    SELECT interaction_id, voter, source, arg_max(said, (timestamp, NOT good, id)) AS vote
     FROM said
-    GROUP BY interaction_id
-    HAVING bool_or(good) AND NOT coalesce(bool_or(bad AND NOT distrusted), false)
+    WHERE good IS NOT NULL
+    GROUP BY interaction_id, voter, source
 )
 SELECT
-    j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
-    i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
+    l.vote.id AS feedback_id, l.vote.timestamp AS timestamp, l.vote.source AS source, l.vote.account AS user_id,
+    l.vote.good AS good, i.response AS completion, greatest(l.vote.received_at, i.received_at) AS received_at,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason
-FROM judged j
-JOIN interactions i ON i.id = j.interaction_id
-ORDER BY j.last.timestamp DESC, j.last.id
+    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason,
+    i.conversation_id AS conversation, i.attributes ->> '$.incumbent' IS NOT NULL AS bought,
+    ends_with(i.model, '@cascade') AS cascaded
+FROM last l
+JOIN interactions i ON i.id = l.interaction_id
+ORDER BY l.vote.timestamp DESC, l.vote.id
 LIMIT $limit
 
 -- name: thumbs
--- The last word of people on an answer.
+-- The last thumb on each answer.
 WITH said AS (
     SELECT
         f.interaction_id, f.received_at, f.timestamp, f.value,
@@ -73,22 +80,23 @@ SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought
+    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought,
+    i.conversation_id AS conversation, i.attributes ->> '$.incumbent' IS NOT NULL AS bought
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
 ORDER BY j.last.timestamp DESC, j.last.id
 LIMIT $limit
 
 -- name: first_seen
--- When each account was first heard of, in whatever workload.
+-- The time of each account's first event, in any workload.
 SELECT user_id, min(timestamp) AS first_seen
 FROM (SELECT user_id, timestamp FROM interactions UNION ALL SELECT user_id, timestamp FROM feedback)
 WHERE user_id IN (SELECT unnest($accounts::VARCHAR[]))
 GROUP BY user_id
 
 -- name: places
--- Where the questions of earlier datasets of a draw stood: what was judged on before what was trained on. By their hash,
--- and by interaction: up to version 0.1.0 the hash was of the conversation alone.
+-- The splits of questions in earlier datasets of a draw, the holdout first. By hash, and by interaction, because up to version
+-- 0.1.0 the hash covered the conversation only.
 SELECT keys.key, min(CASE r.split WHEN 'holdout' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END) AS place
 FROM dataset_rows r
 JOIN datasets d ON d.version = r.dataset_version AND d.workload = $workload
@@ -96,14 +104,24 @@ CROSS JOIN unnest([r.prompt_hash, r.interaction_id]) AS keys(key)
 WHERE r.split IN ('holdout', 'validation', 'train') AND coalesce((d.card ->> 'generation')::INTEGER, 0) = $generation
 GROUP BY keys.key
 
+-- name: held_feedback
+-- The feedback whose answers datasets contain.
+SELECT DISTINCT feedback_id FROM dataset_rows
+WHERE dataset_version IN (SELECT unnest($versions::VARCHAR[])) AND split IN ('train', 'validation', 'holdout', 'regression')
+
 -- name: latest_dataset
 SELECT path, card FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC, version LIMIT 1
 
--- name: forget_quarantine
-DELETE FROM quarantine WHERE workload = $workload
+-- name: forget_states
+DELETE FROM row_states WHERE workload = $workload
 
--- name: quarantine
-INSERT INTO quarantine BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
+-- name: states
+INSERT INTO row_states BY NAME
+SELECT *, $workload AS workload, $version AS dataset_version, $now AS decided_at
+FROM (SELECT unnest(from_json($rows, '[{
+    "feedback_id": "VARCHAR", "interaction_id": "VARCHAR", "user_id": "VARCHAR", "state": "VARCHAR", "reason": "VARCHAR",
+    "detail": "VARCHAR", "quarantined": "BOOLEAN", "other_feedback_id": "VARCHAR"
+}]'), recursive := true))
 
 -- name: quarantined
 SELECT reason, count(*) AS count FROM quarantine WHERE workload = $workload GROUP BY reason
@@ -116,7 +134,7 @@ WHERE workload = $workload AND removed_at IS NULL
 ORDER BY created_at DESC, version
 
 -- name: failures
--- Of each topic, how wrong a version's answers were wherever it was judged.
+-- The mean error of a version on each topic of its evaluation.
 SELECT topic, 1 - avg(score) AS failures
 FROM evaluations
 WHERE workload = $workload AND model = $version AND split IN ('holdout', 'regression') AND topic IS NOT NULL
@@ -145,17 +163,15 @@ SELECT workload, alias, version FROM aliases WHERE $workload IS NULL OR workload
 SELECT * FROM models WHERE workload = $workload ORDER BY created_at, version
 
 -- name: keep_version
--- One that retention removed was made again.
+-- A version that retention had removed was registered again.
 UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $version AND removed_at IS NOT NULL
 
 -- name: drop_alias
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 
 -- name: changes
--- Changes of champion, those that were not announced yet or all, oldest first. What a provider serves has its name there: of the base model it is the base model's own.
-SELECT p.*, m.path, known.base_model,
-       CASE WHEN p.version IS NOT NULL THEN m.provider_model
-            WHEN known.provider_model IS NOT NULL THEN known.base_model END AS provider_model
+-- Changes of what serves, all or those not announced, oldest first.
+SELECT p.*, m.path, known.base_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
@@ -169,12 +185,12 @@ SELECT workload FROM promotions UNION SELECT workload FROM approvals ORDER BY wo
 UPDATE promotions SET announced = true WHERE id = $id
 
 -- name: rollouts
--- Those under way.
+-- Rollouts in progress.
 SELECT * FROM rollouts WHERE ended_at IS NULL AND workload = coalesce($workload, workload) ORDER BY workload
 
 -- name: routes
--- Who answers the conversations of each workload: its champion or, while its traffic is split, two versions. Before the
--- first promotion there is no champion, and may be a canary.
+-- The versions that answer each workload: the champion, or two versions in a rollout. Before the first promotion there is no
+-- champion, but there may be a canary.
 SELECT workload, champions.version AS champion, experiments.id AS experiment, experiments.version,
        experiments.previous_version, experiments.share
 FROM (SELECT workload, version FROM aliases WHERE alias = 'champion') AS champions
@@ -185,13 +201,13 @@ ORDER BY workload
 DELETE FROM rollouts WHERE id = $id
 
 -- name: taken_back
--- When and why a version was last taken back from service.
+-- The last time a version was taken back, with the reason.
 SELECT created_at, actor, reason FROM promotions
 WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back') AND previous_version = $version
 ORDER BY created_at DESC LIMIT 1
 
 -- name: unfinished_runs
--- What was begun comes before what waits. Passed: the gate's decision; null: it was not reached.
+-- Interrupted runs come before waiting ones. `passed` is the gate's decision, if there is one.
 SELECT runs.*, (SELECT bool_or(outcome) FROM decisions WHERE run_id = runs.id AND kind = 'gate') AS passed
 FROM runs
 WHERE state IN ('waiting', 'running', 'interrupted') AND workload = coalesce($workload, workload)
@@ -204,11 +220,13 @@ UPDATE runs SET at_any_hour = true WHERE state IN ('waiting', 'interrupted') AND
 UPDATE runs SET state = 'cancelled', finished_at = $now, error = $error WHERE list_contains($ids, id)
 
 -- name: logged_answers
--- What production answered to the questions of a split. Of what was imported as a demonstration nothing was answered.
+-- The answers of production to the questions of a split. Demonstrations have none. Answers with the help of the memory are not
+-- those of a model.
 SELECT DISTINCT r.row_id, i.response, i.attributes -> '$.tool_calls' AS calls
 FROM dataset_rows r
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = $workload AND i.model <> 'demonstration'
 WHERE r.dataset_version = $version AND r.split = $split
+    AND coalesce(json_array_length(i.attributes, '$.memory.entries'), 0) = 0
 
 -- name: gate_decision
 SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind = 'gate'
@@ -217,8 +235,8 @@ SELECT outcome, reasons, figures FROM decisions WHERE run_id = $run_id AND kind 
 SELECT event, count(*) AS count FROM promotions WHERE workload = $workload GROUP BY event
 
 -- name: lineage
--- Which rows came from an interaction or a feedback, or stand in a dataset, or taught a version; and which versions
--- learned from each: those trained on its dataset, and those whose training began from these.
+-- The rows of an interaction, feedback, dataset or version, with the versions that were trained on each: those of its dataset,
+-- and their descendants.
 WITH RECURSIVE learned AS (
     SELECT workload, version, dataset_version FROM models
     UNION
@@ -238,7 +256,7 @@ WHERE $id IN (r.interaction_id, r.feedback_id, r.row_id, r.dataset_version)
 ORDER BY d.created_at, r.dataset_version, r.split, r.row_id
 
 -- name: removed
--- What retention removed of a dataset or of a version.
+-- The dataset or version of that name that retention removed.
 SELECT kind, workload, version, created_at, removed_at
 FROM (
     SELECT 'version' AS kind, workload, version, created_at, removed_at FROM models
@@ -260,8 +278,8 @@ FROM quarantine WHERE $id IN (interaction_id, feedback_id, user_id)
 ORDER BY feedback_id
 
 -- name: gate_tries
--- Comparisons of candidates with one champion, or with the base model. A decision states how many there were with its
--- own; one for want of examples made none.
+-- The number of comparisons of candidates with a champion or the base model. A decision stores how many there were including
+-- its own; one with too few examples made none.
 SELECT coalesce(max((d.figures ->> 'tries')::DOUBLE), 0)::INTEGER AS tries
 FROM decisions d
 JOIN runs r ON r.id = d.run_id
@@ -287,9 +305,37 @@ ORDER BY drawn.generation DESC
 LIMIT 1
 
 -- name: spent_datasets
--- Datasets after the given one whose holdout was drawn before a generation.
+-- Datasets after the given one whose holdout is from an earlier draw.
 SELECT version
 FROM datasets
 WHERE workload = $workload AND removed_at IS NULL AND coalesce((card ->> 'generation')::INTEGER, 0) < $generation
     AND ($version IS NULL OR created_at > (SELECT created_at FROM datasets WHERE workload = $workload AND version = $version))
 ORDER BY created_at DESC, version
+
+-- name: later_rows
+-- Rows of datasets that were built after that of a version; for the base model, of all. Only in an extract.
+DELETE FROM dataset_rows
+WHERE dataset_version IN (SELECT version FROM datasets WHERE workload = $workload AND created_at > coalesce((
+    SELECT d.created_at FROM models m JOIN datasets d ON d.workload = m.workload AND d.version = m.dataset_version
+    WHERE m.workload = $workload AND m.version = $start
+), TIMESTAMP '1970-01-01'))
+
+-- name: later_datasets
+DELETE FROM datasets
+WHERE workload = $workload AND created_at > coalesce((
+    SELECT d.created_at FROM models m JOIN datasets d ON d.workload = m.workload AND d.version = m.dataset_version
+    WHERE m.workload = $workload AND m.version = $start
+), TIMESTAMP '1970-01-01')
+
+-- name: start_as_champion
+UPDATE aliases SET version = $start WHERE workload = $workload AND alias = 'champion'
+
+-- name: erased_champion
+SELECT e.since, e.latest FROM erased_versions e
+JOIN aliases a ON a.workload = e.workload AND a.version = e.version AND a.alias = 'champion'
+WHERE e.workload = $workload
+
+-- name: erased_standing
+SELECT e.workload, e.version, e.since FROM erased_versions e
+JOIN models m ON m.workload = e.workload AND m.version = e.version
+WHERE m.removed_at IS NULL

@@ -5,10 +5,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, secret
+from retuned.consumers.sections import HttpUrl, PositiveFloat, PositiveInt, Section, secret
 
 MOST_AT_A_TIME = 64
-"""Runs under way at a time: each has a thread of the daemon."""
+"""The maximum number of concurrent runs. Each has a thread of the daemon."""
 
 
 class RunnerSettings(Section):
@@ -55,19 +55,19 @@ class RunnerSettings(Section):
 
     @property
     def limit(self) -> int:
-        """So many runs are under way at a time where this one is."""
+        """The maximum number of concurrent runs at this runner's place."""
         return self.at_a_time if self.kind == "ray" else 1
 
     @property
     def place(self) -> str:
-        """Where runs are made, in words; the limit counts those of one place."""
+        """A description of the place of runs. The limit applies to each place."""
         return f"Ray at {self.url}" if self.kind == "ray" else "this machine"
 
     def bearer_token(self) -> str | None:
-        """What the cluster asks for.
+        """Returns the cluster's token.
 
         Raises:
-            ConfigurationError: its file cannot be read.
+            ConfigurationError: the token's file cannot be read.
         """
         return secret(self.token, self.token_file, "runner.token_file")
 
@@ -77,7 +77,7 @@ class RunnerSettings(Section):
             raise ValueError("kind is ray: name the cluster with url, for example http://ray-head:8265")
         if self.kind == "ray" and not self.resources:
             raise ValueError(
-                "resources: Ray runs what asks for none on its head node; name what a job takes, for example {CPU: 1}"
+                "resources: Ray runs jobs without resources on its head node; set what a job takes, such as {CPU: 1}"
             )
         env_vars = self.runtime_env.get("env_vars", {})
         if not isinstance(env_vars, dict) or not all(isinstance(value, str) for value in env_vars.values()):

@@ -1,11 +1,11 @@
-"""Settings of serving: the targets that get a workload's versions, and how long they keep them."""
+"""Settings of serving: the targets of a workload's versions, and how long versions stay loaded."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from retuned.consumers.settings import HttpUrl, PositiveFloat, PositiveInt, Section, secret
+from retuned.consumers.sections import HttpUrl, PositiveFloat, PositiveInt, Section, secret
 
 
 def _at_least_one(urls: tuple[str, ...]) -> tuple[str, ...]:
@@ -46,16 +46,16 @@ class ServerTarget(Section):
     )
 
     def bearer_token(self) -> str | None:
-        """What the servers ask for.
+        """Returns the servers' token.
 
         Raises:
-            ConfigurationError: its file cannot be read.
+            ConfigurationError: the token's file cannot be read.
         """
         return secret(self.token, self.token_file, "serving.targets: token_file")
 
 
 class WebhookTarget(Section):
-    """A service of your own that is told what to load and unload, in signed requests."""
+    """Your own service, which gets signed requests to load and unload versions."""
 
     kind: Literal["webhook"]
     url: HttpUrl = Field(description="where they are sent")
@@ -76,7 +76,7 @@ TargetSettings = Annotated[FolderTarget | ServerTarget | WebhookTarget | MlflowT
 
 
 class ServingSettings(Section):
-    """Where versions are put into service."""
+    """The targets of versions."""
 
     targets: tuple[TargetSettings, ...] = Field(
         (FolderTarget(kind="folder"),),

@@ -1,44 +1,50 @@
-"""What a version of a model is, and which versions a workload has. `release.registry` makes them."""
+"""Versions of models, and queries for them. `release.registry` registers versions."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from retuned.consumers.common.durable import sha256
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
-from retuned.retrain.settings import Base, ProviderModel
 
 QUERIES = named_queries("retuned.retrain", "retrain.sql")
 
+BASE = "base"
+"""The name of the base model, in the place of a version."""
 CHAMPION, PREVIOUS, CANARY = "champion", "previous", "canary"
 
 LONGEST_FOLDER = 200
-"""Characters of a workload's folder: file systems have 255 bytes, and something is written beside it under its name."""
+"""The maximum length of a workload's folder name: file systems allow 255 bytes, and temporary names are longer."""
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-PROVIDER_FILE = "provider_model.json"
-"""In the place of an adapter: `model`, the provider's name of what was trained, with its `base`, `url` and `job`."""
+_FOLDER = {*ADAPTER_FILES, "manifest.json", "bom.cdx.json", "signature.dsse.json", "README.md"}
+"""What the folder of a version holds. A server would load more, such as a tokenizer, without being asked to."""
+
+_BASE_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+_NOT_OF_BASE = ("generation_config.json",)
+"""Defaults of servers, which neither training nor evaluation reads."""
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered adapter, or a model that a provider trained.
+    """A registered adapter.
 
     Attributes:
-        version: first 8 hex digits of the SHA-256 over its configuration and its weights (see `files_of`).
+        version: the first 8 hex digits of the SHA-256 of its configuration and weights.
         path: its folder, absolute.
-        base_model: folder of the base model that it was trained on, or the provider's name of it.
+        base_model: the folder of its base model.
         base_hash: see `base_hash`.
-        parent_version: the version that its training began from; None: the base model.
-        manifest: all of `manifest.json`.
-        removed_at: when retention deleted its folder, naive UTC; None: it is there.
-        provider_model: the provider's name of it; None: its weights are in the folder.
+        parent_version: the version from which its training started; None for the base model.
+        manifest: the content of `manifest.json`.
+        removed_at: the time when retention deleted its folder, naive UTC; None if it exists.
     """
 
     version: str
@@ -52,44 +58,40 @@ class Version:
     run_id: str
     manifest: dict[str, Any]
     removed_at: datetime | None
-    provider_model: str | None = None
 
     @property
-    def base(self) -> Base:
-        """The base model that it was trained on."""
-        return Path(self.base_model) if self.provider_model is None else ProviderModel(self.base_model)
+    def base(self) -> Path:
+        """The folder of its base model."""
+        return Path(self.base_model)
 
     @property
     def name(self) -> str:
-        """The name under which it is served."""
+        """The name on servers."""
         return model_name(self.workload, self.version)
 
 
 def model_name(workload: str, version: str | None) -> str:
-    """The name under which a version is served; None: the base model."""
+    """Returns the name of a version on servers; None stands for the base model."""
     return f"{workload}@{version or 'base'}"
 
 
 def workload_folder(directory: Path, workload: str) -> Path:
-    """Where a workload's versions, aliases, datasets and runs are kept; any name gives one plain folder name."""
+    """Returns the folder of a workload's versions, aliases, datasets and runs. Every name gives a valid folder name."""
     name = quote(workload, safe="")
     if len(name) > LONGEST_FOLDER:
         name = f"{name[: LONGEST_FOLDER - 17]}~{hashlib.sha256(workload.encode()).hexdigest()[:16]}"
     return directory / (f"%2E{name[1:]}" if name.startswith(".") else name)
 
 
-def base_hash(base: Base) -> str:
-    """A hash that tells base models apart.
+def base_hash(base: Path) -> str:
+    """Returns a hash that identifies a base model.
 
-    It is over the configuration, and of each weight file its name, its size, its first and its last MiB.
-    Reading gigabytes at each start would cost more than it tells: two models whose headers, sizes and ends are equal
-    are one model. Of a provider's model it is over the name.
+    It covers the configuration and, for each weight file, its name, its size, its first and its last MiB. Reading
+    gigabytes at each start would cost too much: models with equal headers, sizes and ends are assumed to be equal.
 
     Raises:
         RetunedError: there is no model in the folder.
     """
-    if isinstance(base, ProviderModel):
-        return hashlib.sha256(f"provider:{base.name}".encode()).hexdigest()[:16]
     config = base / "config.json"
     weights = sorted([*base.glob("*.safetensors"), *base.glob("*.bin")])
     if not config.is_file() or not weights:
@@ -108,28 +110,91 @@ def base_hash(base: Base) -> str:
     return digest.hexdigest()[:16]
 
 
-def files_of(folder: Path) -> tuple[str, ...]:
-    """What makes a version, of the folder in which a training left it: PEFT's files, or the provider's name of it."""
-    return (PROVIDER_FILE,) if (folder / PROVIDER_FILE).is_file() else ADAPTER_FILES
-
-
-def provider_model_in(folder: Path) -> str | None:
-    """The provider's name of what such a folder stands for; None: it holds an adapter."""
-    file = folder / PROVIDER_FILE
-    return str(json.loads(file.read_text(encoding="utf-8"))["model"]) if file.is_file() else None
-
-
 def content_hash(folder: Path) -> str:
-    """The version of what a training left in a folder."""
+    """Returns the version of an adapter in a folder."""
     digest = hashlib.sha256()
-    for name in files_of(folder):
+    for name in ADAPTER_FILES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:8]
 
 
-def base_of(champion: Version | None, base: Base | None) -> Base:
-    """The base model that a workload goes on with: the configured one, or where that is still the one before a rebase,
-    the one that its champion was moved to.
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file of an adapter, in hexadecimal."""
+    return {name: sha256(folder / name) for name in ADAPTER_FILES}
+
+
+def base_files(base: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a base model that decides what it reads and answers, in hexadecimal.
+
+    A file is read again only after it changed.
+    """
+    files = sorted({file for pattern in _BASE_FILES for file in base.glob(pattern)})
+    return {file.name: _sha256(file, *_identity(file)) for file in files if file.name not in _NOT_OF_BASE}
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """Returns what changes whenever a file does: its owner cannot set the time of the last change (ctime)."""
+    found = file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+
+
+@lru_cache(maxsize=1_024)
+def _sha256(file: Path, *_: int) -> str:
+    return sha256(file)
+
+
+def check_intact(version: Version) -> None:
+    """Checks that the files of a version are those that were registered. Called before they are loaded anywhere.
+
+    Versions that were registered before 1.0 have no hashes to compare.
+
+    Raises:
+        RetunedError: a file is gone, was added or was changed.
+    """
+    if (registered := version.manifest.get("files")) is None:
+        return
+    try:
+        found = file_hashes(version.path)
+        added = {file.name for file in version.path.iterdir() if not file.name.startswith(".")} - _FOLDER
+    except OSError as error:
+        raise RetunedError(
+            f"model {version.name}: {error.filename} cannot be read ({error.strerror}); restore it from a backup"
+        ) from error
+    if changed := [name for name, content in registered.items() if found.get(name) != content]:
+        raise RetunedError(
+            f"model {version.name}: {', '.join(changed)} in {version.path} was changed after it was registered, and is "
+            "not loaded; restore it from a backup"
+        )
+    if added:
+        raise RetunedError(
+            f"model {version.name}: {', '.join(sorted(added))} in {version.path} was added after it was registered, "
+            "and it is not loaded; remove the file"
+        )
+
+
+def check_base_files(version: Version, base: Path) -> None:
+    """Checks that the files of a base model are those that a version was trained on. Called before it is loaded.
+
+    `check_base` compares models and is fast. This reads all of their files, once after each change.
+
+    Raises:
+        RetunedError: a file is gone, was added or was changed.
+    """
+    registered = version.manifest.get("base_files")
+    if registered is None:  # the version is from before 1.0
+        return
+    found = base_files(base)
+    if changed := sorted(name for name in registered.keys() | found if found.get(name) != registered.get(name)):
+        raise RetunedError(
+            f"base model {base}: {', '.join(changed)} was changed after {version.name} was trained on it; put the file "
+            f"back, or start anew with `retuned promote {version.workload} base`"
+        )
+
+
+def base_of(champion: Version | None, base: Path | None) -> Path:
+    """Returns the base model of a workload's next training.
+
+    It is the configured one, or the champion's if a rebase has moved it away from the configured one.
 
     Raises:
         RetunedError: no base model is set, or the champion was trained on another one.
@@ -142,77 +207,93 @@ def base_of(champion: Version | None, base: Base | None) -> Base:
     return configured
 
 
-def base_folder(version: Version, base: Base) -> Base:
-    """The base model that a version was trained on: `base`, or, where that is another one, the one that the version
-    names.
+def base_folder(version: Version, base: Path) -> Path:
+    """Returns the folder of a version's base model: `base`, or else the folder that the version names.
 
     Raises:
-        RetunedError: neither folder holds it.
+        RetunedError: neither folder contains it.
     """
-    for found in (base, version.base):
-        if (isinstance(found, ProviderModel) or found.is_dir()) and base_hash(found) == version.base_hash:
-            return found
+    for folder in (base, version.base):
+        if folder.is_dir() and base_hash(folder) == version.base_hash:
+            return folder
     raise RetunedError(
         f"model {version.name}: its base model is not at {version.base} any more, nor at models.base ({base}); put it "
         "back"
     )
 
 
-def check_base(version: Version, base: Base) -> None:
-    """An adapter works on the base model that it was trained on, and on no other.
+def check_base(version: Version, base: Path) -> None:
+    """Checks that a base model is the one that a version was trained on.
 
     Raises:
-        RetunedError: the base model is another one.
+        RetunedError: it is another one.
     """
     if version.base_hash == base_hash(base):
         return
-    move = f"move the workload with `retuned rebase {version.workload} --base {base}`, "
-    if isinstance(version.base, ProviderModel) != isinstance(base, ProviderModel):
-        move = ""  # between a folder and a provider nothing is moved
     raise RetunedError(
         f"model {version.name} was trained on another base model ({version.base}) than the configured one ({base}): "
-        f"set it back (models.base, or base below workloads, and train.engine), {move}or start anew with `retuned "
-        f"promote {version.workload} base`"
+        "set it back (models.base, or base below workloads), move the workload with "
+        f"`retuned rebase {version.workload} --base {base}`, or start anew with "
+        f"`retuned promote {version.workload} base`"
     )
 
 
-def need_base(base: Base | None) -> Base:
-    """The base model, a folder as an absolute path.
+def need_base(base: Path | None) -> Path:
+    """Returns the base model as an absolute path.
 
     Raises:
         RetunedError: none is set.
     """
     if base is None:
         raise RetunedError("models.base is not set: name the folder of the base model to train adapters for it")
-    return base if isinstance(base, ProviderModel) else base.resolve()
+    return base.resolve()
 
 
 def champion(warehouse: Warehouse, workload: str) -> Version | None:
-    """The version that serves, or None: the base model serves."""
+    """Returns the champion of a workload; None if the base model serves."""
     row = warehouse.row(QUERIES["champion"], {"workload": workload})
     return from_row(row) if row else None
 
 
+def clean_start(warehouse: Warehouse, workload: str, champion: Version | None) -> Version | None:
+    """Returns the version from which a training starts; None: the base model.
+
+    It is the champion or, if that learned erased rows, the newest available version before it that did not.
+    """
+    erased = set(erased_since(warehouse, workload))
+    start = champion
+    while start is not None and (start.version in erased or (start != champion and start.removed_at is not None)):
+        start = find(warehouse, workload, start.parent_version) if start.parent_version else None
+    return start
+
+
+def erased_since(warehouse: Warehouse, workload: str) -> dict[str, datetime]:
+    """Returns the versions that learned erased rows, also through the versions before them, with the time of the first
+    erasure."""
+    rows = warehouse.rows("SELECT version, since FROM erased_versions WHERE workload = ?", [workload])
+    return {row["version"]: row["since"] for row in rows}
+
+
 def champions(warehouse: Warehouse) -> dict[str, Version]:
-    """The versions that serve, by workload; absent: the base model serves."""
+    """Returns the champions by workload, without workloads that the base model serves."""
     return {row["workload"]: from_row(row) for row in warehouse.rows(QUERIES["champion"], {"workload": None})}
 
 
 def aliases(warehouse: Warehouse, workload: str) -> dict[str, str | None]:
-    """The aliases of a workload that are set (champion, previous, canary): a version, or None for the base model."""
+    """Returns the aliases of a workload (champion, previous, canary) with their versions, None for the base model."""
     return {row["alias"]: row["version"] for row in warehouse.rows(QUERIES["aliases"], {"workload": workload})}
 
 
 def versions_of(warehouse: Warehouse, workload: str) -> list[Version]:
-    """All versions of a workload, oldest first, those that retention removed among them."""
+    """Returns all versions of a workload, oldest first, including removed ones."""
     return [from_row(row) for row in warehouse.rows(QUERIES["versions"], {"workload": workload})]
 
 
 def find(warehouse: Warehouse, workload: str, version: str) -> Version | None:
-    """A version by its hash, or None."""
+    """Returns a version by its hash, or None."""
     return next((known for known in versions_of(warehouse, workload) if known.version == version), None)
 
 
 def from_row(row: dict[str, Any]) -> Version:
-    """A version from its row in `models`."""
+    """Returns a version from its row in `models`."""
     return Version(**row | {"path": Path(row["path"]), "manifest": json.loads(row["manifest"])})

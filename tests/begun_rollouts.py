@@ -9,7 +9,8 @@ from traffic import registered
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, Settings
 
@@ -22,7 +23,7 @@ def begun(folder: Path, broker: Broker, rollout: dict[str, Any], **sections: dic
     broker.create_topics(*(kafka[name] for name in kafka if name.endswith("_topic")))
     warehouse = open_warehouse(WarehouseSettings(path=Path(settings["warehouse"]["path"])))
     for version in ("v1", "v2"):
-        registered(warehouse, version, None)
+        registered(warehouse, version)
     own = Settings(models=ModelsSettings(directory=folder / "models"), rollout=RolloutSettings(**rollout))
     made = Rollout(warehouse, own, MemoryPublisher(), "unused")
     made.set_champion("support", "v1", "operator", "the first", utc_now())

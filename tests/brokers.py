@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.net.inet import KafkaNetSocket
 from kafka.protocol.consumer import LeaveGroupRequest
 from kafka.record.util import calc_crc32c
 from kafka.serializer import Serializer
@@ -32,6 +33,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+_connect = KafkaNetSocket.sock_connect
+
+
+async def _connect_or_close(self: KafkaNetSocket, net: Any, sock: socket.socket, *more: Any, **named: Any) -> Any:
+    try:
+        return await _connect(self, net, sock, *more, **named)
+    except BaseException:  # also when the client is closed meanwhile
+        sock.close()
+        raise
+
+
+# kafka-python leaves the socket of a connection that is not made to the garbage collector, which warns of it.
+KafkaNetSocket.sock_connect = _connect_or_close
 
 
 class Json(Serializer):

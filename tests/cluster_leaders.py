@@ -38,7 +38,7 @@ from served import WORKLOAD, Adapters, Served, receiving
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.postgres import Postgres as PostgresConnection
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.backup import hand_over
 from retuned.daemon.settings import load
 
@@ -51,8 +51,9 @@ _numbers = itertools.count()
 
 def no_disks() -> str | None:
     """Why daemons cannot have disks of their own here; None: they can."""
-    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
-    return None if tried.returncode == 0 else "disks of daemons are mounts, which may not be made here"
+    if shutil.which("unshare") and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0:
+        return None
+    return "disks of daemons are mounts, which may not be made here (unshare)"
 
 
 class Daemons:
@@ -127,7 +128,8 @@ class Daemons:
         for daemon in at:
             with suppress(httpx.HTTPError):
                 path = f"/api/v1/workloads/{WORKLOAD}/promote"
-                answer = httpx.post(daemon.url + path, json={"version": version, "reason": reason}, timeout=5)
+                body = {"version": version, "reason": reason}
+                answer = httpx.post(daemon.url + path, json=body, headers=daemon.bearer(), timeout=5)
                 if answer.status_code == 200 or "is the champion already" in answer.text:
                     return
                 assert answer.status_code in (409, 503), answer.text
@@ -188,7 +190,9 @@ class Daemons:
 def leads(daemon: Daemon) -> bool:
     """Whether a daemon says so."""
     with suppress(httpx.HTTPError):
-        return httpx.get(daemon.url + "/metrics", timeout=2).text.find("\nretuned_leader 1.0") > 0
+        return (
+            httpx.get(daemon.url + "/metrics", headers=daemon.bearer(), timeout=2).text.find("\nretuned_leader 1.0") > 0
+        )
     return False
 
 

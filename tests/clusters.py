@@ -16,6 +16,9 @@ from pathlib import Path
 import psycopg
 from brokers import Broker, free_port
 
+from retuned.consumers.cluster.postgres import Postgres as Connection
+from retuned.consumers.settings import StoreSettings
+
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -27,14 +30,25 @@ S3_ENVIRONMENT = {
 class Postgres(Broker):
     """One server; give each test a database of its own."""
 
+    _migrated = False
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    def create(self, name: str) -> str:
+    def create(self, name: str, template: str = "template1") -> str:
         """A new database; returns its URL."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
         return self.url(name)
+
+    def copy(self, name: str) -> str:
+        """A new database that has the schema of a cluster; returns its URL."""
+        if not self._migrated:
+            connection = Connection(StoreSettings(postgres_url=self.create("migrated")))  # type: ignore[arg-type]
+            connection.rows("applied")
+            connection.close()
+            self._migrated = True
+        return self.create(name, "migrated")
 
     def start(self, timeout_seconds: float = 60.0) -> None:
         """Returns once it answers: after a kill it recovers first, and refuses to start while its children end."""

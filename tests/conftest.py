@@ -1,27 +1,58 @@
 """Fixtures that all tests may use: brokers over TCP, a new warehouse, somebody who teaches."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import forks
 from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
-from forks import ForkedChild
 from teaching import Teacher
 from traffic import new_warehouse
 
-from retuned.consumers.common import process
 from retuned.consumers.warehouse.connection import Warehouse
 
 if TYPE_CHECKING:  # they need the extra cluster
     from cluster_doubles import Cluster
     from clusters import Postgres
+
+pytest_plugins = ["parts"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-processes", action="store_true", help="a test that starts Python fails")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    subprocess.Popen = forks.Popen  # type: ignore[misc]
+    if forks.SERVER not in os.environ and sys.platform == "linux":  # workers use that of the process that started them
+        forks.server = forks.Server()
+        if getattr(config.option, "numprocesses", None) and not config.option.no_processes:
+            forks.server.start()
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.config.getoption("no_processes"):
+
+        class Popen(forks.Popen):  # a class, since libraries derive from it
+            def __init__(self, command: Any, *more: Any, **named: Any) -> None:
+                if command[0] == sys.executable:
+                    pytest.fail("it starts a process: mark it with pytest.mark.processes")
+                super().__init__(command, *more, **named)
+
+        monkeypatch.setattr(subprocess, "Popen", Popen)
+
+
+def pytest_unconfigure() -> None:
+    if forks.server is not None:
+        forks.server.close()
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +71,9 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def postgres() -> "Iterator[Postgres]":
-    """A PostgreSQL server."""
+    """A PostgreSQL server, one for the whole run: give databases names of their own."""
     from clusters import run_postgres
 
     with run_postgres() as server:
@@ -51,8 +82,8 @@ def postgres() -> "Iterator[Postgres]":
 
 @pytest.fixture
 def database(postgres: "Postgres", tmp_path: Path) -> str:
-    """The URL of a new database on it."""
-    return postgres.create(tmp_path.name)
+    """The URL of a new database on it, with the schema of a cluster."""
+    return postgres.copy(tmp_path.name)
 
 
 @pytest.fixture
@@ -79,13 +110,26 @@ def teacher(warehouse: Warehouse) -> Teacher:
     return Teacher(warehouse)
 
 
-@pytest.fixture(scope="module")
-def forked_children() -> Iterator[None]:
-    """Children of this module's tests are forked, which saves what their imports cost, not started anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        names = SimpleNamespace(Popen=ForkedChild, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
-        patch.setattr(process, "subprocess", names)
-        yield
+@pytest.fixture
+def real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the test starts is forked, nor what that starts: each imports what it needs, as in production."""
+    monkeypatch.delenv(forks.SERVER, raising=False)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model, one for the whole run: change nothing in it."""
+    from models import tiny_llama
+
+    return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset to train it on, one for the whole run."""
+    from trainings import dataset
+
+    return dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

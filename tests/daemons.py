@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 import yaml
 from brokers import Broker, Json, forget_killed, free_port
@@ -34,6 +35,7 @@ class Daemon:
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.under: tuple[str, ...] = ()  # a command that runs it, and becomes it
+        self.token: str | None = None  # of a principal, where some are configured
 
     def start(self) -> None:
         self.launch()
@@ -41,12 +43,11 @@ class Daemon:
 
     def launch(self) -> None:
         """Start it, and do not wait until it is ready."""
+        # What starts under another command is not forked. What it starts itself is.
+        python = [*self.under, sys.executable, forks.__file__] if self.under else [sys.executable]
+        command = [*python, "-m", "retuned.daemon.cli.main", "run", "--config", str(self.config)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.under, sys.executable, "-m", "retuned.daemon.cli.main", "run", "--config", str(self.config)],
-                stdout=log,
-                stderr=log,
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout_seconds: float = 15.0) -> int:
         """Signal the daemon and return its exit status."""
@@ -73,7 +74,7 @@ class Daemon:
             self.process.wait()
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-        return httpx.get(self.url + path, headers=headers, timeout=20)
+        return httpx.get(self.url + path, headers={**self.bearer(), **(headers or {})}, timeout=20)
 
     def described(self, path: str, operation: str) -> Any:
         """The JSON at a path, once it is as the document of the API says of the operation."""
@@ -86,7 +87,10 @@ class Daemon:
         return content
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=20)
+        return httpx.post(self.url + path, json=body, headers=self.bearer(), timeout=20)
+
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def answers(self, path: str) -> bool:
         try:
@@ -144,6 +148,7 @@ def settings_for(broker: Broker, folder: Path, **sections: dict[str, Any]) -> di
             "model_events_topic": f"{name}.model-events",
             "label_requests_topic": f"{name}.label-requests",
             "session_timeout_seconds": 2.0,
+            **sections.pop("kafka", {}),
         },
         "warehouse": {"path": str(folder / "data" / "retuned.duckdb")},
         "models": {"directory": str(folder / "models")},

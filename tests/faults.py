@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,7 +137,7 @@ def second_daemon(world: World) -> None:
         second.launch()
         ended = first_to_end(world.daemon, second, seconds=40)
         assert turn % 2 or ended is second, "the daemon gave way to one that came later"
-        advice = "run one daemon for each group: stop the other one, or give this one a kafka.group_id"
+        advice = "run one daemon for each group: stop the other one, or set another kafka.group_id"
         assert_ended(ended, advice, status=3)
         if ended is world.daemon:
             second.stop()
@@ -355,6 +356,8 @@ def assert_ended(daemon: Daemon, text: str, status: int = 1) -> None:
 
 def no_small_disk() -> str | None:
     """Why a small file system cannot be mounted here, or None."""
+    if sys.platform != "linux":
+        return "mounting a small disk needs Linux and root"
     done = subprocess.run(["mount", "--fake", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
     return f"mounting a small disk needs root ({done.stderr.strip()})" if done.returncode else None
 

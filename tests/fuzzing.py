@@ -21,7 +21,8 @@ from protobuf import field, varint
 from retuned.consumers.formats import otlp
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.settings import IngestSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 
 CORPUS = Path(__file__).parent / "data" / "fuzz"
 CLIENTS = Path(__file__).parent / "data" / "clients"
@@ -123,6 +124,8 @@ _TENSORZERO_SHOWN = {
     "value": json.dumps([{"type": "text", "text": TEXT}]),
     "timestamp": AT,
 }
+_DATAPOINT = {**_TENSORZERO, "dataset_name": "good", "is_deleted": False, "updated_at": AT}
+del _DATAPOINT["variant_name"]
 _HELICONE = {
     "request_id": ID, "request_created_at": AT, "response_created_at": AT, "response_status": 200, "delay_ms": 500,
     "request_user_id": USER, "request_properties": {"workload": "support", "Helicone-User-Id": USER},
@@ -173,12 +176,19 @@ def _recorded() -> Iterator[tuple[str, Any]]:
             yield "interactions", Protobuf(value)
 
 
+_MESSAGE = [
+    {"type": "message_start", "message": {"id": ID, "type": "message", "role": "assistant", "model": "support@base"}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": TEXT}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
+]
 SEEDS: tuple[tuple[str, Any], ...] = (
     ("interactions", _INTERACTION),
     ("feedback", _FEEDBACK),
     ("feedback", _FEEDBACK | {"name": "helpful", "value": True}),
     ("feedback", _FEEDBACK | {"name": "time_saved_seconds", "value": 90}),
     ("interactions", _CHAT),
+    ("interactions", _CHAT | {"response": _MESSAGE}),
     ("interactions", _span(_GEN_AI | {"gen_ai.input.messages": _PARTS, "gen_ai.output.messages": _ANSWER})),
     ("interactions", _span(_GEN_AI | {"gen_ai.input.messages": json.dumps(_PARTS), "gen_ai.output.messages": "[]"})),
     ("interactions", _span(_GEN_AI | _NUMBERED)),
@@ -191,6 +201,7 @@ SEEDS: tuple[tuple[str, Any], ...] = (
     ("interactions", json.dumps(_INTERACTION)),
     ("interactions", [_INTERACTION, _CHAT]),
     ("interactions", _TENSORZERO),
+    ("interactions", _DATAPOINT),
     ("feedback", _TENSORZERO_SAID),
     ("feedback", _TENSORZERO_SHOWN),
     ("interactions", _HELICONE),

@@ -1,19 +1,18 @@
 """The labelled pairs of tests/data: answers to customers and the passages they were given. All invented.
 
-Those with `written: before` were written, in rounds, before the scorer was last changed, and it was changed for many of
-them. Those with `after` are by a writer who had not seen the scorer. Their misses were read once since, and two rules
-changed (farewells claim nothing; where answer and passage both deny something, less is concluded), so their figures are
-a little better than those of unseen text. `halves` is as many of the one as of the other, `together` makes long ones.
+Those with `written: before` are by writers who knew earlier rules, those with `after` by one who had not seen them. The
+kinds of values that may be rivals (`monitors/hallucination/values.py`) were chosen by the false alarms on all of them;
+nothing is fitted. `together` makes long answers.
 """
 
 import json
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retuned.monitors.hallucination.rules import ground
+from retuned.monitors.hallucination.scorer import Abstention, Answer
+from retuned.monitors.hallucination.values import judged
 from retuned.monitors.settings import QualitySettings
 
 PAIRS = Path(__file__).parent / "data" / "grounding_pairs.jsonl"
@@ -32,31 +31,8 @@ class Pair:
     written: str
 
 
-@dataclass
-class Outcome:
-    """How the scorer's alarms meet the labels; an alarm is an answer that it takes for invented."""
-
-    alarms: int = 0
-    invented: int = 0
-    both: int = 0
-
-    @property
-    def precision(self) -> float:
-        return self.both / self.alarms if self.alarms else 1.0
-
-    @property
-    def recall(self) -> float:
-        return self.both / self.invented if self.invented else 1.0
-
-
 def labelled() -> list[Pair]:
     return [Pair(**json.loads(line)) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
-
-
-def halves(pairs: list[Pair]) -> list[Pair]:
-    """All pairs of `after`, and as many of `before`, at even distances."""
-    before, after = ([pair for pair in pairs if pair.written == half] for half in ("before", "after"))
-    return [before[number * len(before) // len(after)] for number in range(len(after))] + after
 
 
 def together(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
@@ -81,24 +57,13 @@ def together(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
     return made
 
 
-def score(pair: Pair) -> float:
-    return ground(pair.answer, tuple(pair.context), pair.question).score
+def outcome(pair: Pair) -> str:
+    """What is found in a pair: `alarm`, `clear`, or why it is not judged."""
+    found = judged(Answer("", pair.question, tuple(pair.context), pair.answer))
+    if isinstance(found, Abstention):
+        return found.reason
+    return "alarm" if found.score < QualitySettings().grounding_threshold else "clear"
 
 
 def is_alarm(pair: Pair) -> bool:
-    return score(pair) < QualitySettings().grounding_threshold
-
-
-def outcomes(pairs: list[Pair]) -> tuple[dict[str, Outcome], Counter[str]]:
-    """Outcomes, and pairs in all: by kind, by half (before, after), and over all."""
-    found: dict[str, Outcome] = {}
-    total: Counter[str] = Counter()
-    for pair in pairs:
-        alarm, invented = is_alarm(pair), pair.label == "invented"
-        for group in (pair.kind, pair.written, "all"):
-            outcome = found.setdefault(group, Outcome())
-            outcome.alarms += alarm
-            outcome.invented += invented
-            outcome.both += alarm and invented
-            total[group] += 1
-    return found, total
+    return outcome(pair) == "alarm"

@@ -14,7 +14,7 @@ from traffic import store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.dataset import Dataset
-from retuned.retrain.data.similarity import normalise
+from retuned.retrain.data.identity import normalise
 
 START = datetime(2026, 3, 1)
 DAYS = 30

@@ -13,10 +13,12 @@ from prometheus_client import CollectorRegistry
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
-from retuned.daemon.service import LocalService
+from retuned.daemon.operations.files import FileIntake
+from retuned.daemon.operations.local import Local
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.transfer.imports import import_files
@@ -47,7 +49,8 @@ class House:
             self.settings,
             Metrics(self.registry),
         )
-        self.service = LocalService(self._jobs(), self.ingest)
+        self.service = Local(self._jobs(), self.ingest)
+        self.files = FileIntake(self.service)
 
     def _jobs(self) -> Jobs:
         metrics: list[Any] = [None] * 3
@@ -57,7 +60,7 @@ class House:
         return Jobs(context, lambda _: None)
 
     def take(self, *paths: Path, workload: str | None = None) -> int:
-        return import_files(list(paths), None, workload, self.settings, self.service)
+        return import_files(list(paths), None, workload, self.settings, self.files)
 
     def send(self, *events: dict[str, Any]) -> None:
         """By Kafka."""
@@ -132,7 +135,8 @@ class Node(House):
         self._source = SegmentSource(self.database, self.objects, topics, lambda: followed(self.warehouse))
         self.ingest: Follower = Follower(self._source, self.warehouse, self.settings, metrics, store_up(self.registry))
         self.intake = SegmentIntake(self.database, self.objects, self.ingest, self.settings, metrics, self.publisher)
-        self.service = LocalService(self._jobs(), self.ingest, intake=self.intake)
+        self.service = Local(self._jobs(), self.ingest, intake=self.intake)
+        self.files = FileIntake(self.service)
         registry = CollectorRegistry()
         source = MemorySource(self.log, topics, self.database.offsets, identities=self.database.identities)
         self._ingester = Ingester(

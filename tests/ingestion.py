@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
-from retuned.consumers.kafka.source import open_source
+from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import IngestSettings, KafkaSettings, Settings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
@@ -72,7 +72,7 @@ class Rig:
         self.source: Any = (
             MemorySource(log, topics, self.stored[0], identities=self.stored[1])
             if log
-            else open_source(settings.kafka, *self.stored)
+            else KafkaSource(settings.kafka, *self.stored)
         )
         self.ingest = Ingest(self.source, warehouse, settings, Metrics(self.registry), self.publisher)
 

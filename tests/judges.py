@@ -10,7 +10,7 @@ from typing import Any
 
 from http_doubles import Quiet, listening
 
-from retuned.monitors.hallucination.opinions import Opinions
+from retuned.monitors.hallucination.opinions import Detection, Opinions
 from retuned.monitors.hallucination.scorer import Answer
 from retuned.retrain.settings import EvaluateSettings
 
@@ -19,9 +19,15 @@ Reply = Callable[[str], Any]
 
 @dataclass
 class Server:
-    """Chat completions. `reply` gets what the judge is shown and returns its text, a status, or None for nonsense."""
+    """Chat completions. `reply` gets what the judge is shown and returns its text, a status, or None for nonsense.
+
+    `accepts`: whether it takes a request with such a body; else the status is 400.
+    `odds`: of yes against no, in nats; they are given as log-probabilities where the request asks for these.
+    """
 
     reply: Reply = lambda _: "Verdict: tie"
+    accepts: Callable[[dict[str, Any]], bool] = lambda _: True
+    odds: Callable[[str], float] | None = None
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -40,12 +46,18 @@ def serving() -> Iterator[Server]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state.asked.append({"path": self.path, **body})
             state.keys.append(self.headers["Authorization"])
-            said = state.reply(body["messages"][-1]["content"])
+            said = state.reply(body["messages"][-1]["content"]) if state.accepts(body) else 400
             if said == "hang":
                 over.wait(30)
                 return
             status = said if isinstance(said, int) else 200
-            answer = {"choices": [{"message": {"role": "assistant", "content": said}}]} if said is not None else []
+            choice: dict[str, Any] = {"message": {"role": "assistant", "content": said}}
+            if state.odds is not None and body.get("logprobs"):
+                odds = state.odds(body["messages"][-1]["content"])
+                both = [{"token": "Yes", "logprob": odds - 9}, {"token": " no", "logprob": -9}]
+                token = both[0] if said == "yes" else both[1]
+                choice["logprobs"] = {"content": [{**token, "top_logprobs": both}]}
+            answer = {"choices": [choice]} if said is not None else []
             self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
@@ -74,10 +86,6 @@ def prefers(good: str) -> Reply:
     return reply
 
 
-def rates(
-    opinions: Opinions, doubtful: Sequence[Answer], clear: Sequence[Answer], now: datetime
-) -> dict[str, tuple[float, float, float, int]]:
-    """What the opinions come to on answers of a sample of the workload `support`."""
-    known = {answer.id: answer for answer in (*doubtful, *clear)}
-    ids = [answer.id for answer in doubtful], [answer.id for answer in clear]
-    return opinions.rates("support", *ids, now, lambda wanted: [known[identity] for identity in wanted])
+def asked(opinions: Opinions, answers: Sequence[Answer], now: datetime) -> list[Detection]:
+    """What the opinions that are due find in answers of the workload `support`."""
+    return [found for opinion in opinions.due("support", now) for found in opinions.ask(opinion, answers)]

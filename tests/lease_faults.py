@@ -24,7 +24,7 @@ from retuned.consumers.cluster.leadership import ANSWER_SECONDS, Leadership
 from retuned.consumers.cluster.postgres import Postgres as PostgresConnection
 from retuned.consumers.errors import LeadershipLost, RetunedError
 from retuned.consumers.settings import StoreSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.retrain.openai_api import EPOCH, Client
 
 ACT_SECONDS = 0.02

@@ -15,6 +15,10 @@ warranty shipping gift card within costs is are we take the free store open from
 answer question customer policy lamp sofa chair could somebody say hello thanks of a and for with your
 our need know want does can i my would like to ask there"""
 
+ANY_LATENCY = 50.0
+"""A gate's maximum_latency_ratio for tiny models that really answer. Their answers take milliseconds, most of them the
+calls around the model, and whatever else runs on the machine changes that more than the model does: a real limit would
+test the machine. What the gate makes of latencies is tested where they are given (unit/test_retrain_gate.py)."""
 LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 """The linear layers of a Llama."""
 
@@ -113,6 +117,32 @@ def tiny_classifier(
             model.classifier.bias[surely] = 9.0
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
+    return folder
+
+
+def tiny_hhem(folder: Path, *, surely: int) -> Path:
+    """Save a random model as HHEM-2.1-Open is published; `surely`: the class that it gives to all."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import T5Config, T5ForTokenClassification
+
+    fast = _tokenizer()
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(fast), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+        num_labels=2,
+    )  # fmt: skip
+    model = T5ForTokenClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.zero_()
+        model.classifier.bias[surely] = 9.0
+    weights = {f"t5.{name}": tensor.clone() for name, tensor in model.state_dict().items() if "shared" not in name}
+    fast.save_pretrained(folder)
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(
+        '{"model_type": "HHEMv2", "architectures": ["HHEMv2ForSequenceClassification"]}'
+    )
     return folder
 
 

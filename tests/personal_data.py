@@ -20,6 +20,22 @@ from typing import Any
 from retuned.consumers.formats.users import Pseudonyms
 from retuned.consumers.privacy.redactor import Redactor
 
+HOSTILE = [
+    "a", "a.", "a@", "a@b.", "1", "1 ", "0 1", "01", "+1", "(0", "DE89 ", "de89-", "4111 1111 1111 1111 ", "1.1.",
+    "a:", "::1", "password=", "password is ", "a_b_c_", "token ", "://", "://a:", "eyJ", "eyJaaaaaaaa.",
+    "-eyJaaaaaaaa", "sk-", "Bearer ", "Bearer a", "-----BEGIN PRIVATE KEY", "-----BEGIN PRIVATE KEY-----", "'@'",
+    "1-", "A1", "ABCDEF", "AB12", "123-", "-@.", "%", "\u00a0", "a dot ", "a (at) ", "a at b dot ", "a%40", "%40",
+    "[dot]", "a[at]b", "curl -", "curl -u ", "Cookie: ", "Cookie: a=b; ", "cookie=a;", "?token=", "?a=1&",
+    "&sig=aaaaaaa1", "aB3", "aB3-", "AKIA", "pin is ", "pin a a ", "passport ", "passport no. ", "SSN 1", "SSN: AB",
+    "tel 98453207180 ", "call (11) 98231-4407 ", "+1 ", "order 1234567890 ", "12345678 ", "a1:", "a1-", "12:34:",
+    "a1b2.", "IBAN", "DE 12 ", "--password ", "_session=", "<EMAIL_1>", "<\x000>", "_1>", "npm_", "SG.a.",
+    "version 1.1.1.1 ", "s3 ", "ext. ", '"password": "', '"password":"aaaa', "newPassword=", "aPassword", "pw",
+    "secret.a.b.", "token_count", "security_code", "ssn_no_", "passportNumber", '"nif": 1', "order_id_id_", "telTel",
+    "メール@", "a@メ.", "1ー", "a\u0301", "a\u200b", "１", "–", "<\x00", "[", '{"a":', '\\"', "9999999999 call ",
+    "パスワードはa1",
+]  # fmt: skip
+"""Pieces of texts, each of which a pattern begins to read again and again where it is repeated."""
+
 DATA = Path(__file__).parent / "data"
 
 

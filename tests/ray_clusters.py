@@ -6,6 +6,7 @@ Answers of the double are those of Ray 2.60."""
 import ctypes
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from brokers import die_with_parent, until
+from forks import children
 from http_doubles import Quiet, listening
 
 RAY = os.environ.get("RETUNED_RAY")
@@ -30,8 +32,11 @@ _NEW_NETWORK = 0x40000000
 def no_ray() -> str | None:
     """Why there is no Ray to test with; None: there is one."""
     if RAY is None:
-        return "RETUNED_RAY names no ray"
-    if subprocess.run(["unshare", "--net", "--pid", "--fork", "true"], capture_output=True).returncode:
+        return "RETUNED_RAY names no ray: make .venv-ray"
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", "--net", "--pid", "--fork", "true"], capture_output=True).returncode
+    ):
         return "Ray listens on all addresses, and no network of its own can be made here (unshare)"
     return None
 
@@ -123,8 +128,11 @@ class RayDouble:
         self._jobs[name] = {"submission_id": name, "status": "PENDING", "error_type": None, "message": None}
         if not self.waits:
             with (Path(tempfile.gettempdir()) / f"{name}.err").open("wb") as log:
+                command = shlex.split(body["entrypoint"].removeprefix("exec "))  # a shell's, which becomes it
+                if not shutil.which(command[0]):
+                    command = ["sh", "-c", body["entrypoint"]]  # which reports that
                 self._processes[name] = subprocess.Popen(
-                    ["/bin/sh", "-c", body["entrypoint"]],
+                    command,
                     env=os.environ | body["runtime_env"]["env_vars"],
                     stdout=log,
                     stderr=log,
@@ -148,14 +156,6 @@ class RayDouble:
             with suppress(ProcessLookupError):
                 if process.poll() is None or pid != process.pid:
                     os.kill(pid, number)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process started, and those that they did."""
-    with suppress(OSError):
-        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return [*found, *(further for child in found for further in children(child))]
-    return []
 
 
 @contextmanager

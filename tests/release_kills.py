@@ -35,7 +35,8 @@ from served import WORKLOAD, Adapters, Served
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.versions import model_name, workload_folder
 

@@ -22,7 +22,7 @@ from retuned.consumers.settings import RolloutSettings
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch_check
-from retuned.monitors.watch.comparison import COMPARED, FALL, MISSED, Counts, half_of_error, seconds_to_find
+from retuned.monitors.watch.comparison import COMPARED, FALL, MISSED, Baseline, half_of_error, seconds_to_find
 from retuned.monitors.watch.sequential import log_e_value
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings
@@ -180,9 +180,7 @@ def _watch(
 def beside_is_enough(service: Service, settings: RolloutSettings, rules: WatchSettings) -> bool:
     """Whether the watch compares with the holdback: it would find a fall of 20 points in time."""
     per_day = service.answers * service.rated
-    known = Counts(
-        "same_time", 0, 0, 0, 0, bad_known=service.bad * per_day, known=round(per_day), share=settings.holdback
-    )
+    known = Baseline(bad=service.bad * per_day, votes=round(per_day), share=settings.holdback)
     found = seconds_to_find(HELPFUL, [known], per_day, rules)
     return found is not None and found <= rules.duration_seconds
 
@@ -238,7 +236,7 @@ def through_the_checks(service: Service, settings: RolloutSettings, folder: Path
     store(warehouse, "interactions", answers)
     store(warehouse, "feedback", votes)
     for version in ("v1", "v2"):
-        registered(warehouse, version, None)
+        registered(warehouse, version)
     # Only answers that somebody voted on are in the warehouse: one is enough, where the simulation counts all.
     told = RolloutSettings(**settings.model_dump() | {"minimum_answers": 1})
     rollout = Rollout(

@@ -16,14 +16,15 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.metrics import Metrics
-from retuned.daemon.service import LocalService
+from retuned.daemon.operations.local import Local
 from retuned.daemon.settings import Settings
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.retrain import run
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.settings import Settings as RetrainSettings
+from retuned.retrain.stages import candidate as candidate_stage
+from retuned.retrain.stages import dataset as dataset_stage
 
 NOON = datetime(2026, 4, 1, 12)
 
@@ -47,9 +48,9 @@ class RunQueue:
         self.models = {"base": model(folder / "base"), "directory": folder / "models"}
         self.collectors = CollectorRegistry()
         self.stop = threading.Event()
-        monkeypatch.setattr(run, "train", self.train)
+        monkeypatch.setattr(candidate_stage, "train", self.train)
         made = Dataset("d", "support", NOON, folder, dict.fromkeys(("train", "validation", "holdout"), 9), 0, {})
-        monkeypatch.setattr(run, "build_dataset", lambda *_: made)
+        monkeypatch.setattr(dataset_stage, "build_dataset", lambda *_: made)
         monkeypatch.setattr(datasets, "load", lambda *_: made)
         self.configure()
 
@@ -64,7 +65,7 @@ class RunQueue:
         context = Context(self.warehouse, settings, publisher, *metrics, self.stop, lambda: self.now)
         self.jobs = Jobs(context, print)
         self.runs: Runs = self.jobs.runs
-        self.service = LocalService(self.jobs)
+        self.service = Local(self.jobs)
 
     def train(self, *given: Any) -> dict[str, Any]:
         """As a child's parent does: it works until it is stopped, and has files."""

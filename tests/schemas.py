@@ -20,7 +20,7 @@ from traffic import new_warehouse
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "tests" / "data" / "schemas"
 TABLES = "SELECT table_name, sql FROM duckdb_tables() WHERE NOT temporary ORDER BY table_name"
-VIEWS = "SELECT sql FROM duckdb_views() WHERE NOT internal AND NOT temporary ORDER BY view_name"
+VIEWS = "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal AND NOT temporary ORDER BY view_name"
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -51,6 +51,7 @@ def value(column: str, kind: str, number: int) -> Any:
     """Something that this column could hold, another in each row."""
     made = {
         "VARCHAR": f"{column} {number}, it's “{number}”",
+        "VARCHAR[]": [f"{column}{number}"],
         "JSON": f'{{"{column}": [{number}, "it\'s"]}}',
         "TIMESTAMP": datetime(2026, 3, 2, 9, 30, 0, 123_000) + timedelta(days=number),
         "DATE": date(2026, 3, 2) + timedelta(days=number),
@@ -79,7 +80,10 @@ def dump(connection: duckdb.DuckDBPyConnection) -> str:
     for table, sql in connection.execute(TABLES).fetchall():
         parts.append(sql)
         parts += [f"INSERT INTO {table} VALUES ({', '.join(map(_literal, row.values()))});" for row in stored[table]]
-    parts += [sql for (sql,) in connection.execute(VIEWS).fetchall()]
+    views = dict(connection.execute(VIEWS).fetchall())
+    while views:  # those first that use none of the others
+        first = next(name for name, sql in views.items() if not any(other in sql for other in views if other != name))
+        parts.append(views.pop(first))
     return "\n".join(parts) + "\n"
 
 

@@ -6,7 +6,7 @@ candidate answer independently, as two trainings do.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Row:
     answered: str | None = None
     verdict: str | None = None
     agreement: float | None = None
+    cluster: str | None = None
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:
@@ -226,3 +227,65 @@ def promoted(pair: Pair, examples: int, settings: GateSettings, *, runs: int, se
     rng = np.random.default_rng(seed)
     drawn = (pair(rng, examples) for _ in range(runs))
     return sum(decide(old, new, [], [], settings).outcome for old, new in drawn) / runs
+
+
+# Rows that depend on each other, labels with few rows each, and production's answers.
+
+
+def conversations(
+    rng: np.random.Generator, groups: int, correlation: float, draw: Callable[[np.random.Generator, int], np.ndarray]
+) -> list[np.ndarray]:
+    """Differences of conversations of 1 to 20 rows; a row has its conversation's own value with a chance that makes
+    up the intraclass correlation."""
+    shared, found = draw(rng, groups), []
+    for size, own in zip(rng.integers(1, 21, groups), shared, strict=True):
+        same = rng.random(size) < correlation**0.5
+        found.append(np.where(same, own, draw(rng, size)))
+    return found
+
+
+def in_conversations(differences: Sequence[np.ndarray]) -> tuple[list[Row], list[Row]]:
+    """The rows of champion and candidate that differ so, on scores about a half."""
+    old, new = [], []
+    for place, own in enumerate(differences):
+        for number, one in enumerate(own):
+            row = Row(f"r{place}-{number}", 0.5 - float(one) / 2, cluster=f"c{place}")
+            old.append(row)
+            new.append(replace(row, score=0.5 + float(one) / 2))
+    return old, new
+
+
+def of_labels(
+    rng: np.random.Generator, before: np.ndarray, after: np.ndarray, each: int
+) -> tuple[list[Row], list[Row]]:
+    """So many rows of each label, which the models answer rightly with these chances; a wrong answer is none."""
+    rights = [f"label {i}" for i in range(len(before)) for _ in range(each)]
+
+    def answered(chances: np.ndarray) -> list[str | None]:
+        hits = rng.random(len(rights)) < np.repeat(chances, each)
+        return [right if hit else None for right, hit in zip(rights, hits, strict=True)]
+
+    return labelled(rights, answered(before)), labelled(rights, answered(after))
+
+
+def beside_production(
+    rng: np.random.Generator, examples: int, accepted: float, after: float, *, wording: bool
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """Base model, candidate and production, of whose answers this share was called good and is the approved one; the
+    others were corrected. By wording a right answer scores what it has in common with the approved one, production's
+    corrected one less; else right and wrong are all there is, and some questions are harder than others."""
+    good = rng.random(examples) < accepted
+    if wording:
+        new = np.clip(after + rng.normal(0, 0.15, examples), 0, 1)
+        base, known = (np.clip(0.3 + rng.normal(0, 0.15, examples), 0, 1) for _ in range(2))
+    else:
+        chances = rng.beta(2 * accepted, 2 * (1 - accepted), examples)
+        good = rng.random(examples) < chances
+        new = (rng.random(examples) < np.clip(chances + after - accepted, 0, 1)).astype(float)
+        base, known = np.zeros(examples), np.zeros(examples)
+    kinds = ["accepted" if one else "correction" for one in good]
+
+    def rows(scores: np.ndarray) -> list[Row]:
+        return [Row(str(i), float(one), kind=kinds[i]) for i, one in enumerate(scores)]
+
+    return rows(base), rows(new), rows(np.where(good, 1.0, known))

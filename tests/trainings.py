@@ -74,11 +74,6 @@ def gradients(model: Any, parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, 
     }
 
 
-def whole_layers(model: Any) -> list[Any]:
-    """The decoder layers that compute as one step."""
-    return [module for module in model.modules() if hasattr(module, "mlp") and "forward" in vars(module)]
-
-
 def trained(
     base: Path,
     data: Path,
@@ -87,6 +82,7 @@ def trained(
     *,
     parent: Path | None = None,
     emit: Callable[[dict[str, Any]], None] = lambda _: None,
+    halved: int = 0,
 ) -> dict[str, Any]:
     """What the training's child does with a job, in this process."""
     job = {
@@ -95,10 +91,13 @@ def trained(
         "dataset": str(data),
         "folder": str(folder),
         "settings": settings.model_dump(mode="json"),
+        "halved": halved,
     }
     threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     try:
-        return work(job, emit)
+        result = work(job, emit)
+        assert result is not None
+        return result
     finally:
         signal.signal(signal.SIGTERM, handler)
         torch.set_num_threads(threads)

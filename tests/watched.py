@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -99,3 +100,34 @@ def voted(warehouse: Warehouse, *said: Said, workload: str = "support") -> None:
             votes.append({"id": f"{id}-vote", "timestamp": when + delay, **vote, **place})
     store(warehouse, "interactions", answers)
     store(warehouse, "feedback", votes)
+
+
+def regulars_and_others(
+    warehouse: Warehouse, days: range, model: Callable[[int, float], str], regulars: float = 0.1, others: float = 0.5
+) -> float:
+    """Votes of days counted from the promotion: one of each of 120 regulars, and of each of 80 who never come back.
+
+    Args:
+        model: what answers on a day, by a number from 0 to 1 that is drawn for each answer.
+        regulars, others: the share of bad votes of either.
+
+    Returns:
+        the share of bad votes of all that is expected.
+    """
+    luck = random.Random(7)
+    place = {"topic": "t", "partition": 0, "offset": 0, "received_at": SINCE}
+    answers, votes = [], []
+    for day in days:
+        for number in range(200):
+            regular = number < 120
+            user = f"regular {number}" if regular else f"other {day} {number}"
+            when = SINCE + (day + luck.random()) * 24 * HOUR
+            id = f"vote-{day}-{number}"
+            about = {"workload": "support", "model": model(day, luck.random()), "messages": "[]", "response": ""}
+            answers.append({"id": id, "timestamp": when, "user_id": user, **about, **place})
+            value = json.dumps(luck.random() >= (regulars if regular else others))
+            vote = {"interaction_id": id, "name": "helpful", "value": value, "source": "user"}
+            votes.append({"id": f"{id}-vote", "timestamp": when + HOUR, **vote, **place})
+    store(warehouse, "interactions", answers)
+    store(warehouse, "feedback", votes)
+    return 0.6 * regulars + 0.4 * others

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retuned.monitors.rates.days import variance_between
 from retuned.monitors.settings import WatchSettings
+from retuned.monitors.statistics import Z95
 from retuned.monitors.watch.comparison import COMPARED
-from retuned.monitors.watch.counts import ENOUGH_VOTES
+from retuned.monitors.watch.counts import ENOUGH_DAYS, ENOUGH_VOTES
 from retuned.monitors.watch.sequential import log_e_value
 
 Numbers = npt.NDArray[np.int64]
@@ -117,50 +119,93 @@ def draw(service: Service, runs: int, rng: np.random.Generator) -> Watches:
 
 def evidence(watches: Watches, margin: float, settings: WatchSettings) -> npt.NDArray[np.float64]:
     """Evidence of harm in the users' votes, of what takes back (1): shape (runs, hours of the watch)."""
+    between = None if watches.beside is not None else _between_days(watches.before)
     logs = [
         np.where(
             np.minimum(before.n, after.n) >= settings.minimum_votes,
-            log_e_value(before.bad, before.n, after.bad, after.n, margin),
+            log_e_value(before.bad / effect, before.n / effect, after.bad / effect, after.n / effect, margin),
             0.0,
         )
-        for before, after in counted(watches)
+        for before, after, concentration in counted(watches)
+        for effect in [1.0 if between is None else _effect(before, after, between[:, None] * concentration)]
     ]
     weight = COMPARED["helpful", "user"]
     least: npt.NDArray[np.float64] = np.minimum.reduce(logs)
     return (least + math.log(weight)) / math.log(1 / settings.false_rollback_rate)
 
 
-def counted(watches: Watches) -> Iterator[tuple[Votes, Votes]]:
-    """What a look after each hour counts of either side, of each reference; shape (runs, hours of the watch)."""
+def _between_days(before: Votes) -> npt.NDArray[np.float64]:
+    """Of each run, the variance of the rate between the days before the promotion."""
+    bad, n = (of.sum(axis=2).reshape(len(of), -1, DAY).sum(axis=2) for of in (before.bad, before.n))
+    return np.array([variance_between((np.column_stack(days),), 1.0) for days in zip(bad, n, strict=True)])
+
+
+def _effect(before: Votes, after: Votes, between_days: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The design effect, of votes that are each of another account."""
+    independent = np.zeros(before.n.shape)
+    for side in (before, after):
+        middle = (side.bad + Z95 * Z95 / 2) / (side.n + Z95 * Z95)
+        independent += middle * (1 - middle) / np.maximum(side.n, 1)
+    effect: npt.NDArray[np.float64] = 1 + between_days / independent
+    return effect
+
+
+def counted(watches: Watches) -> Iterator[tuple[Votes, Votes, npt.NDArray[np.float64]]]:
+    """What a look after each hour counts of either side, of each reference, and how few days the votes are of (the sum
+    of the squares of their shares); shape (runs, hours of the watch)."""
     hours = np.arange(WATCHED)
     if watches.beside is not None:
-        yield _stood(watches.beside, hours), _stood(watches.after, hours)
+        yield _stood(watches.beside, hours), _stood(watches.after, hours), np.zeros(1)
         return
     first = Votes(watches.after.n[:, :WEEK], watches.after.bad[:, :WEEK])
     after = _stood(first, hours[:WEEK])
     for side, late in ((after.n, watches.after.n), (after.bad, watches.after.bad)):
         # Of later answers, those that are as old as a vote may be.
         side[:, WEEK + DELAYS - 1 :] += late[:, WEEK : WATCHED - DELAYS + 1].sum(axis=2).cumsum(axis=1)
+    few_days = _few_days(first.n, hours[:WEEK], hours[:WEEK] // DAY, after.n, watches.after.n)
     for period in (DAY, WEEK):
         ago = np.arange(BEFORE, 0, -1)
         number = -(-ago // period)
         total = np.stack([watches.before.n[:, number <= k].sum(axis=(1, 2)) for k in range(1, BEFORE // period + 1)])
-        needed = np.minimum((total < ENOUGH_VOTES).sum(axis=0) + 1, BEFORE // period)
+        needed = np.clip((total < ENOUGH_VOTES).sum(axis=0) + 1, ENOUGH_DAYS * DAY // period, BEFORE // period)
         kept = (number <= needed[:, None])[:, :, None]
         before = Votes(watches.before.n * kept, watches.before.bad * kept)
-        yield _stood(before, number * period - ago), after
+        placed = number * period - ago
+        stood = _stood(before, placed)
+        yield stood, after, few_days + _few_days(before.n, placed, -(-ago // DAY), stood.n)
+
+
+def _few_days(
+    n: Numbers, placed: Numbers, days: Numbers, total: Numbers, late: Numbers | None = None
+) -> npt.NDArray[np.float64]:
+    """The sum of the squares of the shares that days have of the votes; `late`: all votes of the watch, of which those
+    of later days join, a day at a time."""
+    squares = np.zeros(total.shape)
+    for day in np.unique(days):
+        rows = days == day
+        squares += _total(n[:, rows], placed[rows]).astype(np.float64) ** 2
+    if late is not None:
+        by_hour = late.sum(axis=2)
+        for hour in range(WEEK, WATCHED, DAY):
+            come = np.zeros(total.shape)
+            part = by_hour[:, hour : hour + DAY].cumsum(axis=1)
+            first = hour + DELAYS - 1
+            come[:, first : first + DAY] = part[:, : max(WATCHED - first, 0)]
+            come[:, first + DAY :] = part[:, -1:]
+            squares += come**2
+    return squares / np.maximum(total, 1) ** 2
 
 
 def _stood(votes: Votes, placed: Numbers) -> Votes:
     """Votes up to the end of each hour of the watch, where answers stand at these hours of it."""
+    return Votes(_total(votes.n, placed), _total(votes.bad, placed))
 
-    def total(numbers: Numbers) -> Numbers:
-        summed = np.zeros((WATCHED + DELAYS, len(numbers)), dtype=np.int64)
-        for delay in range(DELAYS):
-            np.add.at(summed, placed + delay, numbers[:, :, delay].T)
-        return summed[:WATCHED].cumsum(axis=0).T
 
-    return Votes(total(votes.n), total(votes.bad))
+def _total(numbers: Numbers, placed: Numbers) -> Numbers:
+    summed = np.zeros((WATCHED + DELAYS, len(numbers)), dtype=np.int64)
+    for delay in range(DELAYS):
+        np.add.at(summed, placed + delay, numbers[:, :, delay].T)
+    return summed[:WATCHED].cumsum(axis=0).T
 
 
 def stored(watches: Watches, run: int, since: datetime, workload: str) -> tuple[list[Any], list[Any]]:

@@ -1,12 +1,12 @@
-"""Artifacts of a cluster: what one daemon writes, all have, by way of object storage.
+"""Shares the artifacts of a cluster between its daemons through object storage.
 
-A file is put under `artifacts/<epoch>/<sha256>-<random>`, and never changes. Once all files of an artifact are there, a
-row in `artifacts` names them, in the same transaction as the row that names the artifact: whoever sees one finds the
-other. Removal goes the other way: first the row is marked, then its files are deleted, then it is.
+A file is stored under `artifacts/<epoch>/<sha256>-<random>`, and never changes. Once all files of an artifact are
+stored, a row in `artifacts` names them, in the same transaction as the row that names the artifact. Removal takes the
+opposite order: the row is marked, its files are deleted, then the row is deleted.
 
-No clock decides which files are left over. A leader deletes those of epochs before its own that no row names: no row of
-an earlier leader can come any more. Of its own epoch, and of later ones, it deletes what it removed, and nothing else.
-No two puts share a key, so what a leader that was overtaken still deletes, nobody has named since.
+Stray files are found without clocks. A leader deletes unnamed files of earlier epochs, because an earlier leader can no
+longer add rows. Of its own and later epochs it deletes only what it removed. No two uploads share a key, so a former
+leader can only delete files that no row names.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from typing import Any
 import duckdb
 
 from retuned.consumers.cluster.objects import PART_BYTES, Objects
+from retuned.consumers.common import durable
 from retuned.consumers.common.durable import replaced, written_aside
 from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError, StoreUnavailable
@@ -36,39 +37,40 @@ log = logging.getLogger(__name__)
 SQL = named_queries("retuned.consumers.cluster", "artifacts.sql")
 PREFIX = "artifacts/"
 RETRY_SECONDS = 60.0
-"""After so long what is damaged or missing in the storage is fetched again."""
+"""The wait before a damaged or missing file is fetched again."""
 _KEY = re.compile(rf"{PREFIX}(\d+)/[0-9a-f]{{64}}-[0-9a-f]+")
 
 Place = tuple[Kind, str]
-"""Of an artifact: its kind, and its path below the folder of that."""
+"""The kind of an artifact, and its path below the folder of this kind."""
 Files = Mapping[str, Mapping[str, Any]]
-"""Of an artifact: by name, `key`, `bytes` and `sha256`."""
+"""The `key`, `bytes` and `sha256` of each file of an artifact, by its name."""
 
 
-class _Unfit(Exception):
-    """A file in the storage is not the one that a row names."""
+class _Mismatch(Exception):
+    """A file in the storage does not match its row."""
 
 
 class StoredArtifacts(Artifacts):
-    """The artifacts of one warehouse, in a storage and on this machine. Threads may share it."""
+    """The artifacts of one warehouse, in object storage and on this machine; thread-safe."""
 
     def __init__(
         self, warehouse: Warehouse, objects: Objects, folders: Mapping[Kind, Path], lead: Lead = alone
     ) -> None:
-        """
+        """Creates the artifacts of a warehouse.
+
         Args:
-            folders: where the artifacts of each kind are on this machine.
-            lead: see `common.lead`; of what no daemon leads yet, the epoch is 0.
+            folders: the local folder of each kind.
+            lead: see `common.lead`; before any daemon leads, the epoch is 0.
         """
         self._warehouse, self._objects, self._lead = warehouse, objects, lead
         self._folders = {kind: folder.resolve() for kind, folder in folders.items()}
         self._renewing, self._following = threading.Lock(), threading.Lock()
-        # The ids of the rows that the files on this machine are those of: two, while one takes the other's place.
+        # The ids of the rows that match the local files: two while one row replaces another.
         self._here: dict[Place, set[str]] = {}
-        self._live: set[Place] = set()  # at the last look
-        self._failed: dict[str, tuple[float, str]] = {}  # ids of rows whose files cannot be had: since when, and why
-        self._problems: list[str] = []  # of this machine
-        self._lost: list[str] = []  # by the storage
+        self._live: set[Place] = set()  # when last followed
+        self._failed: dict[str, tuple[float, str]] = {}  # ids of rows whose files cannot be fetched: since when, why
+        self._problems: list[str] = []  # on this machine
+        self._lost: list[str] = []  # in the storage
 
     def put(self, kind: Kind, path: Path) -> Record:
         return self._put(kind, path, "")
@@ -96,7 +98,7 @@ class StoredArtifacts(Artifacts):
                 sorted({key for row in rows for key in _keys(row["files"]) - _keys(row["kept"] or "{}")})
             )
             self._warehouse.execute(SQL["delete"], {"ids": [row["id"] for row in rows]})
-            log.info("store: the files of %d artifacts are deleted that were removed, or replaced", len(rows))
+            log.info("store: deleted the files of %d removed or replaced artifacts", len(rows))
         self._sweep()
 
     def follow(self) -> bool:
@@ -104,10 +106,12 @@ class StoredArtifacts(Artifacts):
             live: dict[Place, str] = {
                 (row["kind"], row["name"]): row["id"] for row in self._warehouse.rows(SQL["live"])
             }
-            gone = (self._live - live.keys()) & self._here.keys()  # what was never live may be about to be
+            gone = (self._live - live.keys()) & self._here.keys()  # new artifacts may not be live yet
             problems = self._delete_here(gone)
             self._live = live.keys() | (gone & self._here.keys())
-            problems += self._bring({place: id for place, id in live.items() if id not in self._here.get(place, ())})
+            problems += self._fetch_all(
+                {place: id for place, id in live.items() if id not in self._here.get(place, ())}
+            )
             for problem in problems:
                 if problem not in self._problems:
                     log.warning("%s", problem)
@@ -117,8 +121,6 @@ class StoredArtifacts(Artifacts):
     def problems(self) -> list[str]:
         return self._problems + self._lost
 
-    # Inside
-
     def _put(self, kind: Kind, path: Path, but: str) -> Record:
         place: Place = (kind, self._name(kind, path))
         files: dict[str, Mapping[str, Any]] = {}
@@ -127,14 +129,14 @@ class StoredArtifacts(Artifacts):
         for file in _files(kind, path):
             if file.name == but:
                 continue
-            files[file.name] = self._stored(file, before.get(file.name))
+            files[file.name] = self._upload(file, before.get(file.name))
         identity = row["id"] if row and files == before else secrets.token_hex(8)
 
         def record(cursor: duckdb.DuckDBPyConnection) -> None:
             if row and row["id"] != identity:
                 ((replaced_rows,),) = cursor.execute(SQL["replace"], {"id": row["id"], "now": utc_now()}).fetchall()
                 if not replaced_rows:
-                    raise RetunedError(f"{kind} {place[1]}: it was removed meanwhile, and is not published")
+                    raise RetunedError(f"{kind} {place[1]}: removed meanwhile, and not published")
             if not row or row["id"] != identity:
                 insert(
                     cursor,
@@ -152,56 +154,60 @@ class StoredArtifacts(Artifacts):
     def _row(self, kind: Kind, name: str) -> dict[str, Any] | None:
         return self._warehouse.row(SQL["of_place"], {"kind": kind, "name": name})
 
-    def _stored(self, file: Path, before: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Where a file is in the storage: where it was before, if that is the same, or where it is put now."""
+    def _upload(self, file: Path, before: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Uploads a file unless it is unchanged, and returns its key, size and hash."""
         content: bytes | Path = file
         size, sha256 = file.stat().st_size, ""
-        if size <= PART_BYTES:  # it may be replaced by another one while it is read, so the hash is of what is sent
+        if size <= PART_BYTES:  # the file may be replaced meanwhile, so the uploaded bytes are hashed
             content = file.read_bytes()
             size, sha256 = len(content), hashlib.sha256(content).hexdigest()
-        sha256 = sha256 or _sha256(file)
+        sha256 = sha256 or durable.sha256(file)
         if before and before["sha256"] == sha256:
             return before
         key = f"{PREFIX}{self._lead() or 0}/{sha256}-{secrets.token_hex(4)}"
         self._objects.put(key, content)
         return {"key": key, "bytes": size, "sha256": sha256}
 
-    def _bring(self, missing: Mapping[Place, str]) -> list[str]:
-        """Bring artifacts to this machine, the newest first; of each the id of its row. Returns what failed."""
+    def _fetch_all(self, missing: Mapping[Place, str]) -> list[str]:
+        """Fetches artifacts to this machine, the newest first, and returns the problems.
+
+        Args:
+            missing: the id of each artifact's row.
+        """
         if not missing:
             return []
         given = {"ids": list(missing.values())}
         files = {row["id"]: json.loads(row["files"]) for row in self._warehouse.rows(SQL["files_of"], given)}
         problems: list[str] = []
-        brought = 0
+        fetched = 0
         now, failed = time.monotonic(), self._failed
         self._failed = {identity: failed[identity] for identity in missing.values() if identity in failed}
         for (kind, name), identity in missing.items():
             since, problem = self._failed.get(identity, (-RETRY_SECONDS, ""))
-            if identity not in files:  # removed since
+            if identity not in files:  # removed meanwhile
                 continue
             if now - since < RETRY_SECONDS:
                 problems.append(problem)
                 continue
             try:
-                self._bring_one(kind, name, files[identity])
+                self._fetch_artifact(kind, name, files[identity])
                 self._here[kind, name] = {identity}
-                brought += 1
+                fetched += 1
                 continue
             except StoreUnavailable as error:
-                return [*problems, f"{len(missing) - brought} artifacts are not on this machine yet: {error}"]
-            except _Unfit as error:
-                problem = f"{kind} {name}: {error}; put that file back, or remove the {kind}"
+                return [*problems, f"{len(missing) - fetched} artifacts are not on this machine yet: {error}"]
+            except _Mismatch as error:
+                problem = f"{kind} {name}: {error}; restore that file, or remove the {kind}"
             except OSError as error:
-                problem = f"{kind} {name}: cannot be written here ({error.strerror or error}); see to the disk"
+                problem = f"{kind} {name}: cannot be written here ({error.strerror or error}); check the disk"
             problems.append(problem)
             self._failed[identity] = now, problem
         return problems
 
-    def _bring_one(self, kind: Kind, name: str, files: Files) -> None:
+    def _fetch_artifact(self, kind: Kind, name: str, files: Files) -> None:
         path = self._path(kind, name)
         if any(Path(file).name != file for file in files):
-            raise _Unfit("it names a file outside of its folder")
+            raise _Mismatch("it names a file outside of its folder")
         folder = path.parent if kind == "report" else path
         if folder == path and not path.is_dir():
             with written_aside(path) as aside:
@@ -210,7 +216,7 @@ class StoredArtifacts(Artifacts):
             return
         folder.mkdir(parents=True, exist_ok=True)
         for file, stored in files.items():
-            if not _is(folder / file, stored):
+            if not _matches(folder / file, stored):
                 with replaced(folder / file) as aside:
                     self._fetch(stored, aside)
         for other in _files(kind, path):
@@ -225,12 +231,12 @@ class StoredArtifacts(Artifacts):
                     opened.write(part)
                     digest.update(part)
         except FileNotFoundError as error:
-            raise _Unfit(f"store.objects_url: {key} is not there") from error
+            raise _Mismatch(f"store.objects_url: {key} does not exist") from error
         if digest.hexdigest() != stored["sha256"]:
-            raise _Unfit(f"store.objects_url: {key} is not what was recorded")
+            raise _Mismatch(f"store.objects_url: {key} does not have the recorded content")
 
     def _delete_here(self, places: Iterable[Place]) -> list[str]:
-        """Delete what was removed from this machine. Returns what failed."""
+        """Deletes removed artifacts from this machine, and returns the problems."""
         problems = []
         for kind, name in list(places):
             path = self._path(kind, name)
@@ -239,53 +245,53 @@ class StoredArtifacts(Artifacts):
                     for file in _files(kind, path):
                         file.unlink()
                 elif path.is_dir():
-                    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # swept up at the next start
+                    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # `durable.sweep` deletes it
                     path.rename(aside)
                     shutil.rmtree(aside)
                 self._here.pop((kind, name), None)
-            except FileNotFoundError:  # retention deletes it, too
+            except FileNotFoundError:  # retention deletes files as well
                 self._here.pop((kind, name), None)
             except OSError as error:
-                reason = f"removed, and cannot be deleted here ({error.strerror}); correct its permissions"
+                reason = f"removed, but cannot be deleted here ({error.strerror}); correct its permissions"
                 problems.append(f"{kind} {name}: {reason}")
         return problems
 
     def _sweep(self) -> None:
-        """Delete files of earlier epochs that no row names, and put back what rows name and the storage has lost."""
-        epoch, deleted, there = self._lead() or 0, 0, set[str]()
+        """Deletes unnamed files of earlier epochs, and uploads named files that the storage has lost."""
+        epoch, deleted, existing = self._lead() or 0, 0, set[str]()
         rows = self._warehouse.rows(SQL["all_files"])
         named = {key for row in rows for key in _keys(row["files"])}
         for keys in self._objects.list(PREFIX):
-            old = [key for key in keys if (found := _KEY.fullmatch(key)) and int(found[1]) < epoch and key not in named]
+            old = [key for key in keys if (match := _KEY.fullmatch(key)) and int(match[1]) < epoch and key not in named]
             self._objects.delete(old)
             deleted += len(old)
-            there.update(keys)
+            existing.update(keys)
         if deleted:
-            log.info("store: %d files that no artifact has are deleted", deleted)
+            log.info("store: deleted %d files without an artifact", deleted)
         lost = []
         for row in rows:
             for file, stored in json.loads(row["files"]).items():
-                if stored["key"] not in there and not self._put_back(row["kind"], row["name"], file, stored):
+                if stored["key"] not in existing and not self._restore(row["kind"], row["name"], file, stored):
                     lost.append(
-                        f"{row['kind']} {row['name']}: store.objects_url: {stored['key']} is lost, and not here"
+                        f"{row['kind']} {row['name']}: store.objects_url: {stored['key']} is lost, and not here either"
                     )
         self._lost = lost
 
-    def _put_back(self, kind: Kind, name: str, file: str, stored: Mapping[str, Any]) -> bool:
+    def _restore(self, kind: Kind, name: str, file: str, stored: Mapping[str, Any]) -> bool:
         path = self._path(kind, name)
-        found = (path.parent if kind == "report" else path) / file
-        if not _is(found, stored):
+        local = (path.parent if kind == "report" else path) / file
+        if not _matches(local, stored):
             return False
-        self._objects.put(stored["key"], found)
-        log.warning("store: %s of %s %s was lost there, and is put back", file, kind, name)
+        self._objects.put(stored["key"], local)
+        log.warning("store: %s of %s %s was lost there, and is restored", file, kind, name)
         return True
 
     def _name(self, kind: Kind, path: Path) -> str:
         folder = self._folders[kind]
         if not (path := path.resolve()).is_relative_to(folder):
             raise RetunedError(
-                f"{kind} {path}: it is not below {folder}: on all machines of a cluster models.directory and "
-                "warehouse.path are the same"
+                f"{kind} {path}: it is not below {folder}: models.directory and warehouse.path have to be the same on "
+                "all machines of a cluster"
             )
         return path.relative_to(folder).as_posix()
 
@@ -293,23 +299,18 @@ class StoredArtifacts(Artifacts):
         folder = self._folders[kind]
         path = (folder / name).resolve()
         if folder not in path.parents:
-            raise _Unfit(f"it lies outside of {folder}")
+            raise _Mismatch(f"it is outside of {folder}")
         return path
 
 
 def _files(kind: Kind, path: Path) -> list[Path]:
-    """The files of an artifact on this machine; what is being written has a name that begins with a dot."""
-    found = path.parent.glob(f"{escape(path.name)}.*") if kind == "report" else path.iterdir()
-    return sorted(file for file in found if file.is_file() and not file.is_symlink() and file.name[0] != ".")
+    """Returns the local files of an artifact; incomplete files have names that begin with a dot."""
+    files = path.parent.glob(f"{escape(path.name)}.*") if kind == "report" else path.iterdir()
+    return sorted(file for file in files if file.is_file() and not file.is_symlink() and file.name[0] != ".")
 
 
-def _is(file: Path, stored: Mapping[str, Any]) -> bool:
-    return file.is_file() and file.stat().st_size == stored["bytes"] and _sha256(file) == stored["sha256"]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _matches(file: Path, stored: Mapping[str, Any]) -> bool:
+    return file.is_file() and file.stat().st_size == stored["bytes"] and durable.sha256(file) == stored["sha256"]
 
 
 def _keys(files: str) -> set[str]:

@@ -15,7 +15,7 @@ UPDATE artifacts SET removed_at = $now
 WHERE kind = $kind AND name IN (SELECT unnest($names::VARCHAR[])) AND removed_at IS NULL;
 
 -- name: removed
--- With what counts now in the place of what was removed: it shares the files that did not change.
+-- Removed artifacts, each with the files of the one that replaced it, which shares unchanged files.
 SELECT gone.id, gone.files, live.files AS kept
 FROM artifacts AS gone
 LEFT JOIN artifacts AS live ON live.kind = gone.kind AND live.name = gone.name AND live.removed_at IS NULL

@@ -1,8 +1,8 @@
-"""The control tables of a cluster: what its leader changes in its warehouse, PostgreSQL has first, and others follow.
+"""The control tables of a cluster: the leader's changes go to PostgreSQL first, and other daemons follow them.
 
-A transaction of the leader that changes rows of a control table is recorded row by row. Before its commit one statement
-puts them into PostgreSQL, if no other daemon leads by then. So what PostgreSQL has is what counts: whatever fails after
-it, the warehouse is brought up to it, as that of a daemon that stands by is all the time.
+The changed rows of a leader's transaction are recorded. Before the commit, one statement writes them to PostgreSQL,
+unless another daemon leads by then. PostgreSQL is authoritative: if anything fails afterwards, the warehouse follows
+PostgreSQL, like the warehouses of all other daemons.
 """
 
 import json
@@ -10,7 +10,8 @@ import logging
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -26,50 +27,71 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEYS: Mapping[str, tuple[str, ...]] = {
+    "account_decisions": ("id",),
     "aliases": ("workload", "alias"),
     "approvals": ("id",),
     "artifacts": ("id",),
+    "audit": ("sequence",),
     "blindness": ("workload", "monitor"),
     "dataset_rows": ("dataset_version", "row_id", "split"),
     "datasets": ("version",),
     "decisions": ("id",),
     "deployments": ("workload", "version"),
+    "detections": ("scorer", "interaction_id"),
     "drift_checks": ("id",),
     "drift_references": ("workload", "created_at"),
+    "exams": ("workload", "metric", "source", "taken_at", "kind", "language"),
+    "erased_kept": ("workload", "created_at"),
+    "erasure_versions": ("erasure_id", "workload", "version"),
+    "erasures": ("id",),
     "evaluations": ("run_id", "model", "split", "row_id"),
     "groundings": ("interaction_id",),
+    "holds": ("id",),
     "label_requests": ("id",),
+    "label_work": ("request_id", "expert"),
     "ledger": ("id",),
     "ledger_left_out": ("created_at", "workload", "item"),
     "ledger_moments": ("workload", "version", "promotion", "hour"),
     "ledger_outcomes": ("workload", "day", "outcome"),
     "ledger_position": (),
+    "memory_entries": ("id",),
+    "memory_epoch": (),
+    "memory_positions": ("workload",),
+    "memory_statements": ("workload", "feedback_id"),
     "models": ("workload", "version"),
     "pauses": ("workload", "created_at"),
     "promotions": ("id",),
     "quality": ("created_at", "workload", "model", "metric", "source"),
-    "quarantine": ("workload", "feedback_id", "interaction_id", "reason"),
     "rollout_checks": ("id",),
     "rollouts": ("id",),
+    "row_decisions": ("id",),
+    "row_states": ("workload", "feedback_id"),
     "runs": ("id",),
     "shadow_scores": ("experiment", "interaction_id"),
+    "tombstones": ("erasure_id", "kind", "key_id", "hash"),
     "watch_checks": ("id",),
     "webhook_models": ("url", "model"),
 }
-"""The control tables, and what no two rows of one share. All others each daemon makes from the segments."""
+"""The control tables with their keys. Each daemon derives all other tables from the segments."""
 CHANGE_ROWS = 20_000
-"""Rows in one statement, where all are published."""
+"""The most rows in one statement when all rows are published."""
 KEPT_POSITIONS = 1_000
 _COMMENT = re.compile(r"--.*")
-_CHANGE = re.compile(r"\b(INSERT(?:\s+OR\s+\w+)?\s+INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
+_TARGETS = {
+    duckdb.StatementType.INSERT: re.compile(r"\bINTO\s+\"?(\w+)", re.IGNORECASE),
+    duckdb.StatementType.UPDATE: re.compile(r"\bUPDATE\s+\"?(\w+)", re.IGNORECASE),
+    duckdb.StatementType.DELETE: re.compile(r"\bDELETE\s+FROM\s+\"?(\w+)", re.IGNORECASE),
+}
+"""The name of the changed table, by the type of the statement as DuckDB parses it."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """How rows of a control table are written as text.
+    """The text form of rows of a control table.
 
     Attributes:
-        columns: name to type.
+        columns: the type of each column.
+        key, row: SQL expressions of the key and of the row as JSON.
     """
 
     columns: Mapping[str, str]
@@ -78,11 +100,11 @@ class _Table:
 
 
 Change = tuple[str, str, str | None]
-"""A row of a control table: the table, its key, and the row; None: it is deleted."""
+"""The table, the key and the content of a changed row; None: deleted."""
 
 
 class Recording:
-    """A cursor that keeps which rows of control tables its statements change."""
+    """A cursor that records the changes of its statements to control tables."""
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, tables: Mapping[str, _Table]) -> None:
         self._cursor, self._tables = cursor, tables
@@ -90,22 +112,21 @@ class Recording:
 
     @property
     def changes(self) -> list[Change]:
-        """Each row once, as it is now."""
+        """The changed rows, each once with its latest content."""
         return [(table, key, row) for (table, key), row in self._changes.items()]
 
     def execute(self, statement: str, parameters: Any = None) -> duckdb.DuckDBPyConnection:
-        """As DuckDB's; the result of a statement that changes a control table is how many rows it changed."""
-        found = _CHANGE.search(_COMMENT.sub("", statement))
-        table = self._tables.get(found[2]) if found else None
-        if found is None or table is None:
+        """Executes a statement like DuckDB; a change of a control table returns the number of changed rows."""
+        kinds = {parsed.type for parsed in self._cursor.extract_statements(statement)} & _TARGETS.keys()
+        target = next((match for kind in kinds if (match := _TARGETS[kind].search(_COMMENT.sub("", statement)))), None)
+        if target is None or target[1] not in self._tables:
             return self._cursor.execute(statement, parameters)
+        name, table = target[1], self._tables[target[1]]
         returning = f"{statement.rstrip().removesuffix(';')}\nRETURNING {table.key}, {table.row}"
         changed = self._cursor.execute(returning, parameters).fetchall()
-        deleted = found[1].upper().startswith("DELETE")
         for key, row in changed:
-            # Taken out first, so that the last change comes last.
-            self._changes.pop((found[2], key), None)
-            self._changes[found[2], key] = None if deleted else row
+            self._changes.pop((name, key), None)  # so that the latest change comes last
+            self._changes[name, key] = None if duckdb.StatementType.DELETE in kinds else row
         return self._cursor.execute("SELECT $1::BIGINT", [len(changed)])
 
     def __getattr__(self, name: str) -> Any:
@@ -113,43 +134,52 @@ class Recording:
 
 
 class Control:
-    """The control tables of one warehouse. Threads may share it.
+    """The control tables of one warehouse; thread-safe.
 
     Attributes:
-        epoch: under which this daemon leads; None: it does not.
-        leader: who does, in words, as far as is known.
+        epoch: the epoch under which this daemon leads; None: it does not lead.
+        leader: the known leader, for a person.
     """
 
     def __init__(self, postgres: Postgres, warehouse: Warehouse) -> None:
-        """From now on, all changes of the warehouse's control tables go through this."""
+        """Becomes the journal of the warehouse: all changes of its control tables are recorded."""
         self._postgres, self._warehouse = postgres, warehouse
-        self._changing = threading.Lock()  # of the order of changes: held from PostgreSQL's commit to DuckDB's
+        self._changing = threading.Lock()  # orders changes: held from PostgreSQL's commit to DuckDB's
         self.epoch: int | None = None
         self.leader = "no daemon leads yet"
         self._tables = _tables(warehouse)
-        found = warehouse.row("SELECT number, change FROM control_positions ORDER BY number DESC LIMIT 1")
-        self._number: int = found["number"] if found else 0
-        self._change: str | None = found["change"] if found else None  # the id of that change; None: it is not known
+        position = warehouse.row("SELECT number, change FROM control_positions ORDER BY number DESC LIMIT 1")
+        self._number: int = position["number"] if position else 0
+        self._change: str | None = position["change"] if position else None  # the id of the change; None: unknown
         warehouse.journal = self
 
     @property
+    def leads(self) -> bool:
+        """Whether this daemon leads."""
+        return self.epoch is not None
+
+    @property
+    def recorded(self) -> Collection[str]:
+        """The names of the control tables."""
+        return self._tables.keys()
+
+    @property
     def number(self) -> int:
-        """Of the last change that the warehouse has."""
+        """The number of the last change in the warehouse."""
         return self._number
 
     def recording(self, cursor: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        """A cursor for a transaction; see `warehouse.connection.Journal`."""
+        """Returns a recording cursor for a transaction; see `warehouse.connection.Journal`."""
         return cast("duckdb.DuckDBPyConnection", Recording(cursor, self._tables))
 
     def commit(self, recording: duckdb.DuckDBPyConnection) -> None:
-        """Commit a transaction; one that changes control tables goes to PostgreSQL first.
+        """Commits a transaction; changes of control tables go to PostgreSQL first. After an error, nothing was written.
 
         Raises:
-            StandsBy: this daemon does not lead. As for the next ones, nothing was written.
-            LeadershipLost: another one leads by now.
-            OutdatedWarehouse: a change before this one was not known here; it is now.
-            StoreUnavailable: PostgreSQL does not answer. It may have the change; then the warehouse gets it with the
-                next one.
+            StandsBy: this daemon does not lead.
+            LeadershipLost: another daemon leads by now.
+            OutdatedWarehouse: the warehouse lacked an earlier change, which it has now.
+            StoreUnavailable: PostgreSQL does not answer. If it has the change, the warehouse gets it with the next one.
         """
         assert isinstance(recording, Recording)
         changes = recording.changes
@@ -168,9 +198,9 @@ class Control:
             try:
                 recording.commit()
             except duckdb.Error as error:
-                log.warning("a change of the control tables is read again from PostgreSQL: %s", error)
+                log.warning("a change of the control tables is restored from PostgreSQL: %s", error)
                 recording.rollback()
-                self._follow()  # PostgreSQL has the change, so it was made
+                self._follow()  # PostgreSQL has the change, so it is valid
             else:
                 self._number, self._change = number, change
             if number % KEPT_POSITIONS == 0:
@@ -178,26 +208,26 @@ class Control:
                     cursor.execute("DELETE FROM control_positions WHERE number < ?", [number])
 
     def follow(self) -> int:
-        """Bring the warehouse up to PostgreSQL. Returns how many rows were taken over.
+        """Applies PostgreSQL's changes to the warehouse, and returns the number of rows.
 
         Raises:
             StoreUnavailable: PostgreSQL does not answer.
-            ConfigurationError: a newer retuned wrote there, it was set back to an older state, or the warehouse has
-                control tables of its own.
+            ConfigurationError: a newer release wrote the database, the database was reset to an older state, or the
+                warehouse has its own control rows.
             WarehouseError: the warehouse cannot be written.
         """
-        with self._changing:
+        with self._in_turn():
             return self._follow()
 
     def publish_all(self, on_part: Callable[[], object] = lambda: None) -> None:
-        """Write all rows of the warehouse to PostgreSQL, where it has none yet or those of an older schema.
+        """Writes all rows of the warehouse to PostgreSQL if it has none, or those of an older schema.
 
         Args:
-            on_part: called after each part of them, since there may be many.
+            on_part: called after each part, as there may be many rows.
 
-        Raises: as `commit`.
+        Raises: see `commit`.
         """
-        with self._changing:
+        with self._in_turn():
             version = schema.latest()
             if self._published_schema() == version:
                 return
@@ -205,32 +235,39 @@ class Control:
                 self._advance(*self._publish(changes))
                 on_part()
             self._advance(*self._publish((), version))
-            log.info("store: the control tables are in PostgreSQL, by schema %d", version)
+            log.info("store: the control tables are in PostgreSQL with schema %d", version)
 
     def forget_deleted(self) -> None:
-        """Forget rows that were deleted a month ago, and the ids of changes: who lacks that much reads all anew."""
+        """Removes rows deleted a month ago and old ids of changes; daemons further behind reload all rows."""
         self._postgres.rows("forget_deleted")
         self._postgres.rows("forget_changes")
 
     def all_rows(self) -> Iterator[Change]:
-        """The rows of the warehouse, as PostgreSQL has them."""
+        """Yields the rows of the warehouse in the form of PostgreSQL."""
         for name, table in self._tables.items():
             with self._warehouse.cursor() as cursor:
                 cursor.execute(f"SELECT {table.key}, {table.row} FROM {name}")
-                while some := cursor.fetchmany(CHANGE_ROWS):
-                    yield from ((name, key, row) for key, row in some)
+                while part := cursor.fetchmany(CHANGE_ROWS):
+                    yield from ((name, key, row) for key, row in part)
 
-    # Inside; `_changing` is held
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Holds `_changing`. A cursor is opened first, as before a commit: a thread that uses the warehouse alone and
+        commits must not wait for one that waits for a cursor."""
+        with self._warehouse.cursor(), self._changing:
+            yield
+
+    # The methods below require `_changing`.
 
     def _publish(self, changes: Iterable[Change], version: int | None = None) -> tuple[int, str]:
-        """Returns the number and the id of the change."""
+        """Writes changes to PostgreSQL, and returns the number and the id of the change."""
         tables, keys, rows = [list(column) for column in zip(*changes, strict=True)] or ([], [], [])
         given: dict[str, Any] = {"tables": tables, "keys": keys, "rows": rows, "schema": version}
         change = uuid.uuid4().hex
         given |= {"change": change, "epoch": self.epoch, "number": self._number, "after": self._change}
         try:
             [(number,)] = self._postgres.rows("change", given)
-        except StoreUnavailable:  # its connection may be of before the database was started anew
+        except StoreUnavailable:  # the connection may predate a restart of the database
             [(number,)] = self._postgres.rows("change", given)
         return int(number), change
 
@@ -240,8 +277,8 @@ class Control:
         self._number, self._change = number, change
 
     def _published_schema(self) -> int | None:
-        found: int | None = self._postgres.rows("last_change")[0][2]
-        return found
+        version: int | None = self._postgres.rows("last_change")[0][2]
+        return version
 
     def _follow(self) -> int:
         [(number, change, _, _)] = self._postgres.rows("last_change")
@@ -250,63 +287,72 @@ class Control:
         with self._postgres.transaction() as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             number, change, version, deleted_until = connection.execute(sql("last_change")).fetchall()[0]
-            found = connection.execute(sql("change_of"), {"number": self._number}).fetchone()
-            if version is not None and version > schema.latest():
-                raise ConfigurationError(
-                    f"store.postgres_url: the control tables are of schema {version}, of a newer retuned than this one "
-                    f"({schema.latest()}); install that version"
-                )
-            if self._number == 0:
-                self._refuse_own_rows()
-            elif number < self._number or (found and self._change is not None and found[0] != self._change):
-                raise ConfigurationError(
-                    f"store.postgres_url: the database has changes up to {number}, and not the change {self._number} "
-                    f"that warehouse {self._warehouse.path} has: it was set back, or a replica took over that lacked "
-                    "it; set the warehouses of all daemons back to backups of before (retuned restore), or begin with "
-                    "new ones"
-                )
-            is_known = self._number >= deleted_until and (found is not None or self._change is None)
-            known = self._number if is_known else 0
-            changes: list[Change] = connection.execute(sql("changes"), {"number": known}).fetchall()
+            known = connection.execute(sql("change_of"), {"number": self._number}).fetchone()
+            self._check_history(number, version, known[0] if known else None)
+            continues = self._number >= deleted_until and (known is not None or self._change is None)
+            start = self._number if continues else 0
+            changes: list[Change] = connection.execute(sql("changes"), {"number": start}).fetchall()
         with self._warehouse.transaction(recorded=False) as cursor:
             for name, table in self._tables.items():
-                if known == 0:
+                if start == 0:
                     cursor.execute(f"DELETE FROM {name}")
                 own = [(key, row) for table_name, key, row in changes if table_name == name]
-                for some in _parts(own):
-                    _take_over(cursor, name, table, some)
+                for part in _parts(own):
+                    _apply(cursor, name, table, part)
             cursor.execute("DELETE FROM control_positions")
             cursor.execute("INSERT INTO control_positions VALUES (?, ?)", [number, change])
         self._number, self._change = number, change
+        self._warehouse.trail.reread()
         return len(changes)
 
+    def _check_history(self, number: int, version: int | None, change: str | None) -> None:
+        """Checks that the warehouse can follow the database.
+
+        Args:
+            number, version: the last change of the database, and its schema.
+            change: the id in the database of the warehouse's last change; None: unknown.
+        """
+        if version is not None and version > schema.latest():
+            raise ConfigurationError(
+                f"store.postgres_url: the control tables have schema {version}, which is newer than this retuned "
+                f"({schema.latest()}); upgrade retuned"
+            )
+        if self._number == 0:
+            self._refuse_own_rows()
+        elif number < self._number or (change is not None and self._change is not None and change != self._change):
+            raise ConfigurationError(
+                f"store.postgres_url: the database has changes up to {number}, but not the change {self._number} "
+                f"of warehouse {self._warehouse.path}: it was reset, or a replica without the change took over; "
+                "restore the warehouses of all daemons from earlier backups (retuned restore), or start with new ones"
+            )
+
     def _refuse_own_rows(self) -> None:
-        """A warehouse that never followed has nothing that would be lost."""
-        for name in KEYS.keys() - {"ledger_position"}:  # which has one row from the beginning
+        """Raises an error if a warehouse that never followed has control rows, which following would delete."""
+        for name in KEYS.keys() - {"ledger_position"}:  # always has one row
             if self._warehouse.row(f"SELECT 1 AS found FROM {name} LIMIT 1") is not None:
                 raise ConfigurationError(
-                    f"warehouse {self._warehouse.path}: it has {name} of its own, which this cluster does not know; "
-                    "begin with a new warehouse, or with a backup of a daemon of this cluster (warehouse.path)"
+                    f"warehouse {self._warehouse.path}: it has {name} of its own, which are not part of this cluster; "
+                    "start with a new warehouse, or with a backup of a daemon of this cluster (warehouse.path)"
                 )
 
 
 def _parts(changes: Iterable[T]) -> Iterator[list[T]]:
-    waiting = iter(changes)
-    while some := list(islice(waiting, CHANGE_ROWS)):
-        yield some
+    iterator = iter(changes)
+    while part := list(islice(iterator, CHANGE_ROWS)):
+        yield part
 
 
-def _take_over(
+def _apply(
     cursor: duckdb.DuckDBPyConnection, name: str, table: _Table, changes: Iterable[tuple[str, str | None]]
 ) -> None:
-    """Rows as PostgreSQL has them, in the place of those that are there."""
+    """Replaces rows by those of PostgreSQL."""
     keys = [key for key, _ in changes]
     rows = [row for _, row in changes if row is not None]
     cursor.execute(f"DELETE FROM {name} WHERE {table.key} IN (SELECT unnest($keys::VARCHAR[]))", {"keys": keys})
     if rows:
-        # A leader of an older version knows fewer columns: the others have their defaults.
-        told = json.loads(rows[0]).keys()
-        columns = {column: kind for column, kind in table.columns.items() if column in told}
+        # A leader of an older release has fewer columns; the others get their defaults.
+        known = json.loads(rows[0]).keys()
+        columns = {column: kind for column, kind in table.columns.items() if column in known}
         cursor.execute(
             f"INSERT INTO {name} BY NAME SELECT unnest(from_json(row, $structure)) "
             "FROM (SELECT unnest($rows::VARCHAR[]) AS row)",
@@ -321,14 +367,16 @@ def _tables(warehouse: Warehouse) -> dict[str, _Table]:
         "WHERE database_name = current_database() AND list_contains($tables, table_name) ORDER BY column_index",
         {"tables": list(KEYS)},
     ):
-        # JSON is kept as the text that it is, to the letter.
+        # JSON is kept as text, unchanged.
         columns[row["table_name"]][row["column_name"]] = row["data_type"].replace("JSON", "VARCHAR")
     return {
         name: _Table(
-            of,
-            # The columns of a table, never input.
+            own,
+            # Names of columns, never input.
             "to_json([" + ", ".join(f'"{column}"::VARCHAR' for column in KEYS[name]) + "]::VARCHAR[])::VARCHAR",
-            "to_json({" + ", ".join(f"'{column}': \"{column}\"::{kind}" for column, kind in of.items()) + "})::VARCHAR",
+            "to_json({"
+            + ", ".join(f"'{column}': \"{column}\"::{kind}" for column, kind in own.items())
+            + "})::VARCHAR",
         )
-        for name, of in columns.items()
+        for name, own in columns.items()
     }

@@ -1,11 +1,11 @@
 -- name: report
--- Notes that this daemon runs; returns the epoch and the instance of the leader. One that is just becoming the leader is
--- waited for, and waits for this: either it sees this report, or this one sees it.
+-- Records that this daemon runs, and returns the epoch and the instance of the leader. The lock makes reports and changes of
+-- the leader wait for each other: either a new leader sees this report, or this daemon sees the new leader.
 WITH report AS (
     INSERT INTO retuned.daemons (instance, name, url, backend, beat_at)
     VALUES (
         %(instance)s, %(name)s,
-        -- The address that the database sees, where none is given; none is seen by a socket of its own machine.
+        -- If no address is given, the one that the database sees; a local socket has none.
         replace(%(url)s, '*', CASE
             WHEN family(inet_client_addr()) = 6 THEN '[' || host(inet_client_addr()) || ']'
             ELSE coalesce(host(inet_client_addr()), '127.0.0.1')
@@ -29,7 +29,7 @@ DELETE FROM retuned.daemons WHERE beat_at < now() - INTERVAL '1 day' RETURNING i
 DELETE FROM retuned.daemons WHERE instance = %(instance)s RETURNING name;
 
 -- name: daemons
--- Those that were heard of lately, without what ended before another one of its name began.
+-- Daemons that reported lately, except those replaced by a later one of the same name.
 SELECT name, daemons.instance IS NOT DISTINCT FROM leader.instance AS leads, extract(epoch FROM now() - beat_at)::FLOAT AS seconds,
        daemons.instance = %(instance)s AS this
 FROM retuned.daemons CROSS JOIN retuned.leader
@@ -72,9 +72,24 @@ UPDATE retuned.last_change SET deleted_until = latest.number FROM latest
 WHERE latest.number > deleted_until RETURNING deleted_until;
 
 -- name: forget_changes
--- But for the last one.
+-- All old changes except the last one.
 WITH forgotten AS (
     DELETE FROM retuned.changes USING retuned.last_change AS last
     WHERE changed_at < now() - INTERVAL '30 days' AND changes.number < last.number RETURNING changes.number
 )
 SELECT count(*) FROM forgotten;
+
+-- name: leave_entry
+INSERT INTO retuned.audit_entries (id, entry) VALUES (%(id)s, %(entry)s::JSONB) ON CONFLICT DO NOTHING RETURNING id;
+
+-- name: erasure_requests
+SELECT id, request FROM retuned.erasure_requests ORDER BY created_at, id LIMIT 1000;
+
+-- name: take_erasure_requests
+DELETE FROM retuned.erasure_requests WHERE id = ANY(%(ids)s) RETURNING id;
+
+-- name: entries_left
+SELECT id, entry FROM retuned.audit_entries ORDER BY created_at, id LIMIT 1000;
+
+-- name: take_entries
+DELETE FROM retuned.audit_entries WHERE id = ANY(%(ids)s) RETURNING id;

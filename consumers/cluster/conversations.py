@@ -1,7 +1,7 @@
-"""Numbers of placeholders that the ingesters of a cluster share: whichever of them has a conversation, they count on.
+"""The numbers of placeholders, shared by the ingesters of a cluster, so that a conversation may move between them.
 
-In an event stands `<EMAIL_01>` for the second value that is found in it until the database has given the number: it is
-asked once for a whole batch, before anything of the batch is written.
+Until the database has assigned numbers, an event has `<EMAIL_01>` for its second value. The database is asked once for
+a whole batch, before the batch is written.
 """
 
 import re
@@ -12,22 +12,26 @@ from retuned.consumers.cluster.database import Database, Wanted
 from retuned.consumers.privacy.placeholders import KINDS, Conversations, Scope
 from retuned.consumers.privacy.pseudonyms import UserKeys
 
-# Behind a zero, which begins no number, the place among the values of the event. An app that writes such a thing itself
-# gets a placeholder of its own event, or it stays.
+# A zero, which starts no number, and the index among the event's values. If an app writes such a text itself, it is
+# replaced by a placeholder of the same event, or stays.
 _UNNUMBERED = re.compile(rf"<({'|'.join(KINDS)})_0[0-9]{{1,8}}>")
 
 
 class EventScope(Scope):
-    """What is found in one event, and its numbers once they are known.
+    """The values of one event, and their numbers once they are known.
 
     Attributes:
-        reserved: the highest number of each kind that stands in the texts already.
-        values: kind and value of what was found, in the order of appearance.
-        placeholders: those with numbers, by those without.
+        reserved: the highest number of each kind that is already in the texts.
+        values: kind and value of each find, in the order of appearance.
+        placeholders: the final placeholders by the provisional ones.
     """
 
     def __init__(self, event_id: str, conversation_id: str | None, *, on_another: bool) -> None:
-        """`on_another`: the event is feedback, and `event_id` the interaction that it is on."""
+        """Creates the scope of an event.
+
+        Args:
+            on_another: the event is feedback, and `event_id` the id of its interaction.
+        """
         super().__init__(b"")
         self.event_id, self.conversation_id, self.on_another = event_id, conversation_id, on_another
         self.values: dict[tuple[str, str], int] = {}
@@ -49,11 +53,11 @@ class EventScope(Scope):
 
 
 class SharedConversations(Conversations):
-    """The scopes of conversations in the database of a cluster. For one thread.
+    """The scopes of conversations in the database of a cluster; for one thread.
 
-    No number is kept in memory, where it could be out of date: all are asked for with each batch. In the database are
-    keyed hashes of ids and values, all of a conversation under the key with which it began; with several keys, it is
-    looked for under each. In the hash of a value is its scope: nobody can see that two conversations have one value.
+    Numbers are not cached, because they could be outdated; each batch asks for all of them. The database has keyed
+    hashes of ids and values. A conversation keeps the key with which it began; with several keys, each is looked up.
+    The hash of a value includes its scope, so equal values of two conversations are not linkable.
     """
 
     def __init__(self, database: Database, keys: UserKeys) -> None:
@@ -64,10 +68,11 @@ class SharedConversations(Conversations):
         return EventScope(event_id, conversation_id, on_another=on_another)
 
     def close(self, scope: Scope) -> None:
-        """Nothing of it is kept."""
+        """Does nothing: scopes are not kept."""
 
     def number(self, scopes: Sequence[Scope]) -> None:
-        """
+        """Assigns the numbers of events.
+
         Raises:
             StoreUnavailable: the database does not answer.
         """
@@ -81,35 +86,41 @@ class SharedConversations(Conversations):
                 interactions[_event_id(secret, event)] = scope
             for kind, number in event.reserved.items():
                 taken[scope, kind] = max(taken.get((scope, kind), 0), number)
-            found = (Wanted(scope, _hash(secret, f"{kind} {value}", scope), kind) for kind, value in event.values)
-            places.append([wanted.setdefault(one, len(wanted)) for one in found])
-        # What stands in texts first: none of its numbers is given.
+            values = (Wanted(scope, _hash(secret, f"{kind} {value}", scope), kind) for kind, value in event.values)
+            places.append([wanted.setdefault(value, len(wanted)) for value in values])
+        # Numbers already in texts come first, so that they are not assigned again.
         reserved = [Wanted(scope, b"", kind, number) for (scope, kind), number in taken.items()]
         numbers = self._database.placeholder_numbers([*reserved, *wanted], interactions)[len(reserved) :]
-        for event, of_event in zip(events, places, strict=True):
+        for event, own in zip(events, places, strict=True):
             event.placeholders = {
                 event.placeholder(kind, value): f"<{kind}_{numbers[place]}>"
-                for (kind, value), place in zip(event.values, of_event, strict=True)
+                for (kind, value), place in zip(event.values, own, strict=True)
             }
 
     def _located(self, events: Sequence[EventScope]) -> list[tuple[bytes, bytes]]:
-        """The key of each event, and its scope under it."""
+        """Returns the key of each event, and its scope under this key."""
         secrets, known = self._secrets, {}
         rotated = len(secrets) > 1
-        sought = [one for one in events if rotated or (one.on_another and one.conversation_id is None)]
+        sought = [event for event in events if rotated or (event.on_another and event.conversation_id is None)]
         if sought:
             ids = dict.fromkeys(_id(secret, event) for event in sought for secret in secrets)
             known = self._database.numbered_scopes(list(ids))
         located = []
         for event in events:
             candidates = [(secret, _id(secret, event)) for secret in secrets]
-            secret, id = next((one for one in candidates if one[1] in known), candidates[0])
+            secret, id = next((candidate for candidate in candidates if candidate[1] in known), candidates[0])
             located.append((secret, known.get(id, id)))
         return located
 
 
+def keys_of(keys: UserKeys, interactions: Sequence[str], conversations: Sequence[str]) -> list[bytes]:
+    """Returns the look-up keys of interactions and of conversations, under each key of pseudonyms."""
+    texts = [*(f"event {id}" for id in interactions), *(f"conversation {id}" for id in conversations)]
+    return [_hash(secret, text) for secret in keys.derived("placeholders") for text in texts]
+
+
 def _id(secret: bytes, event: EventScope) -> bytes:
-    """What an event is looked for by: its conversation, else itself."""
+    """Returns the look-up key of an event: its conversation, else the event itself."""
     if event.conversation_id is None:
         return _event_id(secret, event)
     return _hash(secret, f"conversation {event.conversation_id}")

@@ -1,9 +1,9 @@
-"""What ingesters and daemons of a cluster share, in PostgreSQL: how far partitions are read, which segments exist, and
-the numbers of placeholders.
+"""The state shared by ingesters and daemons of a cluster in PostgreSQL: offsets, segments and placeholder numbers.
 
-Every change is one statement outside of any transaction, so that a process that is stopped at any moment holds no lock.
+Every change is one statement outside of any transaction, so a process that is stopped at any moment holds no lock.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,17 +19,17 @@ from retuned.consumers.kafka.contract import Identities, Identity, Offsets, Part
 from retuned.consumers.settings import StoreSettings
 
 NO_KEY = (
-    "privacy.user_key_file: is not set; all ingesters and daemons of a cluster need the same key, for example that of "
-    "the daemon so far, which lies beside its warehouse (warehouse.path with .key)"
+    "privacy.user_key_file: not set; all ingesters and daemons of a cluster need the same key, for example the one of "
+    "the existing daemon, beside its warehouse (warehouse.path with .key)"
 )
 
 KEEP_DAYS = 7
-"""How long the numbers of placeholders are kept after their last use: feedback may come some days after its answer, and
-of no conversation is it known for longer than that what it held."""
+"""The days for which placeholder numbers are kept after their last use: feedback may come days after its answer, and
+values of a conversation should not stay linkable for longer."""
 MOST_KEPT = 100_000
-"""Numbers of one batch that are kept: a batch that holds little but personal data must not take minutes."""
+"""The most numbers of a batch that are kept, so that a batch full of personal data does not take minutes."""
 AT_ONCE = 10_000
-"""Rows of numbers in one statement, which has to end long before `postgres.STATEMENT_SECONDS`."""
+"""The most numbers in one statement, which has to end long before `postgres.STATEMENT_SECONDS`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class File:
 
 @dataclass(frozen=True)
 class Move:
-    """How far a segment moves a partition; start_offset None: nothing of it was stored before."""
+    """The move of a partition by a segment; start_offset None: the partition's first segment."""
 
     topic: str
     partition: int
@@ -62,14 +62,14 @@ class Move:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment as it is recorded.
+    """A recorded segment.
 
     Attributes:
-        received_at, next_received_at: naive UTC; None: there is no next one.
-        counts: as `segments.counts` made them.
-        messages_after: messages in the segments that come after it.
-        gone: why its files are not there any more; None: they are.
-        gone_rows: how many rows they had.
+        received_at, next_received_at: of this and the next segment, naive UTC; None: there is no next one.
+        counts: see `segments.counts`.
+        messages_after: the number of messages in later segments.
+        gone: why its files no longer exist; None: they exist.
+        gone_rows: the number of rows in these files.
     """
 
     number: int
@@ -88,8 +88,8 @@ class Expired:
     """All segments up to a number, which have expired.
 
     Attributes:
-        rows: how many they had.
-        moves: how far they had moved each partition.
+        rows: the number of their rows.
+        moves: their total move of each partition.
         next_received_at: of the segment after them, naive UTC; None: there is none.
     """
 
@@ -101,7 +101,7 @@ class Expired:
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that object storage has, and what its key holds: when its batch came, where that began, who read it."""
+    """A file in object storage, with the content of its key: day, partition, epoch and start of its batch."""
 
     key: str
     day: date
@@ -112,10 +112,10 @@ class Listed:
 
 
 class Wanted(NamedTuple):
-    """The number of a value that is wanted, in the scope of a conversation; ids are keyed hashes.
+    """A request for the number of a value in the scope of a conversation; ids are keyed hashes.
 
     Attributes:
-        value: empty: the numbers up to `taken` are not to be given, since placeholders with them stand in a text.
+        value: empty: reserves the numbers up to `taken`, because placeholders in a text have them.
     """
 
     scope: bytes
@@ -125,17 +125,18 @@ class Wanted(NamedTuple):
 
 
 class Database:
-    """The control tables. Threads may share it; it connects when it is asked, and again after a failure."""
+    """The shared state; thread-safe. It connects on the first call, and again after a failure."""
 
     def __init__(self, settings: StoreSettings) -> None:
-        """
+        """Creates a client of the database.
+
         Raises:
             ConfigurationError: store.postgres_url is not set, or cannot be read.
         """
         self._postgres = Postgres(settings)
 
     def claim(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
-        """Be the one who reads these partitions. Returns the epoch of each; nothing of an earlier one is recorded.
+        """Claims partitions, and returns their new epochs; segments of earlier epochs are rejected.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -144,42 +145,49 @@ class Database:
         return {(topic, number): epoch for topic, number, epoch in self._postgres.rows("claim", keys)}
 
     def seed(self, offsets: Offsets, identities: Identities) -> None:
-        """Have ingesters begin where a warehouse ends; raises as `claim`, and:
+        """Makes ingesters begin at the offsets of a warehouse; raises like `claim`, and:
 
         Raises:
-            ConfigurationError: partitions are read there already.
+            ConfigurationError: ingesters have already read partitions.
         """
-        found = [identities.get(key, Identity(None, None)) for key in offsets]
+        topics = [identities.get(key, Identity(None, None)) for key in offsets]
         columns = {
             "topics": [topic for topic, _ in offsets],
             "partitions": [number for _, number in offsets],
             "nexts": list(offsets.values()),
-            "cluster_ids": [identity.cluster_id for identity in found],
-            "topic_ids": [identity.topic_id for identity in found],
+            "cluster_ids": [identity.cluster_id for identity in topics],
+            "topic_ids": [identity.topic_id for identity in topics],
         }
         if len(self._postgres.rows("seed", columns)) != len(offsets):
             raise ConfigurationError(
-                "store.postgres_url: ingesters have read into this database already; use another one for this warehouse"
+                "store.postgres_url: ingesters have already used this database; use another one for this warehouse"
             )
 
     def offsets(self) -> Offsets:
-        """The next offset of each partition; raises as `claim`."""
+        """Returns the next offset of each partition; raises like `claim`."""
         return {(topic, number): offset for topic, number, offset, _, _ in self._postgres.rows("partitions")}
 
     def identities(self) -> Identities:
-        """Of which topic each stored offset is; raises as `claim`."""
+        """Returns the topic of each stored offset; raises like `claim`."""
         return {(row[0], row[1]): Identity(row[3], row[4]) for row in self._postgres.rows("partitions")}
 
     def record(
-        self, moves: Sequence[Move], files: Sequence[File], received_at: datetime, counts: dict[str, Any]
+        self,
+        moves: Sequence[Move],
+        files: Sequence[File],
+        received_at: datetime,
+        counts: dict[str, Any],
+        requests: Sequence[dict[str, Any]] = (),
     ) -> int:
-        """Move the partitions and record the files, all or nothing. Returns the number of the segment.
+        """Records a segment: moves the partitions, records the files and leaves requests to erase events for the
+        leader, all or nothing. Returns its number.
 
         Args:
             received_at: naive UTC.
+            requests: rows of the table `erasures`.
 
         Raises:
-            Reassigned: another ingester has claimed or moved a partition, or this very batch is recorded already.
+            Reassigned: another ingester has claimed or moved a partition, or this batch is already recorded.
             StoreUnavailable: the database does not answer; the segment may be recorded or not.
         """
         parameters = {
@@ -187,20 +195,21 @@ class Database:
             "files": Jsonb([asdict(file) for file in files]),
             "received_at": received_at.replace(tzinfo=UTC),
             "counts": Jsonb(counts),
+            "requests": Jsonb([row | {"requested_at": row["requested_at"].isoformat()} for row in requests]),
             "messages": sum(counts["messages"].values()),
         }
         return int(self._postgres.rows("record", parameters)[0][0])
 
     def last_segment(self) -> int:
-        """The number of the last one; 0: there is none. Raises as `claim`."""
+        """Returns the number of the last segment; 0: there is none. Raises like `claim`."""
         return int(self._postgres.rows("last_segment")[0][0])
 
     def segment(self, number: int) -> Segment | None:
-        """The segment of a number; None: it is not recorded yet. Raises as `claim`."""
-        found = self._postgres.rows("segment", {"number": number})
-        if not found:
+        """Returns a segment; None: it is not recorded yet. Raises like `claim`."""
+        rows = self._postgres.rows("segment", {"number": number})
+        if not rows:
             return None
-        _, received_at, counts, moves, files, after, gone, gone_rows, next_received_at = found[0]
+        _, received_at, counts, moves, files, after, gone, gone_rows, next_received_at = rows[0]
         for row in (*moves, *(files or ())):
             del row["number"]
         return Segment(
@@ -216,40 +225,63 @@ class Database:
         )
 
     def expired(self, number: int) -> Expired | None:
-        """What has expired behind the segment of a number; None: that segment has not. Raises as `claim`."""
-        found = self._postgres.rows("expired", {"number": number})
-        if not found:
+        """Returns the expired segments if they reach beyond a number; None: they do not. Raises like `claim`."""
+        rows = self._postgres.rows("expired", {"number": number})
+        if not rows:
             return None
-        last, rows, moves, next_received_at = found[0]
+        last, expired_rows, moves, next_received_at = rows[0]
         return Expired(
             last,
-            rows,
+            expired_rows,
             [Move(epoch=0, start_offset=None, **move) for move in moves or ()],
             next_received_at and _naive(next_received_at),
         )
 
     def expire(self, days: int, up_to: int) -> int:
-        """Let segments of so many days ago expire, up to one of these. Returns how many did; raises as `claim`."""
+        """Expires segments older than `days`, up to a number, and returns how many; raises like `claim`."""
         return int(self._postgres.rows("expire", {"days": days, "up_to": up_to})[0][0])
 
     def gone_files(self) -> list[str]:
-        """The keys of some files that are to be deleted; raises as `claim`."""
+        """Returns the keys of some files that have to be deleted; raises like `claim`."""
         return [key for (key,) in self._postgres.rows("gone_files", {"some": AT_ONCE})]
 
+    def files_since(self, since: datetime | None) -> list[File]:
+        """Returns the files of segments received since a time (naive UTC; None: all of them); raises like `claim`."""
+        given = {"since": since and since.replace(tzinfo=UTC)}
+        return [File(*row) for row in self._postgres.rows("files_since", given)]
+
+    def exchange_file(self, old: File, new: File) -> bool:
+        """Replaces a file of a segment, and returns False if another process has replaced it or it is gone. The old one
+        is deleted by the next sweep; raises like `claim`."""
+        given = {"old": old.key, "new": new.key, "rows": new.rows, "bytes": new.bytes, "sha256": new.sha256}
+        return bool(self._postgres.rows("exchange_file", given)[0][0])
+
+    def tombstones(self, known: tuple[int, int] | None) -> tuple[tuple[int, int], list[tuple[Any, ...]]] | None:
+        """Returns the state of the tombstones and the tombstones: kind, key_id, hash, until; None: they are in the
+        state `known`. Raises like `claim`."""
+        [(number, latest)] = self._postgres.rows("state_of_tombstones")
+        if (state := (int(number), int(latest))) == known:
+            return None
+        rows = (json.loads(row) for (row,) in self._postgres.rows("tombstones"))
+        return state, [
+            (row["kind"], row["key_id"], row["hash"], row["until"] and datetime.fromisoformat(row["until"]))
+            for row in rows
+        ]
+
     def note_deleted(self, keys: Sequence[str]) -> None:
-        """These of them are deleted; raises as `claim`."""
+        """Records that these files are deleted; raises like `claim`."""
         self._postgres.rows("delete_gone_files", {"keys": list(keys)})
 
     def swept_on(self) -> tuple[date | None, date]:
-        """The day up to which `sweep` has looked at files, None: never; and today, in UTC. Raises as `claim`."""
+        """Returns the day of the last sweep (None: never), and today, in UTC; raises like `claim`."""
         return self._postgres.rows("swept_on")[0]
 
     def note_sweep(self, day: date) -> None:
-        """It has looked at the files up to a day; raises as `claim`."""
+        """Records a sweep of the files up to a day; raises like `claim`."""
         self._postgres.rows("note_sweep", {"day": day})
 
     def unrecorded(self, listed: Sequence[Listed]) -> dict[str, bool]:
-        """The keys of those that are in no segment, and whether none can get them any more; raises as `claim`."""
+        """Returns the files without a segment, and whether no segment can get them any more; raises like `claim`."""
         columns = {
             "keys": [file.key for file in listed],
             "topics": [file.topic for file in listed],
@@ -260,66 +292,71 @@ class Database:
         return dict(self._postgres.rows("unrecorded", columns))
 
     def placeholder_numbers(self, wanted: Sequence[Wanted], events: Mapping[bytes, bytes]) -> list[int]:
-        """The numbers, old and new, which are kept at once; 0 for an empty value. Raises as `claim`.
+        """Assigns and returns placeholder numbers; 0 for an empty value. Raises like `claim`.
 
-        What is beyond MOST_KEPT gets numbers that no other value has, and that are not kept.
+        Values beyond MOST_KEPT get unique numbers that are not kept.
 
         Args:
-            wanted: each at most once, in the order in which new numbers count up.
+            wanted: without duplicates, in the order of new numbers.
             events: the scopes of interactions, by the keyed hashes of their ids.
         """
         kept, known = wanted[:MOST_KEPT], list(events.items())
         numbers = [0] * len(kept)
         for start in range(0, max(len(kept), len(known)), AT_ONCE):
-            some, some_known = kept[start : start + AT_ONCE], known[start : start + AT_ONCE]
+            part, part_known = kept[start : start + AT_ONCE], known[start : start + AT_ONCE]
             columns = {
-                "events": [event for event, _ in some_known],
-                "event_scopes": [scope for _, scope in some_known],
-                "scopes": [one.scope for one in some],
-                "values": [one.value for one in some],
-                "kinds": [one.kind for one in some],
-                "taken": [one.taken for one in some],
+                "events": [event for event, _ in part_known],
+                "event_scopes": [scope for _, scope in part_known],
+                "scopes": [value.scope for value in part],
+                "values": [value.value for value in part],
+                "kinds": [value.kind for value in part],
+                "taken": [value.taken for value in part],
             }
             for place, number in self._postgres.rows("number_placeholders", columns):
                 numbers[start + place - 1] = number
         return numbers + self._unkept_numbers(wanted[MOST_KEPT:])
 
     def _unkept_numbers(self, wanted: Sequence[Wanted]) -> list[int]:
-        skipped = list(Counter((one.scope, one.kind) for one in wanted).items())
+        skipped = list(Counter((value.scope, value.kind) for value in wanted).items())
         following: dict[tuple[bytes, str], Iterator[int]] = {}
         for start in range(0, len(skipped), AT_ONCE):
-            some = dict(skipped[start : start + AT_ONCE])
+            part = dict(skipped[start : start + AT_ONCE])
             columns = {
-                "scopes": [scope for scope, _ in some],
-                "kinds": [kind for _, kind in some],
-                "skipped": list(some.values()),
+                "scopes": [scope for scope, _ in part],
+                "kinds": [kind for _, kind in part],
+                "skipped": list(part.values()),
             }
             for scope, kind, last in self._postgres.rows("skip_placeholders", columns):
-                following[scope, kind] = count(last - some[scope, kind] + 1)
-        return [next(following[one.scope, one.kind]) for one in wanted]
+                following[scope, kind] = count(last - part[scope, kind] + 1)
+        return [next(following[value.scope, value.kind]) for value in wanted]
 
     def numbered_scopes(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The scopes of those ids that are known, of conversations and of events; raises as `claim`."""
+        """Returns the scopes of the known ids of conversations and events; raises like `claim`."""
         return dict(self._postgres.rows("numbered_scopes", {"ids": list(ids)}))
 
     def forget_placeholders(self) -> int:
-        """Delete numbers that were not used for KEEP_DAYS. Returns how many rows went; raises as `claim`."""
+        """Deletes numbers unused for KEEP_DAYS, and returns the number of rows; raises like `claim`."""
         deleted = 0
         for query in ("forget_placeholders", "forget_last_placeholders", "forget_numbered_events"):
-            some = AT_ONCE
-            while some == AT_ONCE:
-                some = self._forget(query)
-                deleted += some
+            part = AT_ONCE
+            while part == AT_ONCE:
+                part = self._forget(query)
+                deleted += part
         return deleted
+
+    def erase_placeholders(self, ids: Sequence[bytes]) -> None:
+        """Deletes the numbers of interactions and conversations, by their look-up keys; raises like `claim`."""
+        for start in range(0, len(ids), AT_ONCE):
+            self._postgres.rows("erase_placeholders", {"ids": list(ids[start : start + AT_ONCE])})
 
     def _forget(self, query: str) -> int:
         return int(self._postgres.rows(query, {"days": KEEP_DAYS, "some": AT_ONCE})[0][0])
 
     def share_user_keys(self, key_ids: Sequence[str]) -> None:
-        """Make sure that users have the same pseudonyms everywhere: keys are added only beside one that is known.
+        """Ensures that all processes use the same pseudonyms: new keys are only added together with a known one.
 
         Raises:
-            ConfigurationError: none of them is one under which users are stored here.
+            ConfigurationError: none of the keys is known in this cluster.
             StoreUnavailable: the database does not answer.
         """
         with self._postgres.transaction() as connection:
@@ -329,12 +366,12 @@ class Database:
             shares = bool(cursor.fetchall()[0][0])
         if not shares:
             raise ConfigurationError(
-                "privacy.user_key: none of these keys is one under which users are stored in this cluster; give all "
-                "ingesters and daemons the same keys (a new one goes before the old ones)"
+                "privacy.user_key: none of these keys is used in this cluster; give all ingesters and daemons the same "
+                "keys (a new key goes before the old ones)"
             )
 
     def close(self) -> None:
-        """Safe to repeat."""
+        """Disconnects; safe to repeat."""
         self._postgres.close()
 
 

@@ -4,12 +4,12 @@ SELECT number FROM retuned.migrations;
 -- name: claim
 INSERT INTO retuned.partitions AS known (topic, partition, epoch)
 SELECT topic, partition, 1 FROM unnest(%(topics)s::TEXT[], %(partitions)s::INTEGER[]) AS claimed(topic, partition)
-ORDER BY topic, partition  -- in one order, so that two that claim the same wait for each other at most once
+ORDER BY topic, partition  -- a fixed order avoids deadlocks
 ON CONFLICT (topic, partition) DO UPDATE SET epoch = known.epoch + 1
 RETURNING topic, partition, epoch;
 
 -- name: seed
--- Where ingesters begin, once: nothing happens where any partition is known already.
+-- The first offsets of ingesters; does nothing if any partition is known.
 INSERT INTO retuned.partitions (topic, partition, epoch, next_offset, cluster_id, topic_id)
 SELECT seeded.*
 FROM (
@@ -25,6 +25,11 @@ RETURNING topic;
 SELECT topic, partition, next_offset, cluster_id, topic_id FROM retuned.partitions WHERE next_offset IS NOT NULL;
 
 -- name: record
+WITH asked AS (
+    INSERT INTO retuned.erasure_requests (id, request)
+    SELECT request ->> 'id', request FROM jsonb_array_elements(%(requests)s) AS request
+    ON CONFLICT DO NOTHING
+)
 SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s, %(messages)s);
 
 -- name: segment
@@ -62,8 +67,8 @@ SELECT swept_on, (now() AT TIME ZONE 'UTC')::DATE FROM retuned.sweeps;
 UPDATE retuned.sweeps SET swept_on = %(day)s RETURNING swept_on;
 
 -- name: unrecorded
--- Of the listed files those that no segment has, and whether none can get them any more: their ingester has lost the
--- partition, or has moved it on.
+-- The listed files without a segment, and whether no segment can get them any more, because their ingester has lost the
+-- partition or moved it further.
 SELECT listed.key, EXISTS (
     SELECT FROM retuned.partitions AS known
     WHERE known.topic = listed.topic AND known.partition = listed.partition
@@ -94,7 +99,7 @@ SELECT place, given FROM retuned.number_placeholders(
 );
 
 -- name: skip_placeholders
--- Numbers that are given and not kept: so many of each kind and scope. Returns the last one.
+-- Assigns numbers without keeping them, and returns the last one of each kind and scope.
 INSERT INTO retuned.placeholders AS last (scope, value, kind, number, used_on)
 SELECT scope, '', kind, skipped, (now() AT TIME ZONE 'UTC')::DATE
 FROM unnest(%(scopes)b::BYTEA[], %(kinds)s::TEXT[], %(skipped)s::BIGINT[]) AS asked(scope, kind, skipped)
@@ -103,14 +108,14 @@ ON CONFLICT (scope, value, kind) DO UPDATE SET number = last.number + excluded.n
 RETURNING scope, kind, number;
 
 -- name: numbered_scopes
--- Those of the given ids that are known: as scopes, and as events in one, which count more.
+-- The known ids: as scopes, and as events in a scope, which take precedence.
 SELECT scope, scope FROM retuned.placeholders WHERE scope = ANY(%(ids)b::BYTEA[]) AND value = '' GROUP BY scope
 UNION ALL
 SELECT event, scope FROM retuned.numbered_events WHERE event = ANY(%(ids)b::BYTEA[]);
 
 -- name: forget_placeholders
--- Some of those that were not used for so long; who uses one right now does not wait. The last number of a kind goes after
--- all of its values: while one of them is there, its number must not be given again.
+-- Deletes some unused numbers without blocking users of the others. The last number of a kind is deleted after all of its
+-- values, so that no number is assigned again while its value exists.
 WITH gone AS (
     DELETE FROM retuned.placeholders WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM retuned.placeholders
@@ -136,3 +141,26 @@ WITH gone AS (
     )) RETURNING used_on
 )
 SELECT count(*) FROM gone;
+
+-- name: files_since
+SELECT file.key, file.table_name, file.rows, file.bytes, file.sha256
+FROM retuned.segment_files AS file JOIN retuned.segments AS segment USING (number)
+WHERE %(since)s::TIMESTAMPTZ IS NULL OR segment.received_at >= %(since)s
+ORDER BY number, key;
+
+-- name: exchange_file
+SELECT retuned.exchange_file(%(old)s, %(new)s, %(rows)s, %(bytes)s, %(sha256)s);
+
+-- name: state_of_tombstones
+SELECT count(*), coalesce(max(number), 0) FROM retuned.control WHERE table_name = 'tombstones';
+
+-- name: tombstones
+SELECT row FROM retuned.control WHERE table_name = 'tombstones' AND row IS NOT NULL;
+
+-- name: erase_placeholders
+WITH numbers AS (
+    DELETE FROM retuned.placeholders WHERE scope = ANY(%(ids)b::BYTEA[])
+), events AS (
+    DELETE FROM retuned.numbered_events WHERE event = ANY(%(ids)b::BYTEA[])
+)
+SELECT 1;

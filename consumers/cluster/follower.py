@@ -1,18 +1,17 @@
-"""A daemon's side of a cluster: segments go into its warehouse, as the messages of Kafka do without a cluster."""
+"""Follows the segments of a cluster into a daemon's warehouse."""
 
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-import pyarrow as pa
 from prometheus_client import Gauge
 
 from retuned.consumers.cluster import segments
 from retuned.consumers.cluster.source import SegmentBatch, SegmentSource
 from retuned.consumers.file_import import EVER_SECONDS
 from retuned.consumers.formats.files import TOPIC
-from retuned.consumers.ingest import Ingest
+from retuned.consumers.ingest_loop import IngestLoop
 from retuned.consumers.kafka.contract import Batch, Partition
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings
@@ -23,14 +22,12 @@ from retuned.consumers.warehouse.writer import QUERIES, stored_offsets
 log = logging.getLogger(__name__)
 
 
-class Follower(Ingest):
+class Follower(IngestLoop):
     """Moves events from segments into the warehouse: rows, offsets and the segment's number in one transaction.
 
-    What ingesters count (messages, dead letters, redactions) is not counted again; they, and nobody here, redact, copy
-    dead letters to their topic, and take in too many of them.
+    Ingesters have already redacted the events, counted them (messages, dead letters, redactions), and copied dead
+    letters to their topic. Any number of dead letters never stops a follower.
     """
-
-    counts_messages = False
 
     def __init__(
         self,
@@ -40,19 +37,18 @@ class Follower(Ingest):
         metrics: Metrics,
         store_up: Gauge,
     ) -> None:
-        """
-        Raises:
-            ConfigurationError: as `Ingest`.
-        """
+        """Creates a follower; raises like `IngestLoop`."""
         super().__init__(source, warehouse, settings, metrics)
         self._store_up = store_up
-        self._producers.catching_up, self._producers.on_trial = True, False  # they never stop it
+        self._producers.catching_up, self._producers.on_trial = True, False  # dead letters never stop it
         self._awaited: dict[Future[Rows], tuple[Partition, int]] = {}
 
     @contextmanager
     def awaiting(self, partition: Partition, offset: int) -> Iterator[Future[Rows]]:
-        """What became of the segment that moves a partition there, from before it is recorded: its rows, as they were
-        stored here."""
+        """Yields a future of the stored rows of the segment that moves a partition to an offset.
+
+        Enter it before the segment is recorded.
+        """
         future: Future[Rows] = Future()
         self._awaited[future] = (partition, offset)
         try:
@@ -60,11 +56,11 @@ class Follower(Ingest):
         finally:
             del self._awaited[future]
 
-    def _decoded(self, batch: Batch) -> Rows:
+    def _decode(self, batch: Batch) -> Rows:
         assert isinstance(batch, SegmentBatch)
         if batch.expired is not None:
             log.warning(
-                "segments up to %d have expired: this warehouse lacks up to %d rows of them",
+                "segments up to %d have expired: this warehouse lacks up to %d of their rows",
                 batch.expired.number,
                 batch.expired.rows,
             )
@@ -79,10 +75,10 @@ class Follower(Ingest):
                 batch.segment.gone,
                 batch.segment.gone_rows,
             )
-        of_file = any(topic.startswith(TOPIC) for topic, _ in batch.nexts)
-        seconds = EVER_SECONDS if of_file else self.settings.ingest.deduplicate_seconds
+        is_file = any(topic.startswith(TOPIC) for topic, _ in batch.nexts)
+        seconds = EVER_SECONDS if is_file else self.settings.ingest.deduplicate_seconds
         rows = segments.rows(batch, batch.segment, batch.content, seconds)
-        rows.with_archive = of_file  # which archive has what differs between daemons, and their rows must not
+        rows.with_archive = is_file  # daemons archive different rows, but must store the same ones
         return rows
 
     def _write(self, rows: Rows) -> Rows:
@@ -95,26 +91,22 @@ class Follower(Ingest):
                 future.set_result(rows)
         return written
 
-    def _finish(self, rows: Rows) -> None:
-        if rows.is_traffic:
-            super()._finish(rows)
-            return
+    def _account(self, rows: Rows) -> None:
         self._metrics.duplicates.inc(rows.duplicates)
         self._metrics.batch_seconds.observe(rows.seconds)
-        pa.default_memory_pool().release_unused()
 
     def _answers(self, problem: str) -> None:
         if bool(problem) != bool(self.broker_problem):
-            log.log(logging.WARNING if problem else logging.INFO, "%s", problem or "segments are read again")
+            log.log(logging.WARNING if problem else logging.INFO, "%s", problem or "segments can be read again")
         self.broker_up, self.broker_problem = not problem, problem
         self._store_up.set(not problem)
 
     def _caught_up(self) -> None:
-        """Nothing that a number of dead letters had stopped goes on."""
+        """Does nothing: dead letters never stop a follower."""
 
 
 def followed(warehouse: Warehouse) -> int:
-    """The number of the last segment that a warehouse has."""
-    found = warehouse.row(QUERIES["followed"])
-    assert found is not None
-    return int(found["number"])
+    """Returns the number of the last segment in a warehouse."""
+    row = warehouse.row(QUERIES["followed"])
+    assert row is not None
+    return int(row["number"])

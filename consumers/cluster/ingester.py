@@ -1,6 +1,6 @@
-"""An ingester: one of several processes that read the topics together, redact, and write segments.
+"""An ingester: one of several processes that share the topics, redact events and write segments.
 
-Exactly once, as `segment_writer` has it. Whatever fails, reading starts again from what is stored.
+Events are stored exactly once (see `segment_writer`). After any failure, reading restarts from the stored offsets.
 """
 
 import logging
@@ -29,11 +29,11 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
 
 class Ingester:
-    """Moves events from a source into segments. Used by one thread; others may read the attributes.
+    """Moves events from a source into segments. For one thread; others may read the attributes.
 
     Attributes:
-        broker_up, store_up: whether Kafka, and the database and the storage, answered last time.
-        problem: what did not answer, and is waited for; empty while all do.
+        broker_up, store_up: whether Kafka, and the database with the storage, answered last time.
+        problem: what does not answer; empty: everything answers.
     """
 
     def __init__(
@@ -46,7 +46,10 @@ class Ingester:
         segment_metrics: SegmentMetrics,
         publisher: Publisher | None = None,
     ) -> None:
-        """The publisher is used when settings.kafka.dead_letter_topic is set.
+        """Creates an ingester.
+
+        Args:
+            publisher: used if settings.kafka.dead_letter_topic is set.
 
         Raises:
             ConfigurationError: the key of the user hash is not set or cannot be read, or privacy.names lacks its extra.
@@ -66,16 +69,16 @@ class Ingester:
 
     @property
     def seconds_without_progress(self) -> float:
-        """How long ago the loop last came round."""
+        """The time since the last iteration of the loop."""
         return time.monotonic() - self._progress_at
 
     @property
     def missing_topics(self) -> list[str]:
-        """Topics that are to be read and are not on the broker."""
+        """The configured topics that do not exist on the broker."""
         return sorted(self._source.missing)
 
     def run(self, stop: threading.Event) -> None:
-        """Read until asked to stop. Kafka, the database and the storage are waited for; other errors come out."""
+        """Reads until `stop` is set. Waits for Kafka, the database and the storage; raises all other errors."""
         pause = FIRST_PAUSE_SECONDS
         while not stop.is_set():
             try:
@@ -89,13 +92,13 @@ class Ingester:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def step(self) -> int:
-        """One segment: wait for its events, store them. Returns the number of messages in it.
+        """Gathers and stores one segment, and returns the number of its messages.
 
-        After an error of these, the next step reads again what is not stored:
+        After one of these errors, the next step restarts from the stored offsets:
 
         Raises:
-            BrokerUnavailable, StoreUnavailable: worth another try.
-            Reassigned: a partition has gone to another ingester; nothing of the batch was stored.
+            BrokerUnavailable, StoreUnavailable: a retry may help.
+            Reassigned: another ingester has a partition; nothing of the batch was stored.
         """
         try:
             self._writer.share_keys()
@@ -114,18 +117,16 @@ class Ingester:
         finally:
             self._note_progress()
 
-    # Inside
-
     def _claim(self, partitions: Sequence[Partition]) -> None:
-        """By any thread, before the stored offsets are read."""
+        """Claims partitions before the stored offsets are read; called by any thread."""
         if partitions:
             self._epochs = self._epochs | self._database.claim(partitions)
 
     def _gather(self) -> Batch:
-        """What is to be one segment: polls until it is full, or for store.segment_seconds from its first event on.
+        """Polls until a segment is full, or store.segment_seconds after its first event.
 
         Raises:
-            Reassigned: there was an assignment in between, and a part of it would come twice.
+            Reassigned: an assignment happened in between, so a part would come twice.
         """
         settings, gathered = self._settings.ingest, Batch()
         records, lost, until, size = list(gathered.records), Counter(gathered.lost), None, 0
@@ -135,7 +136,7 @@ class Ingester:
             self._answered()
             for key in more.nexts.keys() & gathered.nexts.keys():
                 if more.starts.get(key) != gathered.nexts[key]:
-                    raise Reassigned(f"{key[0]}[{key[1]}] was assigned anew: it is read again from where it is stored")
+                    raise Reassigned(f"{key[0]}[{key[1]}] was reassigned: it is read again from the stored offset")
             records += more.records
             size += sum(len(record.value or b"") for record in more.records)
             lost.update(more.lost)
@@ -157,7 +158,7 @@ class Ingester:
     def _store(self, batch: Batch) -> int:
         epochs = self._epochs
         if not batch.nexts.keys() <= epochs.keys():
-            raise Reassigned("a partition is not claimed yet: it is read again from where it is stored")
+            raise Reassigned("a partition is not claimed yet: it is read again from the stored offset")
         rows = self._decoder.rows(batch, self._settings.ingest.deduplicate_seconds, self._writer.keys.pseudonym)
         self._writer.redact(rows)
         written = self._writer.write(rows, epochs)
@@ -173,7 +174,7 @@ class Ingester:
         return rows.messages.total()
 
     def _answered(self) -> None:
-        """The broker did, by a poll."""
+        """Records a successful poll."""
         lag = self._source.lag()
         self.broker_up = True
         self._metrics.broker_up.set(1)
@@ -182,7 +183,7 @@ class Ingester:
         self._note_progress()
 
     def _all_answer(self) -> None:
-        """A whole step was made."""
+        """Records a successful step."""
         if self.problem:
             log.info("events flow again")
         self.problem, self.store_up = "", True

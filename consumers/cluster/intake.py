@@ -1,12 +1,12 @@
-"""Files and replayed dead letters on a cluster: any daemon writes them as segments, which all daemons follow.
+"""Imports of files and replays of dead letters in a cluster: any daemon writes them as segments, which all follow.
 
-A file is a partition, as everywhere, and each batch of it is claimed like one of Kafka's: who claimed before, and is
-frozen or killed by now, records nothing any more.
+A file is a partition, and each of its batches is claimed like a batch of Kafka, so a frozen or killed process that
+claimed it earlier can no longer record anything.
 
-Letters are read in the warehouse of the daemon that is asked. The segment holds the events that they are now, and which
-letters these were: each daemon stores the ones and deletes the others in one transaction. Replays are a partition, too,
-whose offset counts them. The next one starts at the count that this warehouse has followed, so that none is recorded of
-letters that another one has replayed.
+Letters are read from the warehouse of the daemon that gets the request. The segment has their events and the letters
+themselves: each daemon stores the events and deletes the letters in one transaction. Replays are a partition whose
+offset counts them. A replay starts at the count that this warehouse has followed, so it cannot include letters that
+another daemon has replayed.
 """
 
 import threading
@@ -51,10 +51,7 @@ class SegmentIntake:
         metrics: Metrics,
         publisher: Publisher,
     ) -> None:
-        """
-        Raises:
-            ConfigurationError: as `SegmentWriter`.
-        """
+        """Creates an intake; raises like `SegmentWriter`."""
         self._database, self._follower = database, follower
         self._distance_seconds = settings.ingest.deduplicate_seconds
         self._writer, self._decoder = SegmentWriter(database, objects, settings), Decoder(settings)
@@ -63,11 +60,11 @@ class SegmentIntake:
         self._lock = threading.Lock()
 
     def position(self, topic: str) -> Position:
-        """See `file_import.position`: the next row of the cluster, what was refused by the letters of this daemon.
+        """See `file_import.position`: the next row in the cluster, and the refused rows by this daemon's dead letters.
 
         Raises:
             StoreUnavailable: the database does not answer.
-            RetunedError: this daemon does not follow in time what is stored of the file.
+            RetunedError: this daemon does not follow the stored rows in time.
         """
         partition = (topic, 0)
         reached = self._database.offsets().get(partition)
@@ -82,9 +79,9 @@ class SegmentIntake:
         """See `file_import.take`.
 
         Raises:
-            OutOfStep: as there, or another import of the file goes on from here. Nothing was stored.
+            OutOfStep: as there, or another import of the file continued from here. Nothing was stored.
             StoreUnavailable: the database or the storage does not answer. The batch may be stored or not.
-            RetunedError: it is stored, and this daemon does not follow the segments in time.
+            RetunedError: the batch is stored, but this daemon does not follow the segments in time.
         """
         ((partition, end),) = batch.nexts.items()
         start = batch.starts.get(partition)
@@ -99,24 +96,24 @@ class SegmentIntake:
             except Reassigned as error:
                 raise out_of_step(self._database.offsets().get(partition)) from error
             pa.default_memory_pool().release_unused()
-            found = taken(self._followed(followed, "import", "import the file again, it goes on behind it"))
-        return replace(found, duplicates=found.duplicates + rows.duplicates, passed_over=dict(rows.passed_over))
+            result = taken(self._followed(followed, "import", "import the file again to continue"))
+        return replace(result, duplicates=result.duplicates + rows.duplicates, passed_over=dict(rows.passed_over))
 
     def replay(self) -> dict[str, int]:
         """See `replay.replay`.
 
         Raises:
-            Busy: letters are replayed elsewhere; those before them were replayed here.
+            Busy: letters are being replayed elsewhere; earlier ones were replayed here.
             StoreUnavailable: the database or the storage does not answer, or a segment is missing. Some letters may be
                 replayed or not.
-            RetunedError: they are replayed, and this daemon does not follow the segments in time.
+            RetunedError: the letters are replayed, but this daemon does not follow the segments in time.
         """
         if problem := self._follower.broker_problem:
             raise StoreUnavailable(f"dead letters: this daemon may not know all of them: {problem}")
         total = Counter(tried=0, replayed=0, stored=0)
         pieces = replay.pieces(self._follower.warehouse)
         while True:
-            # Before the letters are read: of a replay that is followed in between, they may be.
+            # Read before the letters, because a replay may be followed in between.
             start = stored_offsets(self._follower.warehouse).get(REPLAYS)
             letters = next(pieces, None)
             if letters is None:
@@ -136,38 +133,38 @@ class SegmentIntake:
                         self._writer.write(rows, {REPLAYS: epoch})
                 except Reassigned as error:
                     raise Busy(
-                        "dead letters: another command or daemon replays them, or did and this daemon has not followed "
-                        "that yet; nothing is replayed twice; ask again in some seconds"
+                        "dead letters: another command or daemon is replaying them, or has and this daemon does not "
+                        "know it yet; nothing is replayed twice; try again in some seconds"
                     ) from error
-                found = self._followed(followed, "dead letters", "ask again for the rest")
-            total.update(replayed=len(found.replayed), stored=sum(found.stored.values()))
+                stored = self._followed(followed, "dead letters", "try again for the rest")
+            total.update(replayed=len(stored.replayed), stored=sum(stored.stored.values()))
 
     def resume(self) -> None:
         raise RetunedError(
-            "dead-letters resume: nothing is stopped: too many dead letters stop no process of a cluster (store.kind); "
+            "dead-letters resume: nothing is stopped: dead letters never stop a process of a cluster (store.kind); "
             "correct the producers, then run retuned dead-letters replay"
         )
 
     @contextmanager
     def _claimed(self, partition: Partition, start: int | None) -> Iterator[int]:
-        """One batch at a time in this process; the epoch under which its partition is claimed.
+        """Claims the partition of a batch, one batch at a time in this process, and yields the epoch.
 
         Raises:
-            Reassigned: what is stored of the partition does not end where the batch starts.
+            Reassigned: the stored offset of the partition is not the start of the batch.
         """
         with self._lock:
             self._writer.share_keys()
-            # Before it is claimed: who is behind must not stop who is not.
+            # Checked before the claim, so that an outdated process does not stop a current one.
             if self._database.offsets().get(partition) != start:
-                raise Reassigned(f"{partition[0]}: does not go on from {start}")
+                raise Reassigned(f"{partition[0]}: does not continue from {start}")
             yield self._database.claim([partition])[partition]
 
-    def _followed(self, rows: "Future[Rows]", what: str, way_out: str) -> Rows:
+    def _followed(self, rows: "Future[Rows]", what: str, advice: str) -> Rows:
         try:
             return rows.result(FOLLOW_SECONDS)
         except TimeoutError as error:
-            why = self._follower.broker_problem or "it has others to follow first"
+            reason = self._follower.broker_problem or "earlier segments come first"
             raise RetunedError(
-                f"{what}: stored in a segment, which this daemon has not followed after {FOLLOW_SECONDS:g} s ({why}); "
-                f"nothing is lost: {way_out}"
+                f"{what}: stored in a segment, which this daemon has not followed after {FOLLOW_SECONDS:g} s "
+                f"({reason}); nothing is lost: {advice}"
             ) from error

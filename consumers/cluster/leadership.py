@@ -1,12 +1,12 @@
-"""Which daemon of a cluster leads: one at a time, and another one soon after it was killed or stopped.
+"""Elects the leader of a cluster: one daemon at a time, and another one soon after it was killed or stopped.
 
-Leading is a lease. Each daemon reports to PostgreSQL twice a second that it runs. Whoever is the leader there stays it
-until LEASE_SECONDS have passed since its last report, by PostgreSQL's clock, or until it leaves; only then another one
-can become it, under a higher epoch. The leader counts by its own clock from before it sent the report, and stops
-MARGIN_SECONDS earlier: so two never lead at once, whichever of them is frozen, cut off or killed.
+Leadership is a lease. Each daemon reports to PostgreSQL twice a second. The leader keeps the lease until LEASE_SECONDS
+after its last report, by PostgreSQL's clock, or until it leaves; only then can another daemon take it, under a higher
+epoch. The leader measures from before it sent the report, by its own clock, and stops MARGIN_SECONDS earlier. So two
+daemons never lead at once, even if one is frozen, disconnected or killed.
 
-The epoch is checked in every change of the control tables, and goes with every act outside: of a leader that wakes up
-nothing counts any more. It ends itself once it sees that.
+The epoch is checked by every change of the control tables, and sent with every external request. So a former leader
+that wakes up cannot change anything, and it ends once it notices.
 """
 
 import logging
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 LEASE_SECONDS = 5.0
-"""A leader without a report for so long leads no more."""
+"""The lease after each report."""
 SILENT_SECONDS = 5.0
 MARGIN_SECONDS = 1.5
-"""The leader itself stops so much earlier: its clock and PostgreSQL's run apart, and a request takes a while."""
+"""The leader stops this much before the end of its lease, for differences of clocks and the time of requests."""
 ANSWER_SECONDS = 5
-"""PostgreSQL's connection is given up after so long."""
+"""The timeout of PostgreSQL's connection."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Member:
     """A daemon of the cluster.
 
     Attributes:
-        seconds: since its last report.
+        seconds: the time since its last report.
         this: whether it is the current process.
     """
 
@@ -55,11 +55,11 @@ class Member:
 
 
 class Leadership:
-    """This daemon's part in it. `run` is for a thread of its own; other threads may ask the rest.
+    """This daemon's part in the election. `run` needs its own thread; all other methods are thread-safe.
 
     Attributes:
-        leader_url: where the leader is reached, as long as that is another daemon and known.
-        members: the daemons that reported in the last minute, at the last look; empty while PostgreSQL does not answer.
+        leader_url: the URL of the leader; None: this daemon leads, or the leader is unknown.
+        members: the daemons that reported within the last minute; empty while PostgreSQL does not answer.
     """
 
     def __init__(
@@ -71,47 +71,46 @@ class Leadership:
         followed: Callable[[], int],
         on_lead: Callable[[], None],
         on_change: Callable[[], None] = lambda: None,
-        on_hold: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
-        """
+        """Creates the part of this daemon.
+
         Args:
-            postgres: a connection of its own: a report must not wait for anything.
+            postgres: a separate connection, so that reports never wait.
             name: of this daemon, for people.
-            url: where other daemons reach it; `*` in it: the address that PostgreSQL sees.
-            followed: the number of the last segment that the warehouse has.
-            on_lead: called when it leads, once, with the warehouse as the leader before left it.
-            on_change: called when there is another leader than before.
-            on_hold: gets the epoch under which it leads, and until when by the monotonic clock, each time.
+            url: where other daemons reach this one; `*` stands for the address that PostgreSQL sees.
+            followed: returns the number of the last segment in the warehouse.
+            on_lead: called once when this daemon leads, with the warehouse as the former leader left it.
+            on_change: called when the leader changes.
         """
         self._postgres, self._control, self._name, self._url = postgres, control, name, url
-        self._followed, self._on_lead, self._on_change, self._on_hold = followed, on_lead, on_change, on_hold
+        self._followed, self._on_lead, self._on_change = followed, on_lead, on_change
         self._instance = uuid.uuid4().hex
-        self._epoch: int | None = None  # under which it is the leader there
+        self._epoch: int | None = None  # of this daemon's lease
         self._until = self._led_at = 0.0
         self._answered_at = time.monotonic()
         self._begun = False
-        self._problem = "store.postgres_url: PostgreSQL was not asked yet"
+        self._problem = "store.postgres_url: PostgreSQL is not connected yet"
         self.leader_url: str | None = None
         self.members: list[Member] = []
 
     @property
     def leads(self) -> bool:
-        """Whether it leads now, and no other one can yet."""
+        """Whether this daemon leads, so that no other one can."""
         return self._begun and time.monotonic() < self._until
 
     @property
     def problem(self) -> str:
-        """Why PostgreSQL was asked in vain; empty: it was not."""
+        """Why PostgreSQL does not answer; empty: it answers."""
         silent = time.monotonic() - self._answered_at
         if not self._problem and silent > LEASE_SECONDS:
             return f"store.postgres_url: the database has not answered for {silent:.0f} s"
         return self._problem
 
     def check(self) -> int:
-        """To be called before anything is done outside of the warehouse; returns the epoch, which goes with it.
+        """Returns the epoch for a change outside of the warehouse; call it before each such change.
 
         Raises:
-            StandsBy: this daemon does not lead, or is not sure that it does.
+            StandsBy: this daemon does not lead, or may not lead any more.
         """
         epoch = self._epoch
         if epoch is None or not self._begun:
@@ -119,16 +118,16 @@ class Leadership:
         if not self.leads:
             raise StandsBy(
                 f"store.postgres_url: no answer for {LEASE_SECONDS - MARGIN_SECONDS:g} s: another daemon may lead by "
-                "now, and this one waits until it knows"
+                "now, so this one waits"
             )
         return epoch
 
     def run(self, stop: threading.Event) -> None:
-        """Stand by, lead when nobody else does, until asked to stop.
+        """Stands by, and leads when no other daemon does, until `stop` is set.
 
         Raises:
-            LeadershipLost: another one leads instead.
-            RetunedError: the database refuses, or the warehouse cannot be written.
+            LeadershipLost: another daemon leads instead.
+            RetunedError: the database rejects a request, or the warehouse cannot be written.
         """
         while not stop.is_set():
             try:
@@ -141,41 +140,35 @@ class Leadership:
             stop.wait(LOOK_SECONDS)
 
     def note(self, error: StoreUnavailable) -> None:
-        """Why PostgreSQL was asked in vain."""
+        """Records that PostgreSQL does not answer."""
         if not self._problem:
             log.warning("%s; trying again until it answers", error)
         self._problem, self.members = str(error), []
 
     def close(self) -> None:
-        """Leave: another daemon leads at once."""
-        self._hold(0.0)
+        """Leaves, so that another daemon can lead at once."""
+        self._until = 0.0
         with suppress(RetunedError):
             if not self.problem:
                 self._postgres.rows("leave", {"instance": self._instance})
         self._postgres.close()
 
-    # Inside
-
     def _look(self, stop: threading.Event) -> None:
+        """Reports, renews or takes the lease, and starts to lead."""
         sent = self._report()
         self.members = members(self._postgres, self._instance)
         if self._epoch is None:
             self._follow()
             sent = time.monotonic()
-            # One that cannot read the segments, or is far behind, leaves it to others.
+            # A daemon that lacks segments leaves the lease to others.
             if self._lacks() or not self._lead():
                 return
-        self._hold(sent + LEASE_SECONDS - MARGIN_SECONDS)
+        self._until = sent + LEASE_SECONDS - MARGIN_SECONDS
         if not self._begun:
             self._begin(stop)
 
-    def _hold(self, until: float) -> None:
-        self._until = until
-        if self._begun and self._epoch is not None:
-            self._on_hold(self._epoch, until)
-
     def _report(self) -> float:
-        """That this daemon runs. Returns when it was sent."""
+        """Reports that this daemon runs, and returns the time of sending."""
         sent = time.monotonic()
         [(epoch, leader)] = self._postgres.rows(
             "report", {"instance": self._instance, "name": self._name, "url": self._url}
@@ -184,8 +177,8 @@ class Leadership:
         if self._epoch is not None and (epoch, leader) != (self._epoch, self._instance):
             self._note_leader()
             raise LeadershipLost(
-                f"another daemon leads the cluster by now ({self._control.leader}): this one did not report for too "
-                "long; start it again, and it stands by"
+                f"another daemon leads the cluster by now ({self._control.leader}): this one has not reported for too "
+                "long; restart it to stand by"
             )
         return sent
 
@@ -198,12 +191,12 @@ class Leadership:
         return True
 
     def _begin(self, stop: threading.Event) -> None:
-        """What the leader before did is taken over, and nobody changes it any more; then this one leads."""
+        """Starts to lead, once the warehouse has all changes of the former leader, which can no longer change it."""
         self._control.follow()
         if (lacks := self._lacks()) > 0:
             if time.monotonic() - self._led_at < LEASE_SECONDS:
                 return
-            log.warning("%d segments are not read here: another daemon may lead", lacks)
+            log.warning("this daemon lacks %d segments: another one may lead", lacks)
             self._postgres.rows("lead_no_more", {"epoch": self._epoch})
             self._epoch = None
             return
@@ -217,7 +210,7 @@ class Leadership:
         self._on_lead()
 
     def _lacks(self) -> int:
-        """How many segments the warehouse has not read yet."""
+        """Returns the number of segments that the warehouse lacks."""
         [(last,)] = self._postgres.rows("last_segment")
         return max(0, int(last) - self._followed())
 
@@ -226,8 +219,8 @@ class Leadership:
         self._control.follow()
 
     def _note_leader(self) -> None:
-        found = self._postgres.rows("leader")
-        name, url = found[0] if found else (None, None)
+        leader = self._postgres.rows("leader")
+        name, url = leader[0] if leader else (None, None)
         self._control.leader = f"{name} leads" if name else "no daemon leads yet"
         self._set_leader_url(url)
 
@@ -238,26 +231,26 @@ class Leadership:
 
 
 def members(postgres: Postgres, instance: str = "") -> list[Member]:
-    """The daemons of a cluster that reported in the last minute; raises StoreUnavailable.
+    """Returns the daemons of a cluster that reported within the last minute; raises StoreUnavailable.
 
     Args:
-        instance: of the daemon that asks.
+        instance: of the calling daemon.
     """
     return [Member(*row) for row in postgres.rows("daemons", {"instance": instance})]
 
 
 def hand_over(postgres: Postgres, warehouse: Warehouse) -> None:
-    """Give a cluster the control tables of a warehouse, before any daemon of it runs.
+    """Publishes the control tables of a warehouse to a new cluster without daemons.
 
     Raises:
-        ConfigurationError: a daemon of the cluster runs, or the cluster has control tables.
+        ConfigurationError: a daemon of the cluster runs, or the cluster has control rows.
         StoreUnavailable: the database does not answer.
     """
     [(number, *_)] = postgres.rows("last_change")
     [(epoch,)] = postgres.rows("lead", {"instance": "retuned migrate", "seconds": LEASE_SECONDS})
     if number or epoch is None:
         raise ConfigurationError(
-            "store.postgres_url: daemons have used this database already; use another one for this warehouse"
+            "store.postgres_url: daemons have already used this database; use another one for this warehouse"
         )
     control = Control(postgres, warehouse)
     control.epoch = epoch

@@ -1,17 +1,17 @@
-"""The metrics of segments: names, help texts and labels in one look."""
+"""The metrics of segments."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
 def store_up(registry: CollectorRegistry) -> Gauge:
-    """Of an ingester, and of a daemon that follows segments."""
+    """Returns the gauge of an ingester, or of a daemon that follows segments."""
     return Gauge(
         "retuned_store_up", "1 while the database and the object storage of the cluster answer.", registry=registry
     )
 
 
 class DaemonMetrics:
-    """Of a daemon in a cluster, beside its others."""
+    """The additional metrics of a daemon in a cluster."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.leader = Gauge(
@@ -20,13 +20,13 @@ class DaemonMetrics:
         self.store_up = store_up(registry)
         self.deleted = Counter(
             "retuned_segment_files_deleted",
-            "Files that were in no segment and could not get into one, deleted by the daemon that leads.",
+            "Files without a segment that the leading daemon deleted.",
             registry=registry,
         )
 
 
 class Metrics:
-    """Of one ingester, beside those of ingestion."""
+    """The additional metrics of an ingester."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.build = Gauge("retuned_ingester_build_info", "1; its version.", ["version"], registry=registry)
@@ -36,7 +36,7 @@ class Metrics:
         )
         self.reassigned = Counter(
             "retuned_segments_reassigned",
-            "Batches that were given up, and read again, since a partition had gone to another ingester.",
+            "Batches that were dropped and read again because another ingester got a partition.",
             registry=registry,
         )
         self.store_up = store_up(registry)

@@ -19,29 +19,30 @@ RETRY = timedelta(seconds=10)
 REQUEST_SECONDS = 30
 PAGE = 1_000
 PART_BYTES = 8 << 20
-"""In one request for a part of a file: REQUEST_SECONDS are of a request, with what it returns."""
+"""The bytes of a file in one request, which have to arrive within REQUEST_SECONDS."""
 
 
 class Objects:
-    """Files by key, written once and never changed. Threads may share it.
+    """Immutable files by key; thread-safe.
 
-    Credentials, region and endpoint come from the environment, under the names that the provider's own tools use, such
-    as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.
+    Credentials, region and endpoint come from the environment variables of the provider's tools, such as
+    AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.
     """
 
     def __init__(self, settings: StoreSettings, *, make: bool = True, lead: Lead = alone) -> None:
-        """
+        """Creates a client of the storage.
+
         Args:
-            make: whether to make the folder of file:///folder.
-            lead: checked before each file is deleted.
+            make: whether to create the folder of file:///folder.
+            lead: checked before each deletion.
 
         Raises:
-            ConfigurationError: store.objects_url is not set, or names nothing that is known.
+            ConfigurationError: store.objects_url is not set or not valid.
         """
         self.url, self._lead = settings.objects_url or "", lead
         if not self.url:
             raise ConfigurationError(
-                "store.objects_url: is not set; name the place of segments and artifacts, such as s3://bucket/prefix"
+                "store.objects_url: not set; set the place of segments and artifacts, such as s3://bucket/prefix"
             )
         try:
             parts = urlsplit(self.url)
@@ -52,7 +53,7 @@ class Objects:
             else:
                 self._store = from_url(
                     self.url,
-                    # Plain HTTP is spoken where an endpoint of the environment says so.
+                    # Allows endpoints with plain HTTP from the environment.
                     client_options={"allow_http": True, "timeout": f"{REQUEST_SECONDS}s", "connect_timeout": "5s"},
                     retry_config={"max_retries": 3, "retry_timeout": RETRY},
                 )
@@ -60,10 +61,10 @@ class Objects:
             raise ConfigurationError(f"store.objects_url {self.url}: {first_line(error)}") from error
 
     def put(self, key: str, content: bytes | Path) -> None:
-        """Store bytes or a file, whole or not at all. Returns once it is stored.
+        """Stores bytes or a file atomically, and returns once it is stored.
 
         Raises:
-            StoreUnavailable: it is not stored, or it is not known whether it is.
+            StoreUnavailable: the file may be stored or not.
         """
         try:
             obstore.put(self._store, key, content)
@@ -71,10 +72,10 @@ class Objects:
             raise self._unavailable(error) from error
 
     def get(self, key: str) -> bytes:
-        """The content of a file.
+        """Returns the content of a file.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             StoreUnavailable: the storage does not answer.
         """
         try:
@@ -85,10 +86,10 @@ class Objects:
             raise self._unavailable(error) from error
 
     def parts(self, key: str) -> Iterator[bytes]:
-        """The content of a file of any size, in parts.
+        """Yields the content of a file of any size in parts.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             StoreUnavailable: the storage does not answer.
         """
         try:
@@ -101,7 +102,7 @@ class Objects:
             raise self._unavailable(error) from error
 
     def list(self, prefix: str) -> Iterator[list[str]]:
-        """Keys below a prefix, in pages; raises StoreUnavailable."""
+        """Yields the keys with a prefix in pages; raises StoreUnavailable."""
         try:
             for page in obstore.list(self._store, prefix, chunk_size=PAGE):
                 yield [item["path"] for item in page]
@@ -109,11 +110,11 @@ class Objects:
             raise self._unavailable(error) from error
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete files; one that is not there is none to delete.
+        """Deletes files; missing ones are ignored.
 
         Raises:
             StoreUnavailable: the storage does not answer.
-            StandsBy: another daemon of the cluster leads, or may; the rest is still there.
+            StandsBy: another daemon of the cluster leads or may lead; the remaining files are kept.
         """
         for key in keys:
             self._lead()

@@ -1,4 +1,4 @@
-"""A connection to the PostgreSQL database of a cluster, its schema, and what its errors mean here."""
+"""A connection to the PostgreSQL database of a cluster: its schema, and translation of its errors."""
 
 import logging
 import re
@@ -24,42 +24,43 @@ QUERIES = {
 }
 MIGRATIONS = files("retuned.consumers.cluster") / "migrations"
 MIGRATION_LOCK = 8_321_001
-"""Key of the advisory lock under which the schema is changed."""
+"""The key of the advisory lock for changes of the schema."""
 CONNECT_SECONDS = 5
 CLOSE_SECONDS = 1.0
 STATEMENT_SECONDS = 30
 _OURS: Mapping[str, tuple[type[Exception], str]] = {
-    "RT001": (Reassigned, "what was read is read again from where it is stored"),
-    "RT002": (LeadershipLost, "this one must not change anything any more: start it again, and it stands by"),
-    "RT003": (OutdatedWarehouse, "they are read, and the change can be tried again"),
+    "RT001": (Reassigned, "the events are read again from the stored offsets"),
+    "RT002": (LeadershipLost, "this one must not change anything any more: restart it to stand by"),
+    "RT003": (OutdatedWarehouse, "they are read now, and the change can be retried"),
 }
-"""By SQLSTATE, what the functions of the schema raise."""
-# Connections, resources, operator intervention, system errors, rolled back by a conflict, a standby: they pass.
-_PASSING = ("08", "40", "53", "57", "58", "25006")
+"""The errors of the schema's functions, by SQLSTATE."""
+# Transient errors: connections, resources, operator intervention, system errors, conflicts, standby servers.
+_TRANSIENT = ("08", "40", "53", "57", "58", "25006")
 
 
 class Postgres:
-    """One connection. Threads may share it; it connects when it is asked, and again after a failure."""
+    """One connection; thread-safe. It connects on the first call, and again after a failure."""
 
     def __init__(
         self, settings: StoreSettings, *, migrate: bool = True, answer_seconds: int = STATEMENT_SECONDS
     ) -> None:
-        """
+        """Creates a client; does not connect.
+
         Args:
-            answer_seconds: how long a statement may take, and how long the server may be silent.
-            migrate: whether to bring the schema up to date when it connects first.
+            answer_seconds: the timeout of statements and of a silent server.
+            migrate: whether to migrate the schema on the first connection.
 
         Raises:
-            ConfigurationError: store.postgres_url is not set, cannot be read, or is no URL.
+            ConfigurationError: store.postgres_url is not set, cannot be read, or is not a URL.
         """
         url = settings.postgres()
         if url is None:
-            raise ConfigurationError("store.postgres_url: is not set; name the database, or a file that has its URL")
+            raise ConfigurationError("store.postgres_url: not set; set the URL of the database, or a file with it")
         try:
             conninfo.conninfo_to_dict(url)
-        except psycopg.ProgrammingError:  # whose text has a password in it
+        except psycopg.ProgrammingError:  # its text contains the password
             raise ConfigurationError(
-                "store.postgres_url: is no URL of a database; expected postgresql://user:password@host:5432/database"
+                "store.postgres_url: not a database URL; expected postgresql://user:password@host:5432/database"
             ) from None
         self._url, self._migrates, self._answer_seconds = url, migrate, answer_seconds
         self._lock = threading.Lock()
@@ -67,31 +68,29 @@ class Postgres:
         self._migrated = False
 
     def rows(self, name: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """The result of a named query, outside of any transaction.
+        """Returns the result of a named query, outside of any transaction.
 
         Raises:
-            StoreUnavailable: the database does not answer; it may have done what was asked.
-            ConfigurationError: it refuses.
-            Reassigned, LeadershipLost, OutdatedWarehouse: a function of the schema did, for that reason.
+            StoreUnavailable: the database does not answer; the statement may have been executed.
+            ConfigurationError: the database rejects the statement.
+            Reassigned, LeadershipLost, OutdatedWarehouse: raised by a function of the schema.
         """
         with self._asked() as connection:
             return connection.execute(sql(name), parameters).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
-        """Several statements, all or nothing; raises as `rows`."""
+        """Runs several statements in a transaction; raises like `rows`."""
         with self._asked() as connection, connection.transaction():
             yield connection
 
     def close(self) -> None:
-        """Safe to repeat. A server that another thread waits for is not waited for here."""
+        """Disconnects; safe to repeat. Does not wait long for a statement of another thread."""
         if self._lock.acquire(timeout=CLOSE_SECONDS):
             try:
                 self._drop()
             finally:
                 self._lock.release()
-
-    # Inside
 
     @contextmanager
     def _asked(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
@@ -111,7 +110,7 @@ class Postgres:
                 application_name="retuned",
                 options=f"-c statement_timeout={self._answer_seconds}s "
                 f"-c idle_in_transaction_session_timeout={self._answer_seconds}s "
-                # The server ends the session of a machine that is gone.
+                # Makes the server end the session of a dead machine.
                 "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
             )
             if self._migrates and not self._migrated:
@@ -120,18 +119,18 @@ class Postgres:
         return self._connection
 
     def _translated(self, error: psycopg.Error) -> Exception:
-        """Ours for PostgreSQL's. After what may pass, the next call connects anew."""
+        """Translates an error of PostgreSQL; after most errors, the next call reconnects."""
         state, connected = error.sqlstate or "", self._connection is not None
         if state in _OURS:
             kind, advice = _OURS[state]
             return kind(f"{first_line(error)}: {advice}")
         self._drop()
-        # What fails before there is a connection has no state: so has a wrong password, which may be about to change.
-        if isinstance(error, psycopg.OperationalError) or state.startswith(_PASSING):
+        # Errors of connecting have no state, even a wrong password, which may be about to change.
+        if isinstance(error, psycopg.OperationalError) or state.startswith(_TRANSIENT):
             what = "the database does not answer" if connected else "no connection to the database"
             return StoreUnavailable(f"store.postgres_url: {what} ({first_line(error)})")
         return ConfigurationError(
-            f"store.postgres_url: the database refuses ({first_line(error)}); check its user's rights and its schema"
+            f"store.postgres_url: the database rejects it ({first_line(error)}); check the user's rights and the schema"
         )
 
     def _drop(self) -> None:
@@ -142,15 +141,15 @@ class Postgres:
 
 
 def sql(name: str) -> bytes:
-    """A named query, as psycopg takes one that is no literal."""
+    """Returns a named query as bytes, which psycopg accepts for non-literal texts."""
     return QUERIES[name].encode()
 
 
 def _migrate(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
-    """Bring the schema up to date, one process at a time.
+    """Migrates the schema, one process at a time.
 
     Raises:
-        ConfigurationError: a newer retuned has changed it.
+        ConfigurationError: a newer release migrated it.
     """
     known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
     with connection.transaction():
@@ -161,8 +160,8 @@ def _migrate(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
         applied = {number for (number,) in connection.execute(sql("applied")).fetchall()}
         if newer := applied - known.keys():
             raise ConfigurationError(
-                f"store.postgres_url: the schema is {max(newer)}, of a newer retuned than this one ({max(known)}); "
-                "install that version"
+                f"store.postgres_url: the schema ({max(newer)}) is newer than this retuned knows ({max(known)}); "
+                "upgrade retuned"
             )
         for number in sorted(known.keys() - applied):
             connection.execute(known[number].read_bytes())

@@ -1,7 +1,7 @@
-"""Batches become segments: redacted, encoded, put into object storage, and recorded in the database.
+"""Writes batches as segments: redacts and encodes them, puts them into object storage, and records them.
 
-Exactly once, by one statement in the database for each segment, which moves the partitions and names the files: a batch
-whose partitions are another's by then is given up.
+One statement in the database records each segment: it moves the partitions and names the files, so events are stored
+exactly once. A batch is dropped if another process has its partitions by then.
 """
 
 import time
@@ -11,6 +11,7 @@ from contextlib import suppress
 from retuned.consumers.cluster import segments
 from retuned.consumers.cluster.conversations import SharedConversations
 from retuned.consumers.cluster.database import NO_KEY, Database
+from retuned.consumers.cluster.erasing import SharedTombstones
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.errors import ConfigurationError, Reassigned, StoreUnavailable
 from retuned.consumers.kafka.contract import Partition
@@ -21,16 +22,17 @@ from retuned.consumers.warehouse.rows import Rows
 
 
 class SegmentWriter:
-    """Writes segments. Used by one thread at a time.
+    """Writes segments; for one thread at a time.
 
     Attributes:
-        keys: of users' pseudonyms.
+        keys: the keys of pseudonyms.
     """
 
     def __init__(
         self, database: Database, objects: Objects, settings: Settings, progress: Callable[[], None] = lambda: None
     ) -> None:
-        """
+        """Creates a writer.
+
         Args:
             progress: called while a batch is redacted.
 
@@ -44,42 +46,45 @@ class SegmentWriter:
         self.keys = load_user_keys(privacy, settings.warehouse.path)
         conversations = SharedConversations(database, self.keys)
         self._redactor = Redactor(privacy, conversations=conversations, progress=progress)
+        self._tombstones = SharedTombstones(database, self.keys)
         self._shares_keys = False
 
     def share_keys(self) -> None:
-        """Before the first segment; raises as `Database.share_user_keys`."""
+        """Checks the keys before the first segment; raises like `Database.share_user_keys`."""
         if not self._shares_keys:
             self._database.share_user_keys(self.keys.ids)
             self._shares_keys = True
 
     def redact(self, rows: Rows) -> None:
-        """Take out what must not be stored.
+        """Removes personal data.
 
         Raises:
-            StoreUnavailable: the database, which gives placeholders their numbers, does not answer.
+            StoreUnavailable: the database, which assigns placeholder numbers, does not answer.
         """
         started = time.perf_counter()
         rows.redact(self._redactor, self.keys.pseudonym_or_stored)
+        self._tombstones.take_out(rows)
         rows.seconds += time.perf_counter() - started
 
     def write(self, rows: Rows, epochs: Mapping[Partition, int]) -> int:
-        """Store a batch that is redacted. Returns the bytes of its files.
+        """Stores a redacted batch, and returns the bytes of its files.
 
         Args:
-            epochs: under which the partitions that it moves were claimed.
+            epochs: the epochs of the claims of its partitions.
 
         Raises:
             Reassigned: another process has claimed or moved a partition; nothing of the batch was stored.
             StoreUnavailable: the storage or the database does not answer; the batch may be stored or not.
         """
         started = time.perf_counter()
+        requests = rows.erasures(self.keys)
         moves = segments.moves(rows, epochs)
         encoded = segments.encode(rows, moves[0])
         for file, content in encoded:
             self._objects.put(file.key, content)
         files = [file for file, _ in encoded]
         try:
-            self._database.record(moves, files, rows.received_at, segments.counts(rows))
+            self._database.record(moves, files, rows.received_at, segments.counts(rows), requests)
         except Reassigned:
             with suppress(StoreUnavailable):
                 self._objects.delete([file.key for file in files])

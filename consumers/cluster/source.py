@@ -1,7 +1,7 @@
-"""The segments of a cluster as a source of batches, for the daemon that follows them into its warehouse.
+"""The segments of a cluster as a source of batches for its daemons.
 
-Segments are numbered without gaps, in the order of their commits: all who follow them store the same rows, also where
-one id is in several partitions.
+Segments are numbered without gaps in the order of their commits, so all followers store the same rows, even if an id is
+in several partitions.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from retuned.consumers.kafka.contract import Batch, Identity, Offsets, Partition
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
-"""How often the database is asked for the next segment."""
+"""The interval between queries for the next segment."""
 
 
 @dataclass(frozen=True)
 class SegmentBatch(Batch):
-    """A segment as a batch: it moves partitions, and its events are in files.
+    """A segment as a batch; its events are in files.
 
     Attributes:
-        content: of its files, in their order.
-        expired: in the place of a segment, all up to a number that have expired.
+        content: the content of its files, in order.
+        expired: instead of a segment, all expired segments up to a number.
     """
 
     segment: Segment | None = None
@@ -37,10 +37,14 @@ class SegmentBatch(Batch):
 
 
 class SegmentSource:
-    """Reads one segment after the other. Used by one thread; asks the database on the first poll."""
+    """Reads segments in order. For one thread; connects on the first poll."""
 
     def __init__(self, database: Database, objects: Objects, topics: Sequence[str], stored: Callable[[], int]) -> None:
-        """`stored` returns the number of the last segment that is stored; asked at the start and after rewinding."""
+        """Creates a source.
+
+        Args:
+            stored: returns the number of the last stored segment; called at the start and after rewinding.
+        """
         self._database, self._objects, self._topics, self._stored = database, objects, topics, stored
         self.before_assignment: Callable[[Sequence[Partition]], None] = lambda _: None
         self.missing: frozenset[str] = frozenset()
@@ -51,8 +55,12 @@ class SegmentSource:
         self._caught_up = False
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:  # noqa: ARG002  (a segment is one batch)
-        """The next segment; see `Source`. Raises StoreUnavailable in the place of BrokerUnavailable, and Fenced where
-        the database was set back."""
+        """Returns the next segment; see `Source`.
+
+        Raises:
+            StoreUnavailable: in place of BrokerUnavailable.
+            Fenced: the database was reset to an older state.
+        """
         deadline = time.monotonic() + timeout_seconds
         if self._position is None:
             self.before_assignment([])
@@ -62,9 +70,9 @@ class SegmentSource:
                 return self._passed(expired)
             if (last := self._database.last_segment()) < self._position:
                 raise Fenced(
-                    f"store.postgres_url: the last segment is {last}, and the warehouse has {self._position} of them: "
-                    "the database was set back; set the warehouses of all daemons back to backups of before (retuned "
-                    "restore), or begin with new ones"
+                    f"store.postgres_url: the last segment is {last}, but the warehouse has {self._position}: the "
+                    "database was reset; restore the warehouses of all daemons from earlier backups (retuned restore), "
+                    "or start with new ones"
                 )
             self._caught_up, self._waiting_events, self._next_at = True, 0, None
             left = deadline - time.monotonic()
@@ -96,14 +104,14 @@ class SegmentSource:
         self._position = None
 
     def commit(self, nexts: Offsets) -> None:
-        """How far Kafka is read, its ingesters tell it."""
+        """Does nothing: the ingesters commit offsets to Kafka."""
 
     def lag(self) -> int:
-        """Messages in segments that were not polled yet."""
+        """Returns the number of messages in segments that were not polled yet."""
         return self._waiting_events
 
     def lag_seconds(self, now: float) -> dict[str, float]:
-        """How long ago the messages of the next segment came, for all topics alike."""
+        """Returns the age of the next segment, for all topics."""
         if self._next_at is None:
             return dict.fromkeys(self._topics, 0.0) if self._caught_up else {}
         return dict.fromkeys(self._topics, max(0.0, now - self._next_at.timestamp()))
@@ -118,12 +126,12 @@ class SegmentSource:
     def _verified(self, file: File, number: int) -> bytes:
         try:
             content = self._objects.get(file.key)
-            problem = "is not what was recorded"
+            problem = "does not have the recorded content"
         except FileNotFoundError:
-            content, problem = b"", "is not there"
+            content, problem = b"", "does not exist"
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise StoreUnavailable(
-                f"store.objects_url: {file.key} {problem}; put the file of sha256 {file.sha256} back, or go on without "
-                f"it by SELECT retuned.forget_segment({number}, 'the reason') in the database"
+                f"store.objects_url: {file.key} {problem}; restore the file with sha256 {file.sha256}, or skip it by "
+                f"SELECT retuned.forget_segment({number}, 'the reason') in the database"
             )
         return content

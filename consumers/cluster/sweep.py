@@ -1,10 +1,9 @@
-"""Deletes files that no segment has and none can get any more: of ingesters that were killed, stopped or overtaken, and
-of segments that have expired or were erased.
+"""Deletes stray files in object storage: of killed or replaced ingesters, and of expired or erased segments.
 
-No clock decides what goes. Files are listed first, and the database is asked afterwards: what it has not recorded by
-then, of a partition that is another's since or has moved on, cannot be recorded later. Files are listed by the day in
-their keys, from the day before the last sweep on, or from that of the oldest file of which it was not known yet. What
-an ingester puts there that wakes up later than that, it deletes itself.
+No clock decides what is deleted. Files are listed first, and the database is asked afterwards: a file that is not
+recorded by then cannot be recorded later if its partition has moved or belongs to another ingester. Files are listed by
+the day in their keys, from the day before the last sweep on, or from the day of the oldest undecided file. A file that
+an ingester stores even later is deleted by the ingester itself.
 """
 
 import logging
@@ -19,35 +18,43 @@ log = logging.getLogger(__name__)
 
 
 def sweep(database: Database, objects: Objects) -> int:
-    """Returns how many files were deleted. Several processes may do it at once.
+    """Deletes stray files, and returns how many. Several processes may sweep at the same time.
 
     Raises:
-        StoreUnavailable: the database or the storage does not answer; the next one does the rest.
+        StoreUnavailable: the database or the storage does not answer; the next sweep continues.
     """
+    deleted = delete_gone(database, objects)
+    swept_on, today = database.swept_on()
+    undecided = today
+    for prefix in _prefixes(swept_on, today):
+        for keys in objects.list(prefix):
+            files = [listed for key in keys if (listed := segments.listed(key)) is not None]
+            unrecorded = database.unrecorded(files)
+            dead = [key for key, is_dead in unrecorded.items() if is_dead]
+            objects.delete(dead)
+            deleted += len(dead)
+            undecided = min([undecided, *(file.day for file in files if unrecorded.get(file.key) is False)])
+    database.note_sweep(undecided)
+    if deleted:
+        log.info("store: deleted %d files without a segment", deleted)
+    return deleted
+
+
+def delete_gone(database: Database, objects: Objects) -> int:
+    """Deletes the files of expired and erased segments, and returns how many; raises like `sweep`."""
     deleted = 0
     while keys := database.gone_files():
         objects.delete(keys)
         database.note_deleted(keys)
         deleted += len(keys)
-    swept_on, today = database.swept_on()
-    unknown = today
-    for prefix in _prefixes(swept_on, today):
-        for keys in objects.list(prefix):
-            found = [listed for key in keys if (listed := segments.listed(key)) is not None]
-            unrecorded = database.unrecorded(found)
-            dead = [key for key, is_dead in unrecorded.items() if is_dead]
-            objects.delete(dead)
-            deleted += len(dead)
-            unknown = min([unknown, *(listed.day for listed in found if unrecorded.get(listed.key) is False)])
-    database.note_sweep(unknown)
-    if deleted:
-        log.info("store: %d files that are in no segment are deleted", deleted)
     return deleted
 
 
 def _prefixes(swept_on: date | None, today: date) -> Iterator[str]:
-    """Of the keys that may have come since a sweep; of all, where there was none. A day is over once it was swept on
-    the next one; the clock of an ingester may be a day ahead."""
+    """Yields the prefixes of keys that may be new since the last sweep; all keys if there was none.
+
+    A day is complete once it was swept on the next day; an ingester's clock may be a day ahead.
+    """
     for table in segments.TABLES:
         if swept_on is None:
             yield f"{table}/"

@@ -1,1 +1,1 @@
-"""What several packages need: child processes, durable files, texts."""
+"""Helpers of several packages: child processes, durable files, texts."""

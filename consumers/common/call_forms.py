@@ -1,9 +1,9 @@
-"""Calls of tools as models write them: each family of chat templates has a form of its own.
+"""Reads tool calls in the forms of different chat templates.
 
-Read are those of Hermes and Qwen 2.5 and 3 (JSON in tags), Qwen 3.5 and Qwen3-Coder (functions and parameters in tags),
-GLM 4 (keys and values in tags), DeepSeek V3.2 (functions and parameters in tags of its own), Llama 3 (one JSON object),
-Mistral (a JSON list; since its tokenizer's version 11 a name before JSON), DeepSeek R1, V3 and V3.1 and gpt-oss (a name
-before JSON, in marks), as their templates write them, with special tokens or without.
+The forms of Hermes and Qwen 2.5 and 3 (JSON in tags), Qwen 3.5 and Qwen3-Coder (functions and parameters in tags), GLM
+4 (keys and values in tags), DeepSeek V3.2 (functions and parameters in its own tags), Llama 3 (one JSON object),
+Mistral (a JSON list; since version 11 of its tokenizer a name before JSON), DeepSeek R1, V3 and V3.1 and gpt-oss (a
+name before JSON, in marks) are supported, with or without special tokens.
 """
 
 import json
@@ -24,8 +24,8 @@ _INVOKED = re.compile(r'<｜DSML｜invoke name="([^"]+)">(.*?)</｜DSML｜invoke
 _GIVEN = re.compile(r'<｜DSML｜parameter name="([^"]+)" string="(true|false)">(.*?)</｜DSML｜parameter>', re.DOTALL)
 _INVOCATIONS = re.compile(r"<｜DSML｜function_calls>(.*?)</｜DSML｜function_calls>", re.DOTALL)
 
-# Of calls that are a name before JSON: what stands before the JSON, and what may stand behind it. {name} is one of the
-# tools, {s} some white space, of which a hostile text may have much.
+# Calls that are a name before JSON: patterns of the text before and after the JSON. {name} is one of the tools; {s} is
+# bounded white space, because hostile texts may have a lot of it.
 _MISTRAL = (r"(?:\[TOOL_CALLS\])?{s}{name}(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?{s}(?=\{{)", r"\s*")
 _DEEPSEEK = (
     r"(?:<｜tool▁calls▁begin｜>)?{s}<｜tool▁call▁begin｜>(?:\w+<｜tool▁sep｜>)?{name}(?:<｜tool▁sep｜>|{s}```json){s}(?=\{{)",
@@ -46,17 +46,16 @@ Schemas = Mapping[str, Mapping[str, Any]]
 
 
 def in_one_form(text: str, tools: Sequence[Mapping[str, Any]]) -> str:
-    """What a model wrote, as `tool_calls.written` writes it; a text in which no call is recognised stays as it is.
+    """Converts tool calls in a model's text to the form of `tool_calls.written`; other texts are returned unchanged.
 
     Args:
-        tools: those that the model was offered (see `tool_calls.schemas`): what is not among them is no call, but for
-            JSON in tags, which is nothing else. Without any, the others are no calls.
+        tools: the offered tools (see `tool_calls.schemas`); calls of other tools are recognised only as JSON in tags.
     """
     offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
     for form in (_json_in_tags, _elements, _invocations, _json_alone, _named):
         words, calls = form(text, offered)
         if calls:
-            with suppress(RecursionError):  # nested so deeply that it could just be read
+            with suppress(RecursionError):  # JSON may be too deep to write although it could be read
                 return written(words, [call.as_message() for call in calls])
     return text
 
@@ -69,19 +68,19 @@ def _json_in_tags(text: str, _: Schemas) -> tuple[str, list[Call]]:
 
 
 def _elements(text: str, offered: Schemas) -> tuple[str, list[Call]]:
-    """Calls in tags, with a tag for each argument. Their values are texts: the schema says which are meant so."""
+    """Reads calls in tags, with a tag for each argument. Values are texts; the schema tells which are strings."""
     calls = []
     for body in _TAGGED.findall(text):
         readers: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = ((_FUNCTION, _PARAMETER), (_KEYED, _ARGUMENT))
-        found = next(
+        call = next(
             (Call(name[1], _values(arguments.findall(name[2]), offered[name[1]]))
              for whole, arguments in readers
              if (name := whole.fullmatch(body)) and name[1] in offered),
             None,
         )  # fmt: skip
-        if found is None:
+        if call is None:
             return text, []
-        calls.append(found)
+        calls.append(call)
     return _TAGGED.sub("", text).strip(), calls
 
 
@@ -97,7 +96,7 @@ def _value(text: str, schema: Any) -> Any:
 
 
 def _invocations(text: str, offered: Schemas) -> tuple[str, list[Call]]:
-    """DeepSeek V3.2's: each parameter says whether it is meant as a text."""
+    """Reads DeepSeek V3.2's calls, in which each parameter has a flag for strings."""
     calls = []
     for block in _INVOCATIONS.findall(text):
         for name, body in _INVOKED.findall(block):
@@ -109,8 +108,10 @@ def _invocations(text: str, offered: Schemas) -> tuple[str, list[Call]]:
 
 
 def _json_alone(text: str, offered: Schemas) -> tuple[str, list[Call]]:
-    """One object, or a list of them, with nothing else; `parameters` is Llama's word for arguments. As the chat API has
-    them, in `function` and with arguments as text, too."""
+    """Reads an object or a list of objects without other text.
+
+    Llama calls arguments `parameters`. Objects of the chat API, with `function` and arguments as text, are read, too.
+    """
     for mark in _MARKS:
         text = text.removeprefix(mark)
     value = parsed(text)
@@ -129,30 +130,30 @@ def _json_alone(text: str, offered: Schemas) -> tuple[str, list[Call]]:
 
 
 def _named(text: str, offered: Schemas) -> tuple[str, list[Call]]:
-    """Names before JSON objects, one call after the other up to the end of the text."""
+    """Reads names before JSON objects, call after call up to the end of the text."""
     name = f"({'|'.join(sorted(map(re.escape, offered), key=len, reverse=True))})"
     for form in (_DEEPSEEK, _HARMONY, _MISTRAL) if offered else ():
         before, after = (re.compile(part.format(name=name, s=_SPACE)) for part in form)
-        # A name before JSON may be words, unless a mark says that it is a call.
+        # Within a text, a name before JSON may be prose unless a mark precedes it.
         first = before.match(text) if form is _MISTRAL and _MARKS[0] not in text else before.search(text)
-        found, calls = first, list[Call]()
-        while found is not None:
+        match, calls = first, list[Call]()
+        while match is not None:
             try:
-                arguments, end = json.JSONDecoder().raw_decode(text, found.end())
+                arguments, end = json.JSONDecoder().raw_decode(text, match.end())
             except (ValueError, RecursionError):
                 break
-            calls.append(Call(found[1], arguments))
-            over = after.match(text, end)
-            end = over.end() if over else end
+            calls.append(Call(match[1], arguments))
+            closing = after.match(text, end)
+            end = closing.end() if closing else end
             if first is not None and end == len(text):
                 words = text[: first.start()]
-                return (_spoken(words) if form is _HARMONY else words.strip()), calls
-            found = before.match(text, end)
+                return (_without_analysis(words) if form is _HARMONY else words.strip()), calls
+            match = before.match(text, end)
     return text, []
 
 
-def _spoken(words: str) -> str:
-    """What gpt-oss says to the user before a call, without what it thought."""
+def _without_analysis(words: str) -> str:
+    """Returns gpt-oss's words to the user before a call, without its reasoning."""
     if messages := _CHANNELS.findall(words):
-        return "\n".join(said for channel, said in messages if channel != "analysis")
-    return "" if words.startswith("analysis") else words.strip()  # the name of the channel, without its marks
+        return "\n".join(content for channel, content in messages if channel != "analysis")
+    return "" if words.startswith("analysis") else words.strip()  # the channel's name, without its marks

@@ -1,5 +1,6 @@
-"""Folders, files and links that are there whole or not at all, whatever happens while they are written."""
+"""Writes folders, files and links atomically: after a crash they exist in full or not at all."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends well: fsynced, then renamed.
+    """Yields a folder to fill, which becomes `path` if the block succeeds: it is fsynced, then renamed.
 
-    A `path` that is there already stays: content-addressed folders never change.
+    An existing `path` is kept: content-addressed folders never change.
     """
     aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
@@ -29,16 +30,16 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what `written_aside` and `point` left at any depth when they were killed. Nothing may be writing."""
-    for left in list(folder.rglob(".*.tmp")):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
+    """Removes at any depth what killed calls of `written_aside` and `point` left. No call may be running."""
+    for stray in list(folder.rglob(".*.tmp")):
+        if stray.is_dir() and not stray.is_symlink():
+            shutil.rmtree(stray, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            stray.unlink(missing_ok=True)
 
 
 def point(link: Path, target: str | None) -> None:
-    """Make a link point to a target beside it, in one step; None takes the link away."""
+    """Makes a link point to a target beside it, in one step; None removes the link."""
     if target is None and link.is_symlink():
         link.unlink()
     elif target is None:
@@ -54,7 +55,7 @@ def point(link: Path, target: str | None) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Return when a file, or a folder's list of names, is on the disk."""
+    """Returns once a file, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -64,7 +65,7 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when the block ends well: fsynced, then renamed."""
+    """Yields a file to write, which replaces `path` if the block succeeds: it is fsynced, then renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.unlink(missing_ok=True)
     try:
@@ -77,10 +78,16 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Make a file hold a text, in one step; one that holds it already is left alone."""
+    """Replaces the content of a file in one step, unless it is the same already."""
     content = text.encode()
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as aside:
         aside.write_bytes(content)
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Optional parts, which need packages of their own (`extras` of the package)."""
+"""Optional dependencies (the package's `extras`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from retuned.consumers.errors import ConfigurationError
 
 @contextmanager
 def needing(extra: str, what: str) -> Iterator[None]:
-    """For the imports of what an extra brings.
+    """Wraps imports of packages that an extra installs.
 
     Args:
         what: the setting or the command that needs it.
 
     Raises:
-        ConfigurationError: it is not installed.
+        ConfigurationError: the extra is not installed.
     """
     try:
         yield

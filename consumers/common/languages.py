@@ -1,25 +1,24 @@
-"""What tells languages apart."""
+"""Identifies the language of a text."""
 
 import re
 from functools import cache, lru_cache
 from typing import Any
 
 _READ = 300
-"""Characters of a text by which its language is told."""
+"""The first characters of a text that are used."""
 _SURE = 0.5
 _FEWEST_WORDS = 3
-"""Of fewer words, names mostly, the language is not told."""
-_ENGLISH = frozenset({"en", "pcm"})
-"""And Nigerian Pidgin, for which short English sentences are often taken."""
+"""The language of fewer words, mostly names, is uncertain."""
+_FEWEST_FOREIGN, _SURER = 6, 0.9
 _FOREIGN_LETTERS = 0.2
-"""Share of letters that are not Latin from which on a text is in another script."""
+"""With a larger share of non-Latin letters, a text is in another script."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN = re.compile(r"[A-Za-zªºÀ-ɏḀ-ỿ]")
 
 
 def load_identifier() -> Any:
-    """What tells languages apart (langid.py, Lui and Baldwin 2012); takes 0.4 s, and 20 MB while it is held."""
+    """Loads the language identifier (langid.py, Lui and Baldwin 2012), which takes 0.4 s and 20 MB."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -29,13 +28,27 @@ identifier = cache(load_identifier)
 
 
 @lru_cache(maxsize=4_096)
-def is_english(text: str) -> bool:
-    """Whether a text counts as English: it does unless it is surely in another language or script."""
+def language_among(text: str, languages: tuple[str, ...]) -> str | None:
+    """Returns the most likely of some languages; None: the text is clearly in another language or script.
+
+    A text with too few words always gets the most likely of the languages.
+    """
     text = text[:_READ]
     letters = len(_LETTER.findall(text))
     if letters - len(_LATIN.findall(text)) > _FOREIGN_LETTERS * letters:
+        return None
+    ranked = [("en" if name == "pcm" else str(name), float(sure)) for name, sure in identifier().rank(text)]
+    if ranked[0][0] not in languages and ranked[0][1] >= _SURE and len(_WORD.findall(text)) >= _FEWEST_WORDS:
+        return None
+    return next(name for name, _ in ranked if name in languages)
+
+
+@lru_cache(maxsize=4_096)
+def is_in_another(text: str, languages: tuple[str, ...]) -> bool:
+    """Whether a text is surely in none of some languages; False for one that is too short to tell."""
+    text = text[:_READ]
+    foreign = len(_LETTER.findall(text)) - len(_LATIN.findall(text))
+    if len(_WORD.findall(text)) < _FEWEST_WORDS and foreign < _FEWEST_FOREIGN:  # not all scripts separate words
         return False
-    if len(_WORD.findall(text)) < _FEWEST_WORDS:
-        return True
-    language, sure = identifier().classify(text)
-    return language in _ENGLISH or sure < _SURE
+    found, sure = identifier().classify(text)
+    return float(sure) >= _SURER and found not in languages

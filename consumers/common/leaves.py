@@ -1,4 +1,4 @@
-"""What stands in JSON, each value with the key that gives it its meaning."""
+"""Replaces keys and values in JSON, each value with the key that gives it its meaning."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-# A key and its value as two fields of an object, as attributes of OpenTelemetry and fields of forms are written.
+# The names of fields that hold a key and its value, as in OpenTelemetry's attributes and fields of forms.
 _LABELS = ("key", "name", "field", "label", "title", "type", "system")
 _VALUES = frozenset(
     ("value", "stringValue", "string_value", "intValue", "int_value", "arrayValue", "array_value", "values")
 )
 LABELLED = rf'(?i:"(?:{"|".join(_LABELS)})\\*" ?: ?\\*"[^"]*)'
-"""What stands before such a key, in the dialect of RE2."""
+"""The text before such a key, as an RE2 pattern."""
 
 _NO_NAME = re.compile(r"[@＠<>]|(?:[0-9][^0-9]*+){3}")
 _SCALAR = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^\s\[\]{}:,"]++')
@@ -22,7 +22,7 @@ class Leaf(NamedTuple):
     """A key or a value of JSON.
 
     Attributes:
-        key, above: of a value, the key that it stands under and the one above that; empty where there is none.
+        key, above: the key of a value, and the key above that; empty: none.
     """
 
     value: Any
@@ -31,14 +31,14 @@ class Leaf(NamedTuple):
 
 
 Replace = Callable[[Leaf], Any]
-"""Returns what stands there instead, or the value itself."""
+"""Returns the replacement, or the value itself."""
 
 
 def replaced(value: Any, replace: Replace) -> Any:
-    """A decoded JSON value with other keys and values.
+    """Replaces the keys and values of a decoded JSON value.
 
     Raises:
-        RecursionError: it is nested too deeply.
+        RecursionError: the value is nested too deeply.
     """
     leaves: list[Leaf] = []
     _collect(value, "", "", leaves)
@@ -46,17 +46,17 @@ def replaced(value: Any, replace: Replace) -> Any:
 
 
 def replaced_in_text(text: str, replace: Replace) -> str:
-    """A JSON text with other keys and values; all else stays as it is written.
+    """Replaces the keys and values of a JSON text, and keeps its formatting.
 
     Raises:
-        msgspec.DecodeError: it is no JSON, or holds a number that cannot be read.
-        RecursionError: it is nested too deeply.
+        msgspec.DecodeError: the text is not JSON, or has a number that cannot be read.
+        RecursionError: the value is nested too deeply.
     """
     value = msgspec.json.decode(text)
     leaves: list[Leaf] = []
     _collect(value, "", "", leaves)
     scalars = [*_SCALAR.finditer(text)]
-    if len(scalars) != len(leaves):  # an object has a key twice: the last one counts
+    if len(scalars) != len(leaves):  # an object has a duplicate key, of which the last one counts
         text = msgspec.json.encode(value).decode()
         scalars = [*_SCALAR.finditer(text)]
     parts, position = [], 0
@@ -69,10 +69,10 @@ def replaced_in_text(text: str, replace: Replace) -> str:
 
 
 def _collect(value: Any, key: str, above: str, leaves: list[Leaf]) -> None:
-    """The keys and values in the order in which they stand."""
+    """Collects keys and values in the order of the text."""
     if isinstance(value, dict):
         label = "" if _VALUES.isdisjoint(value) else _label(value)
-        author = "user" if value.get("role") == "user" else key  # whose `name` stands in a message
+        author = "user" if value.get("role") == "user" else key  # the owner of `name` in a message
         for name, item in value.items():
             leaves.append(Leaf(name))
             if name not in _VALUES:
@@ -89,7 +89,7 @@ def _collect(value: Any, key: str, above: str, leaves: list[Leaf]) -> None:
 
 
 def _label(value: dict[str, Any]) -> str:
-    """The name of the field that an object is; none is an address, a number or a token."""
+    """Returns the key of an object with a key and a value; addresses, numbers and tokens are no keys."""
     names = (name for field in _LABELS if isinstance(name := value.get(field), str) and name)
     return next((name for name in names if not _NO_NAME.search(name)), "")
 

@@ -1,4 +1,4 @@
-"""What log lines are about: fields that stand beside the message of each line logged within a block."""
+"""Fields that are added to each log line within a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _fields: ContextVar[dict[str, str]] = ContextVar("fields")
 
 @contextmanager
 def about(**fields: str | None) -> Iterator[None]:
-    """Lines of this thread within the block are about these: workload, run, version, job, actor. None: not known."""
+    """Adds fields (workload, run, version, job, actor) to this thread's log lines within the block; None: unknown."""
     token = _fields.set(current() | {name: value for name, value in fields.items() if value is not None})
     try:
         yield
@@ -18,5 +18,5 @@ def about(**fields: str | None) -> Iterator[None]:
 
 
 def current() -> dict[str, str]:
-    """The fields of a line that is logged here."""
+    """Returns the fields of a line logged now."""
     return _fields.get({})

@@ -1,7 +1,7 @@
-"""Long work runs in a child process that can be killed: the parent's side. The child's is `consumers.child`.
+"""Runs long work in a child process that can be killed: the parent's side. The child's side is `consumers.child`.
 
-The parent writes a job as JSON, the child answers with JSON lines on its standard output: any number of progress
-lines and one last line with a result or an error. What libraries print goes to a log file in the job's folder.
+The parent writes the job as a JSON file. The child writes JSON lines to its standard output: any number of progress
+lines, and a last line with the result or an error. Output of libraries goes to a log file in the job's folder.
 """
 
 import json
@@ -12,9 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from retuned.consumers.common.logfields import current
 from retuned.consumers.common.memory import available_bytes, gibibytes, oom_kills
@@ -22,21 +22,17 @@ from retuned.consumers.errors import Cancelled, ChildFailed, OutOfMemory
 
 Emit = Callable[[dict[str, Any]], None]
 
-# OpenMP threads that wait spinning starve everything else on a small machine; threads that sleep at once must be woken
-# thousands of times in a training step. libgomp, which torch uses on Linux, spins for some 50 microseconds instead.
+# Spinning OpenMP threads starve everything else on a small machine, and sleeping ones have to be woken thousands of
+# times in a training step. So libgomp, which torch uses on Linux, spins for about 50 microseconds.
 THREADS_WAIT_BRIEFLY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
-# A training step takes hundreds of MB and gives them back, which the kernel must clear each time: in pages of 2 MB that
-# is done in a fraction of the time. The C library of Linux reads this; others do not.
+# A training step allocates and frees hundreds of MB, which the kernel clears each time; pages of 2 MB take a fraction
+# of the time. Only glibc reads this.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 CANCELLED = 75
-"""Exit status of a child that was stopped before it was done."""
+"""The exit status of a child that was stopped before it finished."""
 FIELDS = "RETUNED_LOG_FIELDS"
-"""In the environment of a child: what its log lines are about."""
-
-
-class _OutOfGpuMemory(OutOfMemory):
-    """Of which the memory of the machine says nothing."""
+"""The environment variable with the log fields of a child."""
 
 
 def run_child(
@@ -51,146 +47,154 @@ def run_child(
     environment: dict[str, str] | None = None,
     to_need_less: str = "",
 ) -> dict[str, Any]:
-    """Run `python -m module` on a job and return its result.
+    """Runs `python -m module` on a job and returns its result.
 
     Args:
-        job: what the child gets, JSON-serialisable; kept as `<module>.job.json` in the folder.
-        folder: made when missing; the child's log is kept there as `<module>.log`.
+        job: JSON-serialisable; kept as `<module>.job.json` in the folder.
+        folder: created if missing; the child's log is kept there as `<module>.log`.
         stop: when set, the child gets SIGTERM and, after the grace, SIGKILL.
         on_progress: called in this thread with each progress line.
-        to_need_less: what a person may do when the child runs out of memory, beside giving it more.
+        to_need_less: advice for a person if the child runs out of memory, besides giving it more.
 
     Raises:
-        Cancelled: stop was set before the child had a result.
-        OutOfMemory: it needed more memory than there was.
-        ChildFailed: the child reported an error, died, or ran out of time; the text says which and names the log.
+        Cancelled: `stop` was set before the child had a result.
+        OutOfMemory: the child needed more memory than there was.
+        ChildFailed: the child reported an error, died, or ran out of time; the text names the cause and the log.
     """
     name = module.rsplit(".", 1)[-1]
     killed_before = oom_kills()
     folder.mkdir(parents=True, exist_ok=True)
     job_file, log_file = folder / f"{name}.job.json", folder / f"{name}.log"
     job_file.write_text(json.dumps(job), encoding="utf-8")
-    environ = (
-        HUGE_PAGES
-        | os.environ
-        | {
-            **THREADS_WAIT_BRIEFLY,
-            "HF_HUB_OFFLINE": "1",
-            "DO_NOT_TRACK": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "RETUNED_PARENT": str(os.getpid()),
-            FIELDS: json.dumps(current()),
-        }
-    )
     with log_file.open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", module, str(job_file)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=environ | (environment or {}),
-            start_new_session=True,  # a Ctrl-C in the terminal reaches the daemon alone, which then decides
+            env=_environment() | (environment or {}),
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the daemon
         )
+    assert child.stdout is not None
+    stop = stop or threading.Event()
+    deadline = _Deadline(child, stop, timeout_seconds, grace_seconds)
     try:
-        return _follow(
-            child,
-            name,
-            log_file,
-            timeout_seconds,
-            stop or threading.Event(),
-            on_progress or (lambda _: None),
-            grace_seconds,
-            killed_before,
-            to_need_less,
-        )
-    except _OutOfGpuMemory as error:
-        raise OutOfMemory(
-            f"{name}: out of memory on the GPU: {error}; free it of other processes, such as a model server, use a "
-            "larger one" + (f", or {to_need_less}" if to_need_less else "") + f"; see {log_file}"
-        ) from error
-    except OutOfMemory as error:
-        left = available_bytes()
-        raise OutOfMemory(
-            f"{name}: out of memory: {error}; give it more memory"
-            + (f" ({gibibytes(left)} are free now)" if left is not None else "")
-            + (f", or {to_need_less}" if to_need_less else "")
-            + f"; see {log_file}"
-        ) from error
+        last: dict[str, Any] = {}
+        for line in _lines(child.stdout, name, deadline.check):
+            if "error" in last:
+                continue  # the first of several processes that fails knows the cause
+            last = json.loads(line)
+            if on_progress and "result" not in last and "error" not in last:
+                on_progress(last)
+        status = child.wait()
+    except _TookTooLong:
+        raise ChildFailed(f"{name}: took longer than {timeout_seconds:g} s and was killed; see {log_file}") from None
     finally:
         if child.poll() is None:
             child.kill()
             child.wait()
-        assert child.stdout is not None
         child.stdout.close()
+    if "result" in last:
+        result: dict[str, Any] = last["result"]
+        return result
+    if deadline.stopped:
+        raise Cancelled(f"{name}: stopped before it was done")
+    kind, cause = _failure(last, status, killed_before, to_need_less)
+    raise kind(f"{name}: {cause}" + ("" if "error" in last and kind is ChildFailed else f"; see {log_file}"))
 
 
-def _follow(
-    child: subprocess.Popen[bytes],
-    name: str,
-    log_file: Path,
-    timeout_seconds: float,
-    stop: threading.Event,
-    on_progress: Emit,
-    grace_seconds: float,
-    killed_before: int | None,
-    to_need_less: str,
-) -> dict[str, Any]:
+def _environment() -> dict[str, str]:
+    return {
+        **HUGE_PAGES,
+        **os.environ,
+        **THREADS_WAIT_BRIEFLY,
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RETUNED_PARENT": str(os.getpid()),
+        FIELDS: json.dumps(current()),
+    }
+
+
+class _TookTooLong(Exception):
+    pass
+
+
+class _Deadline:
+    """Ends a child when it is stopped or runs out of time.
+
+    Attributes:
+        stopped: whether the child was asked to stop.
+    """
+
+    def __init__(
+        self, child: "subprocess.Popen[bytes]", stop: threading.Event, timeout_seconds: float, grace_seconds: float
+    ) -> None:
+        self._child, self._stop, self._grace_seconds = child, stop, grace_seconds
+        self._end = time.monotonic() + timeout_seconds
+        self.stopped = False
+
+    def check(self) -> None:
+        """Terminates a stopped child, and kills it after the grace.
+
+        Raises:
+            _TookTooLong: the child ran out of time.
+        """
+        if self._stop.is_set() and not self.stopped:
+            self.stopped, self._end = True, time.monotonic() + self._grace_seconds
+            self._child.terminate()
+        if time.monotonic() > self._end:
+            if not self.stopped:
+                raise _TookTooLong
+            self._child.kill()
+
+
+def _lines(output: IO[bytes], name: str, check: Callable[[], None]) -> Iterator[bytes]:
+    """Yields the lines of a child's output, and calls `check` at least every 0.1 s."""
     lines: queue.Queue[bytes | None] = queue.Queue()
 
     def read() -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
+        for line in output:
             lines.put(line)
         lines.put(None)
 
     reader = threading.Thread(target=read, name=f"{name}-output", daemon=True)
     reader.start()
-    deadline = time.monotonic() + timeout_seconds
-    asked_to_stop = False
-    last: dict[str, Any] = {}
     while True:
-        if stop.is_set() and not asked_to_stop:
-            asked_to_stop, deadline = True, time.monotonic() + grace_seconds
-            child.terminate()
-        if time.monotonic() > deadline:
-            child.kill()
-            if not asked_to_stop:
-                raise ChildFailed(f"{name}: took longer than {timeout_seconds:g} s and was ended; see {log_file}")
+        check()
         try:
             line = lines.get(timeout=0.1)
         except queue.Empty:
             continue
         if line is None:
-            break
-        last = json.loads(line)
-        if "result" not in last and "error" not in last:
-            on_progress(last)
-    status = child.wait()
-    reader.join()
-    if "result" in last:
-        result: dict[str, Any] = last["result"]
-        return result
-    if asked_to_stop:
-        raise Cancelled(f"{name}: stopped before it was done")
-    if last.get("out_of_memory"):
-        raise _OutOfGpuMemory(last["error"]) if last.get("on_gpu") else OutOfMemory(last["error"])
-    if "error" in last:
-        raise ChildFailed(f"{name}: {last['error']}")
+            reader.join()
+            return
+        yield line
+
+
+def _failure(
+    last: dict[str, Any], status: int, killed_before: int | None, to_need_less: str
+) -> tuple[type[ChildFailed], str]:
+    """Returns the kind and the cause of a child's failure.
+
+    Args:
+        last: the child's last line.
+        killed_before: `oom_kills` when the child started.
+    """
+    error, or_less = last.get("error"), f", or {to_need_less}" if to_need_less else ""
+    if last.get("on_gpu"):
+        advice = "free it of other processes, such as a model server, use a larger one"
+        return OutOfMemory, f"out of memory on the GPU: {error}; {advice}{or_less}"
+    if error is not None and not last.get("out_of_memory"):
+        return ChildFailed, str(error)
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    if status == -signal.SIGKILL and (killed := oom_kills()) != killed_before:
-        raise OutOfMemory(f"the kernel ended the child process ({how})")
+    killed = oom_kills()
+    if error is None and status == -signal.SIGKILL and killed != killed_before:
+        error = f"the kernel ended the child process ({how})"
+    if error is not None:
+        left = available_bytes()
+        free = f" ({gibibytes(left)} are free now)" if left is not None else ""
+        return OutOfMemory, f"out of memory: {error}; give it more memory{free}{or_less}"
     if status == -signal.SIGKILL and killed is None:
-        how += ", most likely by the kernel, out of memory: give it more"
-        how += f", or {to_need_less}" if to_need_less else ""
-    raise ChildFailed(f"{name}: the child process ended without a result, {how}; see {log_file}")
-
-
-def start_twin(module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    """From within a child, start another process on its job, which dies with it. Its log is this one's; what it answers
-    is in its `stdout`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, sys.argv[1]],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env=os.environ | environment | {"RETUNED_PARENT": str(os.getpid())},
-    )
+        how += f", most likely by the kernel, out of memory: give it more{or_less}"
+    return ChildFailed, f"the child process ended without a result, {how}"

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, between `<think>` and `</think>`, as Qwen, DeepSeek and others write it."""
+"""The reasoning before an answer, between `<think>` and `</think>`, in the form of Qwen, DeepSeek and others."""
 
 import re
 
@@ -9,25 +9,25 @@ OPEN_AT_THE_END = re.compile(r"<think>\s*\Z")
 
 
 def split(text: str, *, opened: bool = False) -> tuple[str | None, str]:
-    """The reasoning and the answer of a text.
+    """Splits a text into reasoning and answer.
 
-    Where the prompt ended with the opening tag, the text has the closing one alone. Reasoning without an end was cut
-    off before the answer, which then is empty.
+    If the prompt ended with the opening tag, the text has only the closing one. Reasoning without an end was cut off,
+    so the answer is empty.
 
     Args:
         opened: the prompt ended with the opening tag.
 
     Returns:
-        reasoning, None without any; answer.
+        The reasoning (None: none) and the answer.
     """
     started = text.lstrip().startswith(OPENING)
     before, closing, after = text.partition(CLOSING)
-    if not (started or opened or (closing and OPENING not in before)):  # else an answer may speak of the tags
+    if not (started or opened or (closing and OPENING not in before)):  # an answer may mention the tags
         return None, text.strip()
     reasoning = before.lstrip().removeprefix(OPENING).strip()
     return reasoning or None, after.strip()
 
 
 def written(thought: str, answer: str) -> str:
-    """A text that `split` takes apart again."""
+    """Joins reasoning and answer; the inverse of `split`."""
     return f"{OPENING}\n{thought}\n{CLOSING}\n\n{answer}"

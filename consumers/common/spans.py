@@ -1,4 +1,4 @@
-"""Spans: what was done from when to when, for whoever traces it. Nothing is recorded until somebody asks for it."""
+"""Spans for tracing; nothing is recorded until a recorder is set."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,15 +8,15 @@ Value = str | bool | int | float
 
 
 class Span(Protocol):
-    """A span that is open."""
+    """An open span."""
 
     def set(self, **attributes: Value | None) -> None:
-        """Add attributes; those that are None are not known."""
+        """Adds attributes; None: unknown."""
 
 
-class _Nothing:
+class _Unrecorded:
     def set(self, **attributes: Value | None) -> None:
-        """Recorded nowhere."""
+        """Does nothing."""
 
 
 Recorder = Callable[[str], AbstractContextManager[Span]]
@@ -24,18 +24,18 @@ _recorder: Recorder | None = None
 
 
 def record(recorder: Recorder | None) -> None:
-    """Have spans recorded from now on, or no more."""
+    """Sets the recorder of all further spans; None: no recording."""
     global _recorder
     _recorder = recorder
 
 
 @contextmanager
 def span(name: str, **attributes: Value | None) -> Iterator[Span]:
-    """A span around a block; a span inside of another one, in one thread, is its child.
+    """Opens a span around a block; a span within another one in the same thread is its child.
 
-    No attribute may hold what people wrote.
+    Attributes must not contain users' texts.
     """
-    opened: AbstractContextManager[Span] = nullcontext(_Nothing()) if _recorder is None else _recorder(name)
-    with opened as one:
-        one.set(**attributes)
-        yield one
+    opened: AbstractContextManager[Span] = nullcontext(_Unrecorded()) if _recorder is None else _recorder(name)
+    with opened as active:
+        active.set(**attributes)
+        yield active

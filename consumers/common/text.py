@@ -1,6 +1,6 @@
-"""Text for people."""
+"""Texts of errors."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for a message of one line."""
+    """Returns the first line of an error's text, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Tone and format of an answer, by features that can be counted. Pure functions on texts."""
+"""Tone and format of an answer, as yes-or-no features. Pure functions on texts."""
 
 import re
 from collections.abc import Sequence
@@ -31,8 +31,11 @@ Features = tuple[bool, ...]
 
 
 def features(text: str) -> Features:
-    """Does the text open with a greeting, close with one, hold a list, use markdown, speak as I, speak as we, exclaim,
-    ask, hold an emoji, end with punctuation? Greetings and pronouns of English and of its larger neighbours."""
+    """Returns the features of a text.
+
+    They are: opening greeting, closing phrase, list, Markdown, first person singular, first person plural, exclamation
+    mark, question mark, emoji, punctuation at the end. Greetings and pronouns of several European languages are known.
+    """
     text = text.strip()
     return (
         bool(_OPENING.match(text)),
@@ -49,20 +52,23 @@ def features(text: str) -> Features:
 
 
 def consistency(answer: str, approved: str) -> float:
-    """Share of the `features` in which an answer is like the approved one, 0 to 1."""
+    """Returns the share of the `features`, 0 to 1, in which an answer equals the approved one."""
     pairs = list(zip(features(answer), features(approved), strict=True))
-    return sum(one == other for one, other in pairs) / len(pairs)
+    return sum(a == b for a, b in pairs) / len(pairs)
 
 
 def likeness(answers: Sequence[Features], approved: Sequence[Features]) -> tuple[float, float, float] | None:
-    """How like approved answers some answers are, over how like approved ones are to each other; with a 95% interval.
+    """Returns the likeness of answers to approved ones, relative to that of approved ones to each other.
+
+    The likeness of two answers is the share of the `features` in which they are equal; of two groups, the mean over all
+    pairs. The result is 1 if the answers are as similar to approved ones as these are to each other. It can be larger,
+    if most answers are like the most common approved one.
 
     Args:
-        answers, approved: the `features` of each.
+        answers, approved: the `features` of each answer.
 
-    Two answers are alike in the share of the `features` that they have in common; of all pairs, the mean. 1 is as
-    alike as can be expected, and what comes out can be more: many answers may all be like the most usual approved one.
-    None for fewer than two answers or approved ones. The interval takes the approved answers as given.
+    Returns:
+        The likeness and its 95% interval, given the approved answers; None: fewer than two answers or approved ones.
     """
     if min(len(answers), len(approved)) < 2:
         return None

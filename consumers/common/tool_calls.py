@@ -1,7 +1,7 @@
-"""Answers that call tools, as one text: what is learned, compared and judged is a text, whatever the model's template.
+"""The text form of answers with tool calls, which is trained on, compared and judged, whatever the model's template.
 
 Each call is a JSON object with `name` and `arguments` between `<tool_call>` and `</tool_call>`, after the words of the
-answer, if it has any: the form of Hermes and Qwen, which many chat templates write themselves.
+answer, if there are any. This is the form of Hermes and Qwen, which many chat templates use.
 """
 
 import json
@@ -14,24 +14,26 @@ OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool.
+    """A tool call.
 
     Attributes:
-        arguments: an object; what was sent in its place, if that is no JSON object.
+        arguments: a JSON object, or any other value that was sent instead.
     """
 
     name: str
     arguments: Any
 
     def as_message(self) -> dict[str, Any]:
-        """As chat messages hold it, with its arguments as an object."""
+        """Returns the form of chat messages, with the arguments as an object."""
         return {"type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 def written(words: str, calls: Iterable[Mapping[str, Any]]) -> str:
-    """The text of an answer with calls, which are objects as chat messages hold them (`{"function": {…}}`).
+    """Returns the text of an answer with calls.
 
-    Objects with `name` and `arguments` of their own, as some clients log them, do as well.
+    Args:
+        calls: in the form of chat messages (`{"function": {…}}`), or objects with `name` and `arguments`, which some
+            clients log.
     """
     parts = [words.strip()] if words.strip() else []
     for call in calls:
@@ -39,16 +41,16 @@ def written(words: str, calls: Iterable[Mapping[str, Any]]) -> str:
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             arguments = parsed(arguments)
-        told = json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
-        parts.append(f"{OPENING}\n{told}\n{CLOSING}")
+        body = json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
+        parts.append(f"{OPENING}\n{body}\n{CLOSING}")
     return "\n".join(parts)
 
 
 def answer_text(value: Any) -> str:
-    """The text of an answer that is given as decoded JSON, as corrections are.
+    """Returns the text of an answer given as decoded JSON, such as a correction.
 
-    A text is itself; `{"content": …, "tool_calls": […]}` and a list of calls become their text; any other object or
-    list becomes JSON.
+    A string is unchanged; `{"content": …, "tool_calls": […]}` and a list of calls become their text; any other value
+    becomes JSON.
     """
     if isinstance(value, str):
         return value
@@ -60,7 +62,7 @@ def answer_text(value: Any) -> str:
 
 
 def are_calls(value: Any) -> bool:
-    """Is a decoded JSON value a list of calls, and not an empty one?"""
+    """Whether a decoded JSON value is a non-empty list of calls."""
     return isinstance(value, list) and bool(value) and all(map(_is_call, value))
 
 
@@ -72,18 +74,18 @@ def _is_call(value: Any) -> bool:
 
 
 def schemas(tools: Any) -> list[dict[str, Any]]:
-    """The tools that were offered, in the form of OpenAI's chat API, which chat templates take.
+    """Returns the offered tools in the form of OpenAI's chat API, which chat templates accept.
 
-    Their schema may stand there without `function` around it, or be called `input_schema`, as Anthropic does. What is
-    no such object is left out.
+    A schema may also be given without `function` around it, or as `input_schema` (Anthropic). Other objects are
+    ignored.
     """
-    found = []
+    converted = []
     for tool in tools if isinstance(tools, list) else ():
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             continue
         parameters = function.get("parameters", function.get("input_schema"))
-        found.append(
+        converted.append(
             {
                 "type": "function",
                 "function": {
@@ -93,14 +95,14 @@ def schemas(tools: Any) -> list[dict[str, Any]]:
                 },
             }
         )
-    return found
+    return converted
 
 
 def read(text: str) -> tuple[str, list[Call]]:
-    """The words and the calls of an answer.
+    """Splits an answer into words and calls.
 
     Raises:
-        ValueError: what stands between the tags is no call, or a tag is not closed.
+        ValueError: the tags contain something else, or a tag is not closed.
     """
     words, calls, rest = "", [], text
     while OPENING in rest:
@@ -109,18 +111,18 @@ def read(text: str) -> tuple[str, list[Call]]:
         try:
             body, end = json.JSONDecoder().raw_decode(rest.lstrip())
         except RecursionError as error:
-            raise ValueError("a call of a tool is nested too deeply") from error
+            raise ValueError("a tool call is nested too deeply") from error
         after = rest.lstrip()[end:].lstrip()
         name = body.get("name") if isinstance(body, dict) else None
         if not after.startswith(CLOSING) or not isinstance(name, str):
-            raise ValueError("a call of a tool is not closed, or has no name")
+            raise ValueError("a tool call is not closed, or has no name")
         calls.append(Call(name, body.get("arguments")))
         rest = after.removeprefix(CLOSING)
     return (words + rest).strip(), calls
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The tools that an answer calls, each once, in their order; none where its calls cannot be read."""
+    """Returns the tools that an answer calls, each once, in order; empty if its calls cannot be read."""
     try:
         return tuple(dict.fromkeys(call.name for call in read(text)[1]))
     except ValueError:
@@ -128,8 +130,8 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def parsed(text: str) -> Any:
-    """What a text holds as JSON; the text where it is none."""
+    """Decodes JSON; returns the text itself if it is not JSON, as a model may call a tool with anything."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # a model may have called with what is no JSON: it stays a text
+    except (ValueError, RecursionError):
         return text

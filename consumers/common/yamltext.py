@@ -1,4 +1,4 @@
-"""YAML that people write: configuration, principals, companies of the demo."""
+"""Reads YAML files written by people: configuration, principals, companies of the demo."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from retuned.consumers.errors import ConfigurationError
 
 
 def parse(content: bytes, where: str) -> Any:
-    """What a file holds.
+    """Decodes a file.
 
     Args:
-        where: begins the text of errors: the file, and which key names it.
+        where: a prefix for errors: the file, and the key that names it.
 
     Raises:
-        ConfigurationError: it is not YAML, or a key stands twice in a mapping; the text names the lines.
+        ConfigurationError: the content is not YAML, or a mapping has a duplicate key; the text names the lines.
     """
     try:
         return yaml.load(content.decode(), Loader=_Loader)
@@ -33,9 +33,9 @@ class _DuplicateKey(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping; YAML's own loader takes the last one in silence.
+    """Rejects duplicate keys in a mapping; PyYAML's loader silently takes the last one.
 
-    Mappings are looked at as they are written, before `<<` merges others into them.
+    Mappings are checked as written, before `<<` merges others into them.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and (before := first.setdefault((key.tag, key.value), key)) is not key:
                 raise _DuplicateKey(
-                    f"line {key.start_mark.line + 1}: {key.value} stands on line {before.start_mark.line + 1} already; "
+                    f"line {key.start_mark.line + 1}: {key.value} is already on line {before.start_mark.line + 1}; "
                     "keep one of them"
                 )
         return node

@@ -1,1 +1,1 @@
-"""What an event is, and how other formats become events."""
+"""Our events, and the formats that are translated into them."""

@@ -1,4 +1,7 @@
-"""Anthropic's messages: a request and its response as OpenAI's chat completions have them."""
+"""Anthropic's messages API: a request and its response in the form of OpenAI's chat completions.
+
+Source: https://docs.anthropic.com/en/api/messages
+"""
 
 from typing import Any
 
@@ -11,6 +14,7 @@ from retuned.consumers.formats.messages import (
     objects_of,
     sum_of,
     texts_of,
+    tool,
     tool_call,
     without_nothing,
 )
@@ -23,8 +27,46 @@ def is_response(value: Any) -> bool:
     return isinstance(value, dict) and value.get("type") == "message" and isinstance(value.get("content"), list)
 
 
+def are_events(value: Any) -> bool:
+    """Whether a value is the list of events of a streamed answer."""
+    return isinstance(value, list) and bool(value) and object_of(value[0]).get("type") == "message_start"
+
+
+def joined(events: list[Any]) -> Plain:
+    """Returns the answer of a stream. One that broke off has no `stop_reason`."""
+    message: Plain = {"type": "message", "content": []}
+    blocks: dict[Any, Plain] = {}
+    pieces: dict[Any, list[str]] = {}
+    for event in objects_of(events):
+        kind, delta = event.get("type"), object_of(event.get("delta"))
+        if kind == "message_start":
+            message |= object_of(event.get("message"))
+        elif kind == "content_block_start":
+            blocks[str(event.get("index"))] = object_of(event.get("content_block"))
+        elif kind == "content_block_delta":
+            text = next((delta[name] for name in ("text", "partial_json") if isinstance(delta.get(name), str)), "")
+            pieces.setdefault(str(event.get("index")), []).append(text)
+        elif kind == "message_delta":
+            message |= {name: value for name, value in delta.items() if name == "stop_reason"}
+            message["usage"] = object_of(message.get("usage")) | without_nothing(object_of(event.get("usage")))
+    content = [_filled(block, "".join(pieces.get(index, ()))) for index, block in blocks.items()]
+    return message | {"type": "message", "content": content}
+
+
+def _filled(block: Plain, text: str) -> Plain:
+    """Returns a block of a stream with its pieces."""
+    if block.get("type") == "text":
+        return block | {"text": f"{block.get('text') or ''}{text}"}
+    if block.get("type") != "tool_use" or not text:
+        return block
+    try:
+        return block | {"input": msgspec.json.decode(text)}
+    except msgspec.DecodeError:  # it broke off
+        return block | {"input": text}
+
+
 def as_openai(log: Plain) -> Plain:
-    """A logged request with its response in the form of chat completions."""
+    """Returns a logged request and its response in the form of chat completions."""
     request, response = log["request"], log["response"]
     usage, metadata = object_of(response.get("usage")), object_of(request.get("metadata"))
     messages = [message for item in objects_of(request.get("messages")) for message in chat_messages(item)]
@@ -32,17 +74,20 @@ def as_openai(log: Plain) -> Plain:
         messages = [{"role": "system", "content": system}, *messages]
     answer = next(iter(chat_messages({"role": "assistant", "content": response["content"]})), {})
     content = texts_of(answer.get("content")) or ("" if answer.get("tool_calls") else None)
-    asked = {
+    chat_request = {
         "model": request.get("model"),
         "messages": messages or request.get("messages"),
-        "tools": [_tool(tool) for tool in objects_of(request.get("tools"))],
+        "tools": [
+            tool(item.get("name"), item.get("description"), item.get("input_schema"))
+            for item in objects_of(request.get("tools"))
+        ],
         "user": metadata.get("user_id"),
         "metadata": {key: value for key, value in metadata.items() if key != "user_id"},
     }
-    # All that was read: tokens from and into the cache are counted apart there.
+    # Anthropic counts input tokens from and into the cache separately.
     read = sum_of(usage, "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     return log | {
-        "request": without_nothing(asked),
+        "request": without_nothing(chat_request),
         "response": {
             "id": response.get("id"),
             "model": response.get("model"),
@@ -53,7 +98,7 @@ def as_openai(log: Plain) -> Plain:
 
 
 def chat_messages(message: Plain) -> list[Plain]:
-    """One message as chat messages: results of tools are messages of their own there. Thoughts are left out."""
+    """Returns one message as chat messages, with every tool result as a message of its own and without thoughts."""
     content = message.get("content")
     if not isinstance(content, list):
         return [message]
@@ -70,12 +115,3 @@ def chat_messages(message: Plain) -> list[Plain]:
         elif block.get("type") not in _HIDDEN:
             parts.append(block)
     return chat(message.get("role"), parts, calls, results)
-
-
-def _tool(tool: Plain) -> Plain:
-    function = {
-        "name": tool.get("name"),
-        "description": tool.get("description"),
-        "parameters": tool.get("input_schema"),
-    }
-    return {"type": "function", "function": without_nothing(function)}

@@ -1,4 +1,4 @@
-"""Calls of a model's API as apps log them: a request with its response, of OpenAI, Anthropic, Bedrock or Gemini."""
+"""API calls as apps log them: a request with its response, of OpenAI, Anthropic, Bedrock or Gemini."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ ALONE = 'no request: a response without its request; send both as {"workload": â
 
 
 def is_call(value: Plain) -> bool:
-    """Whether an object is a call, or a part of one that is of no use by itself."""
+    """Whether an object is a call, or a response or batch line without its request."""
     return (
         ("response" in value and isinstance(value.get("request"), dict))
         or openai.is_response(value)
@@ -25,10 +25,10 @@ def is_call(value: Plain) -> bool:
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answer of a call.
+    """Yields the answer of a call.
 
     Raises:
-        BadEvent: it is a response without its request.
+        BadEvent: the object is a response without its request.
     """
     if isinstance(value.get("request"), dict):
         yield from answers(value)
@@ -40,13 +40,15 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
 
 
 def answers(log: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answer of a request with its response; those that came with it are counted."""
+    """Yields the first answer to a request; further choices are counted."""
     response: Any = log["response"]
     if openai.failed(response) or gemini.is_blocked(response):
         yield PassedOver("failed_call")
         return
     if gemini.are_chunks(response):
         response = gemini.joined(response)
+    if anthropic.are_events(response):
+        response = anthropic.joined(response)
     log = {**log, "response": openai.whole(response)}
     for api in _APIS:
         if api.is_response(response):

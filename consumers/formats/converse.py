@@ -1,4 +1,4 @@
-"""The Converse API of Amazon Bedrock: a request and its response as OpenAI's chat completions have them.
+"""Amazon Bedrock's Converse API: a request and its response in the form of OpenAI's chat completions.
 
 Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
 """
@@ -13,6 +13,7 @@ from retuned.consumers.formats.messages import (
     object_of,
     objects_of,
     sum_of,
+    tool,
     tool_call,
     without_nothing,
 )
@@ -26,21 +27,25 @@ def is_response(value: Any) -> bool:
 
 
 def as_openai(log: Plain) -> Plain:
-    """A logged request with its response in the form of chat completions."""
+    """Returns a logged request and its response in the form of chat completions."""
     request, response = log["request"], log["response"]
     usage = object_of(response.get("usage"))
     messages = [message for item in objects_of(request.get("messages")) for message in _messages(item)]
     if system := [part for part in objects_of(request.get("system")) if isinstance(part.get("text"), str)]:
         messages = [*chat("system", [_part(part) for part in system], [], []), *messages]
-    said = object_of(response["output"]["message"])
-    (answer, *_) = _messages(said | {"role": "assistant"})
-    thoughts = [object_of(part.get("reasoningContent")) for part in objects_of(said.get("content"))]
+    message = object_of(response["output"]["message"])
+    (answer, *_) = _messages(message | {"role": "assistant"})
+    thoughts = [object_of(part.get("reasoningContent")) for part in objects_of(message.get("content"))]
     texts = [object_of(thought.get("reasoningText")).get("text") for thought in thoughts]
     answer["reasoning_content"] = "\n".join(text for text in texts if isinstance(text, str)) or None
-    asked = {
+    chat_request = {
         "model": request.get("modelId", request.get("model")),
         "messages": messages or request.get("messages"),
-        "tools": [_tool(tool["toolSpec"]) for tool in _tools(request) if isinstance(tool.get("toolSpec"), dict)],
+        "tools": [
+            tool(spec.get("name"), spec.get("description"), object_of(spec.get("inputSchema")).get("json"))
+            for item in objects_of(object_of(request.get("toolConfig")).get("tools"))
+            if isinstance(spec := item.get("toolSpec"), dict)
+        ],
         "metadata": object_of(request.get("requestMetadata")),
     }
     counts = {
@@ -48,7 +53,7 @@ def as_openai(log: Plain) -> Plain:
         "completion_tokens": usage.get("outputTokens"),
     }
     return {"latency_ms": object_of(response.get("metrics")).get("latencyMs")} | log | {
-        "request": without_nothing(asked),
+        "request": without_nothing(chat_request),
         "response": {
             "choices": [{"message": answer, "finish_reason": response.get("stopReason")}],
             "usage": counts | object_of(response.get("usage")),
@@ -57,7 +62,7 @@ def as_openai(log: Plain) -> Plain:
 
 
 def _messages(message: Plain) -> list[Plain]:
-    """One message as chat messages."""
+    """Returns one message as chat messages."""
     parts, tools, results = [], [], []
     for block in objects_of(message.get("content")):
         if isinstance(use := block.get("toolUse"), dict):
@@ -72,23 +77,10 @@ def _messages(message: Plain) -> list[Plain]:
 
 
 def _part(block: Plain) -> Plain:
-    """A text as chat messages have it; what else it is, under its type."""
+    """Returns a block as a part of a chat message, with its type."""
     return {"type": "text", **block} if isinstance(block.get("text"), str) else {"type": next(iter(block), ""), **block}
 
 
 def _result(part: Plain) -> str:
     text = part.get("text")
     return text if isinstance(text, str) else msgspec.json.encode(part.get("json", part)).decode()
-
-
-def _tools(request: Plain) -> list[Plain]:
-    return objects_of(object_of(request.get("toolConfig")).get("tools"))
-
-
-def _tool(spec: Plain) -> Plain:
-    function = {
-        "name": spec.get("name"),
-        "description": spec.get("description"),
-        "parameters": object_of(spec.get("inputSchema")).get("json"),
-    }
-    return {"type": "function", "function": without_nothing(function)}

@@ -1,13 +1,14 @@
-"""Rows of files that are no events, but show how to answer: transcripts, questions with answers, preferences.
+"""Reads rows of files that are not events but show answers: transcripts, questions with answers, preferences.
 
-A row that names no model and no judgement is a demonstration: its answer is stored as an interaction of the model
-`demonstration`, with itself as an expert's correction, so that it is learned from. One that names a model is a log and
-teaches only what is said of it. Such rows are understood in files alone: on a topic, a message without a `response` is
-an app's mistake, and nobody vouches for it. docs/formats.md has a table of which column becomes which
-field.
+A row without a model and without a judgement is a demonstration: its answer is stored as an interaction of the model
+`demonstration`, and also as an expert's correction, so that the model learns it. A conversation demonstrates each of
+its answers but those of weight 0. A row with a model is a log, and only the judgements in it teach. Such rows are read
+from files alone: on a topic, a message without a `response` is an error of the app, and nobody vouches for its answer.
+docs/formats.md has a table of which column becomes which field.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ import msgspec
 
 from retuned.consumers.common import reasoning
 from retuned.consumers.common.tool_calls import are_calls
+from retuned.consumers.formats import fine_tuning
 from retuned.consumers.formats.calls import ALONE
 from retuned.consumers.formats.events import BOOLEANS, NUMBERS, STRINGS, BadEvent
 from retuned.consumers.formats.messages import (
@@ -24,6 +26,7 @@ from retuned.consumers.formats.messages import (
     joined_text,
     object_of,
     reasoning_of,
+    without_media,
     without_nothing,
 )
 
@@ -34,7 +37,7 @@ TRANSCRIPTS = ("messages", "conversations", "conversation")
 QUESTIONS = ("question", "prompt", "instruction", "query", "input")
 ANSWERS = ("answer", "response", "output", "completion")
 CLASSES = ("label", "category")
-"""What a text belongs to: the answer, in a table that has no other."""
+"""The class of a text, which is the answer in a table without another one."""
 TIMES = ("timestamp", "created_at", "created", "time", "date")
 JUDGEMENTS = (*sorted(BOOLEANS), *sorted(NUMBERS), *sorted(STRINGS))
 FIELDS = (
@@ -42,6 +45,8 @@ FIELDS = (
     "cost", "finish_reason",
 )  # fmt: skip
 SOURCES = ("user", "expert", "judge", "app")
+
+PREFERENCE = ("chosen", "rejected", fine_tuning.CHOSEN, fine_tuning.REJECTED)
 
 _ROLES = {
     "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
@@ -51,97 +56,104 @@ _YES, _NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 
 
 class NoWorkload(BadEvent):
-    """A row that names no workload, where none was named for the file."""
+    """A row without a workload, in a file for which none was given."""
 
     def __init__(self) -> None:
         super().__init__("not_an_event", "names no workload; name one for the file with --workload")
 
 
 def column(name: str) -> str:
-    """A column's name as it is compared: in lower case, with _ for spaces."""
+    """Returns a column's name in lower case, with _ for spaces."""
     return name.strip().lower().replace(" ", "_")
 
 
 def renamed(columns: Sequence[str]) -> list[str]:
-    """Columns as `column` names them; where texts stand beside their class, these are `question` and `answer`.
+    """Returns the names of columns as `column` does; a text and its class become `question` and `answer`.
 
     Args:
-        columns: all of a table, or of a row those too that are empty. One with a column of answers is as it is.
+        columns: all columns of a table, or of a row, empty ones too. Columns of answers keep their names.
     """
     names = [column(name) for name in columns]
     known = {*names}
     label = next((name for name in CLASSES if name in known), None)
-    if label is None or known & {*ANSWERS, *TRANSCRIPTS, "chosen", "rejected"} or not known & {*QUESTIONS, "text"}:
+    if label is None or known & {*ANSWERS, *TRANSCRIPTS, *PREFERENCE} or not known & {*QUESTIONS, "text"}:
         return names
     meant = {label: "answer"} if known & {*QUESTIONS} else {label: "answer", "text": "question"}
     return [meant.get(name, name) for name in names]
 
 
 def understood(columns: set[str]) -> bool:
-    """Whether rows with these columns (as `column` makes them) can be demonstrations, preferences or transcripts."""
+    """Whether rows with these columns (named by `column`) can be demonstrations, preferences or transcripts."""
     return bool(
         columns & {"messages", "conversations"}
-        or columns >= {"chosen", "rejected"}
+        or form(columns) == "preferences"
         or (columns & {*QUESTIONS, "conversation"} and columns & set(ANSWERS))
     )
 
 
-def events(row: Plain, workload: str | None, timestamp: str) -> list[Plain]:
-    """The interaction of a row, and the feedback on it, as the fields of our events.
+def form(columns: Set[str]) -> str:
+    """Returns the form of rows with these columns (named by `column`), for the summary of an import."""
+    if columns >= {*PREFERENCE[:2]} or columns >= {*PREFERENCE[2:]} or "samples" in columns:
+        return "preferences"
+    return "conversations" if columns & {*TRANSCRIPTS} else "questions with answers"
+
+
+def events(row: Plain, workload: str | None, timestamp: str) -> Iterator[Plain]:
+    """Returns the interactions of a row, each followed by the feedback on it, as the fields of our events.
+
+    A conversation of n answers becomes up to n interactions, each with all messages before it: their size may grow with
+    the square of the row's, so the caller stops where they become too much.
 
     Args:
-        workload, timestamp: for a row that names none.
+        workload, timestamp: defaults for a row without them.
 
     Raises:
-        BadEvent: nothing in it is a question with an answer.
-        NoWorkload: neither the row nor the caller names one.
+        BadEvent: the row holds no question with an answer.
+        NoWorkload: neither the row nor the caller names a workload.
     """
     fields = {column(name): value for name, value in row.items() if value is not None and value != ""}
+    fields = fine_tuning.unified(fields)
     workload = fields.pop("workload", None) or workload
     own_time = next((fields.pop(name) for name in TIMES if name in fields), None)
-    chosen = fields.pop("chosen", None) if "rejected" in fields else None
-    messages, answer, calls = _exchange(fields)
-    if workload is None:
-        raise NoWorkload
     judged = {name: _judgement(name, fields.pop(name)) for name in JUDGEMENTS if name in fields}
     if str(fields.get("label")).lower() in ("true", "false"):
         judged.setdefault("helpful", _judgement("helpful", fields.pop("label")))
-    source = fields.pop("source") if fields.get("source") in SOURCES else "user"
     model = named = fields.pop("model", None)
-    if chosen is not None:
-        judged, source = {**judged, "correction": _text(chosen)}, "expert"
-    if model is None and not judged:
-        taught = {"content": answer, "tool_calls": calls} if calls else answer
-        model, judged, source = DEMONSTRATION, {"correction": taught}, "expert"
+    correction = None
+    if "chosen" in fields and "rejected" in fields:
+        exchanges, correction = _preference(fields)
+    else:
+        exchanges = _exchanges(fields, is_taught=model is None and not judged)
+    if workload is None:
+        raise NoWorkload
+    is_demonstration = model is None and not judged and correction is None
+    source = fields.pop("source") if fields.get("source") in SOURCES else "user"
+    if correction is not None:
+        judged, source = {**judged, "correction": correction}, "expert"
+    elif is_demonstration:
+        model, source = DEMONSTRATION, "expert"
     context = fields.pop("context", None)
-    interaction: Plain = {
+    # Feedback in other files refers to the ids of logs. Other ids are often row numbers, which are not unique across
+    # files.
+    id = str(fields.pop("id")) if named and "id" in fields else None
+    if len(exchanges) > 1:  # they stay together in splits
+        fields.setdefault("conversation_id", content_hash([workload, exchanges.turns]))
+    around: Plain = {
         "workload": workload,
         "model": model or UNNAMED_MODEL,
-        "messages": messages,
-        "response": answer,
         "context": [context] if isinstance(context, str) else context,
         **{name: str(fields.pop(name)) for name in ("conversation_id", "user_id") if name in fields},
         **{name: fields.pop(name, None) for name in FIELDS},
     }
-    # The ids of logs are what feedback in other files refers to. Others are numbers of rows as often as not, which
-    # two files have in common.
-    id = str(fields.pop("id")) if named and "id" in fields else None
     attributes = object_of(fields.pop("attributes", None)) | object_of(fields.pop("metadata", None)) | fields
-    attributes |= {"tool_calls": calls} if calls else {}
     if isinstance(attributes.get("tools"), str):  # as in Parquet files, whose columns have one type each
         attributes["tools"] = _decoded(attributes["tools"])
-    interaction = without_nothing({**interaction, "attributes": attributes or None})
-    when = time(own_time)
-    id = id or content_hash([interaction, when])
-    made = [{"id": id, "timestamp": when or timestamp, **interaction}]
-    for name, value in judged.items():
-        said = {"interaction_id": id, "name": name, "value": value, "source": source}
-        made.append({"id": content_hash([said, when]), "timestamp": when or timestamp, **said})
-    return made
+    given = None if is_demonstration else judged
+    return _written(exchanges, around, attributes, given, source, id, time(own_time), timestamp)
 
 
 def time(value: Any) -> Any:
-    """A time as ISO 8601: what `instant` takes, a date, a date and a time with a space between. What else stays."""
+    """Returns a time as ISO 8601: what `instant` takes, a date, or a date and a time. Other values are unchanged."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
     value = instant(value)
@@ -153,36 +165,134 @@ def time(value: Any) -> Any:
     return value
 
 
-def _exchange(fields: Plain) -> tuple[list[Plain], str, list[Plain]]:
-    """The messages that were asked, the answer to them and its calls of tools, which are taken out of the fields."""
+@dataclass(frozen=True)
+class _Exchanges:
+    """Questions with their answers: of a conversation, or one that is given apart.
+
+    Attributes:
+        turns: all messages.
+        places: the positions of the answers among them.
+    """
+
+    turns: list[Plain]
+    places: list[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[tuple[list[Plain], str, list[Plain]]]:
+        """Yields the messages before an answer, its text, and its calls of tools."""
+        return ((self.turns[:place], *_answer(self.turns[place])) for place in self.places)
+
+
+def _written(
+    exchanges: _Exchanges,
+    around: Plain,
+    attributes: Plain,
+    judged: Plain | None,
+    source: str,
+    id: str | None,
+    when: Any,
+    timestamp: str,
+) -> Iterator[Plain]:
+    """Yields the events of a row.
+
+    Args:
+        around: the fields that all interactions of the row share.
+        judged: the feedback by name; None: each answer is demonstrated.
+        id: of the interaction; None: a hash of its content.
+    """
+    for messages, answer, calls in exchanges:
+        own = attributes | ({"tool_calls": calls} if calls else {})
+        interaction = without_nothing({**around, "messages": messages, "response": answer, "attributes": own or None})
+        of_this = id or content_hash([interaction, when])
+        yield {"id": of_this, "timestamp": when or timestamp, **interaction}
+        taught = {"content": answer, "tool_calls": calls} if calls else answer
+        for name, value in ({"correction": taught} if judged is None else judged).items():
+            feedback = {"interaction_id": of_this, "name": name, "value": value, "source": source}
+            yield {"id": content_hash([feedback, when]), "timestamp": when or timestamp, **feedback}
+
+
+def _exchanges(fields: Plain, *, is_taught: bool) -> _Exchanges:
+    """Takes the messages and the answers out of the fields.
+
+    Args:
+        is_taught: each answer of a conversation is taught, not the last one alone.
+    """
+    turns = _asked(fields)
+    answer_field = next((name for name in ANSWERS if name in fields), None)
+    if answer_field is not None:
+        turns.append({"role": "assistant", "content": _text(fields.pop(answer_field))})
+        places = _after_a_question(turns, [len(turns) - 1])
+        if not _is_answer(turns[-1]):
+            raise BadEvent("not_an_event", "no answer: expected a text")
+    else:
+        answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant" and _is_answer(turn)]
+        if not answers:
+            raise BadEvent(
+                "not_an_event", "no answer: expected a last message of the assistant, or a column of answers"
+            )
+        places = _after_a_question(turns, answers)
+        if is_taught:
+            places = fine_tuning.taught(fields, turns, places)
+        else:
+            del places[:-1]
+    return _Exchanges([fine_tuning.without_weight(turn) for turn in turns], places)
+
+
+def _preference(fields: Plain) -> tuple[_Exchanges, Any]:
+    """Takes a preference out of the fields: the question with the rejected answer, and the preferred answer."""
+    shared, chosen, rejected = fine_tuning.compared(fields)
+    before = _turns(shared) if shared else []
+    if not any(turn["role"] == "user" for turn in before):  # else the sides hold the whole conversation
+        before = [*_asked(fields), *before]
+    for name in (*QUESTIONS, *TRANSCRIPTS, *PREFERENCE):
+        fields.pop(name, None)
+    _after_a_question(before, [len(before)])
+    answered = [
+        _turns([side])[0] if isinstance(side, dict) else {"role": "assistant", "content": str(side)}
+        for side in (chosen, rejected)
+    ]
+    if not all(turn["role"] == "assistant" and _is_answer(turn) for turn in answered):
+        raise BadEvent("not_an_event", "no answer: expected two messages of the assistant to compare")
+    text, calls = _answer(answered[0])
+    before = [fine_tuning.without_weight(turn) for turn in before]
+    return _Exchanges([*before, answered[1]], [len(before)]), {"content": text, "tool_calls": calls} if calls else text
+
+
+def _after_a_question(turns: list[Plain], places: list[int]) -> list[int]:
+    """Returns the places after the first message of the user.
+
+    Raises:
+        BadEvent: there are none.
+    """
+    first = next((place for place, turn in enumerate(turns) if turn["role"] == "user"), len(turns))
+    if not (after := [place for place in places if place > first]):
+        raise BadEvent("not_an_event", "no question: expected a message of the user before the answer")
+    return after
+
+
+def _is_answer(turn: Plain) -> bool:
+    text, calls = _answer(turn)
+    return bool(text.strip() or calls)
+
+
+def _answer(turn: Plain) -> tuple[str, list[Plain]]:
+    """Returns the text of a message, with its reasoning, and its calls of tools."""
+    text = joined_text(turn.get("content")) or ""
+    calls = turn["tool_calls"] if are_calls(turn.get("tool_calls")) else []
+    if (text.strip() or calls) and (thought := reasoning_of(turn)):
+        text = reasoning.written(thought, text)
+    return text, calls
+
+
+def _asked(fields: Plain) -> list[Plain]:
+    """Takes the messages out of the fields, the system's first."""
     name = next((name for name in TRANSCRIPTS if isinstance(fields.get(name), list)), None)
     messages = _question(fields) if name is None else _turns(fields.pop(name))
     if isinstance(fields.get("system"), str):
         messages = [{"role": "system", "content": fields.pop("system")}, *messages]
-    calls: list[Plain] = []
-    told = "rejected" if "rejected" in fields else next((name for name in ANSWERS if name in fields), None)
-    if told is not None:
-        answer = _text(fields.pop(told))
-    else:
-        places = [
-            place
-            for place, turn in enumerate(messages)
-            if turn["role"] == "assistant" and (turn.get("content") or are_calls(turn.get("tool_calls")))
-        ]
-        if not places:
-            raise BadEvent(
-                "not_an_event", "no answer: expected a last message of the assistant, or a column of answers"
-            )
-        last, messages = messages[places[-1]], messages[: places[-1]]
-        answer = joined_text(last.get("content")) or ""
-        calls = last["tool_calls"] if are_calls(last.get("tool_calls")) else []
-        if (answer.strip() or calls) and (thought := reasoning_of(last)):
-            answer = reasoning.written(thought, answer)
-    if not any(turn["role"] == "user" for turn in messages):
-        raise BadEvent("not_an_event", "no question: expected a message of the user before the answer")
-    if not answer.strip() and not calls:
-        raise BadEvent("not_an_event", "no answer: expected a text")
-    return messages, answer, calls
+    return messages
 
 
 def _question(fields: Plain) -> list[Plain]:
@@ -191,32 +301,36 @@ def _question(fields: Plain) -> list[Plain]:
         raise BadEvent("not_an_event", ALONE)
     if name is None:
         known = f"one of {', '.join(QUESTIONS)}, and one of {', '.join(ANSWERS)}"
-        raise BadEvent("not_an_event", f"no event, and no question with an answer: expected {known}")
-    asked = fields.pop(name)
-    if isinstance(asked, list):
-        return _turns(asked)
+        raise BadEvent("not_an_event", f"neither an event nor a question with an answer: expected {known}")
+    question = fields.pop(name)
+    if isinstance(question, list):
+        return _turns(question)
     if name == "instruction" and isinstance(fields.get("input"), str):
-        asked = f"{asked}\n\n{fields.pop('input')}"
-    if not isinstance(asked, str) or not asked.strip():
+        question = f"{question}\n\n{fields.pop('input')}"
+    if not isinstance(question, str) or not question.strip():
         raise BadEvent("not_an_event", f"{name}: expected a text")
-    return [{"role": "user", "content": asked}]
+    return [{"role": "user", "content": question}]
 
 
 def _turns(value: list[Any]) -> list[Plain]:
-    """Messages with `role` and `content`, or `from` and `value` as in ShareGPT's files."""
+    """Returns messages with `role` and `content`, from those or from ShareGPT's `from` and `value`."""
     turns = []
     for item in value:
         role = item.get("role", item.get("from")) if isinstance(item, dict) else None
         if not isinstance(role, str):
             raise BadEvent("not_an_event", "messages: expected objects with role and content, or with from and value")
         more = {key: value for key, value in item.items() if key not in ("role", "from", "content", "value")}
-        content = item.get("content", item.get("value"))
+        if isinstance(more.get("function_call"), dict):  # the older form of a call
+            more["tool_calls"] = [{"type": "function", "function": more.pop("function_call")}]
+        content = without_media(item.get("content", item.get("value")))
+        if are_calls(more.get("tool_calls")):
+            more["tool_calls"] = fine_tuning.with_objects(more["tool_calls"])
         turns.append(without_nothing({"role": _ROLES.get(role.lower(), role), "content": content, **more}))
     return turns
 
 
 def _text(value: Any) -> str:
-    """A text, or the last text among messages."""
+    """Returns a text, or the last text among messages."""
     if isinstance(value, list):
         texts = [text for turn in _turns(value) if (text := joined_text(turn.get("content")))]
         return texts[-1] if texts else ""
@@ -231,7 +345,7 @@ def _decoded(text: str) -> Any:
 
 
 def _judgement(name: str, value: Any) -> Any:
-    """A value as its name wants it, where a table holds it as text or number. What is neither stays, to be refused."""
+    """Returns a value in the type of its name, if it can be converted; validation refuses the others."""
     text = str(value).strip().lower()
     if name in BOOLEANS:
         return True if text in _YES else False if text in _NO else value

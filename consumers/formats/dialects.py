@@ -1,8 +1,8 @@
-"""Other people's formats onto ours, recognised by content and mixed in one topic as they come.
+"""Translates other formats into our events. Formats are recognised by content and may be mixed in one topic.
 
-docs/formats.md has a table of the formats, and of which field becomes which. A translation only fills in the events of
-`events`; there they are checked, as ours are. What is known to be neither an answer nor feedback is passed over, with a
-reason. A message may be an array of events, and events may lie in envelopes, one in the other.
+docs/formats.md has tables of the formats, and of which field becomes which. A translation only fills in the fields of
+an event; `events` validates them, as it does ours. Messages known to be neither an answer nor feedback are passed over,
+with a reason. A message may be an array of events, and events may lie in nested envelopes.
 """
 
 import codecs
@@ -33,16 +33,16 @@ from retuned.consumers.formats.work import MOST_LETTERS, PART, Budget, work_of
 from retuned.consumers.kafka.contract import Headers
 
 CONFLUENT_MAGIC = b"\x00"
-CONFLUENT_HEADER_BYTES = 5  # the magic byte and the number of the schema
+CONFLUENT_HEADER_BYTES = 5  # the magic byte and the id of the schema
 ENVELOPES = 3
 TOO_MUCH = (
     "more events, spans or log records, or more strings and digits in them, than one message may hold; {} parts of it "
-    "are stored or counted; have its producer send fewer at a time (formats.md#bounds)"
+    "are stored or counted; send fewer at a time (formats.md#bounds)"
 )
-TOO_MANY_LETTERS = "{} further parts of the message are no events; the first {} are dead letters of their own"
+TOO_MANY_LETTERS = "{} more parts of the message are not events; the first {} have a dead letter each"
 SCHEMA_REGISTRY = (
-    "Avro or Protobuf under schema {} of a schema registry, which is not read; have the producer write JSON (with or "
-    "without JSON Schema), or convert the topic, for example with ksqlDB or Kafka Connect"
+    "Avro or Protobuf with schema {} of a schema registry, which is not supported; write JSON (with or without JSON "
+    "Schema) from the producer, or convert the topic, for example with ksqlDB or Kafka Connect"
 )
 
 PASSED_OVER = {
@@ -56,33 +56,34 @@ PASSED_OVER = {
     "further_choice": "answers beside the first one to the same request (n above 1); the first one is stored",
     "request_alone": "requests without their response: a span or record that is not finished, the input of a batch",
     "no_verdict": "scores and assessments without a value, a comment, or a correction that is a text",
+    "withdrawn": "datapoints that were deleted, or replaced by a later version",
     "about_a_trace": "scores of a trace or session as a whole, which name no answer",
 }
-"""Why messages are passed over, for a person."""
+"""The reasons for which messages are passed over, with their explanations."""
 
 Found = Event | PassedOver
 Translated = Iterable[tuple[Kind, Plain] | PassedOver]
 
-# The first that fits wins, so that a narrow test stands before a wide one.
-FORMATS: tuple[tuple[Callable[[Plain], bool], Callable[[Plain], Translated]], ...] = (
-    (litellm.is_payload, litellm.events),
-    (langsmith.is_run, langsmith.events),
-    (langfuse.is_row, langfuse.events),
-    (mlflow.is_trace, mlflow.events),
-    (tensorzero.is_row, tensorzero.events),
-    (helicone.is_row, helicone.events),
-    (bedrock.is_log, bedrock.events),
-    (vertex.is_row, vertex.events),
-    (calls.is_call, calls.events),
-    (otel.is_otel, otel.events),
+# The first match wins, so narrow tests come before wide ones.
+FORMATS: tuple[tuple[str, Callable[[Plain], bool], Callable[[Plain], Translated]], ...] = (
+    ("LiteLLM", litellm.is_payload, litellm.events),
+    ("LangSmith", langsmith.is_run, langsmith.events),
+    ("Langfuse", langfuse.is_row, langfuse.events),
+    ("MLflow", mlflow.is_trace, mlflow.events),
+    ("TensorZero", tensorzero.is_row, tensorzero.events),
+    ("Helicone", helicone.is_row, helicone.events),
+    ("Bedrock's logs", bedrock.is_log, bedrock.events),
+    ("Vertex AI's logs", vertex.is_row, vertex.events),
+    ("requests with responses", calls.is_call, calls.events),
+    ("OpenTelemetry", otel.is_otel, otel.events),
 )
 
 
 class BadPart(msgspec.Struct, frozen=True):
-    """What is no event, in a message that may hold several.
+    """A part of a message that is not a valid event.
 
     Attributes:
-        part: that part alone, as JSON; None when it is the whole message.
+        part: the part as JSON; None if it is the whole message.
     """
 
     error: BadEvent
@@ -90,17 +91,17 @@ class BadPart(msgspec.Struct, frozen=True):
 
 
 def decode_any(kind: Kind, payload: bytes | None, headers: Headers, bounds: Bounds) -> list[Found | BadPart]:
-    """The events of one message in any of the formats: mostly one; of a batch of spans, many or none.
+    """Decodes one message in any of the formats. Most hold one event; a batch of spans holds many or none.
 
-    Ours is tried first, so that the others cost it nothing. A message in none of them is reported as no event of ours.
-    `kind` is what the topic is for; it decides where the content does not. Whatever is wrong with a message is in the
-    list, and never raised.
+    Our own format is tried first, so that the others add no cost to it. A message in none of them is reported as an
+    invalid event of ours. `kind` is that of the topic, and decides where the content is ambiguous. Every problem with
+    the message is an item of the list; nothing is raised.
     """
     try:
         return _decoded(kind, payload, headers, bounds)
     except BadEvent as error:
         return [BadPart(error)]
-    except Exception as error:  # noqa: BLE001  (what one message holds must not stop the stream)
+    except Exception as error:  # noqa: BLE001  (no message may stop the stream)
         return [BadPart(BadEvent.unforeseen(error))]
 
 
@@ -114,20 +115,20 @@ def _decoded(kind: Kind, payload: bytes | None, headers: Headers, bounds: Bounds
     except BadEvent as error:
         value = _value(payload, error)
         is_text = error.reason == "not_an_event"
-    found = _translated(kind, value, cloudevents.binary_envelope(headers), bounds)
-    return found if is_text else [_as_json(item, value) for item in found]
+    parts = _translated(kind, value, cloudevents.binary_envelope(headers), bounds)
+    return parts if is_text else [_as_json(item, value) for item in parts]
 
 
 def _as_json(item: Found | BadPart, value: Any) -> Found | BadPart:
-    """Of a message that was no JSON, a letter keeps what it held: that can be read, redacted and decoded again."""
+    """Keeps the content of a message that was not JSON in its dead letter, to be read, redacted and replayed."""
     return BadPart(item.error, msgspec.json.encode(value)) if isinstance(item, BadPart) and not item.part else item
 
 
 def _unframed(payload: bytes) -> bytes:
-    """JSON without the frame of a schema registry.
+    """Returns the JSON inside the frame of a schema registry.
 
     Raises:
-        BadEvent: what it frames is no JSON.
+        BadEvent: the content is not JSON.
     """
     inside = payload[CONFLUENT_HEADER_BYTES:]
     if inside and inside.lstrip()[:1] not in (b"{", b"[", b'"'):
@@ -137,10 +138,10 @@ def _unframed(payload: bytes) -> bytes:
 
 
 def _value(payload: bytes | None, error: BadEvent) -> Any:
-    """A message that is no event of ours, decoded.
+    """Decodes a message that is not in our own format.
 
     Raises:
-        BadEvent: `error`, where it is nothing that could be another format.
+        BadEvent: `error`, if the message cannot be in another format either.
     """
     if payload is None or error.reason not in ("not_json", "not_utf8", "not_an_event"):
         raise error
@@ -151,77 +152,81 @@ def _value(payload: bytes | None, error: BadEvent) -> Any:
     try:
         return msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise error from None  # ours was refused before its end was read
+        raise error from None  # our decoder stopped before the end, where the JSON is broken
 
 
-def is_foreign(value: Any) -> bool:
-    """Whether a decoded message is in another format that `decode_any` understands, by its look."""
-    return isinstance(value, dict) and ("specversion" in value or any(fits(value) for fits, _ in FORMATS))
+def foreign(value: Any) -> str | None:
+    """Returns the name of the other format that a decoded message looks like; None: `decode_any` reads it as ours."""
+    if not isinstance(value, dict):
+        return None
+    if "specversion" in value:
+        return "CloudEvents"
+    return next((name for name, fits, _ in FORMATS if fits(value)), None)
 
 
 def _translated(kind: Kind, value: Any, envelope: Plain, bounds: Bounds) -> list[Found | BadPart]:
-    """The parts of a message, as many as one may hold, and a letter that keeps all of it where it holds more."""
+    """Returns the parts of a message up to the limit, and a dead letter of the whole message where it has more."""
     value, envelope = _unwrapped(value, envelope)
     budget = Budget(bounds.work)
     if not isinstance(value, list) or not value or openai.are_chunks(value):
-        found = _events(kind, value, envelope, bounds, budget)
+        parts = _events(kind, value, envelope, bounds, budget)
     else:
-        found = _events_of_array(kind, value, envelope, bounds, budget)
-        bad = [part.error for part in found if isinstance(part, BadPart)]
-        if bad and len(bad) == len(found):  # no array of events at all
+        parts = _events_of_array(kind, value, envelope, bounds, budget)
+        bad = [part.error for part in parts if isinstance(part, BadPart)]
+        if bad and len(bad) == len(parts):  # not an array of events at all
             return [BadPart(bad[0])]
     if budget.is_over:
-        found.append(BadPart(BadEvent("too_many", TOO_MUCH.format(f"{len(found):,}"))))
+        parts.append(BadPart(BadEvent("too_many", TOO_MUCH.format(f"{len(parts):,}"))))
     elif (further := budget.refused - MOST_LETTERS) > 0:
         detail = TOO_MANY_LETTERS.format(f"{further:,}", f"{MOST_LETTERS:,}")
-        found.append(BadPart(BadEvent("too_many", detail)))
-    return found
+        parts.append(BadPart(BadEvent("too_many", detail)))
+    return parts
 
 
 def _events_of_array(
     kind: Kind, values: list[Any], envelope: Plain, bounds: Bounds, budget: Budget
 ) -> list[Found | BadPart]:
-    """The events of an array, and a letter for each that is none."""
-    around = {**envelope, "id": None}  # the id of the envelope is that of none of them
-    found: list[Found | BadPart] = []
+    """Returns the events of an array, and a dead letter for each invalid item."""
+    around = {**envelope, "id": None}  # the id of the envelope identifies none of the items
+    parts: list[Found | BadPart] = []
     for value in values:
         if not budget.spend(PART):
             break
-        for made in _events(kind, value, around, bounds, budget):
-            if isinstance(made, BadPart) and made.part is None:
-                made = BadPart(made.error, msgspec.json.encode(value))
-            found.append(made)
-    return found
+        for part in _events(kind, value, around, bounds, budget):
+            if isinstance(part, BadPart) and part.part is None:
+                part = BadPart(part.error, msgspec.json.encode(value))
+            parts.append(part)
+    return parts
 
 
 def _events(kind: Kind, value: Any, envelope: Plain, bounds: Bounds, budget: Budget) -> list[Found | BadPart]:
-    """What one event, or one batch of spans, comes to, until the budget is spent."""
-    found: list[Found | BadPart] = []
+    """Translates one event, or one batch of spans, until the budget is spent."""
+    parts: list[Found | BadPart] = []
     count = 0
     try:
         value, envelope = _unwrapped(value, envelope)
         for item in _recognised(kind, value, envelope):
             count += 1
-            made = _event(item, envelope, bounds, budget)
+            part = _event(item, envelope, bounds, budget)
             if budget.is_over:
-                return found
-            if made is not None:
-                found.append(made)
+                return parts
+            if part is not None:
+                parts.append(part)
         if not count and otel.is_batch(value):
             return [PassedOver("no_model_call")]
         if not count:
             raise BadEvent("not_an_event", "holds no answer and no feedback")
     except BadEvent as bad:
-        return [*found, BadPart(bad)] if budget.refuse() else found
-    if count == 1 and found and isinstance(found[0], BadPart):
-        return [BadPart(found[0].error)]
-    return found
+        return [*parts, BadPart(bad)] if budget.refuse() else parts
+    if count == 1 and parts and isinstance(parts[0], BadPart):
+        return [BadPart(parts[0].error)]
+    return parts
 
 
 def _event(
     item: tuple[Kind, Plain] | PassedOver, envelope: Plain, bounds: Bounds, budget: Budget
 ) -> Found | BadPart | None:
-    """One part of a message, paid for; None where it is no event and there are letters enough."""
+    """Translates one part within the budget; None if it is invalid and the limit of dead letters is reached."""
     if isinstance(item, PassedOver):
         budget.spend(PART)
         return item
@@ -236,10 +241,10 @@ def _event(
 
 
 def _unwrapped(value: Any, envelope: Plain) -> tuple[Any, Plain]:
-    """What lies in envelopes, and the attributes of the innermost one that has some.
+    """Returns the content of nested envelopes, and the attributes of the innermost envelope with any.
 
     Raises:
-        BadEvent: an envelope holds no JSON.
+        BadEvent: the content of an envelope is not JSON.
     """
     for _ in range(ENVELOPES):
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
@@ -262,9 +267,9 @@ def _recognised(kind: Kind, value: Any, envelope: Plain) -> Translated:
         return [("feedback", value)]
     if native.is_interaction(value) and not litellm.is_payload(value):
         return [("interactions", value)]
-    if envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # named by its envelope alone
+    if envelope.get("type") in otel.EVENT_NAMES and "attributes" not in value:  # only its envelope names it
         return otel.events({"name": envelope["type"], "attributes": value})
-    for fits, events in FORMATS:
+    for _, fits, events in FORMATS:
         if fits(value):
             return events(value)
     return [(kind, value)]

@@ -1,4 +1,4 @@
-"""Documents with headings as questions with answers: what stands under a heading answers it."""
+"""Reads documents with headings as questions and answers: the text under a heading answers it."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ _FENCE = re.compile(r" {0,3}(```|~~~)")
 
 
 def sections(lines: Iterable[str], most: int) -> Iterator[dict[str, Any] | str]:
-    """Each section that has a text: `question`, `answer` and `context`; or why a text is none.
+    """Yields each section that has text as `question`, `answer` and `context`, or the reason it cannot be used.
 
-    A heading is a line with # before it, or one with === or --- under it. The question is the heading as it stands if
-    it asks (ends with ?), else all headings down to it, joined by colons. Answer and context are the text under it.
-    What stands in a code block is no heading, and metadata between --- at the top are passed over. Of a text, no more
-    than `most` characters are read.
+    A heading is a line that starts with #, or one underlined with === or ---. The question is the heading alone if it
+    ends with ?, else all headings down to it, joined by colons. Answer and context are the text under it. Code blocks
+    hold no headings, and front matter between --- at the top is skipped. At most `most` characters of a section are
+    read.
     """
     headings: list[str] = []
     text: list[str] = []
@@ -44,7 +44,7 @@ def sections(lines: Iterable[str], most: int) -> Iterator[dict[str, Any] | str]:
 
 
 def _may_be_heading(lines: list[str]) -> bool:
-    """Whether the last line is a paragraph of its own, which a line under it makes a heading."""
+    """Whether the last line is a paragraph of its own, which an underline makes a heading."""
     alone = len(lines) == 1 or not lines[0].strip()
     return alone and bool(lines[-1].strip()) and not _LINE_OF_LIST.match(lines[-1])
 

@@ -1,4 +1,4 @@
-"""The two events that apps publish, interactions and feedback: their shape, their decoding, their JSON Schema."""
+"""The two events that apps publish, interactions and feedback: their fields, decoding and validation."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -26,13 +26,13 @@ UNFORESEEN = "internal_error"
 
 
 class BadEvent(Exception):
-    """A message that is no event. It becomes a dead letter and stops nothing.
+    """A message that is not a valid event. It becomes a dead letter, and the stream continues.
 
     Attributes:
-        reason: a code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value,
-            otlp_protobuf, schema_registry, too_many; unreadable, of a batch that the broker holds broken;
-            internal_error, of an exception that nobody foresaw.
-        detail: what was wrong, for a person. It may quote the message.
+        reason: the code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value,
+            otlp_protobuf, schema_registry, too_many; unreadable for a batch that is corrupt on the broker;
+            internal_error for an unexpected exception.
+        detail: what is wrong, as a sentence. It may quote the message.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -41,7 +41,7 @@ class BadEvent(Exception):
 
     @classmethod
     def unforeseen(cls, error: Exception) -> "BadEvent":
-        """Of an exception while one event was handled; it is the cause."""
+        """Wraps an unexpected exception, raised while one event was handled, as the cause."""
         if isinstance(error, RecursionError):
             return cls("too_deep", "nested too deeply")
         bad = cls(UNFORESEEN, f"{type(error).__name__}: {error}")
@@ -50,7 +50,7 @@ class BadEvent(Exception):
 
 
 class PassedOver(msgspec.Struct, frozen=True):
-    """A message, or a part of one, that is known to be no answer and no feedback: counted, not stored.
+    """A message, or a part of one, that is known to be neither an answer nor feedback: it is counted, not stored.
 
     Attributes:
         reason: a key of `dialects.PASSED_OVER`, which explains it.
@@ -67,18 +67,18 @@ STRINGS = frozenset({"correction", "comment"})
 RESERVED = BOOLEANS | NUMBERS | STRINGS
 BACKSLASH = ord("\\")
 SHADOW_ANSWER = "shadow_answer"
-"""The name of feedback, of the app, that is no feedback: what a candidate would have answered, shown to nobody."""
+"""The name of feedback with source `app` that holds a candidate's answer, which no user saw. It is no opinion."""
 
 
 class Message(msgspec.Struct, gc=False):
-    """One turn of a prompt. Other fields, such as calls of tools, are kept."""
+    """One turn of a prompt. Other fields, such as tool calls, are kept."""
 
     role: Annotated[str, Meta(min_length=1)]
     content: str | list[Any] | None = None
 
 
 class Answer(msgspec.Struct, gc=False):
-    """An answer as a chat message, where it calls tools or has its reasoning apart. Other fields are ignored."""
+    """An answer as a chat message: with tool calls, or reasoning in its own field. Other fields are ignored."""
 
     content: str | None = None
     tool_calls: list[Any] | None = None
@@ -87,18 +87,18 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class Interaction(msgspec.Struct, kw_only=True, gc=False):
-    """What a model was asked and what it answered. Unknown fields are ignored."""
+    """A request to a model and its answer. Unknown fields are ignored."""
 
-    # What is nested is stored as JSON, so it stays JSON here: checked, in UTF-8, without escapes that could hide text.
-    id: Annotated[Identifier, Meta(description="Unique; a second event with it is a duplicate.")]
+    # Nested fields are stored as JSON, so they stay JSON here: validated, in UTF-8, without escapes that hide text.
+    id: Annotated[Identifier, Meta(description="Unique; a second event with the same id is a duplicate.")]
     timestamp: Timestamp
     workload: Annotated[Name, Meta(description="The kind of request: a route, an agent node.")]
-    model: Annotated[ModelName, Meta(description="The model that answered, as it is served.")]
+    model: Annotated[ModelName, Meta(description="The name under which the answering model is served.")]
     messages: Annotated[Raw, Meta(description="The prompt: objects with `role` and `content`; other fields are kept.")]
-    response: Annotated[str | Answer, Meta(description="What the model answered.")]
-    context: Annotated[Raw | UnsetType, Meta(description="Passages that were retrieved for the answer.")] = UNSET
+    response: Annotated[str | Answer, Meta(description="The answer of the model.")]
+    context: Annotated[Raw | UnsetType, Meta(description="The passages that were retrieved for the answer.")] = UNSET
     tools: Annotated[
-        Raw | UnsetType, Meta(description="The tools that were offered to the model; stored among the attributes.")
+        Raw | UnsetType, Meta(description="The tools that the model was offered; stored among the attributes.")
     ] = UNSET
     conversation_id: Identifier | None = None
     user_id: Annotated[Identifier, Meta(description="Stored as a keyed hash.")] | None = None
@@ -108,13 +108,13 @@ class Interaction(msgspec.Struct, kw_only=True, gc=False):
     output_tokens: Count | None = None
     cost: Amount | None = None
     finish_reason: Name | None = None
-    attributes: Annotated[Raw | UnsetType, Meta(description="Anything else, by name.")] = UNSET
+    attributes: Annotated[Raw | UnsetType, Meta(description="Any other values, by name.")] = UNSET
 
 
 class Feedback(msgspec.Struct, kw_only=True, gc=False):
-    """What somebody thought of an answer. It may come before its interaction. Unknown fields are ignored."""
+    """Feedback on an answer. It may arrive before its interaction. Unknown fields are ignored."""
 
-    id: Annotated[Identifier, Meta(description="Unique; a second event with it is a duplicate.")]
+    id: Annotated[Identifier, Meta(description="Unique; a second event with the same id is a duplicate.")]
     timestamp: Timestamp
     interaction_id: Identifier
     name: Annotated[
@@ -122,14 +122,14 @@ class Feedback(msgspec.Struct, kw_only=True, gc=False):
         Meta(
             description="Reserved: helpful, hallucination, resolved, escalated (boolean); rating (0 to 1); "
             "time_saved_seconds (number); comment (string); correction (string, or the JSON that the answer should "
-            "have been); shadow_answer (an object, of source app: what a candidate would have answered). Any other "
-            "name is stored as it is."
+            "have been); shadow_answer (an object, from source app: the answer of a candidate in shadow). Any other "
+            "name is stored unchanged."
         ),
     ]
     value: Annotated[
         bool | float | int | str | dict[str, Any] | list[Any],
         Meta(
-            description="A boolean, a number or a string; of a correction, an object or an array too; of a "
+            description="A boolean, a number or a string; for a correction also an object or an array; for a "
             "shadow_answer, an object with model and response."
         ),
     ]
@@ -141,9 +141,9 @@ Event = Interaction | Feedback
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What an event may hold; what lies outside makes it a dead letter. Times have a zone.
+    """The limits of an event's values; an event outside them becomes a dead letter. Times are timezone-aware.
 
-    A clock that is wrong would stretch windows over all of history, and a number that is wrong would fill every sum.
+    A wrong clock would stretch windows over all of history, and a wrong number would distort every sum.
     """
 
     first: datetime
@@ -157,7 +157,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: IngestSettings, now: datetime, *, history: bool = False) -> "Bounds":
-        """Those of events that come at `now`, UTC without a zone; `history`: of files, which may hold many years."""
+        """Returns the limits at `now`, naive UTC; `history` lifts the limit on age, for files of many years."""
         now = now.replace(tzinfo=UTC)
         return cls(
             first=FIRST if history else max(FIRST, now - timedelta(days=settings.max_age_days)),
@@ -172,7 +172,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
     @property
     def work(self) -> int:
-        """How much work one message may be, as `work_of` counts it."""
+        """The work that one message may take, as `work_of` counts it."""
         return 4 * self.bytes
 
 
@@ -187,10 +187,10 @@ _TO_JSON = msgspec.json.Encoder()
 
 
 def decode(kind: Kind, payload: bytes | None, bounds: Bounds) -> Event:
-    """One event from the bytes of one message. Its timestamp has a zone.
+    """Decodes one event from the bytes of one message. Its timestamp is timezone-aware.
 
     Raises:
-        BadEvent: it is not one; the reason is a code.
+        BadEvent: the message is not a valid event; the reason is a code.
     """
     if not payload:
         raise BadEvent("empty", "the message has no value")
@@ -203,16 +203,16 @@ def decode(kind: Kind, payload: bytes | None, bounds: Bounds) -> Event:
 
 
 def convert(kind: Kind, value: Any, bounds: Bounds) -> Event:
-    """One event from decoded JSON, under the same rules as `decode`, whatever its size."""
+    """Returns one event from decoded JSON, validated as `decode` does, without a limit on its size."""
     return read(kind, _TO_JSON.encode(value), bounds)
 
 
 def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
-    """One event from JSON, under the same rules as `decode`, whatever its size."""
+    """Decodes one event from JSON, validated as `decode` does, without a limit on its size."""
     field = ""
     try:
         if not payload.isascii():
-            payload.decode()  # what is passed on as JSON is not read as text by the decoder
+            payload.decode()  # the decoder does not check the encoding of raw fields
         event: Event = _INTERACTION.decode(payload) if kind == "interactions" else _FEEDBACK.decode(payload)
         if type(event) is Interaction:
             field = "messages: "
@@ -227,8 +227,8 @@ def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                     _take_user(event)
             if event.tools is not UNSET or type(event.response) is Answer:
                 field = "tools: "
-                _keep_beside_the_text(event)
-            # The search for one byte, by its number, is the fastest by far, and mostly finds nothing.
+                _move_to_attributes(event)
+            # Searching for one byte by its number is by far the fastest test, and it seldom finds one.
             if BACKSLASH in payload and (b"\\u" in payload or b"\\/" in payload):
                 event.messages, event.context, event.attributes = map(
                     _plain, (event.messages, event.context, event.attributes)
@@ -246,12 +246,12 @@ def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
 
 
 def _plain(nested: Any) -> Any:
-    """JSON without escapes, behind which personal data would not be seen."""
+    """Returns JSON without escapes, which would hide personal data from redaction."""
     return nested if nested is UNSET else Raw(_TO_JSON.encode(msgspec.json.decode(nested)))
 
 
 def _take_user(event: Interaction) -> None:
-    """A user among the attributes is the event's, if it names no other; none stays there in clear text."""
+    """Moves a user from the attributes to `user_id`, unless that is set; none stays there in clear text."""
     assert isinstance(event.attributes, Raw)
     attributes = msgspec.json.decode(event.attributes)
     user = take_user(attributes)
@@ -259,8 +259,8 @@ def _take_user(event: Interaction) -> None:
     event.attributes = Raw(_TO_JSON.encode(attributes))
 
 
-def _keep_beside_the_text(event: Interaction) -> None:
-    """Tools that were offered, calls and reasoning belong to the attributes, where the other formats have them."""
+def _move_to_attributes(event: Interaction) -> None:
+    """Moves the offered tools, tool calls and reasoning to the attributes, where the other formats have them."""
     kept: dict[str, Any] = {}
     if event.tools is not UNSET:
         kept["tools"] = _TOOLS.decode(event.tools)
@@ -280,16 +280,16 @@ def _keep_beside_the_text(event: Interaction) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON text of a decoded value."""
+    """Returns a decoded value as JSON text."""
     return _TO_JSON.encode(value).decode()
 
 
 def _check(event: Event, bounds: Bounds) -> None:
-    """What the types do not hold. Sets the zone of a timestamp that has none."""
+    """Checks what the types cannot express. Sets UTC on a timestamp without an offset."""
     if event.timestamp.tzinfo is None:
         event.timestamp = event.timestamp.replace(tzinfo=UTC)
     if not bounds.first <= event.timestamp <= bounds.last:
-        raise BadEvent("bad_value", _not_in_time(event.timestamp, bounds))
+        raise BadEvent("bad_value", _time_problem(event.timestamp, bounds))
     if event.id.isspace():
         raise BadEvent("bad_value", "id: expected more than white space")
     if type(event) is Feedback:
@@ -299,11 +299,11 @@ def _check(event: Event, bounds: Bounds) -> None:
         return
     assert type(event) is Interaction
     workload = event.workload
-    # Blanks and dots sort before a slash: only a name that begins so may be nothing else.
+    # Spaces and dots sort before a slash: only a name that begins with one may consist of nothing else.
     if workload < "/" or not (workload.isprintable() and event.model.isprintable()):
         _check_name("workload", workload)
         _check_name("model", event.model)
-    # None of them is below zero, and this runs for each event: which of them it is, is looked for only then.
+    # One cheap test for every event, as none of the values is negative; which one fails is found only then.
     if (
         (event.input_tokens or 0) > bounds.tokens
         or (event.output_tokens or 0) > bounds.tokens
@@ -319,10 +319,10 @@ def _check(event: Event, bounds: Bounds) -> None:
 
 
 def _check_name(field: str, name: str) -> None:
-    """A name is shown, typed in commands and part of addresses and folders."""
+    """Rejects a name that cannot be displayed, typed in a command, or used in a URL or a path."""
     hidden = sorted({f"U+{ord(sign):04X}" for sign in name if not sign.isprintable()})
     if hidden:
-        raise BadEvent("bad_value", f"{field}: holds characters that cannot be seen ({', '.join(hidden[:5])})")
+        raise BadEvent("bad_value", f"{field}: contains characters that are not printable ({', '.join(hidden[:5])})")
     if not name.strip(" ."):
         raise BadEvent("bad_value", f"{field}: expected more than blanks and dots")
 
@@ -332,7 +332,7 @@ def _check_number(name: str, value: float | None, most: float, key: str) -> None
         raise BadEvent("bad_value", f"{name}: {str(value)[:24]} is beyond {most:,.16g} (ingest.{key})")
 
 
-def _not_in_time(timestamp: datetime, bounds: Bounds) -> str:
+def _time_problem(timestamp: datetime, bounds: Bounds) -> str:
     if timestamp > bounds.last:
         problem = "is in the future; is a clock or its time zone wrong? (ingest.max_ahead_seconds)"
     else:
@@ -341,7 +341,7 @@ def _not_in_time(timestamp: datetime, bounds: Bounds) -> str:
 
 
 def _check_value(name: str, value: Any, bounds: Bounds) -> None:
-    """Reserved names have one type each: a rate over a mix of types would mean nothing."""
+    """Requires the type of each reserved name: a rate over mixed types would be meaningless."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and name == "time_saved_seconds":
         _check_number(name, value, bounds.time_saved_seconds, "max_time_saved_seconds")
@@ -349,7 +349,7 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
         _check_number(f"value of {name}", value, bounds.value, "max_feedback_value")
     nested = isinstance(value, dict | list)
     if name == "correction" and nested:
-        fits, expected = bool(value), "more than nothing"
+        fits, expected = bool(value), "a value that is not empty"
     elif name in BOOLEANS:
         fits, expected = isinstance(value, bool), 'true or false, as in "value": true'
     elif name == "rating":

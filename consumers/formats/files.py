@@ -1,7 +1,7 @@
-"""Files of events, read row by row whatever their size, as batches that the ingest loop takes.
+"""Reads files of events of any size, row by row, as batches for the ingest loop.
 
-A file is a partition: its topic is a hash of its content, and a row's number is its offset. So a file that is imported
-again, under any name, goes on where it stopped, or is known to be done.
+A file is a partition: its topic is a hash of its content, and a row's number is its offset. So the import of the same
+file, under any name, continues where it stopped, or has nothing to do.
 """
 
 import codecs
@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from retuned.consumers.errors import BadFile
 from retuned.consumers.formats import demonstrations
 from retuned.consumers.formats.demonstrations import NoWorkload
-from retuned.consumers.formats.dialects import is_foreign
+from retuned.consumers.formats.dialects import foreign
 from retuned.consumers.formats.documents import sections
 from retuned.consumers.formats.events import STRINGS, BadEvent, Kind
 from retuned.consumers.formats.messages import content_hash, without_nothing
@@ -47,7 +48,7 @@ _REQUIRED: dict[Kind, tuple[str, ...]] = {
     "feedback": ("id", "timestamp", "interaction_id", "name", "value"),
 }
 _BETWEEN = re.compile(r"[\s,]*")
-# What tables hold as text, and what it is.
+# The types of fields that tables hold as text.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("messages", "context"), list),
     "attributes": dict,
@@ -57,31 +58,37 @@ _TYPES: dict[str, Any] = {
 }
 
 
+LEAST_EVENTS = 2  # of a row: an interaction and its feedback, which the decoder measures
+_TOO_MANY = (
+    "a conversation whose answers, each with all messages before it, take more than two events may "
+    "(ingest.max_event_bytes): split it, or set the weight of some answers to 0"
+)
 _TOO_LONG = "longer than an event may be (ingest.max_event_bytes)"
 
 
 class BadRow(str):
-    """Why what stands in a file at this place is no row."""
+    """The reason for which a row of the file cannot be read."""
 
 
-Row = bytes | dict[str, Any] | BadRow | None  # JSON as it stands, columns by name, nothing to read, an empty line
+Row = bytes | dict[str, Any] | BadRow | None  # JSON text, columns by name, an unreadable row, an empty line
 
 
 class EventFile:
     """A file to import.
 
     Attributes:
-        topic: what tells its content, read in this way, from any other.
-        share: how much of it was read, 0 to 1.
-        rows: how many rows were read, empty lines not among them.
-        attributes: the columns of demonstrations and preferences that became attributes, as they mean nothing else.
+        topic: identifies the content, and the way it is read.
+        share: the share of the file that was read, 0 to 1.
+        rows: the number of rows that were read, without empty lines.
+        forms: the number of rows by the form in which they were read, refused ones too.
+        attributes: the columns of demonstrations and preferences without another meaning, kept as attributes.
     """
 
     def __init__(self, path: Path, format: str | None, workload: str | None, max_event_bytes: int) -> None:
-        """Reads the file once, for its topic. Without a format, the file's name tells it.
+        """Reads the file once, for its topic. The default format is that of the file's suffix.
 
         Raises:
-            BadFile: it cannot be read, or its format is not known.
+            BadFile: the file cannot be read, or its format is unknown.
         """
         self.path, self._workload, self._most = path, workload, max_event_bytes
         self._packed = path.suffix == ".gz"
@@ -95,19 +102,20 @@ class EventFile:
                 raise BadFile(f"{path}: is a folder; name the files in it")
             self._modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
             self._size = max(path.stat().st_size, 1)
-            found = hashlib.blake2b(f"{self.format}\0{workload or ''}\0".encode(), digest_size=8)
+            digest = hashlib.blake2b(f"{self.format}\0{workload or ''}\0".encode(), digest_size=8)
             with path.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
-                    found.update(chunk)
-        self.topic = TOPIC + found.hexdigest()
+                    digest.update(chunk)
+        self.topic = TOPIC + digest.hexdigest()
         self.share, self.rows, self.attributes = 0.0, 0, set[str]()
-        self._cut = False  # of the line that was read last, there was more
+        self.forms = Counter[str]()
+        self._cut = False  # whether the last line was longer than what was read of it
 
     def batches(self, start: int | None, most: int) -> Iterator[Batch]:
-        """The file from a row on, in batches of `most` rows or fewer; None: it was never begun.
+        """Yields the rows from `start` in batches of at most `most` rows; None: the import is new.
 
         Raises:
-            BadFile: the rest cannot be read; what came before is in the batches.
+            BadFile: the rest cannot be read; the batches hold all rows before it.
         """
         key = (self.topic, 0)
         reached, number, size = start, start or 0, 0
@@ -117,9 +125,9 @@ class EventFile:
             with self._readable(lambda: number):
                 for row in self._rows(number):
                     if row is not None:
-                        made = self._records(row, number)
-                        records += made
-                        size += sum(len(record.value or b"") for record in made)
+                        of_row = self._records(row, number)
+                        records += of_row
+                        size += sum(len(record.value or b"") for record in of_row)
                         self.rows += 1
                     number += 1
                     if number - (reached or 0) >= most or size >= BATCH_BYTES:
@@ -142,7 +150,7 @@ class EventFile:
             value = msgspec.json.decode(row) if isinstance(row, bytes) else row
             payloads = self._payloads(value, row)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            payloads = [row if isinstance(row, bytes) else b""]  # the decoder says what is wrong with it
+            payloads = [row if isinstance(row, bytes) else b""]  # the decoder reports the error
         except NoWorkload as error:
             if not offset:
                 raise BadFile(f"{self.path}: row 1 {error.detail}") from error
@@ -152,21 +160,23 @@ class EventFile:
         return [FetchedRecord(self.topic, 0, offset, payload) for payload in payloads]
 
     def _payloads(self, value: Any, row: bytes | dict[str, Any]) -> list[bytes]:
-        """The events in a row as they go on, filled in where the file may speak for the row."""
+        """Returns the events of a row, with defaults of the file for fields that the row lacks."""
         if not isinstance(value, dict):
             return [_bytes(row)]
         kind = _kind(value)
+        if kind:
+            self.forms["events"] += 1
         if kind and value.keys() >= {*_REQUIRED[kind]} and isinstance(value["timestamp"], str):
             return [_bytes(row)]  # nothing is missing
-        if is_foreign(value):
+        if (name := foreign(value)) is not None:
+            self.forms[name] += 1
             around = without_nothing({"specversion": "1.0", "time": self._modified, "workload": self._workload})
             return [_bytes(around | value if "specversion" in value else {**around, "data": value})]
         if kind is None:
+            self.forms[demonstrations.form({demonstrations.column(name) for name in value})] += 1
             if isinstance(row, bytes):  # the columns of a table were renamed with its header
                 value = dict(zip(demonstrations.renamed(list(value)), value.values(), strict=True))
-            events = demonstrations.events(value, self._workload, self._modified)
-            self.attributes.update({demonstrations.column(name) for name in value} & {*events[0].get("attributes", ())})
-            return [_bytes(event) for event in events]
+            return self._shown(value)
         own = without_nothing(value)
         if kind == "interactions":
             own = without_nothing({"workload": self._workload}) | own
@@ -175,10 +185,21 @@ class EventFile:
         own = {"id": content_hash(own), "timestamp": self._modified} | own
         return [_bytes(own | {"timestamp": demonstrations.time(own["timestamp"])})]
 
+    def _shown(self, value: dict[str, Any]) -> list[bytes]:
+        """Returns the events of a row that is none, up to the size of two events."""
+        names, payloads, size = {demonstrations.column(name) for name in value}, list[bytes](), 0
+        for event in demonstrations.events(value, self._workload, self._modified):
+            self.attributes.update(names & {*event.get("attributes", ())})
+            payloads.append(_bytes(event))
+            size += len(payloads[-1])
+            if size > 2 * self._most and len(payloads) > LEAST_EVENTS:
+                raise BadEvent("too_large", _TOO_MANY)
+        return payloads
+
     # Files to rows
 
     def _rows(self, start: int) -> Iterator[Row]:
-        """The rows from one on."""
+        """Yields the rows from `start` on."""
         if self.format == "parquet":
             yield from self._parquet(start)
             return
@@ -196,7 +217,7 @@ class EventFile:
                     yield row
 
     def _json(self, stream: io.BufferedReader) -> Iterator[Row]:
-        """JSON Lines, or one array."""
+        """Yields the rows of JSON Lines, or of one array."""
         if stream.peek(1).lstrip()[:1] == b"[":
             yield from self._array(stream)
             return
@@ -215,7 +236,7 @@ class EventFile:
             at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]
             if buffer.startswith("]", at):
                 if (buffer[at + 1 :] + utf8.decode(stream.read(CHUNK_BYTES))).strip():
-                    raise BadFile(f"{self.path}: more stands after the end of its array")
+                    raise BadFile(f"{self.path}: has content after the end of its array")
                 return
             try:
                 value, at = decode(buffer, at)
@@ -223,7 +244,7 @@ class EventFile:
                 if ended or len(buffer) - at > self._most:
                     where = f"element {self.rows + 1} of the array"
                     raise BadFile(
-                        f"{self.path}: {where} is no JSON ({getattr(error, 'msg', 'too deep')}), or {_TOO_LONG}"
+                        f"{self.path}: {where} is not valid JSON ({getattr(error, 'msg', 'too deep')}), or {_TOO_LONG}"
                     ) from error
                 chunk = stream.read(CHUNK_BYTES)
                 buffer, at, ended = buffer[at:] + utf8.decode(chunk, final=not chunk), 0, not chunk
@@ -231,18 +252,18 @@ class EventFile:
             try:
                 yield msgspec.json.encode(value)
             except UnicodeEncodeError:
-                yield BadRow("no JSON: it holds half a character (a lone surrogate)")
+                yield BadRow("invalid JSON: it has half a character (a lone surrogate)")
 
     def _csv(self, stream: io.BufferedReader) -> Iterator[Row]:
         lines = self._texts(stream)
         head = next(lines, "")
         delimiter = max(",;\t", key=head.count)
-        csv.field_size_limit(self._most)  # of the whole process, and of nothing else in it
+        csv.field_size_limit(self._most)  # a setting of the process, used here alone
         rows = csv.reader(chain([head], lines), delimiter=delimiter, strict=True)
         try:
             names = next(rows, [])
         except csv.Error as error:
-            raise BadFile(f"{self.path}: its first line is no header ({error})") from error
+            raise BadFile(f"{self.path}: its first line is not a header ({error})") from error
         names = self._checked(names)
         while True:
             try:
@@ -250,7 +271,7 @@ class EventFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRow(f"no CSV: {error}")
+                yield BadRow(f"invalid CSV: {error}")
                 continue
             if self._cut:
                 self._cut = False
@@ -258,7 +279,7 @@ class EventFile:
             elif not values:
                 yield None
             elif len(values) != len(names):
-                yield BadRow(f"{len(values)} fields, where the header names {len(names)}")
+                yield BadRow(f"{len(values)} fields, but the header has {len(names)}")
             else:
                 yield _typed(dict(zip(names, values, strict=True)))
 
@@ -272,7 +293,7 @@ class EventFile:
         with pq.ParquetFile(self.path) as file:
             names = self._checked(file.schema_arrow.names)
             first, groups = 0, list[int]()
-            for group in range(file.num_row_groups):  # those before are not even read
+            for group in range(file.num_row_groups):  # earlier groups are not read
                 rows = file.metadata.row_group(group).num_rows
                 if first + rows <= start and not groups:
                     first += rows
@@ -287,7 +308,7 @@ class EventFile:
                 self.share = number / max(file.metadata.num_rows, 1)
 
     def _lines(self, stream: io.BufferedReader) -> Iterator[bytes]:
-        """Lines, and the beginning of one that is longer than an event may be."""
+        """Yields lines; of one that is longer than an event may be, its beginning."""
         while line := stream.readline(self._most + 2):
             if len(line) == self._most + 2 and not line.endswith(b"\n"):
                 self._cut = True
@@ -299,44 +320,44 @@ class EventFile:
         return (line.decode(errors="replace" if self._cut else "strict") for line in self._lines(stream))
 
     def _checked(self, names: list[str]) -> list[str]:
-        """The columns by the names under which their cells are read."""
+        """Returns the names under which the columns are read."""
         own = demonstrations.renamed(names)
         columns = {*own}
-        foreign = is_foreign({name: {} for name in names})
+        is_foreign = foreign({name: {} for name in names}) is not None
         if len(columns) < len(names):
             raise BadFile(f"{self.path}: two columns have one name: {', '.join(names)}")
-        if not (_kind(dict.fromkeys(names, "")) or foreign or demonstrations.understood(columns)):
+        if not (_kind(dict.fromkeys(names, "")) or is_foreign or demonstrations.understood(columns)):
             raise BadFile(
                 f"{self.path}: the columns {', '.join(name[:40] for name in names[:20]) or '(none)'} mean nothing "
                 f"here. Expected a question ({', '.join(demonstrations.QUESTIONS)}) and an answer "
                 f"({', '.join((*demonstrations.ANSWERS, *demonstrations.CLASSES))}), or the fields of an event; is the "
                 "first row a header?"
             )
-        if not self._workload and not foreign and not columns & {"workload", "interaction_id"}:
+        if not self._workload and not is_foreign and not columns & {"workload", "interaction_id"}:
             raise BadFile(f"{self.path}: has no column workload; name one for the file with --workload")
-        return names if foreign or _kind(dict.fromkeys(names, "")) else own
+        return names if is_foreign or _kind(dict.fromkeys(names, "")) else own
 
     @contextmanager
     def _readable(self, number: Callable[[], int] = lambda: 0) -> Iterator[None]:
-        """What goes wrong with the file as one line."""
+        """Reports every error of the file in one line."""
         try:
             yield
         except OSError as error:
             if isinstance(error, gzip.BadGzipFile):
-                raise BadFile(f"{self.path}: is no gzip file ({error})") from error
+                raise BadFile(f"{self.path}: is not a gzip file ({error})") from error
             raise BadFile(f"{self.path}: cannot be read ({error.strerror})") from error
         except (EOFError, zlib.error) as error:
-            raise BadFile(f"{self.path}: is cut or damaged after row {number()}; import it again when whole") from error
+            raise BadFile(f"{self.path}: is truncated or damaged after row {number()}; import a whole copy") from error
         except UnicodeDecodeError as error:
             raise BadFile(
-                f"{self.path}: row {number() + 1} is not UTF-8; make it so, for example: iconv -f LATIN1 -t UTF-8"
+                f"{self.path}: row {number() + 1} is not UTF-8; convert the file, for example: iconv -f LATIN1 -t UTF-8"
             ) from error
         except pa.ArrowException as error:
-            raise BadFile(f"{self.path}: is no whole Parquet file ({str(error).splitlines()[0]})") from error
+            raise BadFile(f"{self.path}: is not a complete Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def _kind(value: dict[str, Any]) -> Kind | None:
-    """Which of our events it is, as far as its fields tell."""
+    """Returns the kind of our event that the fields indicate."""
     if value.keys() >= {"interaction_id", "name"}:
         return "feedback"
     if value.keys() >= {"messages", "response", "model"}:
@@ -345,7 +366,7 @@ def _kind(value: dict[str, Any]) -> Kind | None:
 
 
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a table as JSON has it: what is nested stands in tables as text, and numbers in CSV too."""
+    """Returns a table's row with the types of JSON: tables hold nested values as text, and CSV also numbers."""
     typed = {}
     for name, value in row.items():
         if value is None or (value == "" and name != "response"):
@@ -359,7 +380,7 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
                 pass  # it is a text
             if name == "context" and isinstance(value, str):
                 value = [value]
-        elif name == "messages" and isinstance(value, list):  # fields that only other messages have
+        elif name == "messages" and isinstance(value, list):  # columns that only other messages fill
             value = [without_nothing(item) if isinstance(item, dict) else item for item in value]
         typed[name] = value
     return typed

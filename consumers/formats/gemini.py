@@ -1,6 +1,6 @@
-"""Google Gemini's `generateContent`: a request and its response as OpenAI's chat completions have them.
+"""Google Gemini's `generateContent`: a request and its response in the form of OpenAI's chat completions.
 
-Names are in camel case, as the API has them, or with underscores, as its Python library has them.
+Names are in camel case, as in the API, or with underscores, as in its Python library.
 Source: https://ai.google.dev/api/generate-content
 """
 
@@ -17,6 +17,7 @@ from retuned.consumers.formats.messages import (
     objects_of,
     sum_of,
     texts_of,
+    tool,
     tool_call,
     without_nothing,
 )
@@ -25,36 +26,36 @@ _ROLES = {"model": "assistant", "function": "user"}
 
 
 def is_response(value: Any) -> bool:
-    """Whether an object is an answer of Gemini, or says that there is none."""
+    """Whether an object is a response of Gemini, with or without an answer."""
     return isinstance(value, dict) and bool(value.keys() & {"candidates", "promptFeedback", "prompt_feedback"})
 
 
 def are_chunks(value: Any) -> bool:
-    """Whether it is a streamed answer, chunk by chunk."""
+    """Whether a value is the list of chunks of a streamed answer."""
     return isinstance(value, list) and bool(value) and is_response(value[0])
 
 
 def joined(stream: list[Any]) -> Plain:
-    """The chunks of an answer as the answer: its first candidate."""
+    """Joins the chunks of an answer, first candidate only."""
     whole, parts, last = Plain(), list[Plain](), Plain()
     for chunk in objects_of(stream):
         whole |= without_nothing(chunk)
         for candidate in objects_of(chunk.get("candidates"))[:1]:
             last |= without_nothing(candidate)
             parts += objects_of(object_of(candidate.get("content")).get("parts"))
-    texts = "".join(part["text"] for part in parts if _is_said(part))
-    rest = [part for part in parts if not _is_said(part)]
-    said = [{"text": texts}] if texts else []
-    return whole | {"candidates": [last | {"content": {"role": "model", "parts": [*said, *rest]}}]}
+    text = "".join(part["text"] for part in parts if _is_text(part))
+    rest = [part for part in parts if not _is_text(part)]
+    joined_text = [{"text": text}] if text else []
+    return whole | {"candidates": [last | {"content": {"role": "model", "parts": [*joined_text, *rest]}}]}
 
 
 def is_blocked(response: Any) -> bool:
-    """Whether an answer was refused before it began."""
+    """Whether Gemini blocked the answer before it began."""
     return is_response(response) and not objects_of(response.get("candidates"))
 
 
 def as_openai(log: Plain) -> Plain:
-    """A logged request with its response in the form of chat completions."""
+    """Returns a logged request and its response in the form of chat completions."""
     request, response = log["request"], log["response"]
     usage, labels = object_of(_get(response, "usageMetadata")), object_of(request.get("labels"))
     given = request.get("contents")
@@ -63,7 +64,7 @@ def as_openai(log: Plain) -> Plain:
     system = _get(request, "systemInstruction")
     if system := {"parts": [{"text": system}]} if isinstance(system, str) else object_of(system):
         messages = [*_messages(system | {"role": "system"}), *messages]
-    asked = {"model": request.get("model"), "messages": messages, "tools": _tools(request), "metadata": labels}
+    chat_request = {"model": request.get("model"), "messages": messages, "tools": _tools(request), "metadata": labels}
     counts = {
         "prompt_tokens": sum_of(usage, "promptTokenCount", "prompt_token_count"),
         "completion_tokens": sum_of(
@@ -71,7 +72,7 @@ def as_openai(log: Plain) -> Plain:
         ),
     }
     return log | {
-        "request": without_nothing(asked),
+        "request": without_nothing(chat_request),
         "response": {
             "id": _get(response, "responseId"),
             "created": _get(response, "createTime"),
@@ -91,7 +92,7 @@ def _choice(candidate: Plain) -> Plain:
 
 
 def _messages(content: Plain) -> list[Plain]:
-    """One content as chat messages: results of functions are messages of their own there. Thoughts are left out."""
+    """Returns one content as chat messages, with every function result as a message of its own and without thoughts."""
     parts, tools, results = [], [], []
     for part in objects_of(content.get("parts")):
         if isinstance(call := _get(part, "functionCall"), dict):
@@ -100,7 +101,7 @@ def _messages(content: Plain) -> list[Plain]:
         elif isinstance(result := _get(part, "functionResponse"), dict):
             text = msgspec.json.encode(result.get("response")).decode()
             results.append({"role": "tool", "tool_call_id": result.get("id") or result.get("name"), "content": text})
-        elif _is_said(part):
+        elif _is_text(part):
             parts.append({"type": "text", "text": part["text"]})
         elif part.get("thought") is not True:
             parts.append({"type": next(iter(part), ""), **part})
@@ -108,27 +109,21 @@ def _messages(content: Plain) -> list[Plain]:
     return chat(_ROLES.get(role, role) if isinstance(role, str) else role, parts, tools, results)
 
 
-def _is_said(part: Plain) -> bool:
+def _is_text(part: Plain) -> bool:
     return isinstance(part.get("text"), str) and part.get("thought") is not True
 
 
 def _tools(request: Plain) -> list[Plain] | None:
-    declared = [
-        one for tool in objects_of(request.get("tools")) for one in objects_of(_get(tool, "functionDeclarations"))
-    ]
-    found = [
-        {
-            "name": one.get("name"),
-            "description": one.get("description"),
-            "parameters": one.get("parameters") or _get(one, "parametersJsonSchema"),
-        }
-        for one in declared
-    ]
-    return [{"type": "function", "function": without_nothing(one)} for one in found] or None
+    """Returns the functions that a request declares; None if it declares none."""
+    return [
+        tool(item.get("name"), item.get("description"), item.get("parameters") or _get(item, "parametersJsonSchema"))
+        for group in objects_of(request.get("tools"))
+        for item in objects_of(_get(group, "functionDeclarations"))
+    ] or None
 
 
 def _get(value: Plain, name: str) -> Any:
-    """A field by its name in camel case, or by that with underscores."""
+    """Returns a field by its name in camel case or with underscores."""
     return value[name] if name in value else value.get(_underscored(name))
 
 

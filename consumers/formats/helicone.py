@@ -1,4 +1,7 @@
-"""Helicone's requests, as its API returns them and exports write them."""
+"""Helicone's requests, as its API returns them and exports write them.
+
+Source: https://docs.helicone.ai/rest/request/post-v1requestquery
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +13,12 @@ from retuned.consumers.formats.traced import decoded
 
 
 def is_row(value: Plain) -> bool:
-    """Whether an object is one."""
+    """Whether an object is a request of Helicone."""
     return value.keys() >= {"request_id", "request_body", "response_body"}
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answer that it logs, or why there is none."""
+    """Yields the answer that a row logs, or the reason there is none."""
     request, response = decoded(value["request_body"]), decoded(value["response_body"])
     if not isinstance(request, dict):
         yield PassedOver("without_content")

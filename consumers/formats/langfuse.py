@@ -1,4 +1,7 @@
-"""Langfuse: rows of its API and its exports (traces, observations, scores), and the spans of its SDKs."""
+"""Langfuse: rows of its API and its exports (traces, observations, scores), and the spans of its SDKs.
+
+Source: https://api.reference.langfuse.com
+"""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +30,7 @@ def is_row(value: Plain) -> bool:
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answers and scores of a row; a trace may hold many."""
+    """Yields the answers and scores of a row; a trace may hold many."""
     value = _camel(value)
     if "observations" in value:
         yield from _trace(value)
@@ -38,12 +41,12 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
 
 
 def is_span(attributes: Plain) -> bool:
-    """Whether attributes are those of a span that Langfuse's SDK made."""
+    """Whether attributes belong to a span of Langfuse's SDK."""
     return _SPAN + "type" in attributes
 
 
 def span_row(attributes: Plain, span: Plain) -> Plain:
-    """A span of the SDK as a row of the API.
+    """Returns a span of the SDK as a row of the API.
 
     Args:
         span: `id`, `traceId`, `startTime`, `endTime`.
@@ -91,7 +94,7 @@ def _observation(row: Plain, trace: Plain) -> Iterator[tuple[Kind, Plain] | Pass
         yield PassedOver("without_content")
     elif row.get("output") is None:
         yield PassedOver("request_alone")
-    elif openai.failed(response := traced.response(row["output"])):  # before the metadata of the trace are copied
+    elif openai.failed(response := traced.response(row["output"])):  # checked before the trace's metadata is copied
         yield PassedOver("failed_call")
     else:
         yield from calls.answers(_log(row, trace, response))

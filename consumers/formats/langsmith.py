@@ -1,4 +1,7 @@
-"""LangSmith's runs, as its API has them and exports write them, and feedback on them."""
+"""LangSmith's runs, as its API returns them and exports write them, and feedback on them.
+
+Source: https://docs.langchain.com/langsmith/run-data-format
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +12,7 @@ from retuned.consumers.formats.events import Kind, PassedOver
 from retuned.consumers.formats.messages import (
     Plain,
     joined_text,
+    number,
     object_of,
     objects_of,
     seconds_between,
@@ -28,7 +32,7 @@ def is_run(value: Plain) -> bool:
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answer of a run of a model, or what was said of one, or why it is neither."""
+    """Yields the answer of a model's run, the feedback on a run, or the reason it is neither."""
     if "run_type" not in value:
         yield from _feedback(value)
     elif value["run_type"] != "llm":
@@ -61,7 +65,7 @@ def _log(run: Plain) -> Plain:
         "conversation_id": next((metadata[name] for name in _CONVERSATIONS if metadata.get(name)), None),
         "latency_seconds": seconds_between(began, ended),
         "time_to_first_token_seconds": seconds_between(began, run.get("first_token_time")),
-        "cost": _number(run.get("total_cost")),
+        "cost": number(run.get("total_cost")),
         "attributes": without_nothing({key: value for key, value in metadata.items() if key not in _TAKEN}),
     }
 
@@ -82,8 +86,8 @@ def _feedback(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
 
 
 def _correction(value: Any) -> Any:
-    """What the answer should have been: what an object shows, as the outputs of a run do; None where it corrects the
-    score of an evaluator."""
+    """Returns the corrected answer, from an object as from the outputs of a run; None if it corrects an evaluator's
+    score."""
     if not isinstance(value, dict):
         return value
     if value.keys() <= _OF_A_SCORE:
@@ -94,11 +98,3 @@ def _correction(value: Any) -> Any:
     if are_calls(message.get("tool_calls")):
         return {"content": text, "tool_calls": message["tool_calls"]}
     return text or value
-
-
-def _number(value: Any) -> Any:
-    """Amounts may be texts there."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return None

@@ -1,4 +1,7 @@
-"""LiteLLM's StandardLoggingPayload, which its proxy and its callbacks log for each call."""
+"""LiteLLM's StandardLoggingPayload, which its proxy and its callbacks log for each call.
+
+Source: https://docs.litellm.ai/docs/proxy/logging_spec
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +16,12 @@ _KEPT = ("request_tags", "model_group", "custom_llm_provider", "cache_hit", "mod
 
 
 def is_payload(value: Plain) -> bool:
-    """Whether an object is one."""
+    """Whether an object is a StandardLoggingPayload."""
     return value.keys() >= {"messages", "call_type", "startTime"}
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answer that it logs, or why there is none."""
+    """Yields the answer that a payload logs, or the reason there is none."""
     if not any(name in str(value["call_type"]) for name in _ANSWERS):
         yield PassedOver("other_operation")
     elif value.get("status") == "failure":
@@ -65,7 +68,7 @@ def _workload(tags: Any) -> str | None:
 
 
 def _between(began: Any, ended: Any) -> float | None:
-    """Seconds, of Unix times in seconds."""
+    """Returns the seconds between two Unix times in seconds."""
     if isinstance(began, int | float) and isinstance(ended, int | float) and ended >= began:
         try:
             return float(ended) - float(began)

@@ -1,4 +1,4 @@
-"""What the translations of other formats share: texts in parts, instants, ids of what has none."""
+"""Helpers of the translations: text in parts, timestamps, numbers, generated ids."""
 
 import hashlib
 import re
@@ -11,16 +11,16 @@ Plain = dict[str, Any]
 """A decoded JSON object."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
-_INLINE = ("url", "image_url", "data", "file_data", "bytes", "content_base64")  # where parts carry them
-LONGEST_INLINE = 256  # characters of a data URL, or of base64, that stay
+_INLINE = ("url", "image_url", "data", "file_data", "bytes", "content_base64")  # the fields of parts that carry media
+LONGEST_INLINE = 256  # characters; a longer data URL or base64 text is left out
 _INDEX = re.compile("[0-9]{1,6}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}")
-# The units of Unix times, and up to where: seconds stay below 1e11 until the year 5138, and so do the others.
+# The units of Unix times with the upper limit of each: seconds stay below 1e11 until the year 5138.
 UNITS = ((1e11, 1), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
 
 
 def joined_text(content: Any) -> str | None:
-    """The text of a message that is a string or a list of text parts alone; None where it holds anything else."""
+    """Returns the text of a string or of a list of text parts; None if there is anything else in it."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -35,7 +35,7 @@ def joined_text(content: Any) -> str | None:
 
 
 def texts_of(content: Any) -> str | None:
-    """The text of a message, without what else is among its parts; None where there is none."""
+    """Returns the text of a message and ignores its other parts; None if it has no text."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
     texts = [part.get("text") for part in objects_of(content) if part.get("type") in TEXT_PARTS]
@@ -44,14 +44,14 @@ def texts_of(content: Any) -> str | None:
 
 
 def reasoning_of(message: Plain) -> str | None:
-    """What a model thought before it answered, where its server has that apart: `reasoning_content` of DeepSeek, SGLang
-    and vLLM, which calls it `reasoning` by now, as OpenRouter does; None without any."""
+    """Returns the reasoning of a message from the field in which its server has it: `reasoning_content` (DeepSeek,
+    SGLang, older vLLM) or `reasoning` (vLLM, OpenRouter); None without any."""
     found = (message.get(name) for name in ("reasoning_content", "reasoning"))
     return next((text for text in found if isinstance(text, str) and text), None)
 
 
 def without_media(value: Any) -> Any:
-    """Messages without the bytes of images, sounds and files that they carry: how long those were is kept."""
+    """Returns messages without the bytes of images, audio and files; the length of each is kept."""
     if isinstance(value, list):
         return [without_media(item) for item in value]
     if not isinstance(value, dict):
@@ -69,7 +69,7 @@ def _shortened(value: Any) -> Any:
 
 
 def instant(value: Any) -> Any:
-    """Unix time in seconds, milli-, micro- or nanoseconds, a number or digits, as ISO 8601; what else it is stays."""
+    """Returns a Unix time (s, ms, µs or ns; a number or digits) as ISO 8601, and any other value unchanged."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,9})?", value):
         value = float(value) if "." in value else int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
@@ -82,52 +82,71 @@ def instant(value: Any) -> Any:
 
 
 def content_hash(value: Any) -> str:
-    """An id for what has none: the same content, sent twice, is one event."""
+    """Returns an id for an event without one: the same content, sent twice, is one event."""
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:32]
 
 
 def without_nothing(values: dict[str, Any]) -> dict[str, Any]:
-    """Only what is there."""
+    """Returns the entries whose value is not None."""
     return {key: value for key, value in values.items() if value is not None}
 
 
 def object_of(value: Any) -> dict[str, Any]:
-    """An object, an empty one for whatever else stands in its place."""
+    """Returns the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def objects_of(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list, none for whatever else stands in its place."""
+    """Returns the objects of a list; none if the value is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def chat(role: Any, parts: list[Plain], calls: list[Plain], results: list[Plain]) -> list[Plain]:
-    """One message of an API that has all in parts as chat messages: results of tools are messages of their own there.
+    """Returns a message made of parts as chat messages, in which every tool result is a message of its own.
 
     Args:
-        parts: texts as `{"type": "text", "text": …}`, and whatever else there is.
-        calls: as `tool_call` makes them.
-        results: messages of the role `tool`.
+        parts: texts as `{"type": "text", "text": …}`, and all other parts.
+        calls: tool calls as `tool_call` returns them.
+        results: messages with the role `tool`.
     """
     is_text = all(part.get("type") == "text" for part in parts)
-    said = without_nothing({"role": role, "tool_calls": calls or None})
-    said["content"] = (texts_of(parts) if is_text else parts) if parts else None
-    return [*results, said] if parts or calls or not results else results
+    message = without_nothing({"role": role, "tool_calls": calls or None})
+    message["content"] = (texts_of(parts) if is_text else parts) if parts else None
+    return [*results, message] if parts or calls or not results else results
 
 
 def sum_of(counts: Plain, *names: str) -> int | None:
-    """The sum of those counts that are there; None where none is."""
+    """Returns the sum of the counts that are present; None if none is."""
     found = [counts[name] for name in names if isinstance(counts.get(name), int)]
     return sum(found) if found else None
 
 
 def tool_call(id: Any, name: Any, arguments: Any) -> Plain:
-    """A call of a tool, as chat messages hold it; `arguments` is JSON text."""
+    """Returns a tool call as chat messages hold it; `arguments` is JSON text."""
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
+def tool(name: Any, description: Any, parameters: Any) -> Plain:
+    """Returns a tool as chat completion requests offer it, without absent fields."""
+    found = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": without_nothing(found)}
+
+
+def as_text(value: Any) -> str:
+    """Returns a text unchanged, and any other value as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def number(value: Any) -> Any:
+    """Returns a text as a number, or None if it is not one; any other value unchanged."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+
+
 def seconds_between(began: Any, ended: Any) -> float | None:
-    """Of two times, in nanoseconds both or in ISO 8601 both; None where there are none, or it ended before it began."""
+    """Returns the seconds between two times, both in nanoseconds or both in ISO 8601; None if absent or negative."""
     try:
         seconds = (int(ended) - int(began)) / 1e9
     except (TypeError, ValueError, OverflowError):
@@ -140,7 +159,7 @@ def seconds_between(began: Any, ended: Any) -> float | None:
 
 
 def in_seconds(milliseconds: Any) -> Any:
-    """None of what is no number; one beyond any float stays, and is refused later."""
+    """Returns seconds, or None if the value is not a number. One too large for a float is left for validation."""
     try:
         return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
     except OverflowError:
@@ -148,7 +167,7 @@ def in_seconds(milliseconds: Any) -> Any:
 
 
 def numbered(attributes: Plain, prefix: str) -> list[Any] | None:
-    """`prefix0.role`, `prefix0.content`, `prefix1.…` as a list of objects; numbers inside are lists too."""
+    """Returns `prefix0.role`, `prefix0.content`, `prefix1.…` as a list of objects; inner indices are lists too."""
     tree: Plain = {}
     for key, value in attributes.items():
         if key.startswith(prefix):
@@ -158,13 +177,13 @@ def numbered(attributes: Plain, prefix: str) -> list[Any] | None:
                 inner = node.setdefault(step, {})
                 node = inner if isinstance(inner, dict) else {}
             node[last] = value
-    listed = _listed(tree)
+    listed = _as_lists(tree)
     return listed if isinstance(listed, list) else None
 
 
-def _listed(node: Any) -> Any:
+def _as_lists(node: Any) -> Any:
     if not isinstance(node, dict) or not node:
         return node
     if all(_INDEX.fullmatch(key) for key in node):
-        return [_listed(node[key]) for key in sorted(node, key=int)]
-    return {key: _listed(value) for key, value in node.items()}
+        return [_as_lists(node[key]) for key in sorted(node, key=int)]
+    return {key: _as_lists(value) for key, value in node.items()}

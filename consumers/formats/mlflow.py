@@ -1,4 +1,7 @@
-"""MLflow's traces, as `Trace.to_json()` writes them: the calls of models in them, and what was said of these."""
+"""MLflow's traces, as `Trace.to_json()` writes them: the model calls in them, and their assessments.
+
+Source: https://mlflow.org/docs/3.0.1/tracing/tracing-schema
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +12,7 @@ from retuned.consumers.formats.messages import Plain, object_of, objects_of, sec
 
 _CALLS = ("CHAT_MODEL", "LLM")
 _SOURCES = {"HUMAN": "user", "LLM_JUDGE": "judge", "AI_JUDGE": "judge", "CODE": "app"}
-_LONGEST_ID = 1_000  # which is refused: the ids of spans repeat it
+_LONGEST_ID = 1_000  # characters; validation refuses it, but every span's id would repeat it
 _EXPECTED = ("expected_response", "expected_output")
 
 
@@ -19,7 +22,7 @@ def is_trace(value: Plain) -> bool:
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answers in a trace. The only one has the trace's id, and is what assessments of the trace are about."""
+    """Yields the answers and assessments of a trace. A single answer has the trace's id and its assessments."""
     info = value["info"]
     spans = [(span, _attributes(span)) for span in objects_of(value["data"]["spans"])]
     ids = [span.get("span_id") for span, attributes in spans if attributes.get("mlflow.spanType") in _CALLS]
@@ -67,25 +70,25 @@ def _span(span: Plain, attributes: Plain, info: Plain, id: str | None) -> Iterat
 
 
 def _assessment(item: Plain, about: str) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    name, said, wanted = (
+    name, feedback, expectation = (
         item.get("assessment_name"),
         object_of(item.get("feedback")),
         object_of(item.get("expectation")),
     )
     source = _SOURCES.get(str(object_of(item.get("source")).get("source_type")), "user")
-    is_correction = isinstance(name, str) and name in _EXPECTED and isinstance(wanted.get("value"), str)
+    is_correction = isinstance(name, str) and name in _EXPECTED and isinstance(expectation.get("value"), str)
     yield from verdicts.feedback(
         about,
         name,
-        verdicts.verdict(name, said.get("value")),
+        verdicts.verdict(name, feedback.get("value")),
         timestamp=item.get("create_time"),
         source="expert" if is_correction and source == "user" else source,
         id=item.get("assessment_id"),
         comment=item.get("rationale"),
-        correction=wanted.get("value") if is_correction else None,
+        correction=expectation.get("value") if is_correction else None,
     )
 
 
 def _attributes(span: Plain) -> Plain:
-    """Each value is JSON there."""
+    """Returns a span's attributes; MLflow writes each value as JSON."""
     return {key: traced.decoded(value) for key, value in object_of(span.get("attributes")).items()}

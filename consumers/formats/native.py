@@ -1,4 +1,4 @@
-"""Our own events as people send them without reading the schema: types that leave no doubt are coerced."""
+"""Coerces the types of our own events where the intended value is unambiguous."""
 
 from typing import Any
 
@@ -10,36 +10,36 @@ _PASSAGE_TEXTS = ("text", "page_content", "content")
 
 
 def is_feedback(value: Plain) -> bool:
-    """Whether an object has the fields that tell feedback."""
+    """Whether an object has the fields of feedback."""
     return value.keys() >= {"interaction_id", "name"}
 
 
 def is_interaction(value: Plain) -> bool:
-    """Whether an object has the fields that tell an interaction."""
+    """Whether an object has the fields of an interaction."""
     response = value.get("response")
     is_message = isinstance(response, dict) and not response.keys().isdisjoint(("content", "tool_calls"))
     return "messages" in value and (isinstance(response, str) or is_message)
 
 
 def coerced(fields: Plain) -> Plain:
-    """The fields of an event with the types of the schema: times, ids, counts, context. Others stay, to be checked."""
-    found = dict(fields)
-    if "timestamp" in found:
-        found["timestamp"] = instant(found["timestamp"])
+    """Returns the fields with times, ids, counts and context in the schema's types; validation checks the rest."""
+    event = dict(fields)
+    if "timestamp" in event:
+        event["timestamp"] = instant(event["timestamp"])
     for name in _IDS:
-        if type(found.get(name)) is int:
-            found[name] = str(found[name])
+        if type(event.get(name)) is int:
+            event[name] = str(event[name])
     for name in _COUNTS:
-        count = found.get(name)
+        count = event.get(name)
         if isinstance(count, float) and count.is_integer():
-            found[name] = int(count)
-    if "context" in found:
-        found["context"] = _passages(found["context"])
-    return found
+            event[name] = int(count)
+    if "context" in event:
+        event["context"] = _passages(event["context"])
+    return event
 
 
 def _passages(context: Any) -> Any:
-    """A list of texts of one text, or of objects as retrievers return them."""
+    """Returns a list of texts for one text, or for the objects that retrievers return."""
     if isinstance(context, str):
         return [context]
     return [_passage(item) for item in context] if isinstance(context, list) else context

@@ -1,4 +1,7 @@
-"""OpenAI's requests and responses: chat completions, completions and responses; streams and batches of them."""
+"""OpenAI's requests and responses: chat completions, completions and responses; streams and batches of them.
+
+Source: https://platform.openai.com/docs/api-reference
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +27,7 @@ _RESPONSES = ("chat.completion", "text_completion", "response", CHUNK)
 
 
 def are_chunks(value: Any) -> bool:
-    """Whether it is a stream of a chat completion, chunk by chunk."""
+    """Whether a value is the list of chunks of a streamed chat completion."""
     return isinstance(value, list) and bool(value) and all(_is_chunk(item) for item in value)
 
 
@@ -33,12 +36,12 @@ def _is_chunk(value: Any) -> bool:
 
 
 def is_response(value: Plain) -> bool:
-    """Whether an object is a response by itself."""
+    """Whether an object is a response without its request."""
     return value.get("object") in _RESPONSES
 
 
 def is_batch_line(value: Plain) -> bool:
-    """Whether an object is a line of the input or the output of a batch, or of both."""
+    """Whether an object is a line of a batch's input or output, or both joined."""
     answer = value.get("response")
     return "custom_id" in value and (
         isinstance(value.get("body"), dict)
@@ -48,10 +51,10 @@ def is_batch_line(value: Plain) -> bool:
 
 
 def batch_log(line: Plain) -> Plain | None:
-    """A line of a batch as a request with its response; None if it holds the request alone.
+    """Returns a line of a batch as a request with its response; None if it holds the request alone.
 
     Raises:
-        BadEvent: it holds the response alone.
+        BadEvent: the line holds the response alone.
     """
     if "response" not in line and "result" not in line:
         return None
@@ -66,22 +69,22 @@ def batch_log(line: Plain) -> Plain | None:
 
 
 def failed(response: Any) -> bool:
-    """Whether a call brought an error in the place of an answer."""
+    """Whether a call returned an error instead of an answer."""
     if isinstance(response, dict):
         return bool(response.get("error")) and not (response.get("choices") or response.get("output"))
     return response is None
 
 
 def choices(response: Any) -> int:
-    """How many answers a response holds."""
+    """Returns the number of answers in a response."""
     return len(objects_of(object_of(response).get("choices"))) or 1
 
 
 def whole(response: Any) -> Plain:
-    """A response that came as a stream, of chunks or of the events of the responses API, as one; others as they are.
+    """Joins a streamed response, from chunks or events of the responses API; returns an object unchanged.
 
     Raises:
-        BadEvent: it is neither.
+        BadEvent: the value is neither.
     """
     if are_chunks(response):
         return _joined(response)
@@ -90,15 +93,15 @@ def whole(response: Any) -> Plain:
             item for item in objects_of(response) if item.get("type") in ("response.completed", "response.incomplete")
         ]
         if ends and isinstance(ends[-1].get("response"), dict):
-            found: Plain = ends[-1]["response"]
-            return found
+            final: Plain = ends[-1]["response"]
+            return final
     if not isinstance(response, dict):
         raise BadEvent("not_an_event", f"response: expected an object, got {type(response).__name__}")
     return response
 
 
 def interaction(log: Plain) -> Plain:
-    """A logged request with its response, as the OpenAI API has them, and what stands around them."""
+    """Returns the fields of an interaction from an OpenAI request, its response and the fields beside them."""
     request, response = log["request"], log["response"]
     message, text, finish_reason = _answer(response)
     metadata = object_of(request.get("metadata")) | object_of(response.get("metadata"))
@@ -135,13 +138,13 @@ def interaction(log: Plain) -> Plain:
 
 
 def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
-    """The first choice as a message, its text, and why it ended."""
-    if found := objects_of(response.get("choices")):
-        choice = found[0]
+    """Returns the first choice as a message, its text, and its finish reason."""
+    if choices := objects_of(response.get("choices")):
+        choice = choices[0]
         message = object_of(choice.get("message"))
         text = choice.get("text", texts_of(message.get("content")))
         if text is None:
-            beside = message.get("tool_calls") or reasoning_of(message)  # which may have been cut off before the answer
+            beside = message.get("tool_calls") or reasoning_of(message)  # reasoning may be cut off before the answer
             text = message.get("refusal") or ("" if beside else None)
         return message, text, choice.get("finish_reason")
     output = objects_of(response.get("output"))
@@ -155,7 +158,7 @@ def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
 
 
 def _joined(stream: Iterable[Plain]) -> Plain:
-    """The chunks of one completion as the completion: its first choice."""
+    """Joins the chunks of a completion, first choice only."""
     response, texts, thoughts, reason = Plain(), list[str](), list[str](), None
     calls: dict[str, tuple[Plain, list[str]]] = {}
     for chunk in stream:
@@ -178,16 +181,16 @@ def _joined(stream: Iterable[Plain]) -> Plain:
 
 
 def _extend(call: Plain, arguments: list[str], part: Plain) -> None:
-    """One more part of a streamed call: the arguments come piece by piece."""
-    said = object_of(part.get("function"))
+    """Adds one part of a streamed tool call, whose arguments come in pieces."""
+    function = object_of(part.get("function"))
     call |= without_nothing({"id": part.get("id"), "type": part.get("type")})
-    call["function"] |= without_nothing({"name": said.get("name")})
-    if isinstance(said.get("arguments"), str):
-        arguments.append(said["arguments"])
+    call["function"] |= without_nothing({"name": function.get("name")})
+    if isinstance(function.get("arguments"), str):
+        arguments.append(function["arguments"])
 
 
 def _prompt(request: Plain) -> Any:
-    """Messages of a chat; of a completion, its prompt; of the responses API, its instructions and input."""
+    """Returns the messages of a request: of a chat, of a completion's prompt, or of the responses API's input."""
     if "messages" in request:
         return request["messages"]
     if isinstance(request.get("prompt"), str):
@@ -200,7 +203,7 @@ def _prompt(request: Plain) -> Any:
 
 
 def _input_item(item: Plain) -> Plain:
-    """An item of the responses API as a chat message."""
+    """Returns an item of the responses API as a chat message."""
     if item.get("type") == "function_call":
         return {"role": "assistant", "content": None, "tool_calls": [_tool_call(item)]}
     if item.get("type") == "function_call_output":

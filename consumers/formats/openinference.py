@@ -1,4 +1,4 @@
-"""Spans of OpenInference (Arize Phoenix and others): calls of models by attributes `llm.…`.
+"""Spans of OpenInference (Arize Phoenix and others): model calls in attributes `llm.…`.
 
 Source: https://github.com/Arize-ai/openinference/blob/main/spec/semantic_conventions.md
 """
@@ -30,25 +30,25 @@ _CONTENT = (*_MESSAGES, "input.value", "output.value")
 
 
 def is_span(attributes: Plain) -> bool:
-    """Whether attributes are those of a span of OpenInference."""
+    """Whether attributes belong to an OpenInference span."""
     return KIND in attributes or any(key == "llm.model_name" or key.startswith(_MESSAGES) for key in attributes)
 
 
 def is_answer(attributes: Plain) -> bool:
-    """Whether the span is a call of a model."""
+    """Whether the span is a model call."""
     return bool(attributes.get(KIND, "LLM") == "LLM")
 
 
 def interaction(attributes: Plain) -> Plain:
-    """The fields of an interaction that the attributes hold. Without content, messages and response are absent."""
+    """Returns the fields of an interaction. Without recorded content, messages and response are absent."""
     output = traced.decoded(attributes.get("output.value"))
     answers = [_message(item) for item in objects_of(numbered(attributes, "llm.output_messages."))]
     prompt = [_message(item) for item in objects_of(numbered(attributes, "llm.input_messages."))]
-    if not prompt and not answers:  # a framework that keeps input and output alone
+    if not prompt and not answers:  # a framework that records input and output only
         prompt, answers = _plain(attributes)
     if any(value == _HIDDEN and key.startswith(_CONTENT) for key, value in attributes.items()):
         prompt, answers = [], []
-    # Of the responses API, reasoning and each call are messages of their own there.
+    # Spans of the responses API have separate messages for reasoning and for each tool call.
     texts = [text for answer in answers if (text := texts_of(answer.get("content")))]
     calls = [call for answer in answers for call in objects_of(answer.get("tool_calls"))]
     tools = [
@@ -76,10 +76,10 @@ def interaction(attributes: Plain) -> Plain:
 
 
 def _plain(attributes: Plain) -> tuple[list[Plain], list[Plain]]:
-    """Prompt and answer from the values of input and output."""
-    asked, given = attributes.get("input.value"), attributes.get("output.value")
-    choices = object_of(traced.response(given)).get("choices") if given != _HIDDEN else None
-    messages = traced.request(asked).get("messages") if asked not in (None, _HIDDEN) else None
+    """Returns prompt and answer from the attributes for input and output."""
+    input, output = attributes.get("input.value"), attributes.get("output.value")
+    choices = object_of(traced.response(output)).get("choices") if output != _HIDDEN else None
+    messages = traced.request(input).get("messages") if input not in (None, _HIDDEN) else None
     return objects_of(messages), [object_of(choice.get("message")) for choice in objects_of(choices)[:1]]
 
 
@@ -90,8 +90,8 @@ def _message(item: Plain) -> Plain:
         parts = [part for part in parts if part.get("type") != "reasoning"]
         content = texts_of(parts) if all(part.get("type") == "text" for part in parts) else parts
     calls = [_tool_call(object_of(call.get("tool_call"))) for call in objects_of(message.get("tool_calls"))]
-    found: dict[str, Any] = {"role": message.get("role"), "content": content}
-    return found | without_nothing({"tool_calls": calls or None, "tool_call_id": message.get("tool_call_id")})
+    chat: dict[str, Any] = {"role": message.get("role"), "content": content}
+    return chat | without_nothing({"tool_calls": calls or None, "tool_call_id": message.get("tool_call_id")})
 
 
 def _tool_call(call: Plain) -> Plain:

@@ -1,4 +1,4 @@
-"""OpenTelemetry's GenAI spans and events onto ours.
+"""Translates OpenTelemetry's GenAI spans and events into ours.
 
 Forms: OTLP JSON as the collector's Kafka exporter writes it (`resourceSpans`, `resourceLogs`, many in one message), one
 of its resources by itself, a span as the SDKs print it, and one object with attributes, nested or flat. Attributes: the
@@ -18,6 +18,7 @@ from retuned.consumers.formats import langfuse, openinference, verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
 from retuned.consumers.formats.messages import (
     Plain,
+    as_text,
     content_hash,
     instant,
     joined_text,
@@ -41,7 +42,7 @@ FAILED = (2, "2", "STATUS_CODE_ERROR", "ERROR")
 BATCHES = {"resourceSpans", "resourceLogs", "scopeSpans", "scopeLogs"}
 LATENCY = "latency_seconds"
 
-# What becomes a field, or is a message; all other attributes are kept as attributes.
+# Attributes that become fields or messages; all others stay attributes.
 _TAKEN = (
     *("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.prompt"),
     *("gen_ai.completion", "gen_ai.response.id", "gen_ai.response.finish_reasons", "gen_ai.conversation.id"),
@@ -52,12 +53,12 @@ _TAKEN = (
 
 
 def is_batch(value: Plain) -> bool:
-    """Whether a decoded message is a batch of spans or log records, which may hold none."""
+    """Whether a decoded message is a batch of spans or log records, possibly empty."""
     return bool(value.keys() & BATCHES)
 
 
 def is_otel(value: Any) -> bool:
-    """Whether a decoded message is OTLP JSON, or carries attributes of GenAI."""
+    """Whether a decoded message is OTLP JSON, or has GenAI attributes."""
     if not isinstance(value, dict):
         return False
     if value.keys() & BATCHES:
@@ -71,7 +72,7 @@ def is_otel(value: Any) -> bool:
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """Each span, event or log record: an answer or an evaluation as the fields of our event, or why it is neither."""
+    """Yields an answer or an evaluation for each span, event or log record, or the reason it is neither."""
     for record, resource in _records(value):
         attributes = _attributes(record.get("attributes")) or {k: v for k, v in record.items() if "." in k}
         name = _name(record, attributes)
@@ -81,20 +82,20 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         attached = [
             (_name(item, {}), _attributes(item.get("attributes")), item) for item in objects_of(record.get("events"))
         ]
-        said = [more for n, more, _ in attached if n != EVALUATION and n not in OLD_MESSAGES]
-        if any(said):  # the span's own come first, then those of its first event
-            attributes = {key: value for more in (*reversed(said), attributes) for key, value in more.items()}
+        extra = [more for n, more, _ in attached if n != EVALUATION and n not in OLD_MESSAGES]
+        if any(extra):  # the span's own attributes take precedence, then those of its first event
+            attributes = {key: value for more in (*reversed(extra), attributes) for key, value in more.items()}
         if langfuse.is_span(attributes):
             yield from langfuse.events(langfuse.span_row(attributes, _row(record, resource)))
         elif reason := _no_answer(name, attributes):
             yield PassedOver(reason)
         else:
-            made, choices = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
-            reason = _unanswered(record, attributes, made)
-            yield PassedOver(reason) if reason else ("interactions", made)
+            fields, choices = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
+            reason = _unanswered(record, attributes, fields)
+            yield PassedOver(reason) if reason else ("interactions", fields)
             yield from [PassedOver("further_choice")] * (choices - 1)
             if reason == "without_content" and _where(record)["trace_id"] and not openinference.is_span(attributes):
-                yield from _latency(made)
+                yield from _latency(fields)
         judged = [(more, item) for n, more, item in attached if n == EVALUATION]
         about, where = (_answer_id(record, attributes), _where(record)) if judged else ("", {})
         for more, item in judged:
@@ -102,7 +103,7 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
 
 
 def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
-    """Spans and log records with the attributes of what sent them."""
+    """Yields spans and log records, each with the attributes of its resource."""
     if value.keys() & {"scopeSpans", "scopeLogs"}:
         value = {"resourceSpans": [value], "resourceLogs": [value]}
     if not value.keys() & BATCHES:
@@ -122,7 +123,7 @@ def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
 
 
 def _no_answer(name: str, attributes: Plain) -> str | None:
-    """Why a span or log record is not about an answer of a model, by its attributes; else None."""
+    """Returns the reason why the attributes are not those of a model's answer, else None."""
     if name in OLD_MESSAGES or name == "gen_ai.choice":
         return "message_alone"
     if any(key.startswith("gen_ai.") for key in attributes) or name == DETAILS:
@@ -133,27 +134,27 @@ def _no_answer(name: str, attributes: Plain) -> str | None:
     return "no_model_call"
 
 
-def _unanswered(record: Plain, attributes: Plain, made: Plain) -> str | None:
-    """Why a call of a model brought no answer; None where one is there, or ought to be."""
-    if "response" in made:
+def _unanswered(record: Plain, attributes: Plain, fields: Plain) -> str | None:
+    """Returns the reason why a model call has no answer; None if it has one, or should have one."""
+    if "response" in fields:
         return None
     status = object_of(record.get("status"))
     if attributes.get("error.type") or (status.get("code") or status.get("status_code")) in FAILED:
         return "failed_call"
-    return None if any(key.startswith(CONTENT) for key in attributes) or "messages" in made else "without_content"
+    return None if any(key.startswith(CONTENT) for key in attributes) or "messages" in fields else "without_content"
 
 
-def _latency(made: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """What a span without content knows of an answer whose content is in a log record, which knows no time."""
-    if LATENCY in made:
-        about, seconds = made["id"], made[LATENCY]
+def _latency(fields: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+    """Yields the latency from a span without content, as the log record with the content has none."""
+    if LATENCY in fields:
+        about, seconds = fields["id"], fields[LATENCY]
         yield from verdicts.feedback(
-            about, LATENCY, seconds, timestamp=made.get("timestamp"), source="app", id=f"{about}-{LATENCY}"
+            about, LATENCY, seconds, timestamp=fields.get("timestamp"), source="app", id=f"{about}-{LATENCY}"
         )
 
 
 def _row(record: Plain, resource: Plain) -> Plain:
-    """A span as a row of an API that goes by the ids of spans."""
+    """Returns a span as the fields of a Langfuse row, which is identified by the span."""
     began, ended = _times(record)
     where = _where(record)
     return {
@@ -169,7 +170,7 @@ def _row(record: Plain, resource: Plain) -> Plain:
 def _interaction(
     record: Plain, attributes: Plain, resource: Plain, attached: list[tuple[str, Plain]]
 ) -> tuple[Plain, int]:
-    """The first answer of a call, and how many there were."""
+    """Returns the first answer of a call and the number of answers."""
     if not any(key.startswith("gen_ai.") for key in attributes) and openinference.is_span(attributes):
         return _of_openinference(record, attributes, resource), 1
     answers = _messages(attributes, "gen_ai.output.messages", "gen_ai.completion")
@@ -191,7 +192,7 @@ def _interaction(
     kept |= without_nothing({"service.name": resource.get("service.name")})
     kept |= without_nothing(_where(record))
     began, ended = _times(record)
-    made = without_nothing(
+    fields = without_nothing(
         {
             "id": _answer_id(record, attributes),
             "timestamp": instant(ended),
@@ -211,11 +212,11 @@ def _interaction(
             "attributes": kept or None,
         }
     )
-    return made, len(answers)
+    return fields, len(answers)
 
 
 def _of_openinference(record: Plain, attributes: Plain, resource: Plain) -> Plain:
-    made = openinference.interaction(attributes)
+    fields = openinference.interaction(attributes)
     began, ended = _times(record)
     around = {
         "id": _answer_id(record, {}),
@@ -232,11 +233,11 @@ def _of_openinference(record: Plain, attributes: Plain, resource: Plain) -> Plai
         ),
     }
     kept = without_nothing({"service.name": resource.get("service.name"), **_where(record)})
-    return without_nothing(around) | made | {"attributes": made["attributes"] | kept}
+    return without_nothing(around) | fields | {"attributes": fields["attributes"] | kept}
 
 
 def _evaluation(record: Plain, attributes: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The verdict, and what the judge says of it as a comment."""
+    """Yields the verdict, with the judge's explanation as a comment."""
     name = attributes.get("gen_ai.evaluation.name")
     score, label = attributes.get("gen_ai.evaluation.score.value"), attributes.get("gen_ai.evaluation.score.label")
     about = attributes.get("gen_ai.response.id") or _answer_id(record, {})
@@ -265,39 +266,37 @@ def _system(attributes: Plain) -> list[Plain]:
 
 
 def _messages(attributes: Plain, current: str, old: str) -> list[Plain]:
-    """Chat messages from the attribute of the one name or the other, whole or numbered."""
-    found = _decoded(attributes.get(current, attributes.get(old)))
-    if found is None:
-        found = numbered(attributes, old + ".")
-    if isinstance(found, str):
-        return [{"role": "user" if old == "gen_ai.prompt" else "assistant", "content": found}]
-    return [message for item in objects_of(found) for message in _chat(item)]
+    """Returns the chat messages under the current or the old name, whole or numbered."""
+    value = _decoded(attributes.get(current, attributes.get(old)))
+    if value is None:
+        value = numbered(attributes, old + ".")
+    if isinstance(value, str):
+        return [{"role": "user" if old == "gen_ai.prompt" else "assistant", "content": value}]
+    return [message for item in objects_of(value) for message in _chat(item)]
 
 
 def _chat(message: Plain) -> list[Plain]:
-    """One message as chat messages: results of tools are messages of their own there."""
+    """Returns one message as chat messages, in which every tool result is a message of its own."""
     parts = message.get("parts")
     if not isinstance(parts, list):
         return [message]
     rest, calls, results = [], [], []
     for part in objects_of(parts):
         if part.get("type") == "tool_call":
-            arguments = part.get("arguments")
-            text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-            calls.append(tool_call(part.get("id"), part.get("name"), text))
+            calls.append(tool_call(part.get("id"), part.get("name"), as_text(part.get("arguments"))))
         elif part.get("type") == "tool_call_response":
             result = _text(part.get("response", part.get("result")))
             results.append({"role": "tool", "tool_call_id": part.get("id"), "content": result})
         else:
             rest.append(part)
     content = joined_text(rest)
-    said = {
+    reply = {
         **{key: value for key, value in message.items() if key != "parts"},
         "content": (content if content is not None else rest) if rest else None,
     }
     if calls:
-        said["tool_calls"] = calls
-    return [said, *results] if rest or calls or not results else results
+        reply["tool_calls"] = calls
+    return [reply, *results] if rest or calls or not results else results
 
 
 def _old_message(role: str, attributes: Plain) -> Plain:
@@ -312,27 +311,26 @@ def _old_message(role: str, attributes: Plain) -> Plain:
 
 def _choice(attributes: Plain) -> Plain:
     message = _decoded(attributes.get("message", attributes.get("content")))
-    said = message if isinstance(message, dict) else {"content": message}
-    calls = _decoded(attributes.get("tool_calls")) or said.get("tool_calls")
+    reply = message if isinstance(message, dict) else {"content": message}
+    calls = _decoded(attributes.get("tool_calls")) or reply.get("tool_calls")
     return without_nothing(
-        {**said, "role": "assistant", "finish_reason": attributes.get("finish_reason"), "tool_calls": calls}
+        {**reply, "role": "assistant", "finish_reason": attributes.get("finish_reason"), "tool_calls": calls}
     )
 
 
-def _text(value: Any) -> Any:
-    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+def _text(value: Any) -> str | None:
+    """Returns a text unchanged, and any other value as JSON; None for None."""
+    return None if value is None else as_text(value)
 
 
 # --- spans and records -----------------------------------------------------------------------------------------------
 
 
-def _attributes(found: Any) -> Plain:
-    """Attributes as one object: OTLP writes a list of keys and typed values."""
-    if isinstance(found, dict):
-        return found
-    return {
-        item["key"]: _any_value(item.get("value")) for item in objects_of(found) if isinstance(item.get("key"), str)
-    }
+def _attributes(raw: Any) -> Plain:
+    """Returns attributes as one object; OTLP has a list of keys and typed values."""
+    if isinstance(raw, dict):
+        return raw
+    return {item["key"]: _any_value(item.get("value")) for item in objects_of(raw) if isinstance(item.get("key"), str)}
 
 
 def _any_value(value: Any) -> Any:
@@ -363,7 +361,7 @@ def _where(record: Plain) -> Plain:
 
 
 def _answer_id(record: Plain, attributes: Plain) -> str:
-    """The id that evaluations refer to, else the span's."""
+    """Returns the id that evaluations refer to, else that of the span."""
     where = _where(record)
     if id := attributes.get("gen_ai.response.id"):
         return str(id)
@@ -371,7 +369,7 @@ def _answer_id(record: Plain, attributes: Plain) -> str:
 
 
 def _times(record: Plain) -> tuple[Any, Any]:
-    """When it began and when it ended or was recorded; None where that is not said, or said to be 0."""
+    """Returns the start, and the end or the time of recording; None where it is absent or 0."""
     began = record.get("startTimeUnixNano") or record.get("start_time")
     names = ("endTimeUnixNano", "end_time", "timeUnixNano", "observedTimeUnixNano", "timestamp", "time")
     return began, next((record[name] for name in names if record.get(name) not in (None, 0, "0", "")), None)
@@ -382,7 +380,7 @@ def _first(values: Plain, *names: str) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """Spans carry structures as JSON text where they cannot carry them otherwise."""
+    """Decodes JSON text, in which spans carry nested values; returns any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,6 +1,6 @@
-"""OTLP as protobuf, which a collector's Kafka exporter writes by default, decoded into what OTLP's JSON would hold.
+"""Decodes OTLP in protobuf, the default of the collector's Kafka exporter, into the form of OTLP JSON.
 
-Of the messages of traces and logs, the fields that `otel` reads. Wire format and field numbers are stable:
+Decodes the fields of traces and logs that `otel` reads. Wire format and field numbers are stable:
 https://protobuf.dev/programming-guides/encoding/ and https://github.com/open-telemetry/opentelemetry-proto
 """
 
@@ -12,23 +12,23 @@ from retuned.consumers.formats.events import BadEvent
 from retuned.consumers.formats.messages import Plain
 
 UNREADABLE = (
-    "OTLP as protobuf that is damaged, or holds metrics. Traces and logs are read as the collector sends them; for "
-    "others take `metrics` out of the exporter that writes to this topic"
+    "OTLP protobuf that is damaged or holds metrics. Traces and logs are read as the collector sends them; remove "
+    "`metrics` from the exporter that writes to this topic"
 )
-DEEPEST = 200  # messages in messages; a list in a list counts two
-# Bytes for each message in one, on average: an attribute is two messages with 20 bytes or more, a number in a list is
-# one with 4 to 11. Empty ones have 2 bytes, and 5 MB of them would keep the daemon busy for seconds.
+DEEPEST = 200  # nested messages; a list in a list counts two
+# The least mean of bytes per nested message: an attribute is two messages with 20 bytes or more, a number in a list
+# one with 4 to 11. Empty messages have 2 bytes, and 5 MB of them would keep the daemon busy for seconds.
 SPARSEST = 5
 _ALWAYS_READ = 1_000
 TOO_MANY = (
-    "OTLP as protobuf with more empty records, attributes or values than any collector or SDK sends; look at what "
-    "writes to this topic"
+    "OTLP protobuf with more empty records, attributes or values than any collector or SDK sends; check the producer "
+    "of this topic"
 )
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
-_WIRES = {"bool": _VARINT, "int": _VARINT, "time": _FIXED64, "double": _FIXED64}  # of all others: bytes
+_WIRES = {"bool": _VARINT, "int": _VARINT, "time": _FIXED64, "double": _FIXED64}  # all others are bytes
 
-# Of each message its fields by number: the name in JSON, and the type. A type with brackets is repeated.
+# The fields of each message by number: the name in JSON and the type. Brackets mark a repeated field.
 _MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
     "AnyValue": {
         1: ("stringValue", "string"), 2: ("boolValue", "bool"), 3: ("intValue", "int"), 4: ("doubleValue", "double"),
@@ -73,13 +73,13 @@ _FIELDS = {
 
 
 class _Damaged(ValueError):
-    """Bytes that are no protobuf, or not of these messages."""
+    """The bytes are not protobuf, or not one of these messages."""
 
 
 def is_protobuf(payload: bytes) -> bool:
-    """Whether a message is OTLP as protobuf: nothing but resources (field 1), the first of which has its own three.
+    """Whether a message is OTLP in protobuf: only resources (field 1), the first of which has no fields but 1 to 3.
 
-    Those of traces, logs and metrics have the same numbers.
+    Traces, logs and metrics share these numbers.
     """
     try:
         first = next(_fields(payload), (0, 0, b""))
@@ -94,12 +94,12 @@ def is_protobuf(payload: bytes) -> bool:
 
 
 def decode(payload: bytes) -> Plain:
-    """Traces, or logs, as OTLP's JSON has them; times are integers.
+    """Returns traces or logs in the form of OTLP JSON; times are integers.
 
     Raises:
-        BadEvent: it is damaged, nested too deeply, mostly empty, or neither.
+        BadEvent: the message is damaged, nested too deeply, mostly empty, or holds neither traces nor logs.
     """
-    # Nothing names the signal. A span begins with two ids, a log record with a time or a number.
+    # The message does not name its signal. A span begins with two ids, a log record with a time or a number.
     for name, signal in (("resourceSpans", "ResourceSpans"), ("resourceLogs", "ResourceLogs")):
         left = iter(range(_ALWAYS_READ + len(payload) // SPARSEST))
         try:
@@ -110,12 +110,12 @@ def decode(payload: bytes) -> Plain:
 
 
 def _message(kind: str, data: bytes, left: Iterator[int], depth: int = 0) -> Plain:
-    """One message with those in it. `left` ends where too many have been read."""
+    """Decodes one message with all nested ones. `left` ends at the limit of messages."""
     if depth > DEEPEST:
         raise BadEvent("too_deep", "nested too deeply")
     if next(left, None) is None:
         raise BadEvent("too_many", TOO_MANY)
-    fields, found = _FIELDS[kind], dict[str, Any]()
+    fields, message = _FIELDS[kind], dict[str, Any]()
     for number, wire, raw in _fields(data):
         field = fields.get(number)
         if field is None:
@@ -124,12 +124,12 @@ def _message(kind: str, data: bytes, left: Iterator[int], depth: int = 0) -> Pla
             raise _Damaged
         value = _message(field.type, raw, left, depth + 1) if field.type in _FIELDS else _scalar(field.type, raw)
         if field.is_repeated:
-            found.setdefault(field.name, []).append(value)
+            message.setdefault(field.name, []).append(value)
         else:
-            found[field.name] = value
-    if kind == "Span" and (len(found.get("traceId", "")) != 32 or len(found.get("spanId", "")) != 16):
+            message[field.name] = value
+    if kind == "Span" and (len(message.get("traceId", "")) != 32 or len(message.get("spanId", "")) != 16):
         raise _Damaged
-    return found
+    return message
 
 
 def _scalar(type: str, raw: Any) -> Any:
@@ -146,15 +146,15 @@ def _scalar(type: str, raw: Any) -> Any:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
-    """The number, the wire type and the value of each field: an integer, or bytes of it.
+    """Yields the number, the wire type and the value of each field: an integer or bytes.
 
     Raises:
-        _Damaged: it does not end where it should.
+        _Damaged: a field ends beyond the message.
     """
     at, end = 0, len(data)
     while at < end:
         tag, at = data[at], at + 1
-        if tag >= 0x80:  # numbers of one byte are nearly all there are, and a call for each would take half of the time
+        if tag >= 0x80:  # nearly all tags have one byte, and a call for each would take half of the time
             tag, at = _varint(data, at - 1)
         number, wire = tag >> 3, tag & 7
         if wire == _BYTES and at < end and data[at] < 0x80:
@@ -176,7 +176,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned number of 64 bits, and where the next field begins."""
+    """Returns an unsigned 64-bit number and the start of the next field."""
     value = shift = 0
     while at < len(data) and shift < 64:
         byte = data[at]

@@ -1,4 +1,4 @@
-"""JSON Schemas of our events, for who writes them: what `deploy/schemas` holds."""
+"""JSON Schemas of our events for producers, as in `deploy/schemas`."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from retuned.consumers.formats.events import Feedback, Interaction
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schemas (draft 2020-12) of both events, made from the code: `interaction` and `feedback`."""
+    """Returns the JSON Schemas (draft 2020-12) of both events by name: `interaction` and `feedback`."""
     schemas = {}
     for name, kind in (("interaction", Interaction), ("feedback", Feedback)):
-        made = msgspec.json.schema(kind)
-        body = made["$defs"][kind.__name__]
+        schema = msgspec.json.schema(kind)
+        body = schema["$defs"][kind.__name__]
         schemas[name] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **body}
     message = {
         "type": "object",

@@ -1,4 +1,4 @@
-"""Calls of models as tools of tracing keep them: an input and an output, in whatever form the framework had them."""
+"""Model calls in tracing tools: an input and an output, in the form of the traced framework."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _ANSWERS = ("output", "answer", "text", "completion", "response")
 
 
 def decoded(value: Any) -> Any:
-    """JSON in a text, decoded; whatever else it is."""
+    """Decodes JSON in a text; returns any other value unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
         try:
             return msgspec.json.decode(value)
@@ -24,7 +24,7 @@ def decoded(value: Any) -> Any:
 
 
 def request(given: Any) -> Plain:
-    """The request of a model's API that an input shows; without messages, where it shows none."""
+    """Returns the API request that an input holds; without messages if it holds none."""
     given = decoded(given)
     if isinstance(given, str):
         return {"messages": [{"role": "user", "content": given}]}
@@ -40,13 +40,13 @@ def request(given: Any) -> Plain:
 
 
 def response(given: Any) -> Any:
-    """The response of a model's API that an output shows. An object of another kind is an answer in JSON."""
+    """Returns the API response that an output holds. An object of another kind is taken as an answer in JSON."""
     given = decoded(given)
     if isinstance(given, str):
         return _choice({"content": given})
     if isinstance(given, list):
-        said = [message for message in _messages(given) if message.get("role") == "assistant"]
-        return _choice(said[-1]) if said else None
+        replies = [message for message in _messages(given) if message.get("role") == "assistant"]
+        return _choice(replies[-1]) if replies else None
     if not isinstance(given, dict):
         return None
     if isinstance(given.get("generations"), list):
@@ -60,21 +60,21 @@ def response(given: Any) -> Any:
 
 
 def chat_message(message: Plain) -> Plain:
-    """A message of LangChain as a chat message; one that is a chat message stays."""
-    held = message["kwargs"] if isinstance(message.get("kwargs"), dict) else message
+    """Returns a LangChain message as a chat message, and a chat message unchanged."""
+    fields = message["kwargs"] if isinstance(message.get("kwargs"), dict) else message
     name = message.get("id")
-    kind = name[-1] if isinstance(name, list) and name else held.get("type")
-    role = held.get("role") or _ROLES.get(str(kind), kind)
-    found = {"role": _ROLES.get(str(role), role), "content": held.get("content")}
-    if calls := objects_of(held.get("tool_calls")):
-        found["tool_calls"] = [_tool_call(call) for call in calls]
-    if held.get("tool_call_id"):
-        found["tool_call_id"] = held["tool_call_id"]
-    return found
+    kind = name[-1] if isinstance(name, list) and name else fields.get("type")
+    role = fields.get("role") or _ROLES.get(str(kind), kind)
+    chat = {"role": _ROLES.get(str(role), role), "content": fields.get("content")}
+    if calls := objects_of(fields.get("tool_calls")):
+        chat["tool_calls"] = [_tool_call(call) for call in calls]
+    if fields.get("tool_call_id"):
+        chat["tool_call_id"] = fields["tool_call_id"]
+    return chat
 
 
 def _messages(given: list[Any]) -> list[Plain]:
-    if given and isinstance(given[0], list):  # of several prompts at once, the first
+    if given and isinstance(given[0], list):  # a batch of prompts: the first one
         given = given[0]
     return [chat_message(message) for message in objects_of(given)]
 
@@ -95,12 +95,12 @@ def _choice(message: Plain) -> Plain:
 
 
 def _generated(given: Plain) -> Plain:
-    """A result of LangChain."""
+    """Returns a LangChain result as a chat completion."""
     first = given["generations"][0] if given["generations"] else None
     generation = object_of(first[0] if isinstance(first, list) and first else first)
-    held = generation.get("message")
-    message = chat_message(held) if isinstance(held, dict) else {"content": generation.get("text")}
-    kwargs = object_of(object_of(held).get("kwargs", held))
+    fields = generation.get("message")
+    message = chat_message(fields) if isinstance(fields, dict) else {"content": generation.get("text")}
+    kwargs = object_of(object_of(fields).get("kwargs", fields))
     metadata = object_of(kwargs.get("response_metadata"))
     about = object_of(given.get("llm_output"))
     usage = object_of(kwargs.get("usage_metadata")) or object_of(about.get("token_usage"))

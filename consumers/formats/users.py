@@ -1,4 +1,4 @@
-"""Who asked: the names under which clients send a user, in attributes and beside other fields."""
+"""The names under which clients send a user, in attributes and beside other fields."""
 
 import re
 from collections.abc import Callable
@@ -16,24 +16,24 @@ USER_KEYS = (
     "request_user_id",
     "user.email", "user_email", "userEmail", "user_api_key_user_email", "user.name", "user_name", "userName",
 )  # fmt: skip
-"""The first that is there is the user."""
+"""The first one that is present names the user."""
 
 _GROUPS = ("metadata", "tags", "properties")
 MAY_NAME_USERS = frozenset({*USER_KEYS, *_GROUPS})
-"""Attributes with none of these name no user at their top."""
+"""Attributes with none of these keys name no user at the top level."""
 
 _USERS = "(?:user|benutzer|gebruiker|usu[aá]rio|utente|utilisateur|ユーザー|用户)"
 _KNOWN_BY_ID = f"(?:{_USERS}|account|customer|employee|member|patient|subscriber)s?"
-# The end of a key that names a user or who else the app knows by an id, however its words are joined.
+# The end of a key that names a user, or anybody else whom the app knows by an id, however its words are joined.
 _NAMED = (
     rf"(?:end)?{_KNOWN_BY_ID}[_.\- ]?(?:pseudo[_.\- ]?)?(?:id|kennung)|(?:end)?{_USERS}(?:[_.\- ]?(?:name|e?mail))?"
     r"|safety[_.\- ]?identifier"
 )
-_FIRST = r"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))"  # of a word
+_FIRST = r"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))"  # the start of a word
 KEY = rf"[\w.\-]{{0,64}}{_FIRST}(?i:{_NAMED})"
-"""Such a key."""
+"""A key that names a user."""
 _KEY = re.compile(rf"{_FIRST}(?i:{_NAMED})$")
-# Words of a name at most; a sentence, a type, a template and a role are no users.
+# A name of up to four words; a sentence, a type, a template or a role is not a user.
 _USER = re.compile(r"(?:[^\s<>{}\[\]$]{1,256}(?:[ ](?!$)|$)){1,4}(?<![?!…:。？！])")
 _NOBODY = frozenset(
     ("admin", "administrator", "agent", "anonymous", "assistant", "bot", "client", "customer", "guest", "human", "none",
@@ -43,20 +43,20 @@ _NOBODY = frozenset(
 
 
 def take_user(attributes: Plain) -> str | None:
-    """The user that attributes name, or an object in them such as `metadata`. All that names one is taken out.
+    """Removes every user from attributes and from objects in them such as `metadata`, and returns the first.
 
-    Objects are changed in place. A user is a text or an integer, or an object that names one; else there is none.
+    Changes the objects in place. A user is a text, an integer, or an object that holds one under a known key.
     """
-    found = [_as_user(attributes.pop(key)) for key in USER_KEYS if key in attributes]
-    found += [take_user(inner) for key in _GROUPS if isinstance(inner := attributes.get(key), dict)]
-    return next((user for user in found if user), None)
+    users = [_as_user(attributes.pop(key)) for key in USER_KEYS if key in attributes]
+    users += [take_user(inner) for key in _GROUPS if isinstance(inner := attributes.get(key), dict)]
+    return next((user for user in users if user), None)
 
 
 class Pseudonyms:
-    """Gives what stands under the key of a user its pseudonym, at any depth.
+    """Replaces the values of user keys by pseudonyms, at any depth.
 
     Attributes:
-        suspect: what JSON holds that names a user, in the dialect of RE2; its quotes may be escaped.
+        suspect: a pattern (RE2) that JSON with a user matches; quotes may be escaped.
     """
 
     suspect = "|".join(
@@ -72,7 +72,7 @@ class Pseudonyms:
         self._pseudonym = pseudonym
 
     def __call__(self, leaf: Leaf) -> str | None:
-        """None where a value names nobody: the schema of a tool describes a user, a role may be anybody's."""
+        """Returns the pseudonym; None if the value names nobody, such as a type in a tool's schema or a role."""
         if not names_user(leaf.key, leaf.above) or isinstance(leaf.value, bool):
             return None
         if isinstance(leaf.value, int):
@@ -85,7 +85,7 @@ class Pseudonyms:
 
 @lru_cache(8_192)
 def names_user(key: str, above: str = "") -> bool:
-    """Whether a user stands under a key: `user_id`, `requestUserId`, and `id` under `user`."""
+    """Whether a key holds a user: `user_id`, `requestUserId`, and `id` under `user`."""
     return _KEY.search(f"{above[-64:]}.{key[-64:]}") is not None
 
 

@@ -1,4 +1,4 @@
-"""What evaluators and people said of an answer, as tools of tracing and evaluation keep it, as feedback."""
+"""Turns scores, comments and corrections of tracing and evaluation tools into feedback."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,24 +22,24 @@ def feedback(
     correction: Any = None,
     user_id: Any = None,
 ) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The verdict, and the comment and the correction that came with it, each as a feedback of its own.
+    """Yields the verdict, its comment and its correction, each as one feedback event.
 
     Args:
-        content: what an id is made of, where there is none.
+        content: the values from which an id is derived if there is none.
         correction: a text, or the object or the array that the answer should have been.
     """
     common = {"timestamp": timestamp, "interaction_id": about, "source": source, "user_id": user_id}
-    said = [("comment", comment)] if _is_text(comment) else []
+    statements = [("comment", comment)] if _is_text(comment) else []
     if _is_text(correction) or (correction and isinstance(correction, dict | list)):
-        said.append(("correction", correction))
-    if value is None and not said:
+        statements.append(("correction", correction))
+    if value is None and not statements:
         yield PassedOver("no_verdict")
         return
     id = id or content_hash(content or [about, name, value, timestamp])
     if value is not None:
         yield "feedback", without_nothing({"id": id, "name": name, "value": value, **common})
-    for kind, told in said:
-        yield "feedback", without_nothing({"id": f"{id}-{kind}", "name": kind, "value": told, **common})
+    for kind, statement in statements:
+        yield "feedback", without_nothing({"id": f"{id}-{kind}", "name": kind, "value": statement, **common})
 
 
 def _is_text(value: Any) -> bool:
@@ -47,7 +47,7 @@ def _is_text(value: Any) -> bool:
 
 
 def verdict(name: Any, score: Any, label: Any = None) -> Any:
-    """The score, else the label; a boolean for the names of ours that are."""
+    """Returns the score, else the label; a boolean where our name for it requires one."""
     value = label if score is None else score
     if isinstance(name, str) and name in BOOLEANS and not isinstance(value, bool):
         word = str(label).lower()

@@ -5,11 +5,10 @@ Source: https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/request
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from retuned.consumers.formats import calls, gemini
 from retuned.consumers.formats.events import Kind, PassedOver
-from retuned.consumers.formats.messages import Plain, object_of
+from retuned.consumers.formats.messages import Plain, number, object_of
 from retuned.consumers.formats.traced import decoded
 
 
@@ -19,7 +18,7 @@ def is_row(value: Plain) -> bool:
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
-    """The answer that a row logs, or why there is none."""
+    """Yields the answer that a row logs, or the reason there is none."""
     request, response = decoded(value["full_request"]), decoded(value["full_response"])
     if not isinstance(request, dict) or response is None:
         yield PassedOver("without_content")
@@ -32,14 +31,6 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
             "response": {"responseId": value.get("request_id")} | response
             if gemini.is_response(response)
             else response,
-            "latency_ms": _number(object_of(decoded(value.get("metadata"))).get("request_latency")),
+            "latency_ms": number(object_of(decoded(value.get("metadata"))).get("request_latency")),
         }
     )
-
-
-def _number(value: Any) -> Any:
-    """BigQuery writes numbers as texts in places."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""For how long what is on the broker and was not read has been waiting there."""
+"""The age of events that are on the broker and not yet read."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,11 @@ from retuned.consumers.kafka.contract import Partition
 
 
 class Backlog:
-    """The age of the oldest unread event of each topic, by two bounds, of which the lower one holds.
+    """Bounds the age of the oldest unread event of each topic.
 
-    It came after the last moment at which everything was read, by our clock; and not before the event read last, by
-    the time that Kafka keeps with that (the producer's, unless the topic has `message.timestamp.type=LogAppendTime`).
+    The event arrived after the last time at which everything was read, by our clock, and not before the last event that
+    was read, by the timestamp that Kafka keeps (the producer's, unless the topic has
+    `message.timestamp.type=LogAppendTime`). The later of the two gives the age.
     """
 
     def __init__(self) -> None:
@@ -17,15 +18,15 @@ class Backlog:
         self._caught_up_at: dict[Partition, float] = {}
 
     def read(self, partition: Partition, timestamp: float | None) -> None:
-        """The last event that was read of a partition; Unix seconds."""
+        """Records the timestamp (Unix seconds) of the last event read from a partition."""
         if timestamp is not None:
             self._read_at[partition] = timestamp
 
     def ages(self, places: Iterable[tuple[Partition, int | None, int | None]], now: float) -> dict[str, float]:
-        """Seconds, by topic: 0 when everything is read; a topic of which that is not known is absent.
+        """Returns the age in seconds by topic: 0 if everything is read; topics with an unknown age are absent.
 
         Args:
-            places: of each partition, how far it is read and where it ends; None: not known.
+            places: each partition with its position and its end; None: unknown.
             now: Unix seconds.
         """
         ages: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""How kafka-python reaches a broker: its options, one client that is connected, and its errors as ours."""
+"""Connects kafka-python to a broker, and translates its errors."""
 
 import base64
 import re
@@ -29,30 +29,30 @@ from retuned.consumers.settings import KafkaSettings
 
 CONNECT_SECONDS = 4.0
 
-# What OpenSSL says when one side will never accept the other. Not an end of file: a broker may be restarting.
+# OpenSSL's errors that are permanent. An end of file is not among them: a broker may be restarting.
 _TLS_REFUSAL = re.compile("CERTIFICATE|ALERT|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS", re.IGNORECASE)
 
-# What is behind a refusal, by a piece of its text; the first that fits.
+# The advice for a refusal, by a part of its text; the first match wins.
 _REASONS = {
     "certificate has expired": "its certificate has expired; renew it on the broker, or correct this machine's clock",
     "certificate is not yet valid": "its certificate is not valid yet; correct this machine's clock",
-    "certificate is not valid for": "its certificate is of another host; name the broker in kafka.bootstrap_servers, "
-    "and in what it advertises, as its certificate does",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is of an authority that is not trusted here; check kafka.ssl_cafile",
-    "ALERT": "it refuses the certificate of this client; check that kafka.ssl_certfile is there, has not expired, and "
-    "is of an authority that the broker trusts",
+    "certificate is not valid for": "its certificate is for another host; use the certificate's host name in "
+    "kafka.bootstrap_servers and in the broker's advertised listeners",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is from an untrusted authority; check kafka.ssl_cafile",
+    "ALERT": "it refuses the certificate of this client; check that kafka.ssl_certfile is set, has not expired, and "
+    "is from an authority that the broker trusts",
     "Invalid frame length": "it does not speak Kafka without TLS; check kafka.security_protocol and the port",
-    "IllegalSaslState": "it takes no credentials there; check kafka.security_protocol and the port",
+    "IllegalSaslState": "it accepts no credentials on this port; check kafka.security_protocol and the port",
     "SSL": "it does not speak TLS as this client does; check kafka.security_protocol and the port",
-    "": "check what this user may do on the broker",
+    "": "check this user's permissions on the broker",
 }
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
-    """kafka-python's connections, which remember why the last one to a node failed.
+    """kafka-python's connections, which keep the cause of the last failure of each node.
 
-    The library (3.0.12) drops an answer that arrives together with the end of the connection, and that is just how a
-    broker refuses credentials; and it tries again until the time is up when every broker has said no.
+    The library (3.0.12) drops a response that arrives together with the end of the connection, which is how a broker
+    refuses credentials. It also retries until the timeout although every broker has refused.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -65,7 +65,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
 
         def answer_before_end() -> tuple[bytes, Exception | None]:
             data, error = receive()
-            return data, None if data else error  # the next read meets the end again
+            return data, None if data else error  # the next read reports the end again
 
         transport._sock_recv = answer_before_end
         return transport
@@ -82,11 +82,11 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
 
 
 def connect(kind: Any, settings: KafkaSettings, config: dict[str, Any]) -> Any:
-    """A KafkaConsumer or KafkaProducer that has reached a broker.
+    """Returns a connected KafkaConsumer or KafkaProducer.
 
     Raises:
-        BrokerUnavailable: nothing answers in time.
-        BrokerRefused: it says no.
+        BrokerUnavailable: no broker answers in time.
+        BrokerRefused: the broker refuses the connection.
         ConfigurationError: a certificate cannot be used.
     """
     clients: list[Any] = []
@@ -113,22 +113,22 @@ def connect(kind: Any, settings: KafkaSettings, config: dict[str, Any]) -> Any:
 
 
 def check_broker(settings: KafkaSettings) -> str:
-    """One line on what answers.
+    """Connects to the broker and describes it in one line.
 
     Raises:
-        BrokerUnavailable: nothing answers.
-        BrokerRefused: it says no.
-        ConfigurationError: the settings contradict each other.
+        BrokerUnavailable: no broker answers.
+        BrokerRefused: the broker refuses the connection.
+        ConfigurationError: the settings are inconsistent.
     """
     consumer = connect(KafkaConsumer, settings, client_config(settings) | {"allow_auto_create_topics": False})
     try:
         with translated(settings):
-            there = consumer.topics()
+            existing = consumer.topics()
             version = ".".join(str(part) for part in consumer.config["api_version"])
             topics = []
             for name in settings.topics:
-                partitions = len(consumer.partitions_for_topic(name)) if name in there else 0
-                topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (not there yet)")
+                partitions = len(consumer.partitions_for_topic(name)) if name in existing else 0
+                topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (does not exist yet)")
             cluster = f", cluster {consumer._cluster.cluster_id}" if consumer._cluster.cluster_id else ""
             return (
                 f"kafka {settings.bootstrap_servers}: answers (protocol {version}{cluster}), topics {', '.join(topics)}"
@@ -138,31 +138,31 @@ def check_broker(settings: KafkaSettings) -> str:
 
 
 def topic_id(id: uuid.UUID | None) -> str | None:
-    """As Kafka's own tools show it; None: the broker does not have any."""
+    """Formats a topic id like Kafka's tools; None: the broker has no topic ids."""
     return base64.urlsafe_b64encode(id.bytes).decode().rstrip("=") if id and id.int else None
 
 
 def identities(settings: KafkaSettings) -> dict[str, Identity]:
-    """The ids of the topics that are read and are there.
+    """Returns the ids of the existing topics.
 
     Raises:
-        BrokerUnavailable, BrokerRefused: the broker does not say.
+        BrokerUnavailable, BrokerRefused: the broker does not answer.
     """
     consumer = connect(KafkaConsumer, settings, client_config(settings) | {"allow_auto_create_topics": False})
     try:
         with translated(settings):
-            there, cluster = consumer.topics(), consumer._cluster
+            existing, cluster = consumer.topics(), consumer._cluster
             return {
                 name: Identity(cluster.cluster_id or None, topic_id(cluster.topic_id(name)))
                 for name in settings.topics
-                if name in there
+                if name in existing
             }
     finally:
         consumer.close(autocommit=False, timeout_ms=2_000)
 
 
 def refusal(settings: KafkaSettings) -> BrokerRefused | None:
-    """What the broker says to a new connection when it says no: a client that lost its connection is not told why."""
+    """Returns the broker's refusal of a new connection, if it refuses: a lost connection does not reveal the cause."""
     try:
         check_broker(settings)
     except BrokerRefused as error:
@@ -173,10 +173,10 @@ def refusal(settings: KafkaSettings) -> BrokerRefused | None:
 
 
 def client_config(settings: KafkaSettings) -> dict[str, Any]:
-    """kafka-python's options for reaching the broker, the same for consumer and producer.
+    """Returns kafka-python's connection options, the same for consumer and producer.
 
     Raises:
-        ConfigurationError: a credential is missing, or a file is.
+        ConfigurationError: a credential or a file is missing.
     """
     config: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in settings.bootstrap_servers.split(",")],
@@ -209,7 +209,7 @@ def _password(settings: KafkaSettings) -> str:
         return settings.sasl_password.get_secret_value()
     if settings.sasl_password_file is None:
         raise ConfigurationError(
-            "kafka.sasl_password: is missing; set RETUNED__KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
+            "kafka.sasl_password: missing; set RETUNED__KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
         )
     try:
         return settings.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n")
@@ -219,7 +219,11 @@ def _password(settings: KafkaSettings) -> str:
 
 @contextmanager
 def translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
-    """kafka-python's errors inside come out as ours. `where` says what was being done, for the text."""
+    """Translates kafka-python's errors raised inside.
+
+    Args:
+        where: a prefix for the text that names the operation.
+    """
     try:
         yield
     except RetunedError:
@@ -235,12 +239,12 @@ def translated(settings: KafkaSettings, where: str = "") -> Iterator[None]:
 
 
 def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") -> RetunedError:
-    """One of kafka-python's errors as ours: BrokerUnavailable, BrokerRefused or Unreadable."""
+    """Translates one of kafka-python's errors to BrokerUnavailable, BrokerRefused or Unreadable."""
     text = f"kafka {settings.bootstrap_servers}: {where}"
     if advice := out_of_files(error):
         return BrokerUnavailable(f"{text}{advice}")
-    name, said = type(error).__name__, first_line(error)
-    reason = said if name in said else f"{name}: {said}"
+    name, message = type(error).__name__, first_line(error)
+    reason = message if name in message else f"{name}: {message}"
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
         return BrokerRefused(
             f"{text}the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism ({reason})"
@@ -273,6 +277,6 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 def _unreadable(settings: KafkaSettings, error: BaseException, where: str) -> Unreadable:
     return Unreadable(
-        f"kafka {settings.bootstrap_servers}: {where}what the broker sent cannot be unpacked "
-        f"({type(error).__name__}: {first_line(error)}); is a compression codec missing here?"
+        f"kafka {settings.bootstrap_servers}: {where}the broker's response cannot be unpacked "
+        f"({type(error).__name__}: {first_line(error)}); check that the compression codec is installed here"
     )

@@ -1,4 +1,4 @@
-"""What the sources and publishers of all clients have in common: batches of records, offsets, what was lost."""
+"""The interfaces of sources and publishers: batches of records, offsets, lost events."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +20,18 @@ CHOICES = {"earliest": "oldest", "latest": "next new"}
 
 
 class Identity(NamedTuple):
-    """Kafka's own ids of a topic and of the cluster that it is on; None: the broker has none (before 2.8)."""
+    """Kafka's ids of a topic and its cluster; None: the broker has none (before 2.8)."""
 
     cluster_id: str | None
     topic_id: str | None
 
 
 Identities = dict[Partition, Identity]
-"""Of which topic each stored offset is, where that is known."""
+"""The topic that each stored offset belongs to, if known."""
 
 
 class Record(Protocol):
-    """One message, as it lies in a partition."""
+    """One message of a partition."""
 
     @property
     def topic(self) -> str: ...
@@ -45,25 +45,25 @@ class Record(Protocol):
     def headers(self) -> Headers: ...
     @property
     def timestamp(self) -> float | None:
-        """When it came to its topic, as Kafka keeps it, in Unix seconds; None: not known."""
+        """Kafka's timestamp in Unix seconds; None: unknown."""
 
     @property
     def problem(self) -> str | None:
-        """Why it is no event, where the reader knows better than the decoder."""
+        """Why the record is not an event, if the reader already knows."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one poll brought.
+    """The result of a poll.
 
     Attributes:
-        records: in order within each partition; a batch that nobody can unpack is one, a `BrokenBatch`.
-        starts: the stored offset that each moved partition is read from; absent for one that was never stored.
-        nexts: where to go on with each moved partition. Offsets have gaps, so it is not the last record's plus one,
-            and a partition can move without a record.
-        lost: events that the broker deleted before they were read, by topic.
-        identities: of the topics of the moved partitions.
-        remade: topics that were found to be others of that name than those of the stored offsets.
+        records: in order within each partition; a batch that cannot be unpacked is one record, a `BrokenBatch`.
+        starts: the stored offset that each moved partition was read from; absent if it has none.
+        nexts: the next offset of each moved partition. Offsets have gaps, so it is not the last record's plus one, and
+            a partition can move without a record.
+        lost: the number of events by topic that the broker deleted before they were read.
+        identities: the ids of the moved partitions' topics.
+        remade: topics that were recreated since their offsets were stored.
     """
 
     records: Sequence[Record] = ()
@@ -75,13 +75,13 @@ class Batch:
 
 
 class Source(Protocol):
-    """Where events come from: Kafka, or memory.
+    """A source of events: Kafka or memory.
 
     Attributes:
-        before_assignment: called with the partitions before stored offsets are asked for, so that a write under way can
-            end, and partitions that others of the group had can be claimed.
-        missing: topics that are not on the broker, as far as is known.
-        waiting_for: what reading waits for although the broker answers, in words; empty: nothing.
+        before_assignment: called with the partitions before stored offsets are read, so that a running write can end
+            and partitions of other members can be claimed.
+        missing: topics known not to exist on the broker.
+        waiting_for: why reading waits although the broker answers, for a person; empty: it does not wait.
     """
 
     before_assignment: Callable[[Sequence[Partition]], None]
@@ -91,109 +91,119 @@ class Source(Protocol):
     def waiting_for(self) -> str: ...
 
     def poll(self, max_records: int, timeout_seconds: float) -> Batch:
-        """Wait for at most so long and return what is there.
+        """Returns the records that arrive within the timeout.
 
         Raises:
-            BrokerUnavailable: worth another try.
-            BrokerRefused, Unreadable: it is not.
-            ConfigurationError: it is not the cluster that the stored offsets are of.
-            EventsLost: the next event was deleted, and the settings say to stop then.
+            BrokerUnavailable: a retry may help.
+            BrokerRefused, Unreadable: a retry does not help.
+            ConfigurationError: the stored offsets belong to another cluster.
+            EventsLost: the next event was deleted, and the settings require to stop.
             Fenced: another consumer of the group reads a part of the events.
         """
 
     def rewind(self) -> None:
-        """Read on from the stored offsets, as after an assignment: what was polled and not stored comes again.
+        """Restarts from the stored offsets, like an assignment: records that were polled but not stored come again.
 
         Raises:
-            Whatever `before_assignment` and the stored offsets raise; then nothing may be polled before another try.
+            Whatever `before_assignment` and the stored offsets raise; then rewind again before the next poll.
         """
 
     def commit(self, nexts: Offsets) -> None:
-        """Tell the broker how far we are, for lag tools only. Never blocks, never fails."""
+        """Commits offsets to the broker, for lag tools only. Never blocks, never fails."""
 
     def lag(self) -> int:
-        """Events on the assigned partitions that were not polled yet, as far as known."""
+        """Returns the number of events on the assigned partitions that were not polled, as far as known."""
 
     def lag_seconds(self, now: float) -> dict[str, float]:
-        """How long the oldest event that was not polled has waited, at most, by topic; see `Backlog`. `now`: Unix time.
+        """Returns an upper bound of the age of the oldest event not polled, by topic; see `Backlog`.
 
-        A topic of which it is not known is absent.
+        Topics with an unknown age are absent.
+
+        Args:
+            now: Unix seconds.
         """
 
     def caught_up(self) -> bool:
         """Whether partitions are assigned and all of their events were polled."""
 
     def close(self) -> None:
-        """Leave the group; safe to repeat."""
+        """Leaves the group; safe to repeat."""
 
 
 class Publisher(Protocol):
-    """Where our own messages go."""
+    """Publishes our own messages."""
 
     def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
         """Returns once the broker has the message.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: it does not have it.
+            BrokerUnavailable, BrokerRefused: the broker may not have the message.
         """
 
     def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Returns once the broker has all messages; raises as `publish` does."""
+        """Returns once the broker has all messages; raises like `publish`."""
 
     def close(self) -> None:
-        """Safe to repeat."""
+        """Disconnects; safe to repeat."""
 
 
 def from_beginning(topic: str, start: str, stored: Offsets) -> bool:
-    """Where a partition that was never stored is begun: what was added to a topic that is being read, at its start."""
+    """Whether a partition without a stored offset is read from its beginning.
+
+    It is if `start` is earliest, or if the partition was added to a topic that is already read.
+    """
     return start == "earliest" or any(topic == known for known, _ in stored)
 
 
 def lost_events(offset: int, first: int, end: int, choice: str) -> int:
-    """How many events from `offset` on will never be read, where the broker holds those from `first` up to `end`."""
-    if offset > end:  # of another topic of that name: nothing of this one was read
+    """Returns how many events from `offset` on are never read if the broker holds `first` up to `end`."""
+    if offset > end:  # the offset belongs to another topic of that name, so no event of this one was read
         return end - first if choice == "latest" else 0
     return (end if choice == "latest" else first) - offset
 
 
 def lost_text(topic: str, partition: int, offset: int, first: int, end: int, choice: str) -> str:
-    """The same in words."""
+    """Describes lost events for a person."""
     where = f"kafka topic {topic} partition {partition}"
     if offset > end:
-        return f"{where}: offset {offset} is beyond its end {end}: the topic was made anew"
+        return f"{where}: offset {offset} is beyond its end {end}: the topic was recreated"
     lost = lost_events(offset, first, end, choice)
     return f"{where}: {lost} events from offset {offset} on were deleted before they were read"
 
 
-def is_another(known: Identity | None, found: Identity) -> bool:
-    """Whether a topic is another one than that of the same name which is known; not, as far as ids are not known."""
+def is_another(known: Identity | None, current: Identity) -> bool:
+    """Whether a topic was replaced by another one of the same name; False if that is unknown."""
     if known is None:
         return False
-    return any(None not in ids and ids[0] != ids[1] for ids in zip(known, found, strict=True))
+    return any(None not in ids and ids[0] != ids[1] for ids in zip(known, current, strict=True))
 
 
 def remade_text(topic: str, partition: int, offset: int) -> str:
-    """In words, what is found of a partition whose stored offset is of another topic of that name."""
+    """Describes a recreated topic for a person."""
     return (
-        f"kafka topic {topic} partition {partition}: the topic was made anew: its id is another one than that of the "
-        f"topic of which the stored offset {offset} is"
+        f"kafka topic {topic} partition {partition}: the topic was recreated: its id differs from that of the topic "
+        f"that the stored offset {offset} belongs to"
     )
 
 
-def check_cluster(settings: KafkaSettings, stored: Identities, found: str | None) -> None:
-    """`stored` are the identities of the partitions that were read, `found` is the id of the cluster that answers.
+def check_cluster(settings: KafkaSettings, stored: Identities, current: str | None) -> None:
+    """Checks that the broker belongs to the expected cluster.
+
+    Args:
+        stored: the topics that were read.
+        current: the id of the broker's cluster.
 
     Raises:
-        ConfigurationError: it is another one than those were on, or than the configured one.
+        ConfigurationError: it is not the cluster of these topics, or not the configured one.
     """
     expected = {settings.cluster_id} if settings.cluster_id else {known.cluster_id for known in stored.values()}
     others = sorted(id for id in expected if id is not None)
-    if found is not None and others and found not in others:
-        expectation = "that kafka.cluster_id names" if settings.cluster_id else "that the warehouse was filled from"
-        # Without the ids, which look like keys: what is logged is redacted.
+    if current is not None and others and current not in others:
+        expectation = "in kafka.cluster_id" if settings.cluster_id else "that the warehouse was filled from"
+        # The text has no ids: they look like keys, and the log redacts those.
         raise ConfigurationError(
-            f"kafka {settings.bootstrap_servers}: this is another cluster than the one {expectation}: check "
+            f"kafka {settings.bootstrap_servers}: this is not the cluster {expectation}: check "
             "kafka.bootstrap_servers and warehouse.path. If the topics have moved to this cluster, set "
-            "kafka.cluster_id to its id (retuned check shows it): they are read from their beginning, and what is "
-            "stored stays"
+            "kafka.cluster_id to its id (shown by retuned check): they are then read from their beginning, and stored "
+            "events are kept"
         )

@@ -1,4 +1,4 @@
-"""The publisher of what the leader of a cluster announces."""
+"""The publisher of a cluster's leader."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,21 +8,21 @@ from retuned.consumers.kafka.contract import Publisher
 
 
 class LedPublisher:
-    """Publishes while this daemon leads. Each message has the `epoch`, where there is a cluster."""
+    """Publishes while this daemon leads; in a cluster, each message has the leader's `epoch`."""
 
     def __init__(self, publisher: Publisher, lead: Lead) -> None:
         self._publisher, self._lead = publisher, lead
 
     def publish(self, topic: str, key: str, value: dict[str, Any]) -> None:
-        """As `Publisher.publish`; raises StandsBy where another daemon leads, or may."""
+        """Like `Publisher.publish`; raises StandsBy if another daemon leads or may lead."""
         self._publisher.publish(topic, key, self._with_epoch(value))
 
     def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """As `Publisher.publish_all`; raises StandsBy where another daemon leads, or may."""
+        """Like `Publisher.publish_all`; raises StandsBy if another daemon leads or may lead."""
         self._publisher.publish_all(topic, [(key, self._with_epoch(value)) for key, value in messages])
 
     def close(self) -> None:
-        """The publisher is closed by who made it."""
+        """Does nothing: the owner of the publisher closes it."""
 
     def _with_epoch(self, value: dict[str, Any]) -> dict[str, Any]:
         epoch = self._lead()

@@ -1,4 +1,4 @@
-"""Whether a daemon is alone in its consumer group. Two of them would each store a part of the events."""
+"""Ensures that a daemon is alone in its consumer group. Two daemons would each store a part of the events."""
 
 import logging
 import time
@@ -21,25 +21,29 @@ from retuned.consumers.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 _STARTING = (CoordinatorLoadInProgressError, NotCoordinatorError)
-"""What a broker answers that has just started, or has just got the group from another one."""
+"""The errors of a broker that has just started, or has just become the group's coordinator."""
 
-# Who came last gives way first. Of two that came at once, the one with the lower id stays. A foreign consumer never
-# gives way, and then even who was here first has to be heard.
+# The latest member leaves first. Of two that join at the same time, the one with the lower id stays. A foreign consumer
+# never leaves, so after a while even the first member stops with an error.
 LATE_SECONDS, LOWER_SECONDS, OWNER_SECONDS = 6.0, 12.0, 60.0
 LOOK_SECONDS = 1.0
-# One that was killed is in the group until its session ends; whoever is there for longer is alive.
+# A killed member stays in the group until its session ends; a member that stays this much longer is alive.
 ENDED_SECONDS = 5.0
 
 
 class Membership:
-    """A source's place in its group: whether it may join, and, after each assignment, whether it is alone there.
+    """A source's membership of its group: whether it may join and, after each assignment, whether it is alone.
 
     Attributes:
-        waiting_for: who has to leave the group before it is joined, in words; empty when nobody has.
+        waiting_for: the consumers that have to leave before this one joins, for a person; empty: none.
     """
 
     def __init__(self, settings: KafkaSettings, file: MemberFile | None = None) -> None:
-        """`file` names the member of the process before this one, which is dead, and then this one's."""
+        """Creates a membership.
+
+        Args:
+            file: has the member id of the previous process, which is dead, and then of this one.
+        """
         self._settings, self._file = settings, file
         self._written = file.read() if file else None
         self._assignments = self._looked_at = 0
@@ -50,13 +54,13 @@ class Membership:
         self.waiting_for = ""
 
     def may_join(self) -> bool:
-        """Whether nobody is in the group. One who joined it would take a part of the events from who is there.
+        """Whether the group is empty: a second member would take a part of the events.
 
-        Asked again and again until it is so; the broker is asked at most once a second.
+        Call it until it returns True; it asks the broker at most once a second.
 
         Raises:
-            Fenced: somebody is there for longer than one who was killed would be.
-            BrokerUnavailable, BrokerRefused: the broker does not say.
+            Fenced: a member has been there for longer than a killed one would be.
+            BrokerUnavailable, BrokerRefused: the broker does not answer.
         """
         now = time.monotonic()
         if now < self._next_look:
@@ -65,9 +69,7 @@ class Membership:
             members = group_members(self._settings)
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, CoordinatorNotAvailableError):
-                return (
-                    True  # as in a cluster that has had no group yet; who is there is asked after the assignment, too
-                )
+                return True  # the cluster has no groups yet; `check` asks again after the assignment
             raise
         if members is None:
             self._next_look = time.monotonic() + LOOK_SECONDS
@@ -79,7 +81,12 @@ class Membership:
         return self.is_free(members, now)
 
     def is_free(self, members: Mapping[str, str], now: float) -> bool:
-        """The decision alone, as `is_alone` is."""
+        """Decides whether the group may be joined, see `may_join`.
+
+        Args:
+            members: ids and hosts.
+            now: monotonic seconds.
+        """
         if not members:
             self._waiting_since, self.waiting_for = None, ""
             self._next_look = 0.0
@@ -88,25 +95,28 @@ class Membership:
         name = f"consumer group {self._settings.group_id!r}"
         if self._waiting_since is None:
             self._waiting_since = now
-            self.waiting_for = f"{name}: another consumer (at {hosts}) is in it; joining when it has left"
+            self.waiting_for = f"{name}: another consumer (at {hosts}) is a member; waiting until it leaves"
             log.warning("%s", self.waiting_for)
         if now - self._waiting_since >= self._settings.session_timeout_seconds + ENDED_SECONDS:
             raise Fenced(
-                f"{name}: another consumer (at {hosts}) is at work in it, and was left alone; run one daemon for each "
-                "group: stop the other one, or give this one a kafka.group_id of its own"
+                f"{name}: another consumer (at {hosts}) is active; run one daemon for each group: stop the other one, "
+                "or set another kafka.group_id for this one"
             )
         return False
 
     def assigned(self) -> None:
-        """There was an assignment. By any thread."""
+        """Records an assignment; may be called by any thread."""
         self._assignments += 1
 
     def check(self, member: str) -> None:
-        """Ask the broker who is in the group, if there was an assignment; `member` is our id there.
+        """Asks the broker for the members of the group, if there was an assignment.
+
+        Args:
+            member: the id of this member.
 
         Raises:
-            Fenced: another member is there, and this one has to give way.
-            BrokerRefused: the broker does not say.
+            Fenced: there is another member, and this one has to leave.
+            BrokerRefused: the broker refuses the request.
         """
         if self._file and member and member != self._written:
             self._file.write(member)
@@ -117,18 +127,22 @@ class Membership:
         try:
             members = group_members(self._settings)
         except BrokerUnavailable:
-            members = None  # the poll that follows tells; this is asked again
+            members = None  # the next poll reports the error, and the next check retries
         self._next_look = time.monotonic() + LOOK_SECONDS
         if members is not None and self.is_alone(member, members, now):
             self._looked_at = assignments
 
     def is_alone(self, member: str, members: Mapping[str, str], now: float) -> bool:
-        """The decision alone: `members` are ids with their hosts, `now` is in monotonic seconds.
+        """Decides whether this member is alone, see `check`.
 
-        A member that was away for longer than its session comes back under another id, as the last one.
+        A member that was away for longer than its session returns with a new id, as the latest member.
+
+        Args:
+            members: ids and hosts.
+            now: monotonic seconds.
 
         Raises:
-            Fenced: as in `check`.
+            Fenced: this member has to leave.
         """
         others = sorted(_host(host) for id, host in members.items() if id != member)
         name = f"consumer group {self._settings.group_id!r}"
@@ -139,31 +153,31 @@ class Membership:
             return True
         if self._company_since is None:
             self._company_since = now
-            log.warning("%s: another consumer (at %s) is in it; one of the two has to stop", name, ", ".join(others))
+            log.warning("%s: another consumer (at %s) is a member; one of them has to stop", name, ", ".join(others))
         patience = LOWER_SECONDS if member < min(id for id in members if id != member) else LATE_SECONDS
         if now - self._company_since >= (OWNER_SECONDS if member == self._owner else patience):
             raise Fenced(
                 f"{name}: another consumer (at {', '.join(others)}) reads a part of the events, which would not be "
-                "stored here; run one daemon for each group: stop the other one, or give this one a kafka.group_id of "
-                "its own"
+                "stored here; run one daemon for each group: stop the other one, or set another kafka.group_id for "
+                "this one"
             )
         return False
 
 
 class SharedMembership:
-    """A place in a group whose members share its partitions: others are no reason to wait or to give way."""
+    """Membership of a group whose members share its partitions: it never waits or leaves because of others."""
 
     waiting_for = ""
 
     def may_join(self) -> bool:
-        """Whether the group may be joined: always."""
+        """Returns True: the group may always be joined."""
         return True
 
     def assigned(self) -> None:
-        """There was an assignment."""
+        """Does nothing."""
 
     def check(self, member: str) -> None:
-        """Nobody has to give way."""
+        """Does nothing: no member has to leave."""
 
 
 def _host(host: str) -> str:
@@ -171,17 +185,17 @@ def _host(host: str) -> str:
 
 
 def group_members(settings: KafkaSettings) -> dict[str, str] | None:
-    """Who is in the consumer group: ids and hosts. None: the broker, which has just started, does not know yet.
+    """Returns the ids and hosts of the group's members; None: the broker has just started and does not know them yet.
 
     Raises:
-        BrokerUnavailable, BrokerRefused: the broker does not say.
+        BrokerUnavailable, BrokerRefused: the broker does not answer.
     """
     admin = connect(_Admin, settings, client_config(settings))
     try:
         with translated(settings, f"consumer group {settings.group_id!r}: "):
             group = admin.describe_groups([settings.group_id])[settings.group_id]
             if GroupIdNotFoundError.__name__ in (group["error"] or ""):
-                return {}  # since Kafka 4.0; before, an unknown group was one without members
+                return {}  # since Kafka 4.0; before, an unknown group was an empty one
             if any(kind.__name__ in (group["error"] or "") for kind in _STARTING):
                 return None
             if group["error"]:
@@ -192,20 +206,20 @@ def group_members(settings: KafkaSettings) -> dict[str, str] | None:
 
 
 def remove_member(settings: KafkaSettings, member: str) -> None:
-    """Take a member that is dead out of the group, which else waits for the end of its session.
+    """Removes a dead member from the group, which otherwise waits for the end of its session.
 
     Raises:
-        BrokerUnavailable, BrokerRefused: the broker does not do it.
+        BrokerUnavailable, BrokerRefused: the member may not be removed.
     """
     admin = connect(_Admin, settings, client_config(settings))
     try:
         with translated(settings, f"consumer group {settings.group_id!r}: "):
             admin.remove_group_members(settings.group_id, [MemberToRemove(member_id=member)])
-        log.info("consumer group %r: what a killed daemon left there is removed", settings.group_id)
+        log.info("consumer group %r: removed the member of a killed daemon", settings.group_id)
     finally:
         admin.close()
 
 
 class _Admin(KafkaAdminClient):  # type: ignore[misc]
     def _process_acl_operations(self, described: Any) -> Any:
-        return described  # what we may do is not asked; the library refuses an answer that it does not know
+        return described  # unused here; the library rejects operations that it does not know

@@ -1,4 +1,4 @@
-"""The in-memory twins of Kafka's source and publisher, under the same contract, for tests and for replaying a day."""
+"""In-memory source and publisher with the same contract as Kafka's, for tests and for replaying a day."""
 
 import threading
 import time
@@ -20,12 +20,14 @@ from retuned.consumers.kafka.contract import (
     from_beginning,
     is_another,
     lost_events,
+    lost_text,
+    remade_text,
 )
 from retuned.consumers.kafka.records import FetchedRecord
 
 
 class MemoryLog:
-    """Topics in memory: what a broker is to the source. Threads may share it."""
+    """Topics in memory, in place of a broker; thread-safe."""
 
     def __init__(self) -> None:
         self._records: dict[Partition, list[FetchedRecord]] = defaultdict(list)
@@ -35,7 +37,7 @@ class MemoryLog:
         self._remade: Counter[str] = Counter()
 
     def append(self, topic: str, value: bytes | None, partition: int = 0, headers: Headers = ()) -> int:
-        """Add a message and return its offset."""
+        """Adds a message and returns its offset."""
         with self._changed:
             offset = self._ends.get((topic, partition), 0)
             self._records[topic, partition].append(
@@ -45,21 +47,21 @@ class MemoryLog:
             self._changed.notify_all()
             return offset
 
-    def skip(self, topic: str, partition: int = 0) -> None:
-        """Leave a gap of one offset, as a transaction's end or compaction does."""
+    def skip(self, topic: str) -> None:
+        """Leaves a gap of one offset in partition 0, like the end of a transaction or compaction."""
         with self._changed:
-            self._ends[topic, partition] = self._ends.get((topic, partition), 0) + 1
+            self._ends[topic, 0] = self._ends.get((topic, 0), 0) + 1
             self._changed.notify_all()
 
     def delete(self, topic: str, before: int, partition: int = 0) -> None:
-        """Delete the records before an offset, as retention does."""
+        """Deletes the records before an offset, like retention."""
         with self._changed:
             kept = self._records[topic, partition]
             self._firsts[topic, partition] = before
             self._records[topic, partition] = [record for record in kept if record.offset >= before]
 
     def remake(self, topic: str) -> None:
-        """Delete a topic and make it anew: the same name and partitions, another id."""
+        """Deletes and recreates a topic, with the same name and partitions and another id."""
         with self._changed:
             self._remade[topic] += 1
             for key in [key for key in self._ends if key[0] == topic]:
@@ -67,12 +69,12 @@ class MemoryLog:
             self._changed.notify_all()
 
     def identity(self, topic: str) -> Identity:
-        """The ids of a topic as it is now."""
+        """Returns the present ids of a topic."""
         with self._changed:
             return Identity("memory", f"{topic} {self._remade[topic]}")
 
     def read(self, starts: Offsets, limit: int) -> tuple[list[Record], Offsets]:
-        """Records from the given offsets on, and where to go on."""
+        """Returns records from the given offsets on, and the next offsets."""
         with self._changed:
             records: list[Record] = []
             nexts: Offsets = {}
@@ -88,23 +90,23 @@ class MemoryLog:
             return records, nexts
 
     def ends(self) -> Offsets:
-        """The end of each partition."""
+        """Returns the end of each partition."""
         with self._changed:
             return dict(self._ends)
 
     def firsts(self) -> Offsets:
-        """The first offset of each partition."""
+        """Returns the first offset of each partition."""
         with self._changed:
             return {key: self._firsts.get(key, 0) for key in self._ends}
 
     def wait(self, seconds: float) -> None:
-        """Until something is added, or so long."""
+        """Waits until a message is added, or the time is over."""
         with self._changed:
             self._changed.wait(seconds)
 
 
 class MemorySource:
-    """A source over a `MemoryLog`; see `retuned.consumers.kafka.source.Source`."""
+    """A source that reads a `MemoryLog`; see `retuned.consumers.kafka.contract.Source`."""
 
     def __init__(
         self,
@@ -176,13 +178,13 @@ class MemorySource:
                 continue
             count = lost_events(offset, first, end, self._on_lost)
             if self._on_lost == "stop":
-                raise EventsLost(f"{key}: {count} events from offset {offset} on were deleted before they were read")
+                raise EventsLost(lost_text(*key, offset, first, end, self._on_lost))
             self._positions[key] = first if self._on_lost == "earliest" else end
             lost[key[0]] += count
         return dict(lost)
 
     def _assign(self) -> list[str]:
-        """Returns the topics that were made anew."""
+        """Assigns all partitions if needed, and returns the topics that were recreated."""
         now = {topic: self._log.identity(topic) for topic in sorted(self._topics)}
         if self._assigned is None or any(is_another(self._identities[topic], now[topic]) for topic in now):
             self.before_assignment([])
@@ -193,7 +195,7 @@ class MemorySource:
             for key in list(self._assigned):
                 if key[0] in now and is_another(known.get(key), now[key[0]]):
                     if self._on_lost == "stop":
-                        raise EventsLost(f"{key}: the topic was made anew")
+                        raise EventsLost(remade_text(*key, self._assigned[key]))
                     self._remade.add(key)
                     self._assigned[key] = 0 if self._on_lost == "earliest" else self._log.ends()[key]
         ends = self._log.ends()
@@ -206,7 +208,7 @@ class MemorySource:
 
 
 class MemoryPublisher:
-    """Keeps what was published in `messages`: topic, key, value."""
+    """Keeps published messages in `messages`: topic, key, value."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, str, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""The publisher of our own messages, on kafka-python."""
+"""The publisher on kafka-python."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from retuned.consumers.settings import KafkaSettings
 
 
 class _Producer:
-    """kafka-python's producer, and how many threads are using it.
+    """kafka-python's producer, with the number of threads that use it.
 
     Attributes:
-        retired: nobody may begin to use it; it is closed by the last one who does.
+        retired: no thread may start to use it, and the last user closes it.
     """
 
     def __init__(self, client: Any) -> None:
@@ -26,7 +26,7 @@ class _Producer:
 
 
 class KafkaPublisher:
-    """Messages of ours, acknowledged by all replicas. Connects on the first one. Threads may share it."""
+    """Publishes messages with acknowledgement by all replicas. Connects on the first message; thread-safe."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -40,17 +40,17 @@ class KafkaPublisher:
     def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
         with self._borrowed() as producer:
             try:
-                with translated(self._settings, f"topic {topic!r}, which has to be there: "):
+                with translated(self._settings, f"topic {topic!r}, which has to exist: "):
                     futures = [
                         producer.send(topic, key=key.encode(), value=msgspec.json.encode(value))
                         for key, value in messages
                     ]
                     for future in futures:
                         future.get(timeout=10)
-            except Unreadable as error:  # nothing is read here: the client failed, as one that was closed meanwhile
-                why = first_line(error.__cause__ or error)
+            except Unreadable as error:  # the client failed, for example because it was closed meanwhile
+                reason = first_line(error.__cause__ or error)
                 raise BrokerUnavailable(
-                    f"kafka {self._settings.bootstrap_servers}: topic {topic!r}: not sent ({why})"
+                    f"kafka {self._settings.bootstrap_servers}: topic {topic!r}: not sent ({reason})"
                 ) from error
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class KafkaPublisher:
 
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
-        """The producer; after a failure, the next one who asks gets another."""
+        """Yields the producer; after a failure, later callers get a new one."""
         with self._lock:
             if self._producer is None:
                 self._producer = _Producer(self._connect())
@@ -74,7 +74,7 @@ class KafkaPublisher:
         finally:
             with self._lock:
                 producer.users -= 1
-            # An idempotent producer that failed once may answer with that failure for ever.
+            # An idempotent producer may repeat a failure forever.
             if failed or producer.retired:
                 self._retire(producer)
 

@@ -1,4 +1,4 @@
-"""The source of events on kafka-python, and the choice between the clients."""
+"""The source of events on kafka-python, and its handling of assignments, lost events and recreated topics."""
 
 import logging
 import math
@@ -28,7 +28,6 @@ from retuned.consumers.kafka.contract import (
     Offsets,
     Partition,
     Record,
-    Source,
     check_cluster,
     from_beginning,
     is_another,
@@ -44,10 +43,10 @@ from retuned.consumers.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 2.0
-# What the client may hold of all partitions together, and of one. It asks for more of a partition when nothing of it
-# is left, so its memory would grow with the number of partitions.
+# The bytes that the client may buffer of all partitions together, and of one. It fetches more of a partition when its
+# buffer is empty, so its memory would grow with the number of partitions.
 HELD_BYTES, LEAST_PARTITION_BYTES, MOST_PARTITION_BYTES = 64 * 2**20, 128 * 2**10, 4 * 2**20
-# What the client holds ends in the middle of a batch: while more waits on the broker, a whole one is worth a moment.
+# The wait for more records to fill a batch while the broker has more than the client has buffered.
 FILL_MS = 100
 
 
@@ -55,34 +54,8 @@ def _nothing(_: Sequence[Partition]) -> None:
     pass
 
 
-def open_source(
-    settings: KafkaSettings,
-    stored: Callable[[], Offsets],
-    identities: Callable[[], Identities] = dict,
-    member_file: MemberFile | None = None,
-    *,
-    shared: bool = False,
-) -> Source:
-    """The source on the client that the settings name.
-
-    `stored` is asked for the next offsets on every assignment, and `identities` for the topics that they are of. With a
-    `member_file`, whose locked file this process must have locked, a killed predecessor is not waited for.
-
-    Args:
-        shared: the members of the group share its partitions; else this one is to be alone there.
-
-    Raises:
-        ConfigurationError: the client is not installed, or the settings contradict each other.
-    """
-    if settings.client == "confluent":
-        from retuned.consumers.kafka.confluent import ConfluentSource
-
-        return ConfluentSource(settings, stored, identities, member_file, shared=shared)
-    return KafkaSource(settings, stored, identities, member_file, shared=shared)
-
-
 class KafkaSource:
-    """Both topics, read by a consumer group, from the offsets that the warehouse holds. Connects on the first poll."""
+    """Reads the topics in a consumer group, from the offsets in the warehouse. Connects on the first poll."""
 
     def __init__(
         self,
@@ -93,15 +66,19 @@ class KafkaSource:
         *,
         shared: bool = False,
     ) -> None:
-        """`stored` and `identities` return the next offset of each partition, and of which topic it is.
+        """Creates a source.
 
-        They are asked on every assignment. `shared`: as for `open_source`.
+        Args:
+            stored: returns the next offsets; called on every assignment.
+            identities: returns the topics that the stored offsets belong to.
+            member_file: its lock is held by this process; with it, the source does not wait for a killed predecessor.
+            shared: the members of the group share its partitions; otherwise this member has to be alone.
         """
         self._settings = settings
         self._config = client_config(settings)
         self._stored, self._stored_identities = stored, identities
         self._identities: dict[str, Identity] = {}  # of the topics that are read
-        self._remade: set[Partition] = set()  # their stored offsets are of other topics, and not moved yet
+        self._remade: set[Partition] = set()  # of recreated topics; their stored offsets have not moved yet
         self._found_remade: list[str] = []
         self.before_assignment: Callable[[Sequence[Partition]], None] = _nothing
         self._consumer: Any = None
@@ -126,18 +103,18 @@ class KafkaSource:
             with translated(self._settings):
                 return self._poll(max_records, timeout_seconds)
         except BrokerUnavailable:
-            self._away_since = -math.inf  # a quiet poll is no answer before there is a connection
+            self._away_since = -math.inf  # without a connection, an empty poll does not show that the broker answers
             raise
         except Exception as error:
             if self._failure is None or self._failure is error:
                 raise
-            raise self._failure from error  # the client names it a failure of the listener
+            raise self._failure from error  # the client wraps it as a failure of the listener
 
     def _poll(self, max_records: int, timeout_seconds: float) -> Batch:
         if self._postponed is not None:
             error, self._postponed = self._postponed, None
-            self._meet(error)
-        # What asks the broker comes before anything is read: when it fails, nothing is in hand.
+            self._handle(error)
+        # Requests to the broker come before records are read, so a failure loses none.
         self._membership.check(self._consumer.group_metadata().member_id)
         self._finish_joining()
         self._notice_new_topics()
@@ -151,10 +128,10 @@ class KafkaSource:
         return self._batch(records)
 
     def _finish_joining(self) -> None:
-        """End what the last poll was too short for.
+        """Completes a rejoin that the last poll was too short for.
 
-        kafka-python (3.0.12) may forget it: it then takes the group for joined, is dropped from it, and reads nothing,
-        for ever. And it begins anew when the answer comes between two polls.
+        kafka-python (3.0.12) may lose track of it: it then believes it has joined the group, is removed from it, and
+        reads nothing forever. It also restarts the rejoin if the response arrives between two polls.
         """
         coordinator = self._consumer._coordinator
         if coordinator.rejoining:
@@ -162,43 +139,46 @@ class KafkaSource:
             coordinator.ensure_active_group(timeout_ms=JOIN_SECONDS * 1000)
 
     def _read(self, max_records: int, timeout_seconds: float) -> list[Record]:
-        """At most so many records and, going by the size of the first, about so many bytes."""
+        """Reads at most `max_records` records and about BATCH_BYTES, by the size of the first records."""
         records: list[Record] = []
         size, wanted, wait_ms = 0, min(FIRST_RECORDS, max_records), int(timeout_seconds * 1000)
         assignments = self._assignments
         try:
-            while wanted > 0 and (found := self._consumer.poll(wait_ms, max_records=wanted)):
+            while wanted > 0 and (polled := self._consumer.poll(wait_ms, max_records=wanted)):
                 if not records:
                     assignments = self._assignments
-                for partition, some in found.items():
-                    records += some
-                    self._backlog.read((partition.topic, partition.partition), some[-1].timestamp)
-                    size += sum(len(record.value or b"") for record in some)
+                for partition, part in polled.items():
+                    records += part
+                    self._backlog.read((partition.topic, partition.partition), part[-1].timestamp)
+                    size += sum(len(record.value or b"") for record in part)
                 fitting = (BATCH_BYTES - size) * len(records) // max(size, 1)
                 wanted = min(max_records - len(records), fitting)
-                wait_ms = FILL_MS if self._behind(found) else 0
+                wait_ms = FILL_MS if self._behind(polled) else 0
         except Exception as error:
             if self._failure is not None:
                 raise self._failure from error
             if records:
-                self._postponed = error  # what was read is stored first; the client raises an error once only
+                self._postponed = error  # store the records first; the client raises an error only once
             else:
-                self._meet(error)
+                self._handle(error)
         if records and self._assignments != assignments:
-            # What was read before the new assignment would come twice: all of it comes again, and what failed behind.
+            # A new assignment repeats all records that were read before it, and the error after them.
             records, self._postponed = [], None
             with self._assigning:
-                pass  # it is over
+                pass  # wait until the assignment is complete
             if self._failure is None:
                 self._place(self._consumer.assignment())
         return records
 
     def _behind(self, partitions: Iterable[Any]) -> bool:
-        """Whether more of any of them waits on the broker than was read."""
+        """Whether the broker has unread records of any of the partitions."""
         consumer = self._consumer
-        return any((consumer.highwater(one) or 0) > (consumer.position(one, timeout_ms=0) or 0) for one in partitions)
+        return any(
+            (consumer.highwater(partition) or 0) > (consumer.position(partition, timeout_ms=0) or 0)
+            for partition in partitions
+        )
 
-    def _meet(self, error: Exception) -> None:
+    def _handle(self, error: Exception) -> None:
         if not isinstance(error, kafka_errors.OffsetOutOfRangeError):
             raise error
         self._restart(error.args[0])
@@ -210,12 +190,12 @@ class KafkaSource:
     def rewind(self) -> None:
         if self._consumer is not None:
             self._postponed = None
-            self._begin_anew()
+            self._reassign()
             self._failure = None
 
     def commit(self, nexts: Offsets) -> None:
         if self._consumer is not None and nexts:
-            # Asynchronous, and a failure is dropped: the truth is in the warehouse.
+            # Asynchronous, and failures are ignored: the warehouse has the authoritative offsets.
             self._consumer.commit_async(
                 {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in nexts.items()},
                 callback=lambda _, response: log.debug("group commit: %s", response),
@@ -239,12 +219,12 @@ class KafkaSource:
             consumer.close(autocommit=False, timeout_ms=2_000)
 
     def _places(self) -> list[tuple[Partition, int | None, int | None]]:
-        """Of each assigned partition, how far it is read and where it ends, as far as is known."""
+        """Returns each assigned partition with its position and its end, as far as known."""
         if self._consumer is None:
             return []
-        keys = [(one, (one.topic, one.partition)) for one in self._consumer.assignment()]
+        keys = {partition: (partition.topic, partition.partition) for partition in self._consumer.assignment()}
         reached = {key: offset for key, offset in self._reached.items() if key not in self._remade}
-        return [(key, reached.get(key), self._consumer.highwater(partition)) for partition, key in keys]
+        return [(key, reached.get(key), self._consumer.highwater(partition)) for partition, key in keys.items()]
 
     def _connect(self) -> Any:
         settings = self._settings
@@ -258,7 +238,7 @@ class KafkaSource:
             "isolation_level": settings.isolation_level,
             "allow_auto_create_topics": False,
             "max_partition_fetch_bytes": MOST_PARTITION_BYTES,
-            "metadata_max_age_ms": int(LOOK_SECONDS * 1000),  # how soon a topic that appears is seen
+            "metadata_max_age_ms": int(LOOK_SECONDS * 1000),  # how soon a new topic is noticed
         }
         consumer = connect(KafkaConsumer, settings, self._config | options)
         consumer._fetcher.PartitionRecords = FastRecords
@@ -267,9 +247,10 @@ class KafkaSource:
         return consumer
 
     def _assigned(self, partitions: Sequence[Any]) -> None:
-        """On the client's IO thread, which would only log a failure and read on from a wrong place.
+        """Handles an assignment, on the client's I/O thread.
 
-        A poll that is too short for it returns meanwhile.
+        The client only logs a failure here, and would continue at wrong offsets. A short poll may return before the
+        assignment is complete.
         """
         with self._assigning:
             self._assignments += 1
@@ -286,25 +267,26 @@ class KafkaSource:
                 raise
 
     def _notice_new_topics(self) -> bool:
-        """Whether a topic that is being read was made anew; then it is begun anew, too."""
+        """Restarts recreated topics, and returns whether there are any."""
         if not any(is_another(known, self._identity(topic)) for topic, known in self._identities.items()):
             return False
-        self._begin_anew()
+        self._reassign()
         return True
 
-    def _begin_anew(self) -> None:
+    def _reassign(self) -> None:
+        """Restarts all partitions from their stored offsets."""
         with self._assigning:
             partitions = self._consumer.assignment()
             self.before_assignment(_keys(partitions))
             self._place(partitions)
 
     def _identity(self, topic: str) -> Identity:
-        """As in the client's latest answer on topics."""
+        """Returns the ids of a topic by the client's latest metadata."""
         cluster = self._consumer._cluster
         return Identity(cluster.cluster_id or None, topic_id(cluster.topic_id(topic)))
 
     def _place(self, partitions: Iterable[Any]) -> None:
-        """Read on from the stored offsets, as far as they are of the topics that are there."""
+        """Seeks to the stored offsets, or restarts partitions of recreated topics."""
         stored, known = self._stored(), self._stored_identities()
         self._identities = {partition.topic: self._identity(partition.topic) for partition in partitions}
         for identity in self._identities.values():
@@ -315,7 +297,10 @@ class KafkaSource:
             key = (partition.topic, partition.partition)
             offset, identity = stored.get(key), self._identities[partition.topic]
             if offset is not None and is_another(known.get(key), identity):
-                self._restart_remade(partition, remade_text(*key, offset))
+                if self._choose_or_stop(remade_text(*key, offset)) == "earliest":
+                    self._consumer.seek_to_beginning(partition)
+                else:
+                    self._consumer.seek_to_end(partition)
                 reached[key] = offset
                 self._remade.add(key)
             elif offset is not None:
@@ -328,15 +313,17 @@ class KafkaSource:
         self._reached, self._backlog = reached, Backlog()
         self._found_remade = sorted({topic for topic, _ in self._remade})
 
-    def _restart_remade(self, partition: Any, what: str) -> None:
+    def _choose_or_stop(self, problem: str) -> str:
+        """Returns and logs where to continue after a problem.
+
+        Raises:
+            EventsLost: the settings require to stop.
+        """
         choice = self._settings.on_lost_offset
         if choice == "stop":
-            raise EventsLost(f"{what}; to go on, set kafka.on_lost_offset to earliest or latest")
-        log.error("%s; going on with the %s event there is", what, CHOICES[choice])
-        if choice == "earliest":
-            self._consumer.seek_to_beginning(partition)
-        else:
-            self._consumer.seek_to_end(partition)
+            raise EventsLost(f"{problem}; to continue, set kafka.on_lost_offset to earliest or latest")
+        log.error("%s; continuing with the %s event", problem, CHOICES[choice])
+        return choice
 
     def _batch(self, records: list[Record]) -> Batch:
         starts, nexts = {}, {}
@@ -356,30 +343,28 @@ class KafkaSource:
         return Batch(records, starts, nexts, dict(lost), dict(self._identities), remade)
 
     def _restart(self, missing: dict[Any, int]) -> None:
-        """The broker no longer has the offset (retention), or not yet (a new topic of that name)."""
-        self._consumer.topics()  # asks for their ids, too
+        """Restarts partitions whose offset the broker no longer has (retention) or does not have yet (a new topic)."""
+        self._consumer.topics()  # updates the topic ids as well
         if self._notice_new_topics():
             return
         choice = self._settings.on_lost_offset
-        first, end = (ask(list(missing)) for ask in (self._consumer.beginning_offsets, self._consumer.end_offsets))
+        firsts = self._consumer.beginning_offsets(list(missing))
+        ends = self._consumer.end_offsets(list(missing))
         for partition, offset in missing.items():
-            held = first[partition], end[partition]
-            what = lost_text(partition.topic, partition.partition, offset, *held, choice)
-            if choice == "stop":
-                raise EventsLost(f"{what}; to go on, set kafka.on_lost_offset to earliest or latest")
-            log.error("%s; going on with the %s event there is", what, CHOICES[choice])
-            self._consumer.seek(partition, held[0] if choice == "earliest" else held[1])
-            self._lost[partition.topic] += lost_events(offset, *held, choice)
+            first, end = firsts[partition], ends[partition]
+            self._choose_or_stop(lost_text(partition.topic, partition.partition, offset, first, end, choice))
+            self._consumer.seek(partition, first if choice == "earliest" else end)
+            self._lost[partition.topic] += lost_events(offset, first, end, choice)
 
     def _look_around(self) -> None:
-        """Nothing came: is the broker away, or a topic missing?
+        """Checks the connection and the topics after an empty poll.
 
         Raises:
             BrokerUnavailable: there has been no connection for a while.
-            BrokerRefused: nor will there be one.
+            BrokerRefused: the broker refuses connections.
         """
         now = time.monotonic()
-        # The client's own count has those in it that are being made, as they are again and again while it is away.
+        # The client's own count includes pending connections, which it keeps opening while the broker is away.
         if not any(connection.connected for connection in list(self._consumer._manager._conns.values())):
             self._away_since = self._away_since or now
             if now - self._away_since >= AWAY_SECONDS:
@@ -395,7 +380,7 @@ class KafkaSource:
         for topic in set(self._settings.topics) - assigned - self.missing:
             if not self._consumer.partitions_for_topic(topic):
                 self.missing |= {topic}
-                log.warning("kafka topic %r is not on the broker: create it; reading starts when it is there", topic)
+                log.warning("kafka topic %r is not on the broker: create it; reading starts when it exists", topic)
 
 
 def _keys(partitions: Iterable[Any]) -> list[Partition]:
@@ -407,7 +392,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._source = source
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        pass  # rows and offsets are written together before the next poll, so there is nothing in hand
+        pass  # rows and offsets are written together before the next poll, so nothing is pending
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         self._source._assigned(assigned)

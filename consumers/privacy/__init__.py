@@ -1,1 +1,1 @@
-"""Personal data and secrets are replaced, and users hashed, before anything is stored."""
+"""Replaces personal data and secrets, and hashes users, before anything is stored."""

@@ -1,6 +1,6 @@
-"""Columns of texts, and the few rows of them in which something must go.
+"""Columns of texts, and the few rows in them that have to be redacted.
 
-Arrow is imported by what works on columns alone: most processes redact nothing but their log.
+Arrow is imported only where columns are processed: most processes redact only their log.
 """
 
 from typing import Any
@@ -10,21 +10,21 @@ from retuned.consumers.privacy.placeholders import Scope
 
 
 class Redacted:
-    """Columns of the same events whose personal data is taken out.
+    """Redacted columns of the same events.
 
     Attributes:
-        cleaned: by name, the texts of the rows in which something might be.
-        waiting: places among these rows whose placeholders have no numbers yet, and what knows them.
+        cleaned: the texts of the suspect rows, by column.
+        waiting: the places among these rows whose placeholders have no numbers yet, with their scopes.
     """
 
     def __init__(self, texts: dict[str, Any], rows: list[int]) -> None:
-        """The columns as they came, and in which rows of them something might be."""
+        """Creates the result from the original columns and their suspect rows."""
         self._texts, self._rows = texts, rows
         self.cleaned: dict[str, list[str | None]] = {}
         self.waiting: list[tuple[int, Scope]] = []
 
     def columns(self) -> dict[str, Any]:
-        """Arrow arrays by name."""
+        """Returns Arrow arrays by name."""
         return {
             name: exchanged(array, self._rows, self.cleaned[name]) if self._rows else array
             for name, array in self._texts.items()
@@ -32,22 +32,22 @@ class Redacted:
 
 
 def suspects(arrays: list[Any], pattern: str) -> list[int]:
-    """The rows in which the pattern matches, in any of the arrays."""
+    """Returns the rows in which the pattern matches in any of the arrays."""
     import pyarrow as pa
 
-    # Arrow compiles the pattern anew at each call, which takes as long as looking through a thousand texts.
+    # Arrow compiles the pattern at each call, which takes as long as searching a thousand texts.
     if len(arrays) > 1 and sum(array.nbytes for array in arrays) < 2**31:
-        looked_at = [pa.concat_arrays(arrays)]
+        searched = [pa.concat_arrays(arrays)]
     else:
-        looked_at = arrays
+        searched = arrays
     rows: set[int] = set()
-    for array in looked_at:
+    for array in searched:
         rows.update(index % len(arrays[0]) for index in _matching(array, pattern))
     return sorted(rows)
 
 
 def _matching(array: Any, pattern: str) -> list[int]:
-    """The rows in whose copy (`folding`) the pattern matches."""
+    """Returns the rows whose folded copy (`folding`) matches the pattern."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -63,7 +63,7 @@ def _matching(array: Any, pattern: str) -> list[int]:
 
 
 def exchanged(array: Any, rows: list[int], texts: list[str | None]) -> Any:
-    """An array of strings with other ones in these rows."""
+    """Replaces the strings of an array in these rows."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -1,8 +1,8 @@
-"""What must go from a text: which patterns look for it, in which order, and where it stands.
+"""Finds personal data and secrets in a text: the patterns, their order, and the places of matches.
 
-Every pattern runs in time linear in the text: quantifiers are bounded or possessive, and what a pattern cannot tell
-(a checksum, a date, the plan of a country) is settled in Python on one short match. Cheap looks at the whole text come
-first, because most texts hold nothing to find.
+Every pattern runs in time linear in the text: quantifiers are bounded or possessive, and what a pattern cannot check (a
+checksum, a date, a country's numbering plan) is checked in Python on one short match. Cheap checks of the whole text
+come first, because most texts contain nothing.
 """
 
 import re
@@ -16,22 +16,22 @@ from retuned.consumers.privacy.patterns.phones import Plans, check_regions, repl
 from retuned.consumers.settings import PrivacySettings
 
 _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
-# Eight digits that stand close together: without them there is no phone and no card in a text.
+# Eight digits close together, which every phone and card number has.
 _LONG_NUMBER = re.compile(r"[0-9](?:[ ().\-/ー]{0,3}[0-9]){7}")
-# Stands for what was found until all of a text is searched: of one length, and nothing in it looks like text.
+# Marks a match until the whole text is searched; it has a fixed length and does not look like text.
 _MARK = re.compile("<\x00([\x01-\x08\x0e-\x15]{6})>")
 _TO_MARK = str.maketrans("0123456789abcdef", "".join(map(chr, (*range(1, 9), *range(14, 22)))))
 _TO_INDEX = {sign: chr(digit) for digit, sign in _TO_MARK.items()}
-# What was found may have kept something beside it from being found.
+# A match may hide another one beside it from the first pass.
 _MOST_PASSES = 4
-# Names of fields, roles and system prompts come with every event.
+# Names of fields, roles and system prompts repeat in every event.
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 2_048, 4_096
 _WORD = re.compile(r"[^\W\d_]{2}")
-# In the place of a kind: what stays as it stands.
+# The kind of matches that stay unchanged.
 _KEPT = "KEPT"
 
-# What a text holds whenever something is found in it, and seldom else, also where JSON has escaped the text.
-# In the dialect of RE2, which Arrow runs over a whole column.
+# Matches every text in which something is found, and few others, also if JSON has escaped the text. An RE2 pattern,
+# which Arrow applies to whole columns.
 _SUSPECT = "|".join(
     (
         _LONG_NUMBER.pattern,
@@ -40,14 +40,14 @@ _SUSPECT = "|".join(
         *national_ids.SUSPECT,
         *credentials.SUSPECT,
         placeholders.SUSPECT,
-        r"\\u[0-9A-Fa-f]{4}",  # in JSON that is a text, it may hide anything
+        r"\\u[0-9A-Fa-f]{4}",  # an escape in JSON within a text may hide anything
     )
 )
 _SUSPECT_NAME = r"\p{Lu}\p{Ll}"
 
 
 class Found(NamedTuple):
-    """What must go from a text: where it stands, its kind, and what tells one value from another."""
+    """A match: its place in the text, its kind, and its normalized value."""
 
     start: int
     end: int
@@ -56,39 +56,41 @@ class Found(NamedTuple):
 
 
 class Finder:
-    """Finds what must go from a text.
+    """Finds personal data and secrets in texts.
 
     Attributes:
-        suspect: what a text holds in which something is found, in the dialect of RE2.
+        suspect: an RE2 pattern that matches every text in which something is found.
     """
 
     def __init__(self, settings: PrivacySettings, *, machines: bool) -> None:
-        """As for `Redactor`, and raises as it does."""
+        """Creates a finder; arguments and errors as for `Redactor`."""
         check_regions(settings.phone_regions)
         self._plans, self._machines = Plans(settings.phone_regions), machines
         self._replace_names = load_names() if settings.redact and settings.names else None
         self.suspect = _SUSPECT + (f"|{_SUSPECT_NAME}" if self._replace_names else "")
         self._harmless: set[tuple[str, str]] = set()
         self._kept: frozenset[tuple[str, str]] = frozenset()
-        self._kept = frozenset(one for kept in settings.keep for one in self._values(kept))
+        self._kept = frozenset(value for kept in settings.keep for value in self._values(kept))
 
     def _values(self, kept: str) -> list[tuple[str, str]]:
-        """Kind and value of what would be taken out of a text that is to be kept. A number alone may not be known as a
-        phone's, behind such a word it is; nor is a name alone known as one."""
+        """Returns the kinds and values to keep for a text of privacy.keep.
+
+        A number alone may not be recognised as a phone number without a word such as "tel.", nor a name as a name.
+        """
         name = ("NAME", " ".join(kept.casefold().split()))
-        return [name, *((one.kind, one.value) for text in (kept, f"tel. {kept}") for one in self.find(text))]
+        return [name, *((found.kind, found.value) for text in (kept, f"tel. {kept}") for found in self.find(text))]
 
     def begin(self) -> None:
-        """Another event begins: what is looked for at some cost is looked for a number of times in each."""
+        """Starts another event: expensive checks are limited per event."""
         self._plans.begin()
 
     def find(self, text: str, before: str = "", after: str = "") -> list[Found]:
-        """What must go from a text, in its order, given what stands before and after it."""
+        """Returns the matches in a text in order, given the texts before and after it."""
         if (before, text) in self._harmless:
             return []
         copy, places = fold(f"{before}{text}{after}")
         if "\x00" in copy:
-            copy = copy.replace("\x00", "\x7f")  # no text holds a mark
+            copy = copy.replace("\x00", "\x7f")  # texts must not contain marks
         marked: list[tuple[str, str, str]] = []
 
         def plain(text: str) -> str:
@@ -96,7 +98,7 @@ class Finder:
 
         def mark(kind: str, value: str, text: str) -> str:
             value, text = plain(value), plain(text)
-            # What is kept is marked too: no later pattern looks into it.
+            # Kept values are marked as well, so that no later pattern searches them.
             marked.append((_KEPT if (kind, value) in self._kept else kind, value, text))
             return f"<\x00{f'{len(marked) - 1:06x}'.translate(_TO_MARK)}>"
 
@@ -129,7 +131,7 @@ class Finder:
         return found
 
     def _marked(self, text: str, mark: Mark) -> str:
-        """The text with marks for what goes."""
+        """Replaces all matches in a text by marks."""
         text = credentials.replace_credentials(text, text.lower(), mark)
         text = addresses.replace_emails(text, mark)
         digits = len(text.encode("utf-8", "replace").translate(None, _NOT_DIGITS))

@@ -1,7 +1,7 @@
-"""A copy of a text for the patterns, in which a character has one form, and the way back to the places in the text.
+"""Folds a text for the patterns so that each character has one form, and maps places back to the text.
 
-Digits of all scripts are ASCII digits, full-width letters and signs narrow, all spaces and dashes ASCII, accents part
-of their letters, and what cannot be seen is left out.
+Digits of all scripts become ASCII digits, full-width letters and signs narrow ones, spaces and dashes ASCII ones,
+accents are combined with their letters, and invisible characters are removed.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from itertools import groupby
 
 _ACCENTS = "\u0300-\u036f\u3099\u309a"
-# What has no width, or turns the direction of writing, and what encloses a digit.
+# Characters without width, marks of writing direction, and enclosing marks.
 _UNSEEN = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20dd-\u20e4\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
@@ -21,11 +21,11 @@ _LEFT_OUT = re.compile(f"(?=[{_ACCENTS}{_UNSEEN}])(?P<accents>[{_ACCENTS}]*+)[{_
 
 
 class Places:
-    """Where what stands in the copy stands in the text."""
+    """Maps places in the copy to places in the text."""
 
     def __init__(self) -> None:
-        # Of each run that is left out: the place in the copy, how much is left out up to its end, and how many accents
-        # it begins with.
+        # For each removed run: its place in the copy, the number of characters removed up to its end, and the number of
+        # accents at its start.
         self._at: list[int] = []
         self._left_out: list[int] = [0]
         self._accents: list[int] = []
@@ -39,13 +39,13 @@ class Places:
         return place + self._left_out[bisect_right(self._at, place)]
 
     def end(self, place: int) -> int:
-        """Accents belong to the letter before them, nothing else that is left out does."""
+        """Returns the end in the text; accents belong to the letter before them, other removed characters do not."""
         run = bisect_left(self._at, place)
         return place + self._left_out[run] + (self._accents[run] if self._at[run : run + 1] == [place] else 0)
 
 
 def fold(text: str) -> tuple[str, Places | None]:
-    """The copy; None where each character stands at its place in the text."""
+    """Returns the copy, and the map of places; None: all places are equal."""
     if text.isascii():
         return text, None
     changed = {character: form for character in set(text) if (form := _form(character)) != character}
@@ -59,7 +59,7 @@ def fold(text: str) -> tuple[str, Places | None]:
 
 
 def _without(text: str) -> tuple[str, Places]:
-    """The text without what is left out, and with letters that have their accents."""
+    """Removes invisible characters, and combines letters with their accents."""
     places, parts, position = Places(), [], 0
     for run in _LEFT_OUT.finditer(text):
         start, accents = run.start(), run["accents"]
@@ -74,7 +74,7 @@ def _without(text: str) -> tuple[str, Places]:
 
 @cache
 def suspect() -> str:
-    """What a text holds wherever its copy matters, in the dialect of RE2. Takes some 50 ms, once."""
+    """Returns an RE2 pattern of texts whose copy may differ in a relevant way; the first call takes 50 ms."""
     alone, beside = [], []
     for code in (*range(0x80, 0xD800), *range(0xE000, 0x10000), *range(0x1D400, 0x1D800), *range(0xE0000, 0xE1000)):
         form = _form.__wrapped__(chr(code))
@@ -91,14 +91,14 @@ def suspect() -> str:
 
 
 def _ranges(codes: Sequence[int]) -> str:
-    """Inside of a class of characters."""
+    """Returns the ranges of a character class."""
     runs = (list(run) for _, run in groupby(enumerate(codes), lambda pair: pair[1] - pair[0]))
     return "".join(rf"\x{{{run[0][1]:x}}}-\x{{{run[-1][1]:x}}}" for run in runs)
 
 
 @lru_cache(8_192)
 def _form(character: str) -> str:
-    """One character, or none where it is left out; ligatures, fractions and the like stay."""
+    """Returns the form of a character, empty if it is removed; ligatures, fractions and similar ones stay."""
     if character.isascii():
         return character
     if _LEFT_OUT.match(character):

@@ -1,4 +1,4 @@
-"""The pseudonyms of users: keyed hashes, the keys, and their rotation."""
+"""Pseudonyms of users: keyed hashes, their keys, and rotation of the keys."""
 
 import hmac
 import re
@@ -15,11 +15,11 @@ LEAST_KEY = 16
 
 
 class UserKeys:
-    """The keys of user hashes, newest first. New pseudonyms come from the first one.
+    """The keys of pseudonyms, newest first; new pseudonyms use the first one.
 
-    A pseudonym is `<key id>:<hash>`: the hash is HMAC-SHA256 of the user id, 32 hexadecimal characters, and the key id
-    is 4 characters of a hash under the same key, so that rows of before and after a rotation can be told apart. Who
-    holds both keys can compute both pseudonyms of a user; nobody else can link them.
+    A pseudonym is `<key id>:<hash>`: the hash is HMAC-SHA256 of the user id, 32 hexadecimal characters. The key id is 4
+    characters of a hash under the same key, which distinguishes rows before and after a rotation. Only the holder of
+    both keys can link both pseudonyms of a user.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -35,18 +35,18 @@ class UserKeys:
         return [name for name, _ in self._keys]
 
     def derived(self, purpose: str) -> list[bytes]:
-        """A key of 32 bytes for another purpose from each key, newest first: with none of them a pseudonym is made."""
+        """Derives a key of 32 bytes for another purpose from each key, newest first."""
         return [hmac.digest(key, f"retuned {purpose}".encode(), "sha256") for _, key in self._keys]
 
     def _newest(self, user_id: str) -> str:
         return self.pseudonyms(user_id)[0]
 
     def pseudonym_or_stored(self, user_id: str) -> str:
-        """The pseudonym of what may be one already, as in letters and exports; an app always sends the user itself."""
+        """Returns the pseudonym of a user; pseudonyms, which letters and exports may have, are returned unchanged."""
         return user_id if is_pseudonym(user_id) else self.pseudonym(user_id)
 
     def pseudonyms(self, user_id: str) -> list[str]:
-        """The pseudonym of a user under each key, newest first."""
+        """Returns the pseudonym of a user under each key, newest first."""
         return [f"{name}:{_hash(key, user_id.strip())}" for name, key in self._keys]
 
 
@@ -56,10 +56,10 @@ def is_pseudonym(user_id: str) -> bool:
 
 
 def load_user_keys(settings: PrivacySettings, warehouse: Path) -> UserKeys:
-    """The keys from the settings, else from `<warehouse>.key`, which is made when it is not there.
+    """Loads the keys from the settings, else from `<warehouse>.key`, which is created if missing.
 
     Raises:
-        ConfigurationError: the file cannot be read or made, or there is no key in it.
+        ConfigurationError: the file cannot be read or created, or has no key.
     """
     if settings.user_key is not None:
         return _keys(settings.user_key.get_secret_value().encode(), "privacy.user_key")
@@ -80,17 +80,17 @@ def _hash(key: bytes, text: str) -> str:
 
 def _keys(content: bytes, name: str) -> UserKeys:
     keys = [line.strip() for line in content.splitlines() if line.strip()]
-    if not keys or len(keys[0]) < LEAST_KEY:  # an older one, behind it, is on its way out
-        found = f"the key has {len(keys[0])} characters" if keys else "is empty"
+    if not keys or len(keys[0]) < LEAST_KEY:  # older keys after it are being phased out
+        problem = f"the key has {len(keys[0])} characters" if keys else "is empty"
         raise ConfigurationError(
-            f"{name}: {found}; expected {LEAST_KEY} or more, or users can be guessed from their pseudonyms: "
-            "`openssl rand -hex 32` makes a key; put it on the first line, before the one so far"
+            f"{name}: {problem}; expected {LEAST_KEY} or more, or users can be guessed from their pseudonyms: "
+            "`openssl rand -hex 32` makes a key; put it on the first line, before the present one"
         )
     return UserKeys(keys)
 
 
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as aside:  # never half a key: every pseudonym hangs on it
+    with replaced(path) as aside:  # atomically, because every pseudonym depends on the key
         aside.touch(0o600)
         aside.write_text(secrets.token_hex(32) + "\n", encoding="ascii")

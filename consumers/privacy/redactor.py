@@ -1,4 +1,4 @@
-"""What is taken out of an event before it is stored: personal data, keys and tokens."""
+"""Removes personal data, keys and tokens from events before they are stored."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
@@ -15,29 +15,32 @@ from retuned.consumers.settings import PrivacySettings
 
 _LONGEST_KEY = 64
 Failed = Callable[[int, Exception], None]
-# What a conversation may be named after.
+# Addresses and numbers in ids of conversations.
 _SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
 
 
 class Users(Protocol):
-    """Who is named in JSON. `suspect` is what a text holds that names somebody, in the dialect of RE2."""
+    """Finds users named in JSON.
+
+    Attributes:
+        suspect: an RE2 pattern that matches every text that names a user.
+    """
 
     suspect: str
 
     def __call__(self, leaf: Leaf) -> str | None:
-        """The pseudonym of whom a value names; None where it names nobody."""
+        """Returns the pseudonym of the user that a value names; None: none."""
 
 
 class Redactor:
-    """Replaces what must not be stored by typed placeholders: <EMAIL_1> <PHONE_1> <CARD_1> <IBAN_1> <NATIONAL_ID_1>
+    """Replaces personal data and secrets by typed placeholders: <EMAIL_1> <PHONE_1> <CARD_1> <IBAN_1> <NATIONAL_ID_1>
     <IP_1> <MAC_1> <KEY_1> <COOKIE_1>, and <NAME_1> with privacy.names.
 
-    Within a scope one value has one number, and numbers count up by kind in the order of appearance. The scope of
-    `take_out` is the conversation, of the other methods what they are given, or else the one call. Placeholders that
-    stand in a text already stay, and their numbers are not given again in their scope; what privacy.keep names
-    stays too.
+    Within a scope each value has one number, and numbers of a kind count up in the order of appearance. The scope of
+    `take_out` is the conversation; that of other methods is an argument, or else the single call. Existing placeholders
+    stay, and their numbers are not assigned again in their scope; values in privacy.keep stay as well.
 
-    For one thread. `take_counts` says how often something was replaced.
+    For one thread.
     """
 
     def __init__(
@@ -48,14 +51,15 @@ class Redactor:
         conversations: Conversations | None = None,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """
+        """Creates a redactor.
+
         Args:
-            machines: False: IP and MAC addresses stay, as what the daemon logs are its operator's.
-            conversations: where numbers are kept; None: in memory.
-            progress: called with each event, which may take a second.
+            machines: False: IP and MAC addresses stay, because those in the daemon's log belong to its operator.
+            conversations: keeps the numbers; None: in memory.
+            progress: called for each event, which may take a second.
 
         Raises:
-            ConfigurationError: privacy.names is on and its extra is not installed, or a phone region is none.
+            ConfigurationError: privacy.names is on and its extra is not installed, or a phone region is unknown.
         """
         settings = settings or PrivacySettings()
         self.enabled = settings.redact
@@ -65,7 +69,7 @@ class Redactor:
         self._progress = progress
 
     def take_counts(self) -> Counter[str]:
-        """How often something was replaced, by kind, since the last call."""
+        """Returns the number of replacements by kind since the last call."""
         counts, self._counts = self._counts, Counter()
         return counts
 
@@ -79,19 +83,19 @@ class Redactor:
         letters: Sequence[str] | None = None,
         users: Users | None = None,
     ) -> Redacted:
-        """Columns of the same events, redacted, to be given to `number`. They are read in their order.
+        """Redacts columns of the same events, in their order; pass the result to `number`.
+
+        One search of each whole column by Arrow finds the few rows that have to be redacted in Python.
 
         Args:
-            texts: the columns by name, Arrow arrays of strings.
-            json: those that hold JSON; the texts inside are redacted.
-            event_ids: what an event without a conversation is told by, an Arrow array too.
-            conversation_ids: what events share their numbers by, another; None: as was remembered of `event_ids`.
-            failed: called for each row that cannot be redacted and stays as it was; None: the error is raised.
-            letters: of each row, the dead letter that it was. What was taken out of it then had numbers of its own, of
-                which nobody knows which values of the conversation they are: they get new ones.
-            users: whose pseudonyms stand for them in JSON, also where `privacy.redact` is off.
-
-        One look at each whole column, without Python in between, finds the few events that need a closer one.
+            texts: Arrow arrays of strings by the name of the column.
+            json: the columns with JSON; the texts inside are redacted.
+            event_ids: an Arrow array; the scope of events without a conversation.
+            conversation_ids: an Arrow array; the scope of events. None: the remembered conversations of `event_ids`.
+            failed: called for each row that cannot be redacted and stays unchanged; None: the error is raised.
+            letters: the former dead letter of each row. Its placeholders have numbers of their own, unrelated to those
+                of the conversation, so they are renumbered.
+            users: replaces users in JSON by pseudonyms, also if `privacy.redact` is off.
         """
         patterns = [self._finder.suspect] if self.enabled else []
         patterns += [users.suspect] if users else []
@@ -131,10 +135,10 @@ class Redactor:
         return redacted
 
     def number(self, batch: Sequence[Redacted]) -> None:
-        """Give the placeholders of a batch their numbers, all at once where they come from a database.
+        """Assigns the numbers of a batch's placeholders, all at once if they come from a database.
 
         Raises:
-            StoreUnavailable: it does not answer.
+            StoreUnavailable: the database does not answer.
         """
         waiting = [(redacted, place, scope) for redacted in batch for place, scope in redacted.waiting]
         if not waiting:
@@ -146,14 +150,16 @@ class Redactor:
                     values[place] = scope.numbered(text)
 
     def remember(self, event_ids: Any, conversation_ids: Any) -> None:
-        """Which conversation these interactions belong to, for the feedback that comes after them: Arrow arrays."""
+        """Remembers the conversations of interactions (Arrow arrays) for later feedback."""
         if self.enabled:
             self._conversations.remember(event_ids, conversation_ids)
 
     def identifiers(self, names: Any, pseudonym: Callable[[str], str], failed: Failed | None = None) -> Any:
-        """An Arrow array of ids; an id in which an e-mail or IP address or a phone number stands is hashed.
+        """Replaces ids that contain an e-mail address, an IP address or a phone number by pseudonyms.
 
-        `failed` is as for `take_out`.
+        Args:
+            names: an Arrow array.
+            failed: see `take_out`.
         """
         suspected = suspects([names], _SUSPECT_ID) if self.enabled else []
         if not suspected:
@@ -171,24 +177,24 @@ class Redactor:
         return exchanged(names, suspected, cleaned)
 
     def value(self, value: Any, scope: Scope | None = None, users: Users | None = None) -> Any:
-        """A JSON value with everything in it redacted: texts, names of fields, and numbers.
+        """Redacts the texts, keys and numbers of a JSON value.
 
-        What stands under a key is redacted as if both stood in a text: `"password": "hunter2"`.
+        A value is redacted as if it followed its key in a text: `"password": "hunter2"`.
         """
         self._begin()
         scope = scope or self.scope(value)
         return replaced(value, lambda leaf: self._leaf(leaf, scope, users))
 
     def text(self, text: str, scope: Scope | None = None) -> str:
-        """A text with placeholders. One that is JSON, such as the arguments of a call of a tool, stays JSON.
+        """Redacts a text; JSON, such as the arguments of a tool call, stays JSON.
 
-        A user's pseudonym stays: its digits may look like a phone number's.
+        Pseudonyms stay, although their digits may look like a phone number.
         """
         self._begin()
         return self._in_text(text, scope)
 
     def scope(self, value: Any = None) -> Scope:
-        """Numbers that nothing else shares; those of placeholders in a JSON value are taken."""
+        """Returns a new scope, in which the numbers of placeholders in a JSON value are reserved."""
         scope = self._conversations.fresh()
         _reserve(scope, value)
         return scope
@@ -227,13 +233,13 @@ class Redactor:
             return text
         scope = scope or self.scope(text)
         parts, position = [], 0
-        for one in found:
-            parts += [text[position : one.start], self._placeholder(one, scope)]
-            position = one.end
+        for match in found:
+            parts += [text[position : match.start], self._placeholder(match, scope)]
+            position = match.end
         return "".join([*parts, text[position:]])
 
     def _context(self, leaf: Leaf) -> str:
-        """What would stand before a value in a text, up to its quotes. A key that is redacted means nothing."""
+        """Returns the key before a value as it would be written in a text; empty for a redacted key."""
         names = (leaf.above, leaf.key)
         key = ".".join(name for name in names if name and "<" not in name and not self._finder.find(name))
         return f'"{key[-_LONGEST_KEY:]}": ' if key else ""

@@ -1,1 +1,1 @@
-"""The DuckDB file: connection, migrations, and what is written to it."""
+"""The DuckDB file: connection, migrations, and writing of events."""

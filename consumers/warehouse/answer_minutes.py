@@ -1,7 +1,6 @@
-"""The table `answer_minutes`: how many answers each workload has in each minute, and when the first of them was.
+"""The table `answer_minutes`: the number of answers of each workload in each minute, and the time of the first.
 
-It follows the events by the numbers of the transactions that stored them, as `judgements` does: what comes late or by a
-replay is counted with its transaction. So no query that asks each minute about all of history reads its events.
+It follows the events, see `following`. With it, queries that run every minute over the whole history read no events.
 """
 
 import threading
@@ -15,28 +14,28 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "answer_minutes.sql")
 changing = threading.Lock()
-"""Held while the table changes: of two transactions that change it at once, the second would fail."""
+"""Held while the table changes: the second of two concurrent transactions would fail."""
 
 
 def follow(warehouse: Warehouse) -> None:
-    """Count what was stored since the last look; call it before the table is read.
+    """Counts everything stored since the last call; call it before reading the table.
 
     Raises:
         WarehouseError: the warehouse cannot be written.
     """
-    following.follow(warehouse, changing, QUERIES, _take_in)
+    following.follow(warehouse, changing, QUERIES, _update)
 
 
-def _take_in(cursor: duckdb.DuckDBPyConnection, since: int) -> None:
+def _update(cursor: duckdb.DuckDBPyConnection, since: int) -> None:
     cursor.execute(QUERIES["fresh"], {"since": since})
-    for step in ("take_up", "replace", "store"):
+    for step in ("add_counted", "delete_counted", "store"):
         cursor.execute(QUERIES[step])
 
 
 def renew(cursor: duckdb.DuckDBPyConnection, minutes: Sequence[tuple[str, datetime]]) -> None:
-    """Count these minutes of workloads anew, in the transaction in which rows of interactions were deleted.
+    """Recounts minutes of workloads, in the transaction that deleted interactions.
 
-    `changing` is held until the transaction has ended.
+    The caller holds `changing` until the transaction has ended.
     """
     if not minutes:
         return

@@ -2,7 +2,7 @@
 SELECT p.last_batch AS since, b.last AS until FROM answer_minutes_position p, batches b WHERE p.last_batch <> b.last
 
 -- name: fresh
--- Minutes of what came since the last look; at the first one, of all that is stored.
+-- Minutes of interactions stored after $since; before the first update, of all interactions.
 CREATE OR REPLACE TEMP TABLE fresh AS
 SELECT workload, model = 'demonstration' AS demonstration, date_trunc('minute', timestamp) AS minute, count(*) AS answers,
        min(timestamp) AS first_at
@@ -10,11 +10,11 @@ FROM interactions
 WHERE batch > $since OR $since < 0
 GROUP BY ALL
 
--- name: take_up
--- What was counted of these minutes before.
+-- name: add_counted
+-- The former counts of these minutes.
 INSERT INTO fresh SELECT counted.* FROM answer_minutes AS counted SEMI JOIN fresh USING (workload, demonstration, minute)
 
--- name: replace
+-- name: delete_counted
 DELETE FROM answer_minutes WHERE (workload, demonstration, minute) IN (SELECT (workload, demonstration, minute) FROM fresh)
 
 -- name: store
@@ -32,11 +32,11 @@ SELECT DISTINCT unnest($workloads::VARCHAR[]) AS workload, unnest($minutes::TIME
 DELETE FROM answer_minutes WHERE (workload, minute) IN (SELECT (workload, minute) FROM given)
 
 -- name: make
--- What is not counted yet comes with the next look.
+-- Interactions not yet counted are added by the next update.
 INSERT INTO answer_minutes
 SELECT workload, model = 'demonstration' AS demonstration, date_trunc('minute', timestamp) AS minute, count(*), min(timestamp)
 FROM interactions
-WHERE timestamp >= $first AND timestamp < $last + INTERVAL 1 MINUTE  -- constants, by which whole row groups are skipped
+WHERE timestamp >= $first AND timestamp < $last + INTERVAL 1 MINUTE  -- constants let DuckDB skip row groups
   AND (workload, date_trunc('minute', timestamp)) IN (SELECT (workload, minute) FROM given)
   AND coalesce(batch, 0) <= (SELECT last_batch FROM answer_minutes_position)
 GROUP BY ALL

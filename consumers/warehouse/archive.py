@@ -1,28 +1,29 @@
-"""The archive: whole days of old events leave the warehouse for Parquet files, and nothing is lost on the way.
+"""The archive: moves whole days of old events from the warehouse to Parquet files without losing any.
 
-`archive/<table>/day=<day>/<hash>.parquet`, zstd, as DuckDB and pandas read them by themselves. The day is the one on
-which an event was received, so that it is over once and for all; feedback lies under the day of its interaction.
+Files are `archive/<table>/day=<day>/<hash>.parquet`, compressed with zstd, which DuckDB and pandas read directly. The
+day is the one on which an event was received, so past days never get new events; feedback is filed under the day of its
+interaction.
 
-A file is written under another name, fsynced and renamed; then one transaction deletes what the file holds and records
-the file. Whoever finds a file that is not recorded (a run was killed in between, or the warehouse is an older copy)
-does that transaction then, so each event is in the warehouse or in the archive, at no time in neither, and in both
-only until the next run.
+A file is written under another name, fsynced and renamed. Then one transaction deletes its rows and records the file. A
+file that is not recorded (the run was killed in between, or the warehouse is an older copy) gets this transaction in
+the next run. So each event is always in the warehouse or in the archive, and in both only until the next run.
 """
 
-import hashlib
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from retuned.consumers.common.durable import fsync
+from retuned.consumers.common.durable import fsync, sha256
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import ArchiveError
 from retuned.consumers.settings import Settings
@@ -34,10 +35,10 @@ QUERIES = named_queries("retuned.consumers.warehouse", "archive.sql")
 
 TABLES = ("interactions", "feedback", "dead_letters")
 PART_ROWS = 100_000
-"""Most rows moved at once. With 3 million stored, on two cores, 74,000 rows a second leave so, and the longest batch of
-1,000 events that came in beside it took 0.6 s (median 25 ms; 20 ms without)."""
+"""The most rows moved at once. With 3 million rows on two cores it moves 74,000 rows a second, and the longest
+concurrent batch of 1,000 events takes 0.6 s (median 25 ms; 20 ms without)."""
 FREE_BYTES = 2**30
-"""Left free on the disk of the archive: it may be the warehouse's, and events need room to come in."""
+"""The bytes left free on the archive's disk, which may also hold the warehouse and its new events."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Kept:
-    """What must not leave, however old: spans of time, and ids of interactions (their feedback stays with them)."""
+    """Interactions that must stay, however old: spans of time, and ids. Their feedback stays with them."""
 
     spans: Sequence[Span] = ()
     interactions: Sequence[str] = ()
@@ -59,7 +60,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Archived:
-    """What one run moved."""
+    """The totals of one run."""
 
     rows: int
     bytes: int
@@ -80,34 +81,33 @@ def archive(
     stop: threading.Event,
     tables: Sequence[str] = TABLES,
 ) -> Archived:
-    """Move what is older than retention.keep_days, then the oldest days until the warehouse uses retention.keep_bytes.
+    """Moves events older than retention.keep_days, then the oldest days until the warehouse uses retention.keep_bytes.
 
     Args:
         now: naive UTC.
-        stop: ends the run early, between two files; the next one goes on.
-        tables: what may leave, of `TABLES`.
+        stop: ends the run early, between two files; the next run continues.
+        tables: the tables to archive, from `TABLES`.
 
     Raises:
-        ArchiveError: a file cannot be written or read, or keep_bytes cannot be kept. What was not moved stays.
+        ArchiveError: a file cannot be written or read, or keep_bytes cannot be met. Events not moved stay.
         WarehouseError: the warehouse cannot be written.
     """
     retention = settings.retention
     run = _Run(warehouse, settings, kept, now, stop, tables)
     run.finish()
-    if retention.keep_days is not None:
-        run.move(_midnight(now) - timedelta(days=retention.keep_days))
+    run.move()
     if retention.keep_bytes is not None:
         run.shrink(retention.keep_bytes)
     return run.done
 
 
 def folder_of(warehouse: Warehouse, settings: Settings) -> Path:
-    """The folder of the archive."""
+    """Returns the folder of the archive."""
     return settings.retention.archive or warehouse.path.parent / "archive"
 
 
 def archived(warehouse: Warehouse) -> list[dict[str, Any]]:
-    """What the archive holds, by table: table_name, files, rows, bytes, last_archived_at."""
+    """Returns the content of the archive by table: table_name, files, rows, bytes, last_archived_at."""
     return warehouse.rows(QUERIES["archived"])
 
 
@@ -123,14 +123,15 @@ class _Run:
     ) -> None:
         self._warehouse, self._kept, self._now, self._stop, self._tables = warehouse, kept, now, stop, tables
         self._folder = folder_of(warehouse, settings)
+        self._settings = settings
         self._keeps_ids = settings.store.kind == "cluster"
         self._distance = timedelta(seconds=2 * settings.ingest.deduplicate_seconds)
         self.done = Archived(0, 0, 0)
 
     def finish(self) -> None:
-        """Delete from the warehouse what files hold that were written and not recorded."""
-        for half in self._folder.glob("*/*.tmp"):
-            half.unlink()
+        """Records files that were written but not recorded, and deletes their rows from the warehouse."""
+        for partial in self._folder.glob("*/*.tmp"):
+            partial.unlink()
         known = {row["file"] for row in self._warehouse.rows(QUERIES["known_files"])}
         for table in self._tables:
             for path in sorted((self._folder / table).glob("day=*/*.parquet")):
@@ -138,32 +139,48 @@ class _Run:
                     deleted = self._take_over([_File(path, table)])
                     log.warning("archive: %s was not recorded; %d of its rows were in the warehouse", path, deleted)
 
-    def move(self, before: datetime) -> None:
-        """Move what was received before that midnight."""
-        for row in self._warehouse.rows(QUERIES["days"], {"before": before}):
-            self._move_day(row["day"], before)
+    def move(self) -> None:
+        """Moves events older than retention.keep_days, of each workload its own."""
+        answer_minutes.follow(self._warehouse)
+        known = [None, *(row["workload"] for row in self._warehouse.rows(QUERIES["workloads"]))]
+        moving = [before for workload in known if (before := self._before(workload)) is not None]
+        for (day, table), workloads in self._days(max(moving)) if moving else ():
+            bounds = {workload: self._before(workload) for workload in workloads}
+            for before in sorted(one for one in set(bounds.values()) if one is not None and _midnight(day) < one):
+                self._move_day(table, day, [one for one in workloads if bounds[one] == before], before)
+
+    def _before(self, workload: str | None) -> datetime | None:
+        settings = self._settings if workload is None else self._settings.for_workload(workload)
+        days = settings.retention.keep_days
+        return None if days is None else _midnight(self._now) - timedelta(days=days)
+
+    def _days(self, before: datetime) -> Iterator[tuple[tuple[date, str], list[str | None]]]:
+        """Yields the days and tables with rows from before a midnight, and the workloads of the rows."""
+        rows = self._warehouse.rows(QUERIES["days"], {"before": before, "tables": self._tables})
+        for key, group in groupby(rows, itemgetter("day", "table_name")):
+            yield key, [row["workload"] for row in group]
 
     def shrink(self, keep_bytes: int) -> None:
-        """Move the oldest days, never today, until the warehouse uses no more than so many bytes."""
-        for row in self._warehouse.rows(QUERIES["days"], {"before": _midnight(self._now)}):
+        """Moves the oldest days, never today, until the warehouse uses at most `keep_bytes`."""
+        for day, tables in groupby(self._days(_midnight(self._now)), lambda one: one[0][0]):
             if self._stop.is_set() or self._warehouse.size().used <= keep_bytes:
                 return
-            self.move(_midnight(row["day"]) + timedelta(days=1))
-            self._warehouse.checkpoint()  # what was deleted is free only now
+            for (_, table), workloads in tables:
+                self._move_day(table, day, workloads, _midnight(day) + timedelta(days=1))
+            self._warehouse.checkpoint()  # frees the space of deleted rows
         used = self._warehouse.size().used
         if used > keep_bytes and not self._stop.is_set():
             raise ArchiveError(
-                f"warehouse {self._warehouse.path}: uses {used:,} bytes, and all that can be archived was; the rest is "
-                f"of today or still needed: raise retention.keep_bytes ({keep_bytes:,})"
+                f"warehouse {self._warehouse.path}: uses {used:,} bytes although everything possible is archived; the "
+                f"rest is from today or still needed: raise retention.keep_bytes ({keep_bytes:,})"
             )
 
-    def _move_day(self, day: date, before: datetime) -> None:
-        for table in self._tables:
-            while not self._stop.is_set() and self._move_part(table, day, before):
-                pass
+    def _move_day(self, table: str, day: date, workloads: Sequence[str | None], before: datetime) -> None:
+        while not self._stop.is_set() and self._move_part(table, day, workloads, before):
+            pass
 
-    def _move_part(self, table: str, day: date, before: datetime) -> bool:
-        """Move some rows of a day and table, with the feedback on them; False when there are none."""
+    def _move_part(self, table: str, day: date, workloads: Sequence[str | None], before: datetime) -> bool:
+        """Moves some rows of a day and table with their feedback; returns False if there are none."""
         files: list[_File] = []
         with self._warehouse.cursor() as cursor:
             try:
@@ -171,28 +188,29 @@ class _Run:
                 cursor.register("kept_interactions", pa.table({"id": pa.array(self._kept.interactions, pa.string())}))
                 distance = self._distance // timedelta(microseconds=1)
                 wanted = {"day": day, "before": before, "distance": distance, "rows": PART_ROWS}
+                wanted |= {"workloads": workloads}
                 leaving = QUERIES[f"leaving_{table}"]
-                found = cursor.execute(leaving, parameters_of(leaving, wanted)).fetchone()
-                if found is None or not found[0]:
+                count = cursor.execute(leaving, parameters_of(leaving, wanted)).fetchone()
+                if count is None or not count[0]:
                     return False
                 files += self._write(cursor, table, day, table)
                 if table == "interactions":
                     files += self._write(cursor, "feedback_with_interactions", day, "feedback")
             except (duckdb.IOException, duckdb.OutOfMemoryException, OSError) as error:
-                for file in files:  # an interaction does not leave without its feedback
+                for file in files:  # an interaction and its feedback are archived together
                     file.path.unlink()
                 raise self._not_written(error) from error
         if not self._take_over(files):
-            raise ArchiveError(f"archive {self._folder}: rows of {day} in {table} were written, and not found again")
+            raise ArchiveError(f"archive {self._folder}: rows of {day} in {table} were written but not deleted")
         return True
 
     def _write(self, cursor: duckdb.DuckDBPyConnection, query: str, day: date, table: str) -> list[_File]:
-        """The rows of a query as a file of the archive, on the disk for good; no file when there are none."""
+        """Writes and fsyncs the rows of a query as a file of the archive; no file if there are no rows."""
         folder = self._folder / table / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
         if free < FREE_BYTES:
-            raise OSError(f"{free / 2**20:.0f} MiB are free, and {FREE_BYTES / 2**20:.0f} must stay so")
+            raise OSError(f"{free / 2**20:.0f} MiB are free, and {FREE_BYTES / 2**20:.0f} MiB must stay free")
         aside = folder.parent / "writing.tmp"
         try:
             sql = f"COPY ({QUERIES[query]}) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd)"
@@ -200,7 +218,7 @@ class _Run:
             if written is None or not written[0]:
                 return []
             fsync(aside)
-            path = folder / f"{_sha256(aside)[:16]}.parquet"
+            path = folder / f"{sha256(aside)[:16]}.parquet"
             aside.rename(path)
         finally:
             aside.unlink(missing_ok=True)
@@ -209,13 +227,13 @@ class _Run:
         return [_File(path, table)]
 
     def _take_over(self, files: Sequence[_File]) -> int:
-        """Delete from the warehouse what the files hold and record them, in one transaction; how many were deleted."""
+        """Records files and deletes their rows from the warehouse, in one transaction; returns how many."""
         try:
             held = [(file, str(file.path), self._record(file)) for file in files]
         except (duckdb.Error, OSError) as error:
             names = ", ".join(str(file.path) for file in files)
             raise ArchiveError(
-                f"archive: {names} cannot be read ({first_line(error)}); move it away if it is none of the archive's"
+                f"archive: {names} cannot be read ({first_line(error)}); move it away if it is not an archive file"
             ) from error
         deleted = 0
         try:
@@ -231,9 +249,9 @@ class _Run:
                     insert(cursor, "archives", **record)
                     if self._keeps_ids and file.table != "dead_letters":
                         cursor.execute(QUERIES["keep_ids"], {"table": file.table, "file": path})
-        except duckdb.TransactionException as error:  # the rows were changed by another, as dead letters by a replay
+        except duckdb.TransactionException as error:  # rows were changed meanwhile, such as dead letters by a replay
             raise ArchiveError(
-                f"archive {self._folder}: {first_line(error)}; the next run deletes what was written there"
+                f"archive {self._folder}: {first_line(error)}; the next run deletes the archived rows"
             ) from error
         for _, _, record in held:
             done = self.done
@@ -241,7 +259,7 @@ class _Run:
         return deleted
 
     def _record(self, file: _File) -> dict[str, Any]:
-        """The file's row in `archives`."""
+        """Returns the file's row in `archives`."""
         with self._warehouse.cursor() as cursor:
             rows, first, last = _row(cursor.execute(QUERIES["held"], {"file": str(file.path)}))
         return {
@@ -251,7 +269,7 @@ class _Run:
             "bytes": file.path.stat().st_size,
             "first_received_at": first,
             "last_received_at": last,
-            "sha256": _sha256(file.path),
+            "sha256": sha256(file.path),
             "archived_at": self._now,
         }
 
@@ -260,8 +278,8 @@ class _Run:
 
     def _not_written(self, error: Exception) -> ArchiveError:
         return ArchiveError(
-            f"archive {self._folder}: cannot be written ({first_line(error)}); what it was to hold stays in the "
-            "warehouse: free disk space, or set retention.archive to a folder elsewhere"
+            f"archive {self._folder}: cannot be written ({first_line(error)}); the events stay in the warehouse: free "
+            "disk space, or set retention.archive to another folder"
         )
 
 
@@ -283,8 +301,3 @@ def _row(cursor: duckdb.DuckDBPyConnection) -> Any:
     row = cursor.fetchone()
     assert row is not None
     return row
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

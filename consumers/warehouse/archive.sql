@@ -1,22 +1,26 @@
 -- name: days
--- The days on which something was received that is still here.
-SELECT DISTINCT received_at::DATE AS day
+-- The days with events received on them. Feedback and dead letters have no workload of their own.
+SELECT DISTINCT received_at::DATE AS day, table_name, workload
 FROM (
-    SELECT received_at FROM interactions
+    SELECT received_at, 'interactions' AS table_name, workload FROM interactions
     UNION ALL
-    SELECT received_at FROM feedback
+    SELECT received_at, 'feedback', NULL FROM feedback
     UNION ALL
-    SELECT received_at FROM dead_letters
+    SELECT received_at, 'dead_letters', NULL FROM dead_letters
 )
-WHERE received_at < $before
-ORDER BY day
+WHERE received_at < $before AND table_name IN (SELECT unnest($tables::VARCHAR[]))
+ORDER BY day, list_position($tables::VARCHAR[], table_name), workload
+
+-- name: workloads
+SELECT DISTINCT workload FROM answer_minutes
 
 -- name: leaving_interactions
--- Interactions of one day that nothing needs any more, the oldest first. One with younger feedback waits for it.
+-- Interactions of one day and some workloads that may leave. Interactions with newer feedback wait for it.
 CREATE OR REPLACE TEMP TABLE leaving AS
 SELECT id, timestamp, topic, partition, "offset", received_at
 FROM interactions
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
+    AND workload IN (SELECT unnest($workloads::VARCHAR[]))
     AND timestamp < (SELECT max(timestamp) FROM interactions) - to_microseconds($distance)
     AND id NOT IN (SELECT id FROM kept_interactions)
     AND NOT EXISTS (
@@ -32,7 +36,7 @@ WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
 LIMIT $rows
 
 -- name: leaving_feedback
--- Feedback of one day whose interaction is not here: it left earlier, or never came.
+-- Feedback of one day whose interaction is not in the warehouse: it was archived earlier, or never arrived.
 CREATE OR REPLACE TEMP TABLE leaving AS
 SELECT id, timestamp, topic, partition, "offset", received_at
 FROM feedback
@@ -49,7 +53,7 @@ ORDER BY received_at
 LIMIT $rows
 
 -- name: interactions
--- Without its place in this warehouse's order: files are read together, and those of older versions have none.
+-- Without the number of the transaction, which is local to this warehouse and missing in files of older releases.
 SELECT interactions.* EXCLUDE (batch) FROM interactions SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
 
@@ -61,23 +65,23 @@ SELECT feedback.* EXCLUDE (batch) FROM feedback SEMI JOIN leaving USING (id, tim
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
 
 -- name: dead_letters
--- All of what was received at once: the parts of one message have no key that tells them apart.
+-- All letters received at the same time: parts of one message have no key.
 SELECT * EXCLUDE (workload) FROM dead_letters WHERE received_at >= $day AND received_at <= (SELECT max(received_at) FROM leaving)
 
 -- name: held
 SELECT count(*) AS rows, min(received_at) AS first, max(received_at) AS last FROM read_parquet($file)
 
 -- name: judged
--- Interactions on which the feedback is that left.
+-- The interactions of the archived feedback.
 SELECT DISTINCT interaction_id FROM read_parquet($file)
 
 -- name: answered_in
--- Workloads and minutes of the interactions that left.
+-- Workloads and minutes of the archived interactions.
 SELECT DISTINCT workload, date_trunc('minute', timestamp) FROM read_parquet($file, hive_partitioning = false)
 
 -- name: delete_interactions
 DELETE FROM interactions USING read_parquet($file, hive_partitioning = false) AS gone
-WHERE interactions.received_at BETWEEN $first AND $last  -- constants, by which whole row groups are skipped
+WHERE interactions.received_at BETWEEN $first AND $last  -- constants let DuckDB skip row groups
     AND interactions.id = gone.id AND interactions.timestamp = gone.timestamp
     AND interactions.received_at = gone.received_at AND interactions.topic = gone.topic
     AND interactions.partition = gone.partition AND interactions."offset" = gone."offset"
@@ -99,7 +103,7 @@ WHERE dead_letters.received_at BETWEEN $first AND $last
 SELECT file FROM archives
 
 -- name: archived
--- What the archive holds, by table.
+-- The content of the archive by table.
 SELECT table_name, count(*) AS files, sum(rows)::BIGINT AS rows, sum(bytes)::BIGINT AS bytes,
        max(archived_at) AS last_archived_at
 FROM archives

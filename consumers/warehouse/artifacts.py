@@ -1,6 +1,6 @@
-"""Files that rows of the warehouse name: folders of versions and of datasets, and reports.
+"""Files named by rows of the warehouse: folders of versions and datasets, and reports.
 
-On one machine they are where they were written. The daemons of a cluster also keep them in its object storage: see
+On one machine they stay where they were written. The daemons of a cluster also keep them in object storage: see
 `consumers.cluster.artifacts`.
 """
 
@@ -11,54 +11,54 @@ from typing import Literal
 import duckdb
 
 Kind = Literal["version", "dataset", "report"]
-"""A version and a dataset are the files of a folder; a report is those that differ in their suffix alone."""
+"""A version and a dataset are all files of a folder; a report is the files that differ only in their suffix."""
 Record = Callable[[duckdb.DuckDBPyConnection], None]
-"""Records within a transaction what was put into the storage, for the row that names it."""
+"""Records in a transaction that an artifact is in the storage, for the row that names it."""
 
 
 class Artifacts:
-    """Those of a warehouse that is no cluster's: nothing is kept anywhere else, and nothing comes from there."""
+    """The artifacts of a warehouse outside a cluster: there is no other storage."""
 
     def put(self, kind: Kind, path: Path) -> Record:  # noqa: ARG002
-        """Put an artifact into the storage. It counts once it is recorded, in the transaction of the row that names it.
+        """Stores an artifact. It counts once it is recorded, in the transaction of the row that names it.
 
         Args:
-            path: its folder; of a report, without a suffix.
+            path: the folder; for a report, the path without suffix.
 
         Raises:
-            StoreUnavailable: the storage does not answer. What was put there is left over, and swept up later.
+            StoreUnavailable: the storage does not answer. Partial uploads are deleted later.
         """
-        return _nothing
+        return _record_nothing
 
     def renew(self, kind: Kind, path: Path, but: str = "") -> None:
-        """Have the storage follow an artifact that it has, whose files have changed; raises as `put`.
+        """Updates a stored artifact whose files have changed; raises like `put`.
 
         Args:
-            but: a file that is about to be deleted here.
+            but: a file that is about to be deleted locally.
         """
 
     def stored(self, kind: Kind) -> set[Path]:  # noqa: ARG002
-        """What the storage has of a kind, by the place that it has here."""
+        """Returns the stored artifacts of a kind, by their local paths."""
         return set()
 
     def remove(self, cursor: duckdb.DuckDBPyConnection, kind: Kind, paths: Iterable[Path]) -> None:
-        """Mark artifacts as removed, in the transaction of the rows that named them. Those of no row are none."""
+        """Marks artifacts as removed, in the transaction of the rows that named them; unknown ones are ignored."""
 
     def delete_removed(self) -> None:
-        """Delete from the storage what was removed, and what no row ever named; put back what it has lost.
+        """Deletes removed and unrecorded artifacts from the storage, and restores lost ones.
 
         Raises:
-            StoreUnavailable: the storage does not answer, and may have some of it still. The next call does the rest.
+            StoreUnavailable: the storage does not answer, and some may be left. The next call continues.
         """
 
     def follow(self) -> bool:
-        """Make the files on this machine those that the rows name. Returns whether all are here; see `problems`."""
+        """Makes the local files equal to those that the rows name, and returns whether all exist; see `problems`."""
         return True
 
     def problems(self) -> list[str]:
-        """What is not here or was lost, and why, for a person."""
+        """Describes missing and lost artifacts, for a person."""
         return []
 
 
-def _nothing(_: duckdb.DuckDBPyConnection) -> None:
-    """Nothing was put anywhere."""
+def _record_nothing(_: duckdb.DuckDBPyConnection) -> None:
+    """Does nothing."""

@@ -1,4 +1,4 @@
-"""Messages that are no events: what is kept of one."""
+"""Dead letters: redacted copies of messages that are not events."""
 
 import base64
 import codecs
@@ -22,29 +22,29 @@ QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 PAGE = 200
 
 KEPT_CHARACTERS = 65_536
-# What a cut leaves of a card number or a key would not be recognised: the last piece goes too.
+# A truncated card number or key would not be recognised, so the end is removed, too.
 CUT_MARGIN = 256
 
-# In text that is no JSON, or has JSON within: the key, however deep the value is nested, and as OpenTelemetry writes an
-# attribute; quotes may be escaped.
+# A user's key and value in text that is not JSON or contains JSON, at any depth, also as an attribute of OpenTelemetry;
+# quotes may be escaped.
 _USER_ID = re.compile(
     rf"""(\\{{0,8}}"(?:{KEY})\\{{0,8}}"\s{{0,8}}"""
     r"""(?:,\s{0,8}\\{0,8}"value\\{0,8}"\s{0,8})?:(?:[\s\[{:]|\\{0,8}"[^"\\]{0,64}\\{0,8}"\s{0,8}:)*+)"""
     r"""(?:\\{1,8}"[^"\\]*+(?:\\{1,8}")?|"(?:[^"\\]|\\.)*+"?|[\w.+-]++)?"""
 )
-# What is encoded cannot be looked through where the message is no JSON, or is cut.
+# Encoded data, which cannot be redacted if the message is not JSON or is truncated.
 _ENCODED = re.compile(r'(\\{0,8}"data_base64\\{0,8}"\s{0,8}:\s{0,8})\\{0,8}"[^"\\]*+(?:\\{0,8}")?')
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-# In whatever else is wrong: where a message names its workload.
+# The workload that a message names, whatever else is wrong with it.
 _WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that is no event, redacted.
+    """A redacted message that is not an event.
 
     Attributes:
-        workload: the one it names, if it does.
+        workload: the workload that it names; None: none.
     """
 
     topic: str
@@ -60,15 +60,15 @@ class DeadLetter:
         return f"{self.topic}:{self.partition}:{self.offset}"
 
     def message(self) -> dict[str, Any]:
-        """As it goes to the dead-letter topic."""
+        """Returns the message for the dead-letter topic."""
         return asdict(self)
 
 
 def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Callable[[str], str]) -> DeadLetter:
-    """What is kept of a message, or of a part of one, that is no event. Its detail and payload share their numbers.
+    """Makes a dead letter of a message, or a part of one, with the same placeholders in detail and payload.
 
-    Of a CloudEvent in binary mode, the structured form is kept: a replay has no headers. What cannot be redacted is not
-    kept, such as Avro and damaged Protobuf: nothing tells there which text is a user.
+    A CloudEvent in binary mode is kept in structured form, because a replay has no headers. Content that cannot be
+    redacted, such as Avro and damaged Protobuf, is not kept: users cannot be found in it.
     """
     reason = bad.error.reason
     try:
@@ -77,19 +77,19 @@ def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Cal
         envelope = binary_envelope(record.headers) if bad.part is None else {}
         payload = None if value is None else _payload(value, envelope, redactor, scope, pseudonym)
         detail = redactor.text(_without_user_ids(bad.error.detail), scope)
-        named = _WORKLOAD.search(value or b"", 0, KEPT_CHARACTERS)
-        workload = redactor.text(named[1].decode("utf-8", "replace"), scope) if named else None
-    except Exception as error:  # noqa: BLE001  (what one message holds must not stop the stream)
+        match = _WORKLOAD.search(value or b"", 0, KEPT_CHARACTERS)
+        workload = redactor.text(match[1].decode("utf-8", "replace"), scope) if match else None
+    except Exception as error:  # noqa: BLE001  (the content of a message must not stop the stream)
         return unredacted(record.topic, record.partition, record.offset, error, reason)
     return DeadLetter(record.topic, record.partition, record.offset, reason, detail, payload, workload)
 
 
 def unredacted(topic: str, partition: int, offset: int, error: Exception, reason: str = UNFORESEEN) -> DeadLetter:
-    """Of a message that cannot be redacted: the error's text might quote it."""
+    """Makes a dead letter without content of a message that cannot be redacted; the error's text may quote it."""
     if isinstance(error, msgspec.ValidationError):  # its text quotes nothing
-        detail = f"a number that is nested in it is beyond what is stored ({error}); the message is on the broker alone"
+        detail = f"a nested number is out of range ({error}); the message is only on the broker"
         return DeadLetter(topic, partition, offset, reason, detail, None)
-    detail = f"{type(error).__name__} while personal data was looked for; the message is on the broker alone"
+    detail = f"{type(error).__name__} during redaction; the message is only on the broker"
     return DeadLetter(topic, partition, offset, reason, detail, None)
 
 
@@ -103,10 +103,10 @@ def _payload(
         try:
             plain = msgspec.json.decode(value)
             whole = envelope | {"data": plain} if "specversion" in envelope else plain
-            # Through the values, so that nothing hides behind JSON's escapes.
+            # Redacts decoded values, so that JSON's escapes hide nothing.
             return to_json(redactor.value(_readable(whole), scope, Pseudonyms(pseudonym)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass  # no JSON: as text
+            pass  # not JSON: kept as text
     if not _is_text(value, is_framed):
         return None
     text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
@@ -115,10 +115,10 @@ def _payload(
 
 
 def _is_text(value: bytes, is_framed: bool) -> bool:
-    """Whether a message that is no JSON is text: it begins as JSON, or has no control characters.
+    """Whether a message that is not JSON is text: it begins like JSON, or has no control characters.
 
-    In the frame of a schema registry the first alone counts, of objects and arrays: Avro has nothing but text around
-    long texts, and its first byte may be a quote.
+    In a schema registry's frame, it has to begin like an object or an array: Avro's bytes around long texts may look
+    like text, and its first byte may be a quote.
     """
     begin = value[:64].lstrip(codecs.BOM_UTF8 + b" \t")[:1]
     if begin in (b"{", b"["):
@@ -127,12 +127,12 @@ def _is_text(value: bytes, is_framed: bool) -> bool:
 
 
 def _without_user_ids(text: str) -> str:
-    """Of a text that is no JSON."""
+    """Removes users and encoded data from text that is not JSON."""
     return _USER_ID.sub(r'\1"<USER>"', _ENCODED.sub(r'\1"<BASE64>"', text))
 
 
 def _readable(value: Any) -> Any:
-    """The value with nothing in it that hides a user: what is encoded, or nearly JSON."""
+    """Decodes everything in a value that may hide a user: encoded data and JSON in texts."""
     if isinstance(value, str):
         return _readable_text(value)
     if isinstance(value, list):
@@ -145,48 +145,48 @@ def _readable(value: Any) -> Any:
 
 
 def _plain(envelope: dict[str, Any]) -> dict[str, Any]:
-    """The envelope with its content as `data`, decoded; without it, where that is no text and cannot be redacted."""
-    held = {key: item for key, item in envelope.items() if key != "data_base64"}
+    """Decodes the data of an envelope; data that is not text cannot be redacted, and is dropped."""
+    rest = {key: item for key, item in envelope.items() if key != "data_base64"}
     try:
         text = base64.b64decode(envelope["data_base64"], validate=True).decode()
     except (TypeError, ValueError):
-        return held
+        return rest
     try:
-        return held | {"data": msgspec.json.decode(text)}
+        return rest | {"data": msgspec.json.decode(text)}
     except msgspec.DecodeError:
-        return held | {"data": text}
+        return rest | {"data": text}
 
 
 def _readable_text(text: str) -> str:
-    """A text that may be JSON: envelopes and spans carry events as such."""
+    """Decodes a text that may be JSON, in which envelopes and spans carry events."""
     if text.lstrip()[:1] not in ("{", "["):
         return _without_user_ids(text)
     try:
-        held = msgspec.json.decode(text)
-        clean = _readable(held)
-        return text if clean == held else to_json(clean)
+        value = msgspec.json.decode(text)
+        readable = _readable(value)
+        return text if readable == value else to_json(readable)
     except msgspec.DecodeError:
         return _without_user_ids(text)
 
 
 def count_dead_letters(warehouse: Warehouse, topic: str) -> int:
-    """How many dead letters of a topic there are: those that were replayed or archived are none of them."""
-    found = warehouse.row(QUERIES["count_dead_letters"], {"topic": topic})
-    assert found is not None
-    return int(found["letters"])
+    """Counts the dead letters of a topic, without replayed and archived ones."""
+    row = warehouse.row(QUERIES["count_dead_letters"], {"topic": topic})
+    assert row is not None
+    return int(row["letters"])
 
 
 def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> Iterator[dict[str, Any]]:
-    """The newest dead letters, newest first: topic, partition, offset, reason, detail, payload, received_at.
+    """Yields the newest dead letters first: topic, partition, offset, reason, detail, payload, received_at.
 
-    Payloads are read a page at a time, of the warehouse as it was when the first one was asked for.
+    Payloads are read page by page from one state of the warehouse.
     """
     with warehouse.cursor() as cursor:
-        cursor.begin()  # numbers of rows stay the same in a transaction
+        cursor.begin()  # row ids are stable within a transaction
         try:
             cursor.execute(QUERIES["newest_dead_letters"], {"limit": limit, "reason": reason})
-            found = [row for (row,) in cursor.fetchall()]
-            for start in range(0, len(found), PAGE):
-                yield from rows_of(cursor.execute(QUERIES["dead_letters"], {"rows": found[start : start + PAGE]}))
+            rows = [row for (row,) in cursor.fetchall()]
+            for start in range(0, len(rows), PAGE):
+                yield from rows_of(cursor.execute(QUERIES["dead_letters"], {"rows": rows[start : start + PAGE]}))
         finally:
             cursor.rollback()

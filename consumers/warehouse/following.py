@@ -1,5 +1,7 @@
-"""How tables follow the events: by the numbers of the transactions that stored them, so that what comes late or by a
-replay is taken in with its transaction."""
+"""Keeps derived tables up to date with the events.
+
+They follow the numbers of the transactions that stored the events, so late and replayed events are included.
+"""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -13,15 +15,15 @@ def follow(
     warehouse: Warehouse,
     changing: AbstractContextManager[object],
     queries: Mapping[str, str],
-    take_in: Callable[[duckdb.DuckDBPyConnection, int], None],
+    update: Callable[[duckdb.DuckDBPyConnection, int], None],
 ) -> None:
-    """Take in what was stored since the last look, in one transaction.
+    """Updates a table with everything stored since the last update, in one transaction.
 
     Args:
-        changing: the lock of the table: of two transactions that change it at once, the second would fail.
-        queries: `behind` returns the last transaction that was taken in and the last one that there is, or no row where
-            they are the same; `advance` moves the first to $until.
-        take_in: changes the table by what the transactions after this one stored.
+        changing: the lock of the table: the second of two concurrent transactions would fail.
+        queries: `behind` returns the last transaction included and the last one stored, or no row if they are equal;
+            `advance` moves the first to $until.
+        update: updates the table with what was stored after the given transaction.
 
     Raises:
         WarehouseError: the warehouse cannot be written.
@@ -29,7 +31,7 @@ def follow(
     with changing:
         if warehouse.row(queries["behind"]) is None:
             return
-        with warehouse.transaction() as cursor:
+        with warehouse.transaction(recorded=False) as cursor:
             since, until = cursor.execute(queries["behind"]).fetchall()[0]
-            take_in(cursor, since)
+            update(cursor, since)
             cursor.execute(queries["advance"], {"until": until})

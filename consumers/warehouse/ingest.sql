@@ -5,7 +5,7 @@ SELECT topic, partition, next_offset FROM offsets;
 SELECT topic, partition, cluster_id, topic_id FROM offsets WHERE cluster_id IS NOT NULL OR topic_id IS NOT NULL;
 
 -- name: stored_key_ids
--- The keys under which users have pseudonyms.
+-- The keys of the stored pseudonyms.
 SELECT DISTINCT left(user_id, 4) AS key_id
 FROM (SELECT user_id FROM interactions UNION ALL SELECT user_id FROM feedback)
 WHERE user_id LIKE '____:%';
@@ -13,92 +13,35 @@ WHERE user_id LIKE '____:%';
 -- name: next_batch
 UPDATE batches SET last = last + 1 RETURNING last;
 
--- name: insert_interactions
-INSERT INTO interactions SELECT *, $batch FROM batch_interactions;
+-- name: insert_events
+-- Here and in the next three queries, {table} is the table of the events.
+INSERT INTO {table} SELECT *, $batch FROM batch_events;
 
--- name: insert_new_interactions
-INSERT INTO interactions
-SELECT *, $batch FROM batch_interactions AS batch
+-- name: insert_new_events
+INSERT INTO {table}
+SELECT *, $batch FROM batch_events AS batch
 WHERE NOT EXISTS (
-    SELECT 1 FROM interactions AS stored
+    SELECT 1 FROM {table} AS stored
     WHERE stored.id = batch.id
-      -- The first bounds are constants: whole row groups are skipped by them.
+      -- The first bounds are constants, which let DuckDB skip whole row groups.
       AND stored.timestamp BETWEEN $low AND $high
       AND stored.timestamp BETWEEN batch.timestamp - to_microseconds($distance) AND batch.timestamp + to_microseconds($distance)
 );
 
--- name: reach_interactions
--- From when on ids are remembered: a distance before the newest event, or less, if that are more than so many.
+-- name: remembered_since
+-- The time since which ids are remembered: a distance before the newest event, or less if there are more than $most ids.
 SELECT
     CASE WHEN count(*) < $most THEN max(timestamp) - to_microseconds($distance) ELSE min(timestamp) END AS since,
     count(*) AS ids
 FROM (
-    SELECT timestamp FROM interactions
-    WHERE timestamp >= (SELECT max(timestamp) FROM interactions) - to_microseconds($distance)
+    SELECT timestamp FROM {table}
+    WHERE timestamp >= (SELECT max(timestamp) FROM {table}) - to_microseconds($distance)
     ORDER BY timestamp DESC
     LIMIT $most
 );
 
--- name: ids_interactions
-SELECT id FROM interactions WHERE timestamp >= $since;
-
--- name: insert_feedback
-INSERT INTO feedback SELECT *, $batch FROM batch_feedback;
-
--- name: insert_new_feedback
-INSERT INTO feedback
-SELECT *, $batch FROM batch_feedback AS batch
-WHERE NOT EXISTS (
-    SELECT 1 FROM feedback AS stored
-    WHERE stored.id = batch.id
-      -- The first bounds are constants: whole row groups are skipped by them.
-      AND stored.timestamp BETWEEN $low AND $high
-      AND stored.timestamp BETWEEN batch.timestamp - to_microseconds($distance) AND batch.timestamp + to_microseconds($distance)
-);
-
--- name: reach_feedback
--- From when on ids are remembered: a distance before the newest event, or less, if that are more than so many.
-SELECT
-    CASE WHEN count(*) < $most THEN max(timestamp) - to_microseconds($distance) ELSE min(timestamp) END AS since,
-    count(*) AS ids
-FROM (
-    SELECT timestamp FROM feedback
-    WHERE timestamp >= (SELECT max(timestamp) FROM feedback) - to_microseconds($distance)
-    ORDER BY timestamp DESC
-    LIMIT $most
-);
-
--- name: ids_feedback
-SELECT id FROM feedback WHERE timestamp >= $since;
-
--- name: insert_shadow_answers
-INSERT INTO shadow_answers SELECT *, $batch FROM batch_shadow_answers;
-
--- name: insert_new_shadow_answers
-INSERT INTO shadow_answers
-SELECT *, $batch FROM batch_shadow_answers AS batch
-WHERE NOT EXISTS (
-    SELECT 1 FROM shadow_answers AS stored
-    WHERE stored.id = batch.id
-      -- The first bounds are constants: whole row groups are skipped by them.
-      AND stored.timestamp BETWEEN $low AND $high
-      AND stored.timestamp BETWEEN batch.timestamp - to_microseconds($distance) AND batch.timestamp + to_microseconds($distance)
-);
-
--- name: reach_shadow_answers
--- From when on ids are remembered: a distance before the newest event, or less, if that are more than so many.
-SELECT
-    CASE WHEN count(*) < $most THEN max(timestamp) - to_microseconds($distance) ELSE min(timestamp) END AS since,
-    count(*) AS ids
-FROM (
-    SELECT timestamp FROM shadow_answers
-    WHERE timestamp >= (SELECT max(timestamp) FROM shadow_answers) - to_microseconds($distance)
-    ORDER BY timestamp DESC
-    LIMIT $most
-);
-
--- name: ids_shadow_answers
-SELECT id FROM shadow_answers WHERE timestamp >= $since;
+-- name: remembered_ids
+SELECT id FROM {table} WHERE timestamp >= $since;
 
 -- name: insert_dead_letters
 INSERT INTO dead_letters SELECT * FROM batch_dead_letters;
@@ -123,7 +66,7 @@ SELECT number FROM followed_segments;
 UPDATE followed_segments SET number = $number WHERE number = $number - 1 OR ($expired AND number < $number);
 
 -- name: archived_ids
--- Of a batch, those that are in the archive.
+-- The ids of a batch that are in the archive.
 SELECT id FROM batch_ids WHERE md5_number_lower(id) IN (SELECT hash FROM archived_ids WHERE table_name = $table);
 
 -- name: first_offsets
@@ -147,7 +90,7 @@ WHERE rowid IN (SELECT unnest($rows))
 ORDER BY received_at DESC, topic, partition, "offset" DESC;
 
 -- name: letters_to_replay
--- The next ones behind a place: at most so many, and so many characters, but one at least.
+-- The letters after $key: at most $most letters and about $size characters, but at least one letter.
 SELECT * EXCLUDE (reached) FROM (
     SELECT *, sum(length(payload)) OVER (ORDER BY received_at, key ROWS UNBOUNDED PRECEDING) - length(payload) AS reached
     FROM (
@@ -170,8 +113,8 @@ WHERE dead_letters.topic = done.topic AND dead_letters.partition = done.partitio
   AND dead_letters."offset" = done."offset" AND dead_letters.payload = done.payload;
 
 -- name: reach_producers
--- From when on messages are counted: a day before the last one that was stored. Dead letters are, from the last time on
--- at which ingestion was asked to go on and had caught up.
+-- The time since which messages are counted: a day before the last stored one. Dead letters are counted since the last time at
+-- which ingestion was resumed and had caught up.
 SELECT
     (
         SELECT max(received_at) FROM (
@@ -184,8 +127,8 @@ SELECT
     EXISTS (FROM ingest_resumptions WHERE caught_up_at IS NULL) AS catching_up;
 
 -- name: known_producers
--- What producers sent last, by topic and workload (feedback names none), oldest first; files are nobody's. Each has as
--- many of its last messages here as a window holds.
+-- The latest messages of producers, by topic and workload (feedback has none); files have no producer. Each producer has as
+-- many messages as a window holds.
 WITH batches AS (
     SELECT topic, workload, received_at, count(*) AS events, 0 AS dead, NULL AS example
     FROM interactions WHERE received_at >= $since GROUP BY ALL

@@ -1,8 +1,7 @@
-"""The table `judgements`: votes and corrections, each beside the answer that it is about.
+"""The table `judgements`: votes and corrections, each with the answer that it is about.
 
-It follows the events by the numbers of the transactions that stored them, as the ledger does: what comes late, twice or
-by a replay is taken in with its transaction, and all judgements of an interaction are made anew when anything about it
-came. So what is asked each minute of each workload reads a narrow table, and nothing joins all events.
+It follows the events, see `following`: new events about an interaction recompute all of its judgements. So queries that
+run every minute for each workload read a narrow table, and never join all events.
 """
 
 import threading
@@ -17,31 +16,29 @@ from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "judgements.sql")
 changing = threading.Lock()
-"""Held while the table changes: of two transactions that change it at once, the second would fail."""
-VOTES_PER_ACCOUNT = 5
-"""So many votes of an account count, of each name, about each version: nobody decides alone."""
+"""Held while the table changes: the second of two concurrent transactions would fail."""
 
 
 def follow(warehouse: Warehouse) -> None:
-    """Take in what was stored since the last look; call it before the table is read.
+    """Adds everything stored since the last call; call it before reading the table.
 
     Raises:
         WarehouseError: the warehouse cannot be written.
     """
-    following.follow(warehouse, changing, QUERIES, _take_in)
+    following.follow(warehouse, changing, QUERIES, _update)
 
 
-def _take_in(cursor: duckdb.DuckDBPyConnection, since: int) -> None:
+def _update(cursor: duckdb.DuckDBPyConnection, since: int) -> None:
     cursor.execute(QUERIES["touched"], {"since": since})
     _renew(cursor, since)
     cursor.execute(QUERIES["count_feedback"], {"since": since, "reserved": sorted(RESERVED)})
 
 
 def feedback_totals(warehouse: Warehouse, workload: str) -> dict[tuple[str, str], int]:
-    """By name (`other`: not one of the reserved ones) and source, all feedback so far on answers of the workload.
+    """Returns the number of feedback events on answers of a workload, by name and source.
 
-    Feedback names no workload: `follow` counts it once its answer is there. It stays counted when that has left the
-    warehouse.
+    Names that are not reserved count as `other`. Feedback does not name a workload, so `follow` counts it once its
+    answer is stored. It stays counted when the answer is archived.
     """
     rows = warehouse.rows(QUERIES["feedback_totals"], {"workload": workload})
     return {(row["name"], row["source"]): row["total"] for row in rows}
@@ -50,8 +47,10 @@ def feedback_totals(warehouse: Warehouse, workload: str) -> dict[tuple[str, str]
 def latest_complaints(
     warehouse: Warehouse, workload: str, since: datetime
 ) -> dict[tuple[str, str], tuple[str, datetime]]:
-    """By name and source, the interaction of the last answer that was called unhelpful or invented, or was corrected;
-    and when that was received."""
+    """Returns the latest complaint by name and source: the interaction, and when the complaint was received.
+
+    A complaint is an unhelpful or hallucination vote, or a correction.
+    """
     rows = warehouse.rows(QUERIES["latest_complaints"], {"workload": workload, "since": since})
     return {(row["name"], row["source"]): (row["interaction_id"], row["received_at"]) for row in rows}
 
@@ -65,27 +64,26 @@ def comparable_votes(
     now: datetime,
     mature_after: timedelta | None = None,
     period: timedelta | None = None,
-    per_account: int = VOTES_PER_ACCOUNT,
 ) -> None:
-    """Put the votes on the answers of a span into the temporary table `comparable_votes` of this cursor.
+    """Puts the votes on the answers of a span into the temporary table `comparable_votes` of this cursor.
 
-    It is the one definition of a vote: what compares or counts votes reads this table, after `follow`. A row for each
-    interaction, name (helpful or hallucination) and source:
+    This is the one definition of a vote: all code that compares or counts votes reads this table, after `follow`. It
+    has one row for each interaction, name (helpful or hallucination) and source:
 
-    - The last vote counts. Whoever corrects an answer without a vote found it unhelpful (see the view `votes`).
-    - Of a user's account the first `per_account` answers that it voted on count, of each name and version: votes of an
-      account are alike, and nobody decides alone. The account is that of the voter or, where the feedback names none,
-      of who asked. Votes of other sources have none.
-    - With `mature_after`, votes that came within that time after the answer count, and only of answers that are at
-      least so old: old answers and new ones then had the same time to be voted on.
-    - With `period`, time is cut into periods of that length, the last of which ends at `now`, and votes count that came
-      by the end of the answer's period. So an earlier period is seen as it was when it was the last one, and can be
-      compared with that one, whose newest answers had little time.
-    - What answered is traffic: no demonstration.
+    - The last vote counts. A correction without a vote counts as unhelpful (see the view `votes`).
+    - Every vote of an account counts. Votes of one account are correlated, which `retuned.monitors.rates` takes into
+      account. The account is the voter or, if the feedback names none, the user who asked. Votes of other sources have
+      no account.
+    - With `mature_after`, only votes within that time after the answer count, and only answers of at least that age, so
+      old and new answers had the same time to collect votes.
+    - With `period`, time is cut into periods of that length, the last of which ends at `now`, and votes until the end
+      of the answer's period count. So an earlier period looks as it did when it was the last one, and is comparable
+      with the last one, whose newest answers had little time.
+    - Demonstrations are excluded.
 
-    Columns: interaction_id, conversation, answered_at, model, version (of the workload that the model names, else
-    `base`), imported (from a file), name, source, value (helpful, or invented), account (null: none), voted_at, and
-    unit: what may be taken for independent, the account or else the conversation.
+    Columns: interaction_id, conversation, answered_at, model, version (the workload's version that the model names,
+    else `base`), imported (from a file), name, source, value (helpful, or invented), account (null: none), voted_at,
+    and unit: the account, else the conversation.
 
     Args:
         start, end: answers with start ≤ timestamp < end (UTC).
@@ -99,15 +97,14 @@ def comparable_votes(
             "mature_after": mature_after,
             "now": now,
             "period": period,
-            "per_account": per_account,
         },
     )
 
 
 def renew(cursor: duckdb.DuckDBPyConnection, interactions: Sequence[str]) -> None:
-    """Make the judgements of these interactions anew, in the transaction in which their rows were deleted or changed.
+    """Recomputes the judgements of interactions, in the transaction that deleted or changed their rows.
 
-    `changing` is held until the transaction has ended.
+    The caller holds `changing` until the transaction has ended.
     """
     cursor.execute(QUERIES["given"], {"ids": interactions})
     _renew(cursor)

@@ -2,7 +2,7 @@
 SELECT p.last_batch AS since, b.last AS until FROM judgements_position p, batches b WHERE p.last_batch <> b.last
 
 -- name: touched
--- Interactions that came since the last look, or on which feedback did; at the first one, all with feedback.
+-- Interactions stored after $since, or with feedback stored after it; before the first update, all with feedback.
 CREATE OR REPLACE TEMP TABLE touched AS
 SELECT interaction_id AS id FROM feedback
 WHERE name IN ('helpful', 'hallucination', 'correction') AND (batch > $since OR $since < 0)
@@ -13,7 +13,7 @@ SELECT id FROM interactions WHERE batch > $since AND $since >= 0
 CREATE OR REPLACE TEMP TABLE touched AS SELECT DISTINCT unnest($ids::VARCHAR[]) AS id
 
 -- name: located
--- The answers that feedback is about, of which something came: their ids are looked for once in all that is stored.
+-- The answers of new feedback, located by one scan of all interactions.
 CREATE OR REPLACE TEMP TABLE located AS
 SELECT id, timestamp, workload, model, conversation_id, user_id, topic, received_at FROM interactions
 WHERE id IN (
@@ -25,7 +25,7 @@ DELETE FROM judgements WHERE interaction_id IN (SELECT id FROM touched)
 
 -- name: make
 INSERT INTO judgements BY NAME
-WITH said AS (
+WITH judged AS (
     SELECT id, interaction_id, name, value, source, user_id, timestamp, received_at FROM votes
     WHERE interaction_id IN (SELECT id FROM touched)
     UNION ALL
@@ -37,13 +37,13 @@ SELECT i.workload, i.id AS interaction_id, i.timestamp AS answered_at, i.receive
        coalesce(i.conversation_id, i.id) AS conversation, i.model, i.user_id AS asker_id,
        s.id AS feedback_id, s.name, s.value, s.source, s.user_id, s.timestamp,
        greatest(s.received_at, i.received_at) AS received_at
-FROM said s JOIN located i ON i.id = s.interaction_id
+FROM judged s JOIN located i ON i.id = s.interaction_id
 ORDER BY answered_at
 
 -- name: count_feedback
--- What came since the last look, and what was there before the answer that came since then.
+-- New feedback on stored answers, and earlier feedback on new answers.
 INSERT INTO feedback_totals
-WITH met AS (
+WITH joined AS (
     SELECT workload, name, source
     FROM feedback JOIN located ON located.id = interaction_id
     WHERE feedback.batch > $since
@@ -53,7 +53,7 @@ WITH met AS (
     WHERE interactions.batch > $since AND (feedback.batch <= $since OR feedback.batch IS NULL)
 )
 SELECT workload, CASE WHEN name IN (SELECT unnest($reserved::VARCHAR[])) THEN name ELSE 'other' END AS name, source, count(*)
-FROM met
+FROM joined
 GROUP BY ALL
 ON CONFLICT DO UPDATE SET total = total + excluded.total
 
@@ -64,20 +64,19 @@ UPDATE judgements_position SET last_batch = $until
 SELECT name, source, total FROM feedback_totals WHERE workload = $workload
 
 -- name: latest_complaints
--- By name and source, the last answer that was called unhelpful or invented, or was corrected.
+-- The latest complaint (unhelpful, hallucination or correction) by name and source.
 SELECT name, source, max_by(interaction_id, received_at) AS interaction_id, max(received_at) AS received_at
 FROM judgements
 WHERE workload = $workload AND received_at >= $since AND (value = (name = 'hallucination') OR name = 'correction')
 GROUP BY name, source
 
 -- name: comparable_votes
--- One row for each interaction, name and source: the last vote. Of an account the first answers that it voted on count, so
--- many of each name and version.
+-- One row for each interaction, name and source: the last vote. Votes of experts on answers that label requests are about
+-- do not count: those answers were chosen because they are likely wrong, or drawn at another rate.
 CREATE OR REPLACE TEMP TABLE comparable_votes AS
 WITH latest AS (
     SELECT interaction_id, name, source,
-           max_by(judgements, (timestamp, received_at, feedback_id)) AS last,
-           min(timestamp) AS first_at
+           max_by(judgements, (timestamp, received_at, feedback_id)) AS last
     FROM judgements
     WHERE workload = $workload AND name IN ('helpful', 'hallucination') AND NOT demonstration
       AND answered_at >= $start AND answered_at < $end
@@ -85,16 +84,17 @@ WITH latest AS (
       AND ($period::INTERVAL IS NULL OR timestamp <= $now::TIMESTAMP - to_microseconds(
           (epoch_us($now::TIMESTAMP) - epoch_us(answered_at) - 1) // epoch_us($period::INTERVAL) * epoch_us($period::INTERVAL)
       ))
+      AND NOT (source = 'expert' AND interaction_id IN (
+          SELECT interaction_id FROM label_requests WHERE workload = $workload
+      ))
     GROUP BY interaction_id, name, source
 ), votes AS (
     SELECT interaction_id, last.conversation, last.answered_at, last.model, last.imported, name, source, last.value,
-           version_of($workload, last.model) AS version,
+           -- An answer of the incumbent that replaced one of a version counts for the version: users got it.
+           version_of($workload, regexp_replace(last.model, '\+cascade$', '')) AS version,
            CASE WHEN source = 'user' THEN coalesce(last.user_id, last.asker_id) END AS account,
-           last.timestamp AS voted_at, first_at
+           last.timestamp AS voted_at
     FROM latest
 )
-SELECT * EXCLUDE (first_at), coalesce('account ' || account, 'conversation ' || conversation, interaction_id) AS unit
+SELECT *, coalesce('account ' || account, 'conversation ' || conversation, interaction_id) AS unit
 FROM votes
-QUALIFY account IS NULL OR row_number() OVER (
-    PARTITION BY account, name, source, version ORDER BY first_at, answered_at, interaction_id
-) <= $per_account

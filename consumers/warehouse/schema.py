@@ -1,6 +1,6 @@
-"""The schema of a warehouse: which one a file has, and how it becomes today's.
+"""The schema of a warehouse: its version and its migrations.
 
-Its version is the number of the last of the `migrations/` that were applied to the file.
+The version is the number of the last of the `migrations/` that was applied to the file.
 """
 
 import glob
@@ -26,24 +26,24 @@ log = logging.getLogger(__name__)
 
 MIGRATIONS = files("retuned.consumers.warehouse") / "migrations"
 COPIES = 2
-"""Copies of the file from before a migration that are kept."""
+"""The number of copies from before migrations that are kept."""
 
 
 def latest() -> int:
-    """The version that this retuned works with."""
+    """Returns the version that this release requires."""
     return max(_known())
 
 
 def version(warehouse: "Warehouse") -> int:
-    """The version of a file; 0: it has no table of retuned's."""
+    """Returns the version of a file; 0: it has no tables of retuned."""
     return max(_applied(warehouse), default=0)
 
 
 def pending(warehouse: "Warehouse") -> list[int]:
-    """Numbers of the migrations that the file has not seen.
+    """Returns the numbers of the migrations that were not applied to the file.
 
     Raises:
-        WarehouseError: the file is of a newer retuned.
+        WarehouseError: a newer release wrote the file.
     """
     known, applied = _known(), _applied(warehouse)
     if newer := applied - known.keys():
@@ -55,18 +55,18 @@ def pending(warehouse: "Warehouse") -> list[int]:
 
 
 def outdated(warehouse: "Warehouse") -> str:
-    """What is to be done about a file with pending migrations, for a person."""
+    """Describes how to migrate a file, for a person."""
     return (
-        f"its schema is version {version(warehouse)} and this retuned works with {latest()}; `retuned migrate` or a "
-        "start of the daemon migrates it, and keeps a copy of the file as it is"
+        f"its schema is version {version(warehouse)} and this retuned requires {latest()}; `retuned migrate` or a "
+        "start of the daemon migrates it, and keeps a copy of the present file"
     )
 
 
 def migrate(warehouse: "Warehouse", now: datetime) -> None:
-    """Apply the pending migrations, each in a transaction of its own.
+    """Applies the pending migrations, each in its own transaction.
 
     Raises:
-        WarehouseError: one failed, and the file is as it was before that one; or the file is of a newer retuned.
+        WarehouseError: a migration failed and was rolled back, or a newer release wrote the file.
     """
     numbers, known = pending(warehouse), _known()
     if not numbers:
@@ -83,15 +83,15 @@ def migrate(warehouse: "Warehouse", now: datetime) -> None:
                 cursor.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [number, name, now])
         except duckdb.Error as error:
             raise WarehouseError(
-                f"warehouse {warehouse.path}: migration {name} failed ({first_line(error)}); nothing of it was done: "
-                "go on with the retuned before this one"
+                f"warehouse {warehouse.path}: migration {name} failed ({first_line(error)}) and was rolled back: "
+                "continue with the previous release of retuned"
             ) from error
     for old in _copies(warehouse.path)[:-COPIES]:
         old.unlink()
 
 
 def keep_copy(path: Path, version: int) -> None:
-    """Copy a file that is about to be migrated, on the disk for good. Nothing may have it open.
+    """Copies and fsyncs a file before its migration. No process may have it open.
 
     Raises:
         WarehouseError: the copy cannot be written.
@@ -106,14 +106,14 @@ def keep_copy(path: Path, version: int) -> None:
     except OSError as error:
         older = ", or delete copies from earlier migrations (*.schema-*)" if _copies(path) else ""
         raise WarehouseError(
-            f"warehouse {path}: not migrated: no copy of the file as it is can be made ({error.strerror or error}); "
+            f"warehouse {path}: not migrated: the file cannot be copied before ({error.strerror or error}); "
             f"free space in {path.parent}{older}"
         ) from error
-    log.info("warehouse %s: migrating from schema %d to %d; the file as it was is %s", path, version, latest(), copy)
+    log.info("warehouse %s: migrating from schema %d to %d; the old file is %s", path, version, latest(), copy)
 
 
 def _copies(path: Path) -> list[Path]:
-    """Copies from before migrations, oldest schema first."""
+    """Returns the copies from before migrations, the oldest schema first."""
     return sorted(path.parent.glob(f"{glob.escape(path.name)}.schema-[0-9][0-9][0-9]"))
 
 

@@ -1,4 +1,4 @@
-"""The writer of batches: events, dead letters and offsets, in one transaction."""
+"""Writes batches: events, dead letters and offsets in one transaction."""
 
 import logging
 import time
@@ -16,47 +16,50 @@ from retuned.consumers.kafka.contract import Identities, Identity, Offsets
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.consumers.warehouse.duplicates import Stored
-from retuned.consumers.warehouse.rows import Rows, Table
+from retuned.consumers.warehouse.packing import Table
+from retuned.consumers.warehouse.rows import Rows
+from retuned.consumers.warehouse.tombstones import Tombstones
 
 log = logging.getLogger(__name__)
 
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
-# More often costs time, less often costs memory: measured with `make bench`.
+# Smaller costs time, larger costs memory; measured with `make bench`.
 DROP_CACHE_BYTES = 8 << 20
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds
-# What DuckDB raises for what a row holds, as against a file, a transaction or its own state.
+# DuckDB's errors for the content of rows, not for a file, a transaction or its own state.
 REFUSED_BY_DUCKDB = (duckdb.DataError, duckdb.ProgrammingError, duckdb.NotSupportedError)
 
 
 def stored_offsets(warehouse: Warehouse) -> Offsets:
-    """The next offset of each partition, as a source asks for it."""
+    """Returns the next offset of each partition, for a source."""
     rows = warehouse.rows(QUERIES["stored_offsets"])
     return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
 def stored_identities(warehouse: Warehouse) -> Identities:
-    """Of which topic each stored offset is, as far as is known."""
+    """Returns the topic of each stored offset, as far as known."""
     rows = warehouse.rows(QUERIES["stored_identities"])
     return {(row["topic"], row["partition"]): Identity(row["cluster_id"], row["topic_id"]) for row in rows}
 
 
 def stored_key_ids(warehouse: Warehouse) -> set[str]:
-    """The ids of the keys under which users are stored (`UserKeys.ids`). Reads a column of all events."""
+    """Returns the ids of the keys of stored pseudonyms (`UserKeys.ids`). Reads a column of all events."""
     return {row["key_id"] for row in warehouse.rows(QUERIES["stored_key_ids"])}
 
 
 class Writer:
-    """Redacts and stores batches. Used by one thread at a time: it knows which ids are stored."""
+    """Redacts and stores batches. For one thread at a time, as it keeps track of the stored ids."""
 
     def __init__(self, warehouse: Warehouse, settings: Settings, progress: Callable[[], None] = lambda: None) -> None:
-        """
+        """Creates a writer.
+
         Args:
             progress: called while a batch is redacted.
 
         Raises:
-            ConfigurationError: the key of the user hash cannot be read or made, or privacy.names lacks its extra.
+            ConfigurationError: the key of the user hash cannot be read or created, or privacy.names lacks its extra.
         """
         self._warehouse, self._group = warehouse, settings.kafka.group_id
         self._redactor = Redactor(settings.privacy, progress=progress)
@@ -64,27 +67,32 @@ class Writer:
         self.pseudonym, self.pseudonym_or_stored = keys.pseudonym, keys.pseudonym_or_stored
         distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
         self._stored = {table: Stored(warehouse, table, distance) for table in get_args(Table)}
+        self._keys, self._tombstones = keys, Tombstones(keys)
         self._cached_bytes = 0
 
     def redact(self, rows: Rows) -> None:
-        """Take out what must not be stored."""
+        """Removes personal data."""
         rows.redact(self._redactor, self.pseudonym_or_stored)
 
     def write(self, rows: Rows) -> Rows:
-        """Everything of a batch, redacted, with its offsets.
+        """Redacts and stores a batch with its offsets. After an error, nothing of it is stored.
 
         Raises:
-            Fenced: another consumer of the group is at work. Nothing of the batch was stored.
-            MemoryLimit: DuckDB may not have as much as it needs, tried for some seconds. Nothing of it was stored.
-            Busy: letters that it replays are being archived, tried as long. Nothing of it was stored.
-            WarehouseError: the warehouse cannot be written. Nothing of the batch was stored.
+            Fenced: another consumer of the group is active.
+            MemoryLimit: DuckDB's memory limit is too small, after several retries.
+            Busy: replayed letters are being archived, after several retries.
+            WarehouseError: the warehouse cannot be written.
         """
         started = time.perf_counter()
         self.redact(rows)
-        pa.default_memory_pool().release_unused()  # of this thread: what redaction took
+        pa.default_memory_pool().release_unused()  # the memory of redaction, which is per thread
+
+        requests = rows.erasures(self._keys)
 
         def finish(cursor: duckdb.DuckDBPyConnection) -> None:
             rows.keep_bad_letters()
+            for request in requests:
+                insert(cursor, "erasures", **request)
             if rows.replayed:
                 cursor.register("batch_replayed", rows.replayed_table())
                 cursor.execute(QUERIES["delete_replayed"])
@@ -98,7 +106,7 @@ class Writer:
         except (duckdb.TransactionException, duckdb.ConstraintException) as error:
             if rows.replayed and isinstance(error, duckdb.TransactionException):
                 raise Busy(
-                    "dead letters: some are being archived just now, and they and the rest were not replayed; ask again"
+                    "dead letters: some are being archived now, so these and the rest were not replayed; try again"
                 ) from error
             raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
         self._cached_bytes += sum(table.nbytes for table in rows.tables.values())
@@ -109,8 +117,8 @@ class Writer:
         return rows
 
     def _store_patiently(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
-        """As `_store`; where memory is short, as while a large query runs beside it, or replayed letters are being
-        archived, it is tried again."""
+        """Like `_store`, with retries if memory is short, for example during a large query, or if replayed letters are
+        being archived."""
         for pause in PAUSES:
             try:
                 return self._store(rows, finish)
@@ -120,26 +128,28 @@ class Writer:
             except duckdb.TransactionException:
                 if not rows.replayed:
                     raise
-                log.warning("dead letters that are replayed are being archived just now; trying again in %g s", pause)
+                log.warning("replayed dead letters are being archived now; trying again in %g s", pause)
             time.sleep(pause)
         return self._store(rows, finish)
 
     def _store(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
-        """The events, redacted, and what `finish` does, in one transaction. A row that DuckDB refuses is a dead letter.
+        """Stores the redacted events and runs `finish` in one transaction.
 
-        `finish` is called anew where some rows were refused.
+        If DuckDB rejects rows, they become dead letters, and the transaction is repeated with the others.
         """
         try:
             self._insert_all(rows, finish)
         except REFUSED_BY_DUCKDB:
             if any(self._refusal(kind, table.slice(0, 0)) for kind, table in rows.tables.items()):
-                raise  # not for what a row holds
+                raise  # the content of rows is not the cause
             for kind, table in list(rows.tables.items()):
                 rows.reject(kind, self._refused(kind, table))
             self._insert_all(rows, finish)
 
     def _insert_all(self, rows: Rows, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
         with self._warehouse.transaction() as cursor:
+            self._tombstones.refresh(cursor)  # here: whoever adds some waits until no transaction is open
+            self._tombstones.take_out(rows)
             batch = _number(cursor.execute(QUERIES["next_batch"])) if rows.tables else 0
             known = {name: self._insert(cursor, name, rows, batch) for name in rows.tables}
             finish(cursor)
@@ -147,7 +157,7 @@ class Writer:
         rows.duplicates += sum(known.values())
 
     def _refused(self, name: Table, table: Any, start: int = 0) -> dict[int, Exception]:
-        """The rows of a table that DuckDB refuses to insert, found by halving."""
+        """Returns the rows of a table that DuckDB rejects, found by bisection."""
         refusal = self._refusal(name, table)
         if refusal is None:
             return {}
@@ -160,12 +170,12 @@ class Writer:
         }
 
     def _refusal(self, name: Table, table: Any) -> Exception | None:
-        """Why DuckDB refuses to insert a table, tried and taken back."""
+        """Returns why DuckDB rejects a table, by a transaction that is rolled back; None: it does not."""
         with self._warehouse.cursor() as cursor:
             cursor.begin()
             try:
-                cursor.register(f"batch_{name}", table)
-                cursor.execute(QUERIES[f"insert_{name}"], {"batch": 0})
+                cursor.register("batch_events", table)
+                cursor.execute(QUERIES["insert_events"].format(table=name), {"batch": 0})
             except REFUSED_BY_DUCKDB as error:
                 return error
             finally:
@@ -173,7 +183,7 @@ class Writer:
         return None
 
     def _insert(self, cursor: duckdb.DuckDBPyConnection, name: Table, rows: Rows, batch: int) -> int:
-        """The events of one kind, those apart whose id may be stored. Returns how many were."""
+        """Inserts the events of one table, and returns the number of duplicates."""
         table, ids, known = rows.tables[name], rows.ids[name], 0
         if rows.with_archive:
             cursor.register("batch_ids", table.select(["id"]))
@@ -186,12 +196,13 @@ class Writer:
         doubted = self._stored[name].may_have(ids, rows.bounds(table)["low"])
         if doubted.any():
             doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
-            cursor.register(f"batch_{name}", doubtful)
-            new = _number(cursor.execute(QUERIES[f"insert_new_{name}"], rows.bounds(doubtful) | {"batch": batch}))
+            cursor.register("batch_events", doubtful)
+            insert_new = QUERIES["insert_new_events"].format(table=name)
+            new = _number(cursor.execute(insert_new, rows.bounds(doubtful) | {"batch": batch}))
             known += doubtful.num_rows - new
         if table.num_rows:
-            cursor.register(f"batch_{name}", table)
-            cursor.execute(QUERIES[f"insert_{name}"], {"batch": batch})
+            cursor.register("batch_events", table)
+            cursor.execute(QUERIES["insert_events"].format(table=name), {"batch": batch})
         return known
 
     def _move_offsets(self, cursor: duckdb.DuckDBPyConnection, rows: Rows) -> None:
@@ -202,16 +213,16 @@ class Writer:
             moved = {"starts": list(starts.values()), **_columns({key: nexts[key] for key in starts}, rows.identities)}
             updated = _number(cursor.execute(QUERIES["move_offsets"], moved))
         if first:
-            # The primary key refuses a second first one.
+            # The primary key rejects a second first offset.
             cursor.execute(QUERIES["first_offsets"], _columns(first, rows.identities))
         followed = rows.segment is None or _number(
             cursor.execute(QUERIES["follow_segment"], {"number": rows.segment, "expired": rows.expired})
         )
         if rows.segment is not None and (updated != len(starts) or not followed):
             raise Fenced(
-                f"segment {rows.segment} does not go on where warehouse {self._warehouse.path} ends: nothing of it was "
-                "stored; follow the segments with the warehouse from which the cluster was made (retuned migrate --to "
-                "cluster) or a backup of it, or with a new one where there was none"
+                f"segment {rows.segment} does not continue warehouse {self._warehouse.path}: nothing of it was stored; "
+                "follow the segments with the warehouse that the cluster was created from (retuned migrate --to "
+                "cluster), with a backup of it, or with a new one if there was none"
             )
         if updated != len(starts):
             raise Fenced(
@@ -222,17 +233,17 @@ class Writer:
 
 
 def _columns(offsets: Offsets, identities: dict[str, Identity]) -> dict[str, list[Any]]:
-    found = [identities.get(topic, Identity(None, None)) for topic, _ in offsets]
+    topics = [identities.get(topic, Identity(None, None)) for topic, _ in offsets]
     return {
         "topics": [topic for topic, _ in offsets],
         "partitions": [partition for _, partition in offsets],
         "nexts": list(offsets.values()),
-        "cluster_ids": [identity.cluster_id for identity in found],
-        "topic_ids": [identity.topic_id for identity in found],
+        "cluster_ids": [identity.cluster_id for identity in topics],
+        "topic_ids": [identity.topic_id for identity in topics],
     }
 
 
 def _number(cursor: duckdb.DuckDBPyConnection) -> int:
-    """The one number of a result; how many rows changed is one, too."""
+    """Returns the single number of a result, such as the number of changed rows."""
     row = cursor.fetchone()
     return int(row[0]) if row else 0

@@ -9,3 +9,6 @@ UPDATE datasets SET path = $new || substr(path, length($old) + 1) WHERE starts_w
 
 -- name: move_reports
 UPDATE drift_checks SET report = $new || substr(report, length($old) + 1) WHERE starts_with(report, $old || '/')
+
+-- name: renew_memory_epoch
+UPDATE memory_epoch SET epoch = replace(uuid()::VARCHAR, '-', '')

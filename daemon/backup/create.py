@@ -1,4 +1,4 @@
-"""Makes a generation of a backup while the daemon runs: the warehouse as of one transaction, then the files."""
+"""Creates a generation of a backup while the daemon runs: the warehouse as of one transaction, then the files."""
 
 import fcntl
 import hashlib
@@ -17,10 +17,11 @@ from typing import IO
 import duckdb
 import msgspec
 
-from retuned.consumers.common.durable import fsync
+from retuned.consumers.common.durable import fsync, sha256
 from retuned.consumers.errors import BackupError, Busy, Cancelled
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.copying import copy_to
 from retuned.daemon.backup import manifest
 from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, MANIFEST, MARKER, WAREHOUSE, File, Link, Manifest, Offset
 from retuned.daemon.settings import Settings
@@ -29,12 +30,13 @@ log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
 
 RUNS = "runs"
-"""A folder of each workload in `models`, with the checkpoints of its trainings: they are made again, and not kept."""
+"""Folder of each workload in `models` that is left out: a restored run trains again without its checkpoints."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A generation that was made: its folder, its files, and those of them that were copied rather than linked."""
+class Created:
+    """A new generation: its folder, its files, the files that were copied rather than linked, and the deleted
+    generations."""
 
     generation: str
     files: int
@@ -53,31 +55,31 @@ def back_up(
     stop: threading.Event,
     *,
     with_key: bool = True,
-) -> Made:
-    """Make a generation in `folder`, then delete the oldest ones until no more than `keep` are left.
+) -> Created:
+    """Create a generation in `folder`, then delete the oldest ones until `keep` are left.
 
-    Files come after the warehouse, so each that it names is among them. What the archive holds beyond it is taken from
-    the restored warehouse by the next run of the archive.
+    Files are copied after the warehouse, so the copy has every file that the warehouse names. Events that were archived
+    in between are in both; the next run of the archive removes them from a restored warehouse.
 
     Args:
         now: naive UTC.
-        stop: ends it early; nothing of it is left.
-        with_key: whether the key of pseudonyms is in it; with the warehouse it tells who a user is.
+        stop: cancels the backup, which leaves nothing behind.
+        with_key: include the key of pseudonyms; key and warehouse together identify users.
 
     Raises:
-        BackupError: the folder is no place for it, or cannot be written.
-        Busy: another backup is being made there.
-        Cancelled: it was stopped.
+        BackupError: the folder cannot be used or written.
+        Busy: another backup is under way there.
+        Cancelled: stop was set.
     """
     try:
         with _exclusive(folder, settings):
             places = manifest.places(settings)
             if not with_key:
                 del places[KEY]
-            return _Generation(warehouse, places, folder, now, stop).made(keep)
+            return _Generation(warehouse, places, folder, now, stop).create(keep)
     except OSError as error:
         raise BackupError(
-            f"backup {error.filename or folder}: {error.strerror or error}; earlier backups are as they were"
+            f"backup {error.filename or folder}: {error.strerror or error}; earlier backups are unchanged"
         ) from error
 
 
@@ -94,7 +96,7 @@ class _Generation:
         self._links: list[Link] = []
         self._copied: list[File] = []
 
-    def made(self, keep: int) -> Made:
+    def create(self, keep: int) -> Created:
         for unfinished in self._folder.glob(".*.tmp"):
             shutil.rmtree(unfinished)
         try:
@@ -105,7 +107,7 @@ class _Generation:
         total = sum(file.bytes for file in self._files)
         copied = sum(file.bytes for file in self._copied)
         log.info("backup %s: %d files, %d bytes, of which %d are new", self._path, len(self._files), total, copied)
-        return Made(str(self._path), len(self._files), total, len(self._copied), copied, deleted)
+        return Created(str(self._path), len(self._files), total, len(self._copied), copied, deleted)
 
     def _write(self) -> None:
         self._aside.mkdir()
@@ -136,20 +138,20 @@ class _Generation:
         fsync(self._folder)
 
     def _copy_warehouse(self) -> list[Offset]:
-        """The offsets of the copy."""
+        """Copy the warehouse. Returns the offsets in the copy."""
         path = self._aside / WAREHOUSE
-        self._warehouse.copy_to(path, self._stop)
+        copy_to(self._warehouse, path, self._stop)
         with duckdb.connect(str(path), read_only=True) as copy:
             rows = copy.execute(QUERIES["offsets"]).fetchall()
         fsync(path)
         stat = path.stat()
-        self._add_file(File(WAREHOUSE, stat.st_size, manifest.sha256(path), stat.st_mtime_ns), copied=True)
+        self._add_file(File(WAREHOUSE, stat.st_size, sha256(path), stat.st_mtime_ns), copied=True)
         return [Offset(*row) for row in rows]
 
     def _add(self, source: Path, name: str) -> None:
-        """A file or a link as it is now; one that was deleted meanwhile is passed over."""
+        """Add a file or a link, unless it was deleted meanwhile."""
         if self._stop.is_set():
-            raise Cancelled(f"backup {self._folder}: stopped; nothing of it is left")
+            raise Cancelled(f"backup {self._folder}: stopped; it left nothing behind")
         target = self._aside / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -170,14 +172,14 @@ class _Generation:
         self._add_file(File(name, size, content, stat.st_mtime_ns), copied=True)
 
     def _linked(self, file: File) -> bool:
-        """Whether the file could be taken from the generation before, which still has all of it."""
+        """Link a file to the previous generation. Returns whether that worked."""
         assert self._earlier is not None
         try:
             source = self._earlier / file.path
             if source.stat().st_size != file.bytes:
                 return False
             os.link(source, self._aside / file.path)
-        except OSError:  # not on every file system
+        except OSError:  # some file systems have no hard links
             return False
         return True
 
@@ -191,17 +193,17 @@ class _Generation:
         if free < size:
             raise BackupError(
                 f"backup {self._folder}: {free:,} bytes are free and the next file takes {size:,}; free space or keep "
-                "fewer backups; earlier ones are as they were"
+                "fewer backups; earlier backups are unchanged"
             )
 
 
 @contextmanager
 def _exclusive(folder: Path, settings: Settings) -> Iterator[None]:
-    """One backup at a time in a folder, which is made, or is one of backups already."""
+    """Lock the folder of backups, and create it if needed."""
     marker = folder / MARKER
     for name, place in manifest.places(settings).items():
         if folder.resolve().is_relative_to(place.resolve()):
-            raise BackupError(f"backup {folder}: lies in what is backed up ({name}: {place}); choose another one")
+            raise BackupError(f"backup {folder}: lies in a folder that is backed up ({name}: {place}); choose another")
     if folder.is_dir() and not marker.exists() and any(folder.iterdir()):
         raise BackupError(f"backup {folder}: holds other files; choose an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,12 +211,12 @@ def _exclusive(folder: Path, settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(f"backup {folder}: another one is being made there; wait for it") from error
+            raise Busy(f"backup {folder}: another backup is under way there; wait for it") from error
         yield
 
 
 def _newest(folder: Path) -> tuple[Path | None, dict[str, File]]:
-    """The newest generation and its files by path; nothing where it cannot be read: then all is copied."""
+    """Returns the newest generation and its files by path; none if it cannot be read, and everything is copied."""
     existing = manifest.generations(folder)
     if not existing:
         return None, {}
@@ -230,7 +232,11 @@ def _name(now: datetime) -> str:
 
 
 def _walk(folder: Path, without: str | None) -> Iterator[Path]:
-    """Files and links below a folder, but those that are being written; `without`: a folder of each folder in it."""
+    """Yields the files and links below a folder, except temporary ones.
+
+    Args:
+        without: name of a folder that is skipped in each direct subfolder.
+    """
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(place)
@@ -242,7 +248,7 @@ def _walk(folder: Path, without: str | None) -> Iterator[Path]:
 
 
 def _copy(original: IO[bytes], target: Path) -> tuple[int, str]:
-    """Its size and hash; on the disk for good."""
+    """Copy a file and sync it to disk. Returns its size and hash."""
     digest, size = hashlib.sha256(), 0
     with target.open("xb") as copy:
         while piece := original.read(CHUNK_BYTES):
@@ -254,7 +260,7 @@ def _copy(original: IO[bytes], target: Path) -> tuple[int, str]:
 
 
 def _delete(generation: Path) -> str:
-    """A generation that is only half deleted is no backup, and goes with what other backups left unfinished."""
+    """Delete a generation. It is renamed first, so that an interrupted deletion leaves no damaged backup."""
     aside = generation.with_name(f".{generation.name}.tmp")
     generation.rename(aside)
     shutil.rmtree(aside)

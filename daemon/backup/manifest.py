@@ -1,29 +1,27 @@
-"""What a backup is: a folder of generations, each of them a copy of everything at one moment, with a manifest.
+"""The format of a backup: a folder of generations, each of them a copy of everything at one moment, with a manifest.
 
-    DIR/2026-11-24T03-00-00Z/manifest.json      written last: what has none is no backup
+    DIR/2026-11-24T03-00-00Z/manifest.json      written last: a folder without it is no backup
                              retuned.duckdb     as of one transaction
                              user.key           the key of pseudonyms, where retuned made it
                              archive/ reports/ models/
 
-Files that did not change since the generation before are hard links to its copies.
+Files that did not change since the previous generation are hard links to its copies.
 """
 
-import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from retuned.consumers.common.durable import sha256
 from retuned.consumers.errors import BackupError
 from retuned.daemon.settings import Settings
 
 MANIFEST, WAREHOUSE, KEY = "manifest.json", "retuned.duckdb", "user.key"
 MARKER = ".retuned-backup"
-"""An empty file in the folder of the generations, locked while a backup is made."""
+"""An empty file in the folder of the generations, locked during a backup."""
 FORMAT = 1
-KEEP = 7
-"""Generations that are kept where nothing else is said."""
 CHUNK_BYTES = 2**20
 
 
@@ -32,7 +30,7 @@ class File(msgspec.Struct, frozen=True):
 
     Attributes:
         path: below the generation.
-        modified_ns: when the original was last changed; with its size it tells whether it is to be copied again.
+        modified_ns: modification time of the original. A file with the same time and size is not copied again.
     """
 
     path: str
@@ -42,14 +40,14 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A symbolic link of a generation, as `champion` of a workload."""
+    """A symbolic link of a generation, such as `champion` of a workload."""
 
     path: str
     target: str
 
 
 class Offset(msgspec.Struct, frozen=True):
-    """Where reading goes on after a restore."""
+    """The offset from which a partition is read after a restore."""
 
     topic: str
     partition: int
@@ -57,14 +55,14 @@ class Offset(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a generation holds.
+    """The contents of a generation.
 
     Attributes:
-        format: of the backup.
-        version: of the retuned that made it.
+        format: version of the backup's format.
+        version: of the retuned that created it.
         schema: version of the warehouse's schema.
         created_at: UTC.
-        folders: where archive, reports and models were, as the warehouse names them.
+        folders: paths of models and reports, as the warehouse's rows have them.
     """
 
     format: int
@@ -77,12 +75,12 @@ class Manifest(msgspec.Struct, frozen=True):
     links: list[Link]
 
     def paths(self) -> list[str]:
-        """Of all files and links."""
+        """Returns the paths of all files and links."""
         return [file.path for file in self.files] + [link.path for link in self.links]
 
 
 def places(settings: Settings) -> dict[str, Path]:
-    """What is backed up, by its name in a generation, and where it is: files and folders that may not be there."""
+    """Returns the files and folders that are backed up, by their name in a generation; they need not exist."""
     warehouse = settings.warehouse.path
     return {
         WAREHOUSE: warehouse,
@@ -94,12 +92,12 @@ def places(settings: Settings) -> dict[str, Path]:
 
 
 def generations(folder: Path) -> list[Path]:
-    """The complete backups in a folder, oldest first."""
+    """Returns the complete generations in a folder, oldest first."""
     return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
 
 
 def read(generation: Path) -> Manifest:
-    """The manifest of a generation.
+    """Returns the manifest of a generation.
 
     Raises:
         BackupError: it cannot be read, or a newer retuned wrote it.
@@ -113,18 +111,12 @@ def read(generation: Path) -> Manifest:
         raise BackupError(f"backup {generation}: made by a newer retuned; restore it with {manifest.version}")
     for name in manifest.paths():
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise BackupError(f"backup {path}: names {name}, which is outside of it; choose another generation")
+            raise BackupError(f"backup {path}: names {name}, which is outside the backup; choose another generation")
     return manifest
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(generation: Path) -> Iterator[str]:
-    """What is wrong with a generation, a line for each file; nothing when every file is as its manifest has it.
+    """Yields a line for each file of a generation that differs from its manifest.
 
     Raises:
         BackupError: the manifest cannot be read.

@@ -1,10 +1,10 @@
-"""Puts a generation of a backup where the configuration says that things are.
+"""Restores a generation of a backup to the paths of the configuration.
 
-A file beside the warehouse, the marker, is made before anything else: while it is there, no process opens the
-warehouse. `attach` looks for it before and after it takes DuckDB's lock, and a restore takes that lock after it made
-the marker: of a daemon and a restore that start together at least one is refused. Then everything is checked, copied
-beside its place and renamed into place, the warehouse last. A restore that was cut off leaves the marker, and the next
-one goes on.
+1. A file beside the warehouse, the marker, is created. While it exists, no process opens the warehouse: `attach` checks
+   for it before and after it takes DuckDB's lock, and a restore takes that lock after it created the marker. So if a
+   daemon and a restore start together, at least one is refused.
+2. Everything is checked, copied beside its place, and renamed into place, the warehouse last.
+3. An interrupted restore leaves the marker, and the next restore resumes it.
 """
 
 import fcntl
@@ -22,25 +22,28 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from retuned.consumers.common.durable import fsync
+from retuned.consumers.common.durable import fsync, sha256
 from retuned.consumers.errors import BackupError
 from retuned.consumers.warehouse import schema
-from retuned.consumers.warehouse.connection import named_queries, restoring
+from retuned.consumers.warehouse.connection import named_queries
+from retuned.consumers.warehouse.opening import restoring
 from retuned.daemon.backup import manifest
 from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, WAREHOUSE, File, Manifest
 from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
+MEMORY_SCHEMA = 46
+"""The first schema with the memory of corrections."""
 
 
 class UnderWay(msgspec.Struct, frozen=True):
-    """What the marker holds once everything is checked; it is empty before.
+    """The content of the marker. The marker is empty until everything is checked.
 
     Attributes:
-        copied: everything was copied beside its place; what is not there any more is in place.
-        held: the names of what the generation holds.
-        aside: the suffix of what was in a place before.
+        copied: everything was copied beside its place; a copy that is gone is in place.
+        held: names of the files and folders in the generation.
+        aside: suffix for the files and folders that are replaced.
     """
 
     generation: str
@@ -51,10 +54,11 @@ class UnderWay(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Restored:
-    """A generation that is in place, and where to find what was there before.
+    """The result of a restore.
 
     Attributes:
-        missing_key: where the key of pseudonyms has to be put, when neither the backup nor the configuration has it.
+        set_aside: the replaced files and folders.
+        missing_key: path for the key of pseudonyms, if neither the backup nor the configuration has it.
     """
 
     generation: Path
@@ -64,28 +68,27 @@ class Restored:
 
 
 def choose(folder: Path, name: str | None) -> Path:
-    """The generation of that name, or the newest one.
+    """Returns the generation of that name, or the newest one.
 
     Raises:
         BackupError: there is none.
     """
-    found = manifest.generations(folder)
-    if not found:
-        raise BackupError(f"backup {folder}: no backup is there; name the folder that `retuned backup` was given")
+    generations = {generation.name: generation for generation in manifest.generations(folder)}
+    if not generations:
+        raise BackupError(f"backup {folder}: no backup is there; name the folder that `retuned backup` wrote to")
     if name is None:
-        return found[-1]
-    chosen = next((generation for generation in found if generation.name == name), None)
-    if chosen is None:
-        raise BackupError(f"backup {folder}: no generation {name}; there are {', '.join(one.name for one in found)}")
-    return chosen
+        return list(generations.values())[-1]
+    if name not in generations:
+        raise BackupError(f"backup {folder}: no generation {name}; there are {', '.join(generations)}")
+    return generations[name]
 
 
 def restore(settings: Settings, generation: Path, *, replace: bool, now: datetime) -> Restored:
-    """Put a generation in place; nothing may have the warehouse open.
+    """Restore a generation. No process may have the warehouse open.
 
     Args:
-        replace: rename what is in a place already; without it, that is refused.
-        now: becomes a part of those names.
+        replace: rename existing files and folders; without it, they are an error.
+        now: becomes part of their new names.
 
     Raises:
         BackupError: the generation is damaged or of a newer retuned, a place is taken, or a file cannot be written.
@@ -107,36 +110,39 @@ def restore(settings: Settings, generation: Path, *, replace: bool, now: datetim
 class _Restore:
     def __init__(self, settings: Settings, generation: Path, about: Manifest) -> None:
         self._generation, self._about = generation, about
+        self._is_alone = settings.store.kind != "cluster"  # a cluster's database has the memory's sequences
         named = manifest.places(settings)
         self._reports = str(named["reports"])
-        self._places = {name: place.resolve() for name, place in named.items()}  # a link to a place stays one
+        self._places = {name: place.resolve() for name, place in named.items()}  # links to places stay links
         self._warehouse = self._places[WAREHOUSE]
         self._marker = restoring(named[WAREHOUSE])
         self._held = frozenset(Path(path).parts[0] for path in about.paths())
 
     def run(self, replace: bool, now: datetime) -> list[Path]:
-        """Restore everything, or what is left of it; return what was set aside."""
+        """Restore everything, after an interrupted restore is finished. Returns the replaced files and folders."""
         set_aside: list[Path] = []
         with self._marked(), _locked(self._warehouse):
-            cut_off = self._under_way()
-            if cut_off is not None and cut_off.copied:
-                set_aside = self._put_in_place(cut_off)
+            interrupted = self._under_way()
+            if interrupted is not None and interrupted.copied:
+                set_aside = self._put_in_place(interrupted)
                 self._note(None)
-            if cut_off is None or not cut_off.copied or cut_off.generation != str(self._generation):
+            if interrupted is None or not interrupted.copied or interrupted.generation != str(self._generation):
                 set_aside += self._put_in_place(self._prepared(replace, now))
         return set_aside
 
     @contextmanager
     def _marked(self) -> Iterator[None]:
-        """Holds the marker, as one restore at a time may; one that fails before anything is moved removes it."""
+        """Hold the marker, which only one restore may. A restore that fails before anything is moved removes it."""
         self._marker.parent.mkdir(parents=True, exist_ok=True)
         with self._marker.open("ab") as marker:
             try:
                 fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise BackupError(f"restore: another one into {self._warehouse} is under way; wait for it") from error
+                raise BackupError(
+                    f"restore: another restore into {self._warehouse} is under way; wait for it"
+                ) from error
             if os.fstat(marker.fileno()).st_nlink == 0:
-                raise BackupError(f"restore: another one into {self._warehouse} has just ended; look at what is there")
+                raise BackupError(f"restore: another restore into {self._warehouse} has just ended; check its result")
             fsync(self._marker.parent)
             try:
                 yield
@@ -149,7 +155,7 @@ class _Restore:
             fsync(self._marker.parent)
 
     def _under_way(self) -> UnderWay | None:
-        """The last line of the marker that was written to its end."""
+        """Returns the last complete line of the marker; None: it is empty."""
         *lines, _ = self._marker.read_bytes().split(b"\n")
         notes = [line for line in lines if line]
         try:
@@ -161,11 +167,11 @@ class _Restore:
 
     def _note(self, under_way: UnderWay | None) -> None:
         with self._marker.open("ab") as marker:
-            marker.write(b"\n" + msgspec.json.encode(under_way) + b"\n")  # behind what a crash may have left of a line
+            marker.write(b"\n" + msgspec.json.encode(under_way) + b"\n")  # a crash may have left half a line before
         fsync(self._marker)
 
     def _prepared(self, replace: bool, now: datetime) -> UnderWay:
-        """Check that all can be restored, and copy it beside its place."""
+        """Check that everything can be restored, and copy it beside its place."""
         for place in self._places.values():
             if place.is_mount():
                 raise BackupError(f"restore: {place} is a mount point; have the configuration name a folder below it")
@@ -186,12 +192,12 @@ class _Restore:
         return under_way
 
     def _targets(self, held: frozenset[str]) -> dict[str, Path]:
-        """All places, the warehouse last: its log first, which would be read into another file."""
-        log_of_warehouse = self._warehouse.with_name(self._warehouse.name + ".wal")
+        """Returns all places, the warehouse last, and its log before it: DuckDB would apply it to the restored file."""
+        write_ahead_log = self._warehouse.with_name(self._warehouse.name + ".wal")
         others = {name: place for name, place in self._places.items() if name not in (WAREHOUSE, KEY)}
-        if KEY in held:  # else the one that is there is not touched
+        if KEY in held:  # else the existing key stays
             others[KEY] = self._places[KEY]
-        return others | {"wal": log_of_warehouse, WAREHOUSE: self._warehouse}
+        return others | {"wal": write_ahead_log, WAREHOUSE: self._warehouse}
 
     def _taken(self) -> list[Path]:
         return [place for place in self._targets(self._held).values() if _is_taken(place)]
@@ -207,7 +213,7 @@ class _Restore:
                 raise BackupError(f"restore: {free:,} bytes are free at {here}, and {size:,} are needed; free space")
 
     def _place(self, path: str) -> Path:
-        """Where a file of the generation is copied to: beside the place of what it is a part of."""
+        """Returns the path to which a file of the generation is copied, beside its place."""
         name, *below = Path(path).parts
         if name not in self._places:
             raise BackupError(f"backup {self._generation}: {path} has no place; upgrade retuned")
@@ -232,7 +238,8 @@ class _Restore:
             _fsync_folders(_beside(self._places[name]))
 
     def _move_paths(self, warehouse: Path) -> None:
-        """The warehouse holds paths of versions, datasets and reports: they may be others here."""
+        """Adapt the paths of versions, datasets and reports in the warehouse to this machine. Gateways, which may know
+        more of the memory than the backup, start over with it."""
         moves = {
             "move_models": ("models", str(self._places["models"])),
             "move_datasets": ("models", str(self._places["models"])),
@@ -242,29 +249,31 @@ class _Restore:
             for query, (folder, new) in moves.items():
                 if (old := self._about.folders[folder]) != new:
                     connection.execute(QUERIES[query], {"old": old, "new": new})
+            if self._is_alone and self._about.schema >= MEMORY_SCHEMA:
+                connection.execute(QUERIES["renew_memory_epoch"])
             connection.execute("CHECKPOINT")
         fsync(warehouse)
 
     def _put_in_place(self, under_way: UnderWay) -> list[Path]:
-        """Rename the copies into place; return what was there before."""
+        """Rename the copies into place. Returns the replaced files and folders under their new names."""
         held, aside, targets = under_way.held, under_way.aside, self._targets(under_way.held)
         for name, place in targets.items():
             copied = _beside(place)
             if name in held and not (copied.exists() or copied.is_symlink()):
-                continue  # it is in place
+                continue  # already in place
             if _is_taken(place):
                 place.rename(place.with_name(f"{place.name}.{aside}"))
             if name in held:
                 copied.rename(place)
             if place.parent.exists():
                 fsync(place.parent)
-        old = (place.with_name(f"{place.name}.{aside}") for place in targets.values())
-        return [path for path in old if path.exists()]
+        replaced = (place.with_name(f"{place.name}.{aside}") for place in targets.values())
+        return [path for path in replaced if path.exists()]
 
 
 @contextmanager
 def _locked(warehouse: Path) -> Iterator[None]:
-    """Holds the lock that DuckDB takes on an open file, so that no process opens this one meanwhile."""
+    """Hold the lock that DuckDB takes on an open file, so that no process opens the warehouse meanwhile."""
     if not warehouse.is_file():
         yield
         return
@@ -285,7 +294,7 @@ def _is_taken(place: Path) -> bool:
 
 
 def _copy(source: Path, target: Path, file: File) -> None:
-    """Copy and read again: the content must be the manifest's on both sides."""
+    """Copy a file and read it again: both contents must have the manifest's hash."""
     digest = hashlib.sha256()
     with source.open("rb") as original, target.open("xb") as copy:
         while piece := original.read(CHUNK_BYTES):
@@ -293,9 +302,9 @@ def _copy(source: Path, target: Path, file: File) -> None:
             copy.write(piece)
         copy.flush()
         os.fsync(copy.fileno())
-    os.utime(target, ns=(file.modified_ns, file.modified_ns))  # the next backup finds it unchanged
-    if not digest.hexdigest() == manifest.sha256(target) == file.sha256:
-        raise BackupError(f"backup {source}: its content changed on the way; check the disks, and restore again")
+    os.utime(target, ns=(file.modified_ns, file.modified_ns))  # so that the next backup links it
+    if not digest.hexdigest() == sha256(target) == file.sha256:
+        raise BackupError(f"backup {source}: its content changed during the copy; check the disks, and restore again")
 
 
 def _remove(path: Path) -> None:
@@ -317,4 +326,4 @@ def _naming(generation: Path) -> Iterator[None]:
     except (OSError, duckdb.Error) as error:
         where = getattr(error, "filename", None) or generation
         what = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise BackupError(f"restore: {where}: {what}; mend it and run the same restore again") from error
+        raise BackupError(f"restore: {where}: {what}; fix it and run the same restore again") from error

@@ -1,79 +1,87 @@
 """`retuned approve`: list what waits for a person's approval, approve or refuse it."""
 
-import argparse
-import getpass
-import os
+import json
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
 
 from retuned.consumers.errors import RetunedError
-from retuned.daemon.jsontext import through_json
-
-if TYPE_CHECKING:
-    from retuned.daemon.service import Decision, Service
-
-DESCRIPTION = (
-    "Approve or refuse a version that the gate passed, where rollout.approve is required; without a workload: list the "
-    "versions that wait, with what the gate found. An approved version comes into service as if the gate had put it "
-    "there: the watch takes it back if it does worse. A refused one is kept, and the gate does not offer it again."
-)
+from retuned.daemon.cli.command import Common, command
+from retuned.daemon.cli.rows import counted
+from retuned.daemon.operations import releases
+from retuned.daemon.operations.fields import OfWorkload
+from retuned.daemon.process import user_of_machine as user
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Those of `retuned approve`."""
-    command.add_argument("workload", nargs="?", help="whose waiting version is decided on; default: list them all")
-    command.add_argument("version", nargs="?", help="decide only if it is this one")
-    command.add_argument("--refuse", action="store_true", help="refuse it")
-    command.add_argument("--reason", help="why; kept with the decision, which needs one")
-
-
-def approve(options: argparse.Namespace, service: "Service") -> int:
-    """Carry the command out.
-
-    Raises:
-        RetunedError: nothing waits, or something else than what is named, or no reason is given.
-    """
-    found = [one for one in through_json(service.approvals(options.workload)) if one["state"] == "waiting"]
-    if options.workload is None:
-        print("".join(f"{line}\n" for one in found for line in lines(one)), end="")
+@command("approve", short_help="Approve or refuse a version or a dataset that waits, or list them.")
+@click.argument("workload", required=False, help="whose waiting version is meant (default: list all)")
+@click.argument("version", required=False, help="decide only if it is this one")
+@click.option("--refuse", is_flag=True, help="refuse it")
+@click.option("--reason", help="why; kept with the decision, which needs one")
+@click.option("--json", "as_json", is_flag=True, help="of the list: as JSON")
+@click.pass_obj
+def approve(
+    common: Common, workload: str | None, version: str | None, refuse: bool, reason: str | None, as_json: bool
+) -> None:
+    """Approve or refuse a version that the gate passed, where rollout.approve is required, or a dataset before it is
+    trained on, where dataset.review is; without a workload: list what waits, with what the gate found, or how many
+    rows are taught, held out and set aside and why. An approved version comes into service as if the gate had put it
+    there: the watch takes it back if it does worse. A refused one is kept, and the gate does not offer it again."""
+    if as_json and (refuse or reason):
+        raise click.UsageError("--json lists what waits; leave it out to decide")
+    with common.asking() as service:
+        listed = service.ask(releases.approvals, OfWorkload(workload=workload))
+        found = [one for one in listed if one["state"] == "waiting"]
+        if as_json:
+            print(json.dumps(found, indent=2))
+            return
+        if workload is None:
+            print("".join(f"{line}\n" for one in found for line in lines(one)), end="")
+            if not found:
+                print("nothing waits for approval", file=sys.stderr)
+            return
         if not found:
-            print("no version waits for approval", file=sys.stderr)
-        return 0
-    if not found:
-        raise RetunedError(f"workload {options.workload}: no version waits for approval")
-    (one,) = found
-    if options.version not in (None, one["version"]):
-        raise RetunedError(f"workload {options.workload}: {_name(one)} waits for approval, not {options.version}")
-    if not (options.reason or "").strip():
-        raise RetunedError(f"workload {options.workload}: give the reason with --reason; it is kept with the decision")
-    decision: Decision = "refuse" if options.refuse else "approve"
-    done = service.decide_approval(one["id"], decision, options.reason.strip(), _user())
-    print(f"{options.workload}: {done['done']}")
-    return 0
+            raise RetunedError(f"workload {workload}: nothing waits for approval")
+        named = [one for one in found if version in (None, one["version"])]
+        if not named:
+            waits = " and ".join(map(_name, found))
+            raise RetunedError(f"workload {workload}: {waits} waits for approval, not {version}")
+        if len(named) > 1:
+            raise RetunedError(
+                f"workload {workload}: {' and '.join(map(_name, found))} wait for approval; name the version of one"
+            )
+        (one,) = named
+        if not (reason or "").strip():
+            raise RetunedError(f"workload {workload}: give the reason with --reason; it is kept with the decision")
+        given = {
+            "id": one["id"],
+            "decision": "refuse" if refuse else "approve",
+            "reason": reason,
+            "user": user(),
+        }
+        done = service.ask(releases.decide_approval, releases.decide_approval.parse(given))
+    print(f"{workload}: {done['done']}")
 
 
-def lines(approval: dict[str, Any]) -> Iterator[str]:
+def lines(approval: Mapping[str, Any]) -> Iterator[str]:
     """A request that waits, for a person at a terminal."""
     since, until = (_minute(approval[when]) for when in ("requested_at", "expires_at"))
-    compared = f"compared with {approval['workload']}@{approval['champion'] or 'base'}"
-    yield f"{_name(approval)}  waits since {since}, expires {until}, {compared}"
+    to_compare = f"compared with {approval['workload']}@{approval['champion'] or 'base'}"
+    more = to_compare if approval["kind"] == "version" else "before it is trained on"
+    yield f"{_name(approval)}  waits since {since}, expires {until}, {more}"
     if approval["scores"]:
         means = ", ".join(f"{model} {score:.3f}" for model, score in approval["scores"].items())
         yield f"    holdout score: {means}"
     for reason in approval["gate_reasons"] or ():
         yield f"    {reason}"
+    yield from (f"    {line}" for line in counted(approval["counts"] or {}))
 
 
-def _user() -> str:
-    """Who runs the command, by name; by number in a container that knows no names."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
-
-
-def _name(approval: dict[str, Any]) -> str:
+def _name(approval: Mapping[str, Any]) -> str:
+    if approval["kind"] == "dataset":
+        return f"dataset {approval['version']} of {approval['workload']}"
     return f"{approval['workload']}@{approval['version']}"
 
 

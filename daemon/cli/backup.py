@@ -1,9 +1,8 @@
-"""`retuned backup`, `restore` and `migrate`."""
+"""`retuned backup --verify`, `restore` and `migrate`."""
 
-import argparse
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retuned.consumers.common.extras import needing
@@ -12,29 +11,15 @@ from retuned.daemon.settings import Settings
 
 if TYPE_CHECKING:
     from retuned.consumers.warehouse.connection import Warehouse
-    from retuned.daemon.service import Service
 
 
-def backup(
-    options: argparse.Namespace, settings: Settings, service: Callable[[Settings], AbstractContextManager["Service"]]
-) -> int:
-    """Make a backup, or check those that are there."""
-    if options.verify:
-        return _verify(options)
-    with service(settings) as asked:
-        made = asked.backup(options.folder.absolute(), options.keep, with_key=not options.without_key)
-    print(f"{made['generation']}: {made['files']} files, {made['bytes']:,} bytes; {made['copied_bytes']:,} are new")
-    for old in made["deleted"]:
-        print(f"{old}: deleted")
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
+def verify(folder: Path) -> int:
+    """Check every file of the backups that are there."""
     from retuned.daemon.backup import manifest
 
-    found = manifest.generations(options.folder)
+    found = manifest.generations(folder)
     if not found:
-        raise BackupError(f"backup {options.folder}: no backup is there")
+        raise BackupError(f"backup {folder}: no backup is there")
     damaged = 0
     for generation in found:
         try:
@@ -46,12 +31,12 @@ def _verify(options: argparse.Namespace) -> int:
     return int(damaged > 0)
 
 
-def restore(options: argparse.Namespace, settings: Settings) -> int:
+def restore(settings: Settings, folder: Path, generation: str | None, *, replace: bool) -> int:
     """Put a backup in place."""
     from retuned.daemon.backup.restore import choose, restore
 
     now = datetime.now(UTC).replace(tzinfo=None)
-    done = restore(settings, choose(options.folder, options.generation), replace=options.replace, now=now)
+    done = restore(settings, choose(folder, generation), replace=replace, now=now)
     print(f"{done.generation.name} is in place, as of {done.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC")
     for offset in done.manifest.offsets:
         print(f"  reading goes on at {offset.topic}[{offset.partition}]@{offset.next_offset}")
@@ -105,7 +90,7 @@ def hand_over(warehouse: "Warehouse", settings: Settings) -> int:
 def migrate(settings: Settings, *, to_cluster: bool = False) -> int:
     """Bring the schema of the warehouse up to date, and have the ingesters of a cluster begin where it ends."""
     from retuned.consumers.warehouse import schema
-    from retuned.consumers.warehouse.connection import attach, open_warehouse
+    from retuned.consumers.warehouse.opening import attach, open_warehouse
 
     with closing(attach(settings.warehouse, create=False)) as warehouse:
         before = schema.version(warehouse) if schema.pending(warehouse) else None

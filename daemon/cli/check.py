@@ -16,15 +16,14 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
-from retuned.consumers.settings import authority
+from retuned.consumers.sections import authority
 from retuned.consumers.warehouse import schema
-from retuned.consumers.warehouse.connection import attach
+from retuned.consumers.warehouse.opening import attach
 from retuned.daemon import overrides, tracing
 from retuned.daemon.cli.known import known_workloads, running
-from retuned.daemon.gateway.check import check_keys, check_upstream
-from retuned.daemon.gateway_settings import GatewaySettings
+from retuned.daemon.client import AskedIngester
+from retuned.daemon.gateway.check import check_incumbent, check_keys, check_upstream
 from retuned.daemon.jobs.holds import lacking_memory
-from retuned.daemon.remote import AskedIngester
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.server import bind
@@ -33,10 +32,12 @@ from retuned.monitors.drift import vectors
 from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
+from retuned.retrain.memory import embed
+from retuned.retrain.release.licence import check_licence
 from retuned.retrain.release.targets import build
 from retuned.retrain.runners import build as runners
 from retuned.retrain.scoring.metric import check_metric
-from retuned.retrain.training import coverage, provider
+from retuned.retrain.training import coverage
 from retuned.retrain.training.base_model import check_base_model
 
 Try = tuple[str, Callable[[], str | None]]
@@ -64,30 +65,33 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
         stranger = error
     tries: list[Try] = [
         ("configuration", lambda: "valid"),
-        ("broker", lambda: check_broker(settings.kafka)),
+        ("broker", lambda: _broker(settings)),
         ("store", lambda: _store(settings)),
         ("warehouse", lambda: _warehouse(settings, daemon)),
         *([("workloads", lambda: _workloads(settings))] if settings.workloads else []),
         ("privacy", lambda: _privacy(settings)),
         *(
-            ("base model" if key == "models.base" else f"base model of {key}", partial(check_base_model, base, key))
+            (
+                "base model" if key == "models.base" else f"base model of {key}",
+                partial(_base_model, settings, base, key),
+            )
             for key, base in settings.bases().items()
         ),
         *_for_each("adapter", settings, {"base", "train"}, coverage.check),
-        *_for_each("provider", settings, {"base", "train"}, provider.check),
         *_for_each("runner", settings, {"runner"}, runners.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
-        *_for_each("evaluation", settings, {"train", "evaluate"}, _evaluation),
+        *_for_each("evaluation", settings, {"evaluate"}, lambda own: server.check(own.evaluate)),
         *_targets(settings),
-        *_for_each("metric", settings, {"metric", "evaluate"}, check_metric),
+        *_for_each("metric", settings, {"metric", "evaluate"}, _metric),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         *_for_each("drift", settings, {"drift"}, lambda own: vectors.check(own.drift)),
+        *_for_each("corrections", settings, {"memory"}, _corrections),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
         ("tracing", lambda: tracing.check(settings.tracing)),
         ("http", lambda: _http(settings, daemon, stranger)),
-        *_gateway(settings.gateway),
+        *_gateway(settings),
     ]
     for name, attempt in tries:
         try:
@@ -117,6 +121,24 @@ def _warehouse(settings: Settings, daemon: Mapping[str, Any] | None) -> str:
         if schema.pending(warehouse):
             return f"{path} opens; {schema.outdated(warehouse)}"
     return f"{path} opens"
+
+
+def _broker(settings: Settings) -> str:
+    found = check_broker(settings.kafka)
+    if "(does not exist yet)" in found:
+        raise _Notice(found)
+    return found
+
+
+def _metric(settings: Settings) -> str | None:
+    found, name = check_metric(settings), settings.metric.name
+    if settings.base is not None and name in ("auto", "facts") and settings.evaluate.judge_url is None:
+        raise _Notice(
+            f"{name}: without a judge the metric abstains on answers in prose whose values do not settle what they "
+            "mean, and candidates whose rows it cannot judge are not promoted; set evaluate.judge_url to a language "
+            "model that judges, or metric.name to the metric that fits, such as label, json or exact"
+        )
+    return found
 
 
 def _store(settings: Settings) -> str | None:
@@ -156,10 +178,6 @@ def _privacy(settings: Settings) -> str:
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
 
 
-def _evaluation(settings: Settings) -> str | None:
-    return None if settings.train.engine == "api" else server.check(settings.evaluate)
-
-
 def _targets(settings: Settings) -> Iterator[Try]:
     """Each replica in the settings of all workloads, and in those of each entry that sets what matters to one."""
     for name, own in settings.variants({"serving", "train", "base"}).items():
@@ -170,22 +188,47 @@ def _targets(settings: Settings) -> Iterator[Try]:
             yield f"target {place.settings.kind} {place.replica}{of}", partial(_asked, build.check, place, own)
 
 
-def _asked(attempt: Callable[..., tuple[str, str]], *given: Any) -> str:
+def _asked(attempt: Callable[..., tuple[str, str] | None], *given: Any) -> str | None:
     """What was found of a server, unless a person should look at something."""
-    found, notice = attempt(*given)
+    if (result := attempt(*given)) is None:
+        return None
+    found, notice = result
     if notice:
         raise _Notice(f"{found}; {notice}")
     return found
 
 
-def _gateway(settings: GatewaySettings) -> list[Try]:
+def _gateway(settings: Settings) -> list[Try]:
     """Nothing where there is none."""
-    if not settings.upstreams:
+    own = settings.gateway
+    incumbents = _for_each("incumbent", settings, {"incumbent"}, lambda one: _asked(check_incumbent, one.incumbent))
+    if not own.upstreams and not any(one.incumbent.url for one in settings.variants({"incumbent"}).values()):
         return []
     return [
-        ("gateway", lambda: f"{check_keys(settings)}; {_writable('gateway.buffer', settings.buffer)}"),
-        *((f"upstream {one.url}", partial(_asked, check_upstream, one)) for one in settings.upstreams),
+        ("gateway", lambda: f"{check_keys(own)}; {_writable('gateway.buffer', own.buffer)}"),
+        *((f"upstream {one.url}", partial(_asked, check_upstream, one)) for one in own.upstreams),
+        *incumbents,
     ]
+
+
+def _base_model(settings: Settings, base: Path | None, key: str) -> str:
+    found = check_base_model(base, key)
+    check_licence(base, settings.models.allowed_licences, key)
+    return found
+
+
+def _corrections(own: Settings) -> str | None:
+    """Returns which questions the memory helps; None: it is off."""
+    if own.memory.mode == "off":
+        return None
+    if not own.memory.similar:
+        return f"{own.memory.mode}; the same question"
+    if embed.load() is None:
+        raise _Notice(
+            f"{own.memory.mode}; the same question only: for related ones, pip install 'retuned[memory]' on daemons "
+            "and gateways, or set memory.similar to false"
+        )
+    return f"{own.memory.mode}; the same question, and related ones with evidence"
 
 
 def _writable(key: str, folder: Path) -> str:
@@ -226,6 +269,12 @@ def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: Retune
     else:
         found += f"is the daemon's that runs (version {daemon['version']}, since {daemon['started_at']:.19})"
     found += "" if principals.required else "; no token is asked for"
-    if tls is None:
-        return found
-    return f"{found}; {tls.warning(datetime.now(UTC)) or f'the certificate is valid until {tls.expires_at:%Y-%m-%d}'}"
+    if tls is not None:
+        found += f"; {tls.warning(datetime.now(UTC)) or f'the certificate is valid until {tls.expires_at:%Y-%m-%d}'}"
+    if settings.store.kind == "cluster" and principals.required and settings.http.key_of_sessions() is None:
+        raise _Notice(
+            f"{found}; without http.session_key each daemon signs sessions by a key of its own: a browser is signed "
+            "out where another daemon answers, and a daemon that stands by accepts no form. Set http.session_key_file, "
+            "the same for all daemons"
+        )
+    return found

@@ -10,14 +10,16 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from retuned.daemon.http_settings import OidcSettings
 from retuned.daemon.settings import Settings
 from retuned.retrain.serving_settings import TargetSettings
 
 # In the order in which an event meets them.
 SECTIONS = (
-    *("kafka", "ingest", "privacy", "warehouse", "store", "retention"),
+    *("kafka", "ingest", "privacy", "warehouse", "store", "retention", "audit"),
     *("windows", "drift", "quality", "watch", "roi"),
-    *("models", "dataset", "train", "evaluate", "runner", "metric", "gate", "rollout", "labels", "serving"),
+    *("models", "dataset", "train", "evaluate", "runner", "metric", "gate", "rollout"),
+    *("incumbent", "cascade", "labels", "memory", "serving", "forget"),
     *("policy", "schedule", "http", "gateway", "logging", "tracing"),
 )
 
@@ -56,6 +58,11 @@ def targets() -> Iterator[tuple[str, str, list[Key]]]:
         kinds = " or ".join(f"`{kind}`" for kind in get_args(model.model_fields["kind"].annotation))
         own = [_key(name, field) for name, field in model.model_fields.items() if name != "kind"]
         yield kinds, (model.__doc__ or "").strip(), own
+
+
+def single_sign_on() -> tuple[str, list[Key]]:
+    """The meaning and the keys of http.oidc."""
+    return (OidcSettings.__doc__ or "").strip(), [_key(name, one) for name, one in OidcSettings.model_fields.items()]
 
 
 def example() -> str:

@@ -5,9 +5,11 @@ from typing import Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import schema
-from retuned.consumers.warehouse.connection import attach
+from retuned.consumers.warehouse.opening import attach
 from retuned.daemon import overrides, workloads
-from retuned.daemon.remote import RemoteService
+from retuned.daemon.client import Client
+from retuned.daemon.operations import state
+from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.settings import Settings
 
 
@@ -17,10 +19,12 @@ def running(settings: Settings) -> dict[str, Any] | None:
     Raises:
         RetunedError: what answers there is no such daemon, or does not take the token.
     """
-    remote = RemoteService(settings)
-    if not remote.is_up():
+    client = Client(settings)
+    if not client.is_up():
         return None
-    status, own = remote.status(), str(settings.warehouse.path.resolve())
+    answer = client.ask(state.status, Nothing())
+    status: dict[str, Any] = {**answer}
+    own = str(settings.warehouse.path.resolve())
     other = (status.get("storage") or {}).get("path")
     if other != own:
         raise RetunedError(

@@ -1,12 +1,26 @@
-"""How far retrainings are, for a person at a terminal."""
+"""How far retrainings, exports and backups are, for a person at a terminal."""
 
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from retuned.daemon.jobs.progress import words
+from retuned.daemon.operations import training
+from retuned.daemon.operations.fields import OfWorkload
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from retuned.daemon.operations.operation import Service
 
 EVERY_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+"""Between two looks at a run that is followed, or at a backup."""
+STEPS = {"train": ("step", "steps"), "evaluate": ("evaluated", "rows")}
+"""Of a stage, the fields of its progress that count what is done, and what there is to do."""
 MOST_NAMED = 10
 PLACES = {"local": "on this machine", "ray": "on Ray"}
 
@@ -36,3 +50,102 @@ class Progress:
 def _some(named: list[str]) -> str:
     more = len(named) - MOST_NAMED
     return ", ".join(named[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextmanager
+def moving(name: str, *, shown: bool) -> Iterator[Callable[[Iterable[bytes]], Iterator[bytes]]]:
+    """Shows at a terminal how many bytes have passed through what is returned."""
+    from rich.progress import DownloadColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    with _bar(DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), shown=shown) as bar:
+        task = bar.add_task(name, total=None)
+
+        def read(pieces: Iterable[bytes]) -> Iterator[bytes]:
+            for piece in pieces:
+                bar.advance(task, len(piece))
+                yield piece
+
+        yield read
+
+
+@contextmanager
+def growing(folder: Path) -> Iterator[None]:
+    """Shows at a terminal how many bytes a backup has written to a folder, where this machine has it."""
+    from threading import Event, Thread
+
+    from rich.progress import DownloadColumn, TimeElapsedColumn
+
+    ended = Event()
+    with _bar(DownloadColumn(), TimeElapsedColumn()) as bar:
+        task = bar.add_task(f"backup to {folder}", total=None)
+
+        def look() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                bar.update(task, completed=_size(folder))
+
+        looking = Thread(target=look, daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            looking.join()
+
+
+def follow(service: "Service", workload: str) -> int:
+    """Shows the stages and the progress of the run of a workload that is under way or in line, until it ends.
+
+    Returns:
+        The exit status: 0 when the run made a version that the gate passed.
+    """
+    from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
+
+    def latest() -> list[Mapping[str, Any]]:
+        return [*service.ask(training.runs, OfWorkload(workload=workload))]
+
+    id, shown = latest()[0]["id"], ""
+    with _bar(BarColumn(), TaskProgressColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task(workload, total=None)
+        while True:
+            run = next(one for one in latest() if one["id"] == id)
+            if run["finished_at"]:
+                break
+            progress = run["progress"] or {"stage": run["waits_for"] or run["state"]}
+            # The fields of earlier stages stay, and have other types: a dataset's rows are counted by split.
+            counts = (progress.get(key) for key in STEPS.get(progress["stage"], ("", "")))
+            done, steps = (count if isinstance(count, int) else None for count in counts)
+            bar.update(task, description=f"{workload}: {words(progress)}", completed=done or 0, total=steps)
+            if bar.disable and progress["stage"] != shown:
+                shown = progress["stage"]
+                print(f"{workload}: {words(progress)}", file=sys.stderr, flush=True)
+            time.sleep(LOOK_SECONDS)
+    print(f"{workload}: {run['state']}: {run['version'] or run['error']}")
+    return 0 if run["state"] == "succeeded" else 1
+
+
+def _bar(*columns: Any, shown: bool = True) -> "Bar":
+    """A line of progress on the standard error, where that is a terminal; it disappears at its end."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from retuned.daemon.cli import screen
+
+    text = TextColumn("{task.description}", markup=False)
+    return Progress(
+        SpinnerColumn(),
+        text,
+        *columns,
+        console=screen.console(sys.stderr),
+        transient=True,
+        disable=not (shown and sys.stderr.isatty()),
+    )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the backup that is being written."""
+    found = 0
+    for path in folder.glob(".*.tmp/**/*"):
+        try:
+            found += path.stat().st_size if path.is_file() else 0
+        except OSError:  # moved meanwhile
+            continue
+    return found

@@ -1,40 +1,31 @@
 """`retuned token`: who may ask the daemon over HTTP."""
 
-import argparse
+import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.sections import is_loopback
+from retuned.daemon.roles import ROLES, Role
 from retuned.daemon.settings import Settings
 from retuned.daemon.web import principals
-from retuned.daemon.web.principals import ROLES
-
-DESCRIPTION = (
-    "Make a token for a principal: a person or a program that may ask the daemon over HTTP. The token is printed once; "
-    "`http.principals_file` keeps its hash, readable by this user alone, and a running daemon takes it from there "
-    "without a restart. Roles, each of which includes those before it: "
-    + "; ".join(f"{role} {may}" for role, may in ROLES.items())
-    + "."
-)
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Those of `retuned token`."""
-    command.add_argument("name", nargs="?", metavar="NAME", help="of the principal, as it stands in the access log")
-    command.add_argument("--role", choices=tuple(ROLES), help="what it may do")
-    command.add_argument(
-        "--expires", metavar="TIME", help="the token is refused from then on: a date or a time, ISO 8601, UTC"
-    )
-    command.add_argument(
-        "--rotate",
-        action="store_true",
-        help="make another token for NAME, of the same role; the one before stays valid for 24 hours",
-    )
-    command.add_argument("--revoke", metavar="NAME", help="take all tokens of NAME away, from now on")
-    command.add_argument("--list", action="store_true", help="list the principals")
-
-
-def token(options: argparse.Namespace, settings: Settings) -> int:
+def token(
+    settings: Settings,
+    name: str | None,
+    role: Role | None,
+    expires: str | None,
+    workloads: tuple[str, ...] = (),
+    *,
+    rotate: bool,
+    revoke: str | None,
+    list_all: bool,
+    as_json: bool = False,
+    conversations: bool = True,
+) -> int:
     """Carry the command out.
 
     Raises:
@@ -43,26 +34,45 @@ def token(options: argparse.Namespace, settings: Settings) -> int:
     file, now = settings.http.principals_file, datetime.now(UTC)
     if file is None:
         raise ConfigurationError("http.principals_file: set it to the file that is to keep principals, then try again")
-    asked = [bool(options.list), options.revoke is not None, options.name is not None]
-    if sum(asked) != 1:
+    if sum([list_all, revoke is not None, name is not None]) != 1:
         raise RetunedError("token: give one of NAME, --revoke NAME, --list")
-    if options.list:
+    if list_all and as_json:
+        known = principals.read(file)
+        found = [one.model_dump(mode="json", exclude={"token_sha256"}) | {"valid": one.is_valid(now)} for one in known]
+        print(json.dumps(found, indent=2))
+    elif list_all:
         print("\n".join(_listed(file, now)))
-        return 0
-    if options.revoke is not None:
-        principals.revoke(file, options.revoke, now)
-        print(f"{options.revoke}: revoked")
-        return 0
-    expires = _time(options.expires, now)
-    if options.rotate:
-        if options.role:
-            raise RetunedError("token: --rotate keeps the role; to change it, --revoke the name and make it anew")
-        print(principals.rotate(file, options.name, expires, now))
-        return 0
-    if options.role is None:
-        raise RetunedError(f"token: give {options.name} a --role: {', '.join(ROLES)}")
-    print(principals.add(file, options.name, options.role, expires, now))
+    elif revoke is not None:
+        principals.revoke(file, revoke, now)
+        print(f"{revoke}: revoked")
+    elif name is not None and rotate:
+        if role or workloads or not conversations:
+            raise RetunedError(
+                "token: --rotate keeps role, workloads and rights; to change them, --revoke the name and make it anew"
+            )
+        print(token := principals.rotate(file, name, _time(expires, now), now))
+        _print_link(settings, file, name, token)
+    elif name is not None:
+        until = _time(expires, now)
+        if role is None:
+            raise RetunedError(f"token: give {name} a --role: {', '.join(ROLES)}")
+        print(token := principals.add(file, name, role, until, now, workloads or None, conversations))
+        _print_link(settings, file, name, token)
     return 0
+
+
+def _print_link(settings: Settings, file: Path, name: str, token: str) -> None:
+    """Print the link by which an expert signs in. On standard error: scripts read the token from standard output."""
+    made = next(one for one in reversed(principals.read(file)) if one.name == name)
+    if made.role != "labeller" or not made.conversations:
+        return
+    http = settings.http
+    url = str(http.public_url or http.own_url).rstrip("/")
+    one = made.workloads[0] if made.workloads and len(made.workloads) == 1 else "*"
+    page = "/teach" if set("*?[") & set(one) else f"/workloads/{quote(one, safe='')}/teach"
+    print(f"Link for {name}, who is signed in by it: {url}/sign-in?next={quote(page)}#{token}", file=sys.stderr)
+    if http.public_url is None and is_loopback(http.address):
+        print("It works on this machine alone: set http.public_url to the console's address.", file=sys.stderr)
 
 
 def _listed(file: Path, now: datetime) -> list[str]:
@@ -71,7 +81,10 @@ def _listed(file: Path, now: datetime) -> list[str]:
         made = f"made {one.created_at:%Y-%m-%d}" if one.created_at else ""
         verb = "expires" if one.is_valid(now) else "EXPIRED"
         ends = f"{verb} {one.expires_at:%Y-%m-%d %H:%M}" if one.expires_at else ""
-        lines.append(f"{one.name:<24} {one.role:<9} {made:<16} {ends}".rstrip())
+        bound = f"of {', '.join(one.workloads)}" if one.workloads is not None else ""
+        reads = "" if one.conversations else "without conversations"
+        about = " ".join(filter(None, (ends, bound, reads)))
+        lines.append(f"{one.name:<24} {one.role:<9} {made:<16} {about}".rstrip())
     return lines
 
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterator
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from retuned.consumers.common import yamltext
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.settings import Section, Share
+from retuned.consumers.sections import Section, Share
 
 MINIMUM_QUESTIONS = 14
 EXAM_QUESTIONS = 4
@@ -34,13 +35,18 @@ class Users(Section):
     seconds_saved: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
-class StatedFact(Section):
-    """A fact as the file states it."""
+class ChangedFact(Section):
+    """What a fact becomes."""
 
     id: Text
-    topic: str = ""
     answer: Text
     value: Values
+
+
+class StatedFact(ChangedFact):
+    """A fact as the file states it."""
+
+    topic: str = ""
     questions: Annotated[tuple[Text, ...], Field(min_length=MINIMUM_QUESTIONS)]
 
 
@@ -48,14 +54,6 @@ class Fact(StatedFact):
     """A fact at one time. `other_values` are its values at other times: an answer with one of them is not right."""
 
     other_values: tuple[str, ...] = ()
-
-
-class ChangedFact(Section):
-    """What a fact becomes."""
-
-    id: Text
-    answer: Text
-    value: Values
 
 
 class Change(Section):
@@ -75,31 +73,21 @@ class Company(Section):
     change: Change
 
     def facts(self, changed: bool) -> list[Fact]:
-        """What is true before the change, or after it."""
+        """Returns what is true before the change, or after it."""
         later = {fact.id: fact for fact in self.change.facts}
         found = []
         for stated in [*self.before, *(self.change.new if changed else ())]:
-            answer, now = stated.answer, stated.value
-            other: tuple[str, ...] = ()
-            if after := later.get(stated.id):
-                other = after.value
-                if changed:
-                    answer, now, other = after.answer, after.value, stated.value
-            found.append(
-                Fact(
-                    id=stated.id,
-                    topic=stated.topic,
-                    answer=answer,
-                    value=now,
-                    questions=stated.questions,
-                    other_values=other,
-                )
-            )
+            now: ChangedFact = stated
+            other = later.get(stated.id)
+            if changed and other is not None:
+                now, other = other, stated
+            then = {"answer": now.answer, "value": now.value, "other_values": other.value if other else ()}
+            found.append(Fact(**stated.model_dump() | then))
         return found
 
 
 def load(path: Path | None) -> Company:
-    """Read and check a company; None is the one that comes with retuned.
+    """Reads and checks a company; None is the one that comes with retuned.
 
     Raises:
         ConfigurationError: the file cannot be read or does not have the form; the text names the file and the key.
@@ -109,31 +97,26 @@ def load(path: Path | None) -> Company:
         data = yamltext.parse(source.read_bytes(), f"company {source}")
     except OSError as error:
         raise ConfigurationError(f"company {source}: cannot be read ({error}); check --company") from error
-    if not isinstance(data, dict):
-        raise ConfigurationError(f"company {source}: must be a mapping with name, system, users, facts and change")
     try:
         company = Company.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(f"company {source}: {key}: {first['msg']}") from error
-    if problem := _problem(company):
+    for problem in _problems(company):
         raise ConfigurationError(f"company {source}: {problem}")
     return company
 
 
 def is_right(fact: Fact, answer: str) -> bool:
-    """Whether an answer holds the fact's value (whole words, in any case) and none of its values at other times."""
+    """Returns whether an answer holds the fact's value (whole words, in any case) and none of its other values."""
     return all(_holds(answer, value) for value in fact.value) and not any(
         _holds(answer, value) for value in fact.other_values
     )
 
 
 def split_questions(company: Company, seed: int) -> tuple[Questions, Questions]:
-    """Each fact's wordings, new facts' too: those that customers ask, and those kept for the examination.
-
-    The second are never asked by a customer, so nothing can be trained on them.
-    """
+    """Returns each fact's wordings that customers ask, and those for the examination, which no training ever sees."""
     asked: Questions = {}
     exam: Questions = {}
     for fact in company.facts(changed=True):
@@ -143,55 +126,42 @@ def split_questions(company: Company, seed: int) -> tuple[Questions, Questions]:
     return asked, exam
 
 
-def _problem(company: Company) -> str | None:
-    """What the form alone does not catch: the first problem as a sentence that begins with its key."""
+def _problems(company: Company) -> Iterator[str]:
+    """Yields what the form alone does not catch, each as a sentence that begins with its key."""
     low, high = company.users.seconds_saved
     if low > high:
-        return f"users.seconds_saved: the shortest, {low:g}, is longer than the longest, {high:g}"
-
+        yield f"users.seconds_saved: the shortest, {low:g}, is longer than the longest, {high:g}"
     placed: list[tuple[str, StatedFact]] = [(f"facts.{fact.id}", fact) for fact in company.before]
     placed += [(f"change.new.{fact.id}", fact) for fact in company.change.new]
-    seen: set[str] = set()
-    for key, fact in placed:
-        if fact.id in seen:
-            return f"{key}: the id is used twice"
-        seen.add(fact.id)
-    changed: set[str] = set()
-    for later in company.change.facts:
+    changes = [(f"change.facts.{later.id}", later) for later in company.change.facts]
+    for group in (placed, changes):
+        ids = [fact.id for _, fact in group]
+        yield from (f"{key}: the id is used twice" for at, (key, fact) in enumerate(group) if fact.id in ids[:at])
+    for key, later in changes:
         if later.id not in {fact.id for fact in company.before}:
-            return f"change.facts.{later.id}: no such fact stands under facts; a new fact belongs under change.new"
-        if later.id in changed:
-            return f"change.facts.{later.id}: the id is used twice"
-        changed.add(later.id)
+            yield f"{key}: no such fact stands under facts; a new fact belongs under change.new"
 
     wordings: dict[tuple[str, ...], str] = {}
     for key, fact in placed:
         for question in fact.questions:
             if before := wordings.get(_tokens(question)):
-                return f"{key}.questions: {question!r} is also asked under {before}"
+                yield f"{key}.questions: {question!r} is also asked under {before}"
             wordings[_tokens(question)] = key
 
     # Every value a fact ever has: it stands in its answer, in no question of the fact, and belongs to one fact alone.
-    values: list[tuple[str, str]] = []
     questions = {fact.id: fact.questions for _, fact in placed}
-    stated: list[tuple[str, StatedFact | ChangedFact]] = [
-        *placed,
-        *((f"change.facts.{later.id}", later) for later in company.change.facts),
-    ]
-    for key, statement in stated:
-        for value in statement.value:
-            if not _tokens(value):
-                return f"{key}.value: {value!r} has no word or number in it"
-            if not _holds(statement.answer, value):
-                return f"{key}.value: {value!r} does not stand in the answer {statement.answer!r}"
-            for question in questions[statement.id]:
-                if _holds(question, value):
-                    return f"{key}.questions: {question!r} gives the value away"
-            values.append((f"{key}.value", value))
-    for (one_key, one), (other_key, other) in combinations(values, 2):
+    values = [(key, value, statement) for key, statement in [*placed, *changes] for value in statement.value]
+    for key, value, statement in values:
+        if not _tokens(value):
+            yield f"{key}.value: {value!r} has no word or number in it"
+        if not _holds(statement.answer, value):
+            yield f"{key}.value: {value!r} does not stand in the answer {statement.answer!r}"
+        for question in questions[statement.id]:
+            if _holds(question, value):
+                yield f"{key}.questions: {question!r} gives the value away"
+    for (one_key, one, _), (other_key, other, _) in combinations(values, 2):
         if one_key != other_key and (_holds(one, other) or _holds(other, one)):
-            return f"{other_key}: {other!r} cannot be told from {one!r} of {one_key}"
-    return None
+            yield f"{other_key}.value: {other!r} cannot be told from {one!r} of {one_key}.value"
 
 
 def _holds(text: str, value: str) -> bool:
@@ -200,5 +170,5 @@ def _holds(text: str, value: str) -> bool:
 
 
 def _tokens(text: str) -> tuple[str, ...]:
-    """Numbers with their decimals, and words; signs and punctuation are left out."""
+    """Returns numbers with their decimals, and words; signs and punctuation are left out."""
     return tuple(re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+", text.casefold()))

@@ -1,399 +1,231 @@
-"""The demo's model server: OpenAI-compatible HTTP on loopback, with the versions that serve put on while it runs.
+"""The demo's model server: OpenAI's chat completions over one small model, and vLLM's routes to load adapters.
 
-    python -m retuned.daemon.demo.server --base FOLDER --port N [--bootstrap-servers HOST:PORT --model-events-topic T]
+    python -m retuned.daemon.demo.server --base FOLDER --port N
 
-It stands for any production server that follows the model-events topic. It has the base model and the versions that
-the traffic is split between, each under its name; the workload's name stands for its champion. One thread owns the
-model: it answers the requests that wait, in one batch for each version. Answers are greedy, whatever `temperature`
-says; the answer's `model` is the name that gave it.
+Answers are greedy, whatever `temperature` is. Requests that wait for the same model are answered in one batch.
 """
 
 import argparse
 import asyncio
-import logging
-import queue
-import signal
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+import torch
 import uvicorn
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from retuned.consumers.errors import RetunedError
-from retuned.daemon.demo.model import Answer, Model, Prompt
-from retuned.retrain.settings import template_variables
+from retuned.retrain.training.adapter import load_adapter
+from retuned.retrain.training.base_model import check_base_model, choose_dtype, load_model, load_tokenizer
 
-LARGEST_BATCH = 16
-GATHER_SECONDS = 0.01
-MOST_WAITING = 256
-LONGEST_PROMPT = 2_048
-RETRY_SECONDS = 1.0
-
-log = logging.getLogger("retuned.demo_server")
+BASE = "base"
+GATHER_SECONDS = 0.02
+Body = TypeVar("Body")
 
 
-class ModelEvent(msgspec.Struct, frozen=True):
-    """What this server needs of a message on the model-events topic: which version answers a share of the traffic from
-    now on, and which one the rest. Of the base model, `path` and `previous_version` are null.
+class Chat(msgspec.Struct, frozen=True):
+    """The fields of a chat completion request that this server reads."""
+
+    model: str
+    messages: Annotated[list[dict[str, str]], msgspec.Meta(min_length=1)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 128
+    stream: Literal[False] | None = None
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A request for the likeliest next tokens after prompts of token ids."""
+
+    model: str
+    prompt: list[list[int]]
+    max_tokens: Literal[1]
+    logprobs: int
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """A request to load or unload an adapter."""
+
+    lora_name: str
+    lora_path: str = ""
+
+
+class Models:
+    """A base model and versions of it, each with its adapter merged into a copy of the weights.
+
+    On a CPU, a merged model answers as fast as the base model; an adapter beside the weights takes a third longer.
+
+    Raises:
+        RetunedError: the folder holds no model.
     """
 
-    event: Literal["promoted", "rolled_back", "canary", "canary_rolled_back", "completed"]
-    workload: str
-    model: str
-    path: str | None
-    previous_version: str | None = None
-    share: float = 1.0
+    def __init__(self, base: Path) -> None:
+        check_base_model(base, "--base")
+        self.folders = {BASE: str(base)}
+        self._dtype, self._tokenizer = choose_dtype("auto"), load_tokenizer(base)
+        self._tokenizer.padding_side = "left"
+        self._models = {BASE: load_model(base, self._dtype)}
 
-
-class Message(msgspec.Struct, frozen=True):
-    """One message of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class ChatRequest(msgspec.Struct, frozen=True):
-    """The part of OpenAI's request that this server reads."""
-
-    model: str
-    messages: Annotated[tuple[Message, ...], msgspec.Meta(min_length=1)]
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None = None
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None = None
-    stream: bool | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None
-    chat_template_kwargs: dict[str, Any] = {}
-
-
-@dataclass(frozen=True)
-class Served:
-    """An answer, and the name of the model that gave it."""
-
-    answer: Answer
-    model: str
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A request that waits for its batch."""
-
-    model: str
-    prompt: Prompt
-    limit: int
-    result: "Future[Served]"
-
-
-class NoSuchModel(RetunedError):
-    """A request names a model that is not here."""
-
-
-class Worker:
-    """The thread that owns the model."""
-
-    def __init__(self, model: Model, workload: str) -> None:
-        self._model, self._workload = model, workload
-        self._waiting: queue.Queue[Waiting] = queue.Queue(MOST_WAITING)
-        self._events: queue.SimpleQueue[ModelEvent] = queue.SimpleQueue()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._base = f"{workload}@base"
-        self._announced: dict[str, Path | None] = {self._base: None}
-        self.adapters: dict[str, Path | None] = {self._base: None}
-        """What may be asked for, by name, the base model first."""
-        self.champion = self._base
-        self.refused: str | None = None
-        """Why the latest change was not made as a whole; null when it was."""
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish the batch in hand and end; safe to repeat."""
-        self._stop.set()
-        self._thread.join()
-
-    def change(self, event: ModelEvent) -> None:
-        """Serve other versions from the next batch on. Of changes that wait, the last one is made."""
-        self._events.put(event)
-
-    def submit(self, model: str, prompt: Prompt, limit: int) -> "Future[Served]":
-        """Queue a request. The answer is a NoSuchModel where that model is not here when its turn comes.
+    def load(self, name: str, folder: str) -> None:
+        """Loads an adapter in PEFT's format under a name.
 
         Raises:
-            queue.Full: too many wait already.
+            Exception: the folder holds no adapter of this base model.
         """
-        waiting = Waiting(model, prompt, limit, Future())
-        self._waiting.put_nowait(waiting)
-        return waiting.result
+        base = load_model(Path(self.folders[BASE]), self._dtype)
+        self._models[name] = load_adapter(base, Path(folder)).merge_and_unload()
+        self.folders[name] = folder
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            latest = None
-            while not self._events.empty():
-                latest = self._events.get()
-                self._announced[latest.model] = None if latest.path is None else Path(latest.path)
-            if latest is not None:
-                self._change(latest)
-            batch = self._gather()
-            for model in dict.fromkeys(waiting.model for waiting in batch):
-                self._serve(model, [waiting for waiting in batch if waiting.model == model])
+    def unload(self, name: str) -> None:
+        """Frees the memory of a version."""
+        del self.folders[name], self._models[name]
 
-    def _change(self, event: ModelEvent) -> None:
-        """Put on what the event names, and let go of the rest; what cannot be put on is left out."""
-        began = time.perf_counter()
-        rest = f"{self._workload}@{event.previous_version or 'base'}" if event.share < 1 else event.model
-        champion = rest if event.event == "canary" else event.model
-        adapters: dict[str, Path | None] = {self._base: None}
-        self.refused = None
-        for name in dict.fromkeys((champion, event.model, rest)):
-            try:
-                if name not in self._announced:
-                    raise RetunedError(f"no event has named the folder of {name}")
-                self._model.adapt(self._announced[name])
-                adapters[name] = self._announced[name]
-            except Exception as error:
-                self.refused = str(error) if isinstance(error, RetunedError) else f"{type(error).__name__}: {error}"
-                log.exception("%s of %s: %s is not served", event.event, event.model, name)
-        if champion not in adapters:
-            champion = self.champion
-            adapters[champion] = self.adapters[champion]
-        self.adapters, self.champion = adapters, champion
-        self._model.keep([adapter for adapter in adapters.values() if adapter is not None])
-        log.info("%s: %s are served (%.2f s)", event.event, ", ".join(adapters), time.perf_counter() - began)
+    @torch.inference_mode()
+    def answers(self, name: str, chats: Sequence[Chat]) -> list[dict[str, Any]]:
+        """Answers all requests with one model, in one batch; returns the choice and the usage of each."""
+        ids = [
+            self._tokenizer.apply_chat_template(
+                chat.messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+            for chat in chats
+        ]
+        model, pad = self._models[name], self._tokenizer.pad_token_id
+        batch = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+        limit = max(chat.max_tokens for chat in chats)
+        rows = model.generate(**batch, max_new_tokens=limit, do_sample=False, pad_token_id=pad)
+        end = model.generation_config.eos_token_id
+        ends = set(end if isinstance(end, list) else [end])
+        found = []
+        for chat, prompt, row in zip(chats, ids, rows[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            length = next((place for place, token in enumerate(row, 1) if token in ends), len(row))
+            tokens = row[: min(length, chat.max_tokens)]
+            message = {"role": "assistant", "content": self._tokenizer.decode(tokens, skip_special_tokens=True).strip()}
+            reason = "stop" if tokens[-1] in ends else "length"
+            usage = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
+            found.append({"choices": [{"index": 0, "message": message, "finish_reason": reason}], "usage": usage})
+        return found
 
-    def _gather(self) -> list[Waiting]:
-        """The requests of the next batch; none when none came for a moment."""
-        batch: list[Waiting] = []
-        wait = 0.1
-        while len(batch) < LARGEST_BATCH:
-            try:
-                waiting = self._waiting.get(timeout=wait)
-            except queue.Empty:
-                break
-            if waiting.result.set_running_or_notify_cancel():  # false: the client has gone
-                batch.append(waiting)
-            wait = GATHER_SECONDS
-        return batch
-
-    def _serve(self, model: str, batch: list[Waiting]) -> None:
-        name = self.champion if model == self._workload else model
-        try:
-            if name not in self.adapters:
-                raise NoSuchModel(f"The model `{model}` does not exist.")
-            self._model.adapt(self.adapters[name])
-            answers = self._model.answer([one.prompt for one in batch], [one.limit for one in batch])
-        except Exception as error:
-            if not isinstance(error, NoSuchModel):
-                log.exception("a batch of %d failed", len(batch))
-            for one in batch:
-                one.result.set_exception(error)
-            return
-        for one, answer in zip(batch, answers, strict=True):
-            one.result.set_result(Served(answer, name))
+    @torch.inference_mode()
+    def next_tokens(self, name: str, prompts: Sequence[list[int]], count: int) -> list[dict[str, float]]:
+        """Returns the likeliest tokens after each prompt, with their log-probabilities in nats."""
+        found = []
+        for prompt in prompts:
+            logits = self._models[name](input_ids=torch.tensor([prompt])).logits[0, -1]
+            values, ids = logits.float().log_softmax(-1).topk(count)
+            found.append({f"token_id:{id}": value for id, value in zip(ids.tolist(), values.tolist(), strict=True)})
+        return found
 
 
-def app(model: Model, worker: Worker) -> Starlette:
-    """The HTTP side."""
-    decoder = msgspec.json.Decoder(ChatRequest)
+class Server:
+    """The routes. One chat at a time computes, and answers those that wait for the same model."""
 
-    async def completions(request: Request) -> Response:
-        try:
-            wanted = decoder.decode(await request.body())
-            variables = template_variables(wanted.chat_template_kwargs)
-        except (msgspec.DecodeError, ValueError) as error:
-            return _error(400, str(error))
-        if wanted.stream:
-            return _error(400, "this server does not stream; leave `stream` out")
-        limit = wanted.max_completion_tokens or wanted.max_tokens or 128
-        messages = [msgspec.to_builtins(message) for message in wanted.messages]
-        prompt = model.prompt(messages, variables)
-        if len(prompt.ids) > LONGEST_PROMPT:
-            return _error(400, f"the conversation has {len(prompt.ids)} tokens, the most is {LONGEST_PROMPT}")
-        try:
-            waiting = worker.submit(wanted.model, prompt, limit)
-        except queue.Full:
-            return _error(429, "too many requests wait; try again in a moment", {"Retry-After": "1"})
-        try:
-            served = await asyncio.wrap_future(waiting)
-        except NoSuchModel as error:
-            return _error(404, str(error))
-        except Exception as error:
-            log.exception("a request failed")
-            return _error(500, f"the model failed: {type(error).__name__}")
-        answer = served.answer
-        return JSONResponse(
-            {
-                "id": f"chatcmpl-{uuid.uuid4().hex}",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": served.model,
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {"role": "assistant", "content": answer.text},
-                        "finish_reason": "stop" if answer.ended else "length",
-                    }
-                ],
-                "usage": {
-                    "prompt_tokens": len(prompt.ids),
-                    "completion_tokens": answer.tokens,
-                    "total_tokens": len(prompt.ids) + answer.tokens,
-                },
-            }
-        )
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self._waiting: defaultdict[str, list[tuple[Chat, asyncio.Future[dict[str, Any]]]]] = defaultdict(list)
+        self._computing = asyncio.Lock()
 
-    async def models(_: Request) -> Response:
-        base, *versions = worker.adapters
-        parents = {base: None} | dict.fromkeys(versions, base)
+    def app(self) -> Starlette:
+        """Returns the ASGI application."""
+        routes = [
+            Route("/v1/models", self._list),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/completions", self._complete, methods=["POST"]),
+            Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", self._unload, methods=["POST"]),
+        ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _refusal})
+
+    async def _list(self, _: Request) -> Response:
         listed = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "retuned", "parent": parent}
-            for name, parent in parents.items()
+            {"id": name, "object": "model", "root": root, "parent": None if name == BASE else BASE}
+            for name, root in self.models.folders.items()
         ]
         return JSONResponse({"object": "list", "data": listed})
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": worker.champion, "refused": worker.refused})
+    async def _chat(self, request: Request) -> Response:
+        chat = await _body(request, Chat)
+        self._check(chat.model)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time())}
+        return JSONResponse({**head, "model": chat.model, **await self._answer(chat)})
 
-    return Starlette(
-        routes=[
-            Route("/v1/chat/completions", completions, methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/healthz", healthz),
-        ]
-    )
-
-
-def follow(
-    bootstrap_servers: str, topic: str, workload: str, change: Callable[[ModelEvent], None], stop: threading.Event
-) -> None:
-    """Read the model-events topic from its start until stopped, and hand on the workload's events.
-
-    Events of a workload have one key and so one partition: they come in order. A broker that does not answer is asked
-    again; reading goes on where it was.
-    """
-    positions: dict[TopicPartition, int] = {}
-    while not stop.is_set():
-        consumer = None
-        try:
-            consumer = KafkaConsumer(
-                bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False, bootstrap_timeout_ms=3_000
-            )
-            _read(consumer, topic, workload, change, stop, positions)
-        except KafkaError as error:
-            log.warning("model events: %s; trying again", error)
-            stop.wait(RETRY_SECONDS)
-        finally:
-            if consumer is not None:
-                consumer.close()
-
-
-def _read(
-    consumer: Any,
-    topic: str,
-    workload: str,
-    change: Callable[[ModelEvent], None],
-    stop: threading.Event,
-    positions: dict[TopicPartition, int],
-) -> None:
-    while not (numbers := consumer.partitions_for_topic(topic)):
-        if stop.wait(RETRY_SECONDS):
-            return
-    partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
-    consumer.assign(partitions)
-    for partition in partitions:
-        if partition in positions:
-            consumer.seek(partition, positions[partition])
-        else:
-            consumer.seek_to_beginning(partition)
-    decoder = msgspec.json.Decoder(ModelEvent)
-    while not stop.is_set():
-        for partition, records in consumer.poll(timeout_ms=200).items():
-            for record in records:
-                positions[partition] = record.offset + 1
+    async def _answer(self, chat: Chat) -> dict[str, Any]:
+        mine: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[chat.model].append((chat, mine))
+        async with self._computing:
+            if not mine.done():
+                await asyncio.sleep(GATHER_SECONDS)
+                batch = self._waiting.pop(chat.model)
                 try:
-                    event = decoder.decode(record.value or b"")
-                except msgspec.DecodeError as error:
-                    log.warning("model events: the message at %s:%d is not understood: %s", topic, record.offset, error)
-                    continue
-                if event.workload == workload:
-                    change(event)
+                    answers = await asyncio.to_thread(self.models.answers, chat.model, [one for one, _ in batch])
+                except Exception as error:  # noqa: BLE001  (each request of the batch gets it)
+                    for _, result in batch:
+                        result.set_exception(error)
+                else:
+                    for (_, result), answer in zip(batch, answers, strict=True):
+                        result.set_result(answer)
+        return await mine
+
+    async def _complete(self, request: Request) -> Response:
+        asked = await _body(request, Completion)
+        self._check(asked.model)
+        tops = await asyncio.to_thread(self.models.next_tokens, asked.model, asked.prompt, asked.logprobs)
+        choices = [{"index": index, "logprobs": {"top_logprobs": [top]}} for index, top in enumerate(tops)]
+        return JSONResponse({"object": "text_completion", "model": asked.model, "choices": choices})
+
+    async def _load(self, request: Request) -> Response:
+        adapter = await _body(request, Adapter)
+        if adapter.lora_name in self.models.folders:
+            raise HTTPException(400, f"The lora adapter '{adapter.lora_name}' has already been loaded.")
+        try:
+            await asyncio.to_thread(self.models.load, adapter.lora_name, adapter.lora_path)
+        except Exception as error:
+            raise HTTPException(400, f"Loading lora {adapter.lora_name} failed: {error}") from error
+        return Response(f"Success: LoRA adapter '{adapter.lora_name}' added successfully.")
+
+    async def _unload(self, request: Request) -> Response:
+        name = (await _body(request, Adapter)).lora_name
+        if name == BASE or name not in self.models.folders:
+            raise HTTPException(404, f"The lora adapter '{name}' cannot be found.")
+        async with self._computing:
+            self.models.unload(name)
+        return Response(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    def _check(self, model: str) -> None:
+        if model not in self.models.folders:
+            raise HTTPException(404, f"The model `{model}` does not exist.")
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    kind = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}.get(
-        status, "server_error"
-    )
-    return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status, headers=headers)
+async def _body(request: Request, kind: type[Body]) -> Body:
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except msgspec.DecodeError as error:
+        raise HTTPException(400, str(error)) from error
 
 
-class _Server(uvicorn.Server):
-    """uvicorn would take the signals and end the process by them before the other threads have ended."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": {"message": error.detail, "code": error.status_code}}, error.status_code)
 
 
 def main() -> None:
-    """Load the model, follow the events, serve until a signal comes."""
-    parser = argparse.ArgumentParser(prog="python -m retuned.daemon.demo.server", description=__doc__.split("\n")[0])
+    """Loads the base model and serves it on the loopback address until a signal comes."""
+    parser = argparse.ArgumentParser(prog="python -m retuned.daemon.demo.server")
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
-    parser.add_argument(
-        "--bootstrap-servers", help="the broker of the model events; without it, the base model is served"
-    )
-    parser.add_argument("--model-events-topic", default="retuned.model-events")
-    parser.add_argument("--workload", default="support", help="events of other workloads are passed over")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.ERROR)
     try:
-        model = Model(arguments.base, arguments.threads)
+        models = Models(arguments.base)
     except RetunedError as error:
         sys.exit(str(error))
-    worker = Worker(model, arguments.workload)
-    stop = threading.Event()
-    followers = []
-    if arguments.bootstrap_servers:
-        source = (arguments.bootstrap_servers, arguments.model_events_topic, arguments.workload, worker.change, stop)
-        followers = [threading.Thread(target=follow, args=source, name="model-events", daemon=True)]
-    worker.start()
-    for follower in followers:
-        follower.start()
-    log.info("%s in %s on http://127.0.0.1:%d", worker.champion, model.dtype, arguments.port)
-    server = _Server(
-        uvicorn.Config(
-            app(model, worker),
-            host="127.0.0.1",
-            port=arguments.port,
-            log_level="warning",
-            timeout_graceful_shutdown=5,
-        )
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, server.handle_exit)
-    try:
-        server.run()
-    finally:
-        stop.set()
-        worker.stop()
-        for follower in followers:
-            follower.join(timeout=5)
+    uvicorn.run(Server(models).app(), host="127.0.0.1", port=arguments.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The gateway: an OpenAI-compatible proxy that routes by conversation and records what was answered."""
+"""The gateway: an OpenAI-compatible proxy that routes by conversation and records answers."""

@@ -1,4 +1,4 @@
-"""The gateway's wiring: what it is made of, in the order in which it starts."""
+"""The gateway's wiring: builds and starts its parts in order, and stops them in reverse order."""
 
 import asyncio
 import importlib.metadata
@@ -19,10 +19,13 @@ from retuned.daemon.gateway.events.buffer import Buffer
 from retuned.daemon.gateway.events.experts import experts
 from retuned.daemon.gateway.events.feedback import Feedback, Tokens
 from retuned.daemon.gateway.events.publish import Publishing
+from retuned.daemon.gateway.memory.feed import Feed
+from retuned.daemon.gateway.memory.lookup import Memory
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import Proxy
 from retuned.daemon.gateway.routes import Daemon, Routes
 from retuned.daemon.gateway.servers.client import Client
+from retuned.daemon.gateway.servers.incumbents import Incumbents
 from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway.shadow import Shadow
 from retuned.daemon.settings import Settings
@@ -30,19 +33,21 @@ from retuned.daemon.settings import Settings
 log = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.000_5
-"""The thread that publishes gives way to requests after so long; Python's own 5 ms would show in their latency."""
+"""Python's switch interval. With the default of 5 ms, the publishing thread would add latency to requests."""
 FLUSH_SECONDS = 5.0
 BACKLOG = 256
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal comes.
+    """Serves until a signal arrives.
 
     Raises:
-        ConfigurationError: a setting is missing, or a file.
+        ConfigurationError: a setting or a file is missing or wrong.
     """
-    if not settings.gateway.upstreams:
-        raise ConfigurationError("gateway.upstreams is not set: name the model servers, each with its url")
+    if not settings.gateway.upstreams and not Incumbents(settings):
+        raise ConfigurationError(
+            "gateway.upstreams is not set: name the model servers, each with its url, or set a workload's incumbent"
+        )
     sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
@@ -64,30 +69,40 @@ async def _serve(settings: Settings) -> None:
         publisher = KafkaPublisher(settings.kafka)
         stack.callback(publisher.close)
         publishing = Publishing(buffer, publisher, settings.kafka, metrics)
-        client = Client(own.timeout_seconds)
+        client = Client()
         stack.push_async_callback(client.close)
-        routes = Routes(own.buffer, own.workloads, Daemon(settings, client.session).routes)
-        upstreams = Upstreams(own.upstreams, client.session, metrics)
+        incumbents = Incumbents(settings)
+        daemon = Daemon(settings, client.session)
+        routes = Routes(own.buffer, [*own.workloads, *incumbents.named], daemon.routes)
+        memory = Memory(settings.privacy, metrics)
+        stack.callback(memory.close)
+        feed = Feed(own.buffer, memory, lambda: routes.has_memory, daemon.memory)
+        upstreams = Upstreams(own.upstreams, incumbents, client.session, metrics)
         keys = own.feedback_keys()
         tokens = Tokens(keys, own.feedback_days) if keys else None
         feedback = Feedback(tokens, settings.ingest, own.cors_origins, experts(own)) if tokens else None
         shadow = Shadow(own, client.session, routes, upstreams, buffer, metrics)
-        proxy = Proxy(own, client, routes, upstreams, buffer, tokens, metrics, shadow)
+        proxy = Proxy(own, client, routes, upstreams, buffer, tokens, metrics, shadow, memory)
         endpoints = Endpoints(proxy, routes, upstreams, buffer, feedback, metrics)
         metrics.buffered_bytes.set_function(lambda: buffer.waiting_bytes)
         metrics.buffered_seconds.set_function(buffer.waiting_seconds)
         metrics.daemon_up.set_function(lambda: routes.problem is None)
+        metrics.memory_up.set_function(lambda: feed.problem is None)
         publishing.start()
         stack.push_async_callback(asyncio.to_thread, publishing.stop, FLUSH_SECONDS)
         await asyncio.gather(upstreams.refresh(), routes.refresh())
-        for follow in (upstreams.follow(own.poll_seconds), routes.follow(own.poll_seconds)):
+        for follow in (
+            upstreams.follow(own.poll_seconds),
+            routes.follow(own.poll_seconds),
+            feed.follow(own.memory_poll_seconds),
+        ):
             stack.push_async_callback(_cancelled, asyncio.create_task(follow))
         stack.push_async_callback(shadow.stop)
-        # Answers that have begun come to their end before anything that they need is stopped.
+        # The server stops first, so that answers in progress end before the parts that they need.
         server = Server(endpoints, own, most)
         metrics.most_connections.set(most)
         metrics.connections.set_function(lambda: server.count)
-        stack.push_async_callback(_cancelled, asyncio.create_task(server.look()))
+        stack.push_async_callback(_cancelled, asyncio.create_task(server.close_late()))
         runner = web.ServerRunner(server, shutdown_timeout=own.drain_seconds, handle_signals=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -1,24 +1,25 @@
-"""What `retuned check` tries of the gateway, without what only the gateway needs to be installed."""
+"""The gateway's part of `retuned check`, which runs without the gateway's packages."""
 
 from retuned.consumers.errors import RetunedError
-from retuned.consumers.settings import secret
+from retuned.consumers.sections import secret
 from retuned.daemon.gateway.events.experts import experts
 from retuned.daemon.gateway.servers.models import LIST_SECONDS, Model, base_of
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream
 from retuned.retrain.openai_api import Client
 from retuned.retrain.release.targets.build import in_words
+from retuned.retrain.settings import IncumbentSettings
 
 _SET_KEY = "the gateway lists its models with its own key: set key_file of the upstream"
 
 
 def check_upstream(upstream: Upstream) -> tuple[str, str]:
-    """Ask a model server for its models.
+    """Requests the list of models of a model server.
 
     Returns:
-        what to say of it, and what a person should look at although nothing is broken; empty: nothing.
+        the result and a warning, in words; the warning may be empty.
 
     Raises:
-        RetunedError: it does not answer, refuses, or does not list the base model that is configured.
+        RetunedError: the server does not answer, refuses, or does not list the configured base model.
     """
     client = Client(
         upstream.url.rstrip("/"),
@@ -31,7 +32,7 @@ def check_upstream(upstream: Upstream) -> tuple[str, str]:
     )
     answer = client.get("models")
     with client.expected("models"):
-        listed = [Model(one["id"], one.get("parent"), one.get("owned_by")) for one in answer["data"]]
+        listed = [Model(entry["id"], entry.get("parent"), entry.get("owned_by")) for entry in answer["data"]]
     base = base_of(listed, upstream.base_model)
     others = [model.id for model in listed if model.id != base]
     if base is not None:
@@ -39,24 +40,48 @@ def check_upstream(upstream: Upstream) -> tuple[str, str]:
     if upstream.base_model:
         raise RetunedError(
             f"gateway.upstreams: {upstream.url} does not list {upstream.base_model}, and {in_words(others, 'model')}: "
-            "set base_model of the upstream to the name that the base model has there"
+            "set base_model of the upstream to the server's name of the base model"
         )
-    return in_words(others, "model"), "none of them is taken for the base model: set base_model if one is"
+    return in_words(others, "model"), "none of them is recognised as the base model: set base_model if one is"
+
+
+def check_incumbent(own: IncumbentSettings) -> tuple[str, str] | None:
+    """Requests the models of an incumbent.
+
+    Returns:
+        the result and a warning, as `check_upstream`; None: there is no incumbent.
+
+    Raises:
+        RetunedError: the key cannot be read, or the incumbent does not answer or refuses it.
+    """
+    if own.url is None:
+        return None
+    key = secret(None, own.key_file, "incumbent.key_file")
+    if key is None:
+        return f"{own.url} gets the apps' keys, so it is not asked", ""
+    if own.api == "anthropic":
+        return f"{own.url} speaks Anthropic's API, so it is not asked", ""
+    client = Client(own.url.rstrip("/"), "incumbent", key, LIST_SECONDS, if_away="correct incumbent.url", pauses=())
+    answer = client.get("models")
+    with client.expected("models"):
+        listed = {entry["id"] for entry in answer["data"]}
+    if own.model in listed:
+        return f"{own.url} has {own.model}", ""
+    return f"{own.url} lists {in_words(sorted(listed), 'model')}", f"{own.model} is not one: correct incumbent.model"
 
 
 def check_keys(settings: GatewaySettings) -> str:
-    """Read the files of keys; returns what to say of them.
+    """Reads the key files. Returns a summary in words.
 
     Raises:
-        ConfigurationError: of the first that is wrong.
+        ConfigurationError: a file cannot be used.
     """
     clients, feedback = settings.client_keys(), settings.feedback_keys()
     secret(None, settings.daemon_token_file, "gateway.daemon_token_file")
     experts(settings)
-    asked = "anybody may ask"
+    access = "no API key is required"
     if clients is not None:
-        asked = (
-            f"apps need {'the key' if len(clients) == 1 else f'one of {len(clients)} keys'} in gateway.client_keys_file"
-        )
-    whose = "" if feedback is None or settings.principals_file is None else ", of experts too"
-    return f"{asked}; {'no feedback' if feedback is None else 'feedback'} is taken over HTTP{whose}"
+        keys = "the key" if len(clients) == 1 else f"one of {len(clients)} keys"
+        access = f"apps need {keys} in gateway.client_keys_file"
+    from_experts = "" if feedback is None or settings.principals_file is None else ", also from experts"
+    return f"{access}; {'no feedback' if feedback is None else 'feedback'} is accepted over HTTP{from_experts}"

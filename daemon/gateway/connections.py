@@ -1,7 +1,7 @@
-"""Limits of apps' connections: their number, and the time for a request and for reading its answer.
+"""Limits apps' connections: their number, and the time for a request and for reading its answer.
 
 Beyond the limit, the connection that has waited longest for a complete request is closed. So clients that open many
-connections, or send slowly, displace each other, and never an answer in progress.
+connections, or send slowly, displace one another, but never an answer in progress.
 """
 
 import asyncio
@@ -21,22 +21,22 @@ from retuned.daemon.gateway_settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 HEADER_SECONDS = 10.0
-"""From the first byte of a request to the end of its headers; at most `gateway.client_seconds`."""
-LOOK_SECONDS = 0.5
+"""The longest time for the headers of a request, from its first byte; at most `gateway.client_seconds`."""
+CHECK_SECONDS = 0.5
 LEAST_BYTES = 16 * 2**10
-"""What a client has to read of its answer in `gateway.client_seconds`, if that much is waiting."""
+"""Bytes of a waiting answer that a client must read within `gateway.client_seconds`."""
 SMALL_BYTES, MOST_LONG_BYTES = 64 * 2**10, 256 * 2**20
-"""Requests longer than the first share the second while they are read."""
+"""Requests longer than the first limit share the second while they are read."""
 OTHER_FILES = 64
 """File descriptors for the buffer, Kafka, the daemon and lists of models."""
 FILES_PER_CONNECTION = 3
-"""File descriptors: the app's, the server's, and an idle one to another server."""
+"""File descriptors per connection: the app's, the server's, and an idle one to another server."""
 SPARE = 16
-"""Connections beyond the answers in progress, so that probes are answered and new requests refused."""
+"""Connections reserved beyond the answers in progress, to answer probes and to refuse new requests."""
 
 
 def raise_file_limit() -> int:
-    """Raise the limit of open files to the hard limit; returns the limit in force."""
+    """Raises the limit of open files to the hard limit; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -46,7 +46,7 @@ def raise_file_limit() -> int:
 
 
 def most_connections(settings: GatewaySettings, files: int) -> int:
-    """The limit of connections.
+    """Returns the limit of connections.
 
     Args:
         files: the limit of open files; RLIM_INFINITY: none.
@@ -69,10 +69,10 @@ def most_connections(settings: GatewaySettings, files: int) -> int:
 
 
 def bind(settings: GatewaySettings) -> socket.socket:
-    """A listening socket, whose port several gateways may share. `::` accepts IPv4, too.
+    """Returns a bound socket, whose port several gateways may share. `::` accepts IPv4, too.
 
     Raises:
-        ConfigurationError: the address is taken or not this machine's.
+        ConfigurationError: the address is in use, or not an address of this machine.
     """
     host, port = settings.host, settings.port
     if host == "::" and not socket.has_dualstack_ipv6():
@@ -100,7 +100,7 @@ class Connection(RequestHandler):
     def __init__(self, server: "Server", **options: Any) -> None:
         super().__init__(server, **options)
         self.server = server
-        self.wire: asyncio.Transport | None = None  # aiohttp drops its reference before everything is sent
+        self.wire: asyncio.Transport | None = None  # aiohttp drops its reference before all bytes are sent
         self.long_bytes = 0
         self._answered = 0
         self._headers_since: float | None = None
@@ -109,7 +109,7 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire = cast(asyncio.Transport, transport)
-        self.wire.set_write_buffer_limits(high=0)  # writing is paused until the kernel has everything
+        self.wire.set_write_buffer_limits(high=0)  # pauses writing until the kernel has all bytes
         super().connection_made(transport)
         self.server.opened(self)
 
@@ -126,7 +126,7 @@ class Connection(RequestHandler):
 
     @property
     def between_requests(self) -> bool:
-        """Whether there is no request, or the headers of the next one are not complete."""
+        """Whether there is no request, or the headers of the next one are incomplete."""
         return self._request_count == self._answered
 
     async def finish_response(self, *arguments: Any) -> tuple[web.StreamResponse, bool]:
@@ -144,8 +144,8 @@ class Connection(RequestHandler):
         super().resume_writing()
         self._stalled_since = None
 
-    def look(self, now: float, seconds: float) -> None:
-        """Close it if its headers take too long, or its client has not read for so many seconds."""
+    def close_if_late(self, now: float, seconds: float) -> None:
+        """Closes the connection if its headers take too long, or its client has read too little for `seconds`."""
         late = self._headers_since is not None and now - self._headers_since > min(HEADER_SECONDS, seconds)
         if self._stalled_since is not None and now - self._stalled_since > seconds:
             before = self._unsent
@@ -155,7 +155,7 @@ class Connection(RequestHandler):
             self.abort()
 
     def abort(self) -> None:
-        """Close it at once, without sending what is left."""
+        """Closes the connection at once, without sending the rest."""
         if self.wire is not None:
             self.wire.abort()
 
@@ -165,7 +165,7 @@ class Connection(RequestHandler):
 
 
 class Server(web.Server):
-    """aiohttp's server, with limits of connections and of answers in progress."""
+    """aiohttp's server, with limits on connections and answers in progress."""
 
     def __init__(self, handler: Any, settings: GatewaySettings, most: int) -> None:
         super().__init__(
@@ -176,7 +176,7 @@ class Server(web.Server):
         )
         self._settings, self._most = settings, most
         self._open: dict[Connection, None] = {}
-        self._waiting: dict[Connection, None] = {}  # for a complete request; the longest wait comes first
+        self._waiting: dict[Connection, None] = {}  # waiting for a complete request, longest wait first
         self._long_bytes = 0
 
     def __call__(self) -> RequestHandler:
@@ -184,11 +184,11 @@ class Server(web.Server):
 
     @property
     def count(self) -> int:
-        """Connections that are open."""
+        """Number of open connections."""
         return len(self._open)
 
     def opened(self, connection: Connection) -> None:
-        """Register a connection; beyond the limit, close the one that has waited longest."""
+        """Registers a connection; beyond the limit, closes the one that has waited longest."""
         self._open[connection] = self._waiting[connection] = None
         if len(self._open) > self._most:
             oldest = next(iter(self._waiting))
@@ -196,21 +196,21 @@ class Server(web.Server):
             oldest.abort()
 
     def closed(self, connection: Connection) -> None:
-        """Remove a connection; safe to repeat."""
+        """Removes a connection; safe to repeat."""
         self._open.pop(connection, None)
         self._waiting.pop(connection, None)
 
     def waits(self, connection: Connection) -> None:
-        """The answer has ended; the next request may come."""
+        """Notes the end of an answer: the connection waits for the next request."""
         if connection in self._open:
             self._waiting.pop(connection, None)
             self._waiting[connection] = None
 
     async def read(self, connection: Connection, request: web.BaseRequest, most: int) -> bytes:
-        """The body of a request; from then on its answer is in progress.
+        """Returns the body of a request. From then on its answer counts as in progress.
 
         Raises:
-            Refused: it is too long or takes too long, or too many answers are in progress.
+            Refused: the body is too long or takes too long, or too many answers are in progress.
         """
         body = bytearray()
         try:
@@ -238,21 +238,21 @@ class Server(web.Server):
         connection.long_bytes += more
         self._long_bytes += more
 
-    async def look(self) -> None:
-        """Close connections that take too long, until cancelled."""
+    async def close_late(self) -> None:
+        """Closes connections that take too long, until cancelled."""
         while True:
             now = time.monotonic()
             for connection in list(self._open):
-                connection.look(now, self._settings.client_seconds)
-            await asyncio.sleep(LOOK_SECONDS)
+                connection.close_if_late(now, self._settings.client_seconds)
+            await asyncio.sleep(CHECK_SECONDS)
 
 
 def busy(why: str) -> Refused:
-    """The refusal of a request that was not sent to a model server."""
+    """Returns the error for a request that was not sent to a model server."""
     return Refused(503, "busy", f"{why}; try again later", {"Retry-After": "1"}, closes=True)
 
 
 async def read(request: web.BaseRequest, most: int) -> bytes:
-    """The body of a request, as `Server.read`."""
+    """Returns the body of a request; see `Server.read`."""
     connection = cast(Connection, request.protocol)
     return await connection.server.read(connection, request, most)

@@ -1,4 +1,4 @@
-"""What a request says of itself: the model that is asked for, and the conversation that it belongs to."""
+"""Reads the parts of a request that routing needs: its model, and its conversation or user."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,7 +6,10 @@ from typing import Any
 
 import msgspec
 
+from retuned.consumers.formats.messages import object_of, objects_of, texts_of
 from retuned.daemon.gateway.errors import Refused
+from retuned.daemon.gateway.memory.help import Help
+from retuned.retrain.release.assignment import Unit
 
 HEADER = "X-Retuned-Conversation"
 LONGEST_ID = 512
@@ -23,67 +26,47 @@ _ROLE = msgspec.json.Decoder(_Turn)
 
 
 class Call:
-    """The body of a request, of which only what routing needs is read.
+    """The body of a request, decoded only as far as routing needs.
 
     Attributes:
         body: as the app sent it.
-        model: what it asks for.
+        model: the requested model.
+        help: what the memory of corrections does for the request; None: nothing.
     """
 
     def __init__(self, body: bytes) -> None:
-        """Raises Refused when it is no object with a model."""
+        """Raises Refused if the body is not a JSON object with a model."""
         try:
             self._fields = _FIELDS.decode(body)
             self.model = msgspec.json.decode(self._fields.get("model", b"null"), type=str)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "invalid_json", f"expected a JSON object with a model, a text: {error}") from error
         self.body = body
+        self.help: Help | None = None
 
-    def asking(self, model: str) -> bytes:
-        """The body with another model; every other value stays as it is, byte by byte."""
-        if model == self.model:
-            return self.body
-        return msgspec.json.encode(self._fields | {"model": model})
-
-    def conversation(self, headers: Mapping[str, str]) -> str | None:
-        """The id of the conversation: of the header, or of `metadata.conversation_id`; None: there is none.
-
-        Raises:
-            Refused: the header's cannot be one.
-        """
-        if (given := headers.get(HEADER)) is not None:
-            if not 0 < len(given) <= LONGEST_ID or not given.isprintable():  # nor are bytes that are no UTF-8
-                raise Refused(400, "invalid_conversation", f"{HEADER}: expected 1 to {LONGEST_ID} printable characters")
-            return given
-        metadata = self._field("metadata")
-        found = metadata.get("conversation_id") if isinstance(metadata, dict) else None
-        return found if isinstance(found, str) and 0 < len(found) <= LONGEST_ID else None
-
-    def unit(self, conversation: str | None) -> str:
-        """What is assigned to an arm: the conversation; else the user; else how the conversation began, which stays the
-        same while it goes on.
-        """
-        if conversation is not None:
-            return conversation
-        for name in ("user", "safety_identifier"):
-            if isinstance(user := self._field(name), str) and user:
-                return user
-        return hashlib.sha256(b"\0".join(self._beginning())).hexdigest()
-
-    def _beginning(self) -> list[bytes]:
-        """The messages up to the first one of a user, as bytes; of a text completion, its prompt."""
-        try:
+    def asking(self, model: str, **more: Any) -> bytes:
+        """Returns the body with another model, the memory's message and more values; every other value keeps its
+        bytes."""
+        changed = more if model == self.model else {"model": model, **more}
+        if self.help and self.help.message:
             turns = _TURNS.decode(self._fields["messages"])
-            found = []
-            for turn in turns:
-                found.append(bytes(turn))
-                if _ROLE.decode(turn).role == "user":
-                    break
-            return found
-        except (KeyError, msgspec.DecodeError, RecursionError):
-            return [bytes(self._fields.get("prompt", b""))]
+            changed["messages"] = [*turns[: self.help.place], self.help.message, *turns[self.help.place :]]
+        return msgspec.json.encode(self._fields | changed) if changed else self.body
 
-    def _field(self, name: str) -> Any:
+    def characters(self) -> int:
+        """Returns the length of the texts of all messages, or of the prompt."""
+        return sum(len(text) for _, text in self._texts())
+
+    def last_text(self) -> str:
+        """Returns the last message of the user, or the prompt; empty: there is none."""
+        return next((text for role, text in reversed(self._texts()) if role == "user"), "")
+
+    def raw(self, name: str) -> bytes:
+        """Returns a field as JSON; `null` if it is absent."""
+        return bytes(self._fields.get(name, b"null"))
+
+    def value(self, name: str) -> Any:
+        """Returns a field; None if it is absent or cannot be decoded."""
         raw = self._fields.get(name)
         if raw is None:
             return None
@@ -91,3 +74,51 @@ class Call:
             return msgspec.json.decode(raw)
         except (msgspec.DecodeError, RecursionError):
             return None
+
+    def conversation(self, headers: Mapping[str, str]) -> str | None:
+        """Returns the id of the conversation, from the header or from `metadata.conversation_id`; None: there is none.
+
+        Raises:
+            Refused: the header is not a valid id.
+        """
+        if (header := headers.get(HEADER)) is not None:
+            if not 0 < len(header) <= LONGEST_ID or not header.isprintable():  # nor are bytes that are not UTF-8
+                raise Refused(400, "invalid_conversation", f"{HEADER}: expected 1 to {LONGEST_ID} printable characters")
+            return header
+        id = object_of(self.value("metadata")).get("conversation_id")
+        return id if isinstance(id, str) and 0 < len(id) <= LONGEST_ID else None
+
+    def unit(self, conversation: str | None, unit: Unit) -> str:
+        """Returns the id that is assigned to an arm: that of `unit`, the conversation or the user, else the other one,
+        else a hash of the first messages, which stay the same throughout a conversation.
+        """
+        if conversation is not None and unit == "conversation":
+            return conversation
+        named = (self.value("user"), self.value("safety_identifier"), object_of(self.value("metadata")).get("user_id"))
+        if user := next((one for one in named if isinstance(one, str) and one), None):
+            return user
+        if conversation is not None:
+            return conversation
+        return hashlib.sha256(b"\0".join(self._beginning())).hexdigest()
+
+    def _texts(self) -> list[tuple[str, str]]:
+        """Returns role and text of each message."""
+        named = (("user", "prompt"), ("system", "system"))
+        found = [(role, text) for role, name in named if (text := texts_of(self.value(name)))]
+        found += [
+            (str(message.get("role")), texts_of(message.get("content")) or "")
+            for message in objects_of(self.value("messages"))
+        ]
+        return found
+
+    def _beginning(self) -> list[bytes]:
+        """Returns the messages up to the first one of a user, as bytes; for a text completion, its prompt."""
+        try:
+            first: list[bytes] = []
+            for turn in _TURNS.decode(self._fields["messages"]):
+                first.append(bytes(turn))
+                if _ROLE.decode(turn).role == "user":
+                    break
+            return first
+        except (KeyError, msgspec.DecodeError, RecursionError):
+            return [bytes(self._fields.get("prompt", b""))]

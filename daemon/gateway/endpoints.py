@@ -1,10 +1,12 @@
-"""What the gateway answers, by method and path."""
+"""The gateway's endpoints, by method and path."""
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from multidict import CIMultiDict
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -17,16 +19,20 @@ from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.proxy import PASSED_ON, Proxy
 from retuned.daemon.gateway.routes import Routes
 from retuned.daemon.gateway.servers.upstreams import Upstreams
+from retuned.daemon.gateway.target import WORKLOAD_HEADER
 
 log = logging.getLogger(__name__)
 
 MOST_FEEDBACK_BYTES = 64 * 2**10
 
+_OF_WORKLOAD = re.compile("/workloads/([^/]+)(/v1/.+)")
+"""An app whose base URL is /workloads/WORKLOAD/v1 need not name the workload as its model."""
+
 Endpoint = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Endpoints:
-    """The handler of all requests.
+    """Handles all requests.
 
     Attributes:
         draining: whether the gateway is about to stop.
@@ -56,9 +62,14 @@ class Endpoints:
         self._paths = {path for _, path in self._endpoints}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to a request; every error is one of OpenAI's form."""
+        """Returns the answer to a request; errors have the form of its API."""
         self._metrics.in_flight.inc()
         try:
+            if of_workload := _OF_WORKLOAD.match(request.rel_url.raw_path):
+                headers = CIMultiDict(request.headers)
+                headers[WORKLOAD_HEADER] = of_workload[1]
+                rest = request.rel_url.with_path(of_workload[2], encoded=True, keep_query=True)
+                request = request.clone(rel_url=rest, headers=headers)
             endpoint = self._endpoints.get((request.method, request.path))
             if endpoint is None:
                 if request.path in self._paths:
@@ -70,7 +81,7 @@ class Endpoints:
             return await endpoint(request)
         except Refused as refused:
             return self._refusal(request, refused)
-        except (asyncio.CancelledError, ConnectionResetError):  # the app has gone
+        except (asyncio.CancelledError, ConnectionResetError):  # the app disconnected
             raise
         except Exception:
             log.exception("a request failed")
@@ -80,7 +91,7 @@ class Endpoints:
 
     def _refusal(self, request: web.BaseRequest, refused: Refused) -> web.Response:
         self._metrics.refused.labels(refused.code).inc()
-        response = error_response(refused)
+        response = error_response(refused, request.path)
         if self._feedback and request.path == "/v1/feedback":
             response.headers.update(self._feedback.allowed(request.headers))
         return response
@@ -94,14 +105,14 @@ class Endpoints:
 
     async def _take_feedback(self, request: web.BaseRequest) -> web.StreamResponse:
         if self._feedback is None:
-            raise Refused(404, "no_feedback", "no feedback is taken here (gateway.feedback_keys_file)")
+            raise Refused(404, "no_feedback", "this gateway accepts no feedback: set gateway.feedback_keys_file")
         event = self._feedback.event(await read(request, MOST_FEEDBACK_BYTES), request.headers)
         try:
             self._buffer.append(record.encode(record.Vote(event["interaction_id"], event)))
         except Full as error:
             self._metrics.dropped.labels("feedback", error.reason).inc()
             raise Refused(
-                503, "buffer_full", "feedback cannot be kept just now; try again later", {"Retry-After": "30"}
+                503, "buffer_full", "feedback cannot be stored now; try again later", {"Retry-After": "30"}
             ) from error
         self._metrics.feedback.inc()
         return web.json_response({"id": event["id"]}, status=202, headers=self._feedback.allowed(request.headers))
@@ -114,7 +125,7 @@ class Endpoints:
         return web.Response(text="ok\n")
 
     async def _readiness(self, _: web.BaseRequest) -> web.StreamResponse:
-        problems = ["it is about to stop"] if self.draining else self._upstreams.problems()
+        problems = ["the gateway is stopping"] if self.draining else self._upstreams.problems()
         return web.Response(text="\n".join(problems or ["ok"]) + "\n", status=503 if problems else 200)
 
     async def _scrape(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -1,64 +1,51 @@
-"""One request of an app, sent to one server: passed on as it is, recorded, and answered."""
+"""Sends one request of an app to one model server, relays the answer and records it."""
 
 import asyncio
 import json
-import logging
 import time
-import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from retuned.daemon.gateway.cascade import CHAT, is_invalid, is_single, read_confidence
 from retuned.daemon.gateway.conversations import Call
 from retuned.daemon.gateway.errors import Refused, error_body, why
-from retuned.daemon.gateway.events import record
-from retuned.daemon.gateway.events.buffer import Buffer, Full
+from retuned.daemon.gateway.events.buffer import Buffer
 from retuned.daemon.gateway.events.feedback import Tokens
 from retuned.daemon.gateway.metrics import Metrics
+from retuned.daemon.gateway.recording import Recording
 from retuned.daemon.gateway.servers.client import Client, Sends
+from retuned.daemon.gateway.servers.incumbents import Incumbent
 from retuned.daemon.gateway.servers.outliers import Outcome, outcome_of
-from retuned.daemon.gateway.servers.upstreams import Attempt, Replica, Upstreams, headers_for
+from retuned.daemon.gateway.servers.replica import KEYS, Replica, headers_for
+from retuned.daemon.gateway.servers.upstreams import Attempt, Upstreams
 from retuned.daemon.gateway.shadow import Shadow
+from retuned.daemon.gateway.target import Target
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 
-log = logging.getLogger(__name__)
-
-RECORDED = ("/v1/chat/completions", "/v1/completions")
-INTERACTION, MODEL, FALLBACK, TOKEN = (
-    f"X-Retuned-{name}" for name in ("Interaction", "Model", "Fallback", "Feedback-Token")
+MESSAGES = "/v1/messages"
+RECORDED = (CHAT, "/v1/completions", MESSAGES)
+INTERACTION, MODEL, FALLBACK, CASCADED, TOKEN, MEMORY = (
+    f"X-Retuned-{name}" for name in ("Interaction", "Model", "Fallback", "Cascade", "Feedback-Token", "Memory")
 )
 DONE = b"[DONE]"
+LAST_EVENT = b"event: message_stop"
+"""The end of a stream of Anthropic's API."""
 CLIENT_GONE = 499
+_UNACCEPTABLE = (400, 413, 422)
 _HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 _NOT_UP = {*_HOP, "host", "content-length", "content-encoding", "accept-encoding", "authorization", "cookie", "expect"}
 _NOT_DOWN = {*_HOP, "content-length", "date", "server", "set-cookie"}
 
 
 @dataclass(frozen=True)
-class Target:
-    """What may answer a request.
-
-    Attributes:
-        workload: that it is of; "": of none, and it is not recorded.
-        models: what answers, and what does in its place, in this order.
-        assignment: experiment and arm; None: there is no experiment.
-        shadow: what is asked as well, and shown to nobody.
-    """
-
-    workload: str
-    models: list[Served]
-    conversation: str | None = None
-    assignment: tuple[str, str] | None = None
-    shadow: Served | None = None
-
-
-@dataclass(frozen=True)
 class Parts:
-    """What every exchange works with."""
+    """The parts that all exchanges share."""
 
     settings: GatewaySettings
     client: Client
@@ -70,11 +57,41 @@ class Parts:
 
 
 class Elsewhere(Exception):
-    """This server did not answer, and another one may."""
+    """The server did not answer, but another one may."""
+
+
+class Replaceable(Exception):
+    """The incumbent should answer instead of a version.
+
+    Attributes:
+        rule: `invalid`, or `confidence`: the version is less sure of its answer than `Target.confident`.
+        deliver: records the version's answer and returns it, if the incumbent has none.
+    """
+
+    def __init__(self, rule: str, deliver: Callable[[], web.StreamResponse]) -> None:
+        super().__init__(rule)
+        self.rule, self.deliver = rule, deliver
+
+
+class Tries:
+    """The attempts to get an answer to one request.
+
+    Attributes:
+        began: when the request arrived, by `time.perf_counter`.
+        sends: the number of times it was sent without an answer.
+        reasons: why servers did not answer it.
+        failed: whether a server got it and failed, so that only the fallback may answer.
+    """
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.sends = Sends()
+        self.reasons: list[str] = []
+        self.failed = False
 
 
 class Exchange:
-    """One request, sent to one server."""
+    """One request to one server."""
 
     def __init__(
         self,
@@ -83,200 +100,236 @@ class Exchange:
         call: Call,
         target: Target,
         served: Served,
+        replica: Replica,
         name: str,
-        began: float,
+        tries: Tries,
     ) -> None:
+        """
+        Args:
+            served: the model of the target that is requested.
+            name: the server's name of that model.
+        """
         self._parts, self._request, self._call, self._target = parts, request, call, target
-        self._served, self._name, self._began = served, name, began
+        self._served, self._replica, self._name, self._tries = served, replica, name, tries
+        incumbent = replica if isinstance(replica, Incumbent) else None
+        self._seconds = incumbent.timeout_seconds if incumbent else parts.settings.timeout_seconds
+        self._is_last = target.fallback is None or served.model == target.fallback.model
         query = request.rel_url.raw_query_string
         self._path = f"{request.path}?{query}" if query else request.path
-        self._id = uuid.uuid4().hex
-        self._timestamp = datetime.now(UTC).isoformat()
-        self._is_recorded = bool(target.workload) and request.path in RECORDED
-        self._first_token: float | None = None
-        self._received: list[bytes] | None = []
-        self._size = 0
-        self._ended = self._done = False
+        self._recording = Recording(
+            parts.buffer, parts.metrics, parts.settings.max_body_bytes, target, served, name, tries.began, incumbent
+        )
+        self._recording.is_on &= request.path in RECORDED
+        self._is_cascaded = incumbent is not None and target.rule is not None
+        self._is_checked = incumbent is None and target.has_incumbent and is_single(call, request.path)
+        self._asks_confidence = self._is_checked and target.asks_confidence
+        self._saw_done = False
 
-    async def with_replica(self, replica: Replica, sends: Sends) -> web.StreamResponse:
-        """The answer of a server.
+    async def run(self) -> web.StreamResponse:
+        """Returns the answer of the server, once it is ready to be sent or the app has received it.
 
         Raises:
-            Elsewhere: it has not got the model, or cannot be reached.
-            Refused: it did not answer in time, or broke off.
+            Elsewhere: the server does not have the model, or cannot be reached.
+            Replaceable: the server answered, and the incumbent should answer instead.
+            Refused: the server did not answer in time, or broke off; or it answered with an error, and the fallback is
+                asked instead.
         """
-        url = f"{replica.url}{self._path.removeprefix('/v1')}"
-        headers = headers_for(replica, self._passed_on())
-        with self._parts.upstreams.asked(replica, self._served, self._name) as attempt:
-            try:
-                answer = await self._parts.client.post(url, self._call.asking(self._name), headers, sends)
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                attempt.outcome = Outcome.FAILS
-                replica.failed(f"cannot be reached ({why(error)})")
-                raise Elsewhere("cannot be reached") from error
-            except asyncio.CancelledError:
-                self._count(CLIENT_GONE)
-                raise
-            except TimeoutError as error:
-                raise self._failed(attempt, self._too_slow()) from error
-            except aiohttp.ClientError as error:
-                message = (
-                    "the model server closed the connection without an answer; it may have processed the request, "
-                    "which is therefore not sent again"
-                )
-                raise self._failed(attempt, Refused(502, "upstream_failed", message)) from error
-            self._is_recorded &= answer.status == 200
+        with self._parts.upstreams.asked(self._replica, self._served, self._name) as attempt:
+            answer = await self._post(attempt)
+            if answer.status in _UNACCEPTABLE and self._call.help and self._call.help.message:
+                # With the memory's message the prompt may be too long, or its roles may not suit the chat template.
+                answer.close()
+                self._call.help = None
+                self._parts.metrics.memory_lookups.labels(self._target.workload, "refused").inc()
+                answer = await self._post(attempt)
+            self._recording.is_on &= answer.status == 200
             async with answer:
                 if answer.headers.get("Content-Type", "").startswith("text/event-stream"):
                     return await self._stream(answer, attempt)
                 return await self._whole(answer, attempt)
 
+    async def _post(self, attempt: Attempt) -> aiohttp.ClientResponse:
+        """Sends the request; returns when the headers of the answer have arrived."""
+        url = f"{self._replica.url}{self._path.removeprefix('/v1')}"
+        headers = headers_for(self._replica, self._request_headers(self._replica))
+        body = self._call.asking(self._name, **{"logprobs": True} if self._asks_confidence else {})
+        try:
+            return await self._parts.client.post(url, body, headers, self._tries.sends, self._seconds)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            attempt.outcome = Outcome.FAILS
+            self._replica.failed(f"cannot be reached ({why(error)})")
+            raise Elsewhere("cannot be reached") from error
+        except asyncio.CancelledError:
+            self._count(CLIENT_GONE)
+            raise
+        except (TimeoutError, aiohttp.ClientError) as error:
+            message = (
+                "the model server closed the connection without an answer; it may have processed the request, "
+                "which is therefore not sent again"
+            )
+            raise self._server_failed(attempt, error, message) from error
+
     async def _whole(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
+        """Returns an answer that is not a stream, recorded before the app gets it."""
         try:
             body = await answer.read()
         except asyncio.CancelledError:
             self._count(CLIENT_GONE)
             raise
-        except TimeoutError as error:
-            raise self._failed(attempt, self._too_slow()) from error
-        except aiohttp.ClientError as error:
-            raise self._failed(attempt, _broke_off()) from error
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise self._server_failed(attempt, error) from error
         attempt.outcome = outcome_of(answer.status)
         if answer.status == 404 and _names(body, self._name):
-            raise Elsewhere(f"has not got {self._name}")
-        headers = self._headers(answer)
-        self._received, self._size = [body], len(body)
-        self._record()
+            raise Elsewhere(f"does not have {self._name}")
+        if attempt.outcome in (Outcome.FAILS, Outcome.BUSY) and not self._is_last:
+            raise Refused(502, "upstream_failed", f"the model server answered {answer.status}")
+        if answer.status == 200 and self._asks_confidence:
+            body, self._recording.confidence = read_confidence(body, keep=bool(self._call.value("logprobs")))
+        if answer.status == 200 and self._is_checked and (rule := self._rule_against(body)):
+            raise Replaceable(rule, partial(self._deliver, answer, body))
+        return self._deliver(answer, body)
+
+    def _rule_against(self, body: bytes) -> str | None:
+        """Returns the rule by which the incumbent replaces an answer of a version; None: there is none."""
+        if not self._is_last and is_invalid(self._call, body):
+            return "invalid"
+        least, confidence = self._target.confident.get(self._served.model), self._recording.confidence
+        return "confidence" if least is not None and confidence is not None and confidence < least else None
+
+    def _deliver(self, answer: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
+        headers = self._response_headers(answer)
+        self._recording.add(body)
+        self._save()
         self._count(answer.status)
         return web.Response(body=body, status=answer.status, headers=headers)
 
     async def _stream(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
-        """Each line as it comes. What the app has got is recorded before the stream ends, however it does."""
-        response = web.StreamResponse(status=answer.status, headers=self._headers(answer))
-        problem: Refused | None = None
-        rest = b""
+        """Relays a stream line by line. Before any kind of end, the received part is recorded."""
+        response = web.StreamResponse(status=answer.status, headers=self._response_headers(answer))
+        failure: Refused | None = None
         try:
-            await response.prepare(self._request)
-            async for piece in answer.content.iter_any():
-                if self._first_token is None:
-                    self._first_token = time.perf_counter() - self._began
-                lines, newline, rest = (rest + piece).rpartition(b"\n")
-                if newline:
-                    await self._send(response, lines + newline)
-            if rest:
-                await self._send(response, rest)
+            await self._relay(answer, response)
         except (asyncio.CancelledError, ConnectionResetError):
-            self._record(cut="client")
-            self._count(answer.status if self._ended else CLIENT_GONE)
+            self._save(cut="client")
+            self._count(answer.status if self._saw_done else CLIENT_GONE)
             raise
-        except TimeoutError:
-            problem = self._too_slow()
-        except aiohttp.ClientError:
-            problem = _broke_off()
-        if problem is None:
+        except (TimeoutError, aiohttp.ClientError) as error:
+            self._save(cut="upstream")
+            failure = self._server_failed(attempt, error)
+            if not response.prepared:
+                raise failure from error
+        if failure is None:
             attempt.outcome = outcome_of(answer.status)
-            self._record()
+            self._save()
             self._count(answer.status)
         else:
-            self._record(cut="upstream")
-            self._failed(attempt, problem)
-            error = error_body(problem.status, problem.code, str(problem))
-            await response.write(b"\ndata: " + error + b"\n\n")
+            event = b"event: error\n" if self._request.path == MESSAGES else b""
+            error_event = error_body(failure.status, failure.code, str(failure), self._request.path)
+            await response.write(b"\n" + event + b"data: " + error_event + b"\n\n")
         await response.write_eof()
         return response
 
+    async def _relay(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+        rest = b""
+        if self._is_last:
+            await response.prepare(self._request)
+        async for piece in answer.content.iter_any():
+            self._recording.note_first_token()
+            if not response.prepared:  # until now the fallback could have answered instead
+                await response.prepare(self._request)
+            lines, newline, rest = (rest + piece).rpartition(b"\n")
+            if newline:
+                await self._send(response, lines + newline)
+        if rest:
+            await self._send(response, rest)
+        if not response.prepared:  # the stream is empty
+            await response.prepare(self._request)
+
     async def _send(self, response: web.StreamResponse, lines: bytes) -> None:
-        """Send some more of a stream; what is recorded is as much of it as may be."""
-        self._size += len(lines)
-        if self._received is not None:
-            self._received.append(lines)
-            if self._size > self._parts.settings.max_body_bytes:
-                self._received = None
-        if DONE in lines[-32:] and lines.split()[-1] in (DONE, b"data:" + DONE):  # clients close the connection here
-            self._ended = True
-            self._record()
+        self._recording.add(lines)
+        if _ends(lines):  # clients close the connection here
+            self._saw_done = True
+            self._save()
         await response.write(lines)
 
-    def _record(self, cut: str | None = None) -> None:
-        """Buffer the exchange, once. An answer of which nothing came is none."""
-        if self._done or not self._is_recorded or not self._size:
-            return
-        self._done = True
-        metrics = self._parts.metrics
-        received = self._received
-        if received is None or self._size > self._parts.settings.max_body_bytes:
-            metrics.dropped.labels("interactions", "too_large").inc()
-            log.warning("an answer of %d bytes is not recorded (gateway.max_body_bytes)", self._size)
-            return
-        kept = record.Exchange(
-            id=self._id,
-            timestamp=self._timestamp,
-            workload=self._target.workload,
-            model=self._served.model,
-            name=self._name,
-            conversation_id=self._target.conversation,
-            assignment=self._target.assignment,
-            request=self._call.body,
-            response=b"".join(received),
-            streamed=self._first_token is not None,
-            cut=cut,
-            latency_seconds=time.perf_counter() - self._began,
-            first_token_seconds=self._first_token,
-        )
-        try:
-            self._parts.buffer.append(record.encode(kept))
-        except Full as error:
-            metrics.dropped.labels("interactions", error.reason).inc()
-            return
-        candidate = self._target.shadow
-        if candidate is not None and cut is None and self._served.model == self._target.models[0].model:
-            self._parts.shadow.ask(candidate, self._call, self._path, self._passed_on(), self._id)
+    def _save(self, cut: str | None = None) -> None:
+        """Records the exchange, once, and sends the request to the shadow candidate if the assigned model answered."""
+        is_saved, candidate = self._recording.save(self._call, cut), self._target.shadow
+        is_assigned = self._served.model == self._target.models[0].model
+        if is_saved and cut is None and is_assigned and candidate is not None:
+            headers = self._request_headers(to=None)
+            self._parts.shadow.ask(candidate, self._call, self._path, headers, self._recording.id)
 
-    def _passed_on(self) -> CIMultiDict[str]:
-        """The headers of the app's request that a server gets."""
-        keyless = self._parts.settings.client_keys_file is None
+    def _request_headers(self, to: Replica | None) -> CIMultiDict[str]:
+        """Returns the headers of the app's request that are passed on to a server; None: any but the incumbent.
+
+        If the workload has an incumbent, the app's key is the incumbent's, and no other server gets it.
+        """
+        incumbent = self._parts.upstreams.incumbents.of(self._target.workload)
+        is_for_another = incumbent not in (None, to)
+        keyless = self._parts.settings.client_keys_file is None and not is_for_another
         return CIMultiDict(
             (key, value)
             for key, value in self._request.headers.items()
             if ((lower := key.lower()) not in _NOT_UP or (keyless and lower == "authorization"))
             and not lower.startswith("x-retuned-")
+            and not (is_for_another and lower in KEYS)
         )
 
-    def _headers(self, answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
+    def _response_headers(self, answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
+        """Returns the headers of a server's answer that are passed on to the app, plus the gateway's own."""
         parts = self._parts
         headers = CIMultiDict((key, value) for key, value in answer.headers.items() if key.lower() not in _NOT_DOWN)
         headers[MODEL] = self._served.model
-        first = self._target.models[0]
-        if self._served.model != first.model:
-            headers[FALLBACK] = f"{first.model} is on no server"
+        assigned = self._target.models[0]
+        if self._is_cascaded:
+            headers[CASCADED] = str(self._target.rule)
+        elif self._served.model != assigned.model:
+            headers[FALLBACK] = f"{assigned.model} {'failed' if self._tries.failed else 'is on no server'}"
             parts.metrics.fell_back(self._target.workload, self._served.model)
-        if self._is_recorded:
-            headers[INTERACTION] = self._id
-            if parts.tokens:
-                headers[TOKEN] = parts.tokens.of(self._id)
+        if self._recording.is_on:
+            headers.update(recorded_headers(self._recording.id, self._call, parts.tokens))
         return headers
 
     def _count(self, code: int) -> None:
-        seconds = time.perf_counter() - self._began
-        self._parts.metrics.answered(self._target.workload, self._served.model, code, seconds, self._first_token)
+        seconds, first_token = time.perf_counter() - self._tries.began, self._recording.first_token_seconds
+        self._parts.metrics.answered(self._target.workload, self._served.model, code, seconds, first_token)
 
-    def _failed(self, attempt: Attempt, problem: Refused) -> Refused:
-        """Count a failure of the server; returns the error for the app."""
+    def _server_failed(
+        self,
+        attempt: Attempt,
+        error: Exception,
+        message: str = "the model server broke off in the middle of its answer",
+    ) -> Refused:
+        """Counts a failure of the server. Returns the error for the app: a timeout, or this message."""
+        refused = Refused(502, "upstream_failed", message)
+        if isinstance(error, TimeoutError):
+            section = "incumbent" if isinstance(self._replica, Incumbent) else "gateway"
+            limit = f"{self._seconds:g} s ({section}.timeout_seconds)"
+            refused = Refused(504, "upstream_timeout", f"the model server sent nothing for {limit}")
         attempt.outcome = Outcome.FAILS
-        self._count(problem.status)
-        return problem
-
-    def _too_slow(self) -> Refused:
-        limit = self._parts.settings.timeout_seconds
-        return Refused(
-            504, "upstream_timeout", f"the model server sent nothing for {limit:g} s (gateway.timeout_seconds)"
-        )
+        if self._is_last or self._recording.first_token_seconds is not None:
+            self._count(refused.status)
+        return refused
 
 
-def _broke_off() -> Refused:
-    return Refused(502, "upstream_failed", "the model server broke off in the middle of its answer")
+def _ends(lines: bytes) -> bool:
+    """Whether lines of a stream hold its end."""
+    if DONE in lines[-32:]:
+        return lines.split()[-1] in (DONE, b"data:" + DONE)
+    return LAST_EVENT in lines[-128:] and LAST_EVENT in lines.splitlines()
+
+
+def recorded_headers(interaction: str, call: Call, tokens: Tokens | None) -> dict[str, str]:
+    """Returns the headers of a recorded answer: its id, the token for feedback, and the entries that helped it."""
+    headers = {INTERACTION: interaction}
+    if tokens:
+        headers[TOKEN] = tokens.of(interaction)
+    if call.help and call.help.entries:
+        headers[MEMORY] = ", ".join(call.help.entries)
+    return headers
 
 
 def _names(body: bytes, model: str) -> bool:
-    """Whether an error is about this model, and not about the path."""
+    """Whether an error is about this model, rather than the path."""
     return json.dumps(model)[1:-1].encode() in body or model.encode() in body

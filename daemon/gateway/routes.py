@@ -1,4 +1,4 @@
-"""The routes that the gateway follows: the daemon's, kept on disk for when it is away."""
+"""The routes of workloads: fetched from the daemon, and cached on disk in case it is unreachable."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ import msgspec
 
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import RetunedError
-from retuned.consumers.settings import secret
+from retuned.consumers.sections import secret
 from retuned.daemon.gateway.errors import why
 from retuned.daemon.settings import Settings
 from retuned.retrain.release.assignment import Route, base_only
@@ -24,93 +24,113 @@ ASK_SECONDS = 5.0
 class _Answer(msgspec.Struct, frozen=True):
     workloads: dict[str, Route]
     withheld: dict[str, list[str]] = {}
+    memory: bool = False
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
 class Daemon:
-    """The daemon, as the gateway asks it."""
+    """A client of the daemon's API."""
 
     def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
-        """Raises a ConfigurationError when the token cannot be read."""
+        """Raises a ConfigurationError if the token cannot be read."""
         own, http = settings.gateway, settings.http
         host = f"[{http.address}]" if ":" in http.address else http.address
         listens = f"{'https' if http.tls_certificate_file else 'http'}://{host}:{http.port}"
-        self._url = f"{(own.daemon_url or listens).rstrip('/')}/api/v1/routes"
+        self._url = f"{(own.daemon_url or listens).rstrip('/')}/api/v1"
         token = secret(None, own.daemon_token_file, "gateway.daemon_token_file") or http.token_to_send()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session = session
 
     async def routes(self) -> bytes:
-        """Its routes, JSON.
+        """Returns the daemon's routes as JSON.
 
         Raises:
-            RetunedError: it does not answer with them.
+            RetunedError: the daemon does not return them.
         """
+        return await self._get("routes", "metrics")
+
+    async def memory(self, after: int, limit: int) -> bytes:
+        """Returns a page of the memory as JSON: the changes after a sequence, at most `limit`.
+
+        Raises:
+            RetunedError: the daemon does not return it.
+        """
+        return await self._get(f"memory/feed?after={after}&limit={limit}", "gateway")
+
+    async def _get(self, path: str, role: str) -> bytes:
+        url = f"{self._url}/{path}"
         timeout = aiohttp.ClientTimeout(ASK_SECONDS)
         try:
-            async with self._session.get(self._url, headers=self._headers, timeout=timeout) as answer:
+            async with self._session.get(url, headers=self._headers, timeout=timeout) as answer:
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise RetunedError(f"{self._url} does not answer ({why(error)})") from error
+            raise RetunedError(f"{url} does not answer ({why(error)})") from error
         if answer.status in (401, 403):
-            raise RetunedError(f"{self._url} asks for a token of the role metrics: set gateway.daemon_token_file")
+            raise RetunedError(f"{url} requires a token of the role {role}: set gateway.daemon_token_file")
         if answer.status != 200:
-            raise RetunedError(f"{self._url} answered {answer.status}; is it the daemon, of this version?")
+            raise RetunedError(f"{url} answered {answer.status}; is it the daemon, of this version?")
         return body
 
 
 class Routes:
-    """Of each workload, what answers it.
+    """The route of each workload.
 
     Attributes:
-        problem: why the daemon did not answer when it was asked last; None: it did.
+        problem: the reason why the last request to the daemon failed; None: it succeeded.
+        has_memory: whether any workload uses the memory of corrections.
     """
 
-    def __init__(self, folder: Path, configured: Iterable[str], ask: Callable[[], Awaitable[bytes]]) -> None:
-        """`folder` keeps what `ask` returned last; `configured` workloads are there before the daemon knows them."""
-        self._ask, self._file = ask, folder / FILE
+    def __init__(self, folder: Path, configured: Iterable[str], fetch: Callable[[], Awaitable[bytes]]) -> None:
+        """
+        Args:
+            folder: caches the last routes.
+            configured: workloads with a route to the base model until the daemon knows them.
+            fetch: returns the daemon's routes.
+        """
+        self._fetch, self._file = fetch, folder / FILE
         self._configured = {workload: base_only(workload) for workload in configured}
         self._known: dict[str, Route] = {}
         self._withheld: dict[str, frozenset[str]] = {}
         self._written = b""
-        self.problem: str | None = "it was not asked yet"
+        self.problem: str | None = "not requested yet"
+        self.has_memory = False
         try:
             self._written = self._file.read_bytes()
             self._take(self._written)
         except FileNotFoundError:
             pass
         except (OSError, msgspec.DecodeError) as error:
-            log.warning("%s: cannot be used, the daemon is asked: %s", self._file, error)
+            log.warning("%s: cannot be used until the daemon returns its routes: %s", self._file, error)
 
     def of(self, workload: str) -> Route | None:
-        """The route of a workload; None: there is no such workload."""
+        """Returns the route of a workload; None: the workload is unknown."""
         return self._known.get(workload) or self._configured.get(workload)
 
     def workloads(self) -> list[str]:
-        """The workloads that may be asked for."""
+        """Returns the known workloads."""
         return sorted({*self._known, *self._configured})
 
     def withholds(self, url: str, name: str | None) -> bool:
-        """Whether a server must not be asked for a model: it has another one under that name, as far as is known."""
+        """Whether a server must not be used for a model, because it may serve another one under that name."""
         return name in self._withheld.get(_server(url), ())
 
     def _take(self, content: bytes) -> None:
         answer = _ANSWER.decode(content)
-        self._known = answer.workloads
+        self._known, self.has_memory = answer.workloads, answer.memory
         self._withheld = {_server(url): frozenset(names) for url, names in answer.withheld.items()}
 
     async def follow(self, seconds: float) -> None:
-        """Ask the daemon again and again."""
+        """Refreshes the routes at this interval, until cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(seconds)
 
     async def refresh(self) -> None:
-        """Ask the daemon once. While it is away, what it answered last holds."""
+        """Fetches the daemon's routes once. If that fails, the last ones stay in force."""
         try:
-            content = await self._ask()
+            content = await self._fetch()
             self._take(content)
             problem = None
             if content != self._written:
@@ -120,21 +140,21 @@ class Routes:
                     "routes: %s", "; ".join(_text(name, route) for name, route in self._known.items()) or "none yet"
                 )
         except msgspec.DecodeError as error:
-            problem = f"its routes are not understood ({error}); is it of another version?"
+            problem = f"the routes cannot be decoded ({error}); does the daemon have another version?"
         except OSError as error:
             problem = f"{self._file} cannot be written ({error.strerror})"
         except RetunedError as error:
             problem = str(error)
-        except Exception as error:  # the daemon would not be asked again
+        except Exception as error:  # otherwise the task would end, and routes would never be refreshed
             log.exception("routes")
             problem = f"{type(error).__name__}: {error}"
         if problem and problem != self.problem:
-            log.warning("routes: those that are known hold; the daemon was asked in vain: %s", problem)
+            log.warning("routes: the last ones stay in force: %s", problem)
         self.problem = problem
 
 
 def _server(url: str) -> str:
-    """A model server by its address, with which the daemon's targets have no /v1."""
+    """Returns the address of a model server without /v1, as in the daemon's targets."""
     return url.rstrip("/").removesuffix("/v1")
 
 

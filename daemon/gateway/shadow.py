@@ -1,4 +1,4 @@
-"""What a candidate would have answered: it is asked after the app has its answer, and nobody is shown what it says."""
+"""Shadow requests: sends a request to a candidate after the app has its answer, and records the candidate's answer."""
 
 import asyncio
 import logging
@@ -14,23 +14,24 @@ from retuned.daemon.gateway.events import record
 from retuned.daemon.gateway.events.buffer import Buffer, Full
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.routes import Routes
-from retuned.daemon.gateway.servers.upstreams import Replica, Upstreams, headers_for
+from retuned.daemon.gateway.servers.replica import Replica, headers_for
+from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 16
-"""Candidates' answers that are waited for; what comes beyond is not asked, so that a slow candidate takes no memory."""
+"""The most open shadow requests; further ones are skipped, so that a slow candidate does not fill the memory."""
 MOST_OF_BUFFER = 0.5
-"""Share of the buffer up to which such answers are kept: the rest is for what people were answered."""
+"""The share of the buffer that shadow answers may fill; the rest is for answers that users received."""
 
 
 class Shadow:
-    """Asks candidates. Whatever happens to it, no app notices.
+    """Sends shadow requests. Their failures never affect an app.
 
     Attributes:
-        under_way: the requests that are waited for.
+        under_way: the open requests.
     """
 
     def __init__(
@@ -48,12 +49,12 @@ class Shadow:
         self.under_way: set[asyncio.Task[None]] = set()
 
     def ask(self, candidate: Served, call: Call, path: str, headers: CIMultiDict[str], interaction: str) -> None:
-        """Ask a candidate what was just answered; returns at once.
+        """Sends a request that was just answered to a candidate; returns at once.
 
         Args:
-            path: of the request, as the app sent it, with its query.
-            headers: that servers get of it.
-            interaction: id of the answer that the app got.
+            path: path and query of the app's request.
+            headers: the headers that are passed on to servers.
+            interaction: the id of the answer that the app received.
         """
         if len(self.under_way) >= MOST_AT_ONCE or self._is_full():
             self._metrics.shadow.labels("skipped").inc()
@@ -63,7 +64,7 @@ class Shadow:
         task.add_done_callback(self.under_way.discard)
 
     async def stop(self) -> None:
-        """Wait for nothing more."""
+        """Cancels the open requests."""
         for task in list(self.under_way):
             task.cancel()
         await asyncio.gather(*self.under_way, return_exceptions=True)
@@ -75,24 +76,24 @@ class Shadow:
                 if self._routes.withholds(replica.url, candidate.name):
                     continue
                 with self._upstreams.asked(replica, candidate, name):
-                    kept = await self._answer(replica, call.asking(name), path, headers, candidate, interaction)
-                if kept is not None:
+                    answer = await self._answer(replica, call.asking(name), path, headers, candidate, interaction)
+                if answer is not None:
                     outcome = "skipped" if self._is_full() else "recorded"
                     if outcome == "recorded":
-                        self._buffer.append(record.encode(kept))
+                        self._buffer.append(record.encode(answer))
                 break
         except Full:
             outcome = "skipped"
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.debug("%s: no answer in shadow: %r", candidate.model, error)
         except Exception:
-            log.exception("%s: asking in shadow", candidate.model)
+            log.exception("%s: a shadow request failed", candidate.model)
         self._metrics.shadow.labels(outcome).inc()
 
     async def _answer(
         self, replica: Replica, body: bytes, path: str, headers: CIMultiDict[str], candidate: Served, interaction: str
     ) -> record.Shadow | None:
-        """What a server answers; None: an error, or more than is recorded."""
+        """Returns the answer of a server; None for an error or an answer beyond `gateway.max_body_bytes`."""
         timestamp, began = datetime.now(UTC).isoformat(), time.perf_counter()
         async with self._session.post(
             f"{replica.url}{path.removeprefix('/v1')}",

@@ -1,1 +1,1 @@
-"""What runs when."""
+"""The jobs, their schedule, and the queue of runs."""

@@ -1,4 +1,4 @@
-"""What the jobs of a daemon work with."""
+"""The context of jobs: warehouse, settings, publisher, metrics and clock."""
 
 import threading
 from collections.abc import Callable
@@ -27,14 +27,14 @@ from retuned.retrain.release.rollout import Rollout
 
 @dataclass
 class Context:
-    """What every job may use.
+    """The context of every job.
 
     Attributes:
-        stop: ends a run under way.
-        publisher: of what the leader announces.
+        stop: stops runs under way.
+        publisher: for the announcements of the leader.
         lead: see `common.lead`.
         failures: the last error of each job that has not succeeded since.
-        booking: of two bookings at once the second fails, so they take turns.
+        booking: held while the ledger is booked, because concurrent bookings conflict.
     """
 
     warehouse: Warehouse
@@ -56,7 +56,7 @@ class Context:
 
     @cached_property
     def reconciler(self) -> Reconciler:
-        """What makes the targets follow."""
+        """The reconciler of the targets."""
         return Reconciler(
             self.warehouse,
             self.settings,
@@ -69,32 +69,32 @@ class Context:
 
     @property
     def rollout(self) -> Rollout:
-        """How champions are changed."""
+        """Changes champions and canaries."""
         show = partial(self.retrain_metrics.aliases, self.warehouse)
         topic, reconcile = self.settings.kafka.model_events_topic, self.reconciler.tick
         return Rollout(self.warehouse, self.settings, self.publisher, topic, show, reconcile, self.lead)
 
     @property
     def reports(self) -> Path:
-        """The folder of the reports: of drift checks, and of months and quarters."""
+        """The folder of drift reports and of reports of months and quarters."""
         return folder_of(self.warehouse)
 
     def workloads(self) -> list[str]:
-        """The workloads that have events."""
+        """Returns the workloads that have events."""
         return workloads.known(self.warehouse)
 
     def measured(self) -> list[str]:
-        """The workloads that are measured."""
+        """Returns the workloads that are measured."""
         return workloads.measured(self.warehouse, self.now())
 
     def retired(self, workload: str) -> bool:
-        """Whether it had no answer for a week."""
+        """Whether a workload has had no answer for a week."""
         return workloads.retired(self.warehouse, workload, self.now())
 
     def shown(self) -> set[str]:
-        """The workloads that metrics tell apart: those that are measured, and those whose champion was ever changed."""
+        """Returns the workloads with metrics of their own: those that are measured or ever changed their champion."""
         return {*self.measured(), *self.rollout.changed()}
 
     def parts(self, job: str) -> AbstractContextManager[Parts]:
-        """The parts of a job, each of which may fail by itself."""
+        """Run a job in parts; see `parts.parts`."""
         return parts(job, self.metrics.workload_failures, self.failures.get(job, ""))

@@ -1,8 +1,9 @@
-"""The jobs of a daemon, as a table: what runs when, and in which thread."""
+"""The schedule: a table of jobs, each with its interval and its thread."""
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,11 +16,15 @@ from apscheduler.triggers.cron import CronTrigger
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.common.spans import span
-from retuned.consumers.errors import RetunedError, StandsBy
-from retuned.daemon.jobs import tasks
+from retuned.consumers.errors import Busy, Cancelled, RetunedError, StandsBy
+from retuned.consumers.warehouse.selection import Selection
+from retuned.daemon.erasure.erasure import Erasures
+from retuned.daemon.jobs import cleanup, memory, requests, tasks
+from retuned.daemon.jobs.audit import Checkpoints
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.parts import FATAL
-from retuned.daemon.jobs.runs import Runs, UnderWay
+from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.jobs.under_way import UnderWay
 from retuned.daemon.reports.reports import Period, is_empty, report_id
 from retuned.monitors.drift import check as drift
 from retuned.retrain.release.reconciler import EVERY_SECONDS
@@ -28,6 +33,7 @@ from retuned.retrain.runner_settings import MOST_AT_A_TIME
 log = logging.getLogger(__name__)
 
 ARCHIVE_SECONDS = 3_600.0
+ERASURES_SECONDS = 10.0
 CRON_GRACE_SECONDS = 3_600
 
 
@@ -38,9 +44,9 @@ class Job:
     Attributes:
         every: seconds, or a crontab in UTC; None: once, at the start.
         thread: jobs of one thread run one after the other.
-        first: when it runs first, naive UTC; None: when the crontab says so, unless the daemon was away then.
+        first: time of the first run, naive UTC; None: the next time of the crontab.
         traced: whether each run is a span.
-        everywhere: whether the daemons of a cluster that stand by do it, too.
+        everywhere: whether standby daemons of a cluster run it, too.
     """
 
     id: str
@@ -56,46 +62,66 @@ class Jobs:
     """The jobs, with or without their schedule."""
 
     def __init__(self, context: Context, fail: Callable[[BaseException], None]) -> None:
-        """`fail` is called with an error after which the daemon cannot go on."""
+        """`fail` is called with an error that the daemon cannot survive."""
         self.context, self._fail = context, fail
         self.runs = Runs(context)
+        end_runs = partial(requests.end_runs, context, self.runs)
+        self.erasures = Erasures(context.warehouse, context.settings, context.stop, context.now, end_runs)
+        self._under_way: dict[str, object] = {}
+        self.erasures.readers = lambda: {**self._under_way}
+        self._checkpoints = Checkpoints(context)
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, timezone=UTC
         )
 
     def table(self) -> list[Job]:
-        """Intervals count from what history says, so that a restart neither skips nor repeats a job."""
+        """Returns the jobs. Drift checks continue the interval from before a restart."""
         context, runs, schedule = self.context, self.runs, self.context.settings.schedule
         soon = context.now()
         checked = drift.latest_at(context.warehouse)
         check_due = max(soon, checked + timedelta(seconds=schedule.drift_seconds)) if checked else soon
         jobs = [
             Job("quality", partial(tasks.measure_quality, context, runs), schedule.quality_seconds, "default", soon),
-            # Quality and shadows may wait for a slow judge: a bad champion or canary must not.
+            # In a thread of its own, because quality and shadow may wait for a slow judge.
             Job("watch", partial(tasks.watch_service, context), schedule.watch_seconds, "watch", soon),
+            Job("erased", partial(tasks.settle_erased, context, runs), schedule.watch_seconds, "watch", soon),
             Job("shadow", partial(tasks.judge_shadows, context), schedule.watch_seconds, "shadow", soon),
             Job("drift", partial(tasks.check_drift, context, runs), schedule.drift_seconds, "drift", check_due),
-            # These two wait for a broker that is away.
+            # These two may wait for an unreachable broker.
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),
             Job("labels", partial(tasks.request_labels, context), schedule.labels_seconds, "announce", soon),
-            # Looks at replicas in threads of its own.
+            # Checks replicas in threads of its own.
             Job("targets", context.reconciler.tick, EVERY_SECONDS, "targets", soon, traced=False),
             Job(
                 "storage",
-                partial(tasks.show_storage, context),
+                partial(tasks.show_storage, context, self.erasures),
                 schedule.quality_seconds,
                 "storage",
                 soon,
                 everywhere=True,
             ),
-            Job("archive", partial(tasks.archive, context), ARCHIVE_SECONDS, "archive", soon, everywhere=True),
-            Job("retention", partial(tasks.remove_old, context), ARCHIVE_SECONDS, "archive", soon),
+            Job("archive", partial(cleanup.archive, context), ARCHIVE_SECONDS, "archive", soon, everywhere=True),
+            Job("retention", partial(cleanup.remove_old, context), ARCHIVE_SECONDS, "archive", soon),
+            Job(
+                "apply-erasures", self._apply_erasures, ERASURES_SECONDS, "archive", soon, traced=False, everywhere=True
+            ),
+            # In the thread of the archive, which moves rows between the warehouse and files.
+            Job("erasures", self._run_erasures, ERASURES_SECONDS, "archive", soon, traced=False),
             Job("resume", partial(tasks.resume, context, runs), None, "retrain", soon),
         ]
+        if any(one.memory.mode != "off" for one in context.settings.variants({"memory"}).values()):
+            follow = memory.Follower(context)
+            jobs.append(Job("memory", follow, memory.EVERY_SECONDS, "memory", soon, traced=False))
+        if any(one.train.gpu_servers_sleep for one in context.settings.variants({"train"}).values()):
+            wake = partial(tasks.wake_servers, context)
+            jobs.append(Job("gpu-servers", wake, schedule.quality_seconds, "retrain", soon, traced=False))
+        audit = context.settings.audit
+        if audit.checkpoint_file or audit.topic:
+            jobs.append(Job("audit", self._checkpoints, audit.checkpoint_seconds, "announce", soon, traced=False))
         if schedule.retrain_cron:
             ask = partial(tasks.ask_policy_on_schedule, context, runs)
             jobs.append(Job("retrain-cron", ask, schedule.retrain_cron, "default", None))
-        if schedule.report_cron:  # a month that ended while the daemon was away is made up for
+        if schedule.report_cron:  # also at the start: a month may have ended while the daemon was down
             jobs.append(Job("report", partial(tasks.report, context), schedule.report_cron, "retrain", soon))
         return jobs
 
@@ -103,8 +129,8 @@ class Jobs:
         """Run a job of the table now, in this thread.
 
         Raises:
-            StandsBy: another daemon of the cluster does it.
-            PartsFailed: parts of it failed; the others were done.
+            StandsBy: another daemon of the cluster runs it.
+            PartsFailed: parts of it failed; the others succeeded.
         """
         job = next(job for job in self.table() if job.id == id)
         if not job.everywhere:
@@ -112,17 +138,17 @@ class Jobs:
         return self._traced(job)()
 
     def start(self) -> None:
-        """Start the schedule, with the jobs that each daemon of a cluster does; `lead` adds the others."""
+        """Start the schedule with the jobs that every daemon of a cluster runs; `lead` adds the others."""
         for thread in {job.thread for job in self.table()}:
             self._scheduler.add_executor(ThreadPoolExecutor(1), thread)
-        self._scheduler.add_executor(ThreadPoolExecutor(MOST_AT_A_TIME), "ray")  # threads that wait for a cluster
+        self._scheduler.add_executor(ThreadPoolExecutor(MOST_AT_A_TIME), "ray")  # its threads wait for a Ray cluster
         self.runs.start = self._start_run
         self._scheduler.add_listener(self._on_event, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
         self._add(everywhere=True)
         self._scheduler.start()
 
     def lead(self) -> None:
-        """Do all jobs from now on."""
+        """Run all jobs from now on."""
         self._add(everywhere=False)
         self._show_latest_drift()
 
@@ -148,7 +174,7 @@ class Jobs:
         self.context.reconciler.close()
 
     def report_so_far(self, workload: str) -> str:
-        """Write the report of a workload's running month; where the schedule runs, in its turn. Returns its id.
+        """Write the report of a workload's current month; with a schedule, in its thread. Returns the report's id.
 
         Raises:
             RetunedError: there is nothing to report.
@@ -156,12 +182,13 @@ class Jobs:
         period = Period.of("month", self.context.now())
         if is_empty(self.context.warehouse, workload, period):
             raise RetunedError(
-                f"workload {workload}: nothing was asked in {period.name}, so there is no report; imported "
-                "demonstrations are no traffic"
+                f"workload {workload}: there was no traffic in {period.name}, so there is no report; imported "
+                "demonstrations do not count"
             )
 
         def write() -> None:
-            tasks.write_reports(self.context, workload, [period])
+            with self._noted(f"report:{workload}"):
+                tasks.write_reports(self.context, workload, [period])
 
         if self._scheduler.running:
             self._scheduler.add_job(write, id=f"report:{workload}", executor="retrain", replace_existing=True)
@@ -169,8 +196,25 @@ class Jobs:
             write()
         return report_id(workload, period)
 
+    def erase(self, selection: Selection, by: str, reason: str | None) -> str:
+        """Request an erasure, and begin with it; without a schedule, carry it out. Returns its id."""
+        id = self.erasures.request(selection, by, reason)
+        if self._scheduler.running:
+            self._scheduler.add_job(self._run_erasures, id="erasures:now", executor="archive", replace_existing=True)
+        else:
+            self.erasures.run()
+        return id
+
+    def _run_erasures(self) -> None:
+        with _waiting():
+            self.erasures.run()
+
+    def _apply_erasures(self) -> None:
+        with _waiting():
+            self.erasures.apply()
+
     def _scheduled(self, job: Job) -> Callable[[], Any]:
-        """In its turn; while this daemon is not sure that it leads, which it tells by itself, its turns pass."""
+        """Returns the work of a job for the schedule, which skips a leader's job while this daemon does not lead."""
         work = self._traced(job)
 
         def in_turn() -> Any:
@@ -184,23 +228,31 @@ class Jobs:
         return in_turn
 
     def _traced(self, job: Job) -> Callable[[], Any]:
-        if not job.traced:
-            return job.work
-
         def work() -> Any:
-            with span(f"job {job.id}", job=job.id):
+            with self._noted(job.id, job.thread), span(f"job {job.id}", job=job.id) if job.traced else nullcontext():
                 return job.work()
 
         return work
 
+    @contextmanager
+    def _noted(self, id: str, thread: str = "retrain") -> Iterator[None]:
+        """Notes a run of a job that may read events. Erasures share a thread with the archive, and they end the runs
+        that are resumed."""
+        if thread != "archive" and id != "resume":
+            self._under_way[id] = object()
+        try:
+            yield
+        finally:
+            self._under_way.pop(id, None)
+
     def _start_run(self, run: UnderWay) -> None:
-        """Those on this machine take turns with reports, which load models too."""
+        """Schedule a run. Runs on this machine share a thread with reports, which load models too."""
         executor = "ray" if run.runner.kind == "ray" else "retrain"
-        id = f"retrain:{uuid.uuid4().hex}"  # a run that is stopped may be started again before its job is forgotten
+        id = f"retrain:{uuid.uuid4().hex}"  # a run that was stopped may start again before its job is removed
         self._scheduler.add_job(self.runs.make, args=[run], id=id, executor=executor)
 
     def _show_latest_drift(self) -> None:
-        """Else the gauges would be absent until the next check, and alerts begin anew."""
+        """Set the drift gauges at the start, so that alerts do not start over."""
         for workload in self.context.measured():
             check = drift.latest(self.context.warehouse, workload)
             if check is not None and not self.context.retired(workload):
@@ -209,9 +261,9 @@ class Jobs:
     def _on_event(self, event: JobExecutionEvent) -> None:
         job = "retrain" if event.job_id == "resume" else event.job_id.partition(":")[0]
         with about(job=job):
-            self._take_outcome(job, event)
+            self._note_outcome(job, event)
 
-    def _take_outcome(self, job: str, event: JobExecutionEvent) -> None:
+    def _note_outcome(self, job: str, event: JobExecutionEvent) -> None:
         context = self.context
         if event.code == EVENT_JOB_MISSED:
             context.metrics.job_runs.labels(job, "missed").inc()
@@ -228,3 +280,10 @@ class Jobs:
                 log.error("job %s: %s", job, event.exception)
             else:
                 log.error("job %s failed: %s\n%s", job, event.exception, event.traceback)
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """An erasure that has to wait is no failure of its job: the next run continues."""
+    with suppress(Busy, Cancelled):
+        yield

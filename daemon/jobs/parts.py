@@ -1,4 +1,4 @@
-"""The parts of a job that do not depend on each other: one that fails is reported by name, and the others go on."""
+"""Independent parts of a job: if one fails, the others still run, and the job fails at its end with the reasons."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -14,30 +14,38 @@ from retuned.consumers.errors import Cancelled, RetunedError, WarehouseError
 log = logging.getLogger(__name__)
 
 FATAL = (WarehouseError, duckdb.FatalException)
-"""After one of these nothing more can be stored: the daemon stops."""
+"""Errors after which nothing can be stored any more: the daemon stops."""
 
 
 class PartsFailed(RetunedError):
-    """Parts of a job failed, as the text names them with their reasons; the others were done."""
+    """Parts of a job failed; the text has their names and reasons. The others succeeded."""
 
 
 class Parts:
-    """What one run of a job is made of, and what of it failed."""
+    """The parts of one run of a job.
+
+    Attributes:
+        failed: names and reasons of the parts that failed.
+    """
 
     def __init__(self, job: str, metric: Counter, known: str) -> None:
-        """`metric` has the labels task and workload; `known` is what failed at the last run: no news."""
+        """
+        Args:
+            metric: counts failures; labels task and workload.
+            known: the error of the last run, which is not logged again.
+        """
         self._job, self._metric, self._known = job, metric, known
         self.failed: list[str] = []
 
     @contextmanager
     def step(self, name: str, on_failure: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Whatever fails inside is kept for the end of the job, unless the job or the daemon has to stop. Threads may
-        have steps at the same time."""
+        """Run a part. Its failure is noted for the end of the job, unless the job or the daemon has to stop. Safe for
+        threads."""
         try:
             yield
         except (Cancelled, *FATAL):
             raise
-        except Exception as error:  # raised when all parts were tried
+        except Exception as error:  # raised once all parts have run
             expected = isinstance(error, RetunedError)
             text = f"{name}: {error if expected else f'{type(error).__name__}: {first_line(error)}'}"
             self.failed.append(text)
@@ -47,23 +55,23 @@ class Parts:
 
     @contextmanager
     def workload(self, name: str) -> Iterator[None]:
-        """The step of one workload."""
+        """Run the part of one workload."""
         with about(workload=name), self.step(f"workload {name}", self._metric.labels(self._job, name).inc):
             yield
 
 
 @contextmanager
 def parts(job: str, metric: Counter, known: str) -> Iterator[Parts]:
-    """The parts of one run; a run that is cancelled ends quietly.
+    """Run a job in parts. A cancelled job ends without an error.
 
     Raises:
-        PartsFailed: when all were tried.
+        PartsFailed: parts failed; raised at the end.
     """
-    made = Parts(job, metric, known)
+    run = Parts(job, metric, known)
     try:
         with about(job=job):
-            yield made
+            yield run
     except Cancelled:
         return
-    if made.failed:
-        raise PartsFailed("; ".join(made.failed))
+    if run.failed:
+        raise PartsFailed("; ".join(run.failed))

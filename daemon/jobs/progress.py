@@ -1,4 +1,4 @@
-"""What a run reports of its progress, in words."""
+"""The progress of a run as text."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ SHOWN = {
 
 
 def words(progress: dict[str, Any]) -> str:
-    """What a run reported, as in `train, step 3, steps 90, loss 0.42` or `train, on Ray: PENDING`."""
+    """Returns a report of a run as text: `train, step 3, steps 90, loss 0.42` or `train, on Ray: PENDING`."""
     if progress["stage"] in SHOWN and progress.get("ray_status") in ("PENDING", "AWAY"):
         return f"{progress['stage']}, on Ray: {progress['ray_status']}"
     shown = (key for key in SHOWN.get(progress["stage"], ()) if isinstance(progress.get(key), int | float))

@@ -1,1 +1,1 @@
-"""When to retrain."""
+"""The policy: when to retrain."""

@@ -1,6 +1,6 @@
-"""When to retrain: a pure function of the evidence. It returns its decision with every reason."""
+"""The policy: decides when to retrain, as a pure function of the evidence, and returns all reasons."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from retuned.daemon.policy.fall import find_fall
@@ -9,30 +9,31 @@ from retuned.daemon.policy.ratings import Ratings, latest
 from retuned.daemon.settings import PolicySettings
 
 LONGEST_WAIT = timedelta(days=7)
-"""The cool-down doubles with each run that is not promoted, up to this."""
+"""Longest cool-down. It doubles with each run that is not promoted."""
 MOST_NEEDED = 16
-"""So do the new corrections that it takes, from policy.minimum_corrections up to so many times of it."""
+"""Most new corrections that a run needs, as a multiple of policy.minimum_corrections. They double in the same way."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about one workload when the policy is asked.
+    """The evidence about one workload.
 
     Attributes:
-        drifted: outcome of the latest drift checks since the last run and the last change of what serves, newest first;
-            empty while two versions answer. None: too few events to tell.
-        ratings: those of the model in service, by period, the oldest first.
+        drifted: results of the drift checks since the last run and the last change of version, newest first; empty
+            while two versions answer. None: too few events for a result.
+        ratings: of the model in service, by period, oldest first.
         new_corrections: corrections of the model in service that the last run did not have.
-        untried_corrections: those of an earlier model too: what came in while that run trained, for example.
+        untried_corrections: the same, with corrections of earlier models, such as those from during the last run.
         corrections_to_learn: corrections that the champion's dataset did not have (without a champion: all).
-        taken_back: the version that the last run made was promoted, and taken back from service.
-        refused_runs: so many were not promoted since the last promotion, or run that was asked for by hand.
-        last_run_finished_at: when the latest run ended, whatever came of it.
-        running: a run is under way, or in line.
-        paused: why no run may start, where retraining is paused.
-        scheduled: the configured time has come.
-        asked_by: who asked by hand, if anyone.
-        money: what answers earn and runs cost; None: nothing is known of it.
+        taken_back: whether the last run's version was promoted and taken back.
+        refused_runs: runs without a promotion, since the last promotion or run by hand.
+        last_run_finished_at: when the latest run ended, with any result.
+        running: whether a run is under way or queued.
+        paused: the reason of a pause; None: retraining is not paused.
+        scheduled: whether the configured time has come.
+        erased_at: when rows that the champion learned were erased, unless it may stay in service; None: none were.
+        asked_by: who requested a run by hand; None: nobody.
+        money: gains of answers and costs of runs; None: unknown.
     """
 
     drifted: tuple[bool | None, ...] = ()
@@ -46,17 +47,18 @@ class Evidence:
     running: bool = False
     paused: str | None = None
     scheduled: bool = False
+    erased_at: datetime | None = None
     asked_by: str | None = None
     money: Money | None = None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Retrain or not, and why.
+    """Whether to retrain, and why.
 
     Attributes:
-        payoff: what it is expected to bring and to cost; None: not known.
-        lacks_labels: there is a reason, and too little new to learn from.
+        payoff: expected gain and cost of a run; None: unknown.
+        lacks_labels: whether there is a reason to retrain, but too little to learn from.
     """
 
     retrain: bool
@@ -66,24 +68,30 @@ class Decision:
 
 
 def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decision:
-    """Retrain when there is a reason, something to learn, it pays, and nothing else is against it."""
+    """Decides to retrain if there is a reason, something to learn, a run pays, and nothing else holds it back."""
     reasons = _reasons(evidence, settings)
     expected = _payoff(evidence, settings)
     if evidence.asked_by:
-        # A person outranks the cool-down, the counts and the money; behind a run under way the request waits its turn.
+        # A request by hand overrides cool-down, counts and money; it waits for a run under way.
         doubts = (f"though it does not pay: {expected}",) if expected and not expected.pays else ()
         return Decision(True, (f"asked for by {evidence.asked_by}", *reasons, *doubts), expected)
+    if evidence.erased_at:
+        # What people took back has to go, whatever that costs and whether the policy is on or off.
+        reasons = (f"the champion learned rows that were erased on {evidence.erased_at:%Y-%m-%d}", *reasons)
+        tried = evidence.last_run_finished_at is not None and evidence.last_run_finished_at > evidence.erased_at
+        against = _against(evidence if tried else replace(evidence, last_run_finished_at=None), settings, now)
+        return Decision(not against, (*reasons, *against), expected)
     if not settings.enabled:
         return Decision(False, ("the policy is switched off (policy.enabled)",), expected)
     if not reasons:
-        why = "a run is under way, or in line" if evidence.running else "no reason to retrain"
+        why = "a run is under way or queued" if evidence.running else "no reason to retrain"
         return Decision(False, (why,), expected)
     lacking = _lacking(evidence, settings)
     against = (*_against(evidence, settings, now), *lacking)
     if expected and not expected.pays:
         against = (*against, f"but it does not pay: {expected}")
     if against:
-        # What a run under way learns from is not tried yet.
+        # While a run is under way, its corrections still count as untried.
         lacks_labels = bool(lacking) and not evidence.running
         return Decision(False, (*reasons, *against), expected, lacks_labels)
     return Decision(True, (*reasons, f"it pays: {expected}") if expected else reasons, expected)
@@ -136,7 +144,7 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
 
 
 def _lacking(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
-    """What is missing to learn from; nothing: there is enough."""
+    """Returns the reason why there is too little to learn; empty if there is enough."""
     if evidence.corrections_to_learn < settings.minimum_corrections:
         return (
             f"but there is too little to learn: {evidence.corrections_to_learn} new corrections "
@@ -149,12 +157,12 @@ def _lacking(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
         return ()
     few = f"{evidence.untried_corrections} corrections of {needed} needed"
     if evidence.taken_back:
-        # The gate passed what was learned from nearly the same, and production did not.
-        return (f"but what the last run learned was taken back from service, and too little is new since: {few}",)
+        # A run on nearly the same corrections would pass the gate again, and fail in production again.
+        return (f"but the last run's version was taken back from service, and too little is new since: {few}",)
     if evidence.refused_runs:
         return (
             f"but {_refused(evidence)}, and too little is new since: {few} "
-            "(each candidate that is tried on the same holdout makes its verdict worth less)",
+            "(each further candidate on the same holdout weakens its verdict)",
         )
     return ()
 

@@ -1,9 +1,10 @@
-"""The evidence that the policy decides on, gathered from the warehouse, and the decisions that are kept."""
+"""Reads the policy's evidence from the warehouse, and stores its decisions."""
 
 import json
 import logging
 import math
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, time, timedelta
 
@@ -14,7 +15,7 @@ from retuned.daemon.policy import payoff
 from retuned.daemon.policy.decision import Decision, Evidence
 from retuned.daemon.policy.ratings import UNRATED, Ratings, by_period
 from retuned.daemon.settings import Settings
-from retuned.monitors.rates import rate_on
+from retuned.monitors.money.dated import rate_on
 
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.policy", "evidence.sql")
@@ -22,7 +23,7 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (the warehouse keeps UTC without a
 
 
 def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> Evidence:
-    """What the warehouse knows of a workload; a run that waits or was interrupted counts as running."""
+    """Returns the evidence about a workload; a run that waits or was interrupted counts as running."""
     judgements.follow(warehouse)
     champion = warehouse.row(QUERIES["champion"], {"workload": workload}) or {}
     last_run = warehouse.row(QUERIES["last_run"], {"workload": workload}) or {}
@@ -62,7 +63,7 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
 
 
 def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evidence, now: datetime) -> bool:
-    """Keep a decision, unless it only repeats the last one with other figures; whether it was kept."""
+    """Store a decision, unless it repeats the last one with other figures. Returns whether it was stored."""
     last = warehouse.row(QUERIES["last_decision"], {"workload": workload})
     news = (
         last is None
@@ -97,27 +98,24 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
     return True
 
 
-def forget(warehouse: Warehouse, old: datetime) -> int:
-    """Delete the decisions of before `old` that no run followed, but for each workload's last; how many they were."""
-    return warehouse.delete(QUERIES["forget"], {"old": old})
+def forget(warehouse: Warehouse, workloads: Sequence[str], old: datetime) -> int:
+    """Delete decisions from before `old` that led to no run, except each workload's last. Returns their number."""
+    return warehouse.delete(QUERIES["forget"], {"workloads": workloads, "old": old})
 
 
 def _money(
     warehouse: Warehouse, settings: Settings, workload: str, rated: tuple[Ratings, ...], now: datetime
 ) -> payoff.Money | None:
-    """What answers earned over the latest payback time, and what runs took; None before the first run, and where a
-    provider trains, which is not paid by the hour."""
-    if settings.train.engine == "api":
-        return None
+    """Returns the gains of answers over the last `payback_days`, and the past runs; None before the first run."""
     runs = warehouse.rows(QUERIES["past_runs"], {"workload": workload})
     if not runs:
         return None
-    # From midnight on: the ledger is summed by day.
+    # From midnight on, because the ledger is summed by day.
     since = datetime.combine(now - timedelta(days=settings.policy.payback_days), time())
     earned = warehouse.row(QUERIES["earned"], {"workload": workload, "since": since})
     assert earned is not None
     periods = math.ceil(settings.policy.payback_days * 86_400 / settings.windows.current_seconds)
-    # Of less than a day nothing is projected: a lively hour is no day of such hours.
+    # Less than a day counts as a day: a busy hour must not be projected to a whole day.
     days = max((now - (earned["first_at"] or now)) / timedelta(days=1), 1.0)
     return payoff.Money(
         currency=settings.roi.currency,
@@ -131,5 +129,5 @@ def _money(
 
 
 def _gist(reasons: list[str] | tuple[str, ...]) -> list[str]:
-    """Reasons without their figures: a count that moved is not a new reason."""
+    """Returns reasons without their figures: a changed count is no new reason."""
     return ["".join(c for c in reason if not c.isdigit()) for reason in reasons]

@@ -1,5 +1,5 @@
 -- name: champion
--- When the model in service came into service, and up to when the evidence goes that it learned from.
+-- When the model in service was promoted, and the time of the latest evidence that it learned from.
 SELECT a.version, a.created_at AS promoted_at,
        coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), d.created_at) AS learned_until
 FROM aliases a
@@ -8,7 +8,7 @@ LEFT JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_versio
 WHERE a.workload = $workload AND a.alias = 'champion'
 
 -- name: last_run
--- What comes in while a run trains is not in its dataset, and counts for the next one.
+-- Corrections from during a run are not in its dataset, and count for the next one.
 SELECT r.started_at, r.finished_at,
        coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until,
        r.version IN (
@@ -20,8 +20,8 @@ WHERE r.workload = $workload
 ORDER BY r.started_at DESC LIMIT 1
 
 -- name: refused
--- Runs whose candidate was not promoted, or that were refused before there was one: since the last promotion, or since
--- somebody asked for one by hand. What waits for approval, or gave way before anybody decided on it, was not refused.
+-- Runs without a promotion, since the last promotion or run by hand. A version that waits for approval, or was superseded
+-- before a decision, does not count.
 WITH began AS (
     SELECT max(began_at) AS began_at FROM (
         SELECT max(created_at) AS began_at FROM promotions WHERE workload = $workload AND event = 'promoted'
@@ -32,11 +32,11 @@ WITH began AS (
 SELECT count(*) AS runs FROM runs, began
 WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'retrain'
   AND NOT coalesce((detail ->> 'promoted')::BOOLEAN, false)
-  AND id NOT IN (SELECT run_id FROM approvals WHERE state IN ('waiting', 'approved', 'superseded')) AND (began_at IS NULL OR started_at > began_at)
+  AND id NOT IN (SELECT run_id FROM approvals WHERE kind = 'version' AND state IN ('waiting', 'approved', 'superseded')) AND (began_at IS NULL OR started_at > began_at)
 
 -- name: drift
--- What was accepted as usual is no reason any more. Nor is what a check found before another version came into service, or
--- while two versions answer: answers then differ because of the version.
+-- Drift that was accepted is no reason any more. Nor is drift from before the last change of version, or while two versions
+-- answer, because answers then differ by version.
 SELECT drifted FROM drift_checks
 WHERE workload = $workload AND created_at > $since
   AND created_at > coalesce((SELECT max(created_at) FROM promotions WHERE workload = $workload), $since)
@@ -45,8 +45,8 @@ WHERE workload = $workload AND created_at > $since
 ORDER BY created_at DESC LIMIT $checks
 
 -- name: corrections
--- What was said of an earlier model's answers is learned from, and says nothing of the one in service. A demonstration
--- is about no model.
+-- Corrections of an earlier model's answers can be learned from, but are no evidence about the model in service. A
+-- demonstration belongs to no model.
 SELECT count(*) FILTER (received_at > $since_dataset) AS to_learn,
        count(*) FILTER (received_at > $since_run) AS untried,
        count(*) FILTER (received_at > $since_run AND (answered_at >= $promoted_at OR demonstration)) AS new
@@ -54,13 +54,13 @@ FROM judgements
 WHERE workload = $workload AND name = 'correction'
 
 -- name: past_runs
--- What the latest decided runs took and brought, and how many corrections each had that its parent had not. What waits for
--- approval is not decided.
+-- Duration and scores of the latest decided runs, and how many corrections each had that its parent had not. A run whose
+-- version waits for approval is not decided.
 WITH latest AS MATERIALIZED (
     SELECT r.*, coalesce(r.train_seconds, 0) + coalesce(r.evaluate_seconds, 0) AS seconds
     FROM runs r SEMI JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
     WHERE r.workload = $workload AND r.state = 'succeeded' AND seconds > 0
-        AND r.id NOT IN (SELECT run_id FROM approvals WHERE state = 'waiting')
+        AND r.id NOT IN (SELECT run_id FROM approvals WHERE kind = 'version' AND state = 'waiting')
     ORDER BY r.started_at DESC LIMIT 20
 ), learned AS (
     SELECT version, coalesce(try_cast(card ->> 'evidence_until' AS TIMESTAMP), created_at) AS until
@@ -74,7 +74,7 @@ WITH latest AS MATERIALIZED (
 ), past AS (
     SELECT r.id, r.seconds,
            coalesce((r.detail ->> 'promoted')::BOOLEAN, false)
-               OR r.id IN (SELECT run_id FROM approvals WHERE state = 'approved') AS promoted,
+               OR r.id IN (SELECT run_id FROM approvals WHERE kind = 'version' AND state = 'approved') AS promoted,
            coalesce(r.detail -> 'scores' ->> 'champion', r.detail -> 'scores' ->> 'base')::DOUBLE AS before,
            (r.detail -> 'scores' ->> 'candidate')::DOUBLE AS after,
            coalesce(inherited.until, TIMESTAMP '1970-01-01') AS since, own.until
@@ -90,13 +90,14 @@ FROM past LEFT JOIN told ON told.received_at > past.since AND told.received_at <
 GROUP BY past.id, past.seconds, past.promoted, past.before, past.after
 
 -- name: earned
--- What was booked as gained, and what was answered meanwhile. Imported history earned nothing here.
+-- What was booked as gained by being right, and what was answered meanwhile: a call that an answer replaces is replaced by
+-- a wrong one, too. Imported history earned nothing here.
 WITH answered AS (
     SELECT count(*) AS answers, min(received_at) AS first_at FROM traffic
     WHERE workload = $workload AND received_at > $since AND NOT starts_with(topic, 'import:')
 )
 SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
-        WHERE workload = $workload AND kind = 'gain' AND created_at > $since
+        WHERE workload = $workload AND kind = 'gain' AND item <> 'third_party_replaced' AND created_at > $since
             AND abs(amount) < 1e150) AS gains,
        answers, first_at
 FROM answered
@@ -109,5 +110,6 @@ ORDER BY created_at DESC LIMIT 1
 -- name: forget
 -- The last one stays: what repeats it is no news.
 DELETE FROM decisions
-WHERE created_at < $old AND kind = 'retrain' AND NOT outcome
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    AND created_at < $old AND kind = 'retrain' AND NOT outcome
     AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM decisions WHERE kind = 'retrain' GROUP BY workload)

@@ -1,4 +1,4 @@
-"""Does a retraining pay? What it is expected to earn and to cost, from the ledger and from past runs."""
+"""The expected gain and cost of a retraining, from the ledger and from past runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from retuned.daemon.policy.ratings import Ratings
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run that trained and was decided on.
+    """A run that trained and that the gate decided on.
 
     Attributes:
-        corrections: how many it had to learn from.
+        corrections: number of corrections that it learned from.
         seconds: of training and evaluation.
-        before, after: score of what served and of the candidate on the holdout, 0 to 1; None: not known.
+        before, after: scores of the served model and of the candidate on the holdout, 0 to 1; None: unknown.
     """
 
     corrections: int
@@ -26,14 +26,14 @@ class PastRun:
 
 @dataclass(frozen=True)
 class Money:
-    """What answers earned and runs cost.
+    """Gains of answers and costs of runs.
 
     Attributes:
-        gains: booked in the ledger over the latest `days`.
-        answers: given over the same days.
-        ratings: of users, over the same days, of the model in service.
+        gains: those in the ledger over the last `days` that depend on being right.
+        answers: number of answers over the same days.
+        ratings: users' ratings of the model in service over the same days.
         hourly_rate: cost of an hour of training and evaluation.
-        runs: the latest, in any order.
+        runs: the latest ones, in any order.
     """
 
     currency: str
@@ -47,12 +47,12 @@ class Money:
 
 @dataclass(frozen=True)
 class Payoff:
-    """What a run is expected to bring within `days`, and to cost.
+    """The expected gain of a run within `days`, and its cost.
 
     Attributes:
-        gain, cost, value_of_answer: money; the gain holds the chance that nothing is promoted.
-        rise: of the share of right answers, if it is promoted.
-        chance: that it is promoted.
+        gain, cost, value_of_answer: money; the gain includes the chance of a promotion.
+        rise: of the share of right answers after a promotion.
+        chance: of a promotion.
     """
 
     currency: str
@@ -82,18 +82,18 @@ class Payoff:
 def payoff(money: Money, latest: Ratings, corrections: int, days: float, minimum_ratings: int) -> Payoff | None:
     """Gain = answers a day × rise × value of a right answer × days × chance of promotion; cost = hours × hourly rate.
 
-    - Value of a right answer: gains of the ledger / helpful answers of the same days.
-    - Rise: the share of wrong answers, by the latest ratings × the share of them that runs mend: the mean of
+    - Value of a right answer: gains that depend on being right / helpful answers of the same days.
+    - Rise: the share of wrong answers, by the latest ratings, × the share of them that runs mend: the mean of
       (after − before) / (1 − before) over promoted runs, with one more run of a half as prior. The gain on the holdout
-      itself would promise too much: it is made of what people corrected, not of what is asked.
+      would overestimate it, because the holdout holds what people corrected, not what users ask.
     - Chance of promotion: (promoted + 1) / (runs + 2), Laplace's rule of succession.
-    - Hours: the line of past runs over their corrections, at `corrections`.
+    - Hours: the regression line of past runs over their corrections, at `corrections`.
 
     Args:
-        latest: the ratings that tell how many answers are wrong now; those of `money` where they are too few.
+        latest: ratings for the present share of wrong answers; if there are too few, those of `money` count.
 
     Returns:
-        None where it cannot be told: no money is earned or asked for, no run is known, or too few answers are rated.
+        None if unknown: no gain or no hourly rate, no past run, or too few ratings.
     """
     if money.ratings.total < minimum_ratings or not money.runs:
         return None
@@ -120,7 +120,7 @@ def payoff(money: Money, latest: Ratings, corrections: int, days: float, minimum
 
 
 def _mended(runs: Sequence[PastRun]) -> float:
-    """The share of wrong answers that a promoted run makes right, 0 to 1."""
+    """Returns the share of wrong answers that a promoted run makes right, 0 to 1."""
     shares = [
         max(run.after - run.before, 0.0) / (1 - run.before)
         for run in runs
@@ -130,7 +130,7 @@ def _mended(runs: Sequence[PastRun]) -> float:
 
 
 def _seconds(runs: Sequence[PastRun], corrections: int) -> float:
-    """How long a run over so many corrections takes; none is shorter than the shortest was."""
+    """Returns the expected seconds of a run over so many corrections, at least those of the shortest past run."""
     learned, seconds = [float(run.corrections) for run in runs], [run.seconds for run in runs]
     if len(set(learned)) > 1:
         slope, intercept = linear_regression(learned, seconds)

@@ -1,7 +1,7 @@
-"""Reports of a month or a quarter, for those who decide: what was answered, how well, what was learned, what it earned.
+"""Reports of a month or a quarter for people who decide: traffic, quality, retraining, gains and costs.
 
-The champion and the base model answer the newest holdout and the regression set again, so that a report says how good
-the model is, not only how content people are. A child process draws the page (`page`).
+The champion and the base model answer the newest holdout and the regression set again, so that a report shows how good
+the model is, not only how satisfied people are. A child process draws the page (`page`).
 """
 
 import json
@@ -23,10 +23,13 @@ from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
 from retuned.daemon.jsontext import as_json
 from retuned.monitors.money.outcomes import outcomes
-from retuned.monitors.statistics import clustered_rate, wilson
+from retuned.monitors.rates.estimate import rate
+from retuned.monitors.rates.votes import read_votes
+from retuned.monitors.statistics import wilson
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation, evaluate
+from retuned.retrain.decision.evaluate import evaluate
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED, Evaluation
 from retuned.retrain.scoring.label import confusion, labels_of, mistaken
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 SQL = named_queries("retuned.daemon.reports", "reports.sql")
 RENDER_SECONDS = 300.0
 EARLIER = 12
-"""Earlier reports whose benchmark stands beside this one's."""
+"""Number of earlier reports whose scores are shown beside this one's."""
 
 Kind = Literal["month", "quarter"]
 MONTHS: dict[Kind, int] = {"month": 1, "quarter": 3}
@@ -51,18 +54,18 @@ class Period:
 
     @classmethod
     def of(cls, kind: Kind, time: datetime) -> "Period":
-        """The one that a time lies in."""
+        """Returns the period that contains a time."""
         months = MONTHS[kind]
         return cls(kind, _month(time, -((time.month - 1) % months)), _month(time, months - (time.month - 1) % months))
 
     @property
     def before(self) -> "Period":
-        """The one before it."""
+        """The previous period."""
         return Period.of(self.kind, _month(self.start, -1))
 
     @property
     def name(self) -> str:
-        """As 2026-10 or 2026-Q4."""
+        """The name, as 2026-10 or 2026-Q4."""
         month = self.start.month
         return f"{self.start.year}-{month:02d}" if self.kind == "month" else f"{self.start.year}-Q{(month + 2) // 3}"
 
@@ -73,24 +76,31 @@ def _month(time: datetime, later: int) -> datetime:
 
 
 def report_id(workload: str, period: Period) -> str:
-    """The name of a report, its file's and its address's; other workloads have others."""
+    """Returns the name of a report in file names and URLs, unique for each workload."""
     return f"{period.name}-{_slug(workload)}"
 
 
 def reports(folder: Path, workload: str) -> list[str]:
-    """The reports of a workload that there are, newest first."""
+    """Returns the existing reports of a workload, newest first."""
     found = [path.stem for path in folder.glob(f"????-*-{_slug(workload)}.html")]
     return sorted(found, reverse=True)
 
 
+def ends_after(name: str, time: datetime) -> bool:
+    """Whether the period of a report, named by its id, ends after a time."""
+    year, part = int(name[:4]), name[5:7]
+    last = 3 * int(part[1]) if part[0] == "Q" else int(part)
+    return (year, last) >= (time.year, time.month)
+
+
 def written(folder: Path) -> list[Path]:
-    """All that are in a folder, without suffix."""
+    """Returns the paths of all reports in a folder, without suffix."""
     pages = (path.with_suffix("") for path in folder.glob("????-*.html"))
     return sorted(path for path in pages if re.match(r"\d{4}-(\d{2}|Q\d)-", path.name))
 
 
 def folder_of(warehouse: Warehouse) -> Path:
-    """The folder of the reports: of drift checks, and of months and quarters."""
+    """Returns the folder of drift reports and of reports of months and quarters."""
     return warehouse.path.parent / "reports"
 
 
@@ -106,23 +116,23 @@ def write(
     folder: Path,
     stop: threading.Event | None = None,
 ) -> list[Path]:
-    """Write the reports of a workload, as HTML and JSON, anew where they are there; the models are asked once for all.
+    """Write the reports of a workload, as HTML and JSON, and overwrite existing ones. The models are benchmarked once.
 
     Returns:
-        the pages; none for a time in which nothing was asked and nothing measured.
+        the pages; periods without traffic have none.
 
     Raises:
-        ChildFailed: a page could not be drawn. The report says which benchmark failed.
+        ChildFailed: a page could not be drawn. A failed benchmark is no error: the report states it.
         Cancelled: stop was set.
-        StoreUnavailable: the storage of the cluster does not answer; the report is on this machine alone.
+        StoreUnavailable: the storage of the cluster does not answer; the report is only on this machine.
     """
-    found = {period: gather(warehouse, workload, period) for period in periods}
-    told = {period: figures for period, figures in found.items() if _has_something(figures)}
-    if not told:
+    gathered = {period: gather(warehouse, workload, period) for period in periods}
+    reported = {period: figures for period, figures in gathered.items() if _has_traffic(figures)}
+    if not reported:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     scores, pages = benchmark(warehouse, settings, workload, folder, stop), []
-    for period, figures in told.items():
+    for period, figures in reported.items():
         page = folder / f"{report_id(workload, period)}.html"
         job = {
             "workload": workload,
@@ -138,26 +148,26 @@ def write(
         }
         run_child("retuned.daemon.reports.page", job, folder / "drawing", timeout_seconds=RENDER_SECONDS, stop=stop)
         replace_text(page.with_suffix(".json"), as_json(job, indent=1))
-        kept = warehouse.artifacts.put("report", page.with_suffix(""))
+        register = warehouse.artifacts.put("report", page.with_suffix(""))
         with warehouse.transaction() as cursor:
-            kept(cursor)
+            register(cursor)
         pages.append(page)
     return pages
 
 
 def is_empty(warehouse: Warehouse, workload: str, period: Period) -> bool:
-    """Whether nothing was asked and nothing measured in a period: then there is no report."""
-    return not _has_something(gather(warehouse, workload, period))
+    """Whether a period had no traffic and no figures: then there is no report."""
+    return not _has_traffic(gather(warehouse, workload, period))
 
 
-def _has_something(figures: Mapping[str, Any]) -> bool:
+def _has_traffic(figures: Mapping[str, Any]) -> bool:
     return bool(figures["answers"] or figures["figures"])
 
 
 def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any]:
-    """What the warehouse knows of a period, by day; JSON-serialisable.
+    """Returns the figures of a period, JSON-serialisable.
 
-    `figures` are those of days, `rates` those of votes over all of the period: each vote on its answers counts once.
+    `figures` are those of days; `rates` are those of votes over the whole period, in which each vote counts once.
     """
     parameters = {"workload": workload, "start": period.start, "end": period.end}
     judgements.follow(warehouse)
@@ -170,64 +180,63 @@ def gather(warehouse: Warehouse, workload: str, period: Period) -> dict[str, Any
 
     found = {name: rows(name) for name in ("answers", "figures", "money", "promotions", "approvals", "runs", "drift")}
     voted = _votes(warehouse, workload, period)
-    became = outcomes(warehouse, workload, period.start.date(), period.end.date())
+    resolved = outcomes(warehouse, workload, period.start.date(), period.end.date())
     found["figures"] += [row for row in voted if row["day"]]
     return found | {
         "rates": [row for row in voted if not row["day"]],
         "corrections": rows("corrections")[0]["corrections"],
         "some_archived": rows("archived")[0]["some"],
         **rows("as_of")[0],
-        "cost_per_resolved": became and became.cost_per_resolved,
-        "resolved": became and became.resolved,
+        "cost_per_resolved": resolved and resolved.cost_per_resolved,
+        "resolved": resolved and resolved.resolved,
     }
 
 
 def _votes(warehouse: Warehouse, workload: str, period: Period) -> list[dict[str, Any]]:
-    """Rates of votes on the answers of a period: of each day, and of all of it (`day` is None)."""
-    units: dict[tuple[str, str, str | None], dict[tuple[int, int], int]] = defaultdict(dict)
+    """Returns the rates of votes on the answers of a period: of each day, and of the whole period (`day` is None)."""
     with warehouse.cursor() as cursor:
         judgements.comparable_votes(cursor, workload, period.start, period.end, now=period.end)
-        for metric, source, day, yes, n, count in cursor.execute(SQL["votes"]).fetchall():
-            units[metric, source, str(day) if day else None][yes, n] = count
+        cursor.execute(SQL["votes"])
+        voted = read_votes(cursor)
     found = []
-    for (metric, source, day), of in units.items():
-        value, low, high = clustered_rate(of)
-        n = sum(n * count for (_, n), count in of.items())
-        row = {"day": day, "metric": metric, "source": source, "value": value, "low": low, "high": high, "n": n}
-        found.append(row)
+    for (metric, source, day), votes in voted.items():
+        value, low, high = rate(votes)
+        row = {"day": day or None, "metric": metric, "source": source, "value": value, "low": low, "high": high}
+        found.append({**row, "n": round(votes.sums[1])})
     return found
 
 
 def period_before(warehouse: Warehouse, workload: str, period: Period, folder: Path) -> dict[str, Any]:
-    """The period before: as its report had it, where its answers have left the warehouse since."""
+    """Returns the figures of the previous period; from its report, if its answers have been archived since."""
     found = gather(warehouse, workload, period.before)
     file = folder / f"{report_id(workload, period.before)}.json"
     if found["some_archived"] and file.is_file():
-        written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["now"]
-        if "rates" in written:
-            return written
+        reported: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["now"]
+        if "rates" in reported:
+            return reported
     return found
 
 
 def benchmark(
     warehouse: Warehouse, settings: "Settings", workload: str, folder: Path, stop: threading.Event | None
 ) -> dict[str, Any]:
-    """Base model and champion on the newest dataset's holdout and regression rows, or why they were not asked.
+    """Evaluate base model and champion on the holdout and regression rows of the newest dataset.
 
     Returns:
-        `champion` (a name), and `scores`: rows of `model` (base, champion, or logged for what production had answered),
-        `split`, `score`, `low`, `high` (95%), `hallucination` (a share, or None) and `n`; `metric`, what a score is;
-        `labels`, those that the champion mistakes on the holdout (label, questions, right, what it took them for), the
-        worst first. Or `problem`.
+        `champion`, its name; `scores`, rows of `model` (base, champion, or logged for production's answers), `split`,
+        `score`, `low`, `high` (95%), `hallucination` (a share, or None) and `n`; `metric`, the meaning of a score;
+        `labels`, those that the champion mistakes on the holdout (label, questions, right answers, most frequent wrong
+        label), worst first. Or only `problem`, the reason why there is no evaluation.
     """
     champion = versions.champion(warehouse, workload)
     newest = warehouse.row(SQL["latest_dataset"], {"workload": workload})
     if champion is None or newest is None:
-        return {"problem": "The base model serves: there is no other to compare it with."}
+        return {"problem": "The base model serves: there is no version to compare it with."}
     try:
+        versions.check_intact(champion)
         rows = dataset.load(warehouse, workload, newest["version"])
         if rows is None:
-            return {"problem": f"The dataset {newest['version']} is not there any more."}
+            return {"problem": f"The dataset {newest['version']} has been removed."}
         settings = settings.with_base(versions.base_of(champion, settings.base))
         dtype = champion.manifest["training"]["dtype"]
         logged = dataset.logged_answers(warehouse, rows)
@@ -235,7 +244,7 @@ def benchmark(
     except Cancelled:
         raise
     except (RetunedError, OSError) as error:
-        return {"problem": f"The models could not be asked: {error}"}
+        return {"problem": f"The models could not be evaluated: {error}"}
     return {
         "champion": champion.name,
         "scores": _scores(found),
@@ -254,7 +263,7 @@ def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
         if not own:
             continue  # the metric abstains on all of them
         score, low, high = wilson(sum(own), len(own))
-        told = [row.hallucinated for row in rows if row.hallucinated is not None]
+        judged = [row.hallucinated for row in rows if row.hallucinated is not None]
         scores.append(
             {
                 "split": split,
@@ -262,7 +271,7 @@ def _scores(found: Sequence[Evaluation]) -> list[dict[str, Any]]:
                 "score": score,
                 "low": low,
                 "high": high,
-                "hallucination": fmean(told) if told else None,
+                "hallucination": fmean(judged) if judged else None,
                 "n": len(own),
             }
         )
@@ -276,20 +285,20 @@ def _mistaken(found: Sequence[Evaluation]) -> list[tuple[str, int, int, str]]:
         if (row.model, row.split) == (CANDIDATE, "holdout")
         for label in labels_of(row.slices)
     ]
-    return [one for one in mistaken(confusion(pairs)) if one[2] < one[1]]
+    return [row for row in mistaken(confusion(pairs)) if row[2] < row[1]]  # right answers < questions
 
 
 def _earlier(folder: Path, workload: str, period: Period) -> list[dict[str, Any]]:
-    """Period and champion's score on the holdout of the reports before, oldest first."""
+    """Returns period and champion's holdout score of the earlier reports, oldest first."""
     found: list[dict[str, Any]] = []
     for _ in range(EARLIER):
         period = period.before
         file = folder / f"{report_id(workload, period)}.json"
         if file.is_file():
-            told = json.loads(file.read_text(encoding="utf-8"))["benchmark"].get("scores", [])
+            scores = json.loads(file.read_text(encoding="utf-8"))["benchmark"].get("scores", [])
             found += [
                 {"period": period.name, **row}
-                for row in told
+                for row in scores
                 if (row["model"], row["split"]) == ("champion", "holdout")
             ]
     return found[::-1]

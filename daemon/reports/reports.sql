@@ -1,11 +1,11 @@
 -- name: answers
--- Answers of each day that are still in the warehouse.
+-- Answers of each day in the warehouse.
 SELECT timestamp::DATE AS day, count(*) AS answers FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 GROUP BY day ORDER BY day
 
 -- name: archived
--- Whether answers of the period may have left the warehouse.
+-- Whether answers of the period may have been archived.
 SELECT count(*) > 0 AS some FROM archives WHERE table_name = 'interactions' AND last_received_at >= $start
 
 -- name: as_of
@@ -14,7 +14,7 @@ SELECT
     (SELECT booked_at FROM ledger_position) AS booked_at
 
 -- name: figures
--- The last measurement of each day, of all models together; but for what is counted from votes.
+-- The last measurement of each day, of all models together, except figures from votes.
 SELECT created_at::DATE AS day, metric, source, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
        arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
 FROM quality
@@ -23,16 +23,11 @@ WHERE workload = $workload AND model = '*' AND created_at >= $start AND created_
 GROUP BY ALL ORDER BY ALL
 
 -- name: votes
--- How many units (accounts, else conversations) have so many votes with yes of so many: of each day, and of all (null).
-WITH units AS (
-    SELECT name || '_rate' AS metric, source, answered_at::DATE AS day, unit, count(*) FILTER (value) AS yes, count(*) AS n
-    FROM comparable_votes
-    GROUP BY GROUPING SETS ((metric, source, day, unit), (metric, source, unit))
-)
-SELECT metric, source, day, yes, n, count(*) AS units
-FROM units
-GROUP BY ALL
-ORDER BY ALL
+-- Votes of each day, and of all days (part is empty), for `rates.votes.read_votes`.
+CREATE OR REPLACE TEMP TABLE arm_votes AS
+SELECT name || '_rate' AS name, source, unnest(['', answered_at::DATE::VARCHAR]) AS part, false AS after, unit, 0 AS block,
+       value AS yes
+FROM comparable_votes
 
 -- name: money
 SELECT created_at::DATE AS day, kind, item, sum(amount) AS amount FROM ledger
@@ -45,20 +40,21 @@ WHERE workload = $workload AND created_at >= $start AND created_at < $end
 ORDER BY created_at
 
 -- name: approvals
--- Those that were settled.
-SELECT decided_at, version, state, actor, reason FROM approvals
+-- Decided requests.
+SELECT decided_at, version, state, actor, reason, kind FROM approvals
 WHERE workload = $workload AND decided_at >= $start AND decided_at < $end
 ORDER BY decided_at
 
 -- name: runs
--- Those that were begun: one that was cancelled in line has no attempt.
+-- Runs that were started: a run that was cancelled in the queue has no attempt.
 SELECT state, count(*) AS runs, sum(coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) AS seconds FROM runs
 WHERE workload = $workload AND started_at >= $start AND started_at < $end
     AND state <> 'waiting' AND NOT (state = 'cancelled' AND coalesce(attempts, 1) = 0)
 GROUP BY state ORDER BY state
 
 -- name: drift
--- Hours with a check, and those in which one found drift: of older checks that found none, the last of an hour is kept.
+-- Hours with a check, and hours in which a check found drift. Of older checks without drift, only the last of an hour is
+-- stored.
 SELECT created_at::DATE AS day, max(severity) AS severity, count(DISTINCT date_trunc('hour', created_at)) AS checks,
        count(DISTINCT date_trunc('hour', created_at)) FILTER (drifted) AS drifted
 FROM drift_checks

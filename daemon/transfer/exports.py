@@ -1,11 +1,10 @@
-"""`retuned export`: tables and training sets as JSON Lines or Parquet, and the routing of what serves, by way of the
-running daemon or without one."""
+"""`retuned export`: writes tables and training sets as JSON Lines or Parquet, with or without a running
+daemon."""
 
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import replaced
+from retuned.consumers.common.times import utc
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, parameters_of
 from retuned.daemon import workloads
 from retuned.daemon.jsontext import strict
 from retuned.daemon.settings import Settings
-from retuned.daemon.transfer import routing
 from retuned.retrain.data.export import FORMS, training_sets
 
 QUERIES = named_queries("retuned.daemon.transfer", "exports.sql")
-TABLES = tuple(QUERIES)
+TEXTS = {"evaluations": "evaluation_texts"}
+"""The query of the texts of a table."""
+TABLES = tuple(name for name in QUERIES if name not in TEXTS.values())
 FORMATS = ("jsonl", "parquet")
-ROWS = 5_000  # at a time, and in a row group
+ROWS = 5_000  # read at a time, and in a row group
 
 _CALL = pa.struct(
     [
@@ -46,7 +47,7 @@ _MESSAGES = pa.list_(
         ]
     )
 )
-_TOOLS = ("tools", pa.string())  # JSON: their schemas differ
+_TOOLS = ("tools", pa.string())  # as JSON, because schemas differ
 _SCHEMAS = {
     "chat": pa.schema([("messages", _MESSAGES), _TOOLS]),
     "preference": pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), _TOOLS]),
@@ -56,55 +57,65 @@ _SCHEMAS = {
 
 @dataclass(frozen=True)
 class Export:
-    """What is asked for. Times are ISO 8601; one without an offset is UTC. `until` itself is not in it."""
+    """An export request. Times are ISO 8601, UTC unless they have an offset. `until` is exclusive.
+
+    Attributes:
+        texts: of evaluations, one row for each question, with the answers side by side.
+    """
 
     what: str
     format: str = "jsonl"
     workload: str | None = None
     since: str | None = None
     until: str | None = None
+    texts: bool = False
+
+    @property
+    def query(self) -> str | None:
+        """The name of its query; None: it is a training set."""
+        return TEXTS[self.what] if self.texts else self.what if self.what in TABLES else None
 
     def check(self) -> None:
-        """Raises a RetunedError that names what cannot be exported so."""
+        """Validates the request.
+
+        Raises:
+            RetunedError: the request is invalid; the text names the wrong part and what to use.
+        """
         if self.what == "routing":
-            if self.format not in routing.FORMATS:
-                raise RetunedError(
-                    f"export: routing has the formats {', '.join(routing.FORMATS)}, not {self.format}; name one with "
-                    "--format"
-                )
-            if self.since or self.until:
-                raise RetunedError("export: routing is what serves now; leave --since and --until out")
-            return
+            raise RetunedError(
+                "export: routing is no longer exported; send requests through the gateway, or read models and shares "
+                "from GET /api/v1/routes"
+            )
         if self.what not in (*TABLES, *FORMS):
-            raise RetunedError(f"export: {self.what} is none of {', '.join((*TABLES, *FORMS, 'routing'))}")
+            raise RetunedError(f"export: {self.what} is none of {', '.join((*TABLES, *FORMS))}")
         if self.format not in FORMATS:
             raise RetunedError(f"export: the format {self.format} is none of {', '.join(FORMATS)}")
-        query = QUERIES.get(self.what, "$workload $since")
+        if self.texts and self.what not in TEXTS:
+            raise RetunedError(f"export: {self.what} has no texts to put side by side; they are of {', '.join(TEXTS)}")
+        query = QUERIES[self.query] if self.query else "$workload $since"
         if self.workload is not None and "$workload" not in query:
-            raise RetunedError(f"export: rows of {self.what} have no workload; leave --workload out")
+            raise RetunedError(f"export: rows of {self.what} have no workload; remove --workload")
         if (self.since or self.until) and "$since" not in query:
-            raise RetunedError(f"export: rows of {self.what} have no time; leave --since and --until out")
+            raise RetunedError(f"export: rows of {self.what} have no time; remove --since and --until")
         utc("export: since", self.since)
         utc("export: until", self.until)
 
 
 def content(export: Export, warehouse: Warehouse, settings: Settings) -> Iterator[bytes]:
-    """The bytes of an export, piece by piece, of the warehouse as it is when the first is asked for."""
+    """Returns the bytes of an export piece by piece, as of the moment when the first piece is requested."""
     export.check()
-    if export.what == "routing":
-        return iter([routing.routing(export.format, warehouse, settings, export.workload)])
-    if export.what in TABLES:
-        return _table(export, warehouse)
+    if export.query:
+        return _table(QUERIES[export.query], export, warehouse)
     rows = _training_rows(export, warehouse, settings)
     if export.format == "jsonl":
         return _joined(msgspec.json.encode(row) + b"\n" for row in rows)
     schema = _SCHEMAS[export.what]
     rows = (row | ({"tools": msgspec.json.encode(row["tools"]).decode()} if "tools" in row else {}) for row in rows)
-    return _parquet(schema, (pa.RecordBatch.from_pylist(some, schema) for some in _some(rows)))
+    return _parquet(schema, (pa.RecordBatch.from_pylist(chunk, schema) for chunk in _chunks(rows)))
 
 
 def write(pieces: Iterable[bytes], path: Path | None) -> None:
-    """Into a file that is there whole or not at all; None: to the standard output.
+    """Writes an export to a file atomically; None: to standard output.
 
     Raises:
         RetunedError: the file cannot be written.
@@ -114,25 +125,24 @@ def write(pieces: Iterable[bytes], path: Path | None) -> None:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
-    if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
-        with _naming(path), path.open("wb") as file:
+    if path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
+        with _reported(path), path.open("wb") as file:
             file.writelines(pieces)
         return
-    path = path.resolve()  # a link stays one
-    with _naming(path), replaced(path) as aside, aside.open("wb") as file:
+    path = path.resolve()  # replaces the target of a link
+    with _reported(path), replaced(path) as aside, aside.open("wb") as file:
         file.writelines(pieces)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise RetunedError(f"export: {path} cannot be written ({error.strerror})") from error
 
 
-def _table(export: Export, warehouse: Warehouse) -> Iterator[bytes]:
-    query = QUERIES[export.what]
+def _table(query: str, export: Export, warehouse: Warehouse) -> Iterator[bytes]:
     bounds = {
         "workload": export.workload,
         "since": utc("export: since", export.since),
@@ -152,7 +162,7 @@ def _table(export: Export, warehouse: Warehouse) -> Iterator[bytes]:
                 yield ("\n".join(strict(row[0]) for row in rows) + "\n").encode()
             return
         plain = [f'"{name}"::VARCHAR AS "{name}"' for name, type, *_ in types if type == "JSON"]
-        # By way of `sql`: Arrow from `execute` holds the whole result.
+        # `sql` streams; Arrow from `execute` holds the whole result.
         reader = cursor.sql(f"SELECT {_replaced(plain)} FROM ({query})", params=parameters).to_arrow_reader(ROWS)
         yield from _parquet(reader.schema, reader)
 
@@ -182,7 +192,7 @@ def _parquet(schema: Any, batches: Iterable[Any]) -> Iterator[bytes]:
 
 
 class _Sink:
-    """A file that nobody keeps: what was written is taken away piece by piece."""
+    """A file object in memory whose content is taken piece by piece."""
 
     closed = False
 
@@ -205,22 +215,11 @@ class _Sink:
 
 
 def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
-    for some in _some(lines):
-        yield b"".join(some)
+    for chunk in _chunks(lines):
+        yield b"".join(chunk)
 
 
-def _some(rows: Iterable[Any]) -> Iterator[list[Any]]:
+def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
     rows = iter(rows)
-    while some := list(islice(rows, ROWS)):
-        yield some
-
-
-def utc(name: str, text: str | None) -> datetime | None:
-    """A time as the warehouse keeps it. Raises a RetunedError with the name of what it is of."""
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-        return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
-    except (ValueError, OverflowError) as error:
-        raise RetunedError(f"{name}: expected a date or a time such as 2026-11-24T09:30, got {text!r}") from error
+    while chunk := list(islice(rows, ROWS)):
+        yield chunk

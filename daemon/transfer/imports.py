@@ -1,4 +1,4 @@
-"""`retuned import`: files into the warehouse, by way of the running daemon or without one."""
+"""`retuned import`: imports files into the warehouse, with or without a running daemon."""
 
 import sys
 import time
@@ -9,23 +9,43 @@ from typing import Protocol, TextIO
 
 import msgspec
 
+from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import RetunedError, TooManyDeadLetters
-from retuned.consumers.file_import import EXAMPLES, Position, Refusal, Taken
+from retuned.consumers.file_import import EVER_SECONDS, EXAMPLES, Position, Refusal, Taken, taken
 from retuned.consumers.formats.dialects import PASSED_OVER
 from retuned.consumers.formats.files import BATCH_BYTES, EventFile
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.records import FetchedRecord
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.daemon.settings import Settings
 
 
 class Destination(Protocol):
-    """Where rows go: `daemon.service.Service`."""
+    """The destination of rows, in this process or a running daemon."""
 
     def position(self, topic: str) -> Position:
         """See `file_import.position`."""
 
     def take(self, batch: Batch) -> Taken:
         """See `file_import.take`."""
+
+
+class DryRun:
+    """Reads, translates and redacts rows as an import does, and stores nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._decoder, self._redactor = Decoder(settings), Redactor(settings.privacy)
+
+    def position(self, topic: str) -> Position:  # noqa: ARG002
+        """Returns the start of the file, whatever was stored of it."""
+        return Position(None, 0)
+
+    def take(self, batch: Batch) -> Taken:
+        """Counts the events of rows."""
+        rows = self._decoder.rows(batch, EVER_SECONDS, str)
+        rows.redact(self._redactor, str)
+        rows.stored = {kind: table.num_rows for kind, table in rows.tables.items()}
+        return taken(rows)
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -35,22 +55,22 @@ class _Packed(msgspec.Struct, array_like=True):
 
 
 def most_bytes(settings: Settings) -> int:
-    """The largest body of a batch: what was read last may be an event, which makes two, and is packed."""
+    """Returns the limit of a batch's body: its last row may become two events of the maximum size, plus encoding."""
     return BATCH_BYTES + 3 * settings.ingest.max_event_bytes
 
 
 def to_bytes(batch: Batch) -> bytes:
-    """A batch of one file as it is sent."""
+    """Encodes a batch of one file for transmission."""
     ((key, end),) = batch.nexts.items()
     records = [(r.offset, r.value, None if r.problem is None else str(r.problem)) for r in batch.records]
     return msgspec.msgpack.encode(_Packed(batch.starts.get(key), end, records))
 
 
 def from_bytes(topic: str, body: bytes) -> Batch:
-    """A batch that was sent.
+    """Decodes a batch.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the body is not a valid batch.
     """
     packed = msgspec.msgpack.decode(body, type=_Packed)
     first = packed.start or 0
@@ -66,15 +86,15 @@ def from_bytes(topic: str, body: bytes) -> Batch:
 def import_files(
     paths: list[Path], format: str | None, workload: str | None, settings: Settings, destination: Destination
 ) -> int:
-    """Import files one after the other and report on each.
+    """Imports files one after the other and reports on each.
 
     Returns:
-        The exit status: 1 when a row was refused, in any of them, now or by an earlier import of the same file.
+        The exit status: 1 if a row of any file was refused, now or in an earlier import of the same file.
 
     Raises:
-        RetunedError: a file cannot be read (nothing is stored when that shows before the first row), or most of its
-            rows are refused, those of earlier imports included. What was stored stays, and the same command goes on
-            from there: after refusals, once they are fewer or `ingest.dead_letter_share_limit` is higher.
+        RetunedError: a file cannot be read (nothing is stored if this is found before the first row), or too many of
+            its rows are refused, including earlier imports. Stored rows stay, and the same command continues after
+            them, once fewer rows are refused or `ingest.dead_letter_share_limit` is higher.
     """
     most = settings.ingest.max_event_bytes
     files = [EventFile(path, format, workload, most) for path in paths]  # all, before the first row is stored
@@ -83,13 +103,13 @@ def import_files(
 
 def _import(file: EventFile, settings: Settings, destination: Destination) -> int:
     before = destination.position(file.topic)
-    report = _Report(file, before)
+    report = _Report(file, before, isinstance(destination, DryRun))
     _check_share(file, before.next or 0, before.refused, settings)
     try:
         with _Progress(file, sys.stderr) as show:
             for number, batch in enumerate(file.batches(before.next, settings.ingest.batch_events)):
                 if before.next and not number:
-                    print(f"{file.path}: goes on after row {before.next:,}; {_earlier(before)}", file=sys.stderr)
+                    print(f"{file.path}: continues after row {before.next:,}; {_earlier(before)}", file=sys.stderr)
                 try:
                     taken = destination.take(batch)
                 except RetunedError as error:
@@ -106,27 +126,27 @@ def _import(file: EventFile, settings: Settings, destination: Destination) -> in
 
 
 def _earlier(before: Position) -> str:
-    """What earlier imports left of a file."""
+    """Describes the result of earlier imports of a file."""
     if not before.refused:
-        return f"the {before.next:,} rows before are stored"
-    return f"of the {before.next:,} rows before {before.refused:,} were refused: see retuned dead-letters list"
+        return f"the {before.next:,} earlier rows are stored"
+    return f"of the {before.next:,} earlier rows {before.refused:,} were refused: see retuned dead-letters list"
 
 
 def _check_share(file: EventFile, rows: int, refused: int, settings: Settings) -> None:
     ingest = settings.ingest
     if rows >= ingest.dead_letter_window and refused > ingest.dead_letter_share_limit * rows:
         raise TooManyDeadLetters(
-            f"{file.path}: stopped: {refused:,} of {rows:,} rows are no events "
+            f"{file.path}: stopped: {refused:,} of {rows:,} rows are not events "
             f"(ingest.dead_letter_share_limit {ingest.dead_letter_share_limit:g}); correct the file and import it again"
-            ", or raise the limit, to take the rest of it as it is"
+            ", or raise the limit to import the rest as it is"
         )
 
 
 class _Report:
-    """What became of the rows of a file, as it is said at the end, however the import ends."""
+    """Counts the results of a file's rows for the report, which is printed however the import ends."""
 
-    def __init__(self, file: EventFile, before: Position) -> None:
-        self._file, self._before = file, before
+    def __init__(self, file: EventFile, before: Position, is_dry: bool) -> None:
+        self._file, self._before, self._is_dry = file, before, is_dry
         self._stored, self._passed_over = Counter[str](), Counter[str]()
         self.refused = Counter[str]()
         self._duplicates, self._examples = 0, list[Refusal]()
@@ -134,7 +154,7 @@ class _Report:
         self._began = time.monotonic()
 
     def add(self, taken: Taken, batch: Batch) -> None:
-        """All rows that were read so far are taken."""
+        """Adds the results of a batch, after which all rows read so far are stored or refused."""
         (self._reached,) = batch.nexts.values()
         self._stored.update(taken.stored)
         self.refused.update(taken.refused)
@@ -144,27 +164,29 @@ class _Report:
         self._answered = self._file.rows
 
     def lines(self) -> list[str]:
-        file, before, refused = self._file, self._before, self.refused
+        file, before, refused, dry = self._file, self._before, self.refused, self._is_dry
         took = time.monotonic() - self._began
         lines = [
             f"{file.path}: {file.rows:,} rows read in {took:.1f} s ({file.rows / max(took, 0.001):,.0f}/s)",
-            f"  stored      {self._stored['interactions']:,} interactions, {self._stored['feedback']:,} feedback",
-            f"  duplicates  {self._duplicates:,}",
+            f"  recognised  {', '.join(f'{count:,} {form}' for form, count in file.forms.most_common()) or 'nothing'}",
+            f"  {'would store' if dry else 'stored     '} {self._stored['interactions']:,} interactions, "
+            f"{self._stored['feedback']:,} feedback",
+            f"  duplicates  {self._duplicates:,}{' within a batch; others are not looked up' if dry else ''}",
             f"  refused     {refused.total():,}",
         ]
-        if refused:
+        if refused and not dry:
             lines[-1] += f", kept as dead letters of {file.topic}"
         lines += [f"    {count:,} {reason}" for reason, count in refused.most_common()]
         lines += [f"    row {example.offset + 1}: {example.reason}: {example.detail}" for example in self._examples]
         if unused := sorted(file.attributes - {"tools", "tool_calls"}):
-            lines.append(f"  attributes  {', '.join(unused[:20])}: kept, and nothing is learned from them")
+            lines.append(f"  attributes  {', '.join(unused[:20])}: stored, but not learned from")
         if passed_over := self._passed_over:
             lines += [f"  passed over {passed_over.total():,}"]
             lines += [f"    {count:,} {reason}: {PASSED_OVER[reason]}" for reason, count in passed_over.most_common()]
         if unanswered := file.rows - self._answered:
             lines.append(
-                f"  not known   {unanswered:,} rows were read last, and may be stored or not; the same command goes on "
-                "behind what is stored"
+                f"  not known   {unanswered:,} rows were sent last, and may or may not be stored; the same command "
+                "continues after the stored rows"
             )
         if before.next:
             lines.append(
@@ -175,7 +197,7 @@ class _Report:
 
 
 class _Progress:
-    """A line that moves, at a terminal; nothing anywhere else."""
+    """Shows a progress bar on a terminal, and nothing elsewhere."""
 
     def __init__(self, file: EventFile, stream: TextIO) -> None:
         self._file, self._stream, self._began = file, stream, time.monotonic()

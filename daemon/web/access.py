@@ -13,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from retuned.daemon.roles import Role, may
 from retuned.daemon.web.attempts import FailedAttempts
-from retuned.daemon.web.principals import Principals, Role, may
+from retuned.daemon.web.principals import Identity, Principal, Principals, SignedIn
+from retuned.daemon.web.sessions import COOKIE, Sessions
 
 access_log = logging.getLogger("retuned.access")
 
-UNLOGGED = ("/healthz", "/readyz", "/metrics", "/api/v1/routes")
+UNLOGGED = ("/healthz", "/readyz", "/metrics", "/api/v1/routes", "/api/v1/memory/feed")
 """Asked every few seconds by machines: logged only where the caller is refused."""
 LONGEST_PATH = 256
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -28,32 +30,61 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 """Of every answer that does not set them itself."""
 
 
 class Gate:
-    """Admits a request if its token is that of a principal whose role suffices. Used by the event loop's thread."""
+    """Admits a request if its token or its session is that of a principal whose role suffices. Used by the event loop's
+    thread."""
 
-    def __init__(
-        self, principals: Principals, now: Callable[[], datetime], attempts: FailedAttempts | None = None
-    ) -> None:
-        self._principals, self._now, self._attempts = principals, now, attempts or FailedAttempts()
+    def __init__(self, principals: Principals, sessions: Sessions, now: Callable[[], datetime]) -> None:
+        self.principals, self._sessions, self._now = principals, sessions, now
+        self._attempts = FailedAttempts()
 
-    def admit(self, request: Request, least: Role) -> None:
-        """Return if the request may be answered; `request.state.principal` is who asks.
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions of browsers."""
+        return self._sessions
+
+    @property
+    def required(self) -> bool:
+        """Whether who asks must be known."""
+        return self.principals.required
+
+    def admit(self, request: Request, least: Role, whole: bool = False) -> None:
+        """Return if the request may be answered; `request.state` has the name (`principal`), the `role` and the
+        `workloads` of who asks.
+
+        Args:
+            whole: the answer is about all workloads.
 
         Raises:
             HTTPException: 401 without a valid token, 403 with one that does not suffice, 429 where too many wrong
                 ones came from there.
         """
-        if not self._principals.required:
+        if not self.principals.required:
             return
         token = _given_token(request.headers.get("authorization", ""))
-        if not token:
+        principal: Identity | None = self.holder(request, token) if token else self._signed_in(request)
+        if principal is None:
             raise _unauthorized("a token is required: as a bearer token, or as the password")
+        state = request.state
+        state.principal, state.role, state.workloads = principal.name, principal.role, principal.workloads
+        state.conversations = principal.conversations
+        state.in_session = not token
+        if not may(principal.role, least):
+            raise HTTPException(403, f"this is for the role {least}; {principal.name} has the role {principal.role}")
+        if whole and principal.workloads is not None:
+            bound = ", ".join(principal.workloads)
+            raise HTTPException(403, f"this is about all workloads; {principal.name} is bound to {bound}")
+
+    def holder(self, request: Request, token: str) -> Principal:
+        """Whose token it is; raises as `admit`."""
         address = request.client.host if request.client else ""
-        principal = self._principals.find(token, self._now())  # first: many may share an address
+        principal = self.principals.find(token, self._now())  # first: many may share an address
         if principal is None:
             if wait := self._attempts.wait_seconds(address):
                 raise HTTPException(
@@ -61,9 +92,30 @@ class Gate:
                 )
             self._attempts.add(address, token)
             raise _unauthorized("the token is unknown, or has expired")
-        request.state.principal = principal.name
-        if not may(principal.role, least):
-            raise HTTPException(403, f"this is for the role {least}; {principal.name} has the role {principal.role}")
+        return principal
+
+    def begin_session(self, request: Request, token: str) -> str:
+        """The cookie of a new session; raises as `admit`."""
+        return self._sessions.begin(self.holder(request, token), self._now())
+
+    def begin_session_of(self, person: SignedIn) -> str:
+        """The cookie of a new session of who signed in at a provider."""
+        return self._sessions.begin(person, self._now())
+
+    def end_session(self, request: Request) -> None:
+        """End the session of a request, if it has one."""
+        self._sessions.end(request.cookies.get(COOKIE, ""), self._now())
+
+    def _signed_in(self, request: Request) -> Identity | None:
+        principal = self._sessions.find(request.cookies.get(COOKIE, ""), self._now())
+        # A browser sends the cookie by itself, so a change must prove that a page of this server asked for it. Every
+        # browser sends Origin with a POST, and `SameOrigin` has compared it: that proves as much as a token in each
+        # form would, and needs no state. SameSite=Strict keeps pages of other sites from sending the cookie at all.
+        if principal and request.method not in SAFE_METHODS and "origin" not in request.headers:
+            raise HTTPException(
+                403, "in a session a change must come from a page of this server; programs send a token"
+            )
+        return principal
 
 
 def _unauthorized(why: str) -> HTTPException:

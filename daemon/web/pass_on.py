@@ -9,32 +9,23 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from retuned.consumers.errors import StandsBy
+from retuned.daemon.client import tls_of_this_certificate
 from retuned.daemon.http_settings import HttpSettings
-from retuned.daemon.remote import tls_of_this_certificate
 
 CONNECT_SECONDS = 2.0
-LOOK_SECONDS = 5.0
-"""For the answer to a GET: gateways ask for routes every few seconds."""
-CHANGE_SECONDS = 60.0
-LONG_SECONDS = 900.0
-_LONG = ("/check-drift", "/accept-drift", "/rebase")
-"""Commands that compare windows, or read a base model."""
 PASSED_ON = "X-Retuned-Passed-On"
-_KEPT = ("authorization", "content-type", "host", "origin", "accept")
+_KEPT = ("authorization", "cookie", "content-type", "host", "origin", "accept")
+# A page has styles, scripts and forms by its policies; without them the browser refuses all three.
+_RETURNED = ("Content-Type", "Content-Security-Policy", "Referrer-Policy", "Location", "Retry-After")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of the leader.
-
-    Attributes:
-        location: where it sends the browser to; None: nowhere.
-    """
+    """Of the leader; `headers` are those in `_RETURNED`."""
 
     status: int
-    content_type: str
+    headers: Mapping[str, str]
     body: bytes
-    location: str | None = None
 
 
 class Passing:
@@ -45,12 +36,15 @@ class Passing:
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
 
-    def pass_on(self, leader: str, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def pass_on(
+        self, leader: str, method: str, path: str, headers: Mapping[str, str], body: bytes, seconds: float
+    ) -> Answer:
         """Have the leader answer a request. It is shown what the client showed, and admits it or not.
 
         Args:
             leader: its URL.
             path: with its query.
+            seconds: the limit of its answer.
 
         Raises:
             StandsBy: it does not answer in time, or leads no more.
@@ -64,14 +58,13 @@ class Passing:
             self._open.add(connection)
         try:
             connection.connect()
-            connection.sock.settimeout(_answer_seconds(method, path))
+            connection.sock.settimeout(seconds)
             if connection not in self._open:
                 raise ConnectionAbortedError
             connection.request(method, path, data, sent)
             answer = connection.getresponse()
-            return Answer(
-                answer.status, answer.headers.get("Content-Type", ""), answer.read(), answer.headers.get("Location")
-            )
+            returned = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
+            return Answer(answer.status, returned, answer.read())
         except (OSError, http.client.HTTPException) as error:
             raise self._no_answer(leader, method, connection, error) from error
         finally:
@@ -106,9 +99,3 @@ class Passing:
         if method == "POST" and connection.sock is not None:
             what = "see in retuned status whether it was done, else try again in some seconds"
         return StandsBy(f"this daemon stands by, and the leader at {leader} {why}; {what}")
-
-
-def _answer_seconds(method: str, path: str) -> float:
-    if method != "POST":
-        return LOOK_SECONDS
-    return LONG_SECONDS if path.partition("?")[0].endswith(_LONG) else CHANGE_SECONDS

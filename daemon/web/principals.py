@@ -10,11 +10,11 @@ import hmac
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -22,20 +22,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from retuned.consumers.common import yamltext
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.daemon.http_settings import LEAST_TOKEN, HttpSettings
+from retuned.daemon.http_settings import LEAST_TOKEN, HttpSettings, OidcSettings
+from retuned.daemon.roles import ROLES, Role
 
 log = logging.getLogger(__name__)
-
-Role = Literal["metrics", "viewer", "labeller", "operator", "admin"]
-ROLES: dict[Role, str] = {
-    "metrics": "reads `/metrics`, and which models answer which workload",
-    "viewer": "reads the status, its page and the reports, too",
-    "labeller": "reads the conversations that experts are asked to judge, too",
-    "operator": "reads all conversations, commands and imports, too",
-    "admin": "may do everything: back up, too",
-}
-"""What each role may do; each may do what those before it may."""
-assert tuple(ROLES) == get_args(Role)
 
 ROTATION_GRACE = timedelta(hours=24)
 """How long a token stays valid once another one has taken its place."""
@@ -51,10 +41,50 @@ def _utc(value: Any) -> Any:
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 Moment = Annotated[datetime, BeforeValidator(_utc)]
 
 
-class Principal(BaseModel):
+class Identity(BaseModel):
+    """Who asks, and what they may.
+
+    Attributes:
+        workloads: names and globs of those it may ask about; None: all.
+        conversations: whether it may read conversations, as far as its role may.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=NAME)]
+    role: Role
+    workloads: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    conversations: bool = True
+
+
+class SignedIn(BaseModel):
+    """A person whom an OpenID Connect provider signed in, as a session keeps them.
+
+    Attributes:
+        groups: the values of the claim of roles that have a role here.
+        workloads: the values of the claim of workloads; None: that claim is not read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=NAME)]
+    groups: tuple[str, ...]
+    workloads: tuple[str, ...] | None = None
+
+    def identity(self, settings: OidcSettings) -> Identity | None:
+        """Returns what the person may do by the roles of today; None: nothing."""
+        roles = [settings.roles[one] for one in self.groups if one in settings.roles]
+        if not roles:
+            return None
+        workloads = None if "*" in (self.workloads or ("*",)) else self.workloads
+        return Identity(name=self.name, role=max(roles, key=list(ROLES).index), workloads=workloads)
+
+
+class Principal(Identity):
     """A token of a principal, as it is kept. While it is rotated, a principal has two.
 
     Attributes:
@@ -62,10 +92,6 @@ class Principal(BaseModel):
         expires_at: the token is unknown from then on; None: never.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
-    role: Role
     token_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     created_at: Moment | None = None
     expires_at: Moment | None = None
@@ -74,14 +100,8 @@ class Principal(BaseModel):
         return self.expires_at is None or now < self.expires_at
 
 
-def may(role: Role, least: Role) -> bool:
-    """Whether a role includes another one."""
-    order = list(ROLES)
-    return order.index(role) >= order.index(least)
-
-
 class Principals:
-    """The principals of the configuration: those of its file, and those of `viewer_token` and `operator_token`.
+    """The principals of the configuration: those of its file, and those of `metrics_token` and the like.
 
     Used by one thread, but for `problem`.
     """
@@ -92,12 +112,14 @@ class Principals:
         Raises:
             ConfigurationError: the file or a token cannot be used.
         """
-        self._file = settings.principals_file
+        self._file, self._by_provider = settings.principals_file, settings.oidc is not None
         self._configured = tuple(
             Principal(name=role, role=role, token_sha256=_hash(token)) for token, role in settings.tokens().items()
         )
         self._known = self._configured
         self._seen: object = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called in the thread that found that the file changed."""
         self.problem: str | None = None
         """Why the file cannot be used, while what it held before is in force."""
         if self._file is not None:
@@ -106,8 +128,12 @@ class Principals:
 
     @property
     def required(self) -> bool:
-        """Whether a token is required: also when every one of a file was revoked."""
-        return self._file is not None or bool(self._configured)
+        """Whether who asks must be known: also when every token of a file was revoked."""
+        return self._file is not None or bool(self._configured) or self._by_provider
+
+    def described(self) -> list[dict[str, Any]]:
+        """Returns the tokens as JSON has them, with the hash of each."""
+        return [one.model_dump(mode="json", exclude_none=True) for one in self._known]
 
     def find(self, token: str, now: datetime) -> Principal | None:
         """The principal whose token this is; None: it is nobody's, or has expired."""
@@ -118,6 +144,11 @@ class Principals:
         # All are compared, so that the time tells nothing.
         found = [one for one in self._known if hmac.compare_digest(one.token_sha256, given)]
         return found[0] if found and found[0].is_valid(now) else None
+
+    def named(self, name: str, now: datetime) -> list[Principal]:
+        """The valid tokens of a principal."""
+        self._refresh()
+        return [one for one in self._known if one.name == name and one.is_valid(now)]
 
     def _refresh(self) -> None:
         """Read the file again if it changed. One that cannot be used changes nothing; the log and `problem` name it."""
@@ -132,6 +163,7 @@ class Principals:
         else:
             self.problem = None
             log.info("%s: read again, %d tokens", self._file, len(self._known) - len(self._configured))
+            self.on_change()
 
 
 def read(file: Path) -> tuple[Principal, ...]:
@@ -160,7 +192,15 @@ def read(file: Path) -> tuple[Principal, ...]:
     return _together((), found, file)
 
 
-def add(file: Path, name: str, role: Role, expires_at: datetime | None, now: datetime) -> str:
+def add(
+    file: Path,
+    name: str,
+    role: Role,
+    expires_at: datetime | None,
+    now: datetime,
+    workloads: tuple[str, ...] | None = None,
+    conversations: bool = True,
+) -> str:
     """Make a token for a new principal and return it; the file, which is made if need be, keeps its hash.
 
     Raises:
@@ -170,7 +210,7 @@ def add(file: Path, name: str, role: Role, expires_at: datetime | None, now: dat
     with _changed(file, now) as principals:
         if any(one.name == name for one in principals):
             raise RetunedError(f"token: {name} has one; `retuned token {name} --rotate` makes another in its place")
-        token, made = _make(name, role, expires_at, now)
+        token, made = _make(name, role, workloads, expires_at, now, conversations)
         principals.append(made)
     return token
 
@@ -190,7 +230,7 @@ def rotate(file: Path, name: str, expires_at: datetime | None, now: datetime) ->
         for one in old:
             shorter = ends if one.expires_at is None else min(one.expires_at, ends)
             principals[principals.index(one)] = one.model_copy(update={"expires_at": shorter})
-        token, made = _make(name, old[-1].role, expires_at, now)
+        token, made = _make(name, old[-1].role, old[-1].workloads, expires_at, now, old[-1].conversations)
         principals.append(made)
     return token
 
@@ -228,6 +268,10 @@ def _changed(file: Path, now: datetime) -> Iterator[list[Principal]]:
 
 def _write(file: Path, principals: Iterable[Principal]) -> None:
     content = [one.model_dump(exclude_none=True) for one in principals]
+    for one in content:
+        one |= {"workloads": list(one["workloads"])} if "workloads" in one else {}  # YAML has no tuples
+        if one["conversations"]:
+            del one["conversations"]
     text = HEAD + yaml.safe_dump({"principals": content}, sort_keys=False)
     try:
         owner = (file if file.exists() else file.parent).stat()
@@ -240,12 +284,25 @@ def _write(file: Path, principals: Iterable[Principal]) -> None:
         raise ConfigurationError(f"http.principals_file {file}: cannot be written ({error.strerror})") from error
 
 
-def _make(name: str, role: Role, expires_at: datetime | None, now: datetime) -> tuple[str, Principal]:
+def _make(
+    name: str,
+    role: Role,
+    workloads: tuple[str, ...] | None,
+    expires_at: datetime | None,
+    now: datetime,
+    conversations: bool,
+) -> tuple[str, Principal]:
     token = PREFIX + secrets.token_urlsafe(32)
     created = now.replace(microsecond=0)
     try:
         return token, Principal(
-            name=name, role=role, token_sha256=_hash(token), created_at=created, expires_at=expires_at
+            name=name,
+            role=role,
+            workloads=workloads,
+            conversations=conversations,
+            token_sha256=_hash(token),
+            created_at=created,
+            expires_at=expires_at,
         )
     except ValidationError as error:
         raise RetunedError(
@@ -256,17 +313,23 @@ def _make(name: str, role: Role, expires_at: datetime | None, now: datetime) -> 
 def _together(first: Iterable[Principal], more: Iterable[Principal], file: Path) -> tuple[Principal, ...]:
     """All of them; ConfigurationError when two have the same token or one name has two roles."""
     found: dict[str, Principal] = {}
-    roles: dict[str, Role] = {}
+    roles: dict[str, Principal] = {}
     for one in (*first, *more):
         other = found.setdefault(one.token_sha256, one)
         if other is not one:
             raise ConfigurationError(
                 f"http.principals_file {file}: {other.name} and {one.name} have the same token; each needs its own"
             )
-        if roles.setdefault(one.name, one.role) != one.role:
+        same = roles.setdefault(one.name, one)
+        if same.role != one.role:
             raise ConfigurationError(
-                f"http.principals_file {file}: {one.name} has the roles {roles[one.name]} and {one.role}; "
+                f"http.principals_file {file}: {one.name} has the roles {same.role} and {one.role}; "
                 "give each role a name of its own"
+            )
+        if (same.workloads, same.conversations) != (one.workloads, one.conversations):
+            raise ConfigurationError(
+                f"http.principals_file {file}: the tokens of {one.name} name different workloads or rights to read; "
+                "give each a name of its own"
             )
     return tuple(found.values())
 

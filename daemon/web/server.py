@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.settings import authority
+from retuned.consumers.sections import authority
 from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import connections
 from retuned.daemon.web.connections import BACKLOG, HEADER_BYTES, HEADER_SECONDS, Connection

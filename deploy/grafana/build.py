@@ -1,7 +1,8 @@
 """The dashboards, as code: `python deploy/grafana/build.py` writes dashboards/*.json, which Grafana gets.
 
-Four of them, for who asks: is the daemon sound (operations), are the answers good (quality), does it learn (learning),
-does it pay (business)? A test compares the files with what this makes, and runs every query in a live Prometheus.
+Five of them, for who asks: which workload needs somebody (fleet), is the daemon sound (operations), are the answers
+good (quality), does it learn (learning), does it pay (business)? A test compares the files with what this makes, and
+runs every query in a live Prometheus.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,25 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 FOLDER = Path(__file__).parent / "dashboards"
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-SHARE, SECONDS, BYTES, PER_SECOND, COUNT = "percentunit", "s", "bytes", "ops", "short"
+SHARE, SECONDS, BYTES, BYTES_A_SECOND, COUNT = "percentunit", "s", "bytes", "Bps", "short"
+EVENTS, MESSAGES, REQUESTS, ROWS = "eps", "mps", "reqps", "cps"
+"""Rates of these, by the second."""
+ANSWERS, TOKENS = "suffix: answers/s", "suffix: tokens/s"
+GIBIBYTE = 1024.0**3
 OF_WORKLOAD = 'workload=~"$workload"'
 OF_ALL = f'{OF_WORKLOAD}, model_name="*"'
 OF_VERSION = f'{OF_WORKLOAD}, model_name=~"$version"'
 
+FIRING = 'ALERTS{alertname=~"Retuned.+", alertstate="firing"}'
+CONSOLE = "${console}/workloads/%s?since=${__from:date:YYYY-MM-DD}&until=${__to:date:YYYY-MM-DD}"
+"""The console's page of a workload, for the days that the dashboard shows."""
+
 Query = tuple[str, str]
 """PromQL, and the legend of its series."""
+Steps = Sequence[tuple[float | None, str]]
+"""Colours, each from a value on; None: the lowest one."""
+PLAIN: Steps = ((None, "text"),)
+GAIN_OR_LOSS: Steps = ((None, "red"), (0, "green"))
 
 
 def lines(
@@ -34,10 +47,12 @@ def lines(
     most: float | None = None,
     stacked: bool = False,
     exemplars: bool = False,
+    limit: float | None = None,
 ) -> timeseries.Panel:
     """Curves over time; eight columns wide, so that three stand side by side.
 
-    With exemplars, of metrics that have them: points that lead to the page of an interaction.
+    With exemplars, of metrics that have them: points that lead to the page of an interaction. A dashed line is at the
+    limit, where an alert or the daemon acts. A curve of a workload leads to its page of the console.
     """
     panel = (
         timeseries.Panel()
@@ -60,15 +75,34 @@ def lines(
         panel.max(most)
     if stacked:
         panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL)).fill_opacity(20)
+    if limit is not None:
+        panel.thresholds(_steps(((None, "transparent"), (limit, "red"))))
+        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED))
+    if any("{{workload}}" in legend for _, legend in queries):
+        panel.data_links([_link("Console: ${__field.labels.workload}", CONSOLE % "${__field.labels.workload}")])
     _fill(panel, title, description, queries, width=8, exemplars=exemplars)
     return panel
 
 
 def number(
-    title: str, description: str, query: Query, unit: str = COUNT, decimals: int | None = None, width: int = 4
+    title: str,
+    description: str,
+    query: Query,
+    unit: str = COUNT,
+    decimals: int | None = None,
+    width: int = 4,
+    steps: Steps = PLAIN,
 ) -> stat.Panel:
-    """One value for each series, with its course behind it."""
-    panel = stat.Panel().unit(unit).color_mode(common_models.BigValueColorMode.VALUE)
+    """One value for each series, with its course behind it, coloured where a value is good or bad."""
+    panel = (
+        stat.Panel()
+        .unit(unit)
+        .color_mode(common_models.BigValueColorMode.VALUE)
+        .thresholds(_steps(steps))
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
+    )
+    if "{{workload}}" in query[1]:
+        panel.data_links([_link("Console: ${__field.labels.workload}", CONSOLE % "${__field.labels.workload}")])
     if decimals is not None:
         panel.decimals(decimals)
     _fill(panel, title, description, [query], width=width)
@@ -81,11 +115,7 @@ def light(title: str, description: str, query: str, *, bad: str, good: str) -> s
         stat.Panel()
         .color_mode(common_models.BigValueColorMode.BACKGROUND)
         .mappings([_words({"0": (bad, None), "1": (good, None)})])
-        .thresholds(
-            dashboard.ThresholdsConfig()
-            .mode(models.ThresholdsMode.ABSOLUTE)
-            .steps([models.Threshold(color="red", value=None), models.Threshold(color="green", value=1)])
-        )
+        .thresholds(_steps(((None, "red"), (1, "green"))))
         .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
     )
     _fill(panel, title, description, [(query, "")], width=4, instant=True)
@@ -99,15 +129,63 @@ def states(title: str, description: str, query: Query, names: dict[str, tuple[st
     return panel
 
 
-def rows(title: str, description: str, query: str, columns: Sequence[str]) -> table.Panel:
+def rows(title: str, description: str, query: str, columns: Sequence[str], width: int = 8) -> table.Panel:
     """The labels of the series that there are, one row each."""
     hidden = dict.fromkeys(("Time", "Value", "__name__", "instance", "job"), True)
     order = {name: place for place, name in enumerate(columns)}
     panel = table.Panel().transformations(
         [models.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden, "indexByName": order})]
     )
-    _fill(panel, title, description, [(query, "")], width=8, instant=True, format_val=PromQueryFormat.TABLE)
+    _fill(panel, title, description, [(query, "")], width=width, instant=True, format_val=PromQueryFormat.TABLE)
     return panel
+
+
+def workloads(title: str, description: str, columns: Sequence[tuple[str, str, str, Steps]]) -> table.Panel:
+    """A row for each workload; of each column its name, PromQL with a value a workload, unit and colours."""
+    letters = "ABCDEFGHIJ"[: len(columns)]
+    names = {f"Value #{letter}": name for letter, (name, *_) in zip(letters, columns, strict=True)}
+    panel = table.Panel().transformations(
+        [
+            models.DataTransformerConfig(id_val="joinByField", options={"byField": "workload", "mode": "outer"}),
+            models.DataTransformerConfig(
+                id_val="organize",
+                options={
+                    "excludeByName": {"Time": True} | {f"Time {number}": True for number in range(1, len(columns) + 1)},
+                    "renameByName": names,
+                },
+            ),
+        ]
+    )
+    links = [
+        _link("Quality of ${__value.raw}", "/d/retuned-quality?var-workload=${__value.raw}&${__url_time_range}"),
+        _link("Console: ${__value.raw}", CONSOLE % "${__value.raw}"),
+    ]
+    panel.override_by_name(
+        "workload", [models.DynamicConfigValue(id_val="links", value=[link.build() for link in links])]
+    )
+    for name, _, unit, steps in columns:
+        panel.override_by_name(
+            name,
+            [
+                models.DynamicConfigValue(id_val="unit", value=unit),
+                models.DynamicConfigValue(id_val="thresholds", value=_steps(steps).build()),
+                models.DynamicConfigValue(
+                    id_val="custom.cellOptions", value={"type": "auto" if steps is PLAIN else "color-text"}
+                ),
+            ],
+        )
+    queries = [(query, "") for _, query, _, _ in columns]
+    _fill(panel, title, description, queries, width=24, instant=True, format_val=PromQueryFormat.TABLE)
+    return panel.height(12)
+
+
+def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
+    made = [models.Threshold(color=color, value=value) for value, color in steps]
+    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(made)
+
+
+def _link(title: str, url: str) -> dashboard.DashboardLink:
+    return dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).url(url).target_blank(True)
 
 
 def _fill(
@@ -122,7 +200,7 @@ def _fill(
     exemplars: bool = False,
 ) -> None:
     panel.title(title).description(description).datasource(SOURCE).span(width).height(4 if width == 4 else 8)
-    for letter, (expression, legend) in zip("ABCDEF", queries, strict=False):
+    for letter, (expression, legend) in zip("ABCDEFGHIJ", queries, strict=False):
         target = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend)
         if instant:
             target.instant()
@@ -141,8 +219,11 @@ def _words(names: dict[str, tuple[str, str | None]]) -> models.ValueMap:
     return models.ValueMap(options=options)
 
 
-def board(name: str, question: str, panels: Sequence[Any], *, version: bool = True) -> dashboard.Dashboard:
-    """A dashboard with what all have: data source, workload, version, promotions and rollbacks, links to the others."""
+def board(
+    name: str, question: str, panels: Sequence[Any], *, version: bool = True, money: bool = False
+) -> dashboard.Dashboard:
+    """A dashboard with what all have: data source, workload, version, promotions and rollbacks, links to the others and
+    to the console; with `money` titles may name the $currency."""
     made = (
         dashboard.Dashboard(f"retuned: {name}")
         .uid(f"retuned-{name}")
@@ -160,11 +241,27 @@ def board(name: str, question: str, panels: Sequence[Any], *, version: bool = Tr
             .keep_time(True)
             .include_vars(True)
         )
+        .link(_link("Console", "${console}/"))
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .with_variable(
             _variable("workload", "Workload", "label_values(retuned_drift_check_timestamp_seconds, workload)")
         )
     )
+    made.with_variable(
+        dashboard.TextBoxVariable("console")
+        .label("Console")
+        .description("Where browsers reach the daemon")
+        .default_value("http://localhost:8321")
+        .current(models.VariableOption(text="http://localhost:8321", value="http://localhost:8321"))
+    )
+    if money:
+        made.with_variable(
+            dashboard.QueryVariable("currency")
+            .datasource(SOURCE)
+            .query({"query": "label_values(retuned_currency_info, currency)", "refId": "currency"})
+            .refresh(models.VariableRefresh.ON_DASHBOARD_LOAD)
+            .hide(models.VariableHide.HIDE_VARIABLE)
+        )
     if version:
         models_of = f"label_values(retuned_model_info{{{OF_WORKLOAD}}}, model_name)"
         made.with_variable(_variable("version", "Version", models_of))
@@ -207,6 +304,89 @@ def quantile(share: float, metric: str, by: str = "", of: str = "") -> str:
     return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{chosen}[$__rate_interval])))"
 
 
+def interval_of(rate: str) -> str:
+    """PromQL of the ends of the 95% interval of a rate."""
+    return f'retuned_rate_interval_ratio{{{OF_WORKLOAD}, rate="{rate}"}}'
+
+
+def fleet() -> dashboard.Dashboard:
+    """Which workload needs somebody?"""
+    of_users = f'max by (workload) (retuned_helpful_ratio{{{OF_ALL}, source="user"}}%s)'
+    helpful, change = of_users % "", f"{of_users % ''} - {of_users % ' offset 7d'}"
+    answers = (
+        f"max by (workload) (sum by (workload, instance) (rate(retuned_interactions_total{{{OF_WORKLOAD}}}"
+        "[$__rate_interval])))"
+    )
+    some: Steps = ((None, "text"), (1, "orange"))
+    panels = [
+        number(
+            "Alerts that fire",
+            "Alerts on retuned that fire now; the list below names them.",
+            (f"count({FIRING}) or vector(0)", ""),
+            steps=((None, "green"), (1, "red")),
+        ),
+        number(
+            "Workloads",
+            "Workloads that are measured: all of them, or the 50 busiest.",
+            (f"count(max by (workload) (retuned_drift_check_timestamp_seconds{{{OF_WORKLOAD}}}))", ""),
+        ),
+        number(
+            "Wait for approval",
+            "Versions and datasets that wait for a person.",
+            (f"sum(max by (workload) (retuned_approvals_waiting{{{OF_WORKLOAD}}}))", ""),
+            steps=some,
+        ),
+        number(
+            "Asked of experts",
+            "Answers that experts are asked to judge and have not yet.",
+            (f"sum(max by (workload) (retuned_label_requests_open{{{OF_WORKLOAD}}}))", ""),
+        ),
+        number(
+            "In training",
+            "Retrainings under way.",
+            (f"count(max by (workload) (retuned_training_active_timestamp_seconds{{{OF_WORKLOAD}}})) or vector(0)", ""),
+        ),
+        number(
+            "Net gain ($currency)",
+            "Gains less costs of these workloads since the ledger began.",
+            (f"sum({_net_gain('')})", ""),
+            decimals=2,
+            steps=GAIN_OR_LOSS,
+        ),
+        workloads(
+            "Each workload",
+            "Its name leads to its dashboard and to its page of the console. Helpful: share of the rated answers that "
+            "users called helpful. Change: in a week. Invented: share of the judged answers. "
+            "Drift: 1 where the latest check found it. Blind: monitors that have too few rows. "
+            "Net gain: since the ledger began, in $currency.",
+            (
+                ("Helpful", helpful, SHARE, ((None, "red"), (0.6, "text"))),
+                ("Change", change, SHARE, ((None, "red"), (-0.05, "text"), (0.05, "green"))),
+                (
+                    "Invented",
+                    f"max by (workload) (retuned_hallucination_ratio{{{OF_ALL}}})",
+                    SHARE,
+                    ((None, "text"), (0.2, "red")),
+                ),
+                ("Drift", f"max by (workload) (retuned_drift_detected{{{OF_WORKLOAD}}})", COUNT, some),
+                ("Answers", answers, ANSWERS, PLAIN),
+                ("Blind", f"sum by (workload) (retuned_monitor_blind{{{OF_WORKLOAD}}})", COUNT, some),
+                ("Approvals", f"max by (workload) (retuned_approvals_waiting{{{OF_WORKLOAD}}})", COUNT, some),
+                ("Labels", f"max by (workload) (retuned_label_requests_open{{{OF_WORKLOAD}}})", COUNT, PLAIN),
+                ("Net gain", _net_gain(""), COUNT, GAIN_OR_LOSS),
+            ),
+        ),
+        rows(
+            "Alerts",
+            "Alerts on retuned that fire now, as Prometheus has them.",
+            FIRING,
+            ("severity", "alertname", "workload"),
+            width=24,
+        ),
+    ]
+    return board("fleet", "Which workload needs somebody?", panels, version=False, money=True)
+
+
 def operations() -> dashboard.Dashboard:
     """Is the daemon sound?"""
     panels = [
@@ -223,18 +403,21 @@ def operations() -> dashboard.Dashboard:
             "Events on the broker that are not stored yet. Growing for long: they come faster than they are written.",
             ("retuned_ingest_lag_events", ""),
             decimals=0,
+            steps=((None, "green"), (10_000, "orange")),
         ),
         number(
             "Last event",
             "Time since an event was last stored. Long, with no lag: the apps send nothing.",
             ("time() - retuned_ingest_last_event_timestamp_seconds", ""),
             SECONDS,
+            steps=((None, "green"), (3_600, "orange")),
         ),
         number(
             "Free disk",
-            "Free space where the warehouse is. On a full disk the daemon stops.",
+            "Free space where the warehouse is. Below 2 GiB an alert fires; on a full disk the daemon stops.",
             ("retuned_disk_free_bytes", ""),
             BYTES,
+            steps=((None, "red"), (2 * GIBIBYTE, "orange"), (10 * GIBIBYTE, "green")),
         ),
         number("Version", "The version of retuned that is running.", ("retuned_build_info", "{{version}}")).text_mode(
             common_models.BigValueTextMode.NAME
@@ -243,7 +426,7 @@ def operations() -> dashboard.Dashboard:
             "Events",
             "Messages read from each topic, dead letters and duplicates among them.",
             ("sum by (topic) (rate(retuned_events_total[$__rate_interval]))", "{{topic}}"),
-            unit=PER_SECOND,
+            unit=EVENTS,
         ),
         lines(
             "Answers",
@@ -254,7 +437,7 @@ def operations() -> dashboard.Dashboard:
                 f"(rate(retuned_interactions_total{{{OF_WORKLOAD}}}[$__rate_interval])))",
                 "{{workload}}",
             ),
-            unit=PER_SECOND,
+            unit=ANSWERS,
         ),
         lines(
             "Service levels of the last hour",
@@ -263,12 +446,14 @@ def operations() -> dashboard.Dashboard:
             (f"workload:retuned_answers_slow:ratio_rate1h{{{OF_WORKLOAD}}}", "{{workload}} slow answers"),
             ("max(job:retuned_ingest_late:ratio1h)", "late events"),
             unit=SHARE,
+            limit=0.01,
         ),
         lines(
             "Waiting",
             "How long the oldest event of each topic that was not read yet has waited on the broker, at most.",
             ("max by (topic) (retuned_ingest_lag_seconds)", "{{topic}}"),
             unit=SECONDS,
+            limit=900,
         ),
         lines(
             "Dead letters, duplicates, lost events",
@@ -278,9 +463,10 @@ def operations() -> dashboard.Dashboard:
             ("sum by (reason) (rate(retuned_dead_letters_total[$__rate_interval]))", "{{reason}}"),
             ("sum(rate(retuned_event_duplicates_total[$__rate_interval]))", "duplicates"),
             ("sum by (topic) (rate(retuned_events_lost_total[$__rate_interval]))", "lost from {{topic}}"),
+            ("sum(rate(retuned_events_erased_total[$__rate_interval]))", "erased before"),
             ("sum by (topic) (rate(retuned_topics_remade_total[$__rate_interval]))", "made anew: {{topic}}"),
             ("sum by (reason) (rate(retuned_events_passed_over_total[$__rate_interval]))", "passed over: {{reason}}"),
-            unit=PER_SECOND,
+            unit=MESSAGES,
         ),
         lines(
             "Producers set aside",
@@ -300,7 +486,7 @@ def operations() -> dashboard.Dashboard:
             "Redactions",
             "Pieces of personal data replaced before storage, by kind. A sudden rise: a producer sends more.",
             ("sum by (kind) (rate(retuned_redactions_total[$__rate_interval]))", "{{kind}}"),
-            unit=PER_SECOND,
+            unit=ROWS,
         ),
         lines(
             "Jobs",
@@ -351,13 +537,13 @@ def operations() -> dashboard.Dashboard:
             ("sum by (instance) (rate(retuned_segments_total[$__rate_interval]))", "{{instance}}"),
             ("sum by (instance) (rate(retuned_segments_reassigned_total[$__rate_interval]))", "{{instance}} again"),
             ("sum(rate(retuned_segment_files_deleted_total[$__rate_interval]))", "deleted files"),
-            unit=PER_SECOND,
+            unit=ROWS,
         ),
         lines(
             "Ingesters: bytes",
             "Bytes of segments that come into object storage.",
             ("sum by (instance) (rate(retuned_segment_bytes_total[$__rate_interval]))", "{{instance}}"),
-            unit=BYTES,
+            unit=BYTES_A_SECOND,
         ),
         lines(
             "Ingesters: what is around them",
@@ -387,7 +573,7 @@ def _of_gateways() -> list[Any]:
                 "{{code}}",
             ),
             ("sum by (code) (rate(retuned_gateway_refused_total[$__rate_interval]))", "{{code}}"),
-            unit=PER_SECOND,
+            unit=REQUESTS,
         ),
         lines(
             "Gateways: time of answers",
@@ -406,13 +592,33 @@ def _of_gateways() -> list[Any]:
                 f"(rate(retuned_gateway_fallbacks_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
                 "{{workload}} {{model_name}}",
             ),
-            unit=PER_SECOND,
+            unit=REQUESTS,
         ),
         lines(
             "Gateways: asked in shadow",
             "Answers of a candidate that nobody is shown. Skipped: too many were waited for, or Kafka was away.",
             ("sum by (outcome) (rate(retuned_gateway_shadow_total[$__rate_interval]))", "{{outcome}}"),
-            unit=PER_SECOND,
+            unit=REQUESTS,
+        ),
+        lines(
+            "Gateways: memory of corrections",
+            "Look-ups by their result: same and related had the help of an approved answer; held_out had not.",
+            (
+                f"sum by (result) (rate(retuned_gateway_memory_lookups_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
+                "{{result}}",
+            ),
+            unit=REQUESTS,
+        ),
+        lines(
+            "Gateways: time of look-ups in the memory",
+            "From a request to the result of its look-up: 50th and 99th percentile.",
+            *((quantile(share, "retuned_gateway_memory_lookup_seconds"), f"{share:.0%}") for share in (0.5, 0.99)),
+            unit=SECONDS,
+        ),
+        lines(
+            "Gateways: entries of the memory",
+            "Entries in force at each gateway.",
+            (f"retuned_gateway_memory_entries{{{OF_WORKLOAD}}}", "{{instance}} {{workload}}"),
         ),
         lines(
             "Gateways: waiting for Kafka",
@@ -430,7 +636,7 @@ def _of_gateways() -> list[Any]:
                 "lost {{kind}}: {{reason}}",
             ),
             ("sum(rate(retuned_gateway_feedback_total[$__rate_interval]))", "feedback over HTTP"),
-            unit=PER_SECOND,
+            unit=EVENTS,
         ),
         lines(
             "Gateways: what is around them",
@@ -438,6 +644,7 @@ def _of_gateways() -> list[Any]:
             "way, and for how many seconds what waits longest has waited for Kafka.",
             ("retuned_gateway_upstream_up", "{{instance}} {{upstream}}"),
             ("retuned_gateway_daemon_up", "{{instance}} daemon"),
+            ("retuned_gateway_memory_up", "{{instance}} memory"),
             ("retuned_gateway_in_flight", "{{instance}} requests"),
             ("retuned_gateway_buffered_seconds", "{{instance}} seconds waited"),
             ("retuned_gateway_build_info", "{{instance}} {{version}}"),
@@ -465,34 +672,56 @@ def quality() -> dashboard.Dashboard:
     panels = [
         lines(
             "Helpful answers",
-            "Share of the rated answers of the current window that were called helpful, by who rated. Sources are "
-            "never mixed: users, experts, judges and apps see different things.",
+            "Share of the rated answers of the current window that were called helpful, by who rated, with its "
+            "95% interval. Sources are never mixed: users, experts, judges and apps see different things.",
             (f"retuned_helpful_ratio{{{OF_ALL}}}", "{{workload}} {{source}}"),
+            (interval_of("helpful"), "{{workload}} {{source}} {{end}}"),
+            unit=SHARE,
+            most=1,
+        ),
+        lines(
+            "Helpful answers, estimated",
+            "Helpful rate of all answers of the current window, rated or not, by a model of the votes, with its 95% "
+            "interval. It assumes that of two answers that look alike the rated one is as often helpful as the other.",
+            (f"retuned_helpful_rate_estimate{{{OF_WORKLOAD}}}", "{{workload}}"),
+            (f"retuned_helpful_rate_estimate_interval{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
             unit=SHARE,
             most=1,
         ),
         lines(
             "Invented answers",
             "Share of the judged answers of the current window that were hallucinations, by who judged, and of pairs "
-            "of answers to one question that contradict each other. The source grounding_calibrated is what people's "
-            "labels and the grounding scorer's alarms amount to; llm and nli are the configured models.",
+            "of answers to one question that contradict each other. The source grounding_calibrated is what experts' "
+            "labels of answers drawn at random amount to; it is absent until there are enough.",
             (f"retuned_hallucination_ratio{{{OF_ALL}}}", "{{workload}} {{source}}"),
+            (interval_of("hallucination"), "{{workload}} {{source}} {{end}}"),
             (f"retuned_contradiction_ratio{{{OF_ALL}}}", "{{workload}} contradictions"),
+            unit=SHARE,
+            most=1,
+            limit=0.2,
+        ),
+        lines(
+            "Grounding",
+            "Of the answers that values could be compared of, or that the detector (nli) or the judge (llm) saw, the "
+            "share on which each alarms: no rate of invented answers.",
+            (f"retuned_grounding_alarm_ratio{{{OF_ALL}}}", "{{workload}} values"),
+            (f"retuned_detector_alarm_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{source}}"),
             unit=SHARE,
             most=1,
         ),
         lines(
-            "Grounding",
-            "Of the answers that the grounding scorer could compare with their passages, the share on which it alarms: "
-            "no rate of invented answers until people label some.",
-            (f"retuned_grounding_alarm_ratio{{{OF_ALL}}}", "{{workload}} alarms"),
+            "Answered by the incumbent by rule",
+            "Share of the answers of the current window that the incumbent gave by rule (cascade), and the "
+            "helpful rate of these answers by source of the votes.",
+            (f"retuned_cascade_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{rule}}"),
+            (f"retuned_cascade_helpful_ratio{{{OF_WORKLOAD}}}", "{{workload}} helpful {{source}}"),
             unit=SHARE,
             most=1,
         ),
         lines(
             "Answers judged by grounding",
-            "How many answers with passages the grounding scorer judged, and on how many it abstained (another "
-            "language than English, tables, code).",
+            "How many answers with passages the grounding scorer judged, and on how many it abstained (no values to "
+            "compare, code, a language that it does not read).",
             (f"retuned_workload_grounding_answers{{{OF_WORKLOAD}}}", "{{workload}} {{outcome}}"),
         ),
         lines(
@@ -565,7 +794,7 @@ def quality() -> dashboard.Dashboard:
                 f"(rate(retuned_interaction_latency_seconds_count{{{OF_VERSION}}}[$__rate_interval])))",
                 "{{model_name}}",
             ),
-            unit=PER_SECOND,
+            unit=ANSWERS,
             stacked=True,
         ),
         lines(
@@ -581,7 +810,7 @@ def quality() -> dashboard.Dashboard:
                 f"(rate(retuned_interaction_tokens_total{{{OF_VERSION}}}[$__rate_interval])))",
                 "{{workload}} {{kind}}",
             ),
-            unit=PER_SECOND,
+            unit=TOKENS,
         ),
         lines(
             "Feedback",
@@ -591,14 +820,20 @@ def quality() -> dashboard.Dashboard:
                 f"sum by (workload, name, source) (rate(retuned_feedback_total{{{OF_WORKLOAD}}}[$__rate_interval]))",
                 "{{workload}} {{name}} by {{source}}",
             ),
+            unit=EVENTS,
             exemplars=True,
         ),
         states(
             "Blind monitors",
-            "Monitors that have too few conversations (quality) or ratings (policy), and find nothing. The status page "
-            "says how many are missing.",
+            "Monitors that have too few conversations (quality, drift), ratings (policy) or labels (hallucination), "
+            "and find nothing.",
             (f"retuned_monitor_blind{{{OF_WORKLOAD}}}", "{{workload}} {{monitor}}"),
             {"0": ("enough", "green"), "1": ("blind", "orange")},
+        ),
+        lines(
+            "Rows that blind monitors lack",
+            "How many conversations, ratings or labels are missing until a monitor can report.",
+            (f"retuned_monitor_missing_rows{{{OF_WORKLOAD}}}", "{{workload}} {{monitor}}"),
         ),
     ]
     return board("quality", "Are the answers good, and do people say so?", panels)
@@ -611,14 +846,14 @@ def learning() -> dashboard.Dashboard:
         states(
             "Drift",
             "Whether the latest drift check found that prompts or answers differ from the reference. The report on the "
-            "status page names what moved.",
+            "console names what moved.",
             (f"retuned_drift_detected{{{OF_WORKLOAD}}}", "{{workload}}"),
             {"0": ("quiet", "green"), "1": ("drift", "orange")},
         ),
         lines(
             "How far it drifted",
-            "Of the features (topics, lengths, new words, language, satisfaction …) that drifted, the one that moved "
-            "furthest: about that share of the events is different, with its 95% interval.",
+            "The smallest share of the current events that must be other than those of the reference, by the feature "
+            "(topics, lengths, new words, language, satisfaction …) that moved furthest, with its 95% interval.",
             (f"retuned_drift_severity_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
             (f"retuned_drift_severity_interval_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
             unit=SHARE,
@@ -710,16 +945,17 @@ def learning() -> dashboard.Dashboard:
             ("retuned_training_pauses", "pauses"),
         ),
         lines(
-            "Since a run last told of progress",
+            "Since a run last reported progress",
             "Of each run under way. Long: it hangs, or the machine has no time for it. No series: nothing trains.",
             (f"time() - retuned_training_active_timestamp_seconds{{{OF_WORKLOAD}}}", "{{workload}}"),
             unit=SECONDS,
+            limit=1_800,
         ),
         lines(
             "Speed",
             "Tokens trained on each second, those of prompts included.",
             (f"retuned_training_tokens_per_second{{{OF_WORKLOAD}}}", "{{workload}}"),
-            unit=PER_SECOND,
+            unit=TOKENS,
         ),
         lines(
             "Runs",
@@ -750,9 +986,37 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "In quarantine",
-            "Feedback that the latest dataset sets aside, by reason. Bursts and collusion are somebody's doing; "
-            "`retuned export quarantine` lists who said what. Nothing of it is learned.",
+            "Feedback that the latest dataset sets aside, by reason. Nothing of it is learned. "
+            "`retuned export quarantine` lists it.",
             (f"retuned_quarantined_feedback{{{OF_WORKLOAD}}}", "{{workload}} {{reason}}"),
+        ),
+        lines(
+            "Versions with erased rows",
+            "Versions that learned rows which were erased since, and that still exist. They are deleted once a "
+            "retraining without these rows replaces them; overdue is what exists after `forget.within_days`.",
+            (f"retuned_erased_versions{{{OF_WORKLOAD}}}", "{{workload}}"),
+            (f"retuned_erased_versions_overdue{{{OF_WORKLOAD}}}", "{{workload}} overdue"),
+        ),
+        lines(
+            "Erasures that wait",
+            "Age of the oldest erasure that is not carried out, by state. `applying`: the leader of a cluster has "
+            "erased, and this daemon has not. `retuned erasures` has the reason.",
+            ("retuned_erasure_waiting_seconds", "{{instance}} {{state}}"),
+            unit=SECONDS,
+        ),
+        lines(
+            "Memory of corrections",
+            "Entries by state, and answers for which the memory had an entry in the last hour, by outcome.",
+            (f"retuned_memory_entries{{{OF_WORKLOAD}}}", "{{workload}} {{state}}"),
+            (f"increase(retuned_memory_answers_total{{{OF_WORKLOAD}}}[1h])", "{{workload}} {{outcome}}"),
+        ),
+        lines(
+            "Effect of the memory",
+            "The share of unhelpful votes on answers that the memory helped, minus that on answers held out, and its "
+            "95% interval. Below 0 the memory helps.",
+            (f"retuned_memory_unhelpful_difference_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
+            (f"retuned_memory_unhelpful_difference_interval_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
+            unit=SHARE,
         ),
         lines(
             "Rollouts",
@@ -762,6 +1026,7 @@ def learning() -> dashboard.Dashboard:
             (f"retuned_rollout_share_ratio{{{OF_WORKLOAD}}}", "{{workload}} share"),
             (f"retuned_rollout_evidence_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{metric}}, {{source}}"),
             unit=SHARE,
+            limit=1,
         ),
         lines(
             "Decisions on canaries",
@@ -779,6 +1044,7 @@ def learning() -> dashboard.Dashboard:
             "it, by metric and source. At 100% it is taken back.",
             (f"retuned_watch_evidence_ratio{{{OF_WORKLOAD}}}", "{{workload}} {{metric}}, {{source}}"),
             unit=SHARE,
+            limit=1,
         ),
         lines(
             "Time to find a worse champion",
@@ -820,17 +1086,19 @@ def business() -> dashboard.Dashboard:
             (f"retuned_roi_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
             SHARE,
             width=8,
+            steps=GAIN_OR_LOSS,
         ),
         number(
-            "Net gain",
-            "Gains less costs since the ledger began, in the configured currency.",
+            "Net gain ($currency)",
+            "Gains less costs since the ledger began.",
             (net, "{{workload}}"),
             decimals=2,
             width=8,
+            steps=GAIN_OR_LOSS,
         ),
         lines(
-            "Net gain a day",
-            "What each day added: gains less costs of the last 24 hours, in the configured currency.",
+            "Net gain a day ($currency)",
+            "What each day added: gains less costs of the last 24 hours.",
             (f"({net}) - ({_net_gain(' offset 1d')})", "{{workload}}"),
             least=None,
         ),
@@ -844,17 +1112,22 @@ def business() -> dashboard.Dashboard:
             least=None,
         ),
         lines(
-            "Gains and their interval",
-            "Gains since the ledger began and their 95% interval, in the configured currency.",
+            "Gains and their interval ($currency)",
+            "Gains since the ledger began and their 95% interval.",
             (f'sum by (workload) (retuned_roi_amount{{{OF_WORKLOAD}, kind="gain"}})', "{{workload}}"),
             (f"retuned_roi_gain_interval_amount{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
             least=None,
         ),
         lines(
-            "Cost per resolved conversation",
+            "Cost per resolved conversation ($currency)",
             "All booked costs over the conversations that were resolved and not escalated, both since it is known "
-            "whether they are, in the configured currency. Absent without feedback `resolved`.",
+            "whether they are. Absent without feedback `resolved`.",
             (f"retuned_roi_cost_per_resolved_amount{{{OF_WORKLOAD}}}", "{{workload}}"),
+        ),
+        lines(
+            "Cost of an answer by rule ($currency)",
+            "Mean cost of an answer of the current window that the incumbent gave by rule.",
+            (f"retuned_cascade_cost_amount{{{OF_WORKLOAD}}}", "{{workload}} {{rule}}"),
         ),
         lines(
             "Conversations by outcome",
@@ -875,21 +1148,21 @@ def business() -> dashboard.Dashboard:
             (f"retuned_ledger_left_out_events{{{OF_WORKLOAD}}}", "{{workload}} {{item}}"),
         ),
         lines(
-            "Champion against the model before",
-            "What the champion earned more than the model before it would have, had that one answered as it did in its "
-            "last window, with the 95% interval.",
+            "Champion against the model before ($currency)",
+            "What the champion earned more than the model before it would have, had that one gained as much with each "
+            "conversation as in its last days, with the 95% interval.",
             (f"retuned_roi_uplift_amount{{{OF_WORKLOAD}}}", "{{workload}}"),
             (f"retuned_roi_uplift_interval_amount{{{OF_WORKLOAD}}}", "{{workload}} {{end}}"),
             least=None,
         ),
         lines(
-            "Gains and costs, by model",
+            "Gains and costs, by model ($currency)",
             "Of the champion and of the model before it, since the ledger began.",
             (f"retuned_roi_version_amount{{{OF_VERSION}}}", "{{model_name}} {{kind}}"),
             least=None,
         ),
         lines(
-            "Gains",
+            "Gains ($currency)",
             "What answers gained, by item, summed since the ledger began. More escalations than without the model are "
             "a loss.",
             (f'sum by (item) (retuned_roi_amount{{{OF_WORKLOAD}, kind="gain"}})', "{{item}}"),
@@ -897,18 +1170,24 @@ def business() -> dashboard.Dashboard:
             stacked=True,
         ),
         lines(
-            "Costs",
+            "Costs ($currency)",
             "What the model cost, by item, summed since the ledger began.",
             (f'sum by (item) (retuned_roi_amount{{{OF_WORKLOAD}, kind="cost"}})', "{{item}}"),
             stacked=True,
         ),
     ]
-    return board("business", "Does it pay?", panels)
+    return board("business", "Does it pay?", panels, money=True)
 
 
 def files() -> dict[str, str]:
     """Name of each file and what is to stand in it."""
-    boards = {"operations": operations(), "quality": quality(), "learning": learning(), "business": business()}
+    boards = {
+        "fleet": fleet(),
+        "operations": operations(),
+        "quality": quality(),
+        "learning": learning(),
+        "business": business(),
+    }
     return {
         f"{name}.json": JSONEncoder(sort_keys=True, indent=2).encode(made.build()) + "\n"
         for name, made in boards.items()

@@ -1,1 +1,1 @@
-"""Do the requests and answers still look like those of the reference?"""
+"""Compares current requests and answers with those of the reference."""

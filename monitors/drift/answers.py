@@ -1,4 +1,4 @@
-"""Answers that form a closed set, labels or fields of JSON: columns whose values are compared."""
+"""Columns made from answers that form a closed set: labels, or fields of JSON objects."""
 
 import json
 import math
@@ -6,33 +6,33 @@ from collections.abc import Sequence
 from typing import Any
 
 ANSWER = "answer"
-# A set is closed whose values come so often, on average, and are no longer.
+# A closed set has at least this many rows per distinct value, and no value longer than this.
 ROWS_A_VALUE = 10
 MOST_CHARACTERS = 200
-# Of JSON: so many fields at most are compared, where nearly all answers are objects.
+# JSON answers: the most fields that are compared, and the share of answers that must be objects.
 MOST_FIELDS = 10
 NEARLY_ALL = 0.95
 
 
 def closed_answers(answers: Sequence[str | None]) -> dict[str, list[Any]]:
-    """Columns of the values of answers, one value for each answer; none where the answers form no closed set.
+    """Returns the columns that answers form, with one value for each answer; empty if they form no closed set.
 
     Args:
-        answers: of both windows; None: too long to be read.
+        answers: the answers of both windows; None: too long to be read.
 
     Returns:
-        `answer`, the answer as a label; or, where the answers are JSON objects, `answer.<field>` for each field that
-        has a closed set of values or is a number.
+        `answer`, the answer as a label; or, for JSON objects, `answer.<field>` for each field that has a closed set
+        of values or is a number.
     """
     objects = [_object(answer) for answer in answers]
-    if sum(found is not None for found in objects) < NEARLY_ALL * max(len(answers), 1):
+    if sum(item is not None for item in objects) < NEARLY_ALL * max(len(answers), 1):
         labels = [answer and answer.strip() for answer in answers]
-        return {ANSWER: labels} if _closed(labels) else {}
+        return {ANSWER: labels} if _is_closed(labels) else {}
     columns: dict[str, Any] = {}
-    for field in dict.fromkeys(field for found in objects if found for field in found):
-        values = [None if found is None else found.get(field) for found in objects]
-        texts = [None if found is None else _text(found[field]) if field in found else "absent" for found in objects]
-        if _closed(texts):
+    for field in dict.fromkeys(field for item in objects if item for field in item):
+        values = [None if item is None else item.get(field) for item in objects]
+        texts = [None if item is None else _text(item[field]) if field in item else "absent" for item in objects]
+        if _is_closed(texts):
             columns[f"{ANSWER}.{field}"] = texts
         elif sum(type(value) in (int, float) for value in values) >= NEARLY_ALL * len(values):
             columns[f"{ANSWER}.{field}"] = [_number(value) for value in values]
@@ -45,16 +45,16 @@ def _object(answer: str | None) -> dict[str, Any] | None:
     if answer is None or not answer.lstrip().startswith("{"):
         return None
     try:
-        found = json.loads(answer)
+        value = json.loads(answer)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _number(value: Any) -> float | None:
     try:
         return float(value) if type(value) in (int, float) and math.isfinite(float(value)) else None
-    except OverflowError:  # an integer of hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         return None
 
 
@@ -62,10 +62,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _closed(values: Sequence[str | None]) -> bool:
-    found = [value for value in values if value is not None]
+def _is_closed(values: Sequence[str | None]) -> bool:
+    known = [value for value in values if value is not None]
+    distinct = set(known)
     return (
-        len(found) >= NEARLY_ALL * max(len(values), 1)
-        and len(set(found)) <= len(found) / ROWS_A_VALUE
-        and all(len(value) <= MOST_CHARACTERS for value in set(found))
+        len(known) >= NEARLY_ALL * max(len(values), 1)
+        and len(distinct) <= len(known) / ROWS_A_VALUE
+        and all(len(value) <= MOST_CHARACTERS for value in distinct)
     )

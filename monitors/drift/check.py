@@ -1,21 +1,23 @@
-"""Drift: do the current prompts and answers of a workload still look like those of the reference?
+"""Drift checks: compare the current prompts and answers of a workload with those of the reference.
 
-The daemon finds the windows, has DuckDB compute the features, and stores the outcome; `comparison` compares them in a
-child process.
+The daemon chooses the windows, computes the features in DuckDB and stores the outcome. `comparison` compares the
+features in a child process.
 
-What is corrected. `drift.false_alarm_rate` is the chance that traffic which does not change flags anything, in any
-feature and at any check, within the length of the current window (a day, unless set otherwise): Holm's procedure over
-the features, and a threshold for repeated looks (statistics.repeated_looks) that is that strict because windows overlap
-and samples are drawn by a hash which stays the same: nearby checks see nearly the same rows. Two checks in a row that
-drift are therefore hardly more evidence than one. From one such length to the next the chance begins anew.
+Multiple testing. `drift.false_alarm_rate` is the chance that unchanged traffic flags any feature at any check within
+the length of the current window (a day by default). Holm's procedure corrects for the number of features, and
+`statistics.repeated_looks` for the number of checks. Windows overlap, and samples are drawn by a fixed hash, so
+neighbouring checks see nearly the same rows: two consecutive checks that drift are hardly more evidence than one. The
+chance starts anew with each length of the current window.
 """
 
 import json
 import threading
 import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -23,7 +25,7 @@ from retuned.consumers.common.process import run_child
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.drift.comparison import Feature
-from retuned.monitors.drift.windows import windows
+from retuned.monitors.drift.windows import windows as choose_windows
 from retuned.monitors.settings import Settings
 from retuned.monitors.windows import DAY, Season, Windows, sample
 from retuned.monitors.windows import QUERIES as WINDOW_QUERIES
@@ -34,25 +36,30 @@ CHOOSE = {
     "rated": QUERIES["choose_rated"],
     "context": QUERIES["choose_with_context"],
 }
-# Told when they move, and no drift by themselves: a slow machine is not a reason to retrain.
+# Reported when they move, but no drift by themselves: a slow machine is no reason to retrain.
 OPERATIONS = ("latency_seconds",)
 checking = threading.Lock()
-"""Held from the comparing of windows until the row that names their report is stored: files that no row names are
-deleted."""
-# A thousand rows gain nothing from more threads, and each costs memory.
+"""Held while windows are compared and until the row with their report is stored: `sweep` deletes reports without a
+row."""
+# A thousand rows gain nothing from more threads, and each thread costs memory.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class DriftCheck:
-    """What a check found.
+    """The result of a drift check.
 
-    `drifted` and `severity` are None when there were too few rows; `missing` is then how many more conversations are
-    needed. Latency is compared and reported, and counts in neither. Severity is the distance, 0 to 1, of the feature
-    that moved furthest, with the ends of its 95% interval: about that share of the events is different. `report` is the
-    JSON report; Evidently's page lies beside it as .html; None: there is none, or it was deleted.
-    `features` of a check that found nothing are kept for some days (`retention.detail_days`). `detail` is a sentence
-    for a person.
+    Attributes:
+        drifted: whether any feature other than latency drifted; None: too few rows.
+        severity: the distance, 0 to 1, of the feature that moved furthest: at least this share of the current events
+            differs from those of the reference. None: too few rows.
+        severity_low, severity_high: the 95% interval of the severity.
+        features: deleted after `retention.detail_days` if the check found nothing.
+        report: the JSON report, with Evidently's page beside it as .html; None: there is none, or it was deleted.
+        detail: a sentence for a person.
+        missing: how many more conversations are needed; None: there were enough.
+        estimate: the estimated helpful rate of all answers (monitors/quality/estimate.py).
+        lacking: the votes that the estimate lacks, as a `Lacking`; not stored with the check.
     """
 
     id: str
@@ -68,10 +75,12 @@ class DriftCheck:
     severity_low: float | None = None
     severity_high: float | None = None
     missing: int | None = None
+    estimate: dict[str, Any] | None = None
+    lacking: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
     def page(self) -> Path | None:
-        """Evidently's HTML page, when there is a report."""
+        """Evidently's HTML page, if there is a report."""
         return self.report and self.report.with_suffix(".html")
 
 
@@ -83,53 +92,61 @@ def check(
     folder: Path,
     stop: threading.Event | None = None,
 ) -> DriftCheck:
-    """Compare the windows of a workload, store the outcome in `drift_checks`, its report in the folder, and return it.
+    """Compares the windows of a workload, stores the outcome in `drift_checks` and its report in the folder.
 
-    The same `now` on the same warehouse draws the same samples. Reports are deleted, but for the latest and those of
-    the latest drift.keep_reports checks that found drift. One check at a time compares; others wait for it.
+    The same `now` on the same warehouse draws the same samples. Of the reports, the latest and those of the latest
+    `drift.keep_reports` checks that found drift are kept. One check compares at a time; others wait.
 
     Raises:
         ChildFailed: the child process died or ran out of time; nothing was stored.
         Cancelled: `stop` was set; nothing was stored.
-        StoreUnavailable: the storage of the cluster does not take the report; nothing was stored.
+        StoreUnavailable: the cluster's storage did not accept the report; nothing was stored.
     """
     identity = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    found = windows(warehouse, settings.windows, workload, now)
+    windows = choose_windows(warehouse, settings.windows, workload, now)
     minimum = settings.windows.minimum_rows
-    missing = found.missing(minimum) if found else 2 * minimum
+    missing = windows.missing(minimum) if windows else 2 * minimum
     with checking:
-        if found is None or missing:
-            outcome = _blind(found, identity, workload, now, minimum, missing)
+        if windows is None or missing:
+            outcome = _blind(windows, identity, workload, now, minimum, missing)
         else:
-            outcome = _compare(warehouse, settings, found, now, identity, folder, stop)
+            outcome = _compare(warehouse, settings, windows, now, identity, folder, stop)
         _store(warehouse, outcome)
-    _prune(warehouse, settings.drift.keep_reports, workload)
+    _prune(warehouse, [workload], settings.drift.keep_reports)
     return outcome
 
 
 def latest(warehouse: Warehouse, workload: str) -> DriftCheck | None:
-    """The latest stored check of a workload."""
+    """Returns the latest stored check of a workload."""
     row = warehouse.row(QUERIES["latest"], {"workload": workload})
     if row is None:
         return None
     features = [Feature(**feature) for feature in json.loads(row["features"])]
-    return DriftCheck(**row | {"features": features, "report": Path(row["report"]) if row["report"] else None})
+    return DriftCheck(
+        **row
+        | {
+            "features": features,
+            "report": Path(row["report"]) if row["report"] else None,
+            "estimate": json.loads(row["estimate"]) if row["estimate"] else None,
+        }
+    )
 
 
 def latest_at(warehouse: Warehouse) -> datetime | None:
-    """When any workload was last checked, naive UTC; None: never."""
+    """Returns when any workload was last checked (naive UTC); None: never."""
     (row,) = warehouse.rows(QUERIES["latest_at"])
-    found: datetime | None = row["created_at"]
-    return found
+    checked_at: datetime | None = row["created_at"]
+    return checked_at
 
 
 def _blind(
-    found: Windows | None, identity: str, workload: str, now: datetime, minimum: int, missing: int
+    windows: Windows | None, identity: str, workload: str, now: datetime, minimum: int, missing: int
 ) -> DriftCheck:
-    reference_rows, current_rows = (found.reference.conversations, found.current.conversations) if found else (0, 0)
+    counts = (windows.reference.conversations, windows.current.conversations) if windows else (0, 0)
+    reference_rows, current_rows = counts
     detail = (
         f"Blind: {missing} more conversations are needed. There are {reference_rows} in the reference and "
-        f"{current_rows} in the current window, of {minimum} that each has to hold (windows.minimum_rows)."
+        f"{current_rows} in the current window; each needs {minimum} (windows.minimum_rows)."
     )
     return DriftCheck(
         identity, now, workload, None, None, [], reference_rows, current_rows, None, detail, missing=missing
@@ -137,25 +154,23 @@ def _blind(
 
 
 def _store(warehouse: Warehouse, outcome: DriftCheck) -> None:
-    kept = warehouse.artifacts.put("report", outcome.report.with_suffix("")) if outcome.report else None
+    record_report = warehouse.artifacts.put("report", outcome.report.with_suffix("")) if outcome.report else None
     with warehouse.transaction() as cursor:
-        if kept:
-            kept(cursor)
-        insert(
-            cursor,
-            "drift_checks",
-            **asdict(outcome)
-            | {
-                "features": json.dumps([asdict(feature) for feature in outcome.features]),
-                "report": str(outcome.report) if outcome.report else None,
-            },
-        )
+        if record_report:
+            record_report(cursor)
+        row = asdict(outcome) | {
+            "features": json.dumps([asdict(feature) for feature in outcome.features]),
+            "report": str(outcome.report) if outcome.report else None,
+            "estimate": json.dumps(outcome.estimate) if outcome.estimate else None,
+        }
+        del row["lacking"]
+        insert(cursor, "drift_checks", **row)
 
 
 def _compare(
     warehouse: Warehouse,
     settings: Settings,
-    found: Windows,
+    windows: Windows,
     now: datetime,
     identity: str,
     folder: Path,
@@ -163,103 +178,108 @@ def _compare(
 ) -> DriftCheck:
     report, rows_file = folder / f"{identity}.json", folder / f"{identity}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
-    for left_behind in folder.glob("*.parquet"):
-        left_behind.unlink()  # by a check whose process was killed: prompts are kept in the warehouse alone
-    terms = write_features(warehouse, settings, found, now, rows_file)
-    job = {
-        "rows": str(rows_file),
-        "report": str(report),
-        "title": f"Drift of {found.workload}, checked {now:%Y-%m-%d %H:%M} UTC",
-        "false_alarm_rate": settings.drift.false_alarm_rate,
-        "minimum_distance": settings.drift.minimum_distance,
-        "topics": settings.drift.topics,
-        "embedding_model": str(settings.drift.embedding_model or ""),
-        "segments": list(settings.drift.segments),
-        "moving_windows": 1 if found.standing else 2,
-    }
+    for stray in folder.glob("*.parquet"):
+        stray.unlink()  # from a killed check: only the warehouse keeps prompts
     try:
+        terms = write_features(warehouse, settings, windows, now, rows_file)
         result = run_child(
             "retuned.monitors.drift.comparison",
-            job,
+            _job(settings, windows, now, rows_file, report),
             folder,
             timeout_seconds=settings.drift.timeout_seconds,
             stop=stop,
             environment=ONE_THREAD,
         )
     except BaseException:
-        report.unlink(missing_ok=True)
-        report.with_suffix(".html").unlink(missing_ok=True)
+        _unlink(report)
         raise
     finally:
-        rows_file.unlink()
+        rows_file.unlink(missing_ok=True)
     features = [Feature(**feature) for feature in result["features"]]
     furthest = verdict(features)
     return DriftCheck(
-        identity,
-        now,
-        found.workload,
-        furthest is not None,
-        furthest.distance if furthest else 0.0,
-        features,
-        found.reference.conversations,
-        found.current.conversations,
-        report if features else None,
-        sentence(features, terms, result["left_out"], found.reference.season),
-        furthest.low if furthest else 0.0,
-        furthest.high if furthest else 0.0,
+        id=identity,
+        created_at=now,
+        workload=windows.workload,
+        drifted=furthest is not None,
+        severity=furthest.distance if furthest else 0.0,
+        features=features,
+        reference_rows=windows.reference.conversations,
+        current_rows=windows.current.conversations,
+        report=report if features else None,
+        detail=sentence(features, terms, result["left_out"], windows.reference.season),
+        severity_low=furthest.low if furthest else 0.0,
+        severity_high=furthest.high if furthest else 0.0,
+        estimate=result["estimate"],
+        lacking=result["lacking"],
     )
 
 
-def write_features(warehouse: Warehouse, settings: Settings, found: Windows, now: datetime, path: Path) -> list[str]:
-    """Write the features of samples of both windows as Parquet, and return the most frequent words that are new.
+def _job(settings: Settings, windows: Windows, now: datetime, rows_file: Path, report: Path) -> dict[str, Any]:
+    """Returns the job of the child process, see `comparison.compare`."""
+    drift = settings.drift
+    return {
+        "rows": str(rows_file),
+        "report": str(report),
+        "title": f"Drift of {windows.workload}, checked {now:%Y-%m-%d %H:%M} UTC",
+        "false_alarm_rate": drift.false_alarm_rate,
+        "minimum_distance": drift.minimum_distance,
+        "topics": drift.topics,
+        "embedding_model": str(drift.embedding_model or ""),
+        "segments": list(drift.segments),
+        "moving_windows": 1 if windows.standing else 2,
+    }
 
-    Of each window there are three samples of at most `sample_rows`: of all answers, of those that users rated, and of
-    those with a context. Few answers are rated: among a sample of all, next to none.
+
+def _unlink(report: Path) -> None:
+    report.unlink(missing_ok=True)
+    report.with_suffix(".html").unlink(missing_ok=True)
+
+
+def write_features(warehouse: Warehouse, settings: Settings, windows: Windows, now: datetime, path: Path) -> list[str]:
+    """Writes the features of samples of both windows as Parquet, and returns the most frequent new words.
+
+    Each window has three samples of at most `sample_rows`: of all answers, of those that users rated, and of those
+    with a context. Few answers are rated, so a sample of all answers would hold next to none of them.
     """
     import pyarrow.parquet as parquet
 
-    # The same seed as long as the reference begins there: where windows overlap, checks in a row see the same rows.
-    seed = found.reference.start.isoformat()
+    # The seed depends on the start of the reference alone: overlapping windows give consecutive checks the same rows.
+    seed = windows.reference.start.isoformat()
     judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
-        put_votes(cursor, found, now)
-        for name, window in (("reference", found.reference), ("current", found.current)):
+        put_votes(cursor, windows, now)
+        for name, window in (("reference", windows.reference), ("current", windows.current)):
             for kind, choose in CHOOSE.items():
-                sample(cursor, f"{name}_{kind}", found.workload, window, settings.windows.sample_rows, seed, choose)
-        one_day = found.current.end - found.reference.start <= DAY
-        cursor.execute(QUERIES["sampled"], {"one_day": one_day, "current_start": found.current.start})
+                sample(cursor, f"{name}_{kind}", windows.workload, window, settings.windows.sample_rows, seed, choose)
+        one_day = windows.current.end - windows.reference.start <= DAY
+        cursor.execute(QUERIES["sampled"], {"one_day": one_day, "current_start": windows.current.start})
         features = cursor.sql(QUERIES["features"], params={"segments": list(settings.drift.segments)})
         parquet.write_table(features.to_arrow_table(), path)
         return [str(word) for (word,) in cursor.execute(QUERIES["new_terms"]).fetchall()]
 
 
-def put_votes(cursor: duckdb.DuckDBPyConnection, found: Windows, now: datetime) -> None:
-    """Put users' votes on the answers of both windows into the temporary table `rated` of this cursor.
+def put_votes(cursor: duckdb.DuckDBPyConnection, windows: Windows, now: datetime) -> None:
+    """Puts users' votes on the answers of both windows into the temporary table `rated` of this cursor.
 
-    The newest answers had little time to be voted on, and those who are content may vote later than others. So the
-    reference is read in periods as long as the current window, each with the votes that had come at its end.
+    The newest answers had little time to collect votes, and satisfied users may vote later than others. So the
+    reference is read in periods as long as the current window, each with the votes that had arrived by its end.
     """
     cursor.execute(QUERIES["rated"])
-    for window in (found.reference, found.current):
-        judgements.comparable_votes(
-            cursor,
-            found.workload,
-            window.start,
-            window.end,
-            now=now,
-            period=found.current.end - found.current.start,
-        )
+    period = windows.current.end - windows.current.start
+    for window in (windows.reference, windows.current):
+        judgements.comparable_votes(cursor, windows.workload, window.start, window.end, now=now, period=period)
         cursor.execute(QUERIES["add_rated"])
 
 
 def verdict(features: list[Feature]) -> Feature | None:
-    """The feature that moved furthest of those that drifted, operations left out; None: none drifted."""
+    """Returns the drifted feature that moved furthest, except OPERATIONS; None: none drifted."""
     moved = [feature for feature in features if feature.drifted and feature.feature not in OPERATIONS]
     return max(moved, key=lambda feature: feature.distance, default=None)
 
 
 def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str], season: Season | None = None) -> str:
-    """What moved, in words, and what it was compared with."""
+    """Describes what moved, and what the current window was compared with."""
     moved = sorted((feature for feature in features if feature.drifted), key=lambda feature: feature.value)
     text = f"{len(moved)} of {len(features)} features moved"
     if moved:
@@ -280,15 +300,15 @@ def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str]
 
 
 def is_report(path: Path) -> bool:
-    """Whether a report, by its path without suffix, is of a drift check."""
+    """Whether a path without suffix names the report of a drift check."""
     return path.match("????????T??????-????????")
 
 
 def sweep(warehouse: Warehouse, folder: Path, before: datetime) -> int:
-    """Delete reports that no check names, as a process that was killed leaves them; how many files that were.
+    """Deletes reports without a row in `drift_checks`, which killed processes leave; returns the number of files.
 
     Args:
-        before: of a check that began later, the row may still be to come.
+        before: reports of checks that began later are kept: their row may still be written.
     """
     with checking:
         named = {Path(row["report"]).stem for row in warehouse.rows(QUERIES["reports"])}
@@ -302,28 +322,32 @@ def sweep(warehouse: Warehouse, folder: Path, before: datetime) -> int:
     return len(stray)
 
 
-def thin(warehouse: Warehouse, keep_reports: int, recent: datetime | None, old: datetime | None) -> int:
-    """Delete old reports and checks of before `old`; of those before `recent` that found nothing, keep the last of each
-    hour, without features. None: nothing of that.
+def thin(
+    warehouse: Warehouse, workloads: Sequence[str], keep_reports: int, recent: datetime | None, old: datetime | None
+) -> int:
+    """Deletes old reports and old checks, and returns how many checks were deleted.
 
-    Returns:
-        how many checks were deleted; the latest of each workload stays.
+    The latest check of each workload is always kept.
+
+    Args:
+        recent: of the earlier checks that found nothing, the last of each hour is kept, without features; None: all.
+        old: earlier checks are deleted; None: none.
     """
-    _prune(warehouse, keep_reports, old=old)
-    deleted = 0 if old is None else warehouse.delete(QUERIES["forget_checks"], {"old": old})
+    _prune(warehouse, workloads, keep_reports, old)
+    deleted = 0 if old is None else warehouse.delete(QUERIES["forget_checks"], {"workloads": workloads, "old": old})
     if recent is not None:
-        deleted += warehouse.delete(QUERIES["thin"], {"recent": recent})
-        for row in warehouse.rows(QUERIES["days_with_features"], {"recent": recent}):
-            # A day at a time: the old features stay in memory until the transaction ends.
-            warehouse.execute(QUERIES["forget_features"], {"recent": recent, "day": row["day"]})
+        given = {"workloads": workloads, "recent": recent}
+        deleted += warehouse.delete(QUERIES["thin"], given)
+        for row in warehouse.rows(QUERIES["days_with_features"], given):
+            # One day at a time: the old features stay in memory until the transaction ends.
+            warehouse.execute(QUERIES["forget_features"], given | {"day": row["day"]})
     return deleted
 
 
-def _prune(warehouse: Warehouse, keep: int, workload: str | None = None, old: datetime | None = None) -> None:
-    for row in warehouse.rows(QUERIES["old_reports"], {"workload": workload, "keep": keep, "old": old}):
+def _prune(warehouse: Warehouse, workloads: Sequence[str], keep: int, old: datetime | None = None) -> None:
+    for row in warehouse.rows(QUERIES["old_reports"], {"workloads": workloads, "keep": keep, "old": old}):
         report = Path(row["report"])
-        with warehouse.transaction() as cursor:  # `sweep` deletes what a crash leaves from here on
+        with warehouse.transaction() as cursor:  # after a crash from here on, `sweep` deletes the files
             cursor.execute("UPDATE drift_checks SET report = NULL WHERE id = ?", [row["id"]])
             warehouse.artifacts.remove(cursor, "report", [report.with_suffix("")])
-        report.unlink(missing_ok=True)
-        report.with_suffix(".html").unlink(missing_ok=True)
+        _unlink(report)

@@ -1,4 +1,4 @@
-"""The columns of a drift check: the values of both windows, as the daemon computed them, with topics and answers."""
+"""The columns of a drift check: the features of both windows, with topics, satisfaction, attributes and answers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,16 @@ NUMBERS = (
     "new_words",
     "latency_seconds",
 )
-TOPIC, LANGUAGE = "topic", "language"
+TOPIC, LANGUAGE, MODEL = "topic", "language", "model"
 CATEGORIES = (TOPIC, LANGUAGE, "refusal", "has_context", "helpful")
-# Helpful or not, with the topic of the question: did the same questions come to be answered less well?
+# Helpful or not, with the topic of the question: shows whether the same questions are answered less well.
 SATISFACTION = "satisfaction"
 COLUMNS = (*NUMBERS, *CATEGORIES, SATISFACTION)
 ATTRIBUTES = "attributes."
 ANSWERS = "answers"
-# Which sample of a window a column is of; the others are of `answers`.
-SAMPLES = {"context_length": "context", "helpful": "rated", SATISFACTION: "rated"}
+# The sample that a column is compared in; all others use `answers`.
+RATED = "rated"
+SAMPLES = {"context_length": "context", "helpful": RATED, SATISFACTION: RATED}
 # A column with fewer values than this in either window is not compared.
 MINIMUM_VALUES = 30
 
@@ -41,10 +42,10 @@ class Columns:
     """The rows of both windows.
 
     Attributes:
-        table: a row for each answer of each sample, with the columns `window`, `sample`, `day`, `prompt`, and those
-            that are compared.
-        names: of the columns that are compared.
-        segments: of those by which rows are told apart, to find where another one moved.
+        table: one row for each answer of each sample, with the columns `window`, `sample`, `day`, `unit`, `prompt`,
+            and those that are compared.
+        names: the columns that are compared.
+        segments: the columns that divide the rows into segments.
     """
 
     table: "pd.DataFrame"
@@ -52,26 +53,32 @@ class Columns:
     segments: tuple[str, ...]
     topics: Topics | None
 
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """The columns whose segments have an estimated helpful rate."""
+        return (*self.segments, MODEL)
+
     def values(self, column: str, window: Window) -> "pd.Series[Any]":
-        """The values of a column in a window, in the sample that it is of, without empty ones."""
+        """Returns the non-empty values of a column in a window, from the column's sample."""
         table = self.table
-        found: pd.Series[Any] = table[column][(table["window"] == window) & self._sampled(column)].dropna()
-        return found
+        values: pd.Series[Any] = table[column][(table["window"] == window) & self._in_sample(column)].dropna()
+        return values
 
     def sample(self, column: str, window: Window) -> Sample:
-        """The same with their days."""
+        """Returns the values of a column with their days and, for votes, their units."""
         values = self.values(column, window)
-        return Sample(values.to_numpy(), self.table["day"][values.index].to_numpy())
+        units = self.table["unit"][values.index].to_numpy() if SAMPLES.get(column) == RATED else None
+        return Sample(values.to_numpy(), self.table["day"][values.index].to_numpy(), units)
 
     def frame(self, columns: list[str], window: Window) -> "pd.DataFrame":
-        """Columns of a window, empty where a row is of another sample than the column."""
+        """Returns columns of a window; a value is empty where the row belongs to another sample than the column."""
         import pandas as pd
 
-        masked = {column: self.table[column].where(self._sampled(column)) for column in columns}
+        masked = {column: self.table[column].where(self._in_sample(column)) for column in columns}
         return pd.DataFrame(masked)[self.table["window"] == window]
 
     def unusable(self, column: str) -> str | None:
-        """Why a column cannot be compared, or None: it is empty, nearly so, or the same everywhere."""
+        """Returns why a column cannot be compared (empty, nearly empty or constant); None: it can."""
         reference, current = self.values(column, "reference"), self.values(column, "current")
         if (fewest := min(len(reference), len(current))) < MINIMUM_VALUES:
             return "no values" if fewest == 0 else "too few values"
@@ -80,16 +87,16 @@ class Columns:
     def is_number(self, column: str) -> bool:
         return column in NUMBERS or self.table[column].dtype.kind == "f"
 
-    def _sampled(self, column: str) -> "pd.Series[bool]":
+    def _in_sample(self, column: str) -> "pd.Series[bool]":
         return self.table["sample"] == SAMPLES.get(column, ANSWERS)
 
 
 def read(path: Path, most_topics: int, segments: list[str], embed: Embed | None = None) -> Columns:
-    """Read the rows that `write_features` wrote, and add topics, satisfaction, attributes and answers.
+    """Reads the rows that `write_features` wrote, and adds topics, satisfaction, attributes and answers.
 
     Args:
         segments: the names of the attributes in the column `segments`.
-        embed: the vectors of prompts; None: those of their words.
+        embed: returns the vectors of prompts; None: use their words.
     """
     import pandas as pd
 

@@ -1,21 +1,20 @@
 -- name: rated
--- Votes of users on the answers of both windows, none yet.
+-- An empty table for users' votes on the answers of both windows.
 CREATE OR REPLACE TEMP TABLE rated (id VARCHAR, unit VARCHAR, value BOOLEAN)
 
 -- name: add_rated
 INSERT INTO rated SELECT interaction_id, unit, value FROM comparable_votes WHERE name = 'helpful' AND source = 'user'
 
 -- name: choose_rated
--- As windows.sql chooses among all answers, here among those that were rated; one of each account or, where that is not
--- known, of each conversation.
+-- Like `choose` in windows.sql, but of the rated answers, with the same chance for each vote. Votes of one account (else
+-- conversation) are correlated, which the comparison takes into account.
 CREATE OR REPLACE TEMP TABLE chosen AS
-SELECT arg_min(interactions.rowid, hash(id, $seed)) AS answer
+SELECT interactions.rowid AS answer
 FROM interactions JOIN rated USING (id)
 WHERE workload = $workload AND model <> 'demonstration' AND timestamp >= $start AND timestamp < $end
   AND ($since::TIMESTAMP IS NULL
        OR ((epoch_us(timestamp) - epoch_us($since::TIMESTAMP)) % $period + $period) % $period < $length)
-GROUP BY unit
-ORDER BY hash(unit, $seed)
+ORDER BY hash(id, $seed)
 LIMIT $rows
 
 -- name: choose_with_context
@@ -31,8 +30,8 @@ ORDER BY hash(coalesce(conversation_id, id), $seed)
 LIMIT $rows
 
 -- name: sampled
--- All samples as one, with the last thing the user said, of which so much is read: one document that somebody pastes must
--- not cost more than all other rows. Days are counted from the current window's beginning.
+-- All samples in one table, with the user's last message, cut short: one pasted document must not cost more than all other
+-- rows. Days are counted from the start of the current window.
 CREATE OR REPLACE TEMP TABLE sampled AS
 WITH united AS (
     SELECT 'reference' AS "window", 'answers' AS sample, * FROM reference_answers
@@ -50,7 +49,7 @@ WITH united AS (
     SELECT *, from_json(messages, '[{"role": "VARCHAR", "content": "VARCHAR"}]') AS turns FROM united
 )
 SELECT
-    "window", sample, id, response, latency_seconds, context, attributes,
+    "window", sample, id, model, response, latency_seconds, context, attributes,
     CASE WHEN $one_day THEN 0 ELSE floor((epoch_us(timestamp) - epoch_us($current_start::TIMESTAMP)) / 86400e6)::BIGINT END AS day,
     coalesce(list_filter(turns, lambda turn: turn.role = 'user')[-1].content, turns[-1].content, '') AS said,
     left(said, 4000) AS prompt,
@@ -61,11 +60,11 @@ FROM parsed
 WITH spoken AS (
     SELECT "window", id, unnest(words) AS word FROM sampled WHERE sample = 'answers'
 ), vocabulary AS (
-    -- A word that only one row has, a name or a slip of the pen, says nothing of either window.
+    -- A word that only one row has, such as a name or a typing error, carries no information on either window.
     SELECT word, count(*) FILTER ("window" = 'reference') AS reference_rows FROM spoken GROUP BY word HAVING count(*) > 1
 ), unseen AS (
-    -- A word counts as new when no other row of the reference has it; without "other", rows of the reference
-    -- would have no new words by construction, and every quiet window would look different from them.
+    -- A word is new if no other row of the reference has it. Without "other", rows of the reference would have no new
+    -- words by construction, and every quiet window would differ from them.
     SELECT
         spoken."window", id,
         avg(CASE WHEN vocabulary.reference_rows <= (spoken."window" = 'reference')::INTEGER THEN 1.0 ELSE 0.0 END) AS share
@@ -91,7 +90,9 @@ WITH spoken AS (
 SELECT
     sampled."window",
     sampled.sample,
+    sampled.model,
     day,
+    hash(coalesce(rated.unit, sampled.id)) AS unit,
     prompt,
     CASE WHEN length(response) <= 2000 THEN response END AS answer,
     [attributes ->> ('$."' || name || '"') for name in $segments::VARCHAR[]] AS segments,
@@ -128,7 +129,7 @@ LEFT JOIN rated ON rated.id = sampled.id AND sampled.sample = 'rated'
 ORDER BY sampled."window", sampled.sample, sampled.id
 
 -- name: new_terms
--- Words of the current window that the reference does not know, the most frequent first.
+-- Words of the current window that are not in the reference, the most frequent first.
 SELECT word
 FROM (SELECT "window", unnest(words) AS word FROM sampled WHERE sample = 'answers')
 GROUP BY word
@@ -137,13 +138,13 @@ ORDER BY count(*) DESC, word
 LIMIT 5
 
 -- name: old_reports
--- All but the latest, and those of the latest so many checks that found drift; and those of before $old.
+-- All reports except the latest and those of the latest $keep checks that found drift; and all reports before $old.
 SELECT id, report
 FROM (
     SELECT id, report, created_at, drifted, row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, id DESC) AS age,
            row_number() OVER (PARTITION BY workload, drifted ORDER BY created_at DESC, id DESC) AS place
     FROM drift_checks
-    WHERE ($workload IS NULL OR workload = $workload) AND report IS NOT NULL
+    WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND report IS NOT NULL
 )
 WHERE (age > 1 AND (NOT drifted OR place > $keep)) OR created_at < $old
 ORDER BY created_at, id
@@ -162,25 +163,28 @@ SELECT report FROM drift_checks WHERE report IS NOT NULL
 
 -- name: days_with_features
 SELECT DISTINCT created_at::DATE AS day FROM drift_checks
-WHERE created_at < $recent AND drifted IS NOT TRUE AND features <> '[]'
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND created_at < $recent
+    AND drifted IS NOT TRUE AND features <> '[]'
 ORDER BY day
 
 -- name: forget_features
--- Of a check that found nothing, its sentence says all there is.
+-- The sentence of a check that found nothing is enough.
 UPDATE drift_checks SET features = '[]'
-WHERE created_at >= $day AND created_at < least($recent, $day + INTERVAL 1 DAY)
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    AND created_at >= $day AND created_at < least($recent, $day + INTERVAL 1 DAY)
     AND drifted IS NOT TRUE AND features <> '[]'
     AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM drift_checks GROUP BY workload)
 
 -- name: forget_checks
 DELETE FROM drift_checks
-WHERE created_at < $old
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND created_at < $old
     AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM drift_checks GROUP BY workload)
 
 -- name: thin
--- Of checks before $recent that found nothing the last of each hour stays.
+-- Keeps the last of each hour of the checks before $recent that found nothing.
 DELETE FROM drift_checks
-WHERE created_at < $recent AND drifted IS NOT TRUE AND report IS NULL
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    AND created_at < $recent AND drifted IS NOT TRUE AND report IS NULL
     AND (workload, created_at) NOT IN (
         SELECT workload, max(created_at) FROM drift_checks
         WHERE created_at < $recent AND drifted IS NOT TRUE

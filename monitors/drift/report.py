@@ -1,4 +1,4 @@
-"""The report of a drift check, by Evidently: as JSON, and as a page."""
+"""Evidently's report of a drift check, as JSON and as an HTML page."""
 
 import html
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """On a column: the test by name, its p-value, the threshold of that, and whether the column drifted."""
+    """The verdict on a column: the name of its test, the p-value, its threshold, and whether the column drifted."""
 
     method: str
     p_value: float
@@ -31,30 +31,30 @@ class Verdict:
 def write(
     reference: "pd.DataFrame", current: "pd.DataFrame", verdicts: Mapping[str, Verdict], path: Path, title: str
 ) -> dict[str, str]:
-    """Write Evidently's report of the columns that have a verdict, to `path` and as a page beside it (.html).
+    """Writes Evidently's report of the columns that have a verdict to `path`, and as a page beside it (.html).
 
-    The tests are ours, made before, and registered with Evidently by name: its own defaults change with the number of
-    rows, and its chi-square takes the reference as exact.
+    Evidently shows the results of our own tests, registered by name: its default tests change with the number of rows,
+    and its chi-square test treats the reference as exact.
 
     Returns:
-        The columns that Evidently cannot take, each with its reason: they are not in the report. Without any column
-        there is none.
+        The columns that Evidently rejects, each with the reason. They are left out; without any column there is no
+        report.
     """
     register(verdicts)
     try:
         snapshot = run(reference, current, verdicts)
     except Exception:
-        refused = {}
+        rejected = {}
         for column, verdict in verdicts.items():
             try:
                 run(reference, current, {column: verdict})
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is reported, and costs this column alone
-                refused[column] = f"Evidently: {type(error).__name__}: {error}"
-        if not refused:
-            raise  # no column is to blame
-        if others := {column: verdict for column, verdict in verdicts.items() if column not in refused}:
+            except Exception as error:  # noqa: BLE001 - any error is reported, and costs this column alone
+                rejected[column] = f"Evidently: {type(error).__name__}: {error}"
+        if not rejected:
+            raise  # no single column causes it
+        if others := {column: verdict for column, verdict in verdicts.items() if column not in rejected}:
             write(reference, current, others, path, title)
-        return refused
+        return rejected
     snapshot.save_json(str(path))
     snapshot.save_html(str(path.with_suffix(".html")))
     _add_heading(path.with_suffix(".html"), title)
@@ -62,7 +62,7 @@ def write(
 
 
 def register(verdicts: Mapping[str, Verdict]) -> None:
-    """Have Evidently know our tests by name: each finds the verdict by the name of the column that it is handed."""
+    """Registers our tests with Evidently by name; each looks up the verdict by the name of its column."""
     from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
@@ -76,7 +76,7 @@ def register(verdicts: Mapping[str, Verdict]) -> None:
 
 
 def run(reference: "pd.DataFrame", current: "pd.DataFrame", verdicts: Mapping[str, Verdict]) -> Any:
-    """Evidently's snapshot of the columns that have a verdict; their tests are registered."""
+    """Returns Evidently's snapshot of the columns that have a verdict; their tests must be registered."""
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
@@ -99,7 +99,7 @@ def run(reference: "pd.DataFrame", current: "pd.DataFrame", verdicts: Mapping[st
 
 
 def _add_heading(page: Path, title: str) -> None:
-    """Name Evidently's page, which has neither a title nor a way back."""
+    """Adds a title and a link back to Evidently's page, which has neither."""
     title = html.escape(title)
     text = page.read_text(encoding="utf-8").replace("<head>", f"<head><title>{title}</title>", 1)
     style = "margin:16px 24px;font:16px system-ui,sans-serif"

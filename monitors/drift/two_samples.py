@@ -1,9 +1,11 @@
-"""Two samples of one column: could both be draws from one distribution, and what share of the rows changed?
+"""Compares two samples of one column: tests whether they differ, and estimates the share of rows that changed.
 
-The share is what the current window has more of than the reference, in the set of values that grew most: the least
-share of rows that is different (their total variation). The set is found in one half of the rows and measured in the
-other, and the other way round, so that chance alone adds nothing to it (a classifier two-sample estimate with
-cross-fitting: Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017).
+The share has one meaning for every column: the smallest share of the current rows that must differ from those of the
+reference (the total variation distance of the two distributions). It is 20% if 20% of the rows moved from some values
+to others, if 20% have a new value, or if values that 20% had are gone. The excess of the current window in any set of
+values is a lower bound of it; the set of all values that grew attains it. That set is chosen in one half of the rows
+and measured in the other, and vice versa, so that chance alone adds nothing (Lopez-Paz and Oquab, "Revisiting
+classifier two-sample tests", 2017).
 """
 
 import math
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from retuned.monitors.drift.days import DesignEffects, design_effects
+from retuned.monitors.rates.days import DesignEffects, design_effects
 from retuned.monitors.statistics import Z95, cochran_mantel_haenszel, two_sample_chi_square
 
 if TYPE_CHECKING:
@@ -24,28 +26,37 @@ if TYPE_CHECKING:
 
 SEPARATOR = ": "
 HELPFUL, UNHELPFUL = f"{SEPARATOR}yes", f"{SEPARATOR}no"
-# Below it, a category is tested with the others alone (Cochran 1954).
+# A category with fewer expected rows is not tested by itself (Cochran 1954).
 EXPECTED = 5
+# Numbers are binned by the deciles of both windows' rows.
+BINS = 10
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Values of a column in one window, without empty ones, and the day (any number) of each."""
+    """The non-empty values of a column in one window.
+
+    Attributes:
+        days: the day number of each value.
+        units: the unit (an account, else a conversation) of each value; None: values are independent.
+    """
 
     values: "NDArray[Any]"
     days: "NDArray[np.int64]"
+    units: "NDArray[Any] | None" = None
 
-    def scored(self, score: Callable[[Any], "Array"]) -> tuple["Array", "NDArray[np.int64]"]:
-        return score(self.values), self.days
+    def scored(self, score: Callable[[Any], "Array"]) -> tuple["Array", "NDArray[np.int64]", "NDArray[Any] | None"]:
+        return score(self.values), self.days, self.units
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What two samples differ in.
+    """The difference between two samples.
 
     Attributes:
-        share: of the rows that changed, 0 to 1, with the ends `low` and `high` of its 95% interval.
-        score: of values, higher for those that the current window has more of.
+        share: the share, 0 to 1, of the current rows that must differ from those of the reference.
+        low, high: the 95% interval of the share.
+        score: returns a score of each value, higher for values that are more frequent in the current window.
     """
 
     p_value: float
@@ -56,31 +67,35 @@ class Difference:
 
 
 def numbers(reference: Sample, current: Sample) -> Difference:
-    """Of two samples of numbers, by the Kolmogorov-Smirnov test. ValueError: a value is no number.
+    """Compares two samples of numbers by the Kolmogorov-Smirnov test.
 
-    It is conservative with ties and, as the limiting distribution is used, with few values. Days count where the two
-    distributions are furthest apart. Source: Hodges, "The significance probability of the Smirnov two-sample test"
-    (1958).
+    The test is conservative with ties and, as the limiting distribution is used, with few values. The design effect of
+    days is taken at the cut where the two distributions are furthest apart. Source: Hodges, "The significance
+    probability of the Smirnov two-sample test" (1958).
+
+    Raises:
+        ValueError: a value is not a number.
     """
     import numpy as np
     from scipy.stats import kstwo
 
     reference, current = (Sample(sample.values.astype(np.float64), sample.days) for sample in (reference, current))
-    distance, grew = _grown_side(reference.values, current.values)
+    distance, grew = grown_side(reference.values, current.values)
     rows, others = len(reference.values), len(current.values)
     effects = design_effects(reference.scored(grew), current.scored(grew))
     p_value = effects.p_value(
         lambda effect: float(kstwo.sf(distance, max(round(rows * others / (rows + others) / effect), 1)))
     )
-    share = _cross_fitted(reference, current, lambda *halves: _grown_side(*halves)[1], effects)
+    share = changed_share(reference, current, _grown_bins, effects)
     return Difference(float(np.clip(p_value, 0, 1)), *share, grew)
 
 
 def categories(reference: Sample, current: Sample) -> Difference:
-    """Of two samples of categories: by the chi-square test of all of them, and of each against the others.
+    """Compares two samples of categories by a chi-square test of all categories, and one of each against the rest.
 
-    The two share the chance of a false alarm (the smaller p-value, doubled; of the single ones, the smallest by their
-    number): the first finds what is spread over many categories, the second what days do to one does not hide.
+    The two share the chance of a false alarm: the smaller p-value, doubled, where that of the single categories is the
+    smallest times their number. The first finds changes that are spread over many categories; the second finds a change
+    in one category although days vary in others.
     """
     import numpy as np
 
@@ -102,14 +117,15 @@ def categories(reference: Sample, current: Sample) -> Difference:
         squares = {place: float(scores[place]) ** 2 for place in usual.tolist()}
         single = min(effects[place].p_value(partial(_tail, square)) for place, square in squares.items())
         p_value = min(2 * p_value, 2 * len(usual) * single, 1.0)
-    share = _cross_fitted(reference, current, _grown_names, effects[furthest])
+    share = changed_share(reference, current, _grown_names, effects[furthest])
     return Difference(p_value, *share, _is(max(zip(scores.tolist(), names, strict=True))[1]))
 
 
 def satisfaction(reference: Sample, current: Sample) -> Difference:
-    """Of two samples of topics with a rating ("topic: yes"): is the same less helpful, whatever became of the mix?
+    """Compares two samples of rated topics ("topic: yes"): whether the helpful rate within topics fell.
 
-    By the test of Cochran, Mantel and Haenszel, one-sided; the share is the fall of the helpful rate.
+    It uses the one-sided Cochran-Mantel-Haenszel test, which a changed mix of topics does not affect. The share is the
+    fall of the helpful rate: the smallest share of the rated answers that must have become unhelpful.
     """
     from statistics import NormalDist
 
@@ -138,7 +154,7 @@ def satisfaction(reference: Sample, current: Sample) -> Difference:
 
 
 def ratings(reference: Iterable[str], current: Iterable[str]) -> dict[str, tuple[int, int, int, int]]:
-    """Of each topic, from two columns of satisfaction: helpful answers and rated ones, before and after."""
+    """Counts helpful and rated answers of each topic, before and after, from two columns of satisfaction."""
     before, after = Counter(reference), Counter(current)
     topics = sorted({value.rpartition(SEPARATOR)[0] for value in before | after})
     return {
@@ -153,7 +169,7 @@ def ratings(reference: Iterable[str], current: Iterable[str]) -> dict[str, tuple
 
 
 def _fall_variance(strata: Iterable[tuple[int, int, int, int]]) -> float:
-    """Of the difference of the rates that `cochran_mantel_haenszel` returns (Greenland and Robins 1985)."""
+    """Returns the variance of the difference of the rates of `cochran_mantel_haenszel` (Greenland and Robins 1985)."""
     weights = variance = 0.0
     for helpful_before, before, helpful_after, after in strata:
         if not before or not after:
@@ -165,19 +181,38 @@ def _fall_variance(strata: Iterable[tuple[int, int, int, int]]) -> float:
     return variance / weights**2 if weights else 0.0
 
 
-def _grown_side(reference: "NDArray[Any]", current: "NDArray[Any]") -> tuple[float, Callable[[Any], "Array"]]:
-    """The K-S statistic, and a score that is 1 on the side of the cut, up to it or beyond, that grew."""
+def grown_side(
+    reference: "NDArray[Any]", current: "NDArray[Any]", errors: float = 0.0
+) -> tuple[float, Callable[[Any], "Array"]]:
+    """Returns the K-S statistic, and a score that is 1 on the side of its cut that grew.
+
+    Args:
+        errors: standard errors that are subtracted at each cut, to prefer cuts that chance moves less.
+    """
     import numpy as np
 
     cuts = np.unique(np.concatenate([reference, current]))
     below = [np.searchsorted(np.sort(values), cuts, side="right") / len(values) for values in (reference, current)]
-    place = int(np.abs(below[1] - below[0]).argmax())
+    variance = sum(part * (1 - part) / len(values) for part, values in zip(below, (reference, current), strict=True))
+    place = int((np.abs(below[1] - below[0]) - errors * np.sqrt(variance)).argmax())
     cut, up_to_it = cuts[place], bool(below[1][place] > below[0][place])
     return float(abs(below[1] - below[0])[place]), lambda values: ((values <= cut) == up_to_it).astype(np.float64)
 
 
+def _grown_bins(reference: "NDArray[Any]", current: "NDArray[Any]") -> Callable[[Any], "Array"]:
+    """Returns a score that is 1 in the ranges of numbers that grew."""
+    import numpy as np
+
+    cuts = np.unique(np.quantile(np.concatenate([reference, current]), np.linspace(0, 1, BINS + 1)[1:-1]))
+    before, after = (
+        np.bincount(np.searchsorted(cuts, values), minlength=len(cuts) + 1) / len(values)
+        for values in (reference, current)
+    )
+    return lambda values: (after > before)[np.searchsorted(cuts, values)].astype(np.float64)
+
+
 def _grown_names(reference: "NDArray[Any]", current: "NDArray[Any]") -> Callable[[Any], "Array"]:
-    """A score that is 1 for the categories that grew."""
+    """Returns a score that is 1 for the categories that grew."""
     import numpy as np
 
     names, counts = _counts(reference, current)
@@ -187,7 +222,7 @@ def _grown_names(reference: "NDArray[Any]", current: "NDArray[Any]") -> Callable
 
 
 def _tail(square: float, design_effect: float) -> float:
-    """The chance that a chi-square of one degree of freedom exceeds a value."""
+    """Returns the chance that a chi-square with one degree of freedom exceeds a value."""
     return math.erfc(math.sqrt(square / design_effect / 2))
 
 
@@ -196,7 +231,7 @@ def _is(name: Any) -> Callable[[Any], "Array"]:
 
 
 def _counts(reference: "NDArray[Any]", current: "NDArray[Any]") -> tuple[list[Any], "Array"]:
-    """The categories, and their rows in each window, shape (2, categories)."""
+    """Returns the categories, and their rows in each window, shape (2, categories)."""
     import numpy as np
 
     before, after = Counter(reference.tolist()), Counter(current.tolist())
@@ -204,14 +239,18 @@ def _counts(reference: "NDArray[Any]", current: "NDArray[Any]") -> tuple[list[An
     return names, np.asarray([[window[name] for name in names] for window in (before, after)], dtype=np.float64)
 
 
-def _cross_fitted(
+def changed_share(
     reference: Sample, current: Sample, grown: Callable[..., Callable[[Any], "Array"]], effects: DesignEffects
 ) -> tuple[float, float, float]:
-    """The share of rows that changed, and its 95% interval."""
+    """Returns the share of rows that changed, and its 95% interval.
+
+    Args:
+        grown: returns a score that is 1 for the values that grew; fitted to one half of the rows, used on the other.
+    """
     excess = variance = 0.0
     for half in range(2):
-        found = grown(*(sample.values[half::2] for sample in (reference, current)))
-        shares = [float(found(sample.values[1 - half :: 2]).mean()) for sample in (reference, current)]
+        score = grown(*(sample.values[half::2] for sample in (reference, current)))
+        shares = [float(score(sample.values[1 - half :: 2]).mean()) for sample in (reference, current)]
         rows = [len(sample.values[1 - half :: 2]) for sample in (reference, current)]
         excess += (shares[1] - shares[0]) / 2
         variance += sum(share * (1 - share) / n for share, n in zip(shares, rows, strict=True)) / 4
@@ -219,6 +258,6 @@ def _cross_fitted(
 
 
 def _interval(excess: float, variance: float) -> tuple[float, float, float]:
-    """A share, which is not below 0, and its 95% interval."""
+    """Returns a share, at least 0, and its 95% interval."""
     share, error = max(excess, 0.0), Z95 * math.sqrt(variance)
     return share, max(share - error, 0.0), min(share + error, 1.0)

@@ -1,4 +1,4 @@
-"""The windows that a drift check compares: by time, by count where time does not fill them, or as a person accepted."""
+"""The windows that a drift check compares: by time, widened where they hold too few rows, or accepted by a person."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,10 +12,10 @@ QUERIES = named_queries("retuned.monitors.drift", "windows.sql")
 
 
 def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now: datetime) -> Windows | None:
-    """The windows of a workload at a time, or None when it has no event yet.
+    """Returns the windows of a workload at a time; None: it has no event yet.
 
-    A window that holds fewer than `minimum_rows` conversations is widened until it holds them: the reference towards
-    now, the current one back in time, where enough came since the champion's promotion.
+    A window with fewer than `minimum_rows` conversations is widened until it holds that many, if there are enough since
+    the champion's promotion: the reference towards now, the current window back in time.
     """
     row = warehouse.row(QUERIES["accepted"], {"workload": workload, "now": now})
     accepted = (row["start"], row["created_at"]) if row else None
@@ -31,7 +31,7 @@ def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now:
     end = max(reference_full + MICROSECOND, min(found.reference.end, current_full))
     start = max(min(found.current.start, current_full), end)
     standing = end == since + timedelta(seconds=settings.reference_seconds) or end == reference_full + MICROSECOND
-    # Which hours come again is not asked of windows of many days.
+    # Widened windows may last many days, so seasons do not apply.
     widened = replace(
         found,
         reference=counted(warehouse, workload, since, end),
@@ -43,12 +43,12 @@ def windows(warehouse: Warehouse, settings: WindowsSettings, workload: str, now:
 
 def _nth(warehouse: Warehouse, query: str, workload: str, start: datetime, end: datetime, n: int) -> datetime | None:
     row = warehouse.row(QUERIES[query], {"workload": workload, "start": start, "end": end, "skip": n - 1})
-    found: datetime | None = row["timestamp"] if row else None
-    return found
+    timestamp: datetime | None = row["timestamp"] if row else None
+    return timestamp
 
 
 def accept(warehouse: Warehouse, workload: str, found: Windows, actor: str, reason: str) -> None:
-    """Make the current window the reference, from now on and until another champion comes into service."""
+    """Makes the current window the reference until another champion comes into service."""
     warehouse.insert(
         "drift_references",
         workload=workload,

@@ -5,7 +5,7 @@ ORDER BY created_at DESC
 LIMIT 1
 
 -- name: nth_conversation
--- When so many conversations had begun.
+-- When the nth conversation began.
 SELECT min(timestamp) AS timestamp FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 GROUP BY coalesce(conversation_id, id)
@@ -13,7 +13,7 @@ ORDER BY timestamp
 LIMIT 1 OFFSET $skip
 
 -- name: nth_latest_conversation
--- Since when so many conversations have had an event.
+-- The time since which n conversations had an event.
 SELECT max(timestamp) AS timestamp FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 GROUP BY coalesce(conversation_id, id)

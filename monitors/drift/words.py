@@ -1,4 +1,4 @@
-"""What a column was and is, in words: for the report, the page and the log."""
+"""Describes the change of a column in words, for the report, the console and the log."""
 
 import math
 from collections import Counter
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLE_LENGTH = 120
-# So many of the values that grew are named.
+# The most values that are named.
 NAMED = 2
 
 
 def before_and_now(columns: Columns, column: str) -> tuple[str, str]:
-    """What a column was in the reference and what it is now; of categories, those that grew."""
+    """Describes a column in the reference and now; of categories, the ones that grew."""
     before, after = columns.values(column, "reference"), columns.values(column, "current")
     if columns.is_number(column):
         return f"a mean of {before.mean():.3g}", f"{after.mean():.3g}"
@@ -42,8 +42,8 @@ def before_and_now(columns: Columns, column: str) -> tuple[str, str]:
     return was, now
 
 
-def example(columns: Columns, column: str, found: Difference) -> str:
-    """A prompt of the current window, of those that became more frequent; empty for numbers."""
+def example(columns: Columns, column: str, difference: Difference) -> str:
+    """Returns a current prompt of a kind that became more frequent; empty for numbers."""
     if columns.is_number(column):
         return ""
     if column == TOPIC and columns.topics:
@@ -51,42 +51,42 @@ def example(columns: Columns, column: str, found: Difference) -> str:
     values = columns.values(column, "current")
     if column == SATISFACTION:
         worst = _worst(ratings(columns.values(column, "reference"), values))
-        those = (values == worst + UNHELPFUL).to_numpy()
+        grown = (values == worst + UNHELPFUL).to_numpy()
     else:
-        those = found.score(values.to_numpy()) > 0
-    return _typical(columns.table["prompt"][values.index[those]])
+        grown = difference.score(values.to_numpy()) > 0
+    return _typical(columns.table["prompt"][values.index[grown]])
 
 
-def segment(columns: Columns, column: str, found: Difference) -> str:
-    """The segment in which a column moved beyond what it did in all rows; empty where none did."""
+def segment(columns: Columns, column: str, difference: Difference) -> str:
+    """Returns the segment in which a column moved further than in all rows, beyond chance; empty: none."""
     before, after = (columns.values(column, window) for window in ("reference", "current"))
-    scores = [found.score(values.to_numpy()) for values in (before, after)]
+    scores = [difference.score(values.to_numpy()) for values in (before, after)]
     overall = float(scores[1].mean() - scores[0].mean())
-    ends = dict[tuple[str, Any], float]()
+    lows = dict[tuple[str, Any], float]()  # the lower ends of the intervals
     for name in columns.segments:
-        # Satisfaction is within topics already, and names the worst.
+        # Satisfaction is compared within topics, and its description names the worst one.
         if name == column or (name, column) == (TOPIC, SATISFACTION):
             continue
-        of_rows = [columns.table[name][values.index] for values in (before, after)]
-        for value in set(of_rows[0].dropna()) & set(of_rows[1].dropna()):
-            inside = [score[(rows == value).to_numpy()] for score, rows in zip(scores, of_rows, strict=True)]
+        segments = [columns.table[name][values.index] for values in (before, after)]
+        for value in set(segments[0].dropna()) & set(segments[1].dropna()):
+            inside = [score[(rows == value).to_numpy()] for score, rows in zip(scores, segments, strict=True)]
             if min(map(len, inside)) >= MINIMUM_VALUES:
                 moved = float(inside[1].mean() - inside[0].mean())
-                ends[name, value] = moved - Z95 * math.sqrt(sum(float(part.var()) / len(part) for part in inside))
-    furthest = max(ends, key=lambda key: ends[key], default=None)
-    if furthest is None or ends[furthest] <= overall:
+                lows[name, value] = moved - Z95 * math.sqrt(sum(float(part.var()) / len(part) for part in inside))
+    furthest = max(lows, key=lambda key: lows[key], default=None)
+    if furthest is None or lows[furthest] <= overall:
         return ""
     name, value = furthest
     return f"{name.removeprefix(ATTRIBUTES)} {value!r}"
 
 
 def _worst(rated: Mapping[str, tuple[int, int, int, int]]) -> str:
-    """The topic with the most answers that are no longer helpful."""
+    """Returns the topic that lost most helpful answers."""
     return max(rated, key=lambda topic: _excess(*rated[topic]))
 
 
 def _excess(helpful_before: int, before: int, helpful_after: int, after: int) -> float:
-    """How many fewer answers were helpful than at the rate of before."""
+    """Returns how many more answers would be helpful at the former rate."""
     return after * helpful_before / before - helpful_after if before else 0.0
 
 
@@ -99,12 +99,12 @@ def _shares(values: "pd.Series[Any]") -> Mapping[str, float]:
 
 
 def _typical(prompts: Iterable[str]) -> str:
-    """One of middling length."""
+    """Returns a prompt of median length."""
     ordered = sorted(prompts, key=lambda prompt: (len(prompt), prompt))
     return _short(ordered[len(ordered) // 2]) if ordered else ""
 
 
 def _short(prompt: str) -> str:
-    """On one line, without what would command a terminal: it goes to logs too."""
+    """Shortens a prompt to one line without control characters, which logs and terminals would interpret."""
     printable = "".join(letter if letter.isprintable() else " " for letter in prompt)
     return shorten(printable, EXAMPLE_LENGTH, placeholder=" …")

@@ -1,1 +1,1 @@
-"""Do the passages that an answer was given say what it says?"""
+"""Checks whether the passages given with a request support its answer."""

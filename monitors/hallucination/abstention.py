@@ -1,26 +1,25 @@
-"""Abstention: which answers the grounding rules cannot judge. They read English sentences, and no tables or code."""
+"""Abstention: answers whose values cannot be compared."""
 
 import re
 from functools import lru_cache
 
-from retuned.consumers.common.languages import is_english
+from retuned.consumers.common.languages import language_among
+from retuned.consumers.common.values.tables import LANGUAGES
 from retuned.monitors.hallucination.scorer import Reason
-from retuned.monitors.hallucination.sources import MOST_CHARACTERS
 
-# Two rows of cells in a row, or HTML.
-_TABLE = re.compile(
-    r"^(?:[^\n|]*\|){2}[^\n]*\n(?:[^\n|]*\|){2}|^(?:[^\n\t]*\t){2}[^\n]*\n(?:[^\n\t]*\t){2}|<t[dhr]\b", re.M
-)
-# A fence, an object or a list of JSON, or two lines in a row that end as statements do.
+MOST_CHARACTERS = 20_000
+"""The most characters that are read of an answer, of all its passages, and of its conversation."""
+
+# A code fence, a JSON object or list, or two consecutive lines that end like statements.
 _STATEMENT = r"[^\n]*(?:[{}]|[=(][^\n;=(]*;)[ \t]*"
 _CODE = re.compile(rf"^[ \t]*(?:```|~~~|\{{\s*\"|\[\s*[\[{{\"])|^{_STATEMENT}\n{_STATEMENT}$", re.M)
 
 
 def abstention(answer: str, passages: tuple[str, ...]) -> Reason | None:
-    """Why the rules cannot judge an answer by its passages; None: they can, both are English prose, as far as known.
+    """Returns why the values of an answer or its passages cannot be read; None: they can.
 
-    An answer that only calls tools has no words. A text counts as English unless it is surely something else, by its
-    script or by what identifies its language.
+    An answer that only calls tools has no words. The language of a text counts as supported unless the text is clearly
+    in another language or script.
     """
     if not answer.strip():
         return "no_words"
@@ -32,8 +31,6 @@ def abstention(answer: str, passages: tuple[str, ...]) -> Reason | None:
 
 @lru_cache(maxsize=1_024)
 def _abstention(text: str) -> Reason | None:
-    if _TABLE.search(text):
-        return "table"
     if _CODE.search(text):
         return "code"
-    return None if is_english(text) else "language"
+    return "language" if language_among(text, LANGUAGES) is None else None

@@ -1,4 +1,4 @@
-"""The scorer `grounding`: the rules. Many answers are judged in a child process, beside the daemon's threads."""
+"""The scorer `grounding`: compares values; in a child process if there are many, to keep the daemon responsive."""
 
 import logging
 import tempfile
@@ -10,104 +10,89 @@ from typing import Any
 from retuned.consumers.child import child_main
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import ChildFailed
-from retuned.monitors.hallucination.abstention import abstention
-from retuned.monitors.hallucination.rules import ground
+from retuned.monitors.hallucination.abstention import MOST_CHARACTERS
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
-from retuned.monitors.hallucination.sources import MOST_CHARACTERS
+from retuned.monitors.hallucination.values import bounded, judged
 from retuned.monitors.settings import QualitySettings
 
 log = logging.getLogger(__name__)
 
 FEW = 10
-"""So many answers are judged at once, here: some 0.1 s, where a child takes 0.5 s to start."""
-_TOLD_AT_ONCE = 10
+"""The most answers that are judged in this process: they take 0.1 s, while a child takes 0.5 s to start."""
+_ANSWERS_PER_REPORT = 10
 
-Found = Judgement | Abstention
+Result = Judgement | Abstention
 
 
 class Grounding:
-    """The rules as a scorer. They abstain where they cannot judge."""
+    """The scorer that compares values."""
 
     source = "grounding"
 
     def __init__(self, settings: QualitySettings, stop: threading.Event) -> None:
         self.threshold, self.seconds, self.stop = settings.grounding_threshold, settings.judging_seconds, stop
 
-    def judge(self, answers: Sequence[Answer]) -> list[tuple[Answer, Found]]:
-        """What the rules find, of as many answers as they come to in time.
+    def judge(self, answers: Sequence[Answer]) -> list[tuple[Answer, Result]]:
+        """Judges as many answers as time allows.
 
         Raises:
-            Cancelled: it was stopped.
+            Cancelled: `stop` was set.
         """
         if len(answers) <= FEW:
             return [(answer, judged(answer)) for answer in answers]
-        shown = [
+        inputs = [
             {
-                "id": one.id,
-                "question": one.question[:MOST_CHARACTERS],
-                "passages": _first(one.passages),
-                "response": one.response[:MOST_CHARACTERS],
+                "id": answer.id,
+                "question": answer.question[:MOST_CHARACTERS],
+                "passages": list(bounded(answer.passages)),
+                "response": answer.response[:MOST_CHARACTERS],
+                "conversation": list(bounded(answer.conversation)),
             }
-            for one in answers
+            for answer in answers
         ]
-        found: list[Found] = []
+        results: list[Result] = []
 
-        def take(progress: dict[str, Any]) -> None:
-            found.extend(_read(one) for one in progress["judged"])
+        def collect(progress: dict[str, Any]) -> None:
+            results.extend(_from_json(item) for item in progress["judged"])
 
-        with tempfile.TemporaryDirectory(prefix="retuned-grounding-") as folder:  # what it is shown does not stay
+        with tempfile.TemporaryDirectory(prefix="retuned-grounding-") as folder:  # deletes the texts afterwards
             module = "retuned.monitors.hallucination.grounding"
             try:
                 run_child(
                     module,
-                    {"answers": shown},
+                    {"answers": inputs},
                     Path(folder),
                     timeout_seconds=self.seconds,
                     stop=self.stop,
-                    on_progress=take,
+                    on_progress=collect,
                 )
             except ChildFailed as error:
                 log.warning(
-                    "quality: %d of %d answers were judged by the grounding rules: %s", len(found), len(shown), error
+                    "quality: the values of %d of %d answers were compared: %s", len(results), len(inputs), error
                 )
-        return list(zip(answers, found, strict=False))
+        return list(zip(answers, results, strict=False))
 
 
-def judged(answer: Answer) -> Found:
-    """What the rules find in one answer."""
-    reason = abstention(answer.response, answer.passages)
-    return Abstention(reason) if reason else ground(answer.response, answer.passages, answer.question)
+def _from_json(item: dict[str, Any]) -> Result:
+    return Abstention(item["reason"]) if "reason" in item else Judgement(item["score"], tuple(item["why"]))
 
 
-def _first(passages: Sequence[str]) -> list[str]:
-    """As much of the passages as is read."""
-    left, kept = MOST_CHARACTERS, []
-    for passage in passages:
-        if left <= 0:
-            break
-        kept.append(passage[:left])
-        left -= len(passage)
-    return kept
+# Below runs in the child process.
 
 
-def _read(one: dict[str, Any]) -> Found:
-    return Abstention(one["reason"]) if "reason" in one else Judgement(one["score"], tuple(one["spans"]))
-
-
-# The child's side from here on.
-
-
-def _written(found: Found) -> dict[str, Any]:
-    if isinstance(found, Abstention):
-        return {"reason": found.reason}
-    return {"score": found.score, "spans": found.spans}
+def _to_json(result: Result) -> dict[str, Any]:
+    if isinstance(result, Abstention):
+        return {"reason": result.reason}
+    return {"score": result.score, "why": result.why}
 
 
 def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Judge the answers of a job; what is found of some at a time is its progress."""
-    answers = [Answer(**one | {"passages": tuple(one["passages"])}) for one in job["answers"]]
-    for start in range(0, len(answers), _TOLD_AT_ONCE):
-        emit({"judged": [_written(judged(answer)) for answer in answers[start : start + _TOLD_AT_ONCE]]})
+    """Judges the answers of a job, and emits the results in batches."""
+    answers = [
+        Answer(**item | {name: tuple(item[name]) for name in ("passages", "conversation")}) for item in job["answers"]
+    ]
+    for start in range(0, len(answers), _ANSWERS_PER_REPORT):
+        emit({"judged": [_to_json(judged(answer)) for answer in answers[start : start + _ANSWERS_PER_REPORT]]})
     return {}
 
 

@@ -1,34 +1,41 @@
-"""Scorer: what tells whether an answer's passages bear it out. By rules, models, judges or people, in one form."""
+"""The interface of scorers, which judge whether passages support an answer: values, detector and judge."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Reason = Literal["no_words", "no_context", "language", "table", "code"]
+Reason = Literal["no_words", "no_context", "language", "code", "no_values", "numbering"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, the passages it was given, and the question; the objective is what its workload is for, or empty."""
+    """An answer with its passages.
+
+    Attributes:
+        question: the user's last message.
+        objective: the purpose of the workload, or empty.
+        conversation: all messages before the answer, with the instructions; the answer may repeat them.
+    """
 
     id: str
     question: str
     passages: tuple[str, ...]
     response: str
     objective: str = ""
+    conversation: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a scorer found.
+    """A scorer's judgement of an answer.
 
     Attributes:
-        score: how well the passages bear the answer out, 0 to 1; each scorer has its own scale.
-        spans: the claims that they seem not to bear out, in order, where the scorer tells them.
+        score: how well the passages support the answer, 0 to 1; each scorer has its own scale.
+        why: the unsupported parts in order, if the scorer names them.
     """
 
     score: float
-    spans: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,24 +46,24 @@ class Abstention:
 
 
 class ScorerFailed(Exception):
-    """A scorer judged nothing; the text says why."""
+    """A scorer judged nothing; the text names the cause."""
 
 
 class Scorer(Protocol):
-    """What judges answers.
+    """Judges answers.
 
     Attributes:
-        source: its name among the sources of hallucination rates.
-        threshold: an answer with a lower score counts as invented.
+        source: grounding (values), nli (detector) or llm (judge).
+        threshold: a lower score is an alarm.
     """
 
     source: str
     threshold: float
 
     def judge(self, answers: Sequence[Answer]) -> Sequence[tuple[Answer, Judgement | Abstention]]:
-        """The answers it came to, each with what it found. What it did not come to may be asked again.
+        """Returns the results for the answers that it had time for; the others may be judged later.
 
         Raises:
-            Cancelled: it was stopped.
-            ScorerFailed: it judged none of them.
+            Cancelled: the scorer was stopped.
+            ScorerFailed: the scorer judged no answer.
         """

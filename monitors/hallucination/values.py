@@ -1,653 +1,286 @@
-"""Values: what numbers, amounts, times, dates and addresses a sentence states, however it writes them."""
+"""Compares the numbers, amounts, dates and names of an answer with those of its passages.
+
+Only the values are judged, not what the answer states about them. A value that occurs anywhere in the passages or the
+conversation, or follows from them by arithmetic, is supported. Any other value is contradicted if a sentence of the
+passages on the same subject has another value of its kind, and otherwise not supported.
+"""
 
 import re
-from calendar import monthrange
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 
-from retuned.monitors.hallucination.vocabulary import STOP_WORDS
+from retuned.consumers.common.languages import language_among
+from retuned.consumers.common.values.read import read
+from retuned.consumers.common.values.tables import LANGUAGES, one_of, tables
+from retuned.consumers.common.values.value import Value, same
+from retuned.consumers.privacy.placeholders import unnumbered
+from retuned.monitors.hallucination.abstention import MOST_CHARACTERS, abstention
+from retuned.monitors.hallucination.arithmetic import follows
+from retuned.monitors.hallucination.citations import CITED, cites_unknown, missing_sources
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 
-_MONTHS = "january february march april may june july august september october november december".split()
-_MONTH = {name: number for number, name in enumerate(_MONTHS, 1)}
-_MONTH |= {name[:3]: number for name, number in _MONTH.items() if name != "may"} | {"sept": 9}
-_WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
-_WEEKDAY = {name: number for number, name in enumerate(_WEEKDAYS)}
-_WEEKDAY |= {f"{name}s": number for name, number in _WEEKDAY.items()}
-_WEEK = dict.fromkeys(("weekday", "weekdays"), range(5)) | dict.fromkeys(("weekend", "weekends"), range(5, 7))
-_HOLIDAYS = {
-    ("christmas", "eve"): (12, 24), ("christmas", "day"): (12, 25), ("boxing", "day"): (12, 26),
-    ("new", "year's", "eve"): (12, 31), ("new", "year's", "day"): (1, 1),
-}  # fmt: skip
-_ONES = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-_SPELLED = {word: float(number) for number, word in enumerate(f"{_ONES} eighteen nineteen".split(), 1)}
-_TENS = {
-    word: 10.0 * ten for ten, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
-_SPELLED |= _TENS | {"zero": 0.0, "dozen": 12.0}
-_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "k": 1e3}
-_TIMES = {"once": 1.0, "twice": 2.0, "thrice": 3.0}
-_PLACES = {word: place for place, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)}
-_THROUGH = frozenset({"to", "through", "until", "till", "-", "–"})
-_FRACTIONS = {"third": 1 / 3, "quarter": 0.25, "fifth": 0.2, "tenth": 0.1}
-_HALVES = {
-    ("in", "the", "morning"): 0,
-    ("in", "the", "afternoon"): 720,
-    ("in", "the", "evening"): 720,
-    ("at", "night"): 720,
-}
-_LABELLED = frozenset(
-    "building chapter class floor gate generation level line model page phase platform room series size step table "
-    "terminal tier track type unit version zone".split()
-)
-_HOURS = {"noon": 720, "midday": 720, "midnight": 0}
-
-_CURRENCIES = {
-    "€": "eur", "euro": "eur", "eur": "eur", "$": "usd", "dollar": "usd", "usd": "usd", "£": "gbp", "pound": "gbp",
-    "gbp": "gbp", "franc": "chf", "chf": "chf", "yen": "jpy", "rupee": "inr", "zloty": "pln",
-    "cent": "", "penny": "", "pence": "", "crown": "",
-}  # fmt: skip
-# Unit: kind, and how much of the kind's base it is. Seconds, months, metres, grams, litres, gigabytes, megabits.
-_UNITS = {
-    **{unit: ("money", 0.01 if unit in {"cent", "penny", "pence"} else 1.0) for unit in _CURRENCIES},
-    "%": ("%", 1.0), "percent": ("%", 1.0), "times": ("times", 1.0),
-    "second": ("duration", 1.0), "sec": ("duration", 1.0), "minute": ("duration", 60.0), "min": ("duration", 60.0),
-    "hour": ("duration", 3_600.0), "hr": ("duration", 3_600.0), "h": ("duration", 3_600.0),
-    "day": ("duration", 86_400.0), "night": ("duration", 86_400.0), "week": ("duration", 604_800.0),
-    "fortnight": ("duration", 1_209_600.0), "month": ("months", 1.0), "year": ("months", 12.0),
-    "mm": ("length", 1e-3), "cm": ("length", 0.01), "centimetre": ("length", 0.01), "centimeter": ("length", 0.01),
-    "m": ("length", 1.0), "metre": ("length", 1.0), "meter": ("length", 1.0), "km": ("length", 1e3),
-    "kilometre": ("length", 1e3), "kilometer": ("length", 1e3), "mile": ("length", 1_609.344),
-    "mg": ("weight", 1e-3), "g": ("weight", 1.0), "gram": ("weight", 1.0), "kg": ("weight", 1e3),
-    "kilo": ("weight", 1e3), "kilogram": ("weight", 1e3), "tonne": ("weight", 1e6), "lb": ("weight", 453.6),
-    "ml": ("volume", 1e-3), "l": ("volume", 1.0), "litre": ("volume", 1.0), "liter": ("volume", 1.0),
-    "kb": ("data", 1e-6), "mb": ("data", 1e-3), "gb": ("data", 1.0), "tb": ("data", 1e3),
-    "megabyte": ("data", 1e-3), "gigabyte": ("data", 1.0), "terabyte": ("data", 1e3),
-    "mbit": ("bandwidth", 1.0), "mbps": ("bandwidth", 1.0), "gbit": ("bandwidth", 1e3), "gbps": ("bandwidth", 1e3),
-    "kw": ("power", 1.0), "kwh": ("energy", 1.0), "degree": ("temperature", 1.0), "°": ("temperature", 1.0),
-}  # fmt: skip
-_PERIODS = {
-    "second": "second", "minute": "minute", "hour": "hour", "hourly": "hour", "day": "day", "daily": "day",
-    "night": "day", "nightly": "day", "week": "week", "weekly": "week", "month": "month", "monthly": "month",
-    "quarter": "quarter", "year": "year", "yearly": "year", "annual": "year", "annually": "year",
-}  # fmt: skip
-_BEFORE_A_YEAR = frozenset("in of by until till since from during year spring summer autumn winter".split())
-# Kinds that come at so much for each period.
-_RATED = frozenset({"money", "times", "weight", "length", "data", "count", "energy", "volume", "duration"})
-
-# What stands before "a week" that is a length of time.
-_ONE_OF_A_TIME = frozenset("within in for over under than after least most about".split())
-
-_BEFORE_A_VALUE = {
-    ("at", "least"): "least", ("minimum", "of"): "least", ("minimum",): "least", ("at", "most"): "most",
-    ("up", "to"): "most", ("maximum", "of"): "most", ("maximum",): "most", ("within",): "most",
-    ("not", "exceed"): "most",
-    ("over",): "more", ("above",): "more", ("exceeding",): "more", ("under",): "less", ("below",): "less",
-    ("before",): "before", ("until",): "before", ("after",): "after",
-}  # fmt: skip
-# What stands before "than": affirmed, and denied.
-_THAN = dict.fromkeys(
-    "more longer larger bigger higher older heavier later greater further".split(), ("more", "most")
-) | dict.fromkeys("less fewer smaller shorter lower younger lighter earlier".split(), ("less", "least"))
-_BEHIND_A_VALUE = {
-    ("or", "more"): "least", ("or", "longer"): "least", ("or", "above"): "least", ("or", "over"): "least",
-    ("or", "older"): "least", ("and", "over"): "least", ("and", "above"): "least", ("or", "less"): "most",
-    ("or", "fewer"): "most", ("or", "younger"): "most", ("or", "under"): "most",
-    ("before",): "before", ("ahead",): "before", ("prior",): "before", ("beforehand",): "before",
-    ("in", "advance"): "before", ("after",): "after", ("afterwards",): "after", ("later",): "after",
-}  # fmt: skip
-CONFLICTING = frozenset(
-    {("least", "most"), ("most", "least"), ("more", "less"), ("less", "more"), ("before", "after"), ("after", "before")}
-)
-"""Bounds of one value that cannot both hold. At least against less is none: what is due later costs a fee."""
-
-LOOSE = frozenset({"count", "duration", "times"})
-"""Kinds of which a number of one may be that of another: children under four (years), three attempts (times)."""
-
-_TOKEN = re.compile(
-    r"""
-    (?P<address>[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,6}|(?:https?://|www\.)[^\s<>"')]{1,500}[^\s<>"').,;:!?])
-    |(?P<iso>\d{4}-\d\d-\d\d)\b
-    |(?P<clock>(?P<hour>\d{1,2})(?:[:.](?P<minute>[0-5]\d))?\s?(?P<half>[ap])\.?m\b\.?)
-    |(?P<clock24>(?P<hour24>[01]?\d|2[0-4]):(?P<minute24>[0-5]\d)\b(?:\s?h\b)?)
-    |(?P<number>\d+(?:[.,]\d+)*)(?P<ordinal>(?:st|nd|rd|th)\b)?
-    |(?P<code>[A-Za-z]{1,9}\d\w{0,20})
-    |(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)
-    |(?P<mark>[€$£¢%°;:,.!?()–—/&-])
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+CONTRADICTED, NOT_SUPPORTED, SUPPORTED = 0.0, 0.5, 1.0
+MOST_VALUES = 200
+"""The most values of an answer that are compared."""
+_SHARED_WORDS = 2
+"""Sentences that share this many words are about the same subject."""
+_FEW_WORDS = 3
+"""A sentence with fewer words takes its subject from the question."""
+_ABOUT = 0.1
+"""Amounts that differ by a smaller share may be the same: rounded, or quinze jours for two weeks."""
+_SENTENCE_END = re.compile(r"[.!?]+[\"'”’»)\]]*\s+(?=[^\sa-zäöüßéèàçñ])|[;\n]+")
+_WORD = re.compile(r"[^\W\d_]{4,}")
+_ANY_WORD = re.compile(r"[^\W\d_]+")
+_STEM = 5
+_DIGITS = re.compile(r"\d+(?:[.,:]\d+)*")
+_NAME = re.compile(r"(?<=[\w,’')] )[A-ZÀ-Ý][\w’-]*[a-zà-ÿ][\w-]*")
+"""A capitalized word within a sentence. German capitalizes all nouns, so its names are not recognized."""
+_NO_NAMES = frozenset({"de"})
+_RANGED = frozenset({"weekday", "calendar_month", "time", "ordinal"})
+"""Kinds that passages usually state as ranges, such as open from Monday to Friday, from 9 to 5."""
+_ALWAYS = {"day": 86_400.0, "week": 604_800.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A number with its unit, a time, a date, a weekday, an address.
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence with its values, the stems of its other words, and its names.
 
     Attributes:
-        kind: what it measures; one value of a kind can stand where another should. "" for a bare number.
-        keys: the amount in the kind's base, as text; two values of one kind are equal when they share a key.
-        number: as written, where it is a number.
-        currency: of money, where it is known; without one an amount equals the same amount in any.
-        bound: least, most, more, less, before or after, where the sentence says so.
-        per: the period of a rate, as in 5 euros a month.
+        is_vague: it has a quantity without a number, such as "half", "twice" or "a decade".
     """
 
-    kind: str
-    keys: tuple[str, ...]
-    number: float | None = None
-    currency: str = ""
-    bound: str = ""
-    per: str = ""
-
-    @property
-    def token(self) -> str:
-        """The value as a word among words."""
-        return f"{self.kind} {self.keys[0]}"
-
-
-@dataclass(slots=True)
-class Token:
-    """A word in lower case, a mark, or a value; of a range or a list of weekdays, all values."""
-
     text: str
-    capital: bool = False
-    glued: bool = False
-    values: tuple[Value, ...] = ()
-    number: float | None = None
-    code: bool = False
-    upper: bool = False
+    values: tuple[Value, ...]
+    stems: frozenset[str]
+    names: frozenset[str]
+    is_vague: bool
+    language: str
 
 
-_ALWAYS, _NOW = Value("always", ("always",)), Value("duration", ("now",))
-# Times in words.
-_PHRASES = {
-    ("around", "the", "clock"): _ALWAYS,
-    ("day", "and", "night"): _ALWAYS,
-    ("any", "hour"): _ALWAYS,
-    ("any", "time"): _ALWAYS,
-    ("anytime",): _ALWAYS,
-    ("immediately",): _NOW,
-    ("immediate",): _NOW,
-    ("instantly",): _NOW,
-    ("instant",): _NOW,
-    ("right", "away"): _NOW,
-    ("straight", "away"): _NOW,
-    ("at", "once"): _NOW,
-}
-_WORDED = frozenset(phrase[0] for phrase in _PHRASES) | _TIMES.keys() | _FRACTIONS.keys() | {"same", "next", "half"}
-_AND_A_HALF = ("and", "a", "half")
+def judged(answer: Answer) -> Judgement | Abstention:
+    """Judges an answer by its values.
+
+    Returns:
+        The lowest score of its values: 0 for a contradicted value or a source that does not exist, 0.5 for one that is
+        not supported, 1 for a supported one. Abstains on answers without values.
+    """
+    reason = abstention(answer.response, answer.passages)
+    if reason:
+        return Abstention(reason)
+    response = answer.response[:MOST_CHARACTERS]
+    conversation = (*answer.conversation, answer.question)
+    sources = missing_sources(response, answer.passages, conversation)
+    if sources:
+        return Judgement(CONTRADICTED, sources)
+    evidence = _Evidence.of(answer.passages, conversation)
+    stated = sentences(CITED.sub("", response))
+    own = [value for sentence in stated for value in sentence.values if not _is_phrase(value)][:MOST_VALUES]
+    supported = _supported(own, evidence)
+    verdicts = [verdict for sentence in stated for verdict in _verdicts(sentence, own, supported, evidence)]
+    if not verdicts:
+        return Abstention("numbering" if cites_unknown(response, answer.passages, conversation) else "no_values")
+    lowest = min(score for score, _ in verdicts)
+    return Judgement(lowest, tuple(why for score, why in verdicts if score == lowest < SUPPORTED))
 
 
-def money(amount: float, currency: str = "") -> Value:
-    """An amount of money."""
-    return Value("money", (f"{amount:.12g}",), amount, currency)
+@dataclass(frozen=True)
+class _Evidence:
+    """The content of the passages and the conversation.
 
+    Attributes:
+        sentences, known: the sentences of the passages and their values.
+        asked: the stems of the question.
+        mentioned: the values of the conversation.
+        text, digits, stems: the text of both in lower case, and the numbers and stems in it.
+    """
 
-def tokens(sentence: str) -> list[Token]:
-    """The words, marks and values of a sentence, in order. Time is linear in its length."""
-    found = _scan(sentence)
-    for merge in (_spelled, _dates, _measures, _rates, _bounds):
-        found = merge(found)
-    return found
+    sentences: list[Sentence]
+    known: list[Value]
+    asked: frozenset[str]
+    mentioned: list[Value]
+    text: str
+    digits: set[str]
+    stems: frozenset[str]
 
-
-def same(one: Value, other: Value) -> bool:
-    """Whether the second value says the first. A bare number equals any amount written with it."""
-    if (one.kind, other.kind) == ("month", "date"):
-        return other.keys[0].startswith(f"{one.keys[0]}-")  # on 1 May is in May
-    if one.kind == other.kind:
-        return any(key in other.keys for key in one.keys) and (
-            one.currency == other.currency or not (one.currency and other.currency)
+    @classmethod
+    def of(cls, passages: Sequence[str], conversation: Sequence[str]) -> "_Evidence":
+        passages, conversation = tuple(bounded(passages)), tuple(bounded(conversation))
+        given = [sentence for passage in passages for sentence in sentences(passage)]
+        text = "\n".join((*passages, *conversation)).casefold()
+        return cls(
+            sentences=given,
+            known=_distinct(value for sentence in given for value in sentence.values),
+            asked=frozenset(stem for sentence in sentences(conversation[-1]) for stem in sentence.stems),
+            mentioned=_distinct(
+                value for turn in conversation for sentence in sentences(turn) for value in sentence.values
+            ),
+            text=text,
+            digits=set(_DIGITS.findall(text)),
+            stems=_stems(text),
         )
-    loose = not one.kind or not other.kind or {one.kind, other.kind} <= LOOSE
-    return loose and one.number == other.number and (one.number not in {None, 1.0} or "time" in {one.kind, other.kind})
 
 
-def _scan(sentence: str) -> list[Token]:
-    found: list[Token] = []
-    end = -1
-    for match in _TOKEN.finditer(sentence):
-        text, group, glued = match[0], match.lastgroup, match.start() == end
-        end = match.end()
-        token = Token(
-            text.lower().replace("’", "'"), text[0].isupper() and match.start() > 0, glued, upper=text[0].isupper()
+def _distinct(values: Iterable[Value]) -> list[Value]:
+    """Returns the first of the values that differ in their place or wording alone."""
+    found: dict[tuple[object, ...], Value] = {}
+    for value in values:
+        found.setdefault(
+            (value.kind, value.readings, value.unit, value.bound, value.per, value.number, value.soft), value
         )
-        if match["address"]:
-            token.values = (Value("address", (token.text,)),)
-        elif match["iso"]:
-            token.values = (_date(int(text[5:7]), int(text[8:10])), Value("year", (text[:4],)))
-        elif match["clock"]:
-            hour = int(match["hour"]) % 12 + (12 if match["half"].lower() == "p" else 0)
-            clock = _clock(60 * hour + int(match["minute"] or 0))
-            token.values = (replace(clock, number=float(match["hour"])),)
-        elif match["clock24"]:
-            token.values = (_clock(60 * int(match["hour24"]) + int(match["minute24"])),)
-        elif match["ordinal"]:
-            token.number = _amount(match["number"])
-            token.text = f"{token.text}"
-            token.values = (Value("place", (f"{token.number:g}",), token.number),)
-        elif match["number"]:
-            token.number = _amount(match["number"])
-        elif group == "code":
-            token.code, token.capital = True, True
-        elif glued and found and found[-1].number is not None and text in {"G", "K", "D"}:
-            # 5G and 4K are names, 5g is a weight
-            found[-1] = Token(f"{found[-1].text}{token.text}", True, found[-1].glued, code=True)
-            continue
-        elif found and found[-1].text == "°" and text in {"C", "F"}:
-            continue
-        elif token.text in _PLACES:
-            token.values = (Value("place", (str(_PLACES[token.text]),), float(_PLACES[token.text])),)
-        elif token.text in _HOURS:
-            token.values = (_clock(_HOURS[token.text]),)
-        found.append(token)
-    return found
+    return list(found.values())
 
 
-def _spelled(given: list[Token]) -> list[Token]:
-    """Numbers and values in words: twenty-five, two hundred, half an hour, half past six, twice."""
-    found: list[Token] = []
-    at = 0
-    while at < len(given):
-        token = given[at]
-        if token.text in _WORDED or token.number == 24 or _text(given, at + 1) == "past":
-            value, used = _worded(given, at)
-            if value is not None:
-                found.append(Token(token.text, values=(value,)))
-                at += used
-                continue
-        before = found[-1] if found and found[-1].number is not None else None
-        if before and token.text == "dozen":
-            before.number, used = 12 * (before.number or 1), 1
-        elif before and token.text in {"thirds", "fifths", "tenths"}:
-            share = _FRACTIONS[token.text.removesuffix("s")] * (before.number or 1)
-            found[-1], used = Token(token.text, values=(_share(share),)), 1
-        elif before and token.text == "quarters":
-            before.number = 0.25 * (before.number or 1)
-            used = 3 if _text(given, at + 1) == "of" and _text(given, at + 2) in {"an", "a"} else 1
-        elif token.text in {"a", "an"} and _text(given, at + 1) in _UNITS and _texts(given, at + 2, 3) == _AND_A_HALF:
-            found += [Token(token.text, number=1.5), given[at + 1]]
-            used = 5
+def _supported(own: Sequence[Value], evidence: _Evidence) -> dict[Value, None]:
+    """Returns the values of an answer that occur in the evidence, or follow from it by arithmetic, in a fixed order.
+
+    A value of the answer supports another one of its kind only if it is itself supported: of "7 to 10 days", neither
+    number follows from "3 to 5 days" because of the other.
+    """
+    given = [*evidence.known, *evidence.mentioned]
+    supported: dict[Value, None] = {}
+    for _ in range(2):  # a sum may come before its parts
+        for value in own:
+            others = [*evidence.mentioned, *(other for other in own if other.kind != value.kind), *supported]
+            if value not in supported and (
+                _occurs(value, given, evidence.digits) or follows(value, evidence.known, others)
+            ):
+                supported[value] = None
+    return supported
+
+
+def _verdicts(
+    sentence: Sentence, own: Sequence[Value], supported: Collection[Value], evidence: _Evidence
+) -> Iterator[tuple[float, str]]:
+    """Yields the score of each value and name of a sentence, with the reason.
+
+    Args:
+        own: the values of the whole answer that are compared; `supported`: those that the evidence supports.
+    """
+    stems = sentence.stems if len(sentence.stems) >= _FEW_WORDS else sentence.stems | evidence.asked
+    about = [given for given in evidence.sentences if len(given.stems & stems) >= _SHARED_WORDS]
+    is_vague = sentence.is_vague or any(given.is_vague for given in about)
+    compared, distinct = set(own), _distinct(own)
+    for value in sentence.values:
+        if value not in compared:
+            continue
+        rivals = (
+            rival
+            for given in about
+            for rival in _rivals(value, sentence, given)
+            if all(same(rival, other) is False for other in distinct)
+        )
+        if value in supported:
+            yield SUPPORTED, ""
+        elif not (is_vague or _is_hedged(value, sentence)) and (rival := next(rivals, None)):
+            yield CONTRADICTED, f"{value.text}: the passages have {rival.text}"
         else:
-            number, used = _in_words(given, at)
-            # "one" alone is a pronoun more often than a number
-            if number is not None and (token.text != "one" or _unit(given, at + used)[1]):
-                token = Token(token.text, glued=token.glued, number=number, values=token.values)
-            found.append(token)
-        at += used
-    return found
+            yield NOT_SUPPORTED, f"{value.text}: not in the passages"
+    for name in sorted(sentence.names):
+        if name.casefold() in evidence.text or not evidence.stems.isdisjoint(_stems(name)):
+            yield SUPPORTED, ""
+        elif instead := next((other for given in about for other in _in_place_of(name, sentence, given)), None):
+            yield CONTRADICTED, f"{name}: the passages have {instead}"
+        else:
+            yield NOT_SUPPORTED, f"{name}: not in the passages"
 
 
-def _in_words(given: list[Token], at: int) -> tuple[float | None, int]:
-    """The number at a place, in digits or words, and how many tokens it takes."""
-    word, used = _text(given, at), 1
-    number = _SPELLED.get(word, _number(given, at))
-    if word == "half" and _text(given, at + 1) in {"an", "a"} and _text(given, at + 2) in _UNITS:
-        return 0.5, 2
-    if word == "half" and _text(given, at + 1) in _PERIODS.keys() & _UNITS.keys():
-        return 0.5, 1
-    if word == "quarter" and _texts(given, at + 1, 2) == ("of", "an") and _text(given, at + 3) in _UNITS:
-        return 0.25, 3
-    if word == "other" and _text(given, at - 1) == "every" and _text(given, at + 1) in _UNITS:
-        return 2.0, 1
-    if number is None:
-        return None, 1
-    if word in _TENS:
-        behind = 2 if _text(given, at + 1) == "-" else 1
-        ones = _SPELLED.get(_text(given, at + behind), 0.0)
-        if 0 < ones < 10:
-            number, used = number + ones, behind + 1
-    if _texts(given, at + used, 3) == _AND_A_HALF:
-        number, used = number + 0.5, used + 3
-    while (scale := _SCALES.get(_text(given, at + used))) and (
-        _text(given, at + used) != "k" or given[at + used].glued
-    ):
-        number, used = number * scale, used + 1
-        and_more = used + (_text(given, at + used) == "and")
-        if scale in {1e2, 1e3} and _text(given, at + and_more) in _SPELLED:  # six hundred and thirty
-            more, taken = _in_words(given, at + and_more)
-            if more is not None and more < scale:
-                number, used = number + more, and_more + taken
-    return number, used
+def _is_phrase(value: Value) -> bool:
+    """Whether a value is not compared: a phrase ("a day", "first", "24 hours a day") or an address (a source)."""
+    always = value.kind == "duration" and _ALWAYS.get(value.per) in value.readings
+    return always or value.soft or value.kind in ("ordinal", "address")
 
 
-def _worded(given: list[Token], at: int) -> tuple[Value | None, int]:
-    """The value at a place that is no plain number, and how many tokens it takes."""
-    word, following = given[at].text, _text(given, at + 1)
-    if given[at].number == 24:
-        return (_ALWAYS, 3) if following == "/" and _number(given, at + 2) == 7 else (None, 0)
-    for phrase, value in _PHRASES.items():
-        if _texts(given, at, len(phrase)) == phrase and (word != "at" or _in_words(given, at - 2)[0] is None):
-            return value, len(phrase)  # two users at once are not immediate
-    if word in _TIMES and (
-        word == "twice" or following in {"a", "an", "per", "every", "each"} or following in _PERIODS
-    ):
-        return Value("times", (f"{_TIMES[word]:g}",), _TIMES[word]), 1
-    if (
-        word in _FRACTIONS
-        and not (following == "of" and _text(given, at + 2) == "an")
-        and (
-            _text(given, at - 1) == "one" or (_text(given, at - 1) == "a" and following in {"of", "off", "", ".", ","})
-        )
-    ):
-        return _share(_FRACTIONS[word]), 1
-    if word in {"same", "next"} and (used := _day(given, at + 1)):
-        return Value("duration", (f"{word} day",)), used
-    if following in {"past", "to"} and (clock := _past(given, at)) is not None:
-        return Value("time", (str(clock), str(clock + 720))), 3  # without am or pm it may be either
-    if word == "half" and following not in {"an", "a", "term", "-", "board"} | _PERIODS.keys():
-        return _share(0.5), 1
-    return None, 0
+def _is_hedged(value: Value, sentence: Sentence) -> bool:
+    """Whether a value is stated as approximate."""
+    return bool(_hedge(sentence.language).search(sentence.text.partition(value.text)[0]))
 
 
-def _dates(given: list[Token]) -> list[Token]:
-    """Dates (3 March, March 3rd, 3 to 17 March 2027), weekdays and their ranges."""
-    found: list[Token] = []
-    at = 0
-    while at < len(given):
-        token, used = given[at], 1
-        if token.number is not None and 1 <= token.number <= 31:
-            to = at + 2 if _text(given, at + 1) in {"to", "-", "–", "until", "and"} else at
-            last = given[to] if to < len(given) else token
-            behind = to + (2 if _text(given, to + 1) == "of" else 1)
-            month = _month(given, behind)
-            if month and last.number is not None and 1 <= last.number <= 31:
-                token = Token(
-                    token.text, values=tuple(_date(month, int(t.number or 0)) for t in given[at : to + 1 : 2])
-                )
-                used = behind + 1 - at
-        elif _texts(given, at, 3) == ("last", "day", "of") and (last_of := _month(given, at + 3)):
-            token, used = Token(token.text, values=(_date(last_of, monthrange(2027, last_of)[1]),)), 4
-        elif _month(given, at) and (day := _number(given, at + 1)) is not None and 1 <= day <= 31:
-            token, used = Token(token.text, values=(_date(_MONTH[token.text], int(day)),)), 2
-        elif _month(given, at):
-            until = at + 5 if _texts(given, at + 2, 3) == ("the", "end", "of") else at + 2
-            start, end = _MONTH[token.text], _MONTH.get(_text(given, until))
-            through = _text(given, at + 1) in _THROUGH or (
-                _text(given, at + 1) == "and" and _text(given, at - 1) == "between"
-            )
-            months = [start]
-            if end is not None and through and _number(given, until + 1) is None:
-                months = [(start + month - 1) % 12 + 1 for month in range((end - start) % 12 + 1)]
-                used = until + 1 - at
-            token = Token(token.text, values=tuple(Value("month", (str(month),)) for month in months))
-        elif (first := _WEEKDAY.get(token.text.removesuffix("'s"))) is not None:
-            last_day = _WEEKDAY.get(_text(given, at + 2))
-            days = [first]
-            if last_day is not None and _text(given, at + 1) in _THROUGH:
-                days, used = [(first + day) % 7 for day in range((last_day - first) % 7 + 1)], 3
-            token = Token(token.text, values=tuple(Value("weekday", (_WEEKDAYS[day],)) for day in days))
-        elif token.text in _WEEK and _text(given, at + 1) != "of":
-            token = Token(token.text, values=tuple(Value("weekday", (_WEEKDAYS[day],)) for day in _WEEK[token.text]))
-        elif holiday := next((h for h in _HOLIDAYS if _texts(given, at, len(h)) == h), None):
-            token, used = Token(token.text, values=(_date(*_HOLIDAYS[holiday]),)), len(holiday)
-        if token.values and token.values[0].kind in {"date", "month"}:
-            behind = at + used + (_text(given, at + used) == ",")
-            if year := _year(given, behind):
-                token.values, used = (*token.values, year), behind + 1 - at
-        elif not token.values and (year := _year(given, at)) and _text(given, at - 1) in _BEFORE_A_YEAR:
-            token = Token(token.text, values=(year,))
-        found.append(token)
-        at += used
-    return found
+@cache
+def _hedge(language: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w)(?:{one_of(tables(language).list_of('about'))})\s*$", re.IGNORECASE)
 
 
-def _measures(given: list[Token]) -> list[Token]:
-    """Numbers with their units, before or behind them; of a range both ends get the unit of the second."""
-    found: list[Token] = []
-    at = 0
-    while at < len(given):
-        token = given[at]
-        if token.values and token.values[0].kind == "time":
-            # half past six in the evening
-            half = next((h for h in _HALVES if _texts(given, at + 1, len(h)) == h), None)
-            if half:
-                minutes = int(token.values[0].keys[0]) % 720 + _HALVES[half]
-                token.values = (_clock(minutes),)
-                at += len(half)
-        if token.number is None or token.values:
-            currency = token.text if token.text in _CURRENCIES else token.text.removesuffix("s")
-            if currency in _CURRENCIES and not token.text.endswith("s") and _number(given, at + 1) is not None:
-                at += 1
-                found.append(Token(token.text, values=(_measured(given[at].number or 0.0, currency),)))
-                at += 1
-                if _text(given, at) in {"to", "-", "–"} and (end := _number(given, at + 1)) is not None:
-                    found.append(Token(token.text, values=(_measured(end, currency),)))
-                    at += 2
-                continue
-            found.append(token)
-            at += 1
-            continue
-        unit, used = _unit(given, at + 1)
-        last = at
-        since = found[-2] if len(found) > 1 and found[-1].text in _THROUGH else None
-        if since and since.values and since.values[0].kind == "time" and unit in {"", "count"} and token.number <= 12:
-            clock = int(60 * token.number) % 720  # half past six to eight
-            found.append(Token(token.text, values=(Value("time", (str(clock), str(clock + 720)), token.number),)))
-            at += 1
-            continue
-        sharp = _text(given, at + 1) in {"o'clock", "o’clock"}
-        half = next((h for h in _HALVES if _texts(given, at + 1 + sharp, len(h)) == h), None)
-        if sharp and not half and 1 <= token.number <= 12:
-            clock = int(60 * (token.number % 12))
-            found.append(Token(token.text, values=(Value("time", (str(clock), str(clock + 720)), token.number),)))
-            at += 2
-            continue
-        at += sharp
-        if half and 1 <= token.number <= 12:
-            clock = int(60 * (token.number % 12)) + _HALVES[half] * (token.number != 12 or half != ("at", "night"))
-            found.append(Token(token.text, values=(Value("time", (str(clock),), token.number),)))
-            at += 1 + len(half)
-            continue
-        if not unit and _text(given, at + 1) in {"to", "-", "–", "and", "or", "x"}:
-            # 3 to 5 days, 7 to 10:30, 5 to 10 pm
-            behind = given[at + 2] if at + 2 < len(given) else None
-            if behind is not None and behind.number is not None:
-                unit, used = _unit(given, at + 3)
-                last = at + 2 if unit and (unit != "count" or _text(given, at + 1) != "and") else at
-                unit = unit if last > at else ""
-            elif behind and behind.values and behind.values[0].kind == "time" and token.number <= 24:
-                found.append(Token(token.text, values=(_clock(int(60 * token.number)),)))
-                at += 1
-                continue
-        if (
-            last == at
-            and unit in {"", "count"}
-            and found
-            and ((found[-1].upper and found[-1].text not in STOP_WORDS) or found[-1].text in _LABELLED)
-        ):
-            unit = f"no. {found[-1].text.removesuffix('s')}"  # Flex 10, Terminal 2: a name
-        elif last == at and not unit and len(found) > 1 and found[-1].text in {"and", "or"} and found[-2].values:
-            named = found[-2].values[-1].kind
-            unit = named if named.startswith("no. ") else ""  # Screens 3 and 5
-        joined = _text(given, at + 1 + used) == "and"
-        cents = _number(given, at + 1 + used + joined) or 0.0
-        of_money = last == at and _UNITS.get(unit, ("",))[0] == "money" and token.number.is_integer()
-        if of_money and 0 < cents < 100:
-            hundredths, more = _unit(given, at + 2 + used + joined)
-            if hundredths in {"cent", "penny", "pence"} or not (more or joined):
-                token.number, used = token.number + cents / 100, used + 1 + joined + more  # three euros (and) fifty
-        ends = [token.number] if last == at else [token.number, given[last].number or 0.0]
-        found.append(Token(token.text, values=tuple(_measured(number, unit) for number in ends)))
-        at = last + 1 + used
-    return found
+def _occurs(value: Value, others: Iterable[Value], digits: set[str]) -> bool:
+    """Whether a value occurs among others, or may: a bare number or code by its digits, a month or year in a date."""
+    if value.kind in ("number", "code") and (own := set(_DIGITS.findall(value.text))) and own <= digits:
+        return True
+    for other in others:
+        if same(value, other) is not False or _is_rounded(value, other):
+            return True
+        if value.kind != other.kind and value.number is not None and value.number == other.number:
+            return True  # 30 pounds may be money
+        if other.kind in ("date", "calendar_month"):
+            if value.kind == "number" and other.unit == value.text:
+                return True
+            if value.kind == "calendar_month" and value.readings[0] in {str(on).split("-")[0] for on in other.readings}:
+                return True
+    return False
 
 
-def _rates(given: list[Token]) -> list[Token]:
-    """Periods of rates: 5 euros a month, per month, monthly; and a single length of time: within a week."""
-    found: list[Token] = []
-    rated: Token | None = None
-    reach, once = 0, False
-    for at, token in enumerate(given):
-        period = _PERIODS.get(token.text)
-        before = given[at - 1].text if at else ""
-        reach -= 4 if token.text in {",", ";", "and", "but"} else 1
-        if before == "per" and not period and rated and reach > 0 and rated.values[0].kind == "money":
-            rated.values = tuple(replace(value, per=value.per or token.text) for value in rated.values)  # per stay
-        if token.values:
-            rated, reach = token, 6
-            if once and token.values[0].kind == "money":
-                token.values = tuple(replace(value, per="once") for value in token.values)
-        elif token.text == "one" and at + 2 < len(given) and given[at + 2].text in {"time", "off"}:
-            once = True
-        elif token.text == "once" and rated and reach > 0 and rated.values[0].kind == "money":
-            rated.values = tuple(replace(value, per="once") for value in rated.values)
-            continue
-        elif period and (
-            before in {"a", "an", "per", "each", "every", "/"}
-            or token.text not in _UNITS
-            or (before == "and" and at > 2 and given[at - 3].text == "per")  # per person and night
-        ):
-            earlier = given[at - 2].text if at > 1 else ""
-            if rated and reach > 0 and rated.values[0].kind in _RATED:
-                of_time = rated.values[0].number if rated.values[0].kind == "duration" else None
-                if (of_time, period) == (24, "day"):
-                    rated.values = (_ALWAYS,)
-                elif (of_time, period) == (7, "week"):
-                    rated.text, rated.values = "daily", ()
-                else:
-                    rated.values = tuple(replace(value, per=period) for value in rated.values)
-                reach = 0
-                continue
-            if earlier in _ONE_OF_A_TIME and token.text in _UNITS and before in {"a", "an"}:
-                found.append(Token(token.text, values=(_measured(1.0, token.text),)))
-                continue
-        found.append(token)
-    return found
+def _is_rounded(value: Value, other: Value) -> bool:
+    """Whether a value may be another one rounded: nearly £20 for £19.95."""
+    if value.kind != other.kind or (value.unit and other.unit and value.unit != other.unit) or value.per != other.per:
+        return False
+    a, b = value.readings[0], other.readings[0]
+    return isinstance(a, float) and isinstance(b, float) and abs(a - b) < _ABOUT * max(abs(a), abs(b))
 
 
-def _bounds(given: list[Token]) -> list[Token]:
-    """Bounds of values: at least 3, 3 or more, up to 3, before 3 pm, 3 hours before."""
-    for at, token in enumerate(given):
-        if not token.values:
-            continue
-        bound = ""
-        start = at
-        while start and given[start - 1].text in {"the", "first", "last", "a", "about", "€", "$", "£"}:
-            start -= 1
-        if start > 1 and given[start - 1].text == "than" and given[start - 2].text in _THAN:
-            words_before = [token.text for token in given[max(start - 5, 0) : start]]
-            denied = any(word in {"no", "not", "never"} or word.endswith("n't") for word in words_before)
-            bound = _THAN[given[start - 2].text][denied]
-        for length in (2, 1):
-            words = tuple(t.text for t in given[max(start - length, 0) : start])
-            bound = bound or _BEFORE_A_VALUE.get(words, "")
-        if token.values[0].kind in {"duration", "count", "", "money", "%", "weight", "length"}:
-            for length in (2, 1):
-                words = tuple(t.text for t in given[at + 1 : at + 1 + length])
-                behind = _BEHIND_A_VALUE.get(words, "")
-                bound = behind or bound
-                if behind:
-                    break
-        if bound:
-            token.values = tuple(replace(value, bound=bound) for value in token.values)
-    return given
+def _rivals(value: Value, sentence: Sentence, other: Sentence) -> Iterator[Value]:
+    """Yields the values of another sentence that contradict a value: of its kind and, for bare numbers, of its noun."""
+    for rival in other.values:
+        same_kind = rival.kind == value.kind and rival.kind not in _RANGED and not _is_phrase(rival)
+        has_unit = value.kind not in ("number", "code")
+        if same_kind and (has_unit or _counted(value, sentence) & _counted(rival, other)):
+            yield rival
 
 
-def _unit(given: list[Token], at: int) -> tuple[str, int]:
-    """The unit at a place and how many tokens it takes; "count" for another word, ("", 0) for none."""
-    start = at
-    if _text(given, at) == "-":
-        at += 1
-    word = _text(given, at)
-    if word in {"working", "business"} and _text(given, at + (2 if _text(given, at + 1) == "-" else 1)).startswith(
-        "day"
-    ):
-        return "working day", at + (3 if _text(given, at + 1) == "-" else 2) - start
-    if word == "per" and _text(given, at + 1) == "cent":
-        return "%", at + 2 - start
-    for unit in (word, word.removesuffix("'s"), word.removesuffix("'").removesuffix("s"), word.removesuffix("es")):
-        if unit in _UNITS and (unit not in {"m", "g", "l", "h"} or word == unit):
-            return unit, at + 1 - start
-    if len(word) > 2 and word[0].isalpha() and word not in _NO_NOUN and given[at].number is None:
-        return "count", 0
-    return "", 0
+def _counted(value: Value, sentence: Sentence) -> frozenset[str]:
+    """Returns the stem of the word after a bare number, which is what it counts."""
+    return _stems(" ".join(_WORD.findall(sentence.text.partition(value.text)[2][:30])[:1]))
 
 
-_NO_NOUN = frozenset(
-    "and but for from than the that this with are was were will has have can may more less before after until "
-    "per each every when while you your our they their not only also which who".split()
-)
+def _in_place_of(name: str, sentence: Sentence, other: Sentence) -> list[str]:
+    """Returns the names that follow the same word in another sentence: insured by Aurelia, insured by Meridian."""
+    before = _word_before(name, sentence)
+    return [rival for rival in sorted(other.names - sentence.names) if before and _word_before(rival, other) == before]
 
 
-def _measured(number: float, unit: str) -> Value:
-    if unit == "working day":
-        return Value("duration", (f"{number:g} working days",), number)
-    if unit == "count" or not unit or unit.startswith("no. "):
-        return Value(unit, (f"{number:.12g}",), number)
-    kind, factor = _UNITS[unit]
-    amount = number * factor
-    if kind == "money":
-        return replace(money(round(amount, 4), _CURRENCIES[unit]), number=number)
-    if kind == "months":
-        # a month is also 30 days, a year 365
-        days = 365 * amount / 12 if unit == "year" else 30 * amount
-        return Value("duration", (f"{amount:.12g} months", f"{days * 86_400:.12g}"), number)
-    if kind == "duration":
-        days = amount / 86_400
-        months = (f"{days / 30:.12g} months",) if days and days % 30 == 0 else ()
-        return Value("duration", (f"{amount:.12g}", *months), number)
-    return Value(kind, (f"{amount:.12g}",), number)
+def _word_before(name: str, sentence: Sentence) -> str:
+    return sentence.text.partition(name)[0].rstrip().rpartition(" ")[2].casefold()
 
 
-def _share(fraction: float) -> Value:
-    """A fraction in words, as a percentage; its number is the fraction."""
-    return Value("%", (f"{100 * fraction:.0f}",), fraction)
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(word[:_STEM] for word in _WORD.findall(text.casefold()))
 
 
-def _date(month: int, day: int) -> Value:
-    return Value("date", (f"{month}-{day}",))
+def bounded(texts: Iterable[str]) -> Iterator[str]:
+    """Yields texts, truncated where all together exceed MOST_CHARACTERS."""
+    left = MOST_CHARACTERS
+    for text in texts:
+        yield text[:left]
+        left -= min(left, len(text))
 
 
-def _clock(minutes: int) -> Value:
-    return Value("time", (str(minutes % 1_440),), float(minutes // 60))
-
-
-def _amount(text: str) -> float:
-    """ "1,000" and "1000", "3.50" and "3,5" are one number each."""
-    if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
-        text = text.replace(",", "")
-    elif re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+", text):
-        text = text.replace(".", "")
-    text = text.replace(",", ".")
-    head, _, tail = text.partition(".")
-    return float(f"{head[:300]}.{tail.replace('.', '')[:300] or 0}")
-
-
-def _past(given: list[Token], at: int) -> int | None:
-    """Minutes from midnight or noon of half past six, quarter to six, ten past six."""
-    hour = _number(given, at + 2) or _SPELLED.get(_text(given, at + 2), 0.0)
-    minutes = {("half", "past"): 30, ("quarter", "past"): 15, ("quarter", "to"): -15}
-    past = _SPELLED.get(_text(given, at), _number(given, at)) if _text(given, at + 1) == "past" else None
-    offset = minutes.get((_text(given, at), _text(given, at + 1)), past)
-    return None if offset is None or not 1 <= hour <= 12 else int(60 * hour + offset) % 720
-
-
-def _day(given: list[Token], at: int) -> int:
-    """How many tokens "day" takes, with what stands before it: same day, next-day, next working day."""
-    used = 1
-    while _text(given, at) in {"-", "working", "business"}:
-        at, used = at + 1, used + 1
-    return used + 1 if _text(given, at) == "day" else 0
-
-
-def _month(given: list[Token], at: int) -> int | None:
-    """The month at a place; may and march are words too."""
-    word = _text(given, at)
-    return None if word in {"may", "march"} and not given[at].upper else _MONTH.get(word)
-
-
-def _year(given: list[Token], at: int) -> Value | None:
-    """The year at a place."""
-    number = _number(given, at) or 0.0
-    return Value("year", (f"{number:g}",)) if 1900 < number < 2200 and number.is_integer() else None
-
-
-def _texts(given: list[Token], at: int, count: int) -> tuple[str, ...]:
-    return tuple(token.text for token in given[at : at + count])
-
-
-def _text(given: list[Token], at: int) -> str:
-    return given[at].text if 0 <= at < len(given) else ""
-
-
-def _number(given: list[Token], at: int) -> float | None:
-    return given[at].number if 0 <= at < len(given) else None
+@lru_cache(maxsize=2_048)
+def sentences(text: str) -> tuple[Sentence, ...]:
+    """Splits a text into sentences with their values; each line ends a sentence."""
+    text = unnumbered(text)
+    language = language_among(text, LANGUAGES) or "en"
+    values, known = read(text, language), tables(language)
+    ends = [end.end() for end in _SENTENCE_END.finditer(text)]
+    ends = [end for end in ends if not any(value.start < end < value.end for value in values)]
+    parts, start = [], 0
+    for end in (*ends, len(text)):
+        own = tuple(value for value in values if start <= value.start < end)
+        part, rest, at = text[start:end], "", start
+        for value in own:
+            rest += f"{text[at : value.start]} "
+            at = max(value.end, at)
+        rest += text[at:end]
+        if part.strip():
+            names = frozenset[str]() if language in _NO_NAMES else frozenset(_NAME.findall(rest))
+            is_vague = not known.vague.isdisjoint(_ANY_WORD.findall(rest.casefold()))
+            parts.append(Sentence(part, own, _stems(rest), names, is_vague, language))
+        start = end
+    return tuple(parts)

@@ -1,10 +1,10 @@
-"""The ledger: what the model gained and cost, entered item by item, and summed by day after a while."""
+"""The ledger: gains and costs of the model, booked item by item."""
 
 import json
 import uuid
 from calendar import monthrange
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -15,36 +15,35 @@ import duckdb
 
 from retuned.consumers.warehouse import answer_minutes
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, rows_of
-from retuned.monitors.rates import rate_on
+from retuned.monitors.money.dated import rate_on
 from retuned.monitors.settings import RoiSettings, Settings
 
 QUERIES = named_queries("retuned.monitors.money", "ledger.sql")
 GAIN, COST = "gain", "cost"
 DAY = timedelta(days=1)
 
-_OF_RUNS = {
+_RUN_ITEMS = {
     "training": ("hours", "training_hourly_rate"),
     "judging": ("tokens", "judge_token_cost"),
-    "provider_training": ("tokens", "provider_training_token_cost"),
-    "provider_input": ("tokens", "provider_input_token_cost"),
-    "provider_output": ("tokens", "provider_output_token_cost"),
 }
-"""Items of finished runs: their unit, and the key of their rate."""
-_OF_SHADOW = {"shadow": "token_cost", "shadow_judging": "judge_token_cost"}
-"""Items of answers in shadow, in tokens: the key of their rate."""
+"""Items of finished runs: the unit, and the key of the rate."""
+_SHADOW_ITEMS = {"shadow": "token_cost", "shadow_judging": "judge_token_cost"}
+"""Items of answers in shadow, in tokens: the key of the rate."""
+_FIXED_ITEMS = {"licences": ("months", "licence_monthly_cost"), "fixed": ("days", "fixed_daily_cost")}
+"""Items of passed time: the unit, and the key of the rate."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger: amount = quantity × rate, in the currency of the settings.
+    """An entry of the ledger: amount = quantity × rate, in the currency of the settings.
 
     Attributes:
         kind: gain or cost.
-        version: whose it is; None: the base model's, or another's that is none of ours.
-        promotion: id of the change of the champion that was in force; None: before the first.
-        period_start, period_end: first and last of what was counted, UTC. The rate is that of the day.
-        quantity: below zero where the entry corrects an earlier one, and where more was escalated than expected.
-        reference: the run, or in JSON up to when was booked and how many answers were counted.
+        version: the version it belongs to; None: the base model or a foreign model.
+        promotion: the id of the change of champion in force; None: before the first.
+        period_start, period_end: the first and the last event counted (UTC). The rate is that of the day.
+        quantity: negative if the entry corrects an earlier one, or if more was escalated than expected.
+        reference: the run, or JSON with the time of booking and the number of answers counted.
     """
 
     workload: str
@@ -61,37 +60,35 @@ class Entry:
 
     @property
     def amount(self) -> float:
-        """What it is worth or cost."""
+        """The worth of a gain, or the cost."""
         return self.quantity * self.rate
 
 
 def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]:
-    """Enter into the ledger what happened since the last booking, and return the new entries.
+    """Books everything since the last booking, and returns the new entries.
 
-    The entries and how far they reach are written in one transaction: however often and wherever the process ends,
-    nothing is booked twice and nothing is left out. Events are told apart by the transaction that stored them, not by
-    their times or offsets: an event that was stored late, or replayed, is in the next booking. What is learned of an
-    answer after it was booked makes another entry, over the difference, at the rate of the answer's day.
+    The entries and the position are written in one transaction, so a crash at any point neither repeats nor loses
+    entries. New events are identified by the transaction that stored them, not by their times or offsets, so late and
+    replayed events are in the next booking. Later feedback on a booked answer makes another entry with the difference,
+    at the rate of the answer's day.
 
     - Gain `time_saved`: hours of `time_saved_seconds` × hourly rate.
-    - Gain `escalations_avoided`: (baseline rate × conversations − escalated ones) × cost of one, where a baseline is
-      configured and for workloads that report `escalated` at all.
-    - Gain `tickets_avoided`: conversations called `resolved`, and not escalated, × worth of one.
-    - Gain `third_party_replaced`: what the attribute `third_party_cost` of the interactions says, or their number ×
-      the price of a call.
-    - Cost `inference`: what the events say they cost, or their tokens × token cost.
-    - Cost `data_work`: answers that an expert spoke of, each once for each expert, × hours for one × hourly rate.
-    - Cost `training`: hours of training and evaluation of finished runs, but for those at a provider.
-    - Cost `provider_training`, `provider_input`, `provider_output`: tokens that a provider trained on, and that it read
-      and generated in the evaluation of finished runs.
+    - Gain `escalations_avoided`: (baseline rate × conversations − escalated ones) × cost of one, if a baseline is
+      configured and the workload reports `escalated` at all.
+    - Gain `tickets_avoided`: resolved conversations that were not escalated × worth of one.
+    - Gain `third_party_replaced`: the attribute `third_party_cost` of the interactions, or their number × the price of
+      a call.
+    - Cost `inference`: the cost reported by events, or their tokens × token cost.
+    - Cost `data_work`: answers with feedback of an expert, once for each expert, × hours per answer × hourly rate.
+    - Cost `training`: hours of training and evaluation of finished runs.
     - Cost `judging`: tokens of the language model that judged the answers of finished runs.
-    - Cost `shadow`: tokens of what candidates answered in shadow × token cost; `shadow_judging`: tokens of the language
-      model that judged it. Both are the candidate's.
-    - Cost `licences` and `fixed`: months and days that passed × the cost of one, shared out evenly over the workloads
-      that have it: those of the same entry of the configuration, or all that have none of their own.
+    - Cost `shadow`: tokens of candidates' answers in shadow × token cost; `shadow_judging`: tokens of the language
+      model that judged them. Both belong to the candidate.
+    - Costs `licences` and `fixed`: months and days passed × the cost of one, split evenly over the workloads that share
+      the setting: those of the same entry of the configuration, or all without one of their own.
 
-    What has no rate, or a rate of zero, is not booked. What one event reports beyond the limits of the settings is
-    taken for a mistake: it is not booked, and counted in `ledger_left_out`. What became of conversations is counted in
+    Items without a rate, or with a rate of zero, are not booked. A number of an event beyond the limits of the settings
+    counts as a mistake: it is counted in `ledger_left_out` instead. Outcomes of conversations are counted in
     `ledger_outcomes`, whatever they are worth.
     """
     answer_minutes.follow(warehouse)
@@ -112,44 +109,8 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     return entries
 
 
-def roll_up(warehouse: Warehouse, settings: Settings, now: datetime, detail: timedelta) -> int:
-    """Sum by day what was booked on days that ended more than `detail` ago; no figure of the ledger changes.
-
-    Entries of one day become one for each workload, version, promotion, item, unit and rate, booked when the last of
-    them was. Sums over conversations are kept by day, but for the hours before a change of champion, with which it is
-    compared, or may be. Each day is written in a transaction of its own. No booking may be under way.
-
-    Returns:
-        how many rows fewer there are.
-    """
-    changed = [row["workload"] for row in warehouse.rows(QUERIES["changed_workloads"])]
-    longest = max(of.windows.current_seconds for of in (settings, *map(settings.for_workload, changed)))
-    window = timedelta(seconds=longest)
-    before = _midnight(now - detail)
-    moments_before = min(before, _midnight(now - window - timedelta(hours=1)))
-    days = [row["booked_on"] for row in warehouse.rows(QUERIES["days_to_roll_up"], {"before": before})]
-    return (
-        sum(_rolled(warehouse, "entries", day=day) for day in days)
-        + _rolled(warehouse, "left_out", before=before)
-        + _rolled(warehouse, "moments", before=moments_before, window=window.total_seconds())
-    )
-
-
-def _rolled(warehouse: Warehouse, rows: str, **given: Any) -> int:
-    """How many rows fewer there are."""
-    with warehouse.transaction() as cursor:
-        cursor.execute(QUERIES[f"rolled_{rows}"], given)
-        (deleted,) = cursor.execute(QUERIES[f"delete_rolled_{rows}"]).fetchall()[0]
-        (inserted,) = cursor.execute(QUERIES[f"insert_rolled_{rows}"]).fetchall()[0]
-    return int(deleted - inserted)
-
-
-def _midnight(when: datetime) -> datetime:
-    return when.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
 def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
-    """What interactions and feedback come to."""
+    """Returns the entries of interactions and feedback."""
     for step in ("new", "touched"):
         cursor.execute(QUERIES[step])
     days = cursor.execute(QUERIES["touched_days"]).fetchall()
@@ -159,14 +120,14 @@ def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetim
     cursor.execute(QUERIES["rates"])
     roi = _by_workload(settings)
     for workload, day in cursor.execute(QUERIES["days"]).fetchall():
-        of = roi(workload)
+        own = roi(workload)
         rates = (
-            of.hourly_rate, of.escalation_cost, of.baseline_escalation_rate, of.ticket_cost,
-            of.third_party_cost, of.token_cost, of.expert_hourly_rate,
+            own.hourly_rate, own.escalation_cost, own.baseline_escalation_rate, own.ticket_cost,
+            own.third_party_cost, own.token_cost, own.expert_hourly_rate,
         )  # fmt: skip
-        limits = (of.maximum_time_saved_seconds, of.maximum_event_amount)
+        limits = (own.maximum_time_saved_seconds, own.maximum_event_amount)
         on_day = [rate_on(rate, day) for rate in rates]
-        cursor.execute(QUERIES["rate"], [workload, day, *on_day, of.expert_minutes / 60, *limits])
+        cursor.execute(QUERIES["rate"], [workload, day, *on_day, own.expert_minutes / 60, *limits])
     cursor.execute(QUERIES["states"])
     cursor.execute(QUERIES["lines"], {"currency": settings.roi.currency})
     rows = _rows(cursor, "entries")
@@ -175,8 +136,8 @@ def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetim
 
 def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
     entries, roi = [], _by_workload(settings)
-    for item, (unit, key) in _OF_RUNS.items():
-        for row in _rows(cursor, "of_runs", item=item):
+    for item, (unit, key) in _RUN_ITEMS.items():
+        for row in _rows(cursor, "runs", item=item):
             run, own = row.pop("id"), roi(row["workload"])
             rate = rate_on(getattr(own, key), row["period_end"].date())
             if rate:
@@ -186,8 +147,8 @@ def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
 
 def _shadow(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
     entries, roi = [], _by_workload(settings)
-    for row in _rows(cursor, "of_shadow"):
-        rate = rate_on(getattr(roi(row["workload"]), _OF_SHADOW[row["item"]]), row["period_end"].date())
+    for row in _rows(cursor, "shadow"):
+        rate = rate_on(getattr(roi(row["workload"]), _SHADOW_ITEMS[row["item"]]), row["period_end"].date())
         if rate:
             reference = _until(now, answers=row.pop("answers"))
             entries.append(Entry(**row, promotion=None, kind=COST, unit="tokens", rate=rate, reference=reference))
@@ -196,30 +157,23 @@ def _shadow(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime
 
 
 def _fixed(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
-    """What the time since the last booking cost, in parts of one day and one champion each."""
+    """Returns the costs of the time since the last booking, cut at midnights and changes of champion."""
     since = _rows(cursor, "since")[0]["since"] or _rows(cursor, "first_received")[0]["since"]
     workloads = [row["workload"] for row in _rows(cursor, "workloads")]
     if since is None or since >= now:
         return []
-    midnight = _midnight(since)
-    midnights = [midnight + n * DAY for n in range(1, (now - midnight).days + 1)]
     entries, roi = [], _by_workload(settings)
-    bearers = {
+    sharing = {
         key: Counter(settings.origin(workload, "roi", key) for workload in workloads)
-        for key in ("licence_monthly_cost", "fixed_daily_cost")
+        for _, key in _FIXED_ITEMS.values()
     }
     for workload in workloads:
         changes = _rows(cursor, "changes", workload=workload)
-        cuts = {since, now, *midnights, *(change["created_at"] for change in changes)}
-        for start, end in pairwise(sorted(cut for cut in cuts if since <= cut <= now)):
+        for start, end in _cut(since, now, [change["created_at"] for change in changes]):
             served = next((change for change in reversed(changes) if change["created_at"] <= start), None)
             days = (end - start) / DAY
-            months = days / monthrange(start.year, start.month)[1]
-            for item, passed, unit, key in (
-                ("licences", months, "months", "licence_monthly_cost"),
-                ("fixed", days, "days", "fixed_daily_cost"),
-            ):
-                quantity = passed / bearers[key][settings.origin(workload, "roi", key)]
+            passed = {"days": days, "months": days / monthrange(start.year, start.month)[1]}
+            for item, (unit, key) in _FIXED_ITEMS.items():
                 if rate := rate_on(getattr(roi(workload), key), start.date()):
                     entries.append(
                         Entry(
@@ -230,7 +184,7 @@ def _fixed(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime)
                             period_end=end,
                             kind=COST,
                             item=item,
-                            quantity=quantity,
+                            quantity=passed[unit] / sharing[key][settings.origin(workload, "roi", key)],
                             unit=unit,
                             rate=rate,
                             reference=_until(now),
@@ -239,13 +193,20 @@ def _fixed(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime)
     return entries
 
 
+def _cut(since: datetime, now: datetime, changes: Iterable[datetime]) -> Iterator[tuple[datetime, datetime]]:
+    """Cuts the time from `since` to `now` at midnights and changes."""
+    midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnights = [midnight + n * DAY for n in range(1, (now - midnight).days + 1)]
+    return pairwise(sorted(cut for cut in {since, now, *midnights, *changes} if since <= cut <= now))
+
+
 def _by_workload(settings: Settings) -> Callable[[str], RoiSettings]:
-    """The rates of each workload, looked up once."""
+    """Returns a cached look-up of the settings of a workload."""
     return lru_cache(maxsize=None)(lambda workload: settings.for_workload(workload).roi)
 
 
-def _until(now: datetime, **counted: Any) -> str:
-    return json.dumps({"until": now.isoformat(), **counted})
+def _until(now: datetime, **counts: Any) -> str:
+    return json.dumps({"until": now.isoformat(), **counts})
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, query: str, **parameters: Any) -> list[dict[str, Any]]:

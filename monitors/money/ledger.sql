@@ -1,7 +1,6 @@
 -- name: new
--- The events that were stored since the last booking. They are told apart by the transaction that stored them: Kafka's
--- offsets begin anew with a topic that is made anew, and a dead letter that is replayed has an old one. What was
--- imported from files is history that nobody paid or was paid for here.
+-- The events stored since the last booking, by the number of the transaction that stored them: Kafka's offsets restart when a
+-- topic is recreated, and a replayed dead letter has an old one. Imported files are history without costs and gains here.
 CREATE OR REPLACE TEMP TABLE new_interactions AS
 SELECT rowid AS answer, workload, coalesce(conversation_id, id) AS conversation, timestamp::DATE AS day FROM interactions
 WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic, 'import:');
@@ -12,8 +11,7 @@ WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic
     AND (name IN ('time_saved_seconds', 'escalated', 'resolved') OR source = 'expert');
 
 -- name: touched
--- Conversations to which something new belongs. What goes on on another day counts as another conversation: some never
--- end.
+-- Conversations with new events. A conversation counts anew each day, because some never end.
 CREATE OR REPLACE TEMP TABLE touched AS
 SELECT workload, conversation, day FROM new_interactions
 UNION
@@ -33,7 +31,7 @@ WITH conversations AS (
            nullif(version_of(interactions.workload, interactions.model), 'base') AS version
     FROM interactions SEMI JOIN conversations ON conversations.workload = interactions.workload
         AND conversations.conversation = coalesce(interactions.conversation_id, interactions.id)
-    WHERE timestamp >= $day::DATE AND timestamp < $day::DATE + 1  -- whole row groups are skipped by it
+    WHERE timestamp >= $day::DATE AND timestamp < $day::DATE + 1  -- skips whole row groups
         AND NOT starts_with(topic, 'import:')
 )
 SELECT answer, answers.id, answers.workload, conversation, answers.version, promotions.id AS promotion, timestamp,
@@ -49,7 +47,7 @@ FROM answers ASOF LEFT JOIN (SELECT * FROM promotions WHERE event IN ('promoted'
 SELECT DISTINCT workload, day FROM counted
 
 -- name: rates
--- Those of each workload and day of which something is counted, named as in the configuration.
+-- The rates of each counted workload and day, named as in the configuration.
 CREATE OR REPLACE TEMP TABLE rates (
     workload VARCHAR, day DATE, hourly_rate DOUBLE, escalation_cost DOUBLE, baseline_escalation_rate DOUBLE,
     ticket_cost DOUBLE, third_party_cost DOUBLE, token_cost DOUBLE, expert_hourly_rate DOUBLE, expert_hours DOUBLE,
@@ -60,15 +58,14 @@ CREATE OR REPLACE TEMP TABLE rates (
 INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: states
--- What is known of each interaction now (sign 1), and what was known at the last booking (sign -1): their difference
--- is what there is to book. What an event reports beyond a limit is a mistake: it is not known, and counted. (NaN is
--- greater than any limit.)
+-- Each interaction as known now (sign 1) and at the last booking (sign -1): the difference is booked. A reported number
+-- beyond a limit is a mistake: it counts as unknown, and is counted. (NaN is greater than any limit.)
 CREATE OR REPLACE TEMP TABLE states AS
 WITH limits AS (
     SELECT id AS interaction_id, min(maximum_seconds) AS maximum_seconds
     FROM counted JOIN rates USING (workload, day)
     GROUP BY id
-), said AS (
+), reported AS (
     SELECT interaction_id, name, value::VARCHAR AS value, source, coalesce(user_id, '') AS user_id, timestamp, id,
            CASE WHEN name = 'time_saved_seconds' THEN try_cast(value::VARCHAR AS DOUBLE) END AS seconds,
            id IN (SELECT id FROM new_feedback) AS is_new, maximum_seconds
@@ -76,22 +73,22 @@ WITH limits AS (
     WHERE NOT starts_with(topic, 'import:')
 ), known AS (
     SELECT signs.sign, interaction_id,
-        -- Of time saved and of resolved the last word counts. An escalation stays one, whoever told of it.
+        -- The latest time saved and the latest resolution count; an escalation cannot be undone.
         arg_max(seconds, (timestamp, id)) FILTER (seconds BETWEEN 0 AND maximum_seconds) / 3600 AS hours,
         count(*) FILTER (seconds > maximum_seconds) AS too_long,
         bool_or(value = 'true') FILTER (name = 'escalated') AS escalated,
         arg_max(value = 'true', (timestamp, id)) FILTER (name = 'resolved' AND value IN ('true', 'false')) AS resolved,
         count(DISTINCT user_id) FILTER (source = 'expert') AS experts
-    FROM said JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
+    FROM reported JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
     GROUP BY signs.sign, interaction_id
-), telling AS (
-    -- Workloads that tell of escalations at all: of one that never does, nothing is known to be avoided.
-    SELECT workload FROM counted JOIN said ON said.interaction_id = counted.id WHERE name = 'escalated'
+), escalating AS (
+    -- Workloads that report escalations: without reports, an escalation is not known to be avoided.
+    SELECT workload FROM counted JOIN reported ON reported.interaction_id = counted.id WHERE name = 'escalated'
     UNION
     SELECT workload FROM ledger WHERE item = 'escalations_avoided'
 )
 SELECT signs.sign, counted.*, rates.* EXCLUDE (workload, day), hours,
-       workload IN (SELECT workload FROM telling) AS telling,
+       workload IN (SELECT workload FROM escalating) AS reports_escalations,
        coalesce(escalated, false) AS escalated, resolved, coalesce(experts, 0) AS experts,
        coalesce(too_long, 0) AS too_long,
        CASE WHEN reported_cost BETWEEN 0 AND maximum_amount THEN reported_cost END AS cost,
@@ -101,28 +98,27 @@ FROM counted JOIN rates USING (workload, day) JOIN (VALUES (-1), (1)) AS signs(s
 LEFT JOIN known ON known.sign = signs.sign AND known.interaction_id = counted.id
 
 -- name: lines
--- Each item of each interaction, in its own unit. What becomes of a conversation counts once, however many answers it
--- has: the expected escalation at its first answer, the real one at the first that was escalated, a ticket at the last
--- of which it was said whether it resolved the matter.
+-- Each item of each interaction, in its own unit. The outcome of a conversation counts once: the expected escalation at its
+-- first answer, a real one at the first escalated answer, an avoided ticket at the last answer with a resolution.
 CREATE OR REPLACE TEMP TABLE lines AS
 WITH conversations AS (
-    SELECT sign, telling, baseline_escalation_rate, escalation_cost, ticket_cost,
+    SELECT sign, reports_escalations, baseline_escalation_rate, escalation_cost, ticket_cost,
            arg_min(answer, (timestamp, answer)) AS first,
            arg_min(answer, (timestamp, answer)) FILTER (escalated) AS escalated,
            arg_max(answer, (timestamp, answer)) FILTER (resolved IS NOT NULL) AS settled,
            arg_max(resolved, (timestamp, answer)) FILTER (resolved IS NOT NULL) AS resolved
     FROM states
-    GROUP BY sign, telling, baseline_escalation_rate, escalation_cost, ticket_cost, workload, conversation, day
+    GROUP BY sign, reports_escalations, baseline_escalation_rate, escalation_cost, ticket_cost, workload, conversation, day
 )
 FROM (
     SELECT sign, answer, 'gain' AS kind, 'time_saved' AS item, hours AS quantity, 'hours' AS unit, hourly_rate AS rate
     FROM states
     UNION ALL
     SELECT sign, first, 'gain', 'escalations_avoided', baseline_escalation_rate, 'escalations', escalation_cost
-    FROM conversations WHERE telling
+    FROM conversations WHERE reports_escalations
     UNION ALL
     SELECT sign, escalated, 'gain', 'escalations_avoided', -1, 'escalations', escalation_cost
-    FROM conversations WHERE telling AND escalated IS NOT NULL AND baseline_escalation_rate IS NOT NULL
+    FROM conversations WHERE reports_escalations AND escalated IS NOT NULL AND baseline_escalation_rate IS NOT NULL
     UNION ALL
     SELECT sign, settled, 'gain', 'tickets_avoided', 1, 'tickets', ticket_cost
     FROM conversations WHERE resolved AND escalated IS NULL
@@ -175,7 +171,7 @@ HAVING fsum(quantity) <> 0
 ORDER BY ALL
 
 -- name: moments
--- What each conversation counts now is added, what it counted at the last booking is taken away.
+-- Adds each conversation as known now, and subtracts it as known at the last booking.
 INSERT INTO ledger_moments
 WITH worth AS (
     SELECT sign, answer, coalesce(sum(quantity * rate) FILTER (kind = 'gain'), 0) AS earned,
@@ -190,7 +186,7 @@ WITH worth AS (
     GROUP BY sign, workload, version, promotion, conversation, day
 )
 SELECT workload, version, promotion, hour, sum(sign), sum(sign * n), sum(sign * gain), sum(sign * cost),
-       sum(sign * n * n), sum(sign * gain * gain), sum(sign * cost * cost), sum(sign * gain * n), sum(sign * gain * cost)
+       sum(sign * gain * gain), sum(sign * cost * cost), sum(sign * gain * cost)
 FROM sums
 GROUP BY ALL
 ON CONFLICT DO UPDATE SET
@@ -198,14 +194,12 @@ ON CONFLICT DO UPDATE SET
     interactions = interactions + excluded.interactions,
     gain = gain + excluded.gain,
     cost = cost + excluded.cost,
-    interactions_squared = interactions_squared + excluded.interactions_squared,
     gain_squared = gain_squared + excluded.gain_squared,
     cost_squared = cost_squared + excluded.cost_squared,
-    gain_interactions = gain_interactions + excluded.gain_interactions,
     gain_cost = gain_cost + excluded.gain_cost
 
 -- name: outcomes
--- What became of each conversation, as it is known now, in the place of what was known at the last booking.
+-- Counts the outcome of each conversation as known now, in place of the one at the last booking.
 INSERT INTO ledger_outcomes
 WITH conversations AS (
     SELECT sign, workload, day, conversation, bool_or(escalated) AS escalated,
@@ -222,17 +216,13 @@ GROUP BY ALL
 HAVING sum(sign) <> 0
 ON CONFLICT DO UPDATE SET conversations = conversations + excluded.conversations
 
--- name: of_runs
--- Runs of which the item is not booked. What a run took is a cost of the promotion that it led to, else of the version
--- that was in service when it ended.
+-- name: runs
+-- Runs whose $item is not booked. The cost belongs to the promotion that the run led to, or else to the version in service when
+-- the run ended.
 SELECT runs.id, runs.workload, started_at AS period_start, finished_at AS period_end,
        CASE $item
-           WHEN 'training' THEN CASE  -- a provider is paid by the token
-               WHEN provider_job IS NULL THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600 END
+           WHEN 'training' THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600
            WHEN 'judging' THEN judge_tokens
-           WHEN 'provider_training' THEN trained_tokens
-           WHEN 'provider_input' THEN runs.input_tokens
-           WHEN 'provider_output' THEN runs.output_tokens
        END AS quantity,
        CASE WHEN led.id IS NULL THEN served.version ELSE led.version END AS version,
        coalesce(led.id, served.id) AS promotion
@@ -246,15 +236,15 @@ LEFT JOIN LATERAL (
 ASOF LEFT JOIN (SELECT * FROM promotions WHERE event IN ('promoted', 'rolled_back')) AS served
     ON served.workload = runs.workload AND served.created_at <= runs.finished_at
 WHERE finished_at IS NOT NULL AND quantity > 0
-    AND NOT EXISTS (  -- what a canary cost is a cost of the champion that it may become
+    AND NOT EXISTS (  -- the cost of a canary belongs to the champion that it may become
         SELECT 1 FROM aliases
         WHERE alias = 'canary' AND aliases.workload = runs.workload AND aliases.version = runs.version
     )
     AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = $item)
 ORDER BY finished_at, runs.id
 
--- name: of_shadow
--- Tokens of answers in shadow that were stored since the last booking, by day, and what judging them took.
+-- name: shadow
+-- Tokens of answers in shadow stored since the last booking, by day, and of judging them.
 WITH answered AS (
     SELECT value ->> '$.model' AS name, timestamp,
            coalesce(try_cast(value ->> '$.input_tokens' AS DOUBLE), 0)
@@ -293,92 +283,7 @@ SELECT id, created_at, version FROM promotions
 WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
 ORDER BY created_at
 
--- name: changed_workloads
-SELECT DISTINCT workload FROM promotions
-
 -- name: advance
--- Before the first event there is nothing of which time could be a cost.
+-- Time has no cost before the first event.
 UPDATE ledger_position SET last_batch = (SELECT last FROM batches), booked_at = $now
 WHERE booked_at IS NOT NULL OR EXISTS (FROM interactions) OR EXISTS (FROM feedback)
-
--- name: days_to_roll_up
-SELECT DISTINCT booked_on
-FROM (
-    SELECT created_at::DATE AS booked_on FROM ledger
-    WHERE created_at < $before AND item NOT IN ('training', 'judging') AND json_valid(reference)
-        AND abs(amount) < 1e150 AND abs(quantity) < 1e150
-    GROUP BY workload, kind, item, unit, rate, version, promotion, booked_on, period_start::DATE
-    HAVING count(*) > 1
-)
-ORDER BY booked_on
-
--- name: rolled_entries
--- What is summed: entries of one day's bookings over one day that differ in nothing but their minutes. An entry of
--- training or judging names its run and stays; one beyond any sum does, too.
-CREATE OR REPLACE TEMP TABLE rolled_entries AS
-SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, kind, item, fsum(quantity) AS quantity, unit, rate,
-       fsum(amount) AS amount,
-       json_object(
-           'until', max(created_at),
-           'answers', sum(coalesce(try_cast(reference ->> '$.answers' AS BIGINT), 0)),
-           'entries', sum(coalesce(try_cast(reference ->> '$.entries' AS BIGINT), 1))
-       )::VARCHAR AS reference,
-       version, promotion, min(period_start) AS period_start, max(period_end) AS period_end
-FROM ledger
-WHERE created_at >= $day AND created_at < $day + INTERVAL 1 DAY AND item NOT IN ('training', 'judging') AND json_valid(reference)
-    AND abs(amount) < 1e150 AND abs(quantity) < 1e150
-GROUP BY workload, kind, item, unit, rate, version, promotion, ledger.period_start::DATE
-HAVING count(*) > 1
-
--- name: delete_rolled_entries
-DELETE FROM ledger WHERE rowid IN (SELECT unnest(entries) FROM rolled_entries)
-
--- name: insert_rolled_entries
-INSERT INTO ledger BY NAME SELECT uuid()::VARCHAR AS id, * EXCLUDE (entries) FROM rolled_entries
-
--- name: rolled_left_out
-CREATE OR REPLACE TEMP TABLE rolled_left_out AS
-SELECT list(rowid) AS entries, max(created_at) AS created_at, workload, item, sum(reported)::BIGINT AS reported
-FROM ledger_left_out
-WHERE created_at < $before
-GROUP BY workload, item, created_at::DATE
-HAVING count(*) > 1
-
--- name: delete_rolled_left_out
-DELETE FROM ledger_left_out WHERE rowid IN (SELECT unnest(entries) FROM rolled_left_out)
-
--- name: insert_rolled_left_out
-INSERT INTO ledger_left_out BY NAME SELECT * EXCLUDE (entries) FROM rolled_left_out
-
--- name: rolled_moments
--- Hours that are added to the first one of their day: not those of a window before a change of champion, from which
--- the earlier champion's gain per interaction is known.
-CREATE OR REPLACE TEMP TABLE rolled_moments AS
-SELECT moments.rowid AS entry, * FROM ledger_moments AS moments
-WHERE hour < $before AND hour <> date_trunc('day', hour) AND gain_squared < 1e300 AND cost_squared < 1e300
-    AND NOT EXISTS (
-        SELECT 1 FROM promotions
-        WHERE promotions.workload = moments.workload AND event IN ('promoted', 'rolled_back')
-            AND hour <= promotions.created_at
-            AND hour >= date_trunc('hour', promotions.created_at - to_seconds($window))
-    )
-
--- name: delete_rolled_moments
-DELETE FROM ledger_moments WHERE rowid IN (SELECT entry FROM rolled_moments)
-
--- name: insert_rolled_moments
-INSERT INTO ledger_moments
-SELECT workload, version, promotion, date_trunc('day', hour), sum(conversations), sum(interactions), fsum(gain), fsum(cost),
-       fsum(interactions_squared), fsum(gain_squared), fsum(cost_squared), fsum(gain_interactions), fsum(gain_cost)
-FROM rolled_moments
-GROUP BY ALL
-ON CONFLICT DO UPDATE SET
-    conversations = conversations + excluded.conversations,
-    interactions = interactions + excluded.interactions,
-    gain = gain + excluded.gain,
-    cost = cost + excluded.cost,
-    interactions_squared = interactions_squared + excluded.interactions_squared,
-    gain_squared = gain_squared + excluded.gain_squared,
-    cost_squared = cost_squared + excluded.cost_squared,
-    gain_interactions = gain_interactions + excluded.gain_interactions,
-    gain_cost = gain_cost + excluded.gain_cost

@@ -1,4 +1,4 @@
-"""What became of conversations, and what one that was resolved cost."""
+"""Outcomes of conversations, and the cost of a resolved one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ QUERIES = named_queries("retuned.monitors.money", "outcomes.sql")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Conversations of some days by what became of them, and all that was booked as a cost of these days.
+    """The conversations of a span of days by outcome, and all costs booked for these days.
 
-    A conversation is as in the ledger: what goes on on another day (UTC) is another one.
+    A conversation counts anew each day (UTC), as in the ledger.
 
     Attributes:
-        since: the first of the days; not before one of whose conversations it is known whether they were resolved.
-        resolved, unresolved: what was said of it last, and it was not escalated.
-        escalated: handed to a person, whatever else was said of it.
-        unknown: nothing was said.
+        since: the first day; not before the first day with a known outcome.
+        resolved, unresolved: by the latest feedback, if not escalated.
+        escalated: handed to a person, whatever other feedback reports.
+        unknown: without feedback on the outcome.
         costs: in the currency of the settings; None: none is booked.
     """
 
@@ -33,20 +33,20 @@ class Outcomes:
 
     @property
     def cost_per_resolved(self) -> float | None:
-        """All costs, over the conversations that were resolved; None: no cost is booked, or none was resolved."""
+        """All costs divided by the resolved conversations; None: no cost is booked, or none is resolved."""
         return self.costs / self.resolved if self.costs is not None and self.resolved else None
 
     def counts(self) -> dict[str, int]:
-        """How many conversations, by outcome."""
+        """Returns the number of conversations by outcome."""
         return {name: getattr(self, name) for name in OUTCOMES}
 
 
 def outcomes(
     warehouse: Warehouse, workload: str, start: date | None = None, end: date | None = None
 ) -> Outcomes | None:
-    """Those of a workload, of the days from `start` to before `end`, or of all.
+    """Returns the outcomes of a workload on the days from `start` to before `end`, or on all days.
 
-    None: nothing is known until then of whether any conversation was resolved.
+    None: no outcome is known.
     """
     return outcomes_of(warehouse, [workload], start, end).get(workload)
 
@@ -54,6 +54,6 @@ def outcomes(
 def outcomes_of(
     warehouse: Warehouse, workloads: Iterable[str], start: date | None = None, end: date | None = None
 ) -> dict[str, Outcomes]:
-    """Those of each workload of which anything is known."""
+    """Returns the outcomes of each workload with known outcomes."""
     rows = warehouse.rows(QUERIES["outcomes"], {"workloads": list(workloads), "start": start, "end": end})
     return {row.pop("workload"): Outcomes(**row) for row in rows}

@@ -1,5 +1,5 @@
 -- name: outcomes
--- From the first day on of which it is known whether a conversation was resolved; of days from $start to before $end.
+-- The days from $start to before $end, from the first day with a known outcome on.
 WITH known AS (
     SELECT workload, greatest(min(day), $start::DATE) AS since FROM ledger_outcomes
     WHERE list_contains($workloads, workload) AND outcome IN ('resolved', 'unresolved') AND conversations > 0

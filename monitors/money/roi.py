@@ -1,4 +1,4 @@
-"""Return on investment, by the ledger: (gains - costs) / costs, how sure it is, and what each promotion earned."""
+"""Return on investment from the ledger: (gains - costs) / costs with its interval, in all and for each promotion."""
 
 import math
 from collections import defaultdict
@@ -14,12 +14,12 @@ from retuned.monitors.statistics import Z95
 
 QUERIES = named_queries("retuned.monitors.money", "roi.sql")
 LEAST_CONVERSATIONS = 30
-"""Below it, a sum over conversations is not taken as normal, and no interval is reported."""
+"""With fewer, a sum over conversations is not approximately normal, and no interval is reported."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """All entries of one item, summed."""
+    """The sum of all entries of one item."""
 
     kind: str
     item: str
@@ -30,9 +30,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Roi:
-    """Gains, costs and (gains - costs) / costs; the ratio is None while nothing was spent, and while no gain is known.
+    """Gains, costs and (gains - costs) / costs; the ratio is None while nothing was spent or no gain is known.
 
-    Lows and highs are 95% intervals: of what as many conversations of the same kind would come to. None: too few.
+    Lows and highs are 95% intervals for as many conversations of the same kind; None: too few conversations.
     """
 
     gains: float
@@ -47,15 +47,15 @@ class Roi:
 
 @dataclass(frozen=True)
 class Tenure:
-    """What a champion gained since a change, and what the one before it would have gained with the same traffic.
+    """The gain of a champion since a change, and the gain that its predecessor would have had with the same traffic.
 
     Attributes:
         promotion, event, created_at, version, previous_version: the row of `promotions`.
-        interactions, gains, costs, ratio, ratio_low, ratio_high: of the new champion, until the next change, as in Roi;
-            among the costs is its training.
-        counterfactual: the previous champion's gain per interaction in the window before the change × interactions;
-            None where it answered nothing then, or no gain of either is known.
-        uplift, uplift_low, uplift_high: gains - counterfactual, and its 95% interval; None: too few conversations.
+        conversations, interactions, gains, costs, ratio, ratio_low, ratio_high: of the new champion until the next
+            change, as in Roi; the costs include its training.
+        counterfactual: the previous champion's gain per conversation in the days before the change × conversations;
+            None: it gave no answers then, or no gain of either is known.
+        uplift, uplift_low, uplift_high: gains - counterfactual, and its 95% interval (see `uplift_interval`).
     """
 
     promotion: str
@@ -63,6 +63,7 @@ class Tenure:
     created_at: datetime
     version: str | None
     previous_version: str | None
+    conversations: int
     interactions: int
     gains: float
     costs: float
@@ -77,33 +78,40 @@ class Tenure:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over conversations, of their interactions, gains and costs, and of squares and products of these."""
+    """Sums over conversations of interactions, gains and costs, and of their squares and products.
+
+    Attributes:
+        days: the number of days with conversations.
+        conversations_squared: sum over days of conversations².
+        daily_gain_squared: sum over days of gain² / conversations.
+    """
 
     conversations: float = 0.0
     interactions: float = 0.0
     gain: float = 0.0
     cost: float = 0.0
-    interactions_squared: float = 0.0
     gain_squared: float = 0.0
     cost_squared: float = 0.0
-    gain_interactions: float = 0.0
     gain_cost: float = 0.0
+    days: float = 0.0
+    conversations_squared: float = 0.0
+    daily_gain_squared: float = 0.0
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def has_gains(self) -> bool:
-        """Whether any conversation gained anything, or lost."""
+        """Whether any conversation has a gain or loss."""
         return self.gain_squared > 0
 
     @property
     def gain_variance(self) -> float | None:
-        """Of the sum of gains."""
+        """The variance of the sum of gains."""
         return self._variance(self.gain, self.gain_squared)
 
     def ratio_variance(self, ratio: float, costs: float) -> float | None:
-        """Of gains / costs, where costs hold more than those of conversations."""
+        """Returns the variance of gains / costs, where costs include more than those of conversations."""
         variance = self._variance(
             self.gain - ratio * self.cost,
             self.gain_squared - 2 * ratio * self.gain_cost + ratio * ratio * self.cost_squared,
@@ -112,22 +120,30 @@ class Moments:
 
     @property
     def mean(self) -> float:
-        """Gain per interaction."""
-        return self.gain / self.interactions
+        """The gain per conversation."""
+        return self.gain / self.conversations
 
     @property
-    def mean_variance(self) -> float | None:
-        """Of the gain per interaction: conversations are independent of each other, their interactions are not."""
-        variance = self._variance(
-            0.0,
-            self.gain_squared
-            - 2 * self.mean * self.gain_interactions
-            + self.mean * self.mean * self.interactions_squared,
-        )
-        return None if variance is None else variance / self.interactions / self.interactions
+    def within_days(self) -> float:
+        """The variance of the gain of a conversation within a day."""
+        rest = self.conversations - self.days
+        return max(self.gain_squared - self.daily_gain_squared, 0.0) / rest if rest > 0 else 0.0
+
+    @property
+    def between_days(self) -> float:
+        """The sum over days of conversations × (gain per conversation - mean)²."""
+        return max(self.daily_gain_squared - self.gain * self.mean, 0.0)
+
+    @property
+    def concentration(self) -> float:
+        """The sum over days of the squared share of the conversations; 1 / days if all days are equal."""
+        return self.conversations_squared / self.conversations**2
 
     def _variance(self, total: float, squares: float) -> float | None:
-        """Of a sum over conversations, from the sum and the sum of squares; None: too few, or beyond a float."""
+        """Returns the variance of a sum over conversations from the sum and the sum of squares.
+
+        None: too few conversations, or an overflow.
+        """
         n = self.conversations
         if n < LEAST_CONVERSATIONS:
             return None
@@ -136,80 +152,79 @@ class Moments:
 
 
 def summary(warehouse: Warehouse, workload: str | None = None) -> Roi:
-    """The ledger of one workload, or of all, summed by item."""
+    """Returns the ledger of one workload, or of all, summed by item."""
     workloads = [workload] if workload else [row["workload"] for row in warehouse.rows(QUERIES["workloads"])]
-    moments = (of for by_version in _moments(warehouse, workloads) for of in by_version.values())
+    moments = (version for by_version in _moments(warehouse, workloads) for version in by_version.values())
     return _roi(warehouse.rows(QUERIES["items"], {"workloads": workloads}), sum(moments, Moments()))
 
 
 def of_workload(warehouse: Warehouse, workload: str) -> tuple[Roi, dict[str | None, Roi]]:
-    """The ledger of a workload, and that of each version; None: the base model's, or another's that is none of ours."""
+    """Returns the ledger of a workload, and of each version; the version None is the base model or a foreign model."""
     return of_workloads(warehouse, [workload])[workload]
 
 
 def of_workloads(warehouse: Warehouse, workloads: Sequence[str]) -> dict[str, tuple[Roi, dict[str | None, Roi]]]:
-    """`of_workload`, of each."""
+    """Returns `of_workload` for each workload."""
     rows = defaultdict[str, list[dict[str, Any]]](list)
     for row in warehouse.rows(QUERIES["items"], {"workloads": list(workloads)}):
         rows[row["workload"]].append(row)
-    found = {}
+    ledgers = {}
     for workload, moments in zip(workloads, _moments(warehouse, workloads), strict=True):
         by_version = defaultdict[str | None, list[dict[str, Any]]](list)
         for row in rows[workload]:
             by_version[row["version"]].append(row)
-        versions = {version: _roi(of, moments.get(version, Moments())) for version, of in by_version.items()}
-        found[workload] = _roi(rows[workload], sum(moments.values(), Moments())), versions
-    return found
+        versions = {version: _roi(own, moments.get(version, Moments())) for version, own in by_version.items()}
+        ledgers[workload] = _roi(rows[workload], sum(moments.values(), Moments())), versions
+    return ledgers
 
 
 def left_out(warehouse: Warehouse, workload: str) -> dict[str, int]:
-    """By item of the ledger, how many numbers beyond the limits of the settings events reported; none is booked."""
+    """Returns by item how many reported numbers were beyond the limits of the settings, and so not booked."""
     return left_out_of(warehouse, [workload])[workload]
 
 
 def left_out_of(warehouse: Warehouse, workloads: Sequence[str]) -> dict[str, dict[str, int]]:
-    """`left_out`, of each."""
-    found: dict[str, dict[str, int]] = {workload: {} for workload in workloads}
+    """Returns `left_out` for each workload."""
+    counts: dict[str, dict[str, int]] = {workload: {} for workload in workloads}
     for row in warehouse.rows(QUERIES["left_out"], {"workloads": list(workloads)}):
-        found[row["workload"]][row["item"]] = row["reported"]
-    return found
+        counts[row["workload"]][row["item"]] = row["reported"]
+    return counts
 
 
 def tenures(warehouse: Warehouse, settings: Settings, workload: str, most: int = 10) -> list[Tenure]:
-    """What the latest changes of the champion earned, newest first, against the champion before each.
+    """Returns the latest changes of the champion with their uplift, newest first.
 
-    The counterfactual holds the previous champion at its gain per interaction in the last
-    `windows.current_seconds` before the change (whole hours).
+    The counterfactual uses the previous champion's gain per conversation in the `windows.reference_seconds` before the
+    change (whole days).
     """
     return tenures_of(warehouse, {workload: settings}, most)[workload]
 
 
 def tenures_of(warehouse: Warehouse, settings: Mapping[str, Settings], most: int = 10) -> dict[str, list[Tenure]]:
-    """`tenures`, of each workload that has settings."""
+    """Returns `tenures` for each workload with settings."""
     changes = warehouse.rows(QUERIES["changes"], {"workloads": list(settings), "most": most})
-    windows = [timedelta(seconds=settings[change["workload"]].windows.current_seconds) for change in changes]
+    windows = [timedelta(seconds=settings[change["workload"]].windows.reference_seconds) for change in changes]
     since = [change["created_at"] - window for change, window in zip(changes, windows, strict=True)]
     workloads = [change["workload"] for change in changes]
     after = _moments(warehouse, workloads, [change["id"] for change in changes])
     before = _moments(warehouse, workloads, [change["before"] for change in changes], since)
-    found: dict[str, list[Tenure]] = {workload: [] for workload in settings}
+    tenures: dict[str, list[Tenure]] = {workload: [] for workload in settings}
     for change, own, others in zip(changes, after, before, strict=True):
-        made = _tenure(change, own.get(change["version"], Moments()), others.get(change["previous_version"], Moments()))
-        found[change["workload"]].append(made)
-    return found
+        now, former = own.get(change["version"], Moments()), others.get(change["previous_version"], Moments())
+        tenures[change["workload"]].append(_tenure(change, now, former))
+    return tenures
 
 
 def _tenure(change: Mapping[str, Any], now: Moments, before: Moments) -> Tenure:
     ratio, ratio_low, ratio_high = _ratio(now.gain, change["costs"], now)
-    known = before.interactions > 0 and (now.has_gains or before.has_gains)
-    counterfactual = before.mean * now.interactions if known else None
+    known = before.conversations > 0 and (now.has_gains or before.has_gains)
+    counterfactual = before.mean * now.conversations if known else None
     uplift = None if counterfactual is None else now.gain - counterfactual
-    low, high = None, None
-    if uplift is not None and now.interactions > 0:
-        low, high = interval(uplift, now.mean_variance, before.mean_variance, scale=now.interactions)
+    low, high = uplift_interval(now, before) if known else (None, None)
     return Tenure(
         promotion=change["id"],
         **{name: change[name] for name in ("event", "created_at", "version", "previous_version", "costs")},
+        conversations=int(now.conversations),
         interactions=int(now.interactions),
         gains=now.gain,
         ratio=ratio,
@@ -223,7 +238,7 @@ def _tenure(change: Mapping[str, Any], now: Moments, before: Moments) -> Tenure:
 
 
 def _roi(rows: Iterable[dict[str, Any]], moments: Moments) -> Roi:
-    """Sums of items, with intervals: what conversations gained scatters from one to the next."""
+    """Sums items, with intervals for the variation between conversations."""
     sums = dict[tuple[str, str, str], tuple[float, float]]()
     for row in rows:
         key = row["kind"], row["item"], row["unit"]
@@ -238,12 +253,11 @@ def _roi(rows: Iterable[dict[str, Any]], moments: Moments) -> Roi:
 
 
 def _ratio(gains: float, costs: float, moments: Moments) -> tuple[float | None, float | None, float | None]:
-    """(gains - costs) / costs and its interval.
+    """Returns (gains - costs) / costs and its interval; None: nothing was spent, or no gain is known.
 
-    None where nothing was spent, or no conversation has a gain: then it is not known what they earned. What
-    conversations gained and cost scatters from one to the next; training and fixed costs are as they are. The
-    variance of the ratio of two sums is that of gain - ratio × cost, summed, over the square of the costs
-    (linearisation; W. G. Cochran, "Sampling Techniques", 3rd edition (1977), chapters 6 and 9A for whole clusters).
+    Gains and costs vary between conversations; costs of training and fixed costs are exact. The variance of the ratio
+    of two sums is that of the sum of gain - ratio × cost, divided by the square of the costs (linearisation; W. G.
+    Cochran, "Sampling Techniques", 3rd edition (1977), chapters 6 and 9A for whole clusters).
     """
     if costs <= 0 or not moments.has_gains:
         return None, None, None
@@ -251,13 +265,43 @@ def _ratio(gains: float, costs: float, moments: Moments) -> tuple[float | None, 
     return ratio, *interval(ratio, moments.ratio_variance(gains / costs, costs))
 
 
-def interval(value: float, *variances: float | None, scale: float = 1.0) -> tuple[float | None, float | None]:
-    """95% interval of a sum or difference of independent figures; None where a variance is not known."""
-    known = [variance for variance in variances if variance is not None]
-    if len(known) < len(variances):
+def interval(value: float, variance: float | None) -> tuple[float | None, float | None]:
+    """Returns the 95% interval of a figure; None: its variance is unknown."""
+    if variance is None:
         return None, None
-    half = Z95 * scale * math.sqrt(sum(known))
+    half = Z95 * math.sqrt(variance)
     return value - half, value + half
+
+
+def uplift_interval(now: Moments, before: Moments) -> tuple[float | None, float | None]:
+    """Returns the 95% interval of the gain of `now` less that of as many conversations at the mean of `before`.
+
+    The unit is the conversation, and days are blocks, because conversations of a day share its conditions. The variance
+    of a mean is the variance between days × the concentration of its days + the variance within days / conversations.
+    The variance between days is estimated from the days of both sides by moments (Searle, Casella and McCulloch,
+    "Variance components", 1992), with Satterthwaite's degrees of freedom (1946). With days of equal size this is the
+    t-test of their means.
+
+    None: fewer than three days, which do not show how days differ, or too few conversations.
+    """
+    from scipy.special import stdtrit
+
+    sides = (now, before)
+    degrees = now.days + before.days - 2
+    if degrees < 1 or min(side.conversations for side in sides) < LEAST_CONVERSATIONS:
+        return None, None
+    expected = sum((side.days - 1) * side.within_days for side in sides)
+    scale = sum(side.conversations * (1 - side.concentration) for side in sides)
+    observed = sum(side.between_days for side in sides)
+    concentration = sum(side.concentration for side in sides)
+    within = sum(side.within_days / side.conversations for side in sides)
+    variance = concentration * max(observed - expected, 0.0) / scale + within
+    estimated = concentration * observed / scale
+    if estimated > 0:
+        degrees *= max(variance / estimated, 1.0) ** 2
+    half = float(stdtrit(degrees, 0.975)) * math.sqrt(variance) * now.conversations
+    uplift = (now.mean - before.mean) * now.conversations
+    return (uplift - half, uplift + half) if math.isfinite(half) else (None, None)
 
 
 def _moments(
@@ -266,12 +310,17 @@ def _moments(
     promotions: Sequence[str] | None = None,
     since: Sequence[datetime] | None = None,
 ) -> list[dict[str | None, Moments]]:
-    """Of each workload in the list, by version: of all its promotions or of that in `promotions` at the same place ('':
-    before the first), in all hours or in those from that in `since` on."""
-    found: list[dict[str | None, Moments]] = [{} for _ in workloads]
+    """Returns the moments by version, for each request.
+
+    Args:
+        workloads: the workload of each request.
+        promotions: the promotion of each request ('': before the first); None: all.
+        since: the first day of each request; None: all days.
+    """
+    moments: list[dict[str | None, Moments]] = [{} for _ in workloads]
     none = [None] * len(workloads)
     requests = {"workloads": list(workloads), "promotions": promotions or none, "since": since or none}
     for row in warehouse.rows(QUERIES["moments"], requests):
         request, version = row.pop("request"), row.pop("version")
-        found[request][version] = Moments(**row)
-    return found
+        moments[request][version] = Moments(**row)
+    return moments

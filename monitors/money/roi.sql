@@ -1,5 +1,5 @@
 -- name: items
--- Amounts that an earlier version booked without a limit may be beyond any sum: those are passed over.
+-- Ignores amounts too large to sum, which earlier releases booked without a limit.
 SELECT workload, version, kind, item, unit, sum(quantity) AS quantity, sum(amount) AS amount
 FROM ledger
 WHERE list_contains($workloads, workload) AND abs(amount) < 1e150 AND abs(quantity) < 1e150
@@ -10,24 +10,31 @@ ORDER BY kind DESC, item, unit, version
 SELECT DISTINCT workload FROM ledger ORDER BY workload
 
 -- name: moments
--- Of each request in the lists, by version: of a workload, of one of its promotions ('': before the first; null: of all), in
--- the hours from `since` on (null: of all).
+-- The moments of each request by version. A request has a workload, a promotion ('': before the first; null: all) and a first
+-- day (null: all days).
 WITH requests AS (
     SELECT unnest(range(len($workloads))) AS request, unnest($workloads) AS workload, unnest($promotions::VARCHAR[]) AS promotion,
            unnest($since::TIMESTAMP[]) AS since
+), days AS (
+    SELECT request, nullif(version, '') AS version, hour::DATE AS day, sum(conversations)::DOUBLE AS conversations,
+           sum(interactions)::DOUBLE AS interactions, sum(gain) AS gain, sum(cost) AS cost,
+           sum(gain_squared) AS gain_squared, sum(cost_squared) AS cost_squared, sum(gain_cost) AS gain_cost
+    FROM requests JOIN ledger_moments ON ledger_moments.workload = requests.workload
+        AND (requests.promotion IS NULL OR ledger_moments.promotion = requests.promotion)
+        AND (since IS NULL OR hour >= date_trunc('day', since))
+    WHERE gain_squared < 1e300 AND cost_squared < 1e300
+    GROUP BY ALL
 )
-SELECT request, nullif(version, '') AS version, sum(conversations)::DOUBLE AS conversations,
-       sum(interactions)::DOUBLE AS interactions, sum(gain) AS gain, sum(cost) AS cost,
-       sum(interactions_squared) AS interactions_squared, sum(gain_squared) AS gain_squared,
-       sum(cost_squared) AS cost_squared, sum(gain_interactions) AS gain_interactions, sum(gain_cost) AS gain_cost
-FROM requests JOIN ledger_moments ON ledger_moments.workload = requests.workload
-    AND (requests.promotion IS NULL OR ledger_moments.promotion = requests.promotion)
-    AND (since IS NULL OR hour >= date_trunc('hour', since))
-WHERE gain_squared < 1e300 AND cost_squared < 1e300
+SELECT request, version, sum(conversations) AS conversations, sum(interactions) AS interactions, sum(gain) AS gain,
+       sum(cost) AS cost, sum(gain_squared) AS gain_squared, sum(cost_squared) AS cost_squared, sum(gain_cost) AS gain_cost,
+       count(*)::DOUBLE AS days, sum(conversations * conversations) AS conversations_squared,
+       sum(gain * gain / conversations) AS daily_gain_squared
+FROM days
+WHERE conversations > 0
 GROUP BY request, version
 
 -- name: changes
--- The latest changes of the champion, newest first, each with the one before it.
+-- The latest changes of the champion, newest first, each with the change before it.
 SELECT workload, id, created_at, event, version, previous_version,
        coalesce(lag(id) OVER (PARTITION BY workload ORDER BY created_at), '') AS before,
        coalesce((SELECT sum(amount) FROM ledger WHERE promotion = promotions.id AND kind = 'cost' AND abs(amount) < 1e150

@@ -1,1 +1,1 @@
-"""Rates of a workload's current window."""
+"""Measures the current window of a workload."""

@@ -1,4 +1,4 @@
-"""Consistency: do answers to the same question say the same? Pure functions on texts."""
+"""Consistency: whether answers to the same question contradict each other. Pure functions on texts."""
 
 import json
 import re
@@ -6,46 +6,58 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from retuned.consumers.common.languages import language_among
+from retuned.consumers.common.values.read import read
+from retuned.consumers.common.values.tables import LANGUAGES
+from retuned.consumers.common.values.value import Value, same
 from retuned.consumers.privacy.placeholders import unnumbered
-from retuned.monitors.hallucination.clauses import read
-from retuned.monitors.hallucination.values import Value, same
 
 _WORD = re.compile(r"\w+")
+_AMBIGUOUS = frozenset({"number", "ordinal"})
+"""Kinds whose values may count different things: two documents, three steps."""
 _POLARITY = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 def question(messages: str, context: str | None) -> str:
-    """What was asked: the words of all messages and passages (JSON), whatever their case and punctuation.
+    """Returns the words of all messages and passages (JSON), without case and punctuation.
 
-    Answers may differ when the conversation before or the passages do, so both are a part of the question.
+    Answers may rightly differ if the earlier conversation or the passages do, so both are part of the question.
     """
     contents = [str(message.get("content")) for message in json.loads(messages)]
     return " ".join(_WORD.findall(unnumbered("\n".join([*contents, context or ""])).casefold()))
 
 
 def last_question(messages: str) -> str:
-    """What the user said last (messages as JSON); "" where no user speaks."""
-    asked = [str(message.get("content")) for message in json.loads(messages) if message.get("role") == "user"]
-    return asked[-1] if asked else ""
+    """Returns the user's last message (messages as JSON); "" if there is none."""
+    contents = [str(message.get("content")) for message in json.loads(messages) if message.get("role") == "user"]
+    return contents[-1] if contents else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What an answer states: whether it begins with yes or no, and its values by kind (an amount, a date, a time …)."""
+    """The claims of an answer.
+
+    Attributes:
+        polarity: yes or no, if the answer begins with it.
+        values: by kind (amount, date, time …).
+    """
 
     polarity: str | None
     values: Mapping[str, Sequence[Value]]
 
 
 def claims(answer: str) -> Claims:
-    """What an answer states."""
-    found = _POLARITY.match(answer)
-    return Claims(found[1].casefold() if found else None, _values(answer))
+    """Reads the claims of an answer."""
+    match = _POLARITY.match(answer)
+    return Claims(match[1].casefold() if match else None, _values(answer))
 
 
 def contradict(one: Claims, other: Claims) -> bool:
-    """Whether of two answers each states a value of a kind that the other does not have and has another of, or one says
-    yes and the other no. What only one of them mentions is no contradiction."""
+    """Whether two answers contradict each other.
+
+    They do if one begins with yes and the other with no, or if for some kind both have a value that the other lacks. A
+    kind of value that only one of them has is no contradiction.
+    """
     if one.polarity and other.polarity and one.polarity != other.polarity:
         return True
     left, right = one.values, other.values
@@ -53,16 +65,19 @@ def contradict(one: Claims, other: Claims) -> bool:
 
 
 def contradictions(answers: Iterable[tuple[bytes, Claims]]) -> tuple[int, int]:
-    """Of answers, each with its question: how many pairs contradict each other, and how many pairs there are.
+    """Counts the pairs of answers to the same question that contradict each other, and all pairs.
 
-    An answer is in one pair at most, with another to the same question: so pairs are independent.
+    Each answer is in at most one pair, so pairs are independent.
+
+    Args:
+        answers: the claims of each answer, with a key of its question.
     """
-    waiting: dict[bytes, Claims] = {}
+    unpaired: dict[bytes, Claims] = {}
     contradicting = pairs = 0
-    for asked, answer in answers:
-        earlier = waiting.pop(asked, None)
+    for key, answer in answers:
+        earlier = unpaired.pop(key, None)
         if earlier is None:
-            waiting[asked] = answer
+            unpaired[key] = answer
             continue
         pairs += 1
         contradicting += contradict(earlier, answer)
@@ -70,12 +85,14 @@ def contradictions(answers: Iterable[tuple[bytes, Claims]]) -> tuple[int, int]:
 
 
 def _values(answer: str) -> dict[str, list[Value]]:
-    found = defaultdict[str, list[Value]](list)
-    for clause in read(answer):
-        for value in clause.values:
-            found[value.kind].append(value)
-    return found
+    by_kind = defaultdict[str, list[Value]](list)
+    language = language_among(answer, LANGUAGES)
+    for value in read(unnumbered(answer), language) if language else ():
+        if value.kind not in _AMBIGUOUS:
+            by_kind[value.kind].append(value)
+    return by_kind
 
 
 def _lacking(values: Sequence[Value], others: Sequence[Value]) -> bool:
-    return any(not any(same(value, other) for other in others) for value in values)
+    """Whether any of the values, except phrases ("a day"), is not among the others."""
+    return any(not value.soft and all(same(value, other) is False for other in others) for value in values)

@@ -1,15 +1,16 @@
-"""Quality: hallucination, contradiction and helpful rates, latency and tokens of a workload's current window."""
+"""Quality: hallucination, contradiction and helpful rates, tone, latency and tokens of a workload's current window."""
 
 import json
 import math
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
 import duckdb
 
+from retuned.consumers.common.calibration import Stratum
 from retuned.consumers.common.tone import Features, likeness
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
@@ -18,61 +19,30 @@ from retuned.monitors.blindness import note
 from retuned.monitors.hallucination.grounding import Grounding
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
+from retuned.monitors.quality import cascade
 from retuned.monitors.quality.consistency import contradictions, last_question
+from retuned.monitors.quality.figure import ALL_MODELS, Figure
 from retuned.monitors.quality.readings import APPROVED_MINIMUM, Key, Reading, Readings, sampled, texts
+from retuned.monitors.rates.estimate import rate
+from retuned.monitors.rates.votes import read_votes
 from retuned.monitors.settings import Settings
-from retuned.monitors.statistics import clustered_rate, stratified_rate, wilson
+from retuned.monitors.statistics import stratified_rate, wilson
 from retuned.monitors.windows import Window, current, sample
 
 QUERIES = named_queries("retuned.monitors.quality", "quality.sql")
-ALL_MODELS = "*"
 MOST_MODELS = 10
-"""So many models of a workload have figures of their own, the busiest of the window; the rest is the model `other`."""
+"""The busiest models of a window have figures of their own; all others together are the model `other`."""
 SEED = "quality"
-"""The sample is the same one each time: what was judged once stays in it for as long as it is in the window."""
+"""A fixed seed: an answer that was judged stays in the sample while it is in the window."""
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
 EVERY_HOUR = timedelta(days=30)
 CALIBRATION_DAYS = 90
-"""Labels younger than this tell what alarms of the grounding scorer come to."""
+"""Alarms are calibrated by the labels of this many days."""
 CALIBRATION_ANSWERS = 300
-"""The latest so many of them."""
-CALIBRATION_MINIMUM = 20
-"""Of alarms and of other answers alike, so many must be labelled."""
+"""The most labels used, the latest first."""
 GROUNDINGS_DAYS = 7
-"""Older groundings of answers without a label are removed."""
+"""Older groundings and detections of answers without a label are removed."""
 QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "latency_p99_seconds"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of one model, or of all (`*`), with its 95% interval and what it was counted from.
-
-    Metrics: `hallucination_rate` (sources user, expert, judge, app, grounding_calibrated, llm, nli), `alarm_rate` (of
-    the answers that the grounding scorer can judge, the share on which it alarms; source grounding), `abstention_rate`
-    (of the answers with passages, the share that it cannot judge; source grounding), `contradiction_rate` (of pairs of
-    answers to the same question; source grounding), `tone_likeness` (to approved answers, in tone and format, see
-    `tone.likeness`; source features), `helpful_rate` (sources as in feedback; of votes, as of `hallucination_rate` by
-    user, expert, judge and app, see `judgements.comparable_votes`), `latency_p50_seconds`,
-    `latency_p95_seconds`, `latency_p99_seconds`, `input_tokens` and `output_tokens` (means of one interaction; source
-    app). Sources are never mixed. `n` is at least 1, and no value is ever NaN.
-
-    `grounding_calibrated` is the share that labels (`hallucination` by experts or, where no expert looked, by users)
-    and alarms amount to: labelled alarms and other labelled answers, each weighed by how many of their kind there are,
-    so it may be alarms that people mostly label. It needs CALIBRATION_MINIMUM labels of each kind, and assumes that
-    within a kind the labelled answers are like the others: where experts labelled as many that were drawn at random
-    (label requests with the reason calibration), these alone count. Without labels, alarms are no hallucination rate.
-    `llm` and `nli` are the configured judge and NLI model (see Opinions), of all models alone; `judge` is feedback that
-    came in.
-    """
-
-    workload: str
-    model: str
-    metric: str
-    source: str
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 def measure(
@@ -82,41 +52,45 @@ def measure(
     now: datetime,
     opinions: Opinions | None = None,
     readings: Readings | None = None,
+    least_helpful: float | None = None,
 ) -> list[Figure]:
-    """Measure the current window of a workload and store the figures in `quality`.
+    """Measures the current window of a workload and stores the figures in `quality`.
 
-    What has no observation has no figure.
+    A metric without observations has no figure.
 
     Args:
-        readings: what was read of answers at earlier looks; None: this is the only one.
+        readings: a cache of texts that were read by earlier measurements; None: no cache.
+        least_helpful: `cascade.helpful_rate`.
 
     Raises:
         Cancelled: the opinions' stop was set; nothing was stored.
     """
-    found = current(warehouse, settings.windows, workload, now)
-    conversations, needed = found.conversations if found else 0, settings.windows.minimum_rows
+    window = current(warehouse, settings.windows, workload, now)
+    conversations, needed = window.conversations if window else 0, settings.windows.minimum_rows
     what = "conversations in the current window (windows.current_seconds, windows.minimum_rows)"
     note(warehouse, workload, "quality", conversations, needed, what, now)
-    if found is None:
+    if window is None:
         return []
     judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
-        cursor.execute(QUERIES["answered"], _span(workload, found))
+        cursor.execute(QUERIES["answered"], _span(workload, window))
         cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
         cursor.execute(QUERIES["name_others"])
         most = settings.windows.sample_rows
-        sample(cursor, "sampled_answers", workload, found, most, SEED, columns="id, timestamp, model")
+        sample(cursor, "sampled_answers", workload, window, most, SEED, columns="id, timestamp, model")
         cursor.execute(QUERIES["name_sampled"])
         readings = Readings() if readings is None else readings
         read = readings.sampled(cursor, workload)
-        approved = readings.approved(cursor, workload, found.start, now)
+        approved = readings.approved(cursor, workload, window.start, now)
         stop = opinions.stop if opinions is not None else None
         figures = (
-            _rates(cursor, workload, found, now)
+            _rates(cursor, workload, window, now)
+            + cascade.figures(warehouse, cursor, workload, window, now, least_helpful)
             + _grounding_rates(warehouse, cursor, settings, workload, read, now, stop)
-            + _of_texts(cursor, workload, read, approved)
-            + (_opinions(cursor, settings, workload, read, now, opinions) if opinions else [])
-            + _latency(cursor, workload, found)
+            + (_opinions(warehouse, cursor, settings, workload, read, now, opinions) if opinions else [])
+            + _calibrated(warehouse, cursor, workload, now)
+            + _text_figures(cursor, workload, read, approved)
+            + _latency(cursor, workload, window)
             + _tokens(cursor, workload)
         )
     if figures:
@@ -126,27 +100,28 @@ def measure(
 
 
 def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
-    """The figures of the latest measurement of a workload."""
+    """Returns the figures of the latest measurement of a workload."""
     return [Figure(**row) for row in warehouse.rows(QUERIES["latest"], {"workload": workload})]
 
 
-def thin(warehouse: Warehouse, recent: datetime, now: datetime) -> int:
-    """Keep all figures since `recent`, then each hour's last for EVERY_HOUR, then each day's; how many were deleted."""
-    warehouse.delete(QUERIES["thin_groundings"], {"old": now - timedelta(days=GROUNDINGS_DAYS)})
-    return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": min(recent, now - EVERY_HOUR)})
+def thin(warehouse: Warehouse, workloads: Sequence[str], recent: datetime, now: datetime) -> int:
+    """Deletes old figures, and returns how many.
+
+    All figures since `recent` are kept, the last of each hour for EVERY_HOUR, and the last of each day before that.
+    """
+    for query in ("thin_groundings", "thin_detections"):
+        warehouse.delete(QUERIES[query], {"workloads": workloads, "old": now - timedelta(days=GROUNDINGS_DAYS)})
+    bounds = {"recent": recent, "old": min(recent, now - EVERY_HOUR)}
+    return warehouse.delete(QUERIES["thin"], {"workloads": workloads} | bounds)
 
 
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
-    """What people, judges and apps voted, with intervals for votes of which those of one account are alike."""
+    """Returns the rates of votes of people, judges and apps, with intervals for clustered votes."""
     judgements.comparable_votes(cursor, workload, window.start, window.end, now=now)
-    units: dict[tuple[str, str, str], dict[tuple[int, int], int]] = defaultdict(dict)
-    for name, source, model, yes, n, count in cursor.execute(QUERIES["votes"]).fetchall():
-        units[name, source, model][yes, n] = count
+    cursor.execute(QUERIES["votes"])
     return [
-        Figure(
-            workload, model, RATES[name], source, *clustered_rate(of), sum(n * count for (_, n), count in of.items())
-        )
-        for (name, source, model), of in units.items()
+        Figure(workload, model, RATES[name], source, *rate(votes), round(votes.sums[1]))
+        for (name, source, model), votes in read_votes(cursor).items()
     ]
 
 
@@ -162,19 +137,12 @@ def _grounding_rates(
     since = now - timedelta(days=CALIBRATION_DAYS)
     cursor.execute(QUERIES["labels"], {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS})
     _ground(warehouse, cursor, settings, workload, read, now, stop or threading.Event())
-    wanted = {"workload": workload, "threshold": settings.quality.grounding_threshold}
-    labels: dict[str, list[_Labels]] = defaultdict(list)
-    for model, *row in cursor.execute(QUERIES["calibration"], wanted).fetchall():
-        labels[model].append(_Labels(*row))
     figures = []
-    for model, n, abstained, alarms in cursor.execute(QUERIES["grounding"], wanted).fetchall():
+    for model, n, abstained, alarms in cursor.execute(QUERIES["grounding"], {"workload": workload}).fetchall():
         figures.append(Figure(workload, model, "abstention_rate", "grounding", *wilson(abstained, n), n))
         judged = n - abstained
         if judged:
             figures.append(Figure(workload, model, "alarm_rate", "grounding", *wilson(alarms, judged), judged))
-            rate = _calibrated(alarms, judged, labels[model])
-            if rate:
-                figures.append(Figure(workload, model, "hallucination_rate", "grounding_calibrated", *rate, judged))
     return figures
 
 
@@ -187,7 +155,7 @@ def _ground(
     now: datetime,
     stop: threading.Event,
 ) -> None:
-    """Have the grounding rules look at what they have not seen."""
+    """Scores the answers that the grounding scorer has not judged."""
     unscored = cursor.execute(
         QUERIES["unscored"], {"workload": workload, "with_passages": _with_passages(read)}
     ).fetchall()
@@ -205,35 +173,36 @@ def _ground(
                 "score": score,
                 "alarm": None if score is None else score < scorer.threshold,
                 "abstained": found.reason if isinstance(found, Abstention) else None,
+                "method": "values",
             }
         )
     if rows:
-        warehouse.execute(QUERIES["keep_groundings"], {"rows": rows})
+        _replace(warehouse, "groundings", rows)
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """Labelled answers of one kind, and how many of them are invented."""
-
-    alarm: bool
-    requested: bool
-    labelled: int
-    invented: int
-
-
-def _calibrated(alarms: int, judged: int, labels: list[_Labels]) -> tuple[float, float, float] | None:
-    """The share of invented answers, of labels post-stratified by alarm; None: there are too few of either kind."""
-    for chosen in ([one for one in labels if one.requested], labels):
-        strata = []
-        for alarm, size in ((True, alarms), (False, judged - alarms)):
-            of_kind = [one for one in chosen if one.alarm is alarm]
-            strata.append((size, sum(one.labelled for one in of_kind), sum(one.invented for one in of_kind)))
-        if all(labelled >= CALIBRATION_MINIMUM for size, labelled, _ in strata if size):
-            return stratified_rate(strata)
-    return None
+def _calibrated(warehouse: Warehouse, cursor: duckdb.DuckDBPyConnection, workload: str, now: datetime) -> list[Figure]:
+    """Returns the share of invented answers by labels, weighted by stratum; models with too few labels have none."""
+    strata: dict[str, list[Stratum]] = defaultdict(list)
+    for model, *row in cursor.execute(QUERIES["strata"], {"workload": workload}).fetchall():
+        strata[model].append(Stratum(*row))
+    overall = strata[ALL_MODELS]
+    needed, missing = sum(stratum.needed for stratum in overall), sum(stratum.missing for stratum in overall)
+    what = (
+        f"labels; the hallucination rate is not calibrated: {missing} more labels of answers drawn at random "
+        "(label requests with the reason calibration)"
+    )
+    note(warehouse, workload, "hallucination", needed - missing, needed, what, now)
+    figures = []
+    for model, both in strata.items():
+        n = sum(stratum.size for stratum in both)
+        rate = stratified_rate([(stratum.size, stratum.labelled, stratum.invented) for stratum in both])
+        if n and rate and not any(stratum.missing for stratum in both):
+            figures.append(Figure(workload, model, "hallucination_rate", "grounding_calibrated", *rate, n))
+    return figures
 
 
 def _opinions(
+    warehouse: Warehouse,
     cursor: duckdb.DuckDBPyConnection,
     settings: Settings,
     workload: str,
@@ -241,24 +210,32 @@ def _opinions(
     now: datetime,
     opinions: Opinions,
 ) -> list[Figure]:
-    kinds: dict[bool, list[str]] = {True: [], False: []}
-    times: dict[str, datetime] = {}
-    given = {"workload": workload, "seed": SEED, "with_passages": _with_passages(read)}
-    for identity, timestamp, doubtful in cursor.execute(QUERIES["shown"], given).fetchall():
-        reading = read.get((identity, timestamp))
-        if reading is not None and reading.tone is not None:
-            kinds[doubtful].append(identity)
-            times[identity] = timestamp
-
-    def answers(identities: Sequence[str]) -> list[Answer]:
-        keys = [(identity, times[identity]) for identity in identities]
-        by_id = {answer.id: answer for answer in _answers(cursor, workload, keys, settings.objective)}
-        return [by_id[identity] for identity in identities if identity in by_id]
-
-    return [
-        Figure(workload, ALL_MODELS, "hallucination_rate", source, *rate)
-        for source, rate in opinions.rates(workload, kinds[True], kinds[False], now, answers).items()
+    """Asks judge and detector about new answers, labelled ones first, and returns the alarm rate of each."""
+    with_words = [
+        identity for (identity, _), reading in read.items() if reading.has_passages and reading.tone is not None
     ]
+    for opinion in opinions.due(workload, now):
+        given = {"workload": workload, "scorer": opinion.scorer.source, "model": opinion.model}
+        wanted = given | {"seed": SEED, "with_passages": with_words, "most": settings.quality.judged_answers}
+        keys = cursor.execute(QUERIES["undetected"], wanted).fetchall()
+        detections = opinions.ask(opinion, _answers(cursor, workload, keys, settings.objective)) if keys else []
+        if detections:
+            rows = [given | {"created_at": now, **asdict(detection)} for detection in detections]
+            _replace(warehouse, "detections", rows)
+    figures = []
+    for opinion in opinions.all:
+        source = opinion.scorer.source
+        given = {"workload": workload, "scorer": source, "model": opinion.model}
+        for n, alarms in cursor.execute(QUERIES["detected"], given).fetchall():
+            figures.append(Figure(workload, ALL_MODELS, "alarm_rate", source, *wilson(alarms, n), n))
+    return figures
+
+
+def _replace(warehouse: Warehouse, table: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Stores the results for answers, replacing earlier ones."""
+    with warehouse.transaction() as cursor:
+        cursor.execute(QUERIES[f"replace_{table}"], {"rows": rows})
+        cursor.execute(QUERIES[f"keep_{table}"], {"rows": rows})
 
 
 def _with_passages(read: Mapping[Key, Reading]) -> list[str]:
@@ -268,7 +245,7 @@ def _with_passages(read: Mapping[Key, Reading]) -> list[str]:
 def _answers(
     cursor: duckdb.DuckDBPyConnection, workload: str, keys: Sequence[Key], objective: str = ""
 ) -> list[Answer]:
-    """The words of answers as they are stored, with their passages."""
+    """Reads the words of answers, with their passages and conversations."""
     return [
         Answer(
             identity,
@@ -276,32 +253,33 @@ def _answers(
             tuple(passage for passage in json.loads(context or "[]") if isinstance(passage, str)),
             words(response),
             objective,
+            tuple(str(message.get("content")) for message in json.loads(messages)),
         )
         for identity, _, messages, response, context in texts(cursor, workload, keys)
     ]
 
 
-def _of_texts(
+def _text_figures(
     cursor: duckdb.DuckDBPyConnection, workload: str, read: Mapping[Key, Reading], approved: Sequence[Features]
 ) -> list[Figure]:
-    """What the sampled answers say of each other, and how they sound: those that have words."""
+    """Returns contradiction rates and tone likeness of the sampled answers with words."""
     answers: dict[str, list[Reading]] = defaultdict(list)
     for identity, timestamp, model in sampled(cursor):
         reading = read.get((identity, timestamp))
         if reading is not None and reading.tone is not None:
-            for who in (model, ALL_MODELS):
-                answers[who].append(reading)
+            for name in (model, ALL_MODELS):
+                answers[name].append(reading)
     return _contradictions(workload, answers) + _tone(workload, answers, approved)
 
 
 def _contradictions(workload: str, answers: Mapping[str, Sequence[Reading]]) -> list[Figure]:
-    counted = {
-        model: contradictions((one.question, one.claims) for one in given if one.claims is not None)
-        for model, given in sorted(answers.items())
+    counts = {
+        model: contradictions((reading.question, reading.claims) for reading in own if reading.claims is not None)
+        for model, own in sorted(answers.items())
     }
     return [
         Figure(workload, model, "contradiction_rate", "grounding", *wilson(contradicting, pairs), pairs)
-        for model, (contradicting, pairs) in counted.items()
+        for model, (contradicting, pairs) in counts.items()
         if pairs
     ]
 
@@ -309,14 +287,14 @@ def _contradictions(workload: str, answers: Mapping[str, Sequence[Reading]]) -> 
 def _tone(workload: str, answers: Mapping[str, Sequence[Reading]], approved: Sequence[Features]) -> list[Figure]:
     if len(approved) < APPROVED_MINIMUM:
         return []
-    found = {
-        model: likeness([one.tone for one in given if one.tone is not None], approved)
-        for model, given in sorted(answers.items())
+    by_model = {
+        model: likeness([reading.tone for reading in own if reading.tone is not None], approved)
+        for model, own in sorted(answers.items())
     }
     return [
-        Figure(workload, model, "tone_likeness", "features", *like, len(answers[model]))
-        for model, like in found.items()
-        if like is not None
+        Figure(workload, model, "tone_likeness", "features", *interval, len(answers[model]))
+        for model, interval in by_model.items()
+        if interval is not None
     ]
 
 
@@ -331,9 +309,9 @@ def _latency(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window) -
         elif n:
             ranks = [rank for quantile in QUANTILES for rank in _ranks(quantile, n)]
             wanted = {"ranks": [(rank - 0.5) / n for rank in ranks], "model": None if model == ALL_MODELS else model}
-            ((found,),) = cursor.execute(QUERIES["latencies"], span | wanted).fetchall()
+            ((latencies,),) = cursor.execute(QUERIES["latencies"], span | wanted).fetchall()
             for place, metric in enumerate(QUANTILES.values()):
-                value, low, high = found[3 * place : 3 * place + 3]
+                value, low, high = latencies[3 * place : 3 * place + 3]
                 figures.append(Figure(workload, model, metric, "app", value, low, high, n))
     return figures
 
@@ -343,7 +321,7 @@ def _span(workload: str, window: Window) -> dict[str, object]:
 
 
 def _ranks(quantile: float, n: int) -> tuple[int, int, int]:
-    """The rank of a quantile of n values, and those of its distribution-free 95% interval (Conover 1999, 3.2)."""
+    """Returns the rank of a quantile of n values, and of its distribution-free 95% interval (Conover 1999, 3.2)."""
     reach = 1.96 * math.sqrt(n * quantile * (1 - quantile))
     low, high = math.floor(n * quantile - reach), math.ceil(n * quantile + reach)
     return math.ceil(n * quantile), max(1, low), min(n, high)

@@ -1,5 +1,5 @@
 -- name: answered
--- The models that answered in the current window, with sums over their answers; nothing is read but what is summed.
+-- The models that answered in the current window, with sums over their answers; reads only the summed columns.
 CREATE OR REPLACE TEMP TABLE answered AS
 SELECT model AS given, model, count(*) AS answers,
        count(input_tokens) AS inputs, sum(input_tokens::DOUBLE) AS input_tokens,
@@ -11,7 +11,7 @@ WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 GROUP BY model
 
 -- name: busiest
--- The models that have figures of their own. Names come from producers, which may send a new one with each event.
+-- The models with figures of their own. Producers may send a new model name with each event.
 CREATE OR REPLACE TEMP TABLE busiest AS
 SELECT given AS model FROM answered WHERE given NOT IN ('*', 'other')
 ORDER BY answers DESC, given LIMIT $most
@@ -20,21 +20,14 @@ ORDER BY answers DESC, given LIMIT $most
 UPDATE answered SET model = 'other' WHERE given NOT IN (FROM busiest)
 
 -- name: votes
--- How many units (accounts, else conversations) have so many votes with yes of so many, of each model and of all.
-WITH units AS (
-    SELECT name, source, unit, count(*) FILTER (value) AS yes, count(*) AS n,
-           coalesce(CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END, '*') AS model
-    FROM comparable_votes
-    GROUP BY GROUPING SETS ((name, source, unit, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END), (name, source, unit))
-)
-SELECT name, source, model, yes, n, count(*) AS units
-FROM units
-GROUP BY ALL
-ORDER BY ALL
+-- Votes of each model and of all models, for `rates.votes.read_votes`.
+CREATE OR REPLACE TEMP TABLE arm_votes AS
+SELECT name, source, unnest(['*', CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END]) AS part,
+       false AS after, unit, 0 AS block, value AS yes
+FROM comparable_votes
 
 -- name: timed
--- Of an answer whose content came in a log record of OpenTelemetry, the latency comes with the span beside it, as feedback
--- of the app.
+-- Latencies that came as feedback of the app: OpenTelemetry sends the content in a log record, the latency in a span.
 CREATE OR REPLACE TEMP TABLE timed AS
 SELECT interaction_id, any_value(TRY_CAST(value AS DOUBLE)) AS seconds
 FROM feedback
@@ -42,7 +35,7 @@ WHERE name = 'latency_seconds' AND source = 'app' AND timestamp >= $start - INTE
 GROUP BY interaction_id
 
 -- name: timed_answers
--- How many answers of each model have a latency. Ids are read of those alone that have none of their own.
+-- The number of answers of each model with a latency. Reads ids only of answers without a latency of their own.
 WITH known AS (
     SELECT model AS given, latency_seconds AS seconds FROM traffic
     WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NOT NULL
@@ -55,7 +48,7 @@ WITH known AS (
 SELECT model, sum(n)::BIGINT FROM counted JOIN answered USING (given) GROUP BY model
 
 -- name: latencies
--- Latencies by their ranks, given as shares of all. Nothing is sorted, and none is copied.
+-- Latencies at ranks, given as shares of all, without sorting or copying them.
 WITH known AS (
     SELECT model AS given, latency_seconds AS seconds FROM traffic
     WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND latency_seconds IS NOT NULL
@@ -84,47 +77,43 @@ FROM summed
 ORDER BY ALL
 
 -- name: labels
--- The latest answers with passages that people judged, of the models that answer now: one label each, the last word of
--- an expert before a user's. Requested: drawn at random to be labelled.
+-- The latest answers drawn at random for labelling, of models that answer now, with the experts' last label.
 CREATE OR REPLACE TEMP TABLE labels AS
 WITH labelled AS (
-    SELECT
-        interaction_id,
-        coalesce(
-            arg_max(value::VARCHAR, timestamp) FILTER (source = 'expert'),
-            arg_max(value::VARCHAR, timestamp) FILTER (source = 'user')
-        ) AS value,
-        bool_or(source = 'expert') AS by_expert,
-        max(timestamp) AS labelled_at
+    SELECT interaction_id, arg_max(value::VARCHAR, timestamp) AS value, max(timestamp) AS labelled_at
     FROM feedback
-    WHERE name = 'hallucination' AND source IN ('expert', 'user') AND timestamp >= $since
-        AND value::VARCHAR IN ('true', 'false')
+    WHERE name = 'hallucination' AND source = 'expert' AND timestamp >= $since AND value::VARCHAR IN ('true', 'false')
     GROUP BY interaction_id
 ), drawn AS (
-    SELECT interaction_id FROM label_requests WHERE workload = $workload AND reason = 'calibration'
+    SELECT interaction_id FROM label_requests
+    WHERE workload = $workload AND reason = 'calibration' AND alarm IS NOT NULL
 )
-SELECT id, timestamp, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, value = 'true' AS invented,
-       by_expert AND id IN (SELECT interaction_id FROM drawn) AS requested
+SELECT id, timestamp, CASE WHEN model IN (FROM busiest) THEN model ELSE 'other' END AS model, value = 'true' AS invented
 FROM labelled JOIN traffic ON traffic.id = labelled.interaction_id
-WHERE workload = $workload AND traffic.model IN (SELECT given FROM answered) AND coalesce(json_array_length(context), 0) > 0
-ORDER BY requested DESC, labelled_at DESC, id
+WHERE workload = $workload AND traffic.model IN (SELECT given FROM answered) AND id IN (FROM drawn)
+ORDER BY labelled_at DESC, id
 LIMIT $most
 
 -- name: unscored
--- Sampled and labelled answers with passages that the grounding rules have not looked at.
+-- Sampled and labelled answers with passages that the grounding scorer has not judged.
 WITH wanted AS (
     SELECT id, timestamp FROM sampled_answers WHERE id IN (SELECT unnest($with_passages::VARCHAR[]))
     UNION
     SELECT id, timestamp FROM labels
 )
-FROM wanted WHERE id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload)
+FROM wanted WHERE id NOT IN (SELECT interaction_id FROM groundings WHERE workload = $workload AND method = 'values')
 
 -- name: texts
--- The bounds are constants: whole row groups are skipped by them.
+-- Constant bounds let DuckDB skip whole row groups.
 SELECT id, timestamp, messages, response, context
 FROM traffic JOIN (SELECT unnest($ids::VARCHAR[]) AS id, unnest($times::TIMESTAMP[]) AS timestamp) USING (id, timestamp)
 WHERE workload = $workload AND timestamp BETWEEN $first AND $last
 ORDER BY hash(id)
+
+-- name: replace_groundings
+-- Results of an older version.
+DELETE FROM groundings
+WHERE (workload, interaction_id) IN (SELECT (one.workload, one.interaction_id) FROM (SELECT unnest($rows) AS one))
 
 -- name: keep_groundings
 INSERT INTO groundings BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
@@ -132,49 +121,78 @@ INSERT INTO groundings BY NAME SELECT * FROM (SELECT unnest($rows, recursive := 
 -- name: grounding
 SELECT
     coalesce(s.model, '*') AS model, count(*) AS n, count(*) FILTER (g.abstained IS NOT NULL) AS abstained,
-    count(*) FILTER (g.score < $threshold) AS alarms
-FROM sampled_answers s JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
+    count(*) FILTER (g.alarm) AS alarms
+FROM sampled_answers s JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload AND g.method = 'values'
 WHERE g.abstained IS DISTINCT FROM 'no_words'
 GROUP BY GROUPING SETS ((s.model), ())
 HAVING count(*) > 0
 ORDER BY ALL
 
--- name: calibration
--- Labels by model, of alarms and of other answers; those that were drawn at random to be labelled apart.
-SELECT coalesce(l.model, '*') AS model, g.score < $threshold AS alarm, requested, count(*) AS labelled,
-       count(*) FILTER (invented) AS invented
-FROM labels l JOIN groundings g ON g.interaction_id = l.id AND g.workload = $workload
-WHERE g.score IS NOT NULL
-GROUP BY GROUPING SETS ((l.model, g.score < $threshold, requested), (g.score < $threshold, requested))
+-- name: strata
+-- For each model and all models: alarms and other answers of the sample, and the labels in each of the two strata.
+WITH counted AS (
+    SELECT coalesce(s.model, '*') AS model, t.alarm, count(*) AS size
+    FROM sampled_answers s JOIN grounding_strata t ON t.interaction_id = s.id AND t.workload = $workload
+    GROUP BY GROUPING SETS ((s.model, t.alarm), (t.alarm))
+), labelled AS (
+    SELECT coalesce(l.model, '*') AS model, t.alarm, count(*) AS labelled, count(*) FILTER (l.invented) AS invented
+    FROM labels l JOIN grounding_strata t ON t.interaction_id = l.id AND t.workload = $workload
+    GROUP BY GROUPING SETS ((l.model, t.alarm), (t.alarm))
+)
+SELECT model, alarm, size, coalesce(labelled, 0) AS labelled, coalesce(invented, 0) AS invented
+FROM counted LEFT JOIN labelled USING (model, alarm)
 ORDER BY ALL
 
--- name: shown
-SELECT s.id, s.timestamp, coalesce(g.score < 1, false) AS doubtful
-FROM sampled_answers s LEFT JOIN groundings g ON g.interaction_id = s.id AND g.workload = $workload
-WHERE s.id IN (SELECT unnest($with_passages::VARCHAR[]))
-ORDER BY hash(s.id, $seed)
+-- name: undetected
+-- Answers that this model has not judged: labelled ones, then sampled ones in random order.
+WITH wanted AS (
+    SELECT id, timestamp, 0 AS place FROM labels
+    UNION ALL
+    SELECT id, timestamp, 1 FROM sampled_answers
+    WHERE id IN (SELECT unnest($with_passages::VARCHAR[])) AND id NOT IN (SELECT id FROM labels)
+)
+SELECT id, timestamp FROM wanted
+WHERE id NOT IN (
+    SELECT interaction_id FROM detections WHERE workload = $workload AND scorer = $scorer AND model = $model
+)
+ORDER BY place, hash(id, $seed)
+LIMIT $most
+
+-- name: replace_detections
+-- A new model replaces the results of the one before.
+DELETE FROM detections
+WHERE (scorer, interaction_id) IN (SELECT (one.scorer, one.interaction_id) FROM (SELECT unnest($rows) AS one))
+
+-- name: keep_detections
+INSERT INTO detections BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
+
+-- name: detected
+SELECT count(*) AS n, count(*) FILTER (d.alarm) AS alarms
+FROM sampled_answers s JOIN detections d
+    ON d.interaction_id = s.id AND d.workload = $workload AND d.scorer = $scorer AND d.model = $model
+HAVING count(*) > 0
 
 -- name: approved
--- How people want answers to be: the latest corrections, and answers of before the window that everybody found helpful.
--- Those of which somebody said something since $said_since; all that was said of them since $since counts.
-WITH said AS (
+-- The latest corrections, and answers before the window that all votes call helpful: those with a judgement since
+-- $judged_since, by all judgements since $since.
+WITH judged AS (
     SELECT interaction_id, answered_at, name, value, timestamp, feedback_id FROM judgements
     WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
       AND timestamp >= $since
 ), lately AS (
     SELECT DISTINCT interaction_id FROM judgements
     WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
-      AND timestamp >= $said_since
+      AND timestamp >= $judged_since
 ), answers AS (
     SELECT interaction_id, answered_at, arg_max(feedback_id, timestamp) FILTER (name = 'correction') AS correction,
-           bool_and(value) FILTER (name = 'helpful') AS helpful, max(timestamp) AS said_at
-    FROM said SEMI JOIN lately USING (interaction_id)
+           bool_and(value) FILTER (name = 'helpful') AS helpful, max(timestamp) AS judged_at
+    FROM judged SEMI JOIN lately USING (interaction_id)
     GROUP BY interaction_id, answered_at
 )
 SELECT interaction_id, answered_at, correction
 FROM answers
 WHERE correction IS NOT NULL OR (helpful AND answered_at < $window_start)
-ORDER BY said_at DESC, interaction_id
+ORDER BY judged_at DESC, interaction_id
 LIMIT $most
 
 -- name: corrections
@@ -197,9 +215,9 @@ WHERE workload = $workload AND created_at = (SELECT max(created_at) FROM quality
 ORDER BY model, metric, source
 
 -- name: thin
--- Of what is older than $recent the last measurement of each hour stays, of what is older than $old that of each day.
+-- Keeps the last measurement of each hour before $recent, and of each day before $old.
 DELETE FROM quality
-WHERE created_at < $recent
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND created_at < $recent
   AND (workload, created_at) NOT IN (
     SELECT workload, max(created_at) FROM quality
     WHERE created_at < $recent
@@ -207,6 +225,12 @@ WHERE created_at < $recent
   )
 
 -- name: thin_groundings
--- Those of labelled answers stay; the others are of samples that have passed.
+-- Keeps results of labelled answers; all others belong to former samples.
 DELETE FROM groundings
-WHERE created_at < $old AND interaction_id NOT IN (SELECT interaction_id FROM feedback WHERE name = 'hallucination')
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    AND created_at < $old AND interaction_id NOT IN (SELECT interaction_id FROM feedback WHERE name = 'hallucination')
+
+-- name: thin_detections
+DELETE FROM detections
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    AND created_at < $old AND interaction_id NOT IN (SELECT interaction_id FROM feedback WHERE name = 'hallucination')

@@ -1,1 +1,1 @@
-"""Comparison of a new champion with the one before it, in service."""
+"""Compares a new champion or canary in service with the champion before it."""

@@ -1,14 +1,15 @@
-"""Canary: is what goes into service step by step worse than the champion beside it, and does the next step come?
+"""Canary: decides whether a canary takes the next step, waits, or is rolled back.
 
-Both answer at the same time, and are compared at no other. The share of the traffic changes from step to step while
-rates change from day to day, so counts of all steps together would compare other days with each other (Simpson's
-paradox). Each step is compared by itself, and the evidence of the steps is multiplied. That is an e-process: for the
-true rates of each step the capital of the gamblers of sequential.py is multiplied, vote by vote, by factors whose mean
-is at most 1, whichever step a vote belongs to and whenever it comes; so the product of the steps' capitals is such a
-process too, and the product of each step's least capital over all rates is never more.
+The canary and the champion answer at the same time, and are compared only within that time. The canary's share of the
+traffic changes from step to step while rates change from day to day, so pooled counts would compare different days
+(Simpson's paradox). Each step is compared by itself, and the evidence of the steps is multiplied. The product is an
+e-process: given the true rates of each step, each vote multiplies the capital of the gamblers of sequential.py by a
+factor with a mean of at most 1, whichever step it belongs to and whenever it arrives. The product of the steps' minima
+over all rates is never more than that. Votes of one account are correlated, so they are divided by the design effect of
+the votes of all steps (see comparison.py).
 
-Error. `watch.false_rollback_rate` is that of the whole rollout: half for the canary, half for the watch over the new
-champion. Before its first step it may be asked in shadow (shadow.py): that takes half of the canary's.
+Error. `watch.false_rollback_rate` applies to the whole rollout: half for the canary, half for the watch of the new
+champion. A shadow before the first step (shadow.py) takes half of the canary's share.
 """
 
 import json
@@ -22,6 +23,8 @@ from typing import Any
 from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.monitors.rates.estimate import evidence_effect
+from retuned.monitors.rates.votes import read_votes
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch import shadow
 from retuned.monitors.watch.comparison import (
@@ -34,7 +37,7 @@ from retuned.monitors.watch.comparison import (
     shown_worse,
     span,
 )
-from retuned.monitors.watch.counts import ALL_VOTES, Watched, answers, slow_beside
+from retuned.monitors.watch.counts import Watched, answers, slow_beside
 from retuned.monitors.watch.shadow import Verdict
 
 QUERIES = named_queries("retuned.monitors.watch", "canary.sql")
@@ -42,13 +45,13 @@ QUERIES = named_queries("retuned.monitors.watch", "canary.sql")
 
 @dataclass(frozen=True)
 class CanaryCheck:
-    """What was seen of a canary (UTC times).
+    """A check of a canary (UTC times).
 
     Attributes:
-        experiment: the row of `rollouts`.
-        version, previous_version: the canary, and the champion beside it; None: the base model.
-        share: of the conversations, that the canary answers since `step_since`; 0: it is asked in shadow.
-        answers: of the canary in this step; in shadow, conversations that are judged.
+        experiment: the id of the row in `rollouts`.
+        version, previous_version: the canary and the champion beside it; None: the base model.
+        share: the share of the conversations that the canary answers since `step_since`; 0: shadow.
+        answers: the canary's answers in this step; in shadow, the judged conversations.
         reasons: sentences for a person.
     """
 
@@ -69,14 +72,14 @@ class CanaryCheck:
 def check(
     warehouse: Warehouse, settings: Settings, workload: str, now: datetime, waits_for: str = ""
 ) -> CanaryCheck | None:
-    """Look at the canary of a workload, store what is decided in `rollout_checks`, and return it; None: there is none.
+    """Checks the canary of a workload, and stores the result in `rollout_checks`; None: there is no canary.
 
-    A stored `roll_back` is returned as it is until somebody has carried it out. All else is computed from the events
-    anew each time, so that nothing is lost between two checks.
+    A stored `roll_back` is returned unchanged until it is carried out. Everything else is computed from the events each
+    time, so a missed check loses nothing.
 
     Args:
-        waits_for: what the servers lack of it, in words: a step that is due waits for that, however long; empty:
-            nothing.
+        waits_for: the reason why the servers are not ready for the next step, for a person; a due step waits until it
+            is empty.
     """
     canary = warehouse.row(QUERIES["canary"], {"workload": workload})
     if canary is None:
@@ -89,70 +92,69 @@ def check(
         watch = half_of_error(watch)
     if canary["share"] == 0:
         scores = warehouse.rows(QUERIES["shadow"], {"experiment": canary["id"]})
-        found = shadow.compare(scores, watch)
-        verdict, reasons = shadow.decide(found, now - canary["step_since"], settings.rollout, watch)
-        comparisons = [] if found.comparison is None else [found.comparison]
-        return _store(warehouse, canary, now, found.judged, *_served(verdict, reasons, waits_for), comparisons)
-    named = canary["id"], workload, canary["version"], canary["previous_version"]
-    steps = [
-        Watched(*named, row["since"], row["until"])
-        for row in warehouse.rows(QUERIES["steps"], {"experiment": canary["id"], "now": now})
-    ]
-    judgements.follow(warehouse)
-    with warehouse.cursor() as cursor:
-        within = timedelta(seconds=watch.vote_seconds)
-        began = canary["created_at"]
-        # Answers that are younger than `within` count as well: both sides are equally young.
-        judgements.comparable_votes(
-            cursor, workload, began, now, now=now + within, mature_after=within, per_account=ALL_VOTES
-        )
-        kinds = defaultdict[tuple[str, str], list[Counts]](list)
-        votes = {"steps": [step.since for step in steps], "now": now}
-        votes |= {name: steps[0].names[name] for name in ("version", "previous")}
-        for name, source, *counts in cursor.execute(QUERIES["votes"], votes).fetchall():
-            kinds[name, source].append(Counts("same_time", *counts))
-        for step in steps:
-            kinds["latency", "app"] += slow_beside(cursor, step, began, watch)
-        _, given = answers(cursor, steps[-1], steps[-1].since)
-    comparisons = [compare_steps(*kind, kinds[kind], watch) for kind in COMPARED if kinds.get(kind)]
-    verdict, reasons = decide(comparisons, given, now - canary["step_since"], now - began, settings.rollout, watch)
-    return _store(warehouse, canary, now, given, *_served(verdict, reasons, waits_for), comparisons)
-
-
-def _served(verdict: Verdict, reasons: list[str], waits_for: str) -> tuple[Verdict, list[str]]:
-    """The verdict, once enough servers have the canary: more people are not sent to servers that lack it."""
-    if verdict != "advance" or not waits_for:
-        return verdict, reasons
-    return "hold", [f"the next step is due, and waits: {waits_for}", *reasons]
-
-
-def _store(
-    warehouse: Warehouse,
-    canary: Mapping[str, Any],
-    now: datetime,
-    given: int,
-    verdict: Verdict,
-    reasons: list[str],
-    comparisons: list[Comparison],
-) -> CanaryCheck:
-    seen = CanaryCheck(
+        result = shadow.compare(scores, watch)
+        answered = result.judged
+        comparisons = [] if result.comparison is None else [result.comparison]
+        verdict, reasons = shadow.decide(result, now - canary["step_since"], settings.rollout, watch)
+    else:
+        answered, comparisons = _measure(warehouse, canary, now, watch)
+        ages = now - canary["step_since"], now - canary["created_at"]
+        verdict, reasons = decide(comparisons, answered, *ages, settings.rollout, watch)
+    if verdict == "advance" and waits_for:  # no more users are sent to servers that are not ready
+        verdict, reasons = "hold", [f"the next step is due, but has to wait: {waits_for}", *reasons]
+    outcome = CanaryCheck(
         id=uuid.uuid4().hex,
         created_at=now,
-        workload=canary["workload"],
+        workload=workload,
         experiment=canary["id"],
         version=canary["version"],
         previous_version=canary["previous_version"],
         share=canary["share"],
         step_since=canary["step_since"],
-        answers=given,
+        answers=answered,
         verdict=verdict,
         comparisons=comparisons,
         reasons=reasons,
     )
     with warehouse.transaction() as cursor:
-        lists = {"comparisons": json.dumps([asdict(one) for one in comparisons]), "reasons": json.dumps(reasons)}
-        insert(cursor, "rollout_checks", **asdict(seen) | lists)
-    return seen
+        lists = {"comparisons": json.dumps([asdict(c) for c in comparisons]), "reasons": json.dumps(reasons)}
+        insert(cursor, "rollout_checks", **asdict(outcome) | lists)
+    return outcome
+
+
+def _measure(
+    warehouse: Warehouse, canary: Mapping[str, Any], now: datetime, watch: WatchSettings
+) -> tuple[int, list[Comparison]]:
+    """Returns the canary's answers in its present step, and its comparisons with the champion over all steps."""
+    workload, began = canary["workload"], canary["created_at"]
+    identity = canary["id"], workload, canary["version"], canary["previous_version"]
+    steps = [
+        Watched(*identity, row["since"], row["until"])
+        for row in warehouse.rows(QUERIES["steps"], {"experiment": canary["id"], "now": now})
+    ]
+    judgements.follow(warehouse)
+    kinds = defaultdict[tuple[str, str], list[Counts]](list)
+    with warehouse.cursor() as cursor:
+        within = timedelta(seconds=watch.vote_seconds)
+        # Answers younger than `within` count as well: both sides are equally young.
+        judgements.comparable_votes(cursor, workload, began, now, now=now + within, mature_after=within)
+        parameters = {"steps": [step.since for step in steps], "now": now}
+        parameters |= {name: steps[0].names[name] for name in ("version", "previous")}
+        cursor.execute(QUERIES["votes"], parameters)
+        voted = read_votes(cursor)
+        for (name, source, _), votes in voted.items():
+            effect = evidence_effect(votes)  # of all steps: an account that votes in several is one unit
+            kinds[name, source] = [
+                Counts("same_time", bad_before, n_before, bad_after, n_after, effect=effect)
+                for bad_before, n_before, bad_after, n_after in votes.blocks.tolist()
+            ]
+        for step in steps:
+            kinds["latency", "app"] += slow_beside(cursor, step, began, watch)
+        _, answered = answers(cursor, steps[-1], steps[-1].since)
+    comparisons = [
+        compare_steps(*kind, kinds[kind], watch, voted.get((*kind, ""))) for kind in COMPARED if kinds.get(kind)
+    ]
+    return answered, comparisons
 
 
 def decide(
@@ -163,31 +165,31 @@ def decide(
     rollout: RolloutSettings,
     watch: WatchSettings,
 ) -> tuple[Verdict, list[str]]:
-    """The verdict, with its reasons.
+    """Returns the verdict with its reasons.
 
-    `roll_back` when the evidence shows harm beyond the margin. `hold` while the step is short of time or answers, while
-    no votes show that it is less than 20 points worse, and while any lean to harm: that there is too little evidence
-    against it is no reason to show it to more people. When the time of the step or of the whole canary is over, and
-    otherwise, `advance`.
+    - `roll_back`: the evidence shows harm beyond the margin.
+    - `hold`: the step lacks time or answers, no votes show that the canary is less than 20 points worse, or any lean
+      towards harm. Absence of evidence is no reason to expose more users.
+    - `advance`: otherwise, and when the time of the step or of the whole canary is over.
 
     Args:
-        answers: of the canary in this step.
-        step_age, age: of this step, and of the canary.
-        watch: with the error that is the canary's.
+        answers: the canary's answers in this step.
+        step_age, age: the ages of this step and of the canary.
+        watch: with the canary's share of the error.
     """
     points = f"{100 * watch.margin:g} points"
-    if told := shown_worse(comparisons, watch):
-        return "roll_back", [f"{comparison}: worse by more than {points}" for comparison in told]
-    figures = [str(one) for one in comparisons if one.n_after]
-    leaning = [one for one in comparisons if one.has_enough(watch) and one.worse > 0]
+    if worse := shown_worse(comparisons, watch):
+        return "roll_back", [f"{comparison}: worse by more than {points}" for comparison in worse]
+    figures = [str(comparison) for comparison in comparisons if comparison.n_after]
+    leaning = [comparison for comparison in comparisons if comparison.has_enough(watch) and comparison.worse > 0]
     missing = []
     if step_age < timedelta(seconds=rollout.minimum_seconds):
         missing.append(f"the step has lasted {span(step_age.total_seconds())} of {span(rollout.minimum_seconds)}")
     if answers < rollout.minimum_answers:
         missing.append(f"the canary gave {answers:,} of {rollout.minimum_answers:,} answers")
-    if not any(one.as_good >= 1 for one in comparisons if one.metric != "latency"):
+    if not any(comparison.as_good >= 1 for comparison in comparisons if comparison.metric != "latency"):
         missing.append(f"too few votes to show that it is not {100 * FALL:.0f} points worse")
-    missing += [f"{one}: it leans to worse by more than {points}" for one in leaning]
+    missing += [f"{comparison}: it leans towards worse by more than {points}" for comparison in leaning]
     if not missing:
         return "advance", [f"not shown to be worse by more than {points}", *figures]
     over = [
@@ -200,7 +202,7 @@ def decide(
     ]
     if over:
         return "advance", [
-            f"{over[0]} without evidence enough that it is worse, and without power:",
+            f"{over[0]} without enough evidence that it is worse, and without power:",
             *missing,
             *figures,
         ]
@@ -208,22 +210,26 @@ def decide(
 
 
 def latest(warehouse: Warehouse, experiment: str) -> CanaryCheck | None:
-    """The latest stored check of a rollout."""
+    """Returns the latest stored check of a rollout."""
     return latest_of(warehouse, [experiment]).get(experiment)
 
 
 def latest_of(warehouse: Warehouse, experiments: Iterable[str]) -> dict[str, CanaryCheck]:
-    """The latest stored check of each rollout that has one."""
-    found = {}
+    """Returns the latest stored check of each rollout that has one."""
+    checks = {}
     for row in warehouse.rows(QUERIES["latest"], {"experiments": list(experiments)}):
-        comparisons = [Comparison(**one) for one in json.loads(row["comparisons"])]
-        found[row["experiment"]] = CanaryCheck(
-            **row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])}
-        )
-    return found
+        lists = {
+            "comparisons": [Comparison(**comparison) for comparison in json.loads(row["comparisons"])],
+            "reasons": json.loads(row["reasons"]),
+        }
+        checks[row["experiment"]] = CanaryCheck(**row | lists)
+    return checks
 
 
-def thin(warehouse: Warehouse, recent: datetime, old: datetime) -> int:
-    """Of looks that held, keep all since `recent`, the last of each hour since `old`, and before that the last of each
-    step; returns how many were deleted. What moved a rollout stays."""
-    return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": old})
+def thin(warehouse: Warehouse, workloads: Sequence[str], recent: datetime, old: datetime) -> int:
+    """Deletes old checks that held, and returns how many.
+
+    All checks since `recent` are kept, the last of each hour since `old`, and before that the last of each step.
+    Checks that moved a rollout are always kept.
+    """
+    return warehouse.delete(QUERIES["thin"], {"workloads": workloads, "recent": recent, "old": old})

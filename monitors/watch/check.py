@@ -1,14 +1,15 @@
-"""Watch: does the champion that the gate promoted do worse in service than the one before it?"""
+"""Watch: checks whether a promoted champion performs worse in service than the one before it."""
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.settings import Settings
-from retuned.monitors.watch.comparison import Comparison, Verdict, compare, decide, half_of_error, power
+from retuned.monitors.watch.comparison import Comparison, Verdict, compare, decide, half_of_error
+from retuned.monitors.watch.comparison import power as estimate_power
 from retuned.monitors.watch.counts import Watched, count
 
 QUERIES = named_queries("retuned.monitors.watch", "watch.sql")
@@ -16,14 +17,14 @@ QUERIES = named_queries("retuned.monitors.watch", "watch.sql")
 
 @dataclass(frozen=True)
 class WatchCheck:
-    """What was seen of a promotion (UTC times).
+    """A check of a promotion (UTC times).
 
     Attributes:
-        version, previous_version: what is watched, and what served before; None: the base model.
-        since, until: the time of the watch.
+        version, previous_version: the watched version and the one before it; None: the base model.
+        since, until: start and end of the watch.
         verdict: `go_on` until one of the others, which are final.
         reasons: sentences for a person.
-        votes_per_day, seconds_to_find: see `Power`; None: of a check by a version that did not know it.
+        votes_per_day, seconds_to_find: see `Power`; None: stored by an earlier release.
     """
 
     id: str
@@ -42,16 +43,16 @@ class WatchCheck:
 
     @property
     def has_power(self) -> bool:
-        """Whether a fall of 20 points is found before the watch ends, at the present rate of votes."""
+        """Whether the watch finds a fall of 20 points before it ends, at the present rate of votes."""
         return self.seconds_to_find is not None and self.since + timedelta(seconds=self.seconds_to_find) <= self.until
 
 
 def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> WatchCheck | None:
-    """Look at the promotion that is watched, store what is seen in `watch_checks`, and return it.
+    """Checks the watched promotion and stores the result in `watch_checks`; None: nothing is watched.
 
-    None: nothing is watched. What is, is the latest change of champion, when the gate or the last step of a rollout
-    made it and no check has said `keep`. A stored `roll_back` is returned as it is, for as long as nobody has carried
-    it out. All else is computed from the events anew each time, so that nothing is lost between two checks.
+    The latest change of champion is watched if the gate or the last step of a rollout made it, until a check decides
+    `keep`. A stored `roll_back` is returned unchanged until it is carried out. Everything else is computed from the
+    events each time, so a missed check loses nothing.
     """
     if not settings.watch.enabled:
         return None
@@ -69,9 +70,9 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     )
     kinds = count(warehouse, rules, watched)
     comparisons = [compare(*kind, references, rules) for kind, references in kinds.items()]
-    can_find = power(kinds, watched.elapsed, rules)
-    verdict, reasons = decide(comparisons, now - since, can_find, rules)
-    seen = WatchCheck(
+    power = estimate_power(kinds, watched.elapsed, rules)
+    verdict, reasons = decide(comparisons, now - since, power, rules)
+    outcome = WatchCheck(
         id=uuid.uuid4().hex,
         created_at=now,
         workload=workload,
@@ -83,49 +84,56 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         verdict=verdict,
         comparisons=comparisons,
         reasons=reasons,
-        votes_per_day=can_find.votes_per_day,
-        seconds_to_find=can_find.seconds,
+        votes_per_day=power.votes_per_day,
+        seconds_to_find=power.seconds,
     )
     with warehouse.transaction() as cursor:
         lists = {
-            "comparisons": json.dumps([asdict(comparison) for comparison in seen.comparisons]),
-            "reasons": json.dumps(seen.reasons),
+            "comparisons": json.dumps([asdict(comparison) for comparison in comparisons]),
+            "reasons": json.dumps(reasons),
         }
-        insert(cursor, "watch_checks", **asdict(seen) | lists)
-    return seen
+        insert(cursor, "watch_checks", **asdict(outcome) | lists)
+    return outcome
 
 
 def latest(warehouse: Warehouse, workload: str) -> WatchCheck | None:
-    """The latest stored check of a workload."""
+    """Returns the latest stored check of a workload."""
     return latest_of(warehouse, [workload]).get(workload)
 
 
 def latest_of(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, WatchCheck]:
-    """The latest stored check of each workload that has one."""
-    found = {}
+    """Returns the latest stored check of each workload that has one."""
+    checks = {}
     for row in warehouse.rows(QUERIES["latest"], {"workloads": list(workloads)}):
-        comparisons = [Comparison(**comparison) for comparison in json.loads(row["comparisons"])]
-        found[row["workload"]] = WatchCheck(**row | {"comparisons": comparisons, "reasons": json.loads(row["reasons"])})
-    return found
+        lists = {
+            "comparisons": [Comparison(**comparison) for comparison in json.loads(row["comparisons"])],
+            "reasons": json.loads(row["reasons"]),
+        }
+        checks[row["workload"]] = WatchCheck(**row | lists)
+    return checks
 
 
 def in_force(warehouse: Warehouse, settings: Mapping[str, Settings]) -> dict[str, WatchCheck]:
-    """The latest check of each workload, unless its watch ended without a verdict: somebody changed the champion
-    meanwhile, or turned the watch off."""
+    """Returns the latest check of each workload, unless its watch ended without a verdict.
+
+    A watch ends without a verdict if the champion changes or the watch is turned off.
+    """
     watched = {
         row["workload"]: row["id"]
         for row in warehouse.rows(QUERIES["watched"], {"workloads": list(settings)})
         if settings[row["workload"]].watch.enabled
     }
     return {
-        workload: seen
-        for workload, seen in latest_of(warehouse, settings).items()
-        if seen.verdict != "go_on" or watched.get(workload) == seen.promotion_id
+        workload: check
+        for workload, check in latest_of(warehouse, settings).items()
+        if check.verdict != "go_on" or watched.get(workload) == check.promotion_id
     }
 
 
-def thin(warehouse: Warehouse, recent: datetime, old: datetime) -> int:
-    """Of looks that decided nothing, keep all since `recent`, the last of each hour since `old`, and before that the
-    last of each watch; returns how many were deleted. What decided a watch stays.
+def thin(warehouse: Warehouse, workloads: Sequence[str], recent: datetime, old: datetime) -> int:
+    """Deletes old checks without a decision, and returns how many.
+
+    All checks since `recent` are kept, the last of each hour since `old`, and before that the last of each watch.
+    Checks that decided a watch are always kept.
     """
-    return warehouse.delete(QUERIES["thin"], {"recent": recent, "old": old})
+    return warehouse.delete(QUERIES["thin"], {"workloads": workloads, "recent": recent, "old": old})

@@ -1,33 +1,38 @@
-"""The decision of the watch: is the share of bad answers higher with the new champion, by more than the margin?
+"""The decision of the watch: whether the share of bad answers rose with the new champion by more than the margin.
 
-Units. A vote counts by who gave it: an account (else a conversation) is one observation, the mean of its votes. Slow
-answers count by the hour, which is one observation, the share of its answers that were slow: answers of one hour share
-a machine and its troubles.
+Units. Each vote counts once, and counts of votes are divided by their design effect (rates/estimate.py), which gives
+the number of independent votes. For latency an hour is one observation, the share of its answers that were slow:
+answers of one hour share a machine and its load.
 
-References. Where traffic is split, so that the champion before still answers, both are compared at the same time.
-Otherwise with what it answered before the promotion, in the same hours of the days and of the weeks before. The
-weaker evidence of the two counts: a weekday is no harm, nor is what had changed before the promotion.
+References. If traffic is split, so that the former champion still answers, both are compared at the same time.
+Otherwise the new champion is compared with the former one's answers before the promotion, in the same hours of the days
+and of the weeks before. The weaker evidence of the two counts, so neither a weekday nor a change before the promotion
+counts as harm. The variance between days, estimated from the weeks before, is part of the design effect.
 
-Error. Each comparison is an e-value (sequential.py), and so is their weighted mean, however they depend on each other
-(Vovk and Wang, "E-values: calibration, combination and applications", Annals of Statistics 49, 2021). It is never less
-than the best of them at its share of the error (Bonferroni), and more where several agree.
+Error. Each comparison is an e-value (sequential.py) if votes divided by their design effect behave like independent
+votes. The design effect is estimated cautiously; tests/benchmarks/rates.py measures the remaining error. The weighted
+mean of e-values is an e-value, however they depend on each other (Vovk and Wang, "E-values: calibration, combination
+and applications", Annals of Statistics 49, 2021). It is never weaker than the best of them at its share of the error
+(Bonferroni), and stronger where several agree.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from retuned.monitors.rates.estimate import difference
+from retuned.monitors.rates.votes import Votes
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.sequential import log_e_value
 
 Verdict = Literal["keep", "roll_back", "go_on"]
 Against = Literal["same_time", "same_question", "week", "day", "all"]
-# What is compared, by whose word, and its weight in the mean, settled beforehand. The grounding scorer is not among
-# them: it alarms more of longer answers, whether they are invented or not.
+# The metrics and sources that are compared, with their fixed weights in the mean. The grounding scorer is not among
+# them: it alarms more often on longer answers, invented or not.
 COMPARED = {
     ("helpful", "user"): 0.5,
     ("hallucination", "user"): 0.1,
@@ -45,48 +50,69 @@ REFERENCE = {
     "all": "before",
 }
 FALL = 0.2
-"""The harm that a watch with power finds: so many points more of bad answers."""
+"""The harm that a watch with power finds, as an increase of the share of bad answers."""
 MISSED = 0.1
-"""Chance that a canary with that harm takes a step before the time of the step is over."""
+"""The chance that a canary with this harm advances before the time of the step is over."""
 MINIMUM_HOURS = 6
-"""With fewer hours on either side, slowness takes nothing back."""
+"""The fewest hours on either side for latency to cause a rollback."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The votes on the former champion, which the power of the watch is computed from.
+
+    Attributes:
+        bad, votes: bad votes and all votes of the whole reference.
+        period: the length of the reference's period; 0: the same time.
+        per_day: the votes a day on all traffic, when the watch began.
+        share: the share of the traffic that the former champion answers at the same time.
+        effect: the design effect of accounts.
+        between_days: the variance of the rate between days; 0: the same time.
+    """
+
+    bad: float = 0.0
+    votes: float = 0.0
+    period: timedelta = timedelta(0)
+    per_day: float = 0.0
+    share: float = 0.0
+    effect: float = 1.0
+    between_days: float = 0.0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Observations of one comparison against one reference. An observation is a share, so sums are no whole numbers.
+    """Votes, or hours, of one comparison against one reference; may be fractional (see rates.votes.Votes).
 
     Attributes:
-        bad_before, n_before: of the champion before, as it stood when the reference was as old as the watch is now.
-        bad_after, n_after: of the version that is watched.
-        bad_known, known: of the whole reference, which the champion before comes to in the end.
-        period: of the reference, after which it is complete; 0: the same time.
-        per_day: how many observations all traffic gives a day, as known when the watch began.
-        share: of the traffic, that the champion before answers at the same time.
+        bad_before, n_before: of the former champion, when the reference was as old as the watch is now.
+        bad_after, n_after: of the watched version.
+        effect: the design effect, including days.
+        votes: the counted votes; None: hours.
+        baseline: the whole reference.
     """
 
     against: Against
     bad_before: float
-    n_before: int
+    n_before: float
     bad_after: float
-    n_after: int
-    bad_known: float = 0.0
-    known: int = 0
-    period: timedelta = timedelta(0)
-    per_day: float = 0.0
-    share: float = 0.0
+    n_after: float
+    effect: float = 1.0
+    votes: Votes | None = None
+    baseline: Baseline = Baseline()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The share of bad answers by one source: unhelpful, invented or slow.
+    """The share of bad (unhelpful, invented or slow) answers by one source, before and after.
 
     Attributes:
-        against: the reference with the least evidence of harm.
+        against: the reference with the weakest evidence of harm.
         bad_before, n_before, bad_after, n_after: see `Counts`.
-        worse: evidence that the share rose by more than the margin; from 1 on it is enough by itself.
-        as_good: evidence that it did not, against each reference; of a canary, that it rose by less than `FALL`. From 1
-            on it is enough.
+        voters_before, voters_after: the number of accounts, else conversations, with votes; None: hours.
+        low, high: the 95% interval of the difference of the shares, for a single look; None: an arm has no votes.
+        worse: evidence that the share rose by more than the margin; 1 is enough by itself.
+        as_good: evidence against each reference that the share did not rise by more than the margin; for a canary, that
+            it rose by less than `FALL`. 1 is enough.
     """
 
     metric: str
@@ -98,113 +124,152 @@ class Comparison:
     worse: float
     as_good: float
     against: Against = "all"
+    voters_before: int | None = None
+    voters_after: int | None = None
+    low: float | None = None
+    high: float | None = None
 
     def has_enough(self, settings: WatchSettings) -> bool:
-        """Whether either side has so many observations that it may take a version back."""
-        least = MINIMUM_HOURS if self.metric == "latency" else settings.minimum_votes
-        return min(self.n_before, self.n_after) >= least
+        """Whether both sides have enough voters, or hours, to cause a rollback."""
+        if self.metric == "latency":
+            return min(self.n_before, self.n_after) >= MINIMUM_HOURS
+        voters = (self.voters_before, self.n_before), (self.voters_after, self.n_after)
+        return min(n if known is None else known for known, n in voters) >= settings.minimum_votes
 
     def __str__(self) -> str:
-        unit = "hours" if self.metric == "latency" else "voters" if self.source == "user" else "conversations"
         before, after = (
-            f"{bad / n:.0%} of {n:,}" if n else "of none"
-            for bad, n in ((self.bad_before, self.n_before), (self.bad_after, self.n_after))
+            f"{bad / n:.0%} of {n:,} {self._unit(voters)}" if n else "none"
+            for bad, n, voters in (
+                (self.bad_before, self.n_before, self.voters_before),
+                (self.bad_after, self.n_after, self.voters_after),
+            )
         )
-        return f"{BAD[self.metric]} by {self.source}: {after} {unit}, {REFERENCE[self.against]} {before}"
+        text = f"{BAD[self.metric]} by {self.source}: {after}, {REFERENCE[self.against]} {before}"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} (95% interval of the difference {100 * self.low:+.0f} to {100 * self.high:+.0f} points)"
+
+    def _unit(self, voters: int | None) -> str:
+        if self.metric in ("latency", "shadow"):
+            return "hours" if self.metric == "latency" else "conversations"
+        if voters is None:
+            return "votes"
+        return f"votes by {voters:,} accounts" if self.source == "user" else f"votes on {voters:,} conversations"
 
 
 @dataclass(frozen=True)
 class Power:
-    """What the watch can find at the present rate of votes.
+    """The power of the watch at the present rate of votes.
 
     Attributes:
-        votes_per_day: observations a day, of what finds a fall of 20 points soonest; 0: nobody votes.
-        seconds: how long after the promotion that fall shows; None: not within a year.
+        votes_per_day: votes a day of the comparison that finds a fall of 20 points first; 0: nobody votes.
+        seconds: the time from the promotion until it finds the fall; None: more than a year.
     """
 
     votes_per_day: float
     seconds: float | None
 
     def within(self, settings: WatchSettings) -> bool:
-        """Whether the fall shows before the watch ends."""
+        """Whether the watch finds the fall before it ends."""
         return self.seconds is not None and self.seconds <= settings.duration_seconds
 
 
 def compare(metric: str, source: str, references: Sequence[Counts], settings: WatchSettings) -> Comparison:
-    """One comparison against each of its references."""
-    judged = [(_evidence(counts, settings.margin), counts) for counts in references]
-    (worse, _), found = min(judged, key=lambda each: each[0][0])
+    """Compares against each of the references; the weakest evidence counts."""
+    evidence = [(_evidence(counts, settings.margin), counts) for counts in references]
+    (worse, _), weakest = min(evidence, key=lambda item: item[0][0])
     return Comparison(
         metric,
         source,
-        found.bad_before,
-        found.n_before,
-        found.bad_after,
-        found.n_after,
+        weakest.bad_before,
+        round(weakest.n_before),
+        weakest.bad_after,
+        round(weakest.n_after),
         worse=max(worse / _needed(metric, source, settings), 0.0),
-        as_good=max(min(good for (_, good), _ in judged) / math.log(1 / settings.false_rollback_rate), 0.0),
-        against=found.against,
+        as_good=max(min(good for (_, good), _ in evidence) / math.log(1 / settings.false_rollback_rate), 0.0),
+        against=weakest.against,
+        **_voters_and_interval(weakest.votes, weakest.baseline.between_days),
     )
 
 
-def compare_steps(metric: str, source: str, steps: Sequence[Counts], settings: WatchSettings) -> Comparison:
-    """One comparison at the same time, over steps in which the shares of the traffic differ.
+def _voters_and_interval(votes: Votes | None, between_days: float = 0.0) -> dict[str, Any]:
+    if votes is None:
+        return {}
+    before, after = votes.voters
+    _, low, high = difference(votes, between_days) or (None, None, None)
+    return {"voters_before": before, "voters_after": after, "low": low, "high": high}
 
-    Evidence of the steps is multiplied (see canary.py). The counts are those of all steps, and for information.
+
+def compare_steps(
+    metric: str, source: str, steps: Sequence[Counts], settings: WatchSettings, votes: Votes | None = None
+) -> Comparison:
+    """Compares at the same time, over steps with different shares of the traffic.
+
+    The evidence of the steps is multiplied (see canary.py). The counts are sums over all steps, for information only.
+    Several steps have no interval together: their shares of the traffic and their days differ.
+
+    Args:
+        votes: the votes of all steps.
     """
+    several = {"low": None, "high": None} if votes and len(steps) > 1 else {}
     worse = math.fsum(_evidence(counts, settings.margin)[0] for counts in steps)
     as_good = math.fsum(_evidence(counts, FALL)[1] for counts in steps)
     return Comparison(
         metric,
         source,
         math.fsum(counts.bad_before for counts in steps),
-        sum(counts.n_before for counts in steps),
+        round(math.fsum(counts.n_before for counts in steps)),
         math.fsum(counts.bad_after for counts in steps),
-        sum(counts.n_after for counts in steps),
+        round(math.fsum(counts.n_after for counts in steps)),
         worse=max(worse / _needed(metric, source, settings), 0.0),
         as_good=max(as_good / math.log(1 / (MISSED * COMPARED[metric, source])), 0.0),
         against="same_time",
+        **_voters_and_interval(votes) | several,
     )
 
 
 def decide(
     comparisons: Sequence[Comparison], age: timedelta, power: Power, settings: WatchSettings
 ) -> tuple[Verdict, list[str]]:
-    """The verdict, with its reasons.
+    """Returns the verdict with its reasons.
 
-    `roll_back` when the evidence shows harm beyond the margin, also in a look that comes late, up to once more the
-    duration. `keep` when `minimum_seconds` have passed and all votes show that there is none, users' among them, or
-    when the time is over: without evidence of harm, a champion that the gate passed stays, however few have voted.
+    - `roll_back`: the evidence shows harm beyond the margin; also in a late check, up to twice the duration.
+    - `keep`: `minimum_seconds` have passed and all votes, users' among them, show no such harm; or the duration has
+      passed: without evidence of harm, a champion that the gate passed stays, however few have voted.
+    - `go_on`: otherwise.
     """
     points = f"{100 * settings.margin:g} points"
     duration = timedelta(seconds=settings.duration_seconds)
-    if (told := shown_worse(comparisons, settings)) and age <= 2 * duration:
-        return "roll_back", [f"{comparison}: worse by more than {points}" for comparison in told]
+    if (worse := shown_worse(comparisons, settings)) and age <= 2 * duration:
+        return "roll_back", [f"{comparison}: worse by more than {points}" for comparison in worse]
     votes = [c for c in comparisons if c.metric != "latency" and c.n_before >= settings.minimum_votes]
     figures = [str(c) for c in comparisons if c.n_after] or ["no answer of this version was seen"]
-    can_find = _sentence(power, settings)
+    power_text = _describe(power, settings)
     if age >= duration:
-        return "keep", ["the watch is over, and did not show in its time that it is worse", *figures, can_find]
+        return "keep", ["the watch is over, and did not show that the version is worse", *figures, power_text]
     as_good = all(c.as_good >= 1 for c in votes) and any(c.metric == "helpful" for c in votes)
     if as_good and age >= timedelta(seconds=settings.minimum_seconds):
         return "keep", [f"shown to be within {points} of the champion before", *figures]
-    return "go_on", [f"neither shown to be worse by more than {points} nor to be within them", can_find, *figures]
+    return "go_on", [f"neither shown to be worse by more than {points} nor to be within them", power_text, *figures]
 
 
 def half_of_error(settings: WatchSettings) -> WatchSettings:
-    """The settings of a canary, and of the watch over what was one: a rollout has one error in all. Of a canary that
-    was asked in shadow before, half of these once more: the other half is the shadow's."""
+    """Returns the settings with half of the error.
+
+    A rollout has one error in all, which the canary and the watch after it share. A canary and the shadow before it
+    share the canary's half.
+    """
     return settings.model_copy(update={"false_rollback_rate": settings.false_rollback_rate / 2})
 
 
 def shown_worse(comparisons: Sequence[Comparison], settings: WatchSettings) -> list[Comparison]:
-    """What shows that the version is worse by more than the margin, the most evidence first; empty: all is too little.
+    """Returns the comparisons that show harm beyond the margin, the strongest evidence first; empty: not shown.
 
-    It is those that are enough by themselves or, where none is, those that are enough together.
+    They are the comparisons that are enough by themselves or, if there are none, those that are enough together.
     """
     enough = [c for c in comparisons if c.has_enough(settings) and c.worse > 0]
     enough.sort(key=lambda c: c.worse, reverse=True)
-    # In logarithms, as evidence may be any number of digits long. What speaks for the version adds nothing.
+    # In logarithms, because evidence may overflow. Evidence in favour of the version adds nothing.
     shares = [math.log(COMPARED[c.metric, c.source]) + c.worse * _needed(c.metric, c.source, settings) for c in enough]
     if not shares or np.logaddexp.reduce(shares) < math.log(1 / settings.false_rollback_rate):
         return []
@@ -212,72 +277,83 @@ def shown_worse(comparisons: Sequence[Comparison], settings: WatchSettings) -> l
 
 
 def power(kinds: Mapping[tuple[str, str], Sequence[Counts]], elapsed: timedelta, settings: WatchSettings) -> Power:
-    """How long it takes to find a fall of 20 points in what is found soonest, at the present rates of votes."""
-    found = [
-        Power(rate, seconds_to_find(kind, references, rate, settings))
+    """Returns how soon the fastest comparison finds a fall of 20 points, at the present rates of votes."""
+    powers = [
+        Power(rate, seconds_to_find(kind, [counts.baseline for counts in references], rate, settings))
         for kind, references in kinds.items()
         if kind[0] != "latency"
         for rate in [votes_per_day(references, elapsed)]
     ]
-    known = [one for one in found if one.seconds is not None]
-    if known:
-        return min(known, key=lambda one: one.seconds or 0.0)
-    return max(found, key=lambda one: one.votes_per_day, default=Power(0.0, None))
+    finite = [power for power in powers if power.seconds is not None]
+    if finite:
+        return min(finite, key=lambda power: power.seconds or 0.0)
+    return max(powers, key=lambda power: power.votes_per_day, default=Power(0.0, None))
 
 
 def votes_per_day(references: Sequence[Counts], elapsed: timedelta) -> float:
-    """Observations a day: on the first day as known when the watch began, then as they come."""
+    """Returns the votes a day: on the first day by the reference, then as observed."""
     if elapsed < timedelta(days=1):
-        return max(counts.per_day for counts in references)
-    return max(counts.n_after / (1 - counts.share) for counts in references) / (elapsed / timedelta(days=1))
+        return max(counts.baseline.per_day for counts in references)
+    return max(counts.n_after / (1 - counts.baseline.share) for counts in references) / (elapsed / timedelta(days=1))
 
 
 def seconds_to_find(
-    kind: tuple[str, str], references: Sequence[Counts], per_day: float, settings: WatchSettings
+    kind: tuple[str, str], baselines: Sequence[Baseline], per_day: float, settings: WatchSettings
 ) -> float | None:
-    """When the expected counts of a fall of 20 points are evidence enough against each reference.
+    """Returns when a fall of 20 points is expected to be shown against each reference.
 
     Args:
-        per_day: observations of all traffic a day.
+        baselines: of each reference.
+        per_day: votes a day on all traffic.
 
     Returns:
-        seconds after the promotion; None: not within a year.
+        Seconds after the promotion; None: more than a year.
     """
     days = np.geomspace(1 / 24, 366, 400)
     shown = np.ones(days.shape, dtype=bool)
-    for counts in references:
-        if counts.share:
-            before = per_day * counts.share * days
-        elif counts.period:
-            before = counts.known * np.minimum(days / (counts.period / timedelta(days=1)), 1.0)
+    for baseline in baselines:
+        period = baseline.period / timedelta(days=1)
+        if baseline.share:
+            before = per_day * baseline.share * days
+        elif period:
+            before = baseline.votes * np.minimum(days / period, 1.0)
         else:
             return None
-        after = per_day * (1 - counts.share) * days
-        rate = counts.bad_known / max(counts.known, 1)
+        after = per_day * (1 - baseline.share) * days
+        rate = baseline.bad / max(baseline.votes, 1)
         fallen = min(rate + FALL, 1.0)
-        least = np.minimum(before, after) >= settings.minimum_votes
+        enough_votes = np.minimum(before, after) >= settings.minimum_votes
+        spread = 0.0
+        if baseline.between_days:
+            independent = 1 / np.maximum(before, 1) + 1 / np.maximum(after, 1)
+            blocks = 1 / np.clip(period, 1, np.maximum(days, 1)) + 1 / np.maximum(days, 1)
+            spread = baseline.between_days / max(rate * (1 - rate), 0.01) * blocks / independent
+        before, after = (votes / (baseline.effect + spread) for votes in (before, after))
         evidence = log_e_value(rate * before, before, fallen * after, after, settings.margin)
-        shown &= least & (evidence >= _needed(*kind, settings))
+        shown &= enough_votes & (evidence >= _needed(*kind, settings))
     return float(days[shown.argmax()]) * 86_400 if shown.any() else None
 
 
 def _evidence(counts: Counts, margin: float) -> tuple[float, float]:
-    """Natural logarithms of the evidence that the share rose by more than the margin, and that it did not."""
-    bad_before, n_before, bad_after, n_after = counts.bad_before, counts.n_before, counts.bad_after, counts.n_after
+    """Returns natural logarithms of the evidence that the share rose by more than the margin, and that it did not."""
+    bad_before, n_before, bad_after, n_after = (
+        votes / counts.effect for votes in (counts.bad_before, counts.n_before, counts.bad_after, counts.n_after)
+    )
     worse = log_e_value(bad_before, n_before, bad_after, n_after, margin)
     as_good = log_e_value(n_before - bad_before, n_before, n_after - bad_after, n_after, -margin)
     return float(worse), float(as_good)
 
 
 def _needed(metric: str, source: str, settings: WatchSettings) -> float:
-    """Logarithm of the evidence that is enough if nothing else speaks against the version."""
+    """Returns the logarithm of the evidence that is enough by itself."""
     return math.log(1 / (settings.false_rollback_rate * COMPARED[metric, source]))
 
 
-def _sentence(power: Power, settings: WatchSettings) -> str:
+def _describe(power: Power, settings: WatchSettings) -> str:
     if not power.votes_per_day:
         return "nobody votes on the answers: the watch can find nothing but slow ones"
-    rate = f"at {power.votes_per_day:,.3g} votes a day a fall of {100 * FALL:.0f} points"
+    per_day = f"{power.votes_per_day:,.0f}" if power.votes_per_day >= 100 else f"{power.votes_per_day:.3g}"
+    rate = f"at {per_day} votes a day a fall of {100 * FALL:.0f} points"
     if power.within(settings):
         return f"{rate} shows after {span(power.seconds or 0.0)}"
     takes = "would take more than a year" if power.seconds is None else f"would take {span(power.seconds)}"
@@ -288,6 +364,6 @@ def _sentence(power: Power, settings: WatchSettings) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time, for a person."""
+    """Formats a length of time for a person."""
     days = seconds / 86_400
     return f"{days:.0f} days" if days >= 2 else f"{seconds / 3600:.0f} hours" if seconds >= 7200 else f"{seconds:.0f} s"

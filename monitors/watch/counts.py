@@ -1,39 +1,48 @@
-"""What the watch counts, from the warehouse: votes by who gave them, and slow answers by the hour."""
+"""Counts for the watch, from the warehouse: votes, and slow answers by the hour."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
+from retuned.monitors.rates.days import variance_between
+from retuned.monitors.rates.estimate import evidence_effect
+from retuned.monitors.rates.votes import Array, Votes, read_votes
 from retuned.monitors.settings import WatchSettings
-from retuned.monitors.watch.comparison import COMPARED, Against, Counts, seconds_to_find, votes_per_day
+from retuned.monitors.watch.comparison import COMPARED, Against, Baseline, Counts, seconds_to_find
 
 QUERIES = named_queries("retuned.monitors.watch", "watch.sql")
-ENOUGH_VOTES = 500
-"""The reference reaches back until it holds so many votes of one kind: what is longer ago is less like today."""
 DAY = timedelta(days=1)
+ENOUGH_VOTES, ENOUGH_DAYS = 500, 7
+"""The reference reaches back until it holds this many votes of one kind and this many days: older traffic is less
+similar to today's, and a single day may be exceptional."""
 PERIODS: dict[Against, timedelta] = {"week": 7 * DAY, "day": DAY}
-# A version that a weekly retraining replaced has served for hardly a week when its successor comes.
+# With weekly retraining, a version has served slightly less than a week when its successor arrives.
 _ALMOST = 6 / 7
-SPLIT_NOW = timedelta(hours=6)
-"""Traffic is split when the champion before answered within so long: not by apps that were slow to change over."""
+CHANGING_OVER, SETTLED = timedelta(hours=6), timedelta(hours=12)
+"""The ages of the watch between which it is decided whether traffic is split; apps that switch slowly do not split it.
+Until then the weaker evidence counts."""
+SPLIT = 0.01
+"""Traffic is split if the former champion gives at least this share of the answers."""
 WARM_UP = timedelta(minutes=15)
-"""The first answers of an adapter wait for it to be loaded: they are not compared."""
+"""Latency is not compared at first, while the adapter is loaded."""
 LATENCY_FOR = timedelta(days=3)
-"""Slow answers are counted for so long after the warm-up; what is slow from then on has another reason."""
-ALL_VOTES = 2**31 - 1
-"""Of an account: they are one observation."""
+"""Latency is compared for this long after the warm-up; later changes have other causes."""
+
+
+NO_VOTES = Votes(np.zeros((0, 5)), np.zeros((0, 4)))
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A promotion that is watched, or a step of a canary, and the time up to which it is looked at (UTC)."""
+    """A watched promotion or a step of a canary, up to `end` (UTC)."""
 
     id: str
     workload: str
@@ -55,7 +64,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Reference:
-    """The champion before, in so many periods before the promotion."""
+    """The former champion in a number of periods before the promotion."""
 
     against: Against
     period: timedelta
@@ -63,7 +72,7 @@ class Reference:
 
     @property
     def span(self) -> timedelta:
-        """How far back it reaches."""
+        """The length of the reference."""
         return self.period * self.periods
 
 
@@ -71,11 +80,12 @@ Kinds = dict[tuple[str, str], list[Counts]]
 
 
 def count(warehouse: Warehouse, settings: WatchSettings, watched: Watched) -> Kinds:
-    """Counts by metric and source, against each reference that the evidence must hold against.
+    """Returns the counts by metric and source, against each reference.
 
-    Equal maturity: votes come hours late, so each answer before the promotion is taken as it stood when it was as old
-    as its counterpart is now, a whole number of periods later. A vote counts when it came within `vote_seconds` of its
-    answer. Once the watch is older than the longest period, later answers count when they are that old.
+    Equal maturity: votes arrive hours late, so an answer before the promotion counts with the votes it had when it was
+    as old as its counterpart, a whole number of periods later, is now. A vote counts if it arrived within
+    `vote_seconds` of its answer. Once the watch is older than the longest period, answers after that count when they
+    have reached that age.
     """
     judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
@@ -86,24 +96,25 @@ def count(warehouse: Warehouse, settings: WatchSettings, watched: Watched) -> Ki
         within = min(timedelta(seconds=settings.vote_seconds), longest)
         span = max((reference.span for reference in references), default=timedelta(0))
         start, end = watched.since - span, watched.end
-        # Answers that are younger than `within` count as well: `now` is not what they are cut at.
-        judgements.comparable_votes(
-            cursor, watched.workload, start, end, now=end + within, mature_after=within, per_account=ALL_VOTES
-        )
+        # Answers younger than `within` count as well, so `now` is later than the end.
+        judgements.comparable_votes(cursor, watched.workload, start, end, now=end + within, mature_after=within)
         cut = {"since": watched.since, "end": end, "longest": longest, "within": within}
         cut |= {name: watched.names[name] for name in ("version", "previous")}
         before: Kinds = defaultdict(list)
         for reference in references:
-            _add(before, cursor, cut, reference)
+            _add(before, cursor, cut, reference, history)
         beside: Kinds = defaultdict(list)
-        _add(beside, cursor, cut, Reference("same_time", timedelta(0), 0))
+        _add(beside, cursor, cut, Reference("same_time", timedelta(0), 0), history)
         share = _share(cursor, watched)
         _slow(before, beside, cursor, settings, watched)
-    return {
-        kind: _fairest(kind, before.get(kind, []), beside.get(kind, []), share, watched.elapsed, settings)
-        for kind in COMPARED
-        if kind in before or kind in beside
-    }
+    chosen: Kinds = {}
+    for kind in COMPARED:
+        earlier, same_time = before.get(kind, []), beside.get(kind, [])
+        if watched.elapsed >= SETTLED:
+            chosen[kind] = _settled(kind, earlier, same_time, share, settings)
+        else:
+            chosen[kind] = [*earlier, *(same_time if share >= SPLIT or not earlier else [])]
+    return {kind: counts for kind, counts in chosen.items() if counts}
 
 
 def _history(cursor: duckdb.DuckDBPyConnection, watched: Watched, start: datetime) -> list[dict[str, Any]]:
@@ -112,7 +123,7 @@ def _history(cursor: duckdb.DuckDBPyConnection, watched: Watched, start: datetim
 
 
 def _references(history: Iterable[Mapping[str, Any]], since: datetime, back: timedelta) -> list[Reference]:
-    """Which periods before the promotion are compared with: as few as hold enough votes of one kind."""
+    """Returns the references: for each fitting period, the fewest periods that hold enough votes of one kind."""
     days = [(row["days_before"], row["votes"], row["first"], row["name"], row["source"]) for row in history]
     if not days:
         return []
@@ -122,32 +133,67 @@ def _references(history: Iterable[Mapping[str, Any]], since: datetime, back: tim
         return [Reference("all", served, 1)]
     references = []
     for against, period in fitting.items():
-        most = max(back // period, 1)
+        most = max(math.ceil(min(back, served) / period), 1)
         kinds = defaultdict[tuple[str, str], dict[int, int]](lambda: defaultdict(int))
         for day, votes, _, name, source in days:
             kinds[name, source][math.ceil(day * DAY / period)] += votes
-        needed = most
+        needed, least = most, min(ENOUGH_DAYS * DAY // period, most)
         for counted in kinds.values():
             total = 0
             for number in range(1, most + 1):
                 total += counted[number]
                 if total >= ENOUGH_VOTES:
-                    needed = min(needed, number)
+                    needed = min(needed, max(number, least))
                     break
         references.append(Reference(against, period, needed))
     return references
 
 
-def _add(kinds: Kinds, cursor: duckdb.DuckDBPyConnection, cut: Mapping[str, Any], reference: Reference) -> None:
-    parameters = {**cut, "period": reference.period, "periods": reference.periods}
-    for row in rows_of(cursor.execute(QUERIES["votes"], parameters)):
-        kind = row.pop("name"), row.pop("source")
-        per_day = row["known"] / (reference.span / DAY) if reference.span else 0.0
-        kinds[kind].append(Counts(reference.against, **row, period=reference.period, per_day=per_day))
+def _add(
+    kinds: Kinds,
+    cursor: duckdb.DuckDBPyConnection,
+    cut: Mapping[str, Any],
+    reference: Reference,
+    history: Sequence[Mapping[str, Any]],
+) -> None:
+    cursor.execute(QUERIES["votes"], {**cut, "period": reference.period, "periods": reference.periods})
+    by_key = read_votes(cursor)
+    for (name, source, part), known in by_key.items():
+        if part == "known":
+            days = [(row["bad"], row["votes"]) for row in history if (row["name"], row["source"]) == (name, source)]
+            stood = by_key.get((name, source, "stood"), NO_VOTES)
+            kinds[name, source].append(counts_of(reference, known, stood, np.array(days).reshape(-1, 2)))
+
+
+def counts_of(reference: Reference, known: Votes, stood: Votes, days: Array) -> Counts:
+    """Returns the counts of one comparison against one reference.
+
+    Args:
+        known: all votes.
+        stood: the votes that had arrived when both sides were equally old.
+        days: shape (days, 2): bad votes and all votes of each day before the promotion.
+    """
+    bad, votes, _, _ = known.sums
+    effect = evidence_effect(stood)
+    between = variance_between((days,), effect) if reference.periods else 0.0
+    return Counts(
+        reference.against,
+        *stood.sums,
+        effect=evidence_effect(stood, between),
+        votes=stood,
+        baseline=Baseline(
+            bad=bad,
+            votes=votes,
+            period=reference.period,
+            per_day=votes / (reference.span / DAY) if reference.span else 0.0,
+            effect=effect,
+            between_days=between,
+        ),
+    )
 
 
 def answers(cursor: duckdb.DuckDBPyConnection, watched: Watched, since: datetime) -> tuple[int, int]:
-    """How many answers the champion before and the version that is watched gave since a time."""
+    """Returns the number of answers of the former champion and of the watched version since a time."""
     ((before, after),) = cursor.execute(
         QUERIES["answers"], watched.names | {"start": since, "end": watched.end}
     ).fetchall()
@@ -157,7 +203,11 @@ def answers(cursor: duckdb.DuckDBPyConnection, watched: Watched, since: datetime
 def slow_beside(
     cursor: duckdb.DuckDBPyConnection, step: Watched, began: datetime, settings: WatchSettings
 ) -> list[Counts]:
-    """Slow answers in a step of a canary that began then, at the same time; empty where one of both gave none."""
+    """Returns the slow answers in a step of a canary, compared at the same time; empty: one side has none.
+
+    Args:
+        began: when the canary began.
+    """
     warm = step.since + WARM_UP
     end = min(step.end, warm + LATENCY_FOR)
     if warm >= end:
@@ -167,8 +217,11 @@ def slow_beside(
 
 
 def _share(cursor: duckdb.DuckDBPyConnection, watched: Watched) -> float:
-    """Of the latest answers since the promotion, those that the champion before gave."""
-    before, after = answers(cursor, watched, max(watched.since, watched.end - SPLIT_NOW))
+    """Returns the share of the answers that the former champion gave: since the promotion, or while it was settled."""
+    start = watched.since
+    if watched.elapsed >= SETTLED:
+        start, watched = start + CHANGING_OVER, replace(watched, end=start + SETTLED)
+    before, after = answers(cursor, watched, start)
     return before / (before + after) if before else 0.0
 
 
@@ -191,26 +244,26 @@ def _hours(
     return [Counts("same_time" if row.pop("same_time") else "all", **row) for row in rows]
 
 
-def _fairest(
-    kind: tuple[str, str],
-    before: list[Counts],
-    beside: list[Counts],
-    share: float,
-    elapsed: timedelta,
-    settings: WatchSettings,
+def _settled(
+    kind: tuple[str, str], before: list[Counts], beside: list[Counts], share: float, settings: WatchSettings
 ) -> list[Counts]:
-    """The same time, if as many still ask the champion before as it takes to find a fall; else before and after.
+    """Chooses the reference: the same time if it has enough power to find a fall, else before the promotion.
 
-    That depends on how many ask and vote, never on what they vote of the version that is watched.
+    The choice depends only on data from before, so every later check makes the same choice, and the error is that of
+    one comparison. It does not depend on votes on the watched version.
     """
-    if kind[0] == "latency" or not beside or (before and not share):
-        return beside if kind[0] == "latency" and beside else before
-    if not before:
-        rate = (beside[0].n_before + beside[0].n_after) / max(elapsed / DAY, 1 / 24)
-        return [replace(beside[0], share=share, per_day=rate)]
-    known = before[0]
-    at_once = replace(known, share=share, per_day=known.per_day)
-    found = seconds_to_find(kind, [at_once], votes_per_day([at_once], elapsed), settings)
-    if found is None or found > settings.duration_seconds:
+    if not before or share < SPLIT:
+        return before or [_beside(counts, share) for counts in beside]
+    if kind[0] == "latency":
+        return beside
+    baseline = replace(before[0].baseline, share=share, between_days=0.0)
+    seconds = seconds_to_find(kind, [baseline], baseline.per_day, settings)
+    if seconds is None or seconds > settings.duration_seconds:
         return before
-    return [replace(beside[0], share=share, per_day=known.per_day)]
+    return [_beside(counts, share, baseline.per_day) for counts in beside]
+
+
+def _beside(counts: Counts, share: float, per_day: float | None = None) -> Counts:
+    """Adds the share of the traffic and the votes a day to counts at the same time."""
+    per_day = counts.baseline.per_day if per_day is None else per_day
+    return replace(counts, baseline=replace(counts.baseline, share=share, per_day=per_day))

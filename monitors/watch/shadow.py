@@ -1,14 +1,14 @@
-"""Shadow: is a candidate worse than the champion on the same questions, before it answers anybody?
+"""Shadow: compares a candidate with the champion on the same questions, before it answers any user.
 
-Units. A conversation is one observation, the loss of the candidate: how good the champion's answer is less how good the
-candidate's is, -1 to 1, as `retrain.release.shadow` judged both.
+Units. A conversation is one observation: the loss of the candidate, which is the score of the champion's answer minus
+that of the candidate's, -1 to 1, as scored by `retrain.release.shadow`.
 
-Unknown. Where the two differ and nothing could judge them, either may be right. Each side of the evidence takes these
-for what speaks against it: they are no loss where harm is to be shown, and a whole loss where it is to be ruled out.
-Who has no judge and no corrections is told so, and the shadow ends by its time.
+Unknown. If the two answers differ and no scorer can judge them, either may be right. Such a conversation counts against
+both sides of the evidence: as no loss for evidence of harm, and as a full loss for evidence against harm. Without a
+judge and corrections, the reasons name this, and the shadow ends when its time is over.
 
-Error. The evidence is an e-value that may be looked at after each conversation (sequential.py). A rollout with a shadow
-has one error in all: a quarter each for the shadow and the canary, half for the watch.
+Error. The evidence is an e-value, valid after each conversation (sequential.py). A rollout with a shadow has one error
+in all: a quarter each for the shadow and the canary, half for the watch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Shadow:
-    """What the conversations of a shadow came to.
+    """The result of a shadow.
 
     Attributes:
-        comparison: None: none was looked at.
-        scorers: how many each judged; `unknown`: nothing could.
+        comparison: None: there are no conversations.
+        scorers: the number of conversations by scorer; `unknown`: no scorer could judge them.
     """
 
     comparison: Comparison | None
@@ -40,16 +40,16 @@ class Shadow:
 
     @property
     def judged(self) -> int:
-        """Conversations of which it is known which answer is better."""
+        """The number of conversations that a scorer judged."""
         return sum(count for scorer, count in self.scorers.items() if scorer != UNKNOWN)
 
 
 def compare(rows: Sequence[Mapping[str, Any]], settings: WatchSettings) -> Shadow:
-    """The paired comparison.
+    """Makes the paired comparison.
 
     Args:
-        rows: of `shadow_scores`: scorer, champion, candidate; null where the scorer is `unknown`.
-        settings: with the error that is the shadow's.
+        rows: rows of `shadow_scores`: scorer, champion, candidate; the last two are null if the scorer is `unknown`.
+        settings: with the shadow's share of the error.
     """
     scorers: dict[str, int] = {}
     for row in rows:
@@ -61,7 +61,7 @@ def compare(rows: Sequence[Mapping[str, Any]], settings: WatchSettings) -> Shado
     needed = log(1 / settings.false_rollback_rate)
     worse = log_e_value_of_mean([*losses, *[0.0] * unknown], settings.margin)
     as_good = log_e_value_of_mean([*[-loss for loss in losses], *[-1.0] * unknown], -FALL)
-    found = Comparison(
+    comparison = Comparison(
         "shadow",
         "scorers",
         fsum(1 - champion for champion, _ in known),
@@ -72,37 +72,37 @@ def compare(rows: Sequence[Mapping[str, Any]], settings: WatchSettings) -> Shado
         as_good=max(as_good / needed, 0.0),
         against="same_question",
     )
-    return Shadow(found, scorers)
+    return Shadow(comparison, scorers)
 
 
 def decide(shadow: Shadow, age: timedelta, rollout: RolloutSettings, watch: WatchSettings) -> tuple[Verdict, list[str]]:
-    """The verdict, advance, hold or roll_back, with its reasons; as that of a canary (see `canary.decide`).
+    """Returns the verdict with its reasons, like `canary.decide`.
 
     Args:
-        age: of the shadow.
-        watch: with the error that is the shadow's.
+        age: the age of the shadow.
+        watch: with the shadow's share of the error.
     """
-    points, found = f"{100 * watch.margin:g} points", shadow.comparison
-    if found is not None and found.has_enough(watch) and found.worse >= 1:
-        return "roll_back", [f"{found}: worse by more than {points}"]
-    told = ", ".join(f"{scorer} {count:,}" for scorer, count in sorted(shadow.scorers.items()) if scorer != UNKNOWN)
-    figures = [] if found is None else [f"{found} (conversations by scorer: {told or 'none'})"]
+    points, comparison = f"{100 * watch.margin:g} points", shadow.comparison
+    if comparison is not None and comparison.has_enough(watch) and comparison.worse >= 1:
+        return "roll_back", [f"{comparison}: worse by more than {points}"]
+    counts = ", ".join(f"{scorer} {count:,}" for scorer, count in sorted(shadow.scorers.items()) if scorer != UNKNOWN)
+    figures = [] if comparison is None else [f"{comparison} (conversations by scorer: {counts or 'none'})"]
     if unknown := shadow.scorers.get(UNKNOWN, 0):
-        figures.append(f"in {unknown:,} more the two differ, and nothing could tell which is better")
+        figures.append(f"in {unknown:,} more the two differ, and no scorer could decide which is better")
     missing = []
     if age < timedelta(seconds=rollout.minimum_seconds):
         missing.append(f"the shadow has lasted {span(age.total_seconds())} of {span(rollout.minimum_seconds)}")
-    if found is None:
-        missing.append("no answer of it came: it is asked by `retuned gateway`, or by apps that send shadow_answer")
+    if comparison is None:
+        missing.append("it has given no answer yet: `retuned gateway`, or apps that send shadow_answer, have to ask it")
     elif shadow.judged < rollout.minimum_answers:
         missing.append(f"{shadow.judged:,} of {rollout.minimum_answers:,} conversations are judged")
-    if found is None or found.as_good < 1:
-        missing.append(f"too little is judged to show that it is not {100 * FALL:.0f} points worse")
-    if found is not None and found.has_enough(watch) and found.worse > 0:
-        missing.append(f"it leans to worse by more than {points}")
+    if comparison is None or comparison.as_good < 1:
+        missing.append(f"too few are judged to show that it is not {100 * FALL:.0f} points worse")
+    if comparison is not None and comparison.has_enough(watch) and comparison.worse > 0:
+        missing.append(f"it leans towards worse by more than {points}")
     if not missing:
         return "advance", [f"not shown to be worse by more than {points}", *figures]
     if age >= timedelta(seconds=rollout.maximum_seconds):
         over = f"the time of the shadow is over ({span(rollout.maximum_seconds)}, rollout.maximum_seconds)"
-        return "advance", [f"{over} without evidence enough that it is worse, and without power:", *missing, *figures]
+        return "advance", [f"{over} without enough evidence that it is worse, and without power:", *missing, *figures]
     return "hold", [*missing, *figures]

@@ -1,1 +1,1 @@
-"""What a training learns from and is judged on."""
+"""Datasets: what a training learns from and is evaluated on."""

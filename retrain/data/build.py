@@ -1,4 +1,4 @@
-"""Builds datasets from the evidence in the warehouse, in a child process: the parent's functions, the child's work."""
+"""Builds datasets from the evidence in the warehouse, in a child process."""
 
 import json
 import shutil
@@ -18,10 +18,11 @@ from retuned.consumers.child import child_main
 from retuned.consumers.common.durable import written_aside
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, attach, insert, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.consumers.warehouse.copying import extract_to
+from retuned.consumers.warehouse.opening import attach
 from retuned.retrain import versions
 from retuned.retrain.data.checks import check_classes, check_enough, check_leaks
-from retuned.retrain.data.consensus import QUARANTINED
 from retuned.retrain.data.dataset import (
     SET_ASIDE,
     SPLITS,
@@ -35,14 +36,17 @@ from retuned.retrain.data.dataset import (
 )
 from retuned.retrain.data.evidence import Earlier, Evidence
 from retuned.retrain.data.examples import Example, unrated
+from retuned.retrain.data.identity import text_hash
 from retuned.retrain.data.selection import Selection, sample_of_traffic, select
-from retuned.retrain.data.similarity import text_hash
+from retuned.retrain.data.states import as_rows, row_states, write_preview
 from retuned.retrain.settings import SECRETS, Settings
-from retuned.retrain.versions import QUERIES
+from retuned.retrain.versions import QUERIES, Version
 
 _EXTRACT = named_queries("retuned.retrain.data", "extract.sql")
 _EXTRACT_FILE = "extract.duckdb"
 _REFUSALS: dict[str, type[DatasetRefused]] = {kind.__name__: kind for kind in (TooFewRows, LostClass)}
+this_machine = threading.Lock()
+"""Held while a dataset is built or the gate decides, so that only one run at a time does so on this machine."""
 _TIMES = ("timestamp", "received_at")
 _COLUMNS = [(name, pa.string()) for name in Example.__dataclass_fields__ if name not in _TIMES] + [
     (name, pa.timestamp("us")) for name in _TIMES
@@ -63,53 +67,63 @@ def build_dataset(
     folder: Path,
     stop: threading.Event | None = None,
     anew: bool = False,
+    start: str | None = None,
 ) -> Dataset:
-    """Make the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
+    """Builds the dataset of a workload from the evidence that is newer than the champion's dataset, or from all of it.
 
-    The same evidence gives the same version, which is then written once. Feedback that is set aside is in
-    the table `quarantine` afterwards. Rows are chosen in a child process, which takes minutes where they are many.
+    The same evidence gives the same version, which is written once. Stores the state of each row in the table
+    `row_states`. A child process selects the rows, which takes minutes if there are many.
 
     Args:
-        folder: of this work alone.
-        anew: for a training that begins from nothing: from all of the evidence, and all that earlier datasets taught
-            and is still true.
+        folder: a folder for this build only.
+        anew: for a training that starts from the base model: use all evidence, and all rows of earlier datasets that
+            are still right.
+        start: for a training that starts from a version before the champion, or from `base`: the dataset is as if that
+            version were the champion. Questions that the champion learned are not held out, because it has an advantage
+            on them. None: the training starts from the champion.
 
     Raises:
-        TooFewRows: fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
+        TooFewRows: there are fewer rows than dataset.minimum_rows, or than the gate needs in the holdout.
         LostClass: most questions of a frequent answer or topic would be left out.
         Cancelled: stop was set.
-        ChildFailed: the child failed or died; also when the splits share a question, a fault of this program.
+        ChildFailed: the child failed or died, or splits share a question, which is a bug.
     """
     stop = stop or threading.Event()
     try:
-        job = prepare(warehouse, settings, workload, folder, stop, anew)
-        result = run_child(
-            "retuned.retrain.data.build",
-            job,
-            folder,
-            timeout_seconds=settings.train.timeout_seconds,
-            stop=stop,
-            to_need_less="lower dataset.maximum_rows",
-        )
+        job = prepare(warehouse, settings, workload, folder, stop, anew) | {"start": start}
+        result = run(job, settings, folder, stop)
     finally:
         (folder / _EXTRACT_FILE).unlink(missing_ok=True)
     return registered(warehouse, workload, result, now)
 
 
+def run(job: dict[str, Any], settings: Settings, folder: Path, stop: threading.Event) -> dict[str, Any]:
+    """Runs the child."""
+    return run_child(
+        "retuned.retrain.data.build",
+        job,
+        folder,
+        timeout_seconds=settings.train.timeout_seconds,
+        stop=stop,
+        to_need_less="lower dataset.maximum_rows",
+    )
+
+
 def prepare(
     warehouse: Warehouse, settings: Settings, workload: str, folder: Path, stop: threading.Event, anew: bool = False
 ) -> dict[str, Any]:
-    """The job of the child: what it reads of the warehouse is in a file of its own."""
+    """Writes an extract of the warehouse for the child, and returns its job."""
     folder.mkdir(parents=True, exist_ok=True)
     extract = folder / _EXTRACT_FILE
-    extract.unlink(missing_ok=True)  # of an attempt that was killed
+    extract.unlink(missing_ok=True)  # left by an attempt that was killed
     limits = {"limit": settings.dataset.maximum_rows, "traffic_rows": settings.dataset.traffic_rows}
-    warehouse.extract_to(extract, _EXTRACT, {"workload": workload, **limits}, stop)
+    about = {"workload": workload, "incumbent": settings.incumbent.model, **limits}
+    extract_to(warehouse, extract, _EXTRACT, about, stop)
     return {
         "extract": str(extract.resolve()),
         "workload": workload,
         "anew": anew,
-        # The daemon's settings have more sections, and nobody is asked for anything here.
+        # The daemon's settings have more sections. The child needs no labels, privacy or secrets.
         "settings": settings.model_dump(
             mode="json", include=Settings.model_fields.keys() - {"labels", "privacy"}, exclude=SECRETS
         ),
@@ -117,83 +131,111 @@ def prepare(
 
 
 def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
-    """The child's side: the files of the dataset, and what the warehouse is to know of it."""
+    """Runs in the child: writes the files of the dataset, and returns what to store in the warehouse.
+
+    With `preview` in the job, writes only the file that it names.
+    """
     settings, workload = Settings.model_validate(job["settings"]), job["workload"]
     with closing(attach(WarehouseSettings(path=Path(job["extract"])), create=False)) as warehouse:
         champion = versions.champion(warehouse, workload)
         earlier = Earlier.of(warehouse, settings, workload, champion)
-        evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
-        similarity = settings.dataset.near_duplicate_similarity
-        chosen_by = settings.dataset
+        options, learned = settings.dataset, frozenset[str]()
+        if job.get("start"):
+            learned = earlier.questions
+            start = _go_back(warehouse, workload, job["start"])
+            earlier = Earlier.of(warehouse, settings, workload, start)
         if job["anew"]:
-            earlier, chosen_by = replace(earlier, until=None), chosen_by.model_copy(update={"replay_share": 1.0})
-        chosen = select(evidence, earlier, chosen_by)
+            earlier, options = replace(earlier, until=None), options.model_copy(update={"replay_share": 1.0})
+        sample = unrated(warehouse, settings.dataset)
+        evidence = Evidence.of(warehouse, settings, workload, earlier, sample)
+        chosen = select(evidence, earlier, options, learned)
+        states = row_states(chosen, evidence.overrides)
+        refused: dict[str, Any] = {}
         try:
             check_enough(chosen, settings, workload)
-            check_classes(chosen, similarity, evidence.template, workload, evidence.metric.metric)
+            check_classes(chosen, workload, evidence.metric.metric)
         except DatasetRefused as error:
-            return {"refused": type(error).__name__, "reason": str(error)}
-        check_leaks(chosen.splits, chosen.thumbs, similarity, evidence.template)
-        traffic = sample_of_traffic(unrated(warehouse, settings.dataset), chosen, evidence.template, settings.dataset)
-        content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
-        content.append([THUMBS, sorted(f"{row.row_id} {desirable}" for row, desirable in chosen.thumbs)])
-        content.append([TRAFFIC, sorted(row.row_id for row in traffic)])
-        version = text_hash(json.dumps([workload, content]))[:12]
-        card = {
-            "workload": workload,
-            "evidence_until": max(row.received_at for row in evidence.rows).isoformat(),
-            "earlier_datasets": earlier.versions,
-            "generation": earlier.generation,
-            "rows": {name: len(chosen.splits[name]) for name in SPLITS},
-            "thumbs": len(chosen.thumbs),
-            "traffic": len(traffic),
-            "replay": len(chosen.replayed),
-            "left_out": chosen.left_out,
-            **_profile(
-                [row for name in ("train", "validation", "holdout") for row in chosen.splits[name]], chosen.replayed
-            ),
-            "metric": evidence.metric.as_dict(),
-            "settings": settings.dataset.model_dump(mode="json"),
-        }
+            refused = {"refused": type(error).__name__, "reason": str(error)}
+        if job.get("preview"):
+            shown = write_preview(warehouse, states, **job["preview"])
+            return shown | {"metric": evidence.metric.metric.name} | refused
+        if refused:
+            return refused
+        check_leaks(chosen.splits, chosen.thumbs, evidence.related)
+        traffic = sample_of_traffic(sample, chosen, evidence.related, settings.dataset)
+        version = _version(workload, chosen, traffic)
+        card = _card(workload, settings, earlier, evidence, chosen, traffic)
         known = load(warehouse, workload, version)
     path = versions.workload_folder(settings.models.directory, workload) / "datasets" / version
     if known is not None and known.reduced:
-        shutil.rmtree(known.path)  # it is written anew, whole
+        shutil.rmtree(known.path)  # it is written again, complete
     if known is None or not known.path.is_dir():
         _write_files(path, version, chosen, traffic, card)
-    doubted = [
-        {
-            "feedback_id": one.row.feedback_id,
-            "interaction_id": one.row.interaction_id,
-            "user_id": one.row.user_id,
-            "reason": one.reason,
-            "detail": one.detail,
-        }
-        for one in evidence.left
-        if one.reason in QUARANTINED
-    ]
-    return {"version": version, "path": str(path.resolve()), "card": card, "quarantine": doubted}
+    return {"version": version, "path": str(path.resolve()), "card": card, "states": as_rows(states)}
+
+
+def _go_back(warehouse: Warehouse, workload: str, start: str) -> Version | None:
+    """Makes an extract as if a version were the champion, and no dataset had been built after its own.
+
+    What is then learned is what a training from that version would have learned. Returns the version; None: the base
+    model.
+    """
+    for query in ("later_rows", "later_datasets", "start_as_champion"):
+        warehouse.execute(QUERIES[query], {"workload": workload, "start": start})
+    return versions.champion(warehouse, workload)
+
+
+def _version(workload: str, chosen: Selection, traffic: Sequence[Example]) -> str:
+    """Returns the hash of a dataset's content."""
+    content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
+    content.append([THUMBS, sorted(f"{row.row_id} {desirable}" for row, desirable in chosen.thumbs)])
+    content.append([TRAFFIC, sorted(row.row_id for row in traffic)])
+    return text_hash(json.dumps([workload, content]))[:12]
+
+
+def _card(
+    workload: str,
+    settings: Settings,
+    earlier: Earlier,
+    evidence: Evidence,
+    chosen: Selection,
+    traffic: Sequence[Example],
+) -> dict[str, Any]:
+    rows = [row for name in ("train", "validation", "holdout") for row in chosen.splits[name]]
+    return {
+        "workload": workload,
+        "evidence_until": max(one.row.received_at for one in evidence.decided).isoformat(),
+        "earlier_datasets": earlier.versions,
+        "generation": earlier.generation,
+        "rows": {name: len(chosen.splits[name]) for name in SPLITS},
+        "thumbs": len(chosen.thumbs),
+        "traffic": len(traffic),
+        "replay": len(chosen.replayed),
+        "left_out": chosen.left_out,
+        **_profile(rows, chosen.replayed),
+        "metric": evidence.metric.as_dict(),
+        "settings": settings.dataset.model_dump(mode="json"),
+    }
 
 
 def registered(warehouse: Warehouse, workload: str, result: dict[str, Any], now: datetime) -> Dataset:
-    """The dataset that a child has made, known to the warehouse.
+    """Stores the dataset that a child has written in the warehouse, and returns it.
 
     Raises:
-        TooFewRows, LostClass: the child refused to make it.
-        StoreUnavailable: the storage of the cluster does not take it; it is no dataset yet.
+        TooFewRows, LostClass: the child refused the dataset.
+        StoreUnavailable: the cluster's storage does not accept the files; the dataset is not stored.
     """
     if "refused" in result:
         raise _REFUSALS[result["refused"]](result["reason"])
     version, path, card = result["version"], Path(result["path"]), result["card"]
-    counts = card["rows"]
+
     known = load(warehouse, workload, version)
     kept = warehouse.artifacts.put("dataset", path)
     with warehouse.transaction() as cursor:
         kept(cursor)
-        cursor.execute(QUERIES["forget_quarantine"], {"workload": workload})
-        about = {"workload": workload, "dataset_version": version, "created_at": now}
-        if doubted := [one | about for one in result["quarantine"]]:
-            cursor.execute(QUERIES["quarantine"], {"rows": doubted})
+        cursor.execute(QUERIES["forget_states"], {"workload": workload})
+        about = {"workload": workload, "version": version, "now": now, "rows": json.dumps(result["states"])}
+        cursor.execute(QUERIES["states"], about)
         if known is None:
             insert(
                 cursor,
@@ -202,24 +244,22 @@ def registered(warehouse: Warehouse, workload: str, result: dict[str, Any], now:
                 workload=workload,
                 created_at=now,
                 path=str(path),
-                train=counts["train"],
-                validation=counts["validation"],
-                holdout=counts["holdout"],
                 replay=card["replay"],
                 card=json.dumps(card),
+                **{name: card["rows"][name] for name in ("train", "validation", "holdout")},
             )
-        elif known.removed_at is not None:  # by retention, with its rows
+        elif known.removed_at is not None:  # retention had removed it with its rows
             cursor.execute(QUERIES["keep_dataset"], {"workload": workload, "version": version})
         if known is None or known.removed_at is not None:
             files = [str(path / f"{name}.parquet") for name in (*SPLITS, THUMBS, TRAFFIC)]
             cursor.execute(QUERIES["dataset_lineage"], {"version": version, "files": files})
-    made = load(warehouse, workload, version)
-    assert made is not None
-    return made
+    dataset = load(warehouse, workload, version)
+    assert dataset is not None
+    return dataset
 
 
 def _profile(rows: Sequence[Example], replayed: frozenset[str]) -> dict[str, Any]:
-    """Of the new rows: how many each source, topic and account gave."""
+    """Returns the number of new rows of each source, topic and account."""
     new = [row for row in rows if row.row_id not in replayed]
     accounts = Counter(row.user_id for row in new if row.user_id is not None)
     return {

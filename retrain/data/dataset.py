@@ -1,4 +1,4 @@
-"""Datasets: what a training learns from and is judged on, written once and never changed. `build` makes them."""
+"""Datasets: the rows that a model is trained and evaluated on. They are immutable; `build` writes them."""
 
 import json
 from dataclasses import dataclass
@@ -18,30 +18,30 @@ from retuned.retrain.versions import QUERIES
 SPLITS = ("train", "validation", "holdout", "regression")
 THUMBS = "thumbs"
 TRAFFIC = "traffic"
-"""Answers that nobody said anything about: what is compared on them is no score."""
+"""Unrated answers. Comparisons on them are no scores."""
 SET_ASIDE = "set_aside"
 REDUCED = ("train", "holdout")
-"""The splits of a dataset that retention reduced to what later ones are made from."""
+"""The splits that retention keeps of a reduced dataset. Later datasets are built from them."""
 
 
 class DatasetRefused(RetunedError):
-    """Nothing is trained on this evidence."""
+    """The evidence is not suitable for a training."""
 
 
 class TooFewRows(DatasetRefused):
-    """There is not enough evidence to learn from and to be judged on."""
+    """There are too few rows for training and evaluation."""
 
 
 class LostClass(DatasetRefused):
-    """Most questions of a frequent answer or topic would be left out: it would be neither learned nor judged."""
+    """Most questions of a frequent answer or topic would be left out, and nothing would show it."""
 
 
 class TooLongRows(DatasetRefused):
-    """Too many rows are longer than the training may read. The dataset stays."""
+    """Too many rows are longer than the training's maximum length. The dataset is kept."""
 
 
 class Leak(RetunedError):
-    """Something that is judged on would have been trained on. Nothing was written."""
+    """A held-out question would be trained on. Nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Dataset:
 
     Attributes:
         path: its folder: `train.parquet`, `validation.parquet`, `holdout.parquet`, `regression.parquet`;
-            `thumbs.parquet`, answers that people called helpful or not, for preference training; `traffic.parquet`,
-            recent answers that nobody rated, as completions; `set_aside.parquet`, what was left out and why;
-            `topics.json`, by which the next dataset names the same topics; `card.json`.
-        rows: number of rows of each split.
-        replay: rows of train that repeat an earlier dataset.
-        card: what it was made from, and what was left out and why.
-        removed_at: when retention deleted its folder, naive UTC; None: it is there.
+            `thumbs.parquet`, answers with a thumb, for preference training; `traffic.parquet`, recent unrated answers
+            as completions; `set_aside.parquet`, rows that were left out, with the reason; `topics.json`, from which the
+            next dataset takes the names of topics; `card.json`.
+        rows: the number of rows of each split.
+        replay: the number of rows of train that repeat an earlier dataset.
+        card: the sources, and the numbers of rows that were left out by reason.
+        removed_at: the time when retention deleted its folder, naive UTC; None if it exists.
     """
 
     version: str
@@ -70,12 +70,12 @@ class Dataset:
 
     @property
     def reduced(self) -> bool:
-        """Whether retention left the splits in REDUCED alone."""
+        """Whether retention removed all splits but those in REDUCED."""
         return self.path.is_dir() and not (self.path / "regression.parquet").exists()
 
     def split(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a split: an `Example`'s columns and `replay`. Of `thumbs`, `desirable` in its place; of
-        `set_aside`, `reason` and `detail`. Of a reduced dataset, none but those of REDUCED."""
+        """Returns the rows of a split: an `Example`'s columns and `replay`; `desirable` instead for `thumbs`, `reason`
+        and `detail` for `set_aside`. Empty if the dataset is reduced and the split is not in REDUCED."""
         if name not in REDUCED and self.reduced:
             return []
         rows: list[dict[str, Any]] = pq.read_table(self.path / f"{name}.parquet").to_pylist()
@@ -83,7 +83,7 @@ class Dataset:
 
 
 def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
-    """A dataset that was written, or None."""
+    """Returns a dataset; None if there is none of that version."""
     row = warehouse.row(QUERIES["dataset"], {"workload": workload, "version": version})
     if row is None:
         return None
@@ -94,7 +94,7 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
 
 
 def logged_answers(warehouse: Warehouse, dataset: Dataset, split: str = "holdout") -> dict[str, str]:
-    """What production answered to the questions of a split, by row_id, as far as it is known."""
+    """Returns the known answers of production to the questions of a split, by row_id."""
     parameters = {"workload": dataset.workload, "version": dataset.version, "split": split}
     return {
         row["row_id"]: logged_answer(row["response"], row["calls"])[1]
@@ -103,7 +103,7 @@ def logged_answers(warehouse: Warehouse, dataset: Dataset, split: str = "holdout
 
 
 def metric_of(dataset: Dataset, settings: Settings) -> Chosen:
-    """The metric that the answers of a dataset are scored by, and why."""
+    """Returns the metric for the answers of a dataset, with the reason."""
     kept = dataset.card.get("metric")
     approved = [] if kept else [row["completion"] for name in ("train", "holdout") for row in dataset.split(name)]
     return restored(settings, kept, approved)

@@ -1,4 +1,4 @@
-"""What a dataset may be made from: the evidence there is now, and what earlier datasets hold."""
+"""The input of a dataset: the decided feedback of today, and the rows of earlier datasets."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,122 +7,141 @@ from pathlib import Path
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import holdout
-from retuned.retrain.data.consensus import Consensus, find_consensus
 from retuned.retrain.data.dataset import Dataset, load
-from retuned.retrain.data.examples import Example, one_of_each_interaction, read_statements, restored, thumbs
-from retuned.retrain.data.filters import filtered
-from retuned.retrain.data.similarity import Template
+from retuned.retrain.data.examples import Example, Statements, restored, thumbs
+from retuned.retrain.data.filters import IN_WORDS, filtered
+from retuned.retrain.data.overrides import Overrides
+from retuned.retrain.data.related import Related
+from retuned.retrain.data.table import Decided, Table, decide
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.scoring.metric import Chosen, choose
 from retuned.retrain.settings import DatasetSettings, Settings
 from retuned.retrain.versions import QUERIES, Version
 
-# In which order a question's place is looked for, as the query `places` numbers them.
 _PLACES = ("holdout", "validation", "train")
+"""The splits as the query `places` numbers them."""
 
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A row that was left out, and why."""
-
-    row: Example
-    reason: str
-    detail: str = ""
+EXPERTS = 20
+"""With this many answers by experts, the metric is chosen by these alone."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What may be learned from.
+    """The feedback of today, decided.
 
     Attributes:
-        rows: corrections and accepted answers, one of an interaction.
-        left: what is set aside, or not fit to be learned.
-        topics: those that earlier datasets know.
-        places: split of each question, by hash and by interaction, that stood in an earlier dataset of today's draw.
-        template: what the prompts share.
-        metric: how good an answer is, and whether two say the same.
+        rows: the row with the right answer to each question that has one.
+        decided: the decision on every statement.
+        undecided: the hashes of questions that have answers, none of which is known to be right.
+        topics: the topics of earlier datasets.
+        places: the split of each question, by hash and by interaction, in earlier datasets of the current draw.
+        related: the groups of related questions, including those of earlier datasets.
+        metric: the workload's metric.
+        overrides: the decisions of people, already applied.
+        bought, cascaded: see `Statements`.
     """
 
     rows: list[Example]
+    decided: list[Decided]
+    undecided: frozenset[str]
     thumbs: list[tuple[Example, bool]]
-    left: list[LeftOut]
-    consensus: Consensus
     topics: Topics
     places: dict[str, str]
-    template: Template
+    related: Related
     metric: Chosen
+    overrides: Overrides = field(default_factory=Overrides)
+    bought: frozenset[str] = frozenset()
+    cascaded: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, warehouse: Warehouse, settings: Settings, workload: str, generation: int) -> "Evidence":
-        asked = settings.dataset
-        said = read_statements(warehouse, workload, asked)
-        template = Template(row.prompt for row in [*said.corrections, *said.accepted])
-        metric = choose(settings, [row.completion for row in [*said.corrections, *said.accepted]])
-        consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric)
-        if consensus.distrusted:  # nor does it count against an answer that they call it bad
-            said = read_statements(warehouse, workload, asked, consensus.distrusted)
-            consensus = _consensus(warehouse, [*said.corrections, *said.accepted], asked, template, metric)
-        all = [*said.corrections, *said.accepted]
-        unfit = filtered([row for row in all if row.feedback_id not in consensus.doubts], said.cut, asked.filters)
-        left = {
-            row.feedback_id: LeftOut(
-                row, consensus.doubts[row.feedback_id].reason, consensus.doubts[row.feedback_id].detail
-            )
-            if row.feedback_id in consensus.doubts
-            else LeftOut(row, unfit[row.feedback_id])
-            for row in all
-            if row.feedback_id in consensus.doubts or row.feedback_id in unfit
-        }
-        poor = {one.row.interaction_id for one in left.values() if one.row.kind == "accepted"}
+    def of(
+        cls,
+        warehouse: Warehouse,
+        settings: Settings,
+        workload: str,
+        earlier: "Earlier",
+        unrated: Sequence[Example] = (),
+    ) -> "Evidence":
+        """Reads the feedback and decides it. `unrated` are further questions for `related`."""
+        options = settings.dataset
+        overrides = Overrides.of(warehouse, workload)
+        statements, overruled = overrides.read(warehouse, workload, options)
+        metric = choose(settings, _trusted(statements))
+        questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
+        related = Related(questions, options.near_duplicate_similarity)
+        table = decided(warehouse, statements, metric, options, overrides)
+        # The metric should fit the right answers, which are known only now.
+        fitting = choose(settings, _trusted(replace(statements, rows=table.rows)))
+        if fitting.as_dict() != metric.as_dict():
+            metric = fitting
+            table = decided(warehouse, statements, metric, options, overrides)
+        table = replace(table, decided=[*table.decided, *overruled])
+        poor = {one.row.feedback_id for one in table.decided if one.state not in ("taught", "held_out")}
         places = {
             row["key"]: _PLACES[row["place"]]
-            for row in warehouse.rows(QUERIES["places"], {"workload": workload, "generation": generation})
+            for row in warehouse.rows(QUERIES["places"], {"workload": workload, "generation": earlier.generation})
         }
         latest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
         return cls(
-            rows=one_of_each_interaction(said, lambda row: row.feedback_id not in left, metric.same),
+            rows=table.rows,
+            decided=table.decided,
+            undecided=frozenset(one.row.prompt_hash for one in table.decided)
+            - frozenset(row.prompt_hash for row in table.rows),
             thumbs=[
                 (row, helpful)
-                for row, helpful in thumbs(warehouse, workload, asked, consensus.distrusted)
-                if row.feedback_id not in consensus.doubts and not (helpful and row.interaction_id in poor)
+                for row, helpful in thumbs(warehouse, workload, options, [*table.distrusted, *overrides.banned])
+                if not (helpful and row.feedback_id in poor) and not overrides.replaced(row)
             ],
-            left=list(left.values()),
-            consensus=consensus,
             topics=Topics.load(Path(latest["path"])) if latest else Topics(),
             places=places,
-            template=template,
+            related=related,
             metric=metric,
+            overrides=overrides,
+            bought=statements.bought,
+            cascaded=statements.cascaded,
         )
 
 
-def _consensus(
-    warehouse: Warehouse, said: Sequence[Example], settings: DatasetSettings, template: Template, metric: Chosen
-) -> Consensus:
-    if not settings.quarantine:
-        return Consensus()
-    accounts = sorted({row.user_id for row in said if row.user_id is not None})
-    seen = warehouse.rows(QUERIES["first_seen"], {"accounts": accounts})
+def _trusted(statements: Statements) -> list[str]:
+    """Returns the answers by which the metric is chosen, one per question: experts' if there are enough, else all."""
+    experts = {row.prompt_hash: row.completion for row in statements.learnable if row.is_expert}
+    all = {row.prompt_hash: row.completion for row in statements.learnable}
+    return list((experts if len(experts) >= EXPERTS else all).values())
+
+
+def decided(
+    warehouse: Warehouse, statements: Statements, metric: Chosen, settings: DatasetSettings, overrides: Overrides
+) -> Table:
+    """Decides the statements that pass the filters, and sets aside the others."""
+    unfit = filtered(statements.learnable, statements.cut, settings.filters, metric.metric)
+    for row in filter(overrides.wanted, statements.rows):
+        unfit.pop(row.feedback_id, None)
+    fit = [row for row in statements.rows if row.feedback_id not in unfit]
+    accounts = {row.user_id for row in fit if row.user_id is not None and not row.is_expert}
+    # Only accounts that agree with another one are compared; the query reads all events.
+    seen = warehouse.rows(QUERIES["first_seen"], {"accounts": sorted(accounts)}) if len(accounts) > 1 else []
     first_seen = {row["user_id"]: row["first_seen"] for row in seen}
-    return find_consensus(
-        said,
-        first_seen,
-        settings.near_duplicate_similarity,
-        metric.same,
-        template,
-        one_right=metric.metric.one_right,
-    )
+    table = decide(fit, first_seen, metric, all_trusted=not settings.quarantine, overruled=overrides.rows)
+    left = [
+        Decided(row, "set_aside", reason, IN_WORDS[reason])
+        for row in statements.learnable
+        if (reason := unfit.get(row.feedback_id)) is not None
+    ]
+    return replace(table, decided=[*table.decided, *left])
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What the champion and those before it learned from and were judged on.
+    """The rows on which the champion and its predecessors were trained and evaluated.
 
     Attributes:
-        generation: the draw that questions are held out by today.
-        spent: what stood in holdouts since then that were drawn before today's; it is among `judged` too.
-        rehearsed: prompt hash of a row of train to the number of datasets since it was last trained on: 0, by the
-            newest.
-        failures: topic to the share of its questions that the champion answered wrong where it was judged.
+        until: the time of the newest evidence in these datasets; None if there are none.
+        judged: rows of holdouts and regression sets.
+        generation: the current draw of the holdout.
+        spent: rows of later holdouts from before the current draw; also in `judged`.
+        known: the feedback whose answers these datasets contain.
+        rehearsed: the number of datasets since a training row was last used, by prompt hash; 0 for the newest dataset.
+        failures: the share of each topic's questions that the champion answered wrong in its evaluation.
     """
 
     versions: list[str]
@@ -131,6 +150,7 @@ class Earlier:
     judged: list[Example]
     generation: int
     spent: list[Example]
+    known: frozenset[str] = frozenset()
     rehearsed: dict[str, int] = field(default_factory=dict)
     failures: dict[str, float] = field(default_factory=dict)
 
@@ -144,7 +164,7 @@ class Earlier:
         rehearsed: dict[str, int] = {}
         versions: list[str] = []
         until = None
-        # Newest first: of two datasets that hold one prompt, the newer answer counts.
+        # Newest first: if two datasets contain a question, the newer answer counts.
         for later in holdout.spent(warehouse, workload, version, today):
             _gather(_known(warehouse, workload, later), ("holdout",), judged, first)
         spent = list(judged.values())
@@ -160,7 +180,14 @@ class Earlier:
         regression = [replace(row, origin=first.get(row.prompt_hash)) for row in judged.values()]
         judged_on = {"workload": workload, "version": champion.version if champion else None}
         failures = {row["topic"]: row["failures"] for row in warehouse.rows(QUERIES["failures"], judged_on)}
-        return cls(versions, until, list(train.values()), regression, today, spent, rehearsed, failures)
+        held = warehouse.rows(QUERIES["held_feedback"], {"versions": versions})
+        known = frozenset(row["feedback_id"] for row in held)
+        return cls(versions, until, list(train.values()), regression, today, spent, known, rehearsed, failures)
+
+    @property
+    def questions(self) -> frozenset[str]:
+        """The hashes of the questions on which the champion was trained."""
+        return frozenset(row.prompt_hash for row in self.train)
 
 
 def _known(warehouse: Warehouse, workload: str, version: str) -> Dataset:
@@ -170,7 +197,7 @@ def _known(warehouse: Warehouse, workload: str, version: str) -> Dataset:
 
 
 def _gather(dataset: Dataset, splits: Iterable[str], into: dict[str, Example], first: dict[str, str]) -> None:
-    """Newest dataset first: `first` ends as where a prompt was held out first."""
+    """Adds the rows of a dataset. Called with the newest dataset first, so `first` ends with the first holdout."""
     for split in splits:
         for values in dataset.split(split):
             values.pop("replay")

@@ -1,58 +1,62 @@
-"""What people taught: corrections and accepted answers, each joined with the interaction that it is about."""
+"""Examples: corrections and rated answers, each joined with its interaction."""
 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
-from functools import lru_cache
 from typing import Any, Literal
 
 from retuned.consumers.common import reasoning, tool_calls
 from retuned.consumers.common.call_forms import in_one_form
-from retuned.consumers.formats.messages import joined_text
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.retrain.data.similarity import Identity, identity, normalise, text_hash
-from retuned.retrain.scoring.facts import facts
-from retuned.retrain.scoring.metric import Same
+from retuned.retrain.data.identity import (
+    Identity,
+    conversation_identity,
+    last_question,
+    normalise,
+    text_hash,
+    text_turns,
+)
 from retuned.retrain.settings import DatasetSettings
 from retuned.retrain.versions import QUERIES
 
-_CUT = ("length", "max_tokens", "incomplete")  # as OpenAI's chat and responses, Anthropic and OpenTelemetry say it
+_CUT = ("length", "max_tokens", "incomplete")
+"""Finish reasons of cut answers in OpenAI's chat and responses APIs, Anthropic's API and OpenTelemetry."""
 _ISO_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 
-# Asked of one text again and again.
-facts_of = lru_cache(50_000)(facts)
 
-_REASONING = ("reasoning_content", "reasoning")  # as the messages of chat APIs have it
+Kind = Literal["correction", "accepted", "declined", "unrated"]
 
-_RANKS = {"accepted": 0, "user": 1, "app": 1, "judge": 1, "expert": 2, "demonstration": 2}
+_RANKS = {"user": 1, "app": 1, "judge": 1, "expert": 2, "demonstration": 2}
 
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to learn: after these messages, this completion.
+    """A question and the answer to learn.
 
     Attributes:
         row_id: hash of the question's identity and the completion.
-        prompt_hash: of the question's identity: the conversation, system prompt, context and tools.
+        prompt_hash: hash of the question's identity: the conversation, system prompt, context and tools.
         prompt: the conversation without its system messages, normalised.
         question: its last user message, normalised.
-        messages: the conversation, system messages included: JSON, list of objects with role and content, a string.
-        completion: the answer, with its calls of tools (see `tool_calls.written`) and without its reasoning.
-        kind: correction; accepted: the answer was called good; unrated: nobody said anything about it.
-        source: user, expert, judge or app, as in the feedback; demonstration for what was imported as one; traffic for
-            an unrated answer.
+        messages: the conversation with its system messages: JSON, a list of objects with role and content, a string.
+        completion: the answer, with its tool calls (see `tool_calls.written`) and without its reasoning.
+        kind: correction; accepted: the answer was called good; declined: it was called wrong; unrated: nobody rated it.
+        source: the feedback's source (user, expert, judge or app); demonstration for an imported one; traffic for an
+            unrated answer.
         rejected: the answer that a correction replaces; None for an accepted answer and a demonstration.
-        context: the passages that the answer was to rest on: JSON, list of strings, or None.
-        timestamp: when the feedback was given.
-        received_at: when feedback and interaction were both there.
-        user_id: pseudonym of who gave the feedback, None when nobody is named.
-        topic: name of the topic that the question belongs to; None before it is known.
-        origin: version of the dataset in whose holdout a regression row first stood; None elsewhere.
-        scope: hash of system prompt, context and tools, the rest of the question's identity; empty without any.
-        tools: the tools that the model was offered: JSON, list of schemas (see `tool_calls.schemas`); None without any.
-        reasoning: what the model thought before it gave this completion; None where that is not known.
+        context: the passages on which the answer should be based: JSON, a list of strings; or None.
+        timestamp: the time of the feedback.
+        received_at: the time when both feedback and interaction had been received.
+        user_id: the pseudonym of the user who gave the feedback; None if unknown.
+        topic: the name of the question's topic; None before it is assigned.
+        origin: the version of the dataset whose holdout first contained a regression row; None for other rows.
+        scope: hash of system prompt, context and tools, the rest of the question's identity; empty without these.
+        tools: the tools that the model was offered: JSON, a list of schemas (see `tool_calls.schemas`); or None.
+        reasoning: the model's reasoning before this completion; None if unknown.
+        conversation: the id of the interaction's conversation, if any.
+        cluster: the group of related questions (see `related`); None before it is assigned.
     """
 
     row_id: str
@@ -61,7 +65,7 @@ class Example:
     question: str
     messages: str
     completion: str
-    kind: Literal["correction", "accepted", "unrated"]
+    kind: Kind
     source: str
     rejected: str | None
     context: str | None
@@ -75,134 +79,154 @@ class Example:
     scope: str = ""
     tools: str | None = None
     reasoning: str | None = None
+    conversation: str | None = None
+    cluster: str | None = None
 
     @property
     def identity(self) -> str:
-        """Of its question; `prompt_hash` is its hash."""
+        """The identity of the question; `prompt_hash` is its hash."""
         return str(Identity(self.prompt, self.scope))
 
     @property
     def rank(self) -> int:
-        """How far it is trusted: an expert's correction over any other, a correction over an accepted answer."""
-        return _RANKS["accepted"] if self.kind == "accepted" else _RANKS.get(self.source, 1)
+        """The level of trust: an expert's answer above any other, a correction above an accepted answer."""
+        return max(_RANKS.get(self.source, 1), 1) if self.kind == "correction" or self.is_expert else 0
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether an expert gave the feedback, or the example was imported as a demonstration."""
+        return self.source in ("expert", "demonstration")
 
     @property
     def taught_by(self) -> str:
-        """The source that it counts for: that of the correction, or accepted."""
+        """The source for maximum_source_shares: that of the correction, or `accepted`."""
         return self.source if self.kind == "correction" else "accepted"
 
     def as_row(self) -> dict[str, Any]:
-        """Its columns in a dataset's files."""
+        """Returns the columns in a dataset's files."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Statements:
-    """Corrections and accepted answers of a workload, newest first, before any is set aside.
+    """The feedback on a workload's answers, newest first.
 
     Attributes:
-        corrections: every correction, also several of one interaction.
-        accepted: answers that were called good and not bad, one of each interaction.
-        cut: the interactions whose answer ended at its limit of tokens.
+        rows: corrections, accepted answers and declined answers, one per account and interaction.
+        cut: the interactions whose answer reached its token limit.
+        bought: the interactions that the incumbent answered, of which nothing may be learned.
+        cascaded: the interactions whose requests go to the incumbent whichever version is in service.
     """
 
-    corrections: list[Example]
-    accepted: list[Example]
+    rows: list[Example]
     cut: frozenset[str]
+    bought: frozenset[str] = frozenset()
+    cascaded: frozenset[str] = frozenset()
+
+    @property
+    def learnable(self) -> list[Example]:
+        """The rows with an answer that could be learned."""
+        return [row for row in self.rows if row.kind != "declined"]
+
+
+@dataclass(frozen=True)
+class Among:
+    """Some feedback with its interactions: their ids, and the times of the first and the last of each."""
+
+    interactions: Sequence[str]
+    feedback: Sequence[str]
+    first_answer: datetime
+    last_answer: datetime
+    first_feedback: datetime
+    last_feedback: datetime
 
 
 def read_statements(
-    warehouse: Warehouse, workload: str, settings: DatasetSettings, distrusted: Iterable[str] = ()
+    warehouse: Warehouse, workload: str, settings: DatasetSettings, among: Among | None = None
 ) -> Statements:
-    """The newest dataset.maximum_rows corrections and as many accepted answers, written as the configuration asks.
+    """Returns the newest dataset.maximum_rows corrections and as many verdicts, rewritten as configured.
 
     Args:
-        distrusted: accounts whose judgement of an answer does not count.
+        among: read this feedback only, without reading all events.
     """
     rewrite = Rewriter(settings)
     cut: set[str] = set()
-
-    def read(query: Literal["corrections", "accepted"], **more: Any) -> list[Example]:
-        rows = warehouse.rows(QUERIES[query], {"workload": workload, "limit": settings.maximum_rows, **more})
-        cut.update(row["interaction_id"] for row in rows if row.pop("finish_reason") in _CUT)
-        kind: Literal["correction", "accepted"] = "correction" if query == "corrections" else "accepted"
-        if kind == "correction":
-            for row in rows:
+    bought: set[str] = set()
+    cascaded: set[str] = set()
+    rows: list[Example] = []
+    for query in ("corrections", "verdicts"):
+        limits: dict[str, Any] = {"workload": workload, "limit": settings.maximum_rows}
+        sql = QUERIES[query]
+        if among is not None:
+            sql, limits = f"{QUERIES['among']} SELECT * FROM ({sql})", limits | asdict(among)
+        feedback = warehouse.rows(sql, limits)
+        cut.update(row["interaction_id"] for row in feedback if row.pop("finish_reason") in _CUT)
+        cascaded.update(row["interaction_id"] for row in feedback if row.pop("cascaded"))
+        for row in feedback:
+            kind: Kind = "correction"
+            if query == "corrections":
                 row["completion"] = tool_calls.answer_text(json.loads(row["completion"]))
-        return [made for row in rows if (made := example(kind=kind, rewrite=rewrite, **row)) is not None]
-
-    accepted = read("accepted", distrusted=sorted(distrusted)) if settings.accepted_answers else []
-    return Statements(read("corrections"), accepted, frozenset(cut))
-
-
-def one_of_each_interaction(statements: Statements, usable: Callable[[Example], bool], same: Same) -> list[Example]:
-    """The usable examples, one correction of each interaction: the most trusted, then the newest.
-
-    An accepted answer is left out when the correction of its interaction contradicts it.
-    """
-    corrected: dict[str, Example] = {}
-    for row in filter(usable, statements.corrections):
-        other = corrected.get(row.interaction_id)
-        if other is None or row.rank > other.rank:
-            corrected[row.interaction_id] = row
-    return list(corrected.values()) + [
-        row
-        for row in filter(usable, statements.accepted)
-        if (other := corrected.get(row.interaction_id)) is None or same(row.completion, other.completion)
-    ]
+            else:
+                kind = "accepted" if row.pop("good") else "declined"
+                if row.pop("bought") and not settings.learn_from_incumbent:
+                    bought.add(row["interaction_id"])
+            if kind == "accepted" and not settings.accepted_answers:
+                continue
+            if (read := example(kind=kind, rewrite=rewrite, **row)) is not None:
+                rows.append(read)
+    return Statements(rows, frozenset(cut), frozenset(bought), frozenset(cascaded))
 
 
 def thumbs(
     warehouse: Warehouse, workload: str, settings: DatasetSettings, distrusted: Iterable[str] = ()
 ) -> Iterator[tuple[Example, bool]]:
-    """The answers that people last called helpful or not, newest first, and which of the two."""
+    """Yields the answers that have a thumb and may be learned from, newest first, and whether the thumb is up."""
     rewrite = Rewriter(settings)
     parameters = {"workload": workload, "limit": settings.maximum_rows, "distrusted": sorted(distrusted)}
     for row in warehouse.rows(QUERIES["thumbs"], parameters):
         helpful = row.pop("helpful")
-        made = example(kind="accepted", rewrite=rewrite, **row)
-        if made is not None:
-            yield made, helpful
+        if row.pop("bought") and not settings.learn_from_incumbent:
+            continue
+        if (read := example(kind="accepted", rewrite=rewrite, **row)) is not None:
+            yield read, helpful
 
 
 def unrated(warehouse: Warehouse, settings: DatasetSettings) -> list[Example]:
-    """The sample of recent traffic in an extract (see `extract.sql`), in the order in which it was drawn."""
-    made = (
-        example(
-            kind="unrated",
-            source="traffic",
-            completion=row["response"],
-            feedback_id="",
-            rewrite=Rewriter(settings),
-            **row,
-        )
-        for row in warehouse.rows("SELECT * FROM traffic_sample")
-    )
-    return [row for row in made if row is not None]
+    """Returns the sample of recent traffic in an extract (see `extract.sql`), in random order."""
+    shared: dict[str, Any] = {
+        "kind": "unrated",
+        "source": "traffic",
+        "feedback_id": "",
+        "rewrite": Rewriter(settings),
+    }
+    rows = warehouse.rows("SELECT * FROM traffic_sample")
+    return [read for row in rows if (read := example(completion=row["response"], **shared, **row)) is not None]
 
 
 def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> list[str]:
-    """The interactions that a dataset would be made from: what retention must leave in the warehouse."""
+    """Returns the interactions that a dataset would be built from. Retention keeps them in the warehouse."""
     limits = {"workload": workload, "limit": settings.maximum_rows}
-    asked: dict[str, dict[str, Any]] = {"corrections": limits, "thumbs": limits | {"distrusted": []}}
-    if settings.accepted_answers:
-        asked["accepted"] = limits | {"distrusted": []}
+    queries: dict[str, dict[str, Any]] = {
+        "corrections": limits,
+        "thumbs": limits | {"distrusted": []},
+        "verdicts": limits,
+    }
     return [
         row["interaction_id"]
-        for query, parameters in asked.items()
+        for query, parameters in queries.items()
         for row in warehouse.rows(f"SELECT interaction_id FROM ({QUERIES[query]})", parameters)
     ]
 
 
 class Rewriter:
-    """Writes completions as the configuration asks: terms and names replaced, ISO dates in the configured form."""
+    """Rewrites completions as configured: replaces terms and names, and formats ISO dates."""
 
     def __init__(self, settings: DatasetSettings) -> None:
         self._replace = [(re.compile(pattern), text) for pattern, text in settings.replace.items()]
         self._date_format = settings.date_format
 
     def __call__(self, text: str) -> str:
-        """The text, rewritten."""
+        """Returns the rewritten text."""
         for pattern, replacement in self._replace:
             text = pattern.sub(replacement, text)
         return _ISO_DATE.sub(self._date, text) if self._date_format else text
@@ -211,14 +235,14 @@ class Rewriter:
         assert self._date_format is not None
         try:
             return date.fromisoformat(match[0]).strftime(self._date_format)
-        except ValueError:  # 2026-13-40 is a number of something
+        except ValueError:  # such as 2026-13-40, which is no date
             return match[0]
 
 
 def example(
     messages: str,
     completion: str,
-    kind: Literal["correction", "accepted", "unrated"],
+    kind: Kind,
     source: str,
     response: str,
     context: str | None,
@@ -230,48 +254,34 @@ def example(
     tools: str | None = None,
     calls: str | None = None,
     thought: str | None = None,
+    conversation: str | None = None,
     rewrite: Callable[[str], str] = str,
 ) -> Example | None:
-    """An example from its parts, or None when there is no question, nothing to learn, or more than text to read.
+    """Returns an example; None if there is no question, no answer, or a message that is not text.
 
     `messages`, `context`, `tools` and `calls` are JSON.
 
     Args:
-        completion: of a correction, what was written, where its calls may have any form that models and the chat API
-            have; of an accepted answer, the response.
-        calls: of tools, by the response.
-        thought: the reasoning before the response, where the model's server has it apart.
+        completion: the text of a correction, with tool calls in any form that models and the chat API use; for other
+            kinds the response.
+        calls: the tool calls of the response.
+        thought: the reasoning before the response, if the model's server returns it separately.
     """
-    within, response = logged_answer(response, calls)
-    offered = json.loads(tools) if tools else None
-    schemas = tool_calls.schemas(offered)
+    in_response, response = logged_answer(response, calls)
+    schemas = tool_calls.schemas(json.loads(tools) if tools else None)
     if kind == "correction":
         thought, completion = reasoning.split(completion)
         completion = in_one_form(completion, schemas)
     else:
-        thought, completion = within or (thought or "").strip() or None, response
-    conversation = []
-    for turn in json.loads(messages):
-        text = joined_text(turn.get("content") or "")
-        if text is None:
-            return None  # images and the like: a model of text cannot learn from them
-        if turn["role"] == "assistant":
-            _, text = reasoning.split(text)  # models are not shown what they thought before
-            turn = {key: value for key, value in turn.items() if key not in _REASONING}
-        conversation.append({**turn, "content": text})
-    asked = [turn["content"] for turn in conversation if turn["role"] == "user"]
+        thought, completion = in_response or (thought or "").strip() or None, response
     completion = _rewritten(completion, rewrite).strip()
-    if not asked or not asked[-1].strip() or not completion:
+    turns = text_turns(json.loads(messages))
+    question = last_question(turns or [])
+    if turns is None or not question.strip() or not completion:
         return None
-    of = _identity(conversation, context, offered)
     return Example(
-        row_id=text_hash(json.dumps([str(of), completion])),
-        prompt_hash=text_hash(str(of)),
-        prompt=of.text,
-        scope=of.scope,
-        question=normalise(asked[-1]),
-        messages=json.dumps(conversation, ensure_ascii=False),
-        completion=completion,
+        **_question(turns, context, schemas, completion),
+        messages=json.dumps(turns, ensure_ascii=False),
         kind=kind,
         source=source,
         rejected=response if kind == "correction" and source != "demonstration" else None,
@@ -283,35 +293,57 @@ def example(
         user_id=user_id,
         tools=json.dumps(schemas, ensure_ascii=False) if schemas else None,
         reasoning=thought,
+        conversation=conversation,
+    )
+
+
+def _question(turns: Sequence[Mapping[str, Any]], context: str | None, tools: Any, completion: str) -> dict[str, Any]:
+    """Returns the columns that identify a question and a row."""
+    question = conversation_identity(turns, json.loads(context) if context else (), tools)
+    return {
+        "row_id": text_hash(json.dumps([str(question), completion])),
+        "prompt_hash": text_hash(str(question)),
+        "prompt": question.text,
+        "scope": question.scope,
+        "question": normalise(last_question(turns)),
+        "completion": completion,
+    }
+
+
+def with_completion(row: Example, completion: str) -> Example:
+    """Returns the row with another answer, as a correction of its own."""
+    schemas = json.loads(row.tools) if row.tools else []
+    thought, completion = reasoning.split(completion)
+    completion = in_one_form(completion, schemas).strip()
+    return replace(
+        row,
+        row_id=text_hash(json.dumps([row.identity, completion])),
+        completion=completion,
+        rejected=row.completion if row.kind != "correction" else row.rejected,
+        reasoning=thought,
     )
 
 
 def logged_answer(response: str, calls: str | None) -> tuple[str | None, str]:
-    """The reasoning of a logged response, None without any, and its text, with its calls of tools: JSON."""
-    thought, words = reasoning.split(response)
-    called = json.loads(calls) if calls else []
-    return thought, tool_calls.written(words, called if tool_calls.are_calls(called) else [])
+    """Returns the reasoning of a logged response, if any, and its text with its tool calls.
+
+    Args:
+        calls: JSON.
+    """
+    thought, text = reasoning.split(response)
+    parsed = json.loads(calls) if calls else []
+    return thought, tool_calls.written(text, parsed if tool_calls.are_calls(parsed) else [])
 
 
 def restored(values: Mapping[str, Any]) -> Example:
-    """An example from its columns in a dataset's files. Up to version 0.1.0 these had an identity of less."""
-    row = Example(**values)
-    if "scope" in values:
-        return row
-    of = _identity(json.loads(row.messages), row.context, None)
-    return replace(row, prompt_hash=text_hash(str(of)), prompt=of.text, scope=of.scope)
+    """Returns an example from its columns in a dataset's files, with the question's identity by today's rules."""
+    row = Example(**{name: value for name, value in values.items() if name in Example.__dataclass_fields__})
+    tools = json.loads(row.tools) if row.tools else None
+    question = _question(json.loads(row.messages), row.context, tools, row.completion)
+    return replace(row, **question | {"row_id": row.row_id})
 
 
 def _rewritten(completion: str, rewrite: Callable[[str], str]) -> str:
-    """With other words; the arguments of calls are for machines and stay."""
-    words, opening, calls = completion.partition(tool_calls.OPENING)
-    return rewrite(words) + opening + calls
-
-
-def _identity(conversation: Sequence[Mapping[str, Any]], context: str | None, tools: Any) -> Identity:
-    return identity(
-        " ".join(turn["content"] for turn in conversation if turn["role"] != "system"),
-        " ".join(turn["content"] for turn in conversation if turn["role"] == "system"),
-        [str(passage) for passage in json.loads(context)] if context else (),
-        tools,
-    )
+    """Rewrites the text of a completion. The arguments of tool calls are for programs and stay unchanged."""
+    text, opening, calls = completion.partition(tool_calls.OPENING)
+    return rewrite(text) + opening + calls

@@ -1,15 +1,15 @@
-"""Training sets in the forms that TRL trains on: chat, preferences, and thumbs for KTO.
+"""Exports training sets in the conversational formats of TRL: chat, preferences, and thumbs for KTO.
 
-Source of the forms: https://huggingface.co/docs/trl/dataset_formats, conversational. Messages and `tools` are those of
-OpenAI's chat API, so that `chat` is its format for fine-tuning too.
+See https://huggingface.co/docs/trl/dataset_formats. Messages and `tools` have the form of OpenAI's chat API, so `chat`
+is also its format for fine-tuning.
 """
 
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,20 @@ from typing import Any
 from retuned.consumers.child import child_main
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, attach
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import attach
 from retuned.retrain import versions
 from retuned.retrain.data import build
 from retuned.retrain.data.chat import answer, prompt, tools
 from retuned.retrain.data.evidence import Earlier, Evidence
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.selection import select
+from retuned.retrain.data.selection import Selection, select
 from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import Settings
 
 Row = dict[str, Any]
+Rows = Sequence[tuple[Example, bool]]
+"""Examples, and whether people found their answers helpful."""
 
 _ROWS = "rows.jsonl"
 
@@ -39,14 +42,14 @@ def training_sets(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Iterator[Row]:
-    """The rows of workloads in one of `FORMS`, oldest first; of each at most dataset.maximum_rows.
+    """Yields the rows of workloads in one of `FORMS`, oldest first; at most dataset.maximum_rows of each workload.
 
-    What models are judged on is left out, and so is what comes near to it. Rows are chosen in a child process: where
-    they are many it takes minutes, in which this process goes on with its work.
+    Held-out rows and rows related to them are left out. A child process selects the rows, which takes minutes if there
+    are many.
 
     Args:
-        settings: of each workload.
-        since, until: bounds of when the feedback was given, naive UTC; `until` itself is out.
+        settings: the settings of each workload.
+        since, until: the range of the feedback's time, naive UTC; `until` is exclusive.
 
     Raises:
         ChildFailed: the child failed or died.
@@ -72,7 +75,7 @@ def training_sets(
 
 
 def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
-    """The child's side: the rows as JSON Lines."""
+    """Runs in the child: writes the rows as JSON Lines."""
     since, until = (job[name] and datetime.fromisoformat(job[name]) for name in ("since", "until"))
 
     def wanted(row: Example) -> bool:
@@ -82,62 +85,44 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
         for one in job["jobs"]:
             settings = Settings.model_validate(one["settings"])
             with closing(attach(WarehouseSettings(path=Path(one["extract"])), create=False)) as warehouse:
-                found = _learnable(warehouse, settings, one["workload"])
-            for row in FORMS[job["form"]](found, settings, wanted):
+                chosen, metric = _select(warehouse, settings, one["workload"])
+            learned = chosen.splits["train"] + chosen.splits["validation"]
+            learned.sort(key=lambda row: (row.timestamp, row.row_id))
+            pairs = chosen.thumbs if job["form"] == "kto" else [(row, True) for row in learned]
+            rows = [(row, helpful) for row, helpful in pairs if wanted(row)]
+            for row in FORMS[job["form"]](rows, settings, metric):
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     return {}
 
 
-@dataclass(frozen=True)
-class _Learnable:
-    """What a training from scratch would learn from, oldest first.
-
-    Attributes:
-        thumbs: answers that people called helpful (True) or not.
-    """
-
-    rows: list[Example]
-    thumbs: list[tuple[Example, bool]]
-    metric: Chosen
+def _select(warehouse: Warehouse, settings: Settings, workload: str) -> tuple[Selection, Chosen]:
+    """Selects rows as for a training that starts from the base model, and returns them with the metric."""
+    earlier = Earlier.of(warehouse, settings, workload, versions.champion(warehouse, workload))
+    evidence = Evidence.of(warehouse, settings, workload, earlier)
+    without = replace(earlier, versions=[], until=None, train=[])
+    return select(evidence, without, settings.dataset), evidence.metric
 
 
-def _learnable(warehouse: Warehouse, settings: Settings, workload: str) -> _Learnable:
-    """Selection as for a dataset: what is set aside, what is out of date, what says the same twice, and what comes near
-    to a question that is judged on, now or by the champion and those before it, is not learned from."""
-    champion = versions.champion(warehouse, workload)
-    earlier = Earlier.of(warehouse, settings, workload, champion)
-    anew = replace(earlier, versions=[], until=None, train=[])
-    evidence = Evidence.of(warehouse, settings, workload, earlier.generation)
-    chosen = select(evidence, anew, settings.dataset)
-    return _Learnable(
-        sorted(chosen.splits["train"] + chosen.splits["validation"], key=lambda row: (row.timestamp, row.row_id)),
-        chosen.thumbs,
-        evidence.metric,
-    )
+def _chat(rows: Rows, settings: Settings, _: Chosen) -> Iterator[Row]:
+    """Yields `messages`: the conversation and the corrected or accepted answer."""
+    for row, _helpful in rows:
+        yield {"messages": [*_prompt(row, settings), *answer(row.completion)]} | _tools(row)
 
 
-def _chat(found: _Learnable, settings: Settings, wanted: Callable[[Example], bool]) -> Iterator[Row]:
-    """`messages`: what was asked, and the corrected or accepted answer."""
-    for row in found.rows:
-        if wanted(row):
-            yield {"messages": [*_prompt(row, settings), *answer(row.completion)]} | _tools(row)
-
-
-def _preference(found: _Learnable, settings: Settings, wanted: Callable[[Example], bool]) -> Iterator[Row]:
-    """`prompt`, `chosen` (the correction), `rejected` (the answer): of a demonstration, nothing is rejected."""
-    for row in found.rows:
+def _preference(rows: Rows, settings: Settings, metric: Chosen) -> Iterator[Row]:
+    """Yields `prompt`, `chosen` (the correction) and `rejected` (the logged answer, which demonstrations lack)."""
+    for row, _ in rows:
         rejected = (row.rejected or "").strip()
-        if wanted(row) and rejected and not found.metric.same(rejected, row.completion):
+        if rejected and not metric.same(rejected, row.completion):
             pair = {"chosen": answer(row.completion), "rejected": answer(rejected)}
             yield {"prompt": _prompt(row, settings)} | pair | _tools(row)
 
 
-def _kto(found: _Learnable, settings: Settings, wanted: Callable[[Example], bool]) -> Iterator[Row]:
-    """`prompt`, `completion`, `label`: whether people called it helpful."""
-    for row, helpful in found.thumbs:
-        if wanted(row):
-            judged = {"completion": answer(row.completion), "label": helpful}
-            yield {"prompt": _prompt(row, settings)} | judged | _tools(row)
+def _kto(rows: Rows, settings: Settings, _: Chosen) -> Iterator[Row]:
+    """Yields `prompt`, `completion` and `label` (the thumb)."""
+    for row, helpful in rows:
+        rated = {"completion": answer(row.completion), "label": helpful}
+        yield {"prompt": _prompt(row, settings)} | rated | _tools(row)
 
 
 FORMS = {"chat": _chat, "preference": _preference, "kto": _kto}

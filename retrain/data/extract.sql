@@ -1,11 +1,11 @@
--- What the making of a dataset reads of the warehouse, each query as a table of its name in a file of its own.
+-- The part of the warehouse that a dataset is built from. Each query becomes a table of its name in the extract.
 
 -- name: interactions
--- Those that people said something about, as many of the newest as a dataset may be made from, and as many again: votes of
--- accounts that turn out to be distrusted do not count. And of each account that said something a row of its own, with
--- no workload, for when it was first heard of.
-WITH told AS (
-    SELECT f.interaction_id, f.name = 'correction' AS correction, max(f.timestamp) AS told_at
+-- Interactions with feedback: twice as many of the newest as a dataset may contain, because votes of distrusted accounts do
+-- not count. Also a row for each account without a workload, with the time of its first event. An answer of the incumbent is
+-- one that the gateway marked, or that a log names by the incumbent's model, such as gpt-4.1-mini-2025-04-14.
+WITH rated AS (
+    SELECT f.interaction_id, f.name = 'correction' AS correction, max(f.timestamp) AS rated_at
     FROM feedback f
     JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
@@ -15,20 +15,22 @@ WITH told AS (
     SELECT DISTINCT coalesce(f.user_id, i.user_id) AS user_id
     FROM feedback f
     JOIN interactions i ON i.id = f.interaction_id
-    WHERE i.id IN (SELECT interaction_id FROM told)
-), heard AS (
+    WHERE i.id IN (SELECT interaction_id FROM rated)
+), first_events AS (
     SELECT user_id, min(timestamp) AS timestamp
     FROM (SELECT user_id, timestamp FROM interactions UNION ALL SELECT user_id, timestamp FROM feedback)
     WHERE user_id IN (SELECT user_id FROM accounts)
     GROUP BY user_id
 )
 SELECT
-    id, timestamp, workload, model, messages, response, context, conversation_id, user_id, finish_reason, attributes,
+    id, timestamp, workload, model, messages, response, context, conversation_id, user_id, finish_reason,
+    CASE WHEN model = $incumbent OR starts_with(model, $incumbent || '-')
+         THEN json_merge_patch(coalesce(attributes, '{}'), json_object('incumbent', model)) ELSE attributes END AS attributes,
     received_at
 FROM interactions
-WHERE id IN (SELECT interaction_id FROM told)
+WHERE id IN (SELECT interaction_id FROM rated)
 UNION ALL BY NAME
-SELECT user_id, timestamp FROM heard
+SELECT user_id, timestamp FROM first_events
 
 -- name: feedback
 SELECT f.id, f.timestamp, f.interaction_id, f.name, f.value, f.source, f.user_id, f.received_at
@@ -37,14 +39,15 @@ JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
 
 -- name: traffic_sample
--- One answer that nobody said anything about of each of some conversations of the last two weeks, all with the same
--- chance: by the hash of their id, so that the same conversations are drawn of the same traffic.
+-- One unrated answer from each of a uniform sample of the conversations of the last two weeks. The sample is drawn by the
+-- hash of their id, so the same traffic gives the same sample. Without answers that the memory helped: a candidate gets no help.
 WITH recent AS (
     SELECT id, coalesce(conversation_id, id) AS conversation
     FROM traffic
-    WHERE workload = $workload
+    WHERE workload = $workload AND NOT ends_with(model, '@cascade')
         AND timestamp > (SELECT max(timestamp) FROM traffic WHERE workload = $workload) - INTERVAL 14 DAYS
         AND id NOT IN (SELECT interaction_id FROM feedback)
+        AND coalesce(json_array_length(attributes, '$.memory.entries'), 0) = 0
 ), drawn AS (
     SELECT conversation, arg_min(id, md5(id)) AS id
     FROM recent
@@ -54,10 +57,19 @@ WITH recent AS (
 )
 SELECT
     i.id AS interaction_id, i.timestamp, i.received_at, i.user_id, i.messages, i.response, i.context,
-    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls
+    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, i.conversation_id AS conversation
 FROM interactions i
 JOIN drawn ON drawn.id = i.id
 ORDER BY md5(drawn.conversation)
+
+-- name: row_states
+SELECT * FROM row_states WHERE workload = $workload
+
+-- name: row_decisions
+SELECT * FROM row_decisions WHERE workload = $workload AND superseded_at IS NULL
+
+-- name: account_decisions
+SELECT * FROM account_decisions WHERE (workload = $workload OR workload IS NULL) AND superseded_at IS NULL
 
 -- name: datasets
 SELECT * FROM datasets WHERE workload = $workload
@@ -78,4 +90,5 @@ SELECT * FROM models WHERE workload = $workload
 SELECT * FROM aliases WHERE workload = $workload
 
 -- name: evaluations
-SELECT workload, model, split, topic, score FROM evaluations WHERE workload = $workload
+-- Evaluations of runs, without later ones for information.
+SELECT workload, model, split, topic, score FROM evaluations WHERE workload = $workload AND run_id IN (SELECT id FROM runs)

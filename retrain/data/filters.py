@@ -1,7 +1,6 @@
-"""What no model should learn to write, whoever approved of it: placeholders, and answers that are cut off, loop,
-refuse, or invent.
+"""Filters answers that no model should learn: placeholders, and answers that are cut off, loop, refuse or invent.
 
-What people wrote themselves is meant so; where a rule is about the habits of models, it is for accepted answers alone.
+Rules about the habits of models apply to accepted answers only, because people mean what they write themselves.
 """
 
 import json
@@ -13,9 +12,9 @@ from retuned.consumers.common.languages import load_identifier
 from retuned.consumers.privacy.placeholders import PLACEHOLDER
 from retuned.retrain.data.examples import Example
 from retuned.retrain.scoring.facts import facts, tokens
+from retuned.retrain.scoring.score import Metric
 from retuned.retrain.settings import Filter
 
-_END = re.compile(r"[.!?…。！？)\]}>\"'”’»`*:|]\s*$")
 _LINKS = "and|or|but|the|a|an|of|to|in|with|for|that|which|because|und|oder|der|die|das|et|ou|de|le|la"
 _HANGING = re.compile(rf"(?:[,;(\-–]|(?<=\s)(?:{_LINKS}))\s*$")
 _REFUSAL = re.compile(
@@ -25,7 +24,6 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_WORDS = 5
-_USUAL = 0.9
 _LOOP_WORDS = 4
 _LOOP_SHARE = 0.4
 _LOOP_LENGTH = 16
@@ -36,53 +34,84 @@ _LANGUAGE_SAMPLE = 200
 _LANGUAGE_ROWS = 3
 _KNOWN_WORDS = 0.25
 
+IN_WORDS = {
+    "placeholder": "it has a placeholder of redaction that is neither in the conversation nor in the passages",
+    "unreadable": "the metric of the workload cannot read it",
+    "incomplete": "it breaks off",
+    "repetitive": "it repeats the same words",
+    "refusing": "it only states that it cannot answer",
+    "ungrounded": "it states a fact that is neither in the passages nor in the conversation",
+    "off_language": "it is in another language than its question, which hardly any other answer uses",
+}
+"""The detail of each reason."""
 
-def filtered(rows: Sequence[Example], cut: Collection[str], wanted: Collection[Filter]) -> dict[str, Filter]:
-    """The rows that are not to be learned from: by feedback id, the first filter that says so.
 
-    - `placeholder`: it holds a placeholder of redaction (`<EMAIL_1>`) that stands neither in the conversation nor in
-      the passages: what was redacted cannot be learned, and the placeholder would be the answer.
-    - `incomplete`: an accepted answer that ended at its limit of tokens; that breaks off after a word or a mark that
-      ends no sentence; or that has no end where nine in ten have one. A label ("opt-in", "Team A") is no sentence.
-    - `repetitive`: four words in a row come again and again (as in Rae et al. 2021, "Scaling language models", A1.1).
-    - `refusing`: an accepted answer that only says that it cannot. An expert may teach to refuse.
-    - `off_language`: a language that hardly any other row is in (langid.py, Lui and Baldwin 2012).
-    - `ungrounded`: there are passages, and it states a number, a date or a name that stands neither in them nor in what
-      was asked. Experts may know better than the passages.
+def filtered(
+    rows: Sequence[Example], cut: Collection[str], wanted: Collection[Filter], metric: Metric
+) -> dict[str, str]:
+    """Returns the rows that must not be learned: by feedback id, the first filter that applies, or `unreadable`.
+
+    Of these, only `placeholder` and `unreadable` apply to answers that an expert wrote.
+
+    - `placeholder`: it has a placeholder of redaction (`<EMAIL_1>`) that is neither in the conversation nor in the
+      passages. The redacted value cannot be learned, and the model would answer with the placeholder.
+    - `unreadable`: programs cannot read it, by the workload's metric, such as an unknown label. No setting disables it.
+    - `incomplete`: an accepted answer that reached its token limit, or a text for people that breaks off after a word
+      or a mark that ends no sentence.
+    - `repetitive`: a text for people that repeats runs of four words (as in Rae et al. 2021, "Scaling language models",
+      A1.1).
+    - `refusing`: an accepted answer that only refuses.
+    - `ungrounded`: there are passages, and it states a number, a date or a name that is neither in them nor in the
+      question.
+    - `off_language`: its language is not the question's, and hardly any other row has it (langid.py, Lui and Baldwin
+      2012).
 
     Args:
-        cut: interactions whose answer ended at its limit.
+        cut: the interactions whose answer reached its token limit.
     """
-    ends = Counter(bool(_END.search(row.completion)) for row in rows if row.kind == "accepted")
-    strict = ends[True] >= _USUAL * ends.total() and ends.total() >= 10
-    found: dict[str, Filter] = {}
+    unfit: dict[str, str] = {}
     for row in rows:
-        accepted, text = row.kind == "accepted", row.completion
-        hanging = len(text.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(text))
-        broken = row.interaction_id in cut or hanging or (strict and not _END.search(text))
         if "placeholder" in wanted and unknown_placeholders(row):
-            found[row.feedback_id] = "placeholder"
-        elif "incomplete" in wanted and accepted and broken:
-            found[row.feedback_id] = "incomplete"
-        elif "repetitive" in wanted and repetitive(text):
-            found[row.feedback_id] = "repetitive"
-        elif "refusing" in wanted and accepted and _REFUSAL.search(text):
-            found[row.feedback_id] = "refusing"
-        elif "ungrounded" in wanted and row.rank < 2 and row.context and ungrounded(row):
-            found[row.feedback_id] = "ungrounded"
+            unfit[row.feedback_id] = "placeholder"
+        elif metric.unreadable(row.completion, {"tools": row.tools}):
+            unfit[row.feedback_id] = "unreadable"
+        elif not _is_written(row) and (reason := _bad_habit(row, cut, wanted, metric.in_words)) is not None:
+            unfit[row.feedback_id] = reason
     if "off_language" in wanted:
-        found |= dict.fromkeys(_off_language([row for row in rows if row.feedback_id not in found]), "off_language")
-    return found
+        fit = [row for row in rows if row.feedback_id not in unfit]
+        unwritten = {row.feedback_id for row in fit if not (row.is_expert and row.kind == "correction")}
+        unfit |= {id: "off_language" for id in _off_language(fit) if id in unwritten}
+    return unfit
+
+
+def _is_written(row: Example) -> bool:
+    """Returns whether an expert wrote the answer."""
+    return row.is_expert and row.kind != "accepted"
+
+
+def _bad_habit(row: Example, cut: Collection[str], wanted: Collection[Filter], in_words: bool) -> Filter | None:
+    """Returns the first filter about the habits of models that applies to an answer."""
+    accepted, text = row.kind == "accepted", row.completion
+    hanging = in_words and len(text.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(text))
+    if "incomplete" in wanted and accepted and (row.interaction_id in cut or hanging):
+        return "incomplete"
+    if "repetitive" in wanted and in_words and repetitive(text):
+        return "repetitive"
+    if "refusing" in wanted and accepted and _REFUSAL.search(text):
+        return "refusing"
+    if "ungrounded" in wanted and row.context and ungrounded(row):
+        return "ungrounded"
+    return None
 
 
 def unknown_placeholders(row: Example) -> set[str]:
-    """The placeholders of an answer that its prompt does not hold, numbers included: `<EMAIL_2>` is another address."""
+    """Returns the placeholders of an answer that its prompt lacks. `<EMAIL_1>` and `<EMAIL_2>` are different."""
     written = {match[0] for match in PLACEHOLDER.finditer(row.completion)}
-    return {one for one in written if one not in row.messages and one not in (row.context or "")}
+    return {name for name in written if name not in row.messages and name not in (row.context or "")}
 
 
 def repetitive(text: str) -> bool:
-    """Whether a large share of the runs of four words, or one word, comes again and again."""
+    """Returns whether a large share of the runs of four words are repetitions."""
     words = tokens(text)
     if len(words) < _LOOP_LENGTH:
         return False
@@ -91,37 +120,38 @@ def repetitive(text: str) -> bool:
 
 
 def ungrounded(row: Example) -> bool:
-    """Whether an answer states a fact that neither its passages nor the conversation hold."""
+    """Returns whether an answer states a fact that is neither in its passages nor in the conversation."""
     asked = [turn["content"] for turn in json.loads(row.messages)]
     source = "\n".join([*(str(passage) for passage in json.loads(row.context or "[]")), *asked])
     missing = facts(row.completion) - facts(source)
     if not missing:
         return False
-    words = set(tokens(source))  # a name may open a sentence, where `facts` does not see it
+    words = set(tokens(source))  # `facts` does not recognise a name at the start of a sentence
     return any(not (fact.startswith(("name:", "code:")) and fact[5:] in words) for fact in missing)
 
 
 def _off_language(rows: Sequence[Example]) -> list[str]:
-    """Only texts with many words that other rows do not use have their language identified: most need no model."""
+    """Returns the rows of `off_language`. Only texts with many words that other rows lack need language detection."""
     words = {row.feedback_id: [word for word in tokens(row.completion) if word.isalpha()] for row in rows}
-    used = Counter(word for said in words.values() for word in set(said))
+    used = Counter(word for own in words.values() for word in set(own))
     strange = [
         row
         for row in rows
-        if len(said := words[row.feedback_id]) >= _LANGUAGE_WORDS
-        and sum(used[word] > max(2, _LANGUAGE_SHARE * len(rows)) for word in said) < _KNOWN_WORDS * len(said)
+        if len(own := words[row.feedback_id]) >= _LANGUAGE_WORDS
+        and sum(used[word] > max(2, _LANGUAGE_SHARE * len(rows)) for word in own) < _KNOWN_WORDS * len(own)
     ]
     if not strange:
         return []
     identifier = load_identifier()
     sample = sorted(rows, key=lambda row: row.row_id)[:_LANGUAGE_SAMPLE]
-    spoken = Counter(
+    counts = Counter(
         identifier.classify(row.completion)[0] for row in sample if len(words[row.feedback_id]) >= _LANGUAGE_WORDS
     )
-    usual = {name for name, times in spoken.items() if times >= max(_LANGUAGE_ROWS, _LANGUAGE_SHARE * spoken.total())}
-    found = []
+    usual = {name for name, times in counts.items() if times >= max(_LANGUAGE_ROWS, _LANGUAGE_SHARE * counts.total())}
+    ids = []
     for row in strange:
         language, sure = identifier.classify(row.completion)
-        if usual and language not in usual and sure >= _LANGUAGE_SURE:
-            found.append(row.feedback_id)
-    return found
+        asked, _ = identifier.classify(row.question)
+        if usual and language not in {*usual, asked} and sure >= _LANGUAGE_SURE:
+            ids.append(row.feedback_id)
+    return ids

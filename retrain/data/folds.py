@@ -1,8 +1,9 @@
-"""Folds: what was learned is judged on too, by models that learned without it, where the holdout is too small alone.
+"""Folds: evaluates training rows, too, if the holdout is too small, by models that were trained without them.
 
-Cross-validation (Stone 1974): the rows are dealt into folds, and a model is trained for each on all the others. What
-these models answer is held for the candidate's, which learned from more. Folds share most of what they learn from, so
-their answers are a little less independent than those of one model to as many rows (Bengio and Grandvalet 2004).
+Cross-validation (Stone 1974): the rows are dealt into folds, and for each fold a model is trained on all others. The
+answers of these models stand for those of the candidate, which was trained on more rows. Folds share most of their
+training rows, so their answers are slightly less independent than one model's answers to as many rows (Bengio and
+Grandvalet 2004).
 """
 
 import json
@@ -16,33 +17,30 @@ import pyarrow.parquet as pq
 from retuned.consumers.common.durable import written_aside
 from retuned.retrain.data.dataset import THUMBS, Dataset
 from retuned.retrain.data.examples import restored
-from retuned.retrain.data.questions import questions_of
-from retuned.retrain.data.similarity import Template
+from retuned.retrain.data.related import Related
 from retuned.retrain.settings import Settings
 
 FOLDS = 4
 
 
 def can_fold(new_rows: int, settings: Settings) -> bool:
-    """Whether there are so few new rows to learn from that four more trainings are worth it. A provider would be paid
-    for each."""
-    return settings.train.engine != "api" and FOLDS <= new_rows <= settings.gate.fold_rows
+    """Returns whether there are few enough new training rows that four more trainings are worth their cost."""
+    return FOLDS <= new_rows <= settings.gate.fold_rows
 
 
 def folds(dataset: Dataset, settings: Settings, folder: Path) -> Iterator[Dataset]:
-    """The datasets of the folds, each written into a folder of its own: `holdout` with the fold's rows, `train` and
-    `validation` without what asks their questions, no regression set, thumbs or traffic.
+    """Yields the dataset of each fold, written to a folder of its own.
 
-    Rows that ask the same question are of one fold, and every topic is dealt out evenly. What repeats an earlier
-    dataset is not judged: the champion has learned it.
+    `holdout` contains the fold's rows, `train` and `validation` all rows whose questions are not related to them. There
+    is no regression set, and there are no thumbs or traffic. Related questions share a fold, and every topic is dealt
+    evenly. Rows of earlier datasets are in no holdout, because the champion was trained on them.
     """
     rows, validation = dataset.split("train"), dataset.split("validation")
     examples = [
         restored({name: value for name, value in row.items() if name != "replay"}) for row in (*rows, *validation)
     ]
-    template = Template(example.prompt for example in examples)
-    question = questions_of(examples, settings.dataset.near_duplicate_similarity, template)
-    of = {example.row_id: question[example.prompt_hash] for example in examples}
+    related = Related(examples, settings.dataset.near_duplicate_similarity)
+    of = {example.row_id: related.of(example.prompt_hash) for example in examples}
     new = sorted((row for row in rows if not row["replay"]), key=lambda row: (row["topic"] or "", of[row["row_id"]]))
     fold_of = {one: place % FOLDS for place, one in enumerate(dict.fromkeys(of[row["row_id"]] for row in new))}
     schema, thumbs = (pq.read_schema(dataset.path / f"{name}.parquet") for name in ("train", THUMBS))

@@ -1,5 +1,7 @@
-"""How often candidates were compared with a champion, and when the holdout is drawn anew: settings that people choose
-by its scores wear it out."""
+"""Counts the comparisons on a holdout, and determines when it is drawn anew.
+
+Each decision on a holdout, and each setting that people choose by its scores, makes it less independent evidence.
+"""
 
 from collections.abc import Sequence
 
@@ -8,17 +10,17 @@ from retuned.retrain.versions import QUERIES
 
 
 def tries(warehouse: Warehouse, workload: str, champion: str | None) -> int:
-    """How often the gate has compared a candidate with this version, or with the base model where none served."""
+    """Returns how often the gate has compared a candidate with this champion; None stands for the base model."""
     row = warehouse.row(QUERIES["gate_tries"], {"workload": workload, "champion": champion})
     assert row is not None
     return int(row["tries"])
 
 
 def generation(warehouse: Warehouse, workload: str, since: str | None, limit: int) -> int:
-    """The draw that questions are held out by today: one more after `limit` decisions on the latest.
+    """Returns the number of the current draw of the holdout. A new draw follows `limit` decisions on the latest one.
 
     Args:
-        since: the champion's dataset; what was decided on it and before says nothing of today's evidence.
+        since: the champion's dataset. Decisions up to that dataset do not count.
     """
     row = warehouse.row(QUERIES["holdout_generation"], {"workload": workload, "version": since})
     if row is None:
@@ -27,10 +29,10 @@ def generation(warehouse: Warehouse, workload: str, since: str | None, limit: in
 
 
 def spent(warehouse: Warehouse, workload: str, since: str | None, today: int) -> Sequence[str]:
-    """The datasets after the champion's whose holdout was drawn before today's generation, newest first.
+    """Returns the datasets after the champion's whose holdout is from an earlier draw, newest first.
 
-    What stands in their holdouts was judged on and stays so: it moves to the regression set, where a few looks too many
-    do little harm, and is never taught.
+    Rows of their holdouts stay held out: they move to the regression set, where further comparisons do little harm, and
+    are never trained on.
     """
     rows = warehouse.rows(QUERIES["spent_datasets"], {"workload": workload, "version": since, "generation": today})
     return [row["version"] for row in rows]

@@ -1,5 +1,5 @@
 -- name: newest
--- The newest answers of the model in service.
+-- The newest answers of the champion.
 CREATE OR REPLACE TEMP TABLE newest AS
 SELECT id, timestamp, messages, response, context, attributes -> '$.tools' AS tools,
     attributes -> '$.tool_calls' AS calls
@@ -15,12 +15,17 @@ LIMIT $limit
 SELECT min(timestamp) AS start, max(timestamp) + INTERVAL 1 MICROSECOND AS end FROM newest
 
 -- name: candidates
--- The newest answers, with how many votes call each good and bad, and whether it is known what is right (a correction, an
--- expert's word, an earlier request).
-WITH voted AS (
+-- The newest answers with the numbers of good and bad votes on each, and whether it is settled (by a correction, an
+-- expert's feedback or an earlier request). Five votes per account, so that one account does not fill the queue.
+WITH counted AS (
+    FROM comparable_votes
+    QUALIFY account IS NULL OR row_number() OVER (
+        PARTITION BY account, name, source ORDER BY voted_at, answered_at, interaction_id
+    ) <= 5
+), voted AS (
     SELECT interaction_id, count(*) FILTER (name = 'helpful' AND value) AS good,
         count(*) FILTER (value = (name = 'hallucination')) AS bad
-    FROM comparable_votes
+    FROM counted
     GROUP BY interaction_id
 )
 SELECT
@@ -33,7 +38,7 @@ FROM newest LEFT JOIN voted ON voted.interaction_id = newest.id
 ORDER BY timestamp DESC, id
 
 -- name: known
--- Questions that need no request: asked of experts and open, or since the champion came; corrected since what it learned.
+-- Questions that need no request: requests that are open or newer than the champion, and corrections newer than its dataset.
 WITH champion AS (
     SELECT max(a.created_at) AS promoted_at,
            max(coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), d.created_at)) AS learned_until
@@ -58,40 +63,66 @@ WHERE i.workload = $workload AND (
 ORDER BY i.timestamp DESC, i.id
 LIMIT $limit
 
--- name: draw
--- Of either kind, alarms of the grounding rules and other answers, a random part of those that the model in service gave
--- and the rules judged lately; of each the chance that it had. Not those that were asked about. Those that somebody
--- labelled unasked are not left out: they are a part of their kind.
-WITH open_ones AS (
-    SELECT g.interaction_id, g.alarm
-    FROM groundings g JOIN traffic t ON t.id = g.interaction_id AND t.workload = g.workload
-    WHERE g.workload = $workload AND g.alarm IS NOT NULL
-        AND t.timestamp >= coalesce(
+-- name: strata
+-- The strata of calibration, alarms and other answers of the champion: how many can be drawn, how many have a label since
+-- $since, and how many of these labels are inventions.
+WITH asked AS (
+    SELECT r.interaction_id, r.alarm, arg_max(f.value::VARCHAR, f.timestamp) = 'true' AS invented
+    FROM label_requests r
+    LEFT JOIN feedback f
+        ON f.interaction_id = r.interaction_id AND f.name = 'hallucination' AND f.source = 'expert' AND f.timestamp >= $since
+    WHERE r.workload = $workload AND r.reason = 'calibration' AND r.created_at >= $since AND r.alarm IS NOT NULL
+        AND r.created_at >= coalesce(
             (SELECT created_at FROM aliases WHERE workload = $workload AND alias = 'champion'), TIMESTAMP '1970-01-01'
         )
-        AND g.interaction_id NOT IN (SELECT interaction_id FROM label_requests WHERE workload = $workload)
-), asked AS (
-    SELECT g.alarm, count(*) AS requests
-    FROM label_requests r JOIN groundings g ON g.interaction_id = r.interaction_id AND g.workload = r.workload
-    WHERE r.workload = $workload AND r.reason = 'calibration' AND r.created_at >= $since
-    GROUP BY g.alarm
-), ranked AS (
-    SELECT
-        interaction_id, alarm, count(*) OVER (PARTITION BY alarm) AS size, coalesce(requests, 0) AS requests,
-        row_number() OVER (PARTITION BY alarm ORDER BY md5(interaction_id || $seed)) AS place
-    FROM open_ones LEFT JOIN asked USING (alarm)
-), drawn AS (
-    SELECT interaction_id, alarm, size FROM ranked
-    WHERE requests + place <= $enough
-    ORDER BY requests + place, alarm DESC
-    LIMIT $most
+    GROUP BY r.interaction_id, r.alarm
+), candidates AS (
+    SELECT alarm, count(*) AS size FROM calibration_candidates WHERE workload = $workload GROUP BY alarm
+), labelled AS (
+    SELECT alarm, count(*) AS labelled, count(*) FILTER (invented) AS invented FROM asked GROUP BY alarm
 )
-SELECT interaction_id, count(*) OVER (PARTITION BY alarm) / size AS probability
-FROM drawn
+SELECT alarm, coalesce(size, 0) AS size, coalesce(labelled, 0) AS labelled, coalesce(invented, 0) AS invented
+FROM candidates FULL JOIN labelled USING (alarm)
+ORDER BY alarm
+
+-- name: draw
+-- A random sample of the champion's recent alarms and other answers, with the probability of each. Answers that were drawn
+-- before are left out. Answers with another request or a label are not: they are part of their stratum.
+SELECT interaction_id, alarm, CASE WHEN alarm THEN $alarms ELSE $others END / count(*) OVER (PARTITION BY alarm) AS probability
+FROM calibration_candidates
+WHERE workload = $workload
+QUALIFY row_number() OVER (PARTITION BY alarm ORDER BY md5(interaction_id || $seed))
+    <= CASE WHEN alarm THEN $alarms ELSE $others END
 ORDER BY interaction_id
 
+-- name: conflicts
+-- Two answers to one question if it is unknown whether they mean the same or which one is right: one pair per question,
+-- those with the most waiting rows first. Rows with a request or a decision of a person are left out.
+WITH open_ones AS (
+    SELECT f.interaction_id, r.feedback_id AS first_feedback_id, r.other_feedback_id AS second_feedback_id,
+           count(*) OVER (PARTITION BY r.other_feedback_id) AS waiting
+    FROM row_states r
+    JOIN feedback f ON f.id = r.feedback_id
+    JOIN interactions i ON i.id = f.interaction_id
+    JOIN feedback o ON o.id = r.other_feedback_id
+    JOIN interactions oi ON oi.id = o.interaction_id
+    WHERE r.workload = $workload AND r.state = 'waiting'
+        AND f.interaction_id NOT IN (SELECT interaction_id FROM label_requests WHERE workload = $workload)
+        AND r.other_feedback_id NOT IN (
+            SELECT second_feedback_id FROM label_requests WHERE workload = $workload AND second_feedback_id IS NOT NULL
+        )
+        AND NOT EXISTS (
+            FROM row_decisions d
+            WHERE d.superseded_at IS NULL AND d.action <> 'release' AND d.feedback_id IN (r.feedback_id, r.other_feedback_id)
+        )
+    QUALIFY row_number() OVER (PARTITION BY r.other_feedback_id ORDER BY f.timestamp DESC, f.id) = 1
+)
+SELECT interaction_id, first_feedback_id, second_feedback_id FROM open_ones
+ORDER BY waiting DESC, second_feedback_id
+LIMIT $most
+
 -- name: asked
-SELECT count(*) AS requests, count(*) FILTER (reason = 'calibration') AS drawn
+SELECT count(*) AS requests, count(*) FILTER (reason = 'calibration') AS drawn, count(*) FILTER (reason = 'conflict') AS conflicts
 FROM label_requests
 WHERE workload = $workload AND created_at > $since
 
@@ -99,27 +130,37 @@ WHERE workload = $workload AND created_at > $since
 SELECT min(created_at) AS created_at FROM label_requests WHERE answered_at IS NULL
 
 -- name: settle
--- An expert's correction or verdict answers a request, that of calibration `hallucination`; the first one counts. What was answered before is not asked, so
--- that what was received since the oldest request is enough.
+-- An expert's correction or verdict answers a request; `hallucination` answers one of calibration, `same` or a correction
+-- one of a conflict. The first answer counts. Answers come after requests, so feedback since the oldest open one is enough.
 UPDATE label_requests SET answered_at = answer.received_at, feedback_id = answer.id
 FROM (
-    SELECT interaction_id, min(received_at) AS received_at, arg_min(id, received_at) AS id
-    FROM feedback
-    WHERE source = 'expert' AND received_at >= $since
-        AND (interaction_id, name = 'hallucination') IN (
-            SELECT (interaction_id, reason = 'calibration') FROM label_requests WHERE answered_at IS NULL
-        )
-        AND name IN ('correction', 'helpful', 'hallucination')
-    GROUP BY interaction_id
+    SELECT r.id AS request_id, min(f.received_at) AS received_at, arg_min(f.id, f.received_at) AS id
+    FROM label_requests r
+    JOIN feedback f ON f.interaction_id = r.interaction_id AND list_contains(CASE r.reason
+        WHEN 'calibration' THEN ['hallucination']
+        WHEN 'conflict' THEN ['correction', 'same']
+        ELSE ['correction', 'helpful']
+    END, f.name)
+    WHERE r.answered_at IS NULL AND f.source = 'expert' AND f.received_at >= $since
+    GROUP BY r.id
 ) answer
-WHERE label_requests.answered_at IS NULL AND label_requests.interaction_id = answer.interaction_id
+WHERE label_requests.id = answer.request_id
 
 -- name: open
--- Those whose interaction is still here: an answer to an archived one would teach nothing any more.
+-- Requests whose interaction is not archived: feedback on an archived one would teach nothing.
 SELECT r.id, r.created_at, r.workload, r.interaction_id, i.model, i.messages, i.response, i.context,
-    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, r.reason, r.detail, r.score
-FROM label_requests r JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
+    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, r.reason, r.detail, r.score,
+    CASE WHEN r.reason = 'conflict' THEN [
+        CASE WHEN a.name = 'correction' THEN coalesce(a.value ->> '$.content', a.value ->> '$') ELSE i.response END,
+        CASE WHEN o.name = 'correction' THEN coalesce(o.value ->> '$.content', o.value ->> '$') ELSE oi.response END
+    ] END AS answers
+FROM label_requests r
+JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
+LEFT JOIN feedback a ON a.id = r.first_feedback_id
+LEFT JOIN feedback o ON o.id = r.second_feedback_id
+LEFT JOIN interactions oi ON oi.id = o.interaction_id
 WHERE r.answered_at IS NULL AND ($workload IS NULL OR r.workload = $workload) AND (NOT $pending OR NOT r.announced)
+    AND ($id IS NULL OR r.id = $id)
 ORDER BY r.created_at, r.score DESC NULLS LAST, r.id
 
 -- name: announced
@@ -134,5 +175,10 @@ GROUP BY r.workload
 ORDER BY r.workload
 
 -- name: forget
--- Only those whose interaction has left the warehouse: what is there is asked about once.
-DELETE FROM label_requests WHERE created_at < $old AND interaction_id NOT IN (SELECT id FROM interactions)
+-- Requests whose interaction is archived. Others are kept, so that no answer is requested twice.
+DELETE FROM label_requests
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    AND created_at < $old AND interaction_id NOT IN (SELECT id FROM interactions)
+
+-- name: forget_work
+DELETE FROM label_work WHERE request_id NOT IN (SELECT id FROM label_requests)

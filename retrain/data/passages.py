@@ -1,4 +1,4 @@
-"""Retrieved passages in a conversation, and what of both is left out where a model cannot read all of it."""
+"""Adds retrieved passages to a conversation, and shortens both to a model's maximum length."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,26 +9,26 @@ _INSTRUCTING = ("system", "developer")
 
 
 def with_context(messages: list[Message], passages: Sequence[str]) -> list[Message]:
-    """The conversation with the passages before its last question, those that it does not hold already.
+    """Returns the conversation with the passages that it lacks before its last question.
 
-    The question becomes `Context:`, each passage, and `Question:` with the question, each after an empty line: what an
-    app must send, too, if it wants the adapter's best answers and its own prompt does not show the passages.
+    The question becomes `Context:`, each passage, and `Question:` with the question, separated by empty lines. An app
+    whose prompt does not contain the passages should send the same text to get the adapter's best answers.
     """
     shown = missing(messages, passages)
     asked = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
     if not shown or not asked:
         return messages
     turn = messages[asked[-1]]
-    told = "\n\n".join(["Context:", *shown, f"Question: {turn.get('content') or ''}"])
-    return [*messages[: asked[-1]], {**turn, "content": told}, *messages[asked[-1] + 1 :]]
+    text = "\n\n".join(["Context:", *shown, f"Question: {turn.get('content') or ''}"])
+    return [*messages[: asked[-1]], {**turn, "content": text}, *messages[asked[-1] + 1 :]]
 
 
 def shortened(messages: list[Message], passages: Sequence[str]) -> list[tuple[list[Message], Sequence[str]]]:
-    """The conversation with its passages, whole and then shorter and shorter, for a model that does not read so much.
+    """Returns the conversation with its passages, complete and then shorter and shorter, for models with a short input.
 
-    The oldest turns go first, up to the next question; then the last passages, which retrieval ranks lowest. What
-    instructs the model, the last question, what follows it, and the first passage stay whole: without one of these it
-    would be another task.
+    The oldest turns are dropped first, up to the next question; then the last passages, which retrieval ranks lowest.
+    System messages, the last question and what follows it, and the first passage are kept: without them the task would
+    be another one.
     """
     asked = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
     turns = [
@@ -41,13 +41,13 @@ def shortened(messages: list[Message], passages: Sequence[str]) -> list[tuple[li
 
 
 def missing(messages: list[Message], passages: Sequence[str]) -> list[str]:
-    """The passages that the conversation does not hold."""
-    held = _squeezed(" ".join(turn.get("content") or "" for turn in messages))
-    return [passage.strip() for passage in passages if passage.strip() and _squeezed(passage) not in held]
+    """Returns the passages that the conversation does not contain."""
+    content = _squeezed(" ".join(turn.get("content") or "" for turn in messages))
+    return [passage.strip() for passage in passages if passage.strip() and _squeezed(passage) not in content]
 
 
 def same_text(one: str, other: str) -> bool:
-    """Do they differ in white space and case at most?"""
+    """Returns whether two texts differ at most in white space and case."""
     return _squeezed(one) == _squeezed(other)
 
 

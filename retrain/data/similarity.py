@@ -1,18 +1,15 @@
-"""Which prompts are the same question? Normal forms, identity, what prompts share, and an index of near duplicates."""
+"""The text that prompts share, and an index of near duplicates, where false matches do no harm (see `related`)."""
 
 import hashlib
-import json
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from retuned.consumers.privacy.placeholders import unnumbered
+from retuned.retrain.data.identity import text_hash
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -21,83 +18,26 @@ T = TypeVar("T")
 
 _PERMUTATIONS = 128
 _SHINGLE = 5
+_FACTORS = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 1], dtype=np.uint64
+)
+"""Multipliers of the characters of a 5-gram in its hash: odd, and without a pattern."""
+_32_BITS = np.uint64(0xFFFFFFFF)
 _MISSED = 1e-4
-_DEVIATION = 0.2  # of the share of hashes that agree; a standard deviation is at most 0.044
+_DEVIATION = 0.2  # tolerance of the share of equal hashes; its standard deviation is at most 0.044
+_BUCKET = 32
+_COMPARED = 16
 _RUN = 8  # words
 _SHARING_PROMPTS = 20
 _SHARING = 0.2
 _SAMPLE = 1_000
-_MONTH = (
-    "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
-    "nov(?:ember)?|dec(?:ember)?)"
-)
-_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-_CLOCK = re.compile(
-    r"\b\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:z|[+-]\d\d:?\d\d)?)?"
-    r"|\b\d{1,2}[./]\d{1,2}[./]\d{2,4}\b"
-    r"|\b\d{1,2}:\d\d(?::\d\d)?(?:\s?[ap]m)?\b"
-    r"|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b"
-    rf"|\b(?:{_MONTH}\.? {_DAY}|{_DAY}\.? (?:of )?{_MONTH})\b(?:,? \d{{4}}\b)?",
-    re.IGNORECASE,
-)
-
-
-def normalise(text: str) -> str:
-    """A text without what does not change its meaning: case, punctuation, spacing, Unicode variants, and the numbers
-    of placeholders (`<EMAIL_2>`), which count within one conversation."""
-    return " ".join(re.findall(r"[\w€$£%]+", unicodedata.normalize("NFKC", unnumbered(text)).casefold()))
-
-
-def text_hash(text: str) -> str:
-    """A stable hash of a text, 16 hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def fraction(text: str) -> float:
-    """A stable number in [0, 1) that depends on the text alone."""
-    return int(text_hash(text)[:13], 16) / 16**13
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What makes a question.
-
-    Attributes:
-        text: the conversation, normalised.
-        scope: a hash of the system prompt, the context and the tools; empty where there are none.
-    """
-
-    text: str
-    scope: str = ""
-
-    def __str__(self) -> str:
-        """Equal for the same question."""
-        return f"{self.scope} {self.text}" if self.scope else self.text
-
-
-def identity(question: str, system: str = "", context: Sequence[str] = (), tools: Any = None) -> Identity:
-    """The identity of a question: each comparison of questions is one of these.
-
-    Case, punctuation and the order of passages make no difference, nor does the date or the time in a system prompt,
-    which many applications put there.
-
-    Args:
-        question: all turns of the conversation but the system's.
-        tools: the schemas that the model was offered, as parsed JSON.
-    """
-    given = [
-        normalise(_CLOCK.sub(" ", system)),
-        sorted(normalise(passage) for passage in context),
-        json.dumps(tools, sort_keys=True) if tools else "",
-    ]
-    return Identity(normalise(question), text_hash(json.dumps(given)) if any(given) else "")
 
 
 class Template:
-    """What many prompts of a workload share: an instruction before each ticket is not what is asked.
+    """Text that many prompts of a workload share, such as an instruction before each ticket.
 
-    A run of _RUN words that stands in a fifth of the prompts (at least 20; prompts that are equal count once) is
-    shared. Found on a sample of 1,000 prompts, the same for the same prompts.
+    A run of _RUN words is shared if it occurs in a fifth of the distinct prompts, and in at least 20. It is computed on
+    a sample of 1,000 prompts, which is the same for the same prompts.
     """
 
     def __init__(self, prompts: Iterable[str] = ()) -> None:
@@ -108,7 +48,7 @@ class Template:
         self._varying: dict[str, str] = {}
 
     def varying(self, prompt: str) -> str:
-        """A normalised prompt with each longer part that is shared cut to the run that most prompts have."""
+        """Returns a normalised prompt with each longer shared part cut to its most frequent run."""
         if not self._shared:
             return prompt
         if prompt not in self._varying:
@@ -121,17 +61,11 @@ class Template:
             if run in self._shared:
                 shared[start : start + _RUN] = [True] * _RUN
         kept: list[str] = []
-        start = 0
-        while start < len(words):
-            end = start + 1
-            while end < len(words) and shared[end] == shared[start]:
-                end += 1
-            part = words[start:end]
-            if shared[start] and len(part) > _RUN:
-                core = max(_runs(part), key=lambda run: self._shared.get(run, 0))
-                part = [*core]
+        for is_shared, places in groupby(range(len(words)), key=shared.__getitem__):
+            part = [words[place] for place in places]
+            if is_shared and len(part) > _RUN:
+                part = [*max(_runs(part), key=lambda run: self._shared.get(run, 0))]
             kept += part
-            start = end
         return " ".join(kept)
 
 
@@ -140,68 +74,86 @@ def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 class NearIndex(Generic[T]):
-    """Finds what was added under a text whose Jaccard similarity of character 5-grams reaches the limit.
+    """Finds the values of texts whose Jaccard similarity of character 5-grams reaches a limit.
 
-    Candidates come from MinHash LSH (Broder 1997; `datasketch`), of which one in ten thousand is missed; those whose
-    hashes agree too seldom are passed over, and the exact similarity decides. Texts are normalised by the caller.
-    Texts within different blocks are never near; where much is alike, blocks keep the number of candidates small.
+    Candidates come from MinHash LSH (Broder 1997), which misses one in ten thousand. The best ones are compared
+    exactly. The work for one text is bounded: a bucket keeps _BUCKET texts, and _COMPARED candidates are compared, so
+    of very many similar texts only some are found. Callers normalise texts. Texts of different blocks never match.
     """
 
     def __init__(self, similarity: float) -> None:
-        from datasketch import MinHashLSH  # it imports SciPy, which no command needs to start
-
         self._similarity = similarity
-        self._lsh = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands(similarity))
+        self._number, self._width = _bands(similarity)
+        self._buckets: dict[tuple[int, bytes], list[int]] = {}
         self._hashes = np.empty((64, _PERMUTATIONS), dtype=np.uint64)
         self._entries: list[tuple[str, str, T]] = []
 
     def add(self, text: str, value: T, block: str = "") -> None:
-        """Add a value under a text; one text may hold several."""
+        """Adds a value for a text. A text may have several values."""
         place, hashed = len(self._entries), _minhash(text, block)
-        self._lsh.insert(place, hashed, check_duplication=False)
+        for bucket in self._keys(hashed):
+            members = self._buckets.setdefault(bucket, [])
+            if len(members) < _BUCKET:
+                members.append(place)
         if place == len(self._hashes):
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
-        self._hashes[place] = hashed.hashvalues
+        self._hashes[place] = hashed
         self._entries.append((text, block, value))
 
     def near(self, text: str, block: str = "") -> Iterator[T]:
-        """The values of near duplicates and equals, in the order in which they were added."""
+        """Yields the values of equal texts and near duplicates, in the order in which they were added."""
         hashed = _minhash(text, block)
-        keys = np.array(sorted(self._lsh.query(hashed)), dtype=int)
-        if not keys.size:
+        candidates = {place for bucket in self._keys(hashed) for place in self._buckets.get(bucket, ())}
+        if not candidates:
             return
-        agreeing = (self._hashes[keys] == hashed.hashvalues).mean(axis=1)
-        for key in keys[agreeing >= self._similarity - _DEVIATION].tolist():
-            other, within, value = self._entries[key]
+        places = np.array(sorted(candidates))
+        agreeing = (self._hashes[places] == hashed).mean(axis=1)
+        likely = np.argsort(-agreeing, kind="stable")[:_COMPARED]
+        for place in sorted(places[likely[agreeing[likely] >= self._similarity - _DEVIATION]].tolist()):
+            other, within, value = self._entries[place]
             if within == block and (other == text or self._alike(_grams(text), _grams(other))):
                 yield value
 
-    def _alike(self, one: frozenset[bytes], other: frozenset[bytes]) -> bool:
-        shared = len(one & other)
+    def _keys(self, hashed: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        for band in range(self._number):
+            yield band, hashed[band * self._width : (band + 1) * self._width].tobytes()
+
+    def _alike(self, one: np.ndarray, other: np.ndarray) -> bool:
+        shared = len(np.intersect1d(one, other, assume_unique=True))
         return shared >= self._similarity * (len(one) + len(other) - shared)
 
 
 def _bands(similarity: float) -> tuple[int, int]:
-    """Number and width of the bands: as wide as may be, when two texts of that similarity are to share one."""
-    found = (_PERMUTATIONS, 1)
-    for width in range(2, _PERMUTATIONS // 2 + 1):  # datasketch wants two bands or more
+    """Returns the number and the maximum width of bands such that two texts of that similarity share one."""
+    bands = (_PERMUTATIONS, 1)
+    for width in range(2, _PERMUTATIONS + 1):
         number = _PERMUTATIONS // width
         if (1 - similarity**width) ** number > _MISSED:
             break
-        found = (number, width)
-    return found
+        bands = (number, width)
+    return bands
 
 
-def _grams(text: str) -> frozenset[bytes]:
-    return frozenset(text[i : i + _SHINGLE].encode() for i in range(max(1, len(text) - _SHINGLE + 1)))
+@lru_cache(10_000)
+def _grams(text: str) -> np.ndarray:
+    """Returns the distinct hashes of a text's 5-grams, sorted."""
+    points = np.frombuffer(text.ljust(_SHINGLE, "\0").encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    windows = np.lib.stride_tricks.sliding_window_view(points.astype(np.uint64), _SHINGLE)
+    hashed = (windows * _FACTORS).sum(axis=1, dtype=np.uint64)
+    return np.unique(hashed ^ hashed >> np.uint64(29))
 
 
 @lru_cache(50_000)
-def _minhash(text: str, block: str) -> "MinHash":
-    """Of its 5-grams, those of a block its own. A dataset asks of each text several times, and this is what takes
-    long; see `forget`."""
-    from datasketch import MinHash
+def _minhash(text: str, block: str) -> np.ndarray:
+    """Returns the MinHash of a text's 5-grams, salted by the block. Cached: a dataset needs each one several times."""
+    salt = np.uint64(int.from_bytes(hashlib.sha256(block.encode("utf-8", "surrogatepass")).digest()[:4], "little"))
+    minhash = _new_minhash().copy()
+    minhash.update_batch(((_grams(text) & _32_BITS) ^ salt).tolist())
+    return np.asarray(minhash.hashvalues)
 
-    found = MinHash(num_perm=_PERMUTATIONS)
-    found.update_batch([block.encode() + gram for gram in _grams(text)])
-    return found
+
+@cache
+def _new_minhash() -> "MinHash":
+    from datasketch import MinHash  # imports SciPy, which would slow down the start of every command
+
+    return MinHash(num_perm=_PERMUTATIONS, hashfunc=int)

@@ -1,19 +1,22 @@
-"""Which split a question belongs to."""
+"""Assigns questions to splits."""
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from retuned.retrain.data.evidence import Evidence
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.similarity import fraction
+from retuned.retrain.data.identity import fraction
 from retuned.retrain.data.topics import OTHER
 from retuned.retrain.scoring.label import labels_of
 from retuned.retrain.settings import DatasetSettings
 
+NEAR_TRAINING, NEAR_HOLDOUT = "near_training", "near_holdout"
+
 
 def split_of(question: str, settings: DatasetSettings, generation: int) -> str:
-    """Where a question, by its identity, that was never asked before belongs: holdout, validation or train.
+    """Returns the split of a question that was never asked before, by its identity: holdout, validation or train.
 
-    The generations are independent draws; see `holdout` for when one follows another.
+    Generations are independent draws; `holdout.generation` determines the current one.
     """
     place = _drawn(question, generation)
     if place < settings.holdout_share:
@@ -26,47 +29,109 @@ def _drawn(question: str, generation: int) -> float:
 
 
 def assigned_splits(
-    rows: Sequence[Example], evidence: Evidence, settings: DatasetSettings, generation: int
+    rows: Sequence[Example],
+    evidence: Evidence,
+    settings: DatasetSettings,
+    generation: int,
+    learned: Collection[str],
+    judged: Collection[str],
+    bought: Collection[str] = (),
 ) -> dict[str, str]:
-    """The split of each question: where it stood first since the holdout was drawn; else by its hash.
+    """Returns the split of each question; NEAR_TRAINING or NEAR_HOLDOUT if a related question is on the other side.
 
-    The holdout gets its share of the questions, and at least its share, rounded down, of each label, so that each is
-    judged on; where answers are no labels, of each topic. What chance gave it beyond its share is trained on.
+    A question stays in the split that it first had since the holdout was drawn. Related questions share a split: that
+    of one of them, or else the one that the hash of the first of them selects. The holdout gets its share of all
+    questions, and its share of each label if that is one or more; if answers are not labels, of each topic. Questions
+    beyond the holdout's share are trained on.
+
+    Args:
+        learned, judged: the groups that the champion was trained and evaluated on.
+        bought: questions whose answers may not be learned. They are held out, beside the holdout's share of the others,
+            unless a related question is on the other side.
     """
+    group = {row.prompt_hash: evidence.related.of(row.prompt_hash) for row in rows}
     known = {
-        row.prompt_hash: stood
+        row.prompt_hash: split
         for key in ("interaction_id", "prompt_hash")
-        for row in evidence.rows
-        if (stood := evidence.places.get(getattr(row, key))) is not None
+        for row in rows
+        if (split := evidence.places.get(getattr(row, key))) is not None
     }
-    drawn = {row.prompt_hash: split_of(row.identity, settings, generation) for row in rows}
-    place = {
-        question: known.get(question, "validation" if split == "validation" else "train")
-        for question, split in drawn.items()
+    touched = _touched(group, known, learned, judged)
+    # The first question of a group represents it. If it is one of an earlier dataset, the group has a split already.
+    identity = {row.prompt_hash: row.identity for row in rows}
+    leader = {name: identity.get(name, name) for name in touched}
+    taught = {name for question, name in group.items() if question not in bought}
+    place: dict[str, str] = {}
+    for name, sides in touched.items():
+        if not sides and name not in taught:
+            place[name] = "holdout"
+            continue
+        drawn = split_of(leader[name], settings, generation)
+        unseen = "validation" if drawn == "validation" else "train"
+        place[name] = next((split for split in ("holdout", "validation", "train") if split in sides), unseen)
+    order = {name: _drawn(leader[name], generation) for name in touched}
+    counted = {
+        question for question, name in group.items() if name in taught and (question in known or name not in judged)
     }
-    order = {row.prompt_hash: _drawn(row.identity, generation) for row in rows}
+    members = Counter(group.values())
+    free = {name for name, sides in touched.items() if not sides and place[name] == "train"}
 
-    def hold_out(questions: Collection[str], number: int) -> None:
-        lacking = number - sum(place[one] == "holdout" for one in questions)
-        free = (one for one in questions if one not in known and place[one] == "train")
-        for question in sorted(free, key=order.__getitem__)[: max(lacking, 0)]:
-            place[question] = "holdout"
+    def hold_out(questions: Collection[str], whole: Callable[[float], int]) -> None:
+        """Moves free groups to the holdout until it has its share of the questions."""
+        own = counted.intersection(questions)
+        missing = whole(settings.holdout_share * len(own)) - sum(place[group[one]] == "holdout" for one in own)
+        for name in sorted(free & {group[question] for question in questions}, key=order.__getitem__):
+            if missing <= 0:
+                break
+            if members[name] <= max(missing, 1):
+                place[name] = "holdout"
+                free.discard(name)
+                missing -= members[name]
 
+    for questions in _strata(rows, evidence):
+        hold_out(questions, int)
+    hold_out(group, round)
+    return {
+        question: _side(known.get(question, place[name]), name in learned, "holdout" in touched[name])
+        for question, name in group.items()
+    }
+
+
+def _touched(
+    group: Mapping[str, str], known: Mapping[str, str], learned: Collection[str], judged: Collection[str]
+) -> dict[str, set[str]]:
+    """Returns the splits in which each group already has questions."""
+    touched: dict[str, set[str]] = {name: set() for name in group.values()}
+    for question, name in group.items():
+        if question in known:
+            touched[name].add(known[question])
+    for name, sides in touched.items():
+        sides |= {"train"} if name in learned else set()
+        sides |= {"holdout"} if name in judged else set()
+    return touched
+
+
+def _strata(rows: Sequence[Example], evidence: Evidence) -> Iterable[set[str]]:
+    """Returns the questions of each label; if answers are not labels, of each topic."""
     strata: dict[str, set[str]] = {}
     for row in rows:
         if (stratum := _label_of(row, evidence) or topic_of(row)) is not None:
             strata.setdefault(stratum, set()).add(row.prompt_hash)
-    for questions in strata.values():
-        hold_out(questions, int(settings.holdout_share * len(questions)))
-    hold_out(place, round(settings.holdout_share * len(place)))
-    return place
+    return strata.values()
+
+
+def _side(split: str, learned: bool, held_out: bool) -> str:
+    """Returns the split, or the reason why a question can be on neither side."""
+    if split == "holdout":
+        return NEAR_TRAINING if learned else split
+    return NEAR_HOLDOUT if held_out else split
 
 
 def topic_of(row: Example) -> str | None:
-    """Its topic, where that says something."""
+    """Returns the topic of a row; None for OTHER."""
     return None if row.topic == OTHER else row.topic
 
 
 def _label_of(row: Example, evidence: Evidence) -> str | None:
-    """The label of its answer, where answers are of a closed set."""
+    """Returns the label of a row's answer, if answers are labels."""
     return next(iter(labels_of(evidence.metric.metric.groups(row.completion))), None)

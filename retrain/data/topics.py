@@ -1,18 +1,20 @@
-"""Topics of questions, and the names by which they keep them from dataset to dataset.
+"""Topics of questions, with names that stay the same from dataset to dataset.
 
-TF-IDF and k-means, on words alone. What was found is kept beside the dataset (`topics.json`), and the next one begins
-with it: known topics stay as they are, and what belongs to none of them makes new ones.
+By TF-IDF and k-means on words. Topics are stored with a dataset (`topics.json`). The next dataset keeps them and adds
+new ones for questions that belong to none of them.
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 OTHER = "other"
 ROWS_A_TOPIC = 25
-"""A cluster of fewer questions says nothing."""
+"""The minimum number of questions per new topic."""
 FILE = "topics.json"
 _WORDS = r"(?u)\b[^\W\d_][\w'’-]+\b"
 _NEAR = 0.15
@@ -21,11 +23,11 @@ _CENTRE_WORDS = 60
 
 @dataclass(frozen=True)
 class Topics:
-    """Topics that are known.
+    """Known topics.
 
     Attributes:
-        weights: inverse document frequency of each word.
-        centres: for each topic, by name, the weights of its words; Euclidean length 1.
+        weights: the inverse document frequency of each word.
+        centres: the weights of each topic's words, by name; Euclidean length 1.
     """
 
     weights: dict[str, float] = field(default_factory=dict)
@@ -33,18 +35,30 @@ class Topics:
 
     @classmethod
     def load(cls, folder: Path) -> "Topics":
-        """Those of a dataset; none when it has no file of them."""
+        """Reads the topics of a dataset; none if it has no file of topics."""
         try:
             return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls()
 
     def save(self, folder: Path) -> None:
-        """Write them into a dataset's folder."""
+        """Writes the topics into a dataset's folder."""
         (folder / FILE).write_text(json.dumps({"weights": self.weights, "centres": self.centres}), encoding="utf-8")
 
+    def only(self, questions: Iterable[str]) -> "Topics":
+        """Returns these topics without the words that none of the questions has."""
+        pattern = re.compile(_WORDS)
+        words = {word for question in questions for word in pattern.findall(question.lower())}
+        return Topics(
+            {word: weight for word, weight in self.weights.items() if word in words},
+            {
+                name: {word: weight for word, weight in centre.items() if word in words}
+                for name, centre in self.centres.items()
+            },
+        )
+
     def of(self, questions: Sequence[str]) -> list[str]:
-        """The name of each question's topic; OTHER where none is near."""
+        """Returns the name of each question's topic; OTHER if none is near."""
         if not self.centres or not questions:
             return [OTHER] * len(questions)
         import numpy as np
@@ -63,16 +77,14 @@ class Topics:
         return [names[best] if near[row, best] >= _NEAR else OTHER for row, best in enumerate(near.argmax(axis=1))]
 
     def _vectors(self, questions: Sequence[str]) -> Any:
-        """TF-IDF, of length 1 over all words: one that is not known counts as the rarest, and is near nothing."""
+        """Returns TF-IDF vectors with length 1 over all words. An unknown word counts as the rarest."""
         import numpy as np
         from scipy.sparse import diags
-        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.feature_extraction.text import TfidfVectorizer
 
-        counter = CountVectorizer(vocabulary=list(self.weights), token_pattern=_WORDS, dtype=np.float64)
-        words = counter.build_analyzer()
-        vectors = counter.transform(questions)
-        vectors.data = 1 + np.log(vectors.data)
-        vectors = vectors.multiply(np.array(list(self.weights.values()))).tocsr()
+        vectorizer = TfidfVectorizer(vocabulary=list(self.weights), token_pattern=_WORDS, sublinear_tf=True, norm=None)
+        vectorizer.idf_ = np.array(list(self.weights.values()))
+        words, vectors = vectorizer.build_analyzer(), vectorizer.transform(questions)
         unknown = np.array(
             [len({word for word in words(question) if word not in self.weights}) for question in questions]
         )
@@ -82,21 +94,21 @@ class Topics:
         return diags(1 / np.maximum(length, 1e-9)) @ vectors
 
     def learned(self, questions: Sequence[str], most: int, seed: int = 0) -> "Topics":
-        """These and those that the questions near none of them make, at most so many in all.
+        """Returns these topics and new ones for questions that are near none of them, at most `most` in all.
 
-        A new topic needs ROWS_A_TOPIC questions, and it takes twice as many questions to tell two topics apart.
+        A new topic needs ROWS_A_TOPIC questions. The first topics are found only if there are at least two.
         """
         names = self.of(questions)
-        homeless = [question for question, name in zip(questions, names, strict=True) if name == OTHER]
-        clusters = min(most - len(self.centres), len(homeless) // ROWS_A_TOPIC)
+        others = [question for question, name in zip(questions, names, strict=True) if name == OTHER]
+        clusters = min(most - len(self.centres), len(others) // ROWS_A_TOPIC)
         if clusters < (1 if self.centres else 2):
             return self
-        found = _clusters(homeless, clusters, seed)
-        return Topics(found.weights | self.weights, {**self.centres, **_renamed(found.centres, self.centres)})
+        new = _clusters(others, clusters, seed)
+        return Topics(new.weights | self.weights, {**self.centres, **_renamed(new.centres, self.centres)})
 
 
 def _clusters(questions: Sequence[str], clusters: int, seed: int) -> Topics:
-    """TF-IDF and k-means (scikit-learn); a centre keeps its heaviest words."""
+    """Clusters questions by TF-IDF and k-means (scikit-learn). A centre keeps its heaviest words."""
     import numpy as np
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -104,7 +116,7 @@ def _clusters(questions: Sequence[str], clusters: int, seed: int) -> Topics:
     vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, max_df=0.5 if clusters > 1 else 1.0, token_pattern=_WORDS)
     try:
         vectors = vectorizer.fit_transform(questions)
-    except ValueError:  # scikit-learn's word for "no word is left"
+    except ValueError:  # scikit-learn raises this if no word is left
         return Topics()
     rows = zip(vectors.indptr, vectors.indptr[1:], strict=False)
     clusters = min(clusters, len({vectors.indices[start:end].tobytes() for start, end in rows}))
@@ -115,9 +127,9 @@ def _clusters(questions: Sequence[str], clusters: int, seed: int) -> Topics:
     for cluster in sorted(set(labels.tolist())):
         centre = np.asarray(vectors[labels == cluster].mean(axis=0)).ravel()
         heaviest = [place for place in centre.argsort()[::-1][:_CENTRE_WORDS] if centre[place] > 0]
-        if not heaviest:  # questions of rare words alone
+        if not heaviest:  # the questions have rare words only
             continue
-        # The words that set the topic apart, not those that all questions share.
+        # Name the topic by the words that distinguish it, not by those that all questions share.
         name = ", ".join(words[(centre - (overall if clusters > 1 else 0)).argsort()[::-1][:3]])
         length = float(np.sqrt((centre[heaviest] ** 2).sum()))
         centres[name] = {str(words[place]): round(float(centre[place]) / length, 6) for place in heaviest}
@@ -125,12 +137,9 @@ def _clusters(questions: Sequence[str], clusters: int, seed: int) -> Topics:
     return Topics(dict(weights), centres)
 
 
-def _renamed(found: dict[str, dict[str, float]], taken: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    names = {}
-    for name, centre in found.items():
-        number = 2
-        unique = name
-        while unique in taken or unique in names:
-            unique, number = f"{name} ({number})", number + 1
-        names[unique] = centre
+def _renamed(centres: dict[str, dict[str, float]], taken: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    names: dict[str, dict[str, float]] = {}
+    for name, centre in centres.items():
+        numbered = chain([name], (f"{name} ({number})" for number in count(2)))
+        names[next(unique for unique in numbered if unique not in taken and unique not in names)] = centre
     return names

@@ -1,1 +1,1 @@
-"""Is the candidate better than what serves?"""
+"""Decides whether a candidate is better than the model in service."""

@@ -1,6 +1,22 @@
-"""The gate: is the candidate better, and no worse in anything that matters? A pure function of what was measured."""
+"""The gate: decides whether a candidate is better and harms nothing. A pure function of the evaluations.
 
-from collections import defaultdict
+The gain in score must be above `minimum_gain`: the lower end of the confidence interval of the paired differences (see
+`interval`). All tries against one champion together promote a candidate that is no better with probability
+1 − confidence at most (see `error_of_try`). The unit is the cluster of dependent rows, such as a conversation (see
+`by_cluster`). Future questions are assumed to be about the same topics.
+
+If no champion serves, the logged answers of production are a second bar: the candidate would replace whatever model
+people use now. The candidate must show the gain over both, which keeps the error (intersection-union test, Berger
+1982). If a champion serves, the logged answers are for information: the champion's current answers are the fairer
+comparison. See `_logged` for the rows that can be compared with logged answers.
+
+Guards then look for evidence of harm. A rise of hallucinations or refusals, or a drop in score on the regression set or
+on any slice of the holdout, above its limit refuses the candidate unless chance explains it (see `guards`). Answers
+that programs read (JSON, tool calls, labels) have guards of their own. The medians of length and of time per token are
+compared with their limits directly. All conditions are evaluated, so that a refusal lists all its reasons.
+"""
+
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,11 +25,26 @@ import numpy as np
 
 from retuned.retrain.decision import guards
 from retuned.retrain.decision.interval import error_of_try, examples_needed, interval
-from retuned.retrain.decision.pairs import Decision, Measured, Pairs, paired, percent, score, with_scores
-from retuned.retrain.settings import GateSettings
+from retuned.retrain.decision.labels import labelled, labels
+from retuned.retrain.decision.pairs import (
+    Decision,
+    Measured,
+    Pairs,
+    by_cluster,
+    drop,
+    mean_scores,
+    of_clusters,
+    paired,
+    percent,
+    score,
+    with_scores,
+)
+from retuned.retrain.decision.traffic import traffic as traffic_guard
+from retuned.retrain.scoring.exam import Permission
+from retuned.retrain.settings import GateSettings, IncumbentSettings
 
 ABSTAINED = 0.5
-"""Share of the holdout on which the metric may abstain."""
+"""The share of the holdout on which the metric may abstain."""
 
 
 def decide(
@@ -30,43 +61,37 @@ def decide(
     general: tuple[Sequence[Measured], Sequence[Measured]] = ((), ()),
     structured: bool = False,
     unasked: int = 0,
+    in_other_words: bool = True,
+    incumbent: IncumbentSettings | None = None,
+    forgets: bool = False,
 ) -> Decision:
-    """Compare candidate and champion (the base model where none serves) on the rows that both answered.
-
-    The gain in score must be above `minimum_gain`: the lower end of a paired bootstrap interval (see `interval`). All
-    tries against one champion together promote a candidate that is no better with probability 1 − confidence at most
-    (see `error_of_try`). The unit is the question; what is asked later is taken to be about the same topics.
-
-    Where no champion serves, the answers that production gave are a second bar: whatever model it was that people
-    use, the candidate would take its place. The candidate must show the gain over both, which keeps the error
-    (intersection-union test, Berger 1982). Where a champion serves they are information: its answers of today are the
-    fairer comparison.
-
-    Guards then ask for evidence of harm. A rise of hallucinations or refusals, or a drop in score on the regression
-    set or on any slice of the holdout, above its limit refuses the candidate unless chance explains it (see `guards`).
-    What programs read (JSON, calls of tools, labels) has guards of its own. The medians of length and of the time that
-    a token takes are compared with their limits as they are. All conditions are looked at, so that a refusal names all
-    its reasons.
+    """Compares candidate and champion (the base model if none serves) on the rows that both answered.
 
     Args:
-        tries: earlier comparisons of a candidate with this champion, or base model.
-        logged: the answers that production gave to these questions, as far as they are known.
-        folded: so many of the rows were learned from, and answered by models in the candidate's place that learned
-            without them (see `data.folds`). They learned from less than the candidate did: it is taken to be no worse.
-        serving: a champion serves; else `champion` holds the base model's answers.
-        traffic: the candidate's answers to recent questions that nobody rated.
+        tries: earlier comparisons of a candidate with this champion or base model.
+        logged: the known answers of production to these questions.
+        folded: the number of rows that are training rows, each answered by a model that was trained without it (see
+            `data.folds`). Such a model learned from fewer rows than the candidate, which is assumed to be no worse.
+        serving: a champion serves; otherwise `champion` holds the base model's answers.
+        traffic: the candidate's answers to recent unrated questions.
         general: the base model's and the candidate's answers to prompts that have nothing to do with the workload.
-        structured: answers are for programs (see `Metric.structured`), so that `general` is for information.
-        unasked: rows of the holdout that `evaluate.maximum_examples` left out.
+        structured: answers are for programs (see `Metric.structured`), so `general` is for information.
+        unasked: the number of holdout rows beyond the most that are generated.
+        in_other_words: the metric recognises a right answer in other words than the approved one.
+        incumbent: what gave the logged answers, and how much worse the candidate may be; None: the candidate must show
+            the gain over them, too.
+        forgets: the candidate replaces a champion that learned erased rows, so it only has to be no worse.
     """
     opponent = "champion" if serving else "base model"
     answered, produced = paired(champion, candidate), paired(logged, candidate)
+    scored = with_scores(produced)
     earlier = paired(champion_regression, candidate_regression)
     pairs = with_scores(answered)
-    if len(pairs) < max(settings.minimum_examples, (1 - ABSTAINED) * len(answered)):
-        return _too_few(len(pairs), len(answered), settings)
-    checks = {
-        "gain": _gain(pairs, settings, tries, folded, opponent),
+    groups = len(by_cluster(pairs, drop))
+    if groups < settings.minimum_examples or len(pairs) < (1 - ABSTAINED) * len(answered):
+        return _too_few(pairs, groups, len(answered), settings, unasked)
+    checks: dict[str, Decision | None] = {
+        "gain": _no_loss(pairs, settings) if forgets else _gain(pairs, settings, tries, folded, opponent),
         "hallucination": guards.hallucination(answered, settings, opponent),
         "refusal": guards.refusals(answered, settings, opponent),
         "regression": guards.regression(with_scores(earlier), settings, opponent)
@@ -75,182 +100,336 @@ def decide(
         "slices": guards.slices(pairs, settings),
         "latency": guards.latency(answered, settings, opponent),
         "length": guards.length(answered, settings, opponent),
-        "traffic": guards.traffic(traffic, candidate, settings, "champion" if serving else "logged answers"),
+        "traffic": traffic_guard(traffic, candidate, settings, "champion" if serving else "logged answers"),
         "general": guards.general(paired(*general), settings, structured),
+        "validity": _validity(answered, earlier, produced, settings, serving, opponent),
+        "labels": labels(rows, labelled(with_scores(earlier)), opponent) if (rows := labelled(pairs)) else None,
+        "logged": _logged(scored, settings, tries, serving, in_other_words) if scored else None,
     }
-    # A holdout may be too small to hold one of the answers that a candidate breaks, or enough questions of a label.
-    if not serving and len(guards.formed(produced)) >= settings.minimum_examples:
-        checks["validity"] = guards.first_validity(guards.formed(produced), settings)
-    elif formed := guards.formed([*answered, *earlier]):
-        checks["validity"] = guards.validity(formed, settings, f"the {opponent}")
-    if labelled := guards.labelled(pairs):
-        checks["labels"] = guards.labels(labelled, guards.labelled(with_scores(earlier)), opponent)
-    if scored := with_scores(produced):
-        checks["logged"] = _logged(scored, settings, tries, serving)
-    figures = _counts(len(pairs), len(answered)) | ({"folded": float(folded)} if folded else {})
-    for name, check in checks.items():
+    if incumbent is not None and not serving:
+        checks["logged"] = _beside_incumbent(scored, settings, tries, incumbent, in_other_words)
+    taken = {name: check for name, check in checks.items() if check is not None}
+    figures = _counts(len(pairs), groups, len(answered)) | ({"folded": float(folded)} if folded else {})
+    for name, check in taken.items():
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
-    outcome = all(check.outcome for check in checks.values())
-    reasons = [reason for check in checks.values() for reason in check.reasons]
+    reasons = [reason for check in taken.values() for reason in check.reasons]
     if abstained := len(answered) - len(pairs):
         reasons.append(f"The metric abstains on {abstained} further holdout examples, which count for no score.")
-    return Decision(
-        outcome, reasons if outcome else [*reasons, _refusal(checks, len(pairs), settings, unasked)], figures
-    )
+    if all(check.outcome for check in taken.values()):
+        return Decision(True, reasons, figures)
+    return Decision(False, [*reasons, _refusal(taken, groups, settings, unasked)], figures)
+
+
+def _validity(
+    answered: Pairs, earlier: Pairs, produced: Pairs, settings: GateSettings, serving: bool, opponent: str
+) -> Decision | None:
+    """Tests answers that programs read; None if there are none.
+
+    The regression set is included: a holdout may be too small to contain an answer that the candidate breaks.
+    """
+    if not serving and len(guards.formed(produced)) >= settings.minimum_examples:
+        return guards.first_validity(guards.formed(produced), settings)
+    formed = guards.formed([*answered, *earlier])
+    return guards.validity(formed, settings, f"the {opponent}") if formed else None
+
+
+def examined(decision: Decision, permission: Permission) -> Decision:
+    """Returns the decision, with a positive outcome only if its metric passed its exam (see `scoring.exam`)."""
+    outcome = decision.outcome and permission.granted
+    reasons = [*decision.reasons, f"{permission.reason[0].upper()}{permission.reason[1:]}."]
+    return Decision(outcome, reasons, decision.figures | {"passed[exam]": float(permission.granted)})
 
 
 def lacks_evidence(decision: Decision) -> bool:
-    """Whether more examples may turn a refusal: the candidate looks better, or there were too few to look at, and
-    nothing else speaks against it."""
+    """Returns whether more examples may change a refusal: the candidate seems better, or there were too few examples,
+    and no guard refused it."""
     failed = {name for name, passed in decision.figures.items() if name.startswith("passed[") and not passed}
     if not failed:
         return not decision.outcome and "abstained" not in decision.figures
     gains = {"passed[gain]": "gain", "passed[logged]": "gain_over_logged"}
-    return failed <= gains.keys() and all(decision.figures[gains[name]] > 0 for name in failed)
+    return failed <= gains.keys() and all(decision.figures.get(gains[name], 0.0) > 0 for name in failed)
 
 
 def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettings, unasked: int) -> str:
-    """By what a candidate was refused, and which gain or how many more examples would have been enough."""
+    """Returns a sentence: the checks that refused the candidate, and which gain or how many more examples would do."""
     text = f"Refused by: {', '.join(name for name, check in checks.items() if not check.outcome)}."
     for name, figure, over in (("gain", "gain", ""), ("logged", "gain_over_logged", " over production's answers")):
-        if name in checks and not checks[name].outcome:
-            gain, low = checks[name].figures[figure], checks[name].figures[f"{figure}_low"]
+        if name in checks and not checks[name].outcome and f"unseen[{name}]" in checks[name].figures:
+            figures = checks[name].figures
             text += (
-                f" On examples that scatter like these a gain{over} of about {settings.minimum_gain + gain - low:+.3f} "
-                f"would be enough; it is {gain:+.3f}."
+                f" On examples that scatter like these a gain{over} of about {figures[f'unseen[{name}]']:+.3f} "
+                f"would be enough; it is {figures[figure]:+.3f}."
             )
-    lacking = int(checks["gain"].figures["examples_needed"]) - examples
+    lacking = int(checks["gain"].figures.get("examples_needed", 0)) - examples
     if not checks["gain"].outcome and lacking > 0:
-        text += f" To be sure of one of {settings.expected_gain:.3f} takes some {lacking} more."
-        if unasked:
-            text += f" {unasked} more rows of the holdout were left unasked: raise evaluate.maximum_examples."
+        text += f" To be sure of one of {settings.expected_gain:.3f} takes some {lacking} more. {_capped(unasked)}"
     return text
 
 
-def _too_few(scored: int, answered: int, settings: GateSettings) -> Decision:
-    figures = _counts(scored, answered)
-    if scored == answered:
+def _capped(unasked: int) -> str:
+    """Returns a sentence about how to get more examples."""
+    if unasked:
+        return f"{unasked} more rows of the holdout were left unasked: raise evaluate.maximum_examples."
+    return "All of the holdout was asked: it grows with corrections, and with dataset.holdout_share."
+
+
+def _too_few(pairs: Pairs, groups: int, answered: int, settings: GateSettings, unasked: int) -> Decision:
+    figures = _counts(len(pairs), groups, answered)
+    if len(pairs) == answered:
         return Decision(
             False,
             [
-                f"Only {scored} holdout examples were answered by both models; "
-                f"{settings.minimum_examples} are needed to tell them apart."
+                f"Only {len(pairs)} holdout examples{of_clusters(pairs)} were answered by both models; "
+                f"{settings.minimum_examples} are needed to tell them apart. {_capped(unasked)}"
             ],
             figures,
         )
     return Decision(
         False,
         [
-            f"The metric abstains on {answered - scored} of {answered} holdout examples, and only {scored} are left to "
-            f"tell the models apart; {settings.minimum_examples} are needed, and half of all: choose a metric that can "
-            "judge these answers (metric.name; text judges any language)."
+            f"The metric abstains on {answered - len(pairs)} of {answered} holdout examples, and only "
+            f"{len(pairs)}{of_clusters(pairs)} are left to tell the models apart; {settings.minimum_examples} are "
+            "needed, and half of all: choose a metric that can judge these answers (metric.name; text judges any "
+            "language)."
         ],
         figures,
     )
 
 
-def _counts(scored: int, answered: int) -> dict[str, float]:
-    return {"examples": float(scored)} | ({"abstained": float(answered - scored)} if scored < answered else {})
+def _counts(scored: int, groups: int, answered: int) -> dict[str, float]:
+    figures = {"examples": float(scored)}
+    figures |= {"clusters": float(groups)} if groups < scored else {}
+    return figures | ({"abstained": float(answered - scored)} if scored < answered else {})
 
 
 def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str) -> Decision:
-    found = _compared(pairs, settings, tries)
+    gain = _compared(pairs, settings, tries)
     needed = examples_needed(_gains(pairs), error_of_try(settings, tries), settings)
     reasons = [
-        f"The candidate scores {found.after:.3f} on {len(pairs)}{'' if folded else ' holdout'} examples and the "
-        f"{opponent} {found.before:.3f}: {found.text}."
+        f"The candidate scores {gain.after:.3f} on {len(pairs)}{'' if folded else ' holdout'} examples"
+        f"{of_clusters(pairs)} and the {opponent} {gain.before:.3f}: {gain.text}. {_power(gain, needed, settings)}"
     ]
     if folded:
         reasons.append(
-            f"The holdout is too small to decide alone: {folded} of these examples are among what the candidate "
-            "learned, and were answered in its place by models that each learned without them."
+            f"The holdout is too small to decide alone: {folded} of these examples are training rows of the candidate, "
+            "each answered by a model that was trained without it."
         )
     if tries:
         reasons.append(
-            f"Candidates were compared with this {opponent} {tries} time{'s' * (tries > 1)} before: the interval is "
-            "wider for it."
+            f"Candidates were compared with this {opponent} {tries} time{'s' * (tries > 1)} before, so the interval is "
+            "wider."
         )
     return Decision(
-        found.passed,
+        gain.passed,
         reasons,
         {
-            "score_champion": found.before,
-            "score_candidate": found.after,
-            "gain": found.after - found.before,
-            "gain_low": found.low,
-            "gain_high": found.high,
+            "score_champion": gain.before,
+            "score_candidate": gain.after,
+            "gain": gain.after - gain.before,
+            "gain_low": gain.low,
+            "gain_high": gain.high,
             "tries": float(tries + 1),
             "examples_needed": float(needed),
+            "unseen[gain]": gain.enough,
             **_wholly_right(pairs),
         },
     )
 
 
+def _no_loss(pairs: Pairs, settings: GateSettings) -> Decision:
+    """Refuses a candidate that is worse than the champion, unless chance explains it.
+
+    Each try has the same error: a wider interval after more tries would make it easier to pass.
+    """
+    gain = _compared(pairs, settings, tries=0)
+    passed = gain.high >= 0
+    text = (
+        "The champion learned rows that were erased, so the candidate only has to be no worse, unless chance explains "
+        f"it: the champion scores {gain.before:.3f} on {len(pairs)} examples{of_clusters(pairs)} and the candidate "
+        f"{gain.after:.3f}, a difference of {gain.after - gain.before:+.3f} ({percent(settings.confidence)} interval "
+        f"{gain.low:+.3f} to {gain.high:+.3f}). A true loss of up to "
+        f"{100 * (gain.high - gain.after + gain.before):.2g} points would pass unseen half of the time."
+    )
+    figures = {
+        "score_champion": gain.before,
+        "score_candidate": gain.after,
+        "gain": gain.after - gain.before,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        **_wholly_right(pairs),
+    }
+    return Decision(passed, [text], figures)
+
+
+def _power(gain: "_Comparison", needed: int, settings: GateSettings) -> str:
+    text = f"A true gain of up to {100 * gain.enough:.2g} points would pass unseen half of the time"
+    if needed > gain.examples:
+        text += (
+            f"; {needed:,} examples would show one of {100 * settings.expected_gain:.2g} points in nine of ten cases"
+        )
+    return f"{text}."
+
+
 def _wholly_right(pairs: Pairs) -> dict[str, float]:
-    """Where scores are fractions: the share of answers that are right as a whole."""
+    """Returns the share of answers that score 1, if scores are fractions."""
     columns = {"champion": [score(old) for old, _ in pairs], "candidate": [score(new) for _, new in pairs]}
     if all(score in (0.0, 1.0) for scores in columns.values() for score in scores):
         return {}
     return {f"exact_{model}": fmean(score == 1.0 for score in scores) for model, scores in columns.items()}
 
 
-def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool) -> Decision:
-    """What production answered, beside the candidate: a bar where no champion serves and there are enough answers."""
-    found = _compared(pairs, settings, tries)
-    by_kind: dict[str, Pairs] = defaultdict(list)
-    for old, new in pairs:
-        by_kind[old.kind or "other"].append((old, new))
-    corrected = sum(old.kind == "correction" for old, _ in pairs)
-    few = len(pairs) < settings.minimum_examples
-    role = ""
-    if serving:
-        role = " For information: the champion is the bar."
-    elif few:
-        role = f" For information: fewer than {settings.minimum_examples} of them are no bar."
-    figures = {
-        "score_logged": found.before,
-        "logged_examples": float(len(pairs)),
-        "gain_over_logged": found.after - found.before,
-        "gain_over_logged_low": found.low,
-        "gain_over_logged_high": found.high,
-    }
-    for kind, part in by_kind.items():
-        figures[f"score_logged[{kind}]"] = fmean(score(old) for old, _ in part)
-        figures[f"logged_examples[{kind}]"] = float(len(part))
-    return Decision(
-        found.passed or serving or few,
-        [
-            f"The answers that production gave to {len(pairs)} of these questions score {found.before:.3f} and the "
-            f"candidate's {found.after:.3f}: {found.text}. People corrected {corrected} of these answers and called "
-            f"{len(pairs) - corrected} good, so this is no estimate for all traffic.{role}"
-        ],
-        figures,
+def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool, in_other_words: bool) -> Decision:
+    """Compares with the logged answers of production: a bar if no champion serves and there are enough answers.
+
+    A logged answer that people called good is the approved answer of its row, and scores 1 by construction. If the
+    metric recognises a right answer in other words, the candidate's may score 1, too, and all rows are compared: how
+    often people corrected production is part of the evidence. If the metric compares wording, a right candidate cannot
+    score as high, and these rows show nothing. Then the bar consists of the rows whose logged answer is not the
+    approved one. A candidate that is no better there is not better. Whether it is worse where production was right
+    remains unknown, and the reason states that. If all rows can be compared, corrected rows alone would be biased: they
+    were selected for production's failures, so an equally good model does better on them.
+    """
+    kinds = Counter(old.kind or "other" for old, _ in pairs)
+    fair = pairs if in_other_words else [(old, new) for old, new in pairs if old.kind != "accepted"]
+    left_out = len(pairs) - len(fair)
+    figures = _logged_figures(pairs)
+    reasons, passed = [], True
+    if fair:
+        enough = len(by_cluster(fair, drop)) >= settings.minimum_examples
+        gain = _compared(fair, settings, tries)
+        passed = gain.passed or serving or not enough
+        figures |= {
+            "gain_over_logged": gain.after - gain.before,
+            "gain_over_logged_low": gain.low,
+            "gain_over_logged_high": gain.high,
+            "unseen[logged]": gain.enough,
+        }
+        role = ""
+        if serving:
+            role = " For information: the champion is the bar."
+        elif not enough:
+            role = f" For information: fewer than {settings.minimum_examples} of them are no bar."
+        good = kinds["accepted"] if in_other_words else 0
+        reasons.append(
+            f"The answers that production gave to {len(fair)} of these questions score {gain.before:.3f} and the "
+            f"candidate's {gain.after:.3f}: {gain.text}. People corrected {kinds['correction']} of these answers and "
+            f"called {good} good, so this is no estimate for all traffic.{role}"
+        )
+    if left_out and not serving:
+        reasons.append(
+            f"The candidate is not compared with the {left_out} answers of production that people called good: they "
+            "are the approved answers, and the metric does not recognise a right answer in other words. Whether the "
+            "candidate is as good there is not known; a judge would show it (metric.name: judge), and so does a "
+            "first step of a rollout (rollout.steps)."
+        )
+    return Decision(passed, reasons, figures)
+
+
+def _beside_incumbent(
+    pairs: Pairs, settings: GateSettings, tries: int, incumbent: IncumbentSettings, in_other_words: bool
+) -> Decision:
+    """Tests that the candidate is not worse than the incumbent by more than its margin, over all of its answers.
+
+    People rate wrong answers more often than right ones, and on wrong answers a candidate can only gain. So the rated
+    answers are no sample of all: the mean gain on those that people called good counts for the share of right answers,
+    and the mean gain on the corrected ones for the share of wrong answers (stratification). That share has to be
+    measured on a random sample. If it is not known, it is taken to be 0, the worst case. Each stratum has an interval
+    of its own, and both ends of both hold together with the confidence of the try (Bonferroni).
+    """
+    figures, margin = _logged_figures(pairs), f"{100 * incumbent.margin:.3g} points (incumbent.margin)"
+    if not in_other_words:
+        text = (
+            "The candidate cannot be compared with the incumbent: the metric does not recognise a right answer in "
+            "other words. A judge does (metric.name: judge)."
+        )
+        return Decision(False, [text], figures)
+    wrong = incumbent.wrong_share or 0.0
+    strata = {"accepted": 1 - wrong} | ({"correction": wrong} if wrong else {})
+    rows = {kind: [pair for pair in pairs if pair[0].kind == kind] for kind in strata}
+    words = {"accepted": "called good", "correction": "corrected"}
+    lacking = [
+        f"{count} that people {words[kind]}"
+        for kind in strata
+        if (count := len(by_cluster(rows[kind], drop))) < settings.minimum_examples
+    ]
+    if lacking:
+        text = (
+            f"Too few answers of the incumbent are in the holdout to compare with it: {' and '.join(lacking)}; "
+            f"{settings.minimum_examples} are needed."
+        )
+        return Decision(False, [text], figures)
+    error = error_of_try(settings, tries)
+    gain = low = high = 0.0
+    for kind, weight in strata.items():
+        gains = _gains(rows[kind])
+        ends = interval(gains, error / len(strata))
+        gain, low, high = (
+            total + weight * value for total, value in zip((gain, low, high), (gains.mean(), *ends), strict=True)
+        )
+    passed = low > -incumbent.margin
+    basis = (
+        f"{100 * wrong:.3g}% of its answers are wrong (incumbent.wrong_share)"
+        if wrong
+        else "the share of its wrong answers is not known (incumbent.wrong_share), so only the "
+        f"{len(rows['accepted'])} answers that people called good count"
     )
+    text = (
+        f"Beside the incumbent the candidate gains {gain:+.3f} ({percent(1 - 2 * error)} interval {low:+.3f} to "
+        f"{high:+.3f}), where {basis}: it is {'' if passed else 'not surely '}as good within {margin}."
+    )
+    figures |= {
+        "gain_over_logged": gain,
+        "gain_over_logged_low": low,
+        "gain_over_logged_high": high,
+        "unseen[logged]": gain - low - incumbent.margin,
+    }
+    return Decision(passed, [text], figures)
+
+
+def _logged_figures(pairs: Pairs) -> dict[str, float]:
+    """Returns the number and the mean score of logged answers, in all and by the feedback on them."""
+    if not pairs:
+        return {"logged_examples": 0.0}
+    figures = {"score_logged": mean_scores(pairs)[0], "logged_examples": float(len(pairs))}
+    for kind, times in Counter(old.kind or "other" for old, _ in pairs).items():
+        figures[f"score_logged[{kind}]"] = mean_scores([pair for pair in pairs if (pair[0].kind or "other") == kind])[0]
+        figures[f"logged_examples[{kind}]"] = float(times)
+    return figures
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Mean scores before and after, the interval of the gain, and whether that is above the minimum."""
+    """Mean scores before and after, the interval of the gain, and whether that is above the minimum.
+
+    Attributes:
+        enough: the gain that is detected half of the time on examples with this variance.
+        examples: the number of examples, each a cluster.
+    """
 
     before: float
     after: float
     low: float
     high: float
     passed: bool
+    enough: float
     text: str
+    examples: int
 
 
 def _compared(pairs: Pairs, settings: GateSettings, tries: int) -> _Comparison:
-    before, after = fmean(score(old) for old, _ in pairs), fmean(score(new) for _, new in pairs)
+    before, after = mean_scores(pairs)
     error = error_of_try(settings, tries)
-    low, high = interval(_gains(pairs), error)
+    gains = _gains(pairs)
+    low, high = interval(gains, error)
     passed = low > settings.minimum_gain
     text = (
         f"a gain of {after - before:+.3f} ({percent(1 - 2 * error)} interval {low:+.3f} to {high:+.3f}), "
         f"{'above' if passed else 'not surely above'} the minimum of {settings.minimum_gain:.3f}"
     )
-    return _Comparison(before, after, low, high, passed, text)
+    enough = settings.minimum_gain + after - before - low
+    return _Comparison(before, after, low, high, passed, enough, text, len(gains))
 
 
 def _gains(pairs: Pairs) -> np.ndarray:
-    return np.array([score(new) - score(old) for old, new in pairs])
+    """Returns the gain of each cluster."""
+    return -np.array(list(by_cluster(pairs, drop).values()))

@@ -1,4 +1,4 @@
-"""Where a gain lies: the interval of paired differences, the error that each try may spend, the examples it takes."""
+"""The confidence interval of a gain, the error that each try may spend, and the number of examples needed."""
 
 import math
 from statistics import NormalDist
@@ -8,51 +8,83 @@ import numpy as np
 from retuned.retrain.settings import GateSettings
 
 POWER = 0.97
-"""The normal approximation's chance that as many examples as the decision names show a gain of `expected_gain`. The
-interval is a little more careful, and guards refuse some: simulated, nine in ten and more are promoted."""
+"""Power of the test for a gain of `expected_gain` at the number of examples that the decision states, by the normal
+approximation. Guards refuse some of these candidates: in simulations nine in ten are promoted."""
 
 GRID = 200
-"""Differences of scores are told apart in steps of half a hundredth."""
+"""Differences of scores are rounded to 1/200."""
+
+_NODES = np.linspace(-15.0, 7.0, 221)
+"""Logarithms of the nodes of the integral in `_below`."""
+_STEP = float(_NODES[1] - _NODES[0])
+_HALVINGS = 8
 
 
 def error_of_try(settings: GateSettings, tries: int) -> float:
-    """How often a try may promote what is no better, after so many against the same champion.
+    """Returns the probability with which the next try may promote a candidate that is no better.
 
-    The k-th has (1 − confidence) / (k (k + 1)). All of them together have 1 − confidence, however many there are:
-    Bonferroni with unequal weights (Rosenthal and Rubin 1983). It holds whatever rows the tries share, and leaves the
-    twentieth try enough to show something, which halving does not.
+    The k-th try has (1 − confidence) / (k (k + 1)), so all tries together have 1 − confidence, however many there are:
+    Bonferroni with unequal weights (Rosenthal and Rubin 1983). It is valid whatever rows the tries share. Unlike
+    halving, it leaves the twentieth try some power.
+
+    Args:
+        tries: earlier tries against the same champion.
     """
     return (1 - settings.confidence) / ((tries + 1) * (tries + 2))
 
 
 def interval(differences: np.ndarray, error: float) -> tuple[float, float]:
-    """Where the mean of paired differences of scores (each from -1 to 1) lies; each end fails with `error` at most.
+    """Returns the confidence interval of the mean of independent differences, each in [-1, 1].
 
-    The percentile bootstrap (Efron and Tibshirani 1993, chapter 13) of the differences and two more, 1 and -1. Without
-    these it knows no doubt about what a small sample does not show: four gains and no loss among twenty examples would
-    be sure, though of four changes chance makes four gains once in sixteen times. Bonett and Price (2012) add the same
-    two to paired proportions, for the same reason.
+    Each end is wrong with probability `error` at most. This is Gaffke's bound (2005; Learned-Miller and Thomas 2020, "A
+    new confidence interval for the mean of a bounded random variable"): the differences, and one more at the worst
+    possible value, get weights from the flat Dirichlet distribution, and the end is the quantile of the weighted mean.
+    It assumes only the bounds and independence. For binary values it equals Clopper and Pearson's interval; for others
+    its level is conjectured, and no counterexample is known. The quantile is computed, not sampled: see `_below`.
 
-    Nothing is drawn: the distribution of the mean of resamples is computed, by the fast Fourier transform, from the
-    differences rounded to 1 / GRID. So small errors are as exact as large ones.
+    Dependent rows must be reduced to one difference per cluster, their mean (see `pairs.by_cluster`).
     """
-    widened = np.rint(GRID * np.concatenate([differences, [1.0, -1.0]])).astype(int)
-    number, least = len(widened), -GRID
-    size = 2 ** math.ceil(math.log2(2 * GRID * number + 1))
-    one = np.bincount(widened - least, minlength=size) / number
-    sums = np.cumsum(np.fft.irfft(np.fft.rfft(one) ** number, size))
-    low, high = np.searchsorted(sums, [error, 1 - error]) / number + least
-    return float(low) / GRID, float(high) / GRID
+    return _low(differences, error), -_low(-differences, error)
+
+
+def _low(differences: np.ndarray, error: float) -> float:
+    values, counts = np.unique(np.rint(GRID * np.append(differences, -1.0)), return_counts=True)
+    step = float(np.sqrt(counts @ (values / GRID - differences.mean()) ** 2)) / counts.sum()
+    high = float(differences.mean())
+    # Search downwards from the mean: far below it the integral is inexact.
+    while (low := max(high - step, -1.0)) > -1 and _below(values / GRID - low, counts) > error:
+        high = low
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _below(values / GRID - middle, counts) <= error else (low, middle)
+    return float(low)
+
+
+def _below(values: np.ndarray, counts: np.ndarray) -> float:
+    """Returns the probability that a mean of values with flat Dirichlet weights is at most zero.
+
+    Such weights are independent exponential variables divided by their sum, so the sign is that of the sum of values
+    times variables. It follows from the characteristic function (Gil-Pelaez 1951), integrated over the logarithm.
+    """
+    scale = math.sqrt(float(counts @ values**2))
+    if not scale:
+        return 1.0
+    products = np.outer(values / scale, np.exp(_NODES))
+    size = np.exp(-0.5 * (counts @ np.log1p(products**2)))
+    integral = float(size @ np.sin(counts @ np.arctan(products)))
+    return 0.5 - integral * _STEP / math.pi
 
 
 def examples_needed(differences: np.ndarray, error: float, settings: GateSettings) -> int:
-    """Examples that find a gain of `expected_gain` above the minimum with POWER, if they scatter as these do.
+    """Returns the number of examples that detect a gain of `expected_gain` with probability POWER.
 
-    By the normal approximation of the paired mean, the two of `interval` included.
+    By the normal approximation of the paired mean with the variance of `differences`, including the worst possible
+    difference of `interval`.
     """
     gain = settings.expected_gain - settings.minimum_gain
     if gain <= 0:
         return settings.minimum_examples
-    scatter = NormalDist().inv_cdf(1 - error) + NormalDist().inv_cdf(POWER)
-    variance = float(np.var(np.concatenate([differences, [1.0, -1.0]])))
-    return max(settings.minimum_examples, math.ceil(scatter**2 * variance / gain**2))
+    normal = NormalDist()
+    scatter = (normal.inv_cdf(1 - error) + normal.inv_cdf(POWER)) * float(np.std(np.append(differences, [1.0, -1.0])))
+    root = (scatter + math.sqrt(scatter**2 + 4 * gain * (1 + settings.expected_gain))) / (2 * gain)
+    return max(settings.minimum_examples, math.ceil(root**2))

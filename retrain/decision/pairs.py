@@ -1,16 +1,19 @@
-"""What the gate compares: the answers of two models to the same rows."""
+"""Pairs of answers by two models to the same row, and their means over clusters."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
 
 
 class Measured(Protocol):
-    """What the gate reads of an evaluation: of one model's answer to one row."""
+    """The fields of an evaluation that the gate reads: one model's answer to one row."""
 
     @property
     def row_id(self) -> str: ...
+    @property
+    def cluster(self) -> str | None: ...
     @property
     def score(self) -> float | None: ...
     @property
@@ -41,7 +44,7 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided, each reason as a sentence with its figures, and the figures alone."""
+    """An outcome, the reasons for it as sentences with figures, and the figures by name."""
 
     outcome: bool
     reasons: list[str]
@@ -52,32 +55,78 @@ Pairs = list[tuple[Measured, Measured]]
 
 
 def paired(champion: Sequence[Measured], candidate: Sequence[Measured]) -> Pairs:
-    """The rows that both answered."""
+    """Returns the answers to the rows that both models answered."""
     answered = {row.row_id: row for row in candidate}
     return [(row, answered[row.row_id]) for row in champion if row.row_id in answered]
 
 
 def with_scores(pairs: Pairs) -> Pairs:
-    """Without those on which the metric abstains: they are no examples."""
+    """Returns the pairs without those on which the metric abstains."""
     return [(old, new) for old, new in pairs if old.score is not None and new.score is not None]
 
 
 def score(row: Measured) -> float:
-    """Of a row among those of `with_scores`."""
+    """Returns the score of a row from `with_scores`."""
     assert row.score is not None
     return row.score
 
 
+Cluster = tuple[str, str]
+
+
+def cluster_of(row: Measured) -> Cluster:
+    """Returns the conversation, document or other group of dependent rows. A row without one is its own cluster."""
+    return ("", row.row_id) if row.cluster is None else (row.cluster, "")
+
+
+def cluster_means(rows: Iterable[tuple[Measured, float]]) -> dict[Cluster, float]:
+    """Returns the mean value of each cluster.
+
+    The cluster is the unit of all intervals and tests, and counts once, however many rows it has (cluster-level
+    analysis, Donner and Klar 2000). So the means are independent and have the bounds of the rows, whatever the
+    correlation within a cluster.
+    """
+    values: dict[Cluster, list[float]] = defaultdict(list)
+    for row, value in rows:
+        values[cluster_of(row)].append(value)
+    return {cluster: sum(own) / len(own) for cluster, own in values.items()}
+
+
+def by_cluster(pairs: Pairs, difference: Callable[[Measured, Measured], float]) -> dict[Cluster, float]:
+    """Returns the mean difference of each cluster."""
+    return cluster_means((new, difference(old, new)) for old, new in pairs)
+
+
+def cluster_mean(pairs: Pairs, side: int, value: Callable[[Measured], float]) -> float:
+    """Returns the mean over clusters of a value of one side of the pairs."""
+    return fmean(cluster_means((pair[1], value(pair[side])) for pair in pairs).values())
+
+
+def of_clusters(pairs: Pairs) -> str:
+    """Returns a phrase with the number of clusters; empty if each row is its own cluster."""
+    groups = len({cluster_of(new) for _, new in pairs})
+    return f" of {groups} conversations or documents, each of which counts once" if groups < len(pairs) else ""
+
+
+def mean_scores(pairs: Pairs) -> tuple[float, float]:
+    """Returns the mean score over clusters, of the old and the new model."""
+    return cluster_mean(pairs, 0, score), cluster_mean(pairs, 1, score)
+
+
+def drop(old: Measured, new: Measured) -> float:
+    """Returns the drop in score of a pair from `with_scores`."""
+    return score(old) - score(new)
+
+
 def by_part(parts: Mapping[str, Pairs], name: str) -> dict[str, float]:
-    """Scores on parts of the rows, under names such as `score_candidate[language:de]`."""
+    """Returns the mean scores of parts of the rows, under names such as `score_candidate[language:de]`."""
     figures = {}
     for part, pairs in parts.items():
-        figures[f"{name}_champion[{part}]"] = fmean(score(old) for old, _ in pairs)
-        figures[f"{name}_candidate[{part}]"] = fmean(score(new) for _, new in pairs)
+        figures[f"{name}_champion[{part}]"], figures[f"{name}_candidate[{part}]"] = mean_scores(pairs)
         figures[f"{name}_examples[{part}]"] = float(len(pairs))
     return figures
 
 
 def percent(share: float) -> str:
-    """A share as people read it: 0.975 is 97.5%."""
+    """Formats a share: 0.975 as 97.5%."""
     return f"{100 * share:.4g}%"

@@ -1,1 +1,1 @@
-"""Answers of models, for evaluation."""
+"""Generates the models' answers for an evaluation."""

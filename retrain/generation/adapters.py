@@ -1,11 +1,11 @@
-"""Answers of several adapters of one base model, generated together.
+"""Generates answers of several adapters of one base model in the same batch.
 
-Each prompt stands in the batch once for each model. The base model's layers are computed for all rows at once, and
-each row gets the addition of its own adapter (batched LoRA: Chen et al. 2023, "Punica"; Sheng et al. 2023, "S-LoRA").
-So all models see the same batches, on whose shapes bf16 arithmetic depends, and the weights are read once for all.
-Tokens that all prompts begin with are computed once for each model, and a row that is finished leaves the batch.
+A batch contains each prompt once for each model. The base model's layers are computed for all rows at once, and each
+row gets the addition of its own adapter (batched LoRA: Chen et al. 2023, "Punica"; Sheng et al. 2023, "S-LoRA"). So all
+models have the same batch shapes, on which bf16 arithmetic depends, and the weights are read once. A common prefix of
+the prompts is computed once for each model, and finished rows leave the batch.
 
-Runs in child processes alone.
+Runs in child processes only.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicLayer
 from retuned.retrain.kernels.packing import same_start
 
 _CACHE = {"cache", "past_key_values"}
-"""What the argument is called, in newer and in older releases of transformers."""
+"""The name of the argument in newer and in older releases of transformers."""
 
 
 class Generator:
@@ -33,7 +33,7 @@ class Generator:
 
     Args:
         model: a PEFT model with the adapters loaded, on a base model with a plain cache of keys and values.
-        adapters: name of a model to name of its adapter; None for the base model.
+        adapters: the adapter's name of each model; None for the base model.
     """
 
     def __init__(self, model: Any, adapters: dict[str, str | None], pad: int) -> None:
@@ -70,10 +70,10 @@ class Generator:
         )
 
     def answers(self, prompts: Sequence[list[int]], limit: int) -> dict[str, list[list[int]]]:
-        """Token ids of each model's answers, in the order of the prompts, at most `limit` each; the end of an answer,
-        where it was reached, is among them."""
-        found, count = self._answers(prompts, limit), len(prompts)
-        return {name: found[i * count : (i + 1) * count] for i, name in enumerate(self.models)}
+        """Returns the token ids of each model's answers in the order of the prompts, at most `limit` each, including
+        the end token if it was reached."""
+        answers, count = self._answers(prompts, limit), len(prompts)
+        return {name: answers[i * count : (i + 1) * count] for i, name in enumerate(self.models)}
 
     @torch.inference_mode()
     def _answers(self, prompts: Sequence[list[int]], limit: int) -> list[list[int]]:
@@ -115,8 +115,8 @@ class Generator:
         return answers
 
     def _step(self, ids: Tensor, seen: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits of the next token, shape (rows, vocabulary)."""
-        found: Tensor = self._base(
+        """Returns the logits of the next token, shape (rows, vocabulary)."""
+        logits: Tensor = self._base(
             input_ids=ids,
             attention_mask=seen,
             position_ids=positions,
@@ -124,11 +124,11 @@ class Generator:
             logits_to_keep=1,
             **{self._cache: cache},
         ).logits
-        return found[:, -1].float()
+        return logits[:, -1].float()
 
     @contextmanager
     def _joined(self) -> Iterator[None]:
-        """Meanwhile each adapted layer adds to each row what the row's adapter says."""
+        """Makes each adapted layer add to each row the output of the row's adapter."""
         kept = [(layer.module, layer.module.forward) for layer in self._layers]
         for layer in self._layers:
             layer.module.forward = layer
@@ -140,15 +140,15 @@ class Generator:
 
 
 def _common_prefix(prompts: Sequence[list[int]]) -> int:
-    """How many first tokens all prompts share; the last one of each stays with it, to go on from."""
-    first, last = min(prompts), max(prompts)  # what these two share, all between them do
+    """Returns the length of the common prefix, which leaves at least the last token of each prompt."""
+    first, last = min(prompts), max(prompts)  # all prompts between these two share their prefix
     return min(same_start(first, last), min(map(len, prompts)) - 1)
 
 
 def _plain(module: nn.Module) -> bool:
     if isinstance(module, LoraLayer):
         return (
-            not isinstance(module, ParamWrapper)  # adds to a parameter, for the whole batch
+            not isinstance(module, ParamWrapper)  # it changes a parameter for the whole batch
             and not module.lora_embedding_A
             and not getattr(module, "lora_variant", None)
             and not module.merged
@@ -159,7 +159,7 @@ def _plain(module: nn.Module) -> bool:
 
 
 class _Rows:
-    """Which adapter each row of the batch has, as masks over the inner dimensions of a layer's adapters."""
+    """The adapter of each row of the batch, as masks over the inner dimensions of a layer's adapters."""
 
     def __init__(self) -> None:
         self._names: list[str | None] = []
@@ -173,7 +173,7 @@ class _Rows:
         self._masks = {key: mask[rows] for key, mask in self._masks.items()}
 
     def mask(self, ranks: tuple[tuple[str, int], ...], like: Tensor) -> Tensor:
-        """Shape (rows, 1, sum of the ranks): one where a dimension belongs to the row's adapter."""
+        """Returns a mask of shape (rows, 1, sum of the ranks): 1 if a dimension belongs to the row's adapter."""
         key = (ranks, like.dtype)
         if key not in self._masks:
             masks = [[float(name == own) for own, rank in ranks for _ in range(rank)] for name in self._names]

@@ -1,10 +1,11 @@
-"""The effect probe: does a server answer with a version, or with something else under its name?
+"""The effect probe: checks whether a server answers with a version, or with something else under its name.
 
-When a version is evaluated, its next-token log-probabilities after a few fixed prompts are recorded, with those of its
-base model and of the champion. A server that has loaded the version must give the same. An adapter that is loaded and
-not consulted gives those of the base model, a stale one those of another version.
+The evaluation of a version records its next-token log-probabilities after a few fixed prompts, with those of its base
+model and of the champion. A server that has loaded the version must return the same. A server that ignores the adapter
+returns those of the base model, and one with a stale adapter those of another version.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -14,14 +15,16 @@ from retuned.retrain.scoring import general
 
 FILE = "effect_probe.json"
 PLACES = 8
-"""Prompts that are kept: those at which the version differs most from the others."""
-TOLERANCES = {"float32": 0.15, "bfloat16": 0.15, "float16": 0.15, "4bit": 0.5}
-"""Mean difference in nats that is arithmetic alone, by the precision in which was recorded. The server's precision is
-not known: between float32 and bfloat16 the same adapters of a 135-million-parameter model differed by 0.03 on average
-over 35 prompts, 0.13 at most at one."""
+"""The number of recorded prompts: those on which the version differs most from the others."""
+TOLERANCES = {"float32": 0.15, "bfloat16": 0.21, "float16": 0.15, "4bit": 0.5}
+"""The mean difference in nats that arithmetic explains for a model of 30 layers, by the precision of the record. The
+server's precision is unknown. Between float32 and bfloat16, the same adapters of such a model (135 million parameters)
+differed by 0.03 on average over 35 prompts, and by at most 0.13 on one. Where both round to bfloat16, independent
+errors add up to the root of two times that."""
+_LAYERS = 30
 
 _MEANINGS = {
-    "base": "as its base model does: the adapter is loaded and not consulted",
+    "base": "as its base model does: the adapter is loaded and not used",
     "champion": "as the champion before it does: the adapter is stale",
 }
 
@@ -32,18 +35,18 @@ Ask = Callable[[Sequence[list[int]]], Sequence[NextTokens]]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a model's next token after a prompt.
+    """The known log-probabilities of a model's next token after a prompt, in nats.
 
     Attributes:
-        logprobs: in nats, of some tokens.
-        floor: any other token has this at most.
+        logprobs: the log-probabilities of some tokens.
+        floor: the upper bound for all other tokens.
     """
 
     logprobs: dict[int, float]
     floor: float
 
     def difference(self, other: "Known", token: int) -> float:
-        """How far two models are at least apart, in nats, about a token."""
+        """Returns the minimum difference of two models on a token, in nats."""
         one, two = self.logprobs.get(token), other.logprobs.get(token)
         if one is None or two is None:
             likely, floor = (one, other.floor) if two is None else (two, self.floor)
@@ -53,11 +56,11 @@ class Known:
 
 @dataclass(frozen=True)
 class Place:
-    """A prompt, and what each model was found to answer: `version`, `base` and, where one served, `champion`.
+    """A prompt, with the record of each model: `version`, `base` and, if one served, `champion`.
 
     Attributes:
         prompt: token ids.
-        tokens: the likeliest of each model.
+        tokens: the likeliest tokens of each model.
     """
 
     prompt: list[int]
@@ -68,26 +71,39 @@ class Place:
         return sorted({token for known in self.models.values() for token in known.logprobs})
 
     def distance(self, one: Known, other: Known) -> float:
-        """In nats, the mean over the tokens."""
+        """Returns the mean difference over the tokens, in nats."""
         return fmean(one.difference(other, token) for token in self.tokens)
 
     def gap(self, name: str) -> float:
-        """How far the version is from another."""
+        """Returns the distance of the version from another model."""
         return self.distance(self.models["version"], self.models[name])
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was recorded of a version."""
+    """The record of a version.
+
+    Attributes:
+        layers: of its base model; 0: unknown, as in manifests from version 0.2.
+    """
 
     precision: str
     places: list[Place]
+    layers: int = 0
+
+    @property
+    def tolerance(self) -> float:
+        """The mean difference in nats that arithmetic explains.
+
+        Each layer rounds the output of the layer before it, so the errors of a deeper model add up as in a random walk.
+        """
+        return TOLERANCES[self.precision] * math.sqrt(max(1.0, self.layers / _LAYERS))
 
     @staticmethod
     def from_manifest(manifest: Mapping[str, Any]) -> "Probe | None":
-        """None: none was recorded, as for versions that were trained before version 0.2.0."""
-        found = manifest.get("effect_probe")
-        if not found:
+        """Reads the record in a manifest; None if there is none, as for versions from before version 0.2.0."""
+        stored = manifest.get("effect_probe")
+        if not stored:
             return None
         places = [
             Place(
@@ -97,23 +113,23 @@ class Probe:
                     for name, known in place["models"].items()
                 },
             )
-            for place in found["places"]
+            for place in stored["places"]
         ]
-        return Probe(found["precision"], places)
+        return Probe(stored["precision"], places, stored.get("layers", 0))
 
     def mismatch(self, ask: Ask, tolerance: float | None = None) -> str | None:
-        """Ask a server under the version's name; why it does not answer with the version, or None: it does.
+        """Probes a server. Returns why it does not answer with the version, or None if it does.
 
         Args:
-            ask: the likeliest next tokens after each of some prompts.
-            tolerance: nats; None: by the precision in which was recorded.
+            ask: returns the server's likeliest next tokens after prompts, under the version's name.
+            tolerance: in nats; None selects it by the precision of the record and the layers of the base model.
         """
-        tolerance = tolerance or TOLERANCES[self.precision]
+        tolerance = tolerance or self.tolerance
         answers = self._answers(ask)
         distances = {
             name: self._distance(answers, name)
             for name in self.places[0].models
-            # An other that differs from the version by no more than arithmetic does is not told apart.
+            # Models that differ from the version by no more than arithmetic explains cannot be distinguished.
             if name == "version" or fmean(place.gap(name) for place in self.places) > 2 * tolerance
         }
         nearest = min(distances, key=distances.__getitem__)
@@ -130,8 +146,8 @@ class Probe:
         return f"it answers {meaning} (log-probabilities differ by {figures}, in nats; up to {tolerance:g} may)"
 
     def other_base(self, ask: Ask, tolerance: float | None = None) -> str | None:
-        """Ask a server's base model; why it is not the version's, or None: it is."""
-        tolerance = tolerance or TOLERANCES[self.precision]
+        """Probes a server's base model. Returns why it is not the version's, or None if it is."""
+        tolerance = tolerance or self.tolerance
         distance = self._distance(self._answers(ask), "base")
         if distance <= tolerance:
             return None
@@ -146,38 +162,40 @@ class Probe:
 
 
 def rows() -> list[dict[str, Any]]:
-    """The fixed prompts, as rows of a dataset: a third of the general ones, nothing that people wrote."""
+    """Returns the fixed prompts as rows of a dataset: a third of the general prompts, which contain no user data."""
     return [prompt.as_row() for prompt in general.prompts()[::3]]
 
 
 def record(
-    found: Iterable[tuple[list[int], Mapping[str, NextTokens]]], names: Mapping[str, str], precision: str
+    tokens: Iterable[tuple[list[int], Mapping[str, NextTokens]]],
+    names: Mapping[str, str],
+    precision: str,
+    layers: int = 0,
 ) -> dict[str, Any] | None:
-    """What the manifest says of a version.
+    """Returns the record of a version for its manifest; None if the engine returns no log-probabilities.
 
     Args:
-        found: prompts, and what each model answers.
-        names: of the models: `version`, `base` and, where one serves, `champion`.
-        precision: in which they were computed, a key of `TOLERANCES`.
-
-    Returns:
-        None: the engine gives no log-probabilities.
+        tokens: prompts, with each model's next tokens.
+        names: the names of the models `version`, `base` and, if one serves, `champion`.
+        precision: the precision of the computation, a key of `TOLERANCES`.
+        layers: of the base model; 0: unknown.
     """
     places = []
-    for prompt, answers in found:
+    for prompt, answers in tokens:
         models = {name: _known(answers[own]) for name, own in names.items()}
-        tokens = {max(known.logprobs, key=known.logprobs.__getitem__) for known in models.values()}
+        likeliest = {max(known.logprobs, key=known.logprobs.__getitem__) for known in models.values()}
         kept = {
-            name: Known({token: known.logprobs[token] for token in tokens & known.logprobs.keys()}, known.floor)
+            name: Known({token: known.logprobs[token] for token in likeliest & known.logprobs.keys()}, known.floor)
             for name, known in models.items()
         }
         places.append(Place(prompt, kept))
     if not places:
         return None
     others = [name for name in names if name != "version"]
-    telling = sorted(places, key=lambda place: -min(place.gap(name) for name in others))[:PLACES]
+    chosen = sorted(places, key=lambda place: -min(place.gap(name) for name in others))[:PLACES]
     return {
         "precision": precision,
+        "layers": layers,
         "places": [
             {
                 "prompt": place.prompt,
@@ -189,7 +207,7 @@ def record(
                     for name, known in place.models.items()
                 },
             }
-            for place in telling
+            for place in chosen
         ],
     }
 

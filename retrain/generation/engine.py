@@ -1,4 +1,4 @@
-"""What generates the answers of an evaluation: one interface, over models in this process and models on a server."""
+"""The interface of engines, which generate the answers of an evaluation."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ _MORE_TOKENS = 8
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answers to a prompt.
+    """A model's answer to a prompt.
 
     Attributes:
-        tokens: of the answer, its end included.
-        seconds: that the answer takes at the model's pace.
-        loss: of the approved answer, nats per token; None where it is not known.
+        tokens: the number of tokens, including the end token.
+        seconds: the number of tokens times the model's time per token.
+        loss: the loss of the approved answer, nats per token; None if unknown.
         cut: the prompt lost turns or passages to fit train.max_length.
     """
 
@@ -35,36 +35,35 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Models that answer the rows of a dataset. What it holds is released by `close`, which is safe to repeat."""
+    """Models that answer the rows of a dataset. `close` releases them, and may be called repeatedly."""
 
     def answers(self, rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[Row, dict[str, Answer]]]:
-        """Each row that fits train.max_length, in any order, with what each of the models answers: always the likeliest
-        token.
+        """Yields each row that fits train.max_length, in any order, with the models' answers by greedy decoding.
 
-        All models answer the very tokens that a training on the row begins with. An answer is cut at
-        `evaluate.max_new_tokens`, and where it is half as long again as the longest approved one.
+        All models get the same prompt tokens as in a training on the row. An answer is cut at
+        `evaluate.max_new_tokens`, and at 1.5 times the length of the longest approved one.
 
         Args:
             rows: columns of an `Example`.
-            models: names that the engine knows. The bare base model comes first, and has the pace of the last: what any
-                adapter costs is a matter of how it is served, and holds nothing against what it learned.
+            models: names that the engine knows. The base model comes first, and gets the time per token of the last:
+                the cost of an adapter depends on serving, and is no argument against a candidate.
 
         Raises:
-            RetunedError: a model cannot answer; the text says what to do.
+            RetunedError: a model cannot answer. The message states what to do.
         """
 
     def next_tokens(
         self, rows: Sequence[Row], models: Sequence[str]
     ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
-        """Token ids of each row's prompt, with the likeliest next tokens of each model and their log-probabilities
-        (nats); nothing, where the engine gives none."""
+        """Yields the token ids of each row's prompt, with the likeliest next tokens of each model and their
+        log-probabilities (nats); nothing if the engine has none."""
 
     def close(self) -> None:
         """Release the models."""
 
 
 def paced(answers: Mapping[str, Answer], pace: Answer | None) -> dict[str, Answer]:
-    """With the seconds that the answers would take at the pace of another one, if there is one."""
+    """Sets the seconds of answers by the time per token of another one, if given."""
     if pace is None:
         return dict(answers)
     seconds = pace.seconds / max(pace.tokens, 1)
@@ -74,9 +73,9 @@ def paced(answers: Mapping[str, Answer], pace: Answer | None) -> dict[str, Answe
 def prompts(
     tokenizer: Any, rows: Sequence[Row], settings: EvaluateSettings, encoding: Mapping[str, Any]
 ) -> "tuple[list[tuple[Row, Encoded]], int]":
-    """Rows as token ids, the shortest prompt first, and the most tokens that an answer to one of them may have.
+    """Returns rows as token ids, the shortest prompt first, and the maximum number of tokens of an answer.
 
-    `encoding`: of `TrainSettings`. What is too long even when it is cut is left out.
+    Rows that are too long even when cut are left out. `encoding` is that of `TrainSettings`.
     """
     from retuned.retrain.training.batches import encode_all
 

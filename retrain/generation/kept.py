@@ -1,8 +1,8 @@
-"""Answers of earlier evaluations, so that no model generates the same answer twice.
+"""Caches answers of earlier evaluations, so that no model generates the same answer twice.
 
-A model answers greedily: the same version gives the same answer to the same prompt. The base model and the champion are
-asked the general, the regression and most of the holdout questions again in each run, and a candidate that was promoted
-is the champion of the next one.
+Decoding is greedy, so the same version gives the same answer to the same prompt. Each run asks base model and champion
+the general, the regression and most of the holdout questions again, and a promoted candidate is the champion of the
+next run.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retuned.retrain.kernels.packing import Encoded
 
 MOST = 20_000
-"""Answers that a workload keeps: the latest that an evaluation used. With answers of 1 KB the file has 20 MB."""
+"""The maximum number of cached answers per workload, least recently used first out. Answers of 1 KB make 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Kept:
     """An answer without its time, which depends on the machine and its load.
 
     Attributes:
-        tokens: of the answer, its end included.
-        limit: the most tokens that it could have had.
-        loss: of the approved answer, nats per token; None where it is not known.
+        tokens: the number of tokens, including the end token.
+        limit: the maximum number of tokens when it was generated.
+        loss: the loss of the approved answer, nats per token; None if unknown.
     """
 
     text: str
@@ -38,17 +38,17 @@ class Kept:
     loss: float | None
 
     def holds(self, limit: int) -> bool:
-        """Whether the model gives this answer under another limit, too: it ended by itself before either."""
+        """Returns whether the model gives this answer under another limit, too: it ended before both limits."""
         return limit == self.limit or self.tokens < min(limit, self.limit)
 
 
 class KeptAnswers:
-    """Answers by model, prompt and approved answer. Safe to use from several threads.
+    """Cached answers by model, prompt and approved answer. Thread-safe.
 
     Args:
-        file: where they are kept between evaluations; None: this object alone remembers them.
-        models: name of a model to what identifies its weights.
-        scope: all else that decides what is generated, such as the type of the weights.
+        file: the file of the cache; None caches in memory.
+        models: an identifier of each model's weights, by name.
+        scope: everything else that determines what is generated, such as the dtype of the weights.
     """
 
     def __init__(self, file: Path | None = None, models: Mapping[str, str] | None = None, scope: str = "") -> None:
@@ -57,17 +57,17 @@ class KeptAnswers:
         self._known = _read(file)
 
     def find(self, model: str, row: Mapping[str, Any], encoded: "Encoded", limit: int) -> Kept | None:
-        """What the model answered to a row; None: it has to be asked."""
+        """Returns the model's cached answer to a row, if there is one."""
         key = self._key(model, row, encoded)
         with self._lock:
-            found = self._known.get(key)
-            if found is None or not found.holds(limit):
+            answer = self._known.get(key)
+            if answer is None or not answer.holds(limit):
                 return None
-            self._known[key] = self._known.pop(key)  # the latest used stand last
-            return found
+            self._known[key] = self._known.pop(key)  # move to the end, as recently used
+            return answer
 
     def keep(self, model: str, row: Mapping[str, Any], encoded: "Encoded", answer: Kept) -> None:
-        """Keep an answer at once: an evaluation that is killed goes on from here."""
+        """Caches an answer, and appends it to the file, so that a killed evaluation can resume."""
         key = self._key(model, row, encoded)
         with self._lock:
             self._known.pop(key, None)
@@ -78,15 +78,15 @@ class KeptAnswers:
                     file.write(_line(key, answer))
 
     def close(self) -> None:
-        """Write the file anew, without what was not used for longest where there are too many."""
+        """Rewrites the file with the MOST recently used answers."""
         if self._file is not None and self._known:
             latest = list(self._known.items())[-MOST:]
             replace_text(self._file, "".join(_line(key, answer) for key, answer in latest))
 
     def _key(self, model: str, row: Mapping[str, Any], encoded: "Encoded") -> str:
-        """`row`: its tools decide how the text is read."""
-        asked = [self._scope, self._models.get(model, model), encoded.prompt, encoded.completion, row.get("tools")]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        """The tools of a row determine how the text is parsed, so they are part of the key."""
+        parts = [self._scope, self._models.get(model, model), encoded.prompt, encoded.completion, row.get("tools")]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _line(key: str, answer: Kept) -> str:
@@ -94,16 +94,16 @@ def _line(key: str, answer: Kept) -> str:
 
 
 def _read(file: Path | None) -> dict[str, Kept]:
-    """The answers in a file; a line that a crash cut off is none."""
-    found: dict[str, Kept] = {}
+    """Reads the answers in a file. Skips lines that a crash cut off."""
+    answers: dict[str, Kept] = {}
     if file is None or not file.is_file():
-        return found
+        return answers
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 key, text, tokens, limit, loss = json.loads(line)
             except ValueError:
                 continue
-            found.pop(key, None)
-            found[key] = Kept(text, tokens, limit, loss)
-    return found
+            answers.pop(key, None)
+            answers[key] = Kept(text, tokens, limit, loss)
+    return answers

@@ -1,12 +1,12 @@
-"""The models of an evaluation: what makes them ready, and which engine answers for them.
+"""The models of an evaluation: prepares them, and chooses the engine.
 
-Where champion and candidate have different base models, one base model is in memory after the other.
+If champion and candidate have different base models, these are loaded one after the other.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,73 +14,48 @@ from pathlib import Path
 from typing import Any
 
 from retuned.consumers.errors import RetunedError
-from retuned.consumers.settings import PrivacySettings
 from retuned.retrain import versions
-from retuned.retrain.data import chat
-from retuned.retrain.data.redaction import check_redacted
-from retuned.retrain.generation.engine import Engine, Row
+from retuned.retrain.generation.engine import Engine
 from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.lora_server import covers_experts
-from retuned.retrain.generation.provider import ANSWERS, ProviderEngine
 from retuned.retrain.generation.server import Server, ServerEngine, visible
-from retuned.retrain.settings import Base, EvaluateSettings, ProviderModel, Settings, TrainSettings
-from retuned.retrain.training import provider
+from retuned.retrain.settings import EvaluateSettings, Settings
 
 KEPT = "answers.jsonl"
-"""In the folder of the workload: answers of earlier evaluations (see `kept`)."""
+"""File in the folder of the workload: answers of earlier evaluations (see `kept`)."""
 _TOKEN = "RETUNED_EVALUATE_TOKEN"
-"""In the environment of the child: what the server asks for."""
+"""Environment variable of the child: the server's token."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Models that are asked together: those of one base model, or all that a provider has.
+    """Models with the same base model.
 
     Attributes:
-        models: names, and where a training left each; None: the bare base model.
+        base: the folder of the base model.
+        models: names and the folders of their adapters; None for the base model itself.
     """
 
-    base: Base
+    base: Path
     models: dict[str, Path | None]
 
 
 def secrets(settings: Settings) -> dict[str, str]:
-    """The environment in which a child may ask what generates."""
-    return {
-        _TOKEN: settings.evaluate.bearer_token() or "",
-        provider.TOKEN: (settings.train.bearer_token() or "") if settings.train.engine == "api" else "",
-    }
+    """Returns the environment variables with which a child may call the server."""
+    return {_TOKEN: settings.evaluate.bearer_token() or ""}
 
 
 @contextmanager
 def ready(groups: Sequence[Group], workload: str, settings: Settings, folder: Path) -> Iterator[list[dict[str, Any]]]:
-    """The groups as the child gets them. With a server it has the adapters meanwhile, each under a name of this
-    evaluation alone."""
-    if isinstance(groups[0].base, ProviderModel):
-        yield [
-            {
-                "models": {
-                    name: str(one.base) if path is None else versions.provider_model_in(path)
-                    for name, path in one.models.items()
-                },
-                "bare": [name for name, path in one.models.items() if path is None],
-                "provider": settings.train.model_dump(
-                    mode="json", include={"engine", "api_url", "api_timeout_seconds"}
-                ),
-                "privacy": settings.privacy.model_dump(mode="json", exclude={"user_key"}),
-                "answers": str(folder.resolve() / ANSWERS),
-            }
-            for one in groups
-        ]
-        return
+    """Yields the groups for the child. With a server, the adapters are loaded there meanwhile, under unique names."""
     if settings.evaluate.engine == "transformers":
         yield [
             {
-                "base": str(one.base),
-                "models": {name: path and str(path) for name, path in one.models.items()},
-                "weights": _weights(one),
+                "base": str(group.base),
+                "models": {name: path and str(path) for name, path in group.models.items()},
+                "weights": _weights(group),
             }
-            for one in groups
+            for group in groups
         ]
         return
     if len(groups) > 1:
@@ -106,29 +81,19 @@ def ready(groups: Sequence[Group], workload: str, settings: Settings, folder: Pa
 
 
 def _weights(group: Group) -> dict[str, str]:
-    """What identifies the weights of each model."""
+    """Returns an identifier of each model's weights."""
     base = versions.base_hash(group.base)
     return {
         name: base if path is None else f"{base}+{versions.content_hash(path)}" for name, path in group.models.items()
     }
 
 
-def engine(group: Mapping[str, Any], job: Mapping[str, Any], settings: EvaluateSettings, rows: Iterable[Row]) -> Engine:
-    """What answers for a group of `ready`, in the child: models in its process, on the server, or at the provider.
+def engine(group: Mapping[str, Any], job: Mapping[str, Any], settings: EvaluateSettings) -> Engine:
+    """Returns the engine for a group of `ready`, in the child: models in its process, or on the server.
 
     Args:
-        job: of the evaluation.
-        rows: that it will be asked. A provider is sent nothing if one of them holds personal data.
-
-    Raises:
-        PersonalData: one does.
+        job: the job of the evaluation.
     """
-    if "provider" in group:
-        sent = ((row["row_id"], chat.request(row, job["encoding"]["context"])) for row in rows)
-        check_redacted(sent, PrivacySettings.model_validate(group["privacy"]))
-        client = provider.client(TrainSettings.model_validate(group["provider"]), os.environ.get(provider.TOKEN))
-        context = job["encoding"]["context"]
-        return ProviderEngine(client, group["models"], group["bare"], settings, context, Path(group["answers"]))
     base = Path(group["base"])
     scope = [settings.engine, settings.url, job["dtype"], job["quantized"], version("retuned"), version("transformers")]
     kept = KeptAnswers(Path(job["kept"]), group["weights"], json.dumps(scope))

@@ -1,8 +1,8 @@
-"""Answers of models on an OpenAI-compatible server that loads adapters, as vLLM does.
+"""Generates answers on an OpenAI-compatible server that loads adapters, such as vLLM.
 
-The server must have the base model of `models.base`. It gets the token ids of our own chat template, so that it answers
-the very prompt that a training on the row begins with. Adapters are loaded under names that hold their version and the
-evaluation, are never loaded in place, and are unloaded afterwards; what else the server serves is left alone.
+The server must have the base model of `models.base`. Requests contain token ids by retuned's chat template, so that the
+prompt is the same as in training. Adapters are loaded under names with their version and the evaluation, are never
+replaced in place, and are unloaded afterwards. Other models of the server are not changed.
 """
 
 import json
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PAUSES = (1.0, 2.0, 4.0)
-"""Seconds before a request that failed is sent again."""
+"""Seconds before a failed request is retried."""
 _SET_TOKEN = "set evaluate.token or evaluate.token_file"
 _SAME_LOSS = 1e-3
 _TIMED = 16
-"""Rows that each model is asked even where its answers are kept: its pace has to be that of the server as it is now."""
+"""The number of rows that each model answers even if they are cached, to measure its current time per token."""
 
 
 class Server:
-    """The server that `evaluate.url` names."""
+    """The server of `evaluate.url`."""
 
     def __init__(self, settings: EvaluateSettings, token: str | None) -> None:
-        assert settings.url is not None  # the settings ask for it
+        assert settings.url is not None  # the settings require it
         self.url = settings.url.rstrip("/")
         self._client = Client(
             self.url,
@@ -52,26 +52,26 @@ class Server:
         self._server = LoraServer(self._client)
 
     def base(self) -> str:
-        """The name under which the server knows its base model.
+        """Returns the server's name of its base model.
 
         Raises:
-            RetunedError: it lists none, or several that differ.
+            RetunedError: the server lists no base model, or several.
         """
         return str(self._server.base()["id"])
 
     def next_tokens(self, model: str, prompts: Sequence[list[int]]) -> list[dict[int, float]]:
-        """The likeliest tokens after each prompt, with their log-probabilities in nats."""
+        """Returns the likeliest tokens after each prompt, with their log-probabilities in nats."""
         return self._server.next_tokens(model, prompts)
 
     @contextmanager
     def loaded(self, adapters: Mapping[str, Path], fused: Collection[str] = ()) -> Iterator[None]:
-        """Meanwhile the server has these adapters, by name; afterwards, also after an error, it has them no more.
+        """Loads adapters by name, and unloads them afterwards, also after an error.
 
         Args:
-            fused: names of those that cover fused experts.
+            fused: the names of adapters that cover fused experts.
 
         Raises:
-            RetunedError: it cannot load one; the text says what to do.
+            RetunedError: an adapter cannot be loaded. The message states what to do.
         """
         tried: list[str] = []
         try:
@@ -84,7 +84,7 @@ class Server:
                 self._unload(name)
 
     def complete(self, model: str, prompt: list[int], limit: int) -> tuple[str, int, float]:
-        """The likeliest answer to token ids: its text, its tokens, and the seconds that it took."""
+        """Returns the greedy answer to token ids: its text, the number of tokens, and the seconds that it took."""
         body = {"model": model, "prompt": prompt, "max_tokens": limit, "temperature": 0.0}
         answer, seconds = self._client.request("completions", body)
         with self._client.expected("completions"):
@@ -92,18 +92,18 @@ class Server:
             return text, int(answer["usage"]["completion_tokens"]), seconds
 
     def loss(self, model: str, prompt: list[int], completion: list[int]) -> float | None:
-        """Of a completion, nats per token; None where the server gives no log-probabilities of a prompt."""
+        """Returns the loss of a completion, nats per token; None if the server returns no prompt log-probabilities."""
         body = {"model": model, "prompt": prompt + completion, "max_tokens": 1, "temperature": 0.0}
         answer, _ = self._client.request("completions", {**body, "prompt_logprobs": 0})
         with self._client.expected("completions"):
-            told = answer["choices"][0].get("prompt_logprobs")
-            if not told:
+            logprobs = answer["choices"][0].get("prompt_logprobs")
+            if not logprobs:
                 return None
-            places = zip(told[len(prompt) :], completion, strict=True)
+            places = zip(logprobs[len(prompt) :], completion, strict=True)
             return -fmean(place[str(token)]["logprob"] for place, token in places)
 
     def _load(self, name: str, path: Path, *, fused: bool) -> None:
-        if name in self._names():  # left by an evaluation that was killed, and taken up again
+        if name in self._names():  # left by a killed evaluation, which this one resumes
             return
         try:
             self._server.load(name, path, fused=fused)
@@ -128,7 +128,7 @@ class Server:
 
 
 class ServerEngine:
-    """Models on the server. Their seconds are the server's: they hold its queue and whatever else it serves."""
+    """Models on the server. Times are the server's, including its queue and other load."""
 
     def __init__(
         self,
@@ -139,25 +139,23 @@ class ServerEngine:
         encoding: Mapping[str, Any],
         kept: KeptAnswers,
     ) -> None:
-        """Ask the server for its base model.
-
+        """
         Args:
-            adapters: name of a model to the name of its adapter on the server; None: the bare base model.
-            encoding: of `TrainSettings`.
-            kept: answers that are not generated again.
+            adapters: the name of each model's adapter on the server; None for the base model.
+            encoding: that of `TrainSettings`.
+            kept: cached answers.
         """
         self._server, self._tokenizer, self._settings = server, tokenizer, settings
         self._encoding, self._kept = encoding, kept
         self._paces: dict[str, float] = {}
-        self._used = set[str]()  # adapters that were seen to change an answer
+        self._used = set[str]()  # adapters that changed an answer
         base = server.base()
         self._names = {name: adapter or base for name, adapter in adapters.items()}
         self._bare = {name for name, adapter in adapters.items() if adapter is None}
 
     def answers(self, rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[Row, dict[str, Answer]]]:
         encoded, limit = prompts(self._tokenizer, rows, self._settings, self._encoding)
-        # Apart: vLLM for CPUs (0.32) answers what is asked of the bare model with an adapter, when requests for both
-        # are in one batch.
+        # Separately: vLLM for CPUs (0.32) applies an adapter to requests for the base model in the same batch.
         bare = [name for name in models if name in self._bare]
         adapted = [name for name in models if name not in self._bare]
         with ThreadPoolExecutor(self._settings.batch_size, "evaluate") as pool:
@@ -166,13 +164,13 @@ class ServerEngine:
                     before = list(pool.map(lambda pair: self._answers(pair[0], pair[1], bare, limit), part))
                     after = pool.map(lambda pair: self._answers(pair[0], pair[1], adapted, limit), part)
                     timed: dict[str, list[float]] = {}
-                    for (row, _), found, more in zip(part, before, after, strict=True):
+                    for (row, _), of_base, own in zip(part, before, after, strict=True):
                         for name in bare:
-                            self._used |= {other for other in adapted if _differ(more[other], found[name])}
-                        for name, answer in {**found, **more}.items():
+                            self._used |= {other for other in adapted if _differ(own[other], of_base[name])}
+                        for name, answer in {**of_base, **own}.items():
                             timed.setdefault(name, []).append(answer.seconds / max(answer.tokens, 1))
-                        pace = more[adapted[-1]] if adapted else None
-                        yield row, {**paced(found, pace), **more}
+                        pace = own[adapted[-1]] if adapted else None
+                        yield row, {**paced(of_base, pace), **own}
                     self._paces = {name: median(paces) for name, paces in timed.items()} | self._paces
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -183,9 +181,9 @@ class ServerEngine:
         self, rows: Sequence[Row], models: Sequence[str]
     ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
         asked = [one.prompt for _, one in prompts(self._tokenizer, rows, self._settings, self._encoding)[0]]
-        told = {model: self._server.next_tokens(self._names[model], asked) for model in models}
+        tokens = {model: self._server.next_tokens(self._names[model], asked) for model in models}
         for number, prompt in enumerate(asked):
-            yield prompt, {model: answers[number] for model, answers in told.items()}
+            yield prompt, {model: own[number] for model, own in tokens.items()}
 
     def close(self) -> None:
         """`Server.loaded` unloads the adapters."""
@@ -194,7 +192,7 @@ class ServerEngine:
     def _answers(self, row: Row, encoded: "Encoded", models: Sequence[str], limit: int) -> dict[str, Answer]:
         from retuned.retrain.training.chat_templates import answer_in
 
-        tools, found = json.loads(row.get("tools") or "[]"), {}
+        tools, answers = json.loads(row.get("tools") or "[]"), {}
         known = {model: self._kept.find(model, row, encoded, limit) for model in models if model in self._paces}
         for model in models:
             kept = known.get(model)
@@ -206,15 +204,14 @@ class ServerEngine:
                     loss = self._server.loss(name, encoded.prompt, encoded.completion)
                 kept = Kept(answer_in(self._tokenizer, text, encoded.prompt, tools), tokens, limit, loss)
                 self._kept.keep(model, row, encoded, kept)
-            if model in self._paces and any(
-                known.values()
-            ):  # not all are asked, so that they would not be timed under the same load
+            # If some answers are cached, the requests do not have the same load, so their times are not comparable.
+            if model in self._paces and any(known.values()):
                 seconds = max(kept.tokens, 1) * self._paces[model]
-            found[model] = Answer(kept.text, kept.tokens, seconds, kept.loss, encoded.cut)
-        return found
+            answers[model] = Answer(kept.text, kept.tokens, seconds, kept.loss, encoded.cut)
+        return answers
 
     def _check_adapters(self, rows: int, ignored: Sequence[str]) -> None:
-        """A server may load an adapter and never use it."""
+        """Checks that the server does not ignore adapters that it has loaded."""
         if ignored:
             names = ", ".join(self._names[name] for name in ignored)
             raise RetunedError(
@@ -224,17 +221,17 @@ class ServerEngine:
 
 
 def visible(path: Path, directory: Path, settings: EvaluateSettings) -> Path:
-    """An adapter's folder as the server sees it, where it sees `models.directory` elsewhere."""
+    """Returns an adapter's folder as the server sees it, by `evaluate.models_directory`."""
     if settings.models_directory is None:
         return path.resolve()
     return settings.models_directory / path.resolve().relative_to(directory.resolve())
 
 
 def check(settings: EvaluateSettings) -> str | None:
-    """Ask the server for its base model; returns what was found, None where none is configured.
+    """Checks the server, and returns a description; None if none is configured.
 
     Raises:
-        RetunedError: it does not answer, or refuses.
+        RetunedError: the server does not answer, or refuses.
     """
     if settings.engine != "server":
         return None

@@ -1,9 +1,9 @@
-"""Answers of models in this process: one base model in memory, with the adapters on it.
+"""Generates answers in this process, with one base model and its adapters in memory.
 
-The models answer each batch together (see `adapters`), or in turn where that does not fit them: all see the same
-batches (bf16 arithmetic depends on them) and the same load of the machine.
+The models answer each batch together (see `adapters`), or in turn if that is not possible. So all have the same
+batches, on which bf16 arithmetic depends, and the same load of the machine.
 
-Runs in child processes alone.
+Runs in child processes only.
 """
 
 import gc
@@ -23,7 +23,6 @@ from retuned.retrain.generation.engine import Answer, Row, prompts
 from retuned.retrain.generation.kept import Kept, KeptAnswers
 from retuned.retrain.generation.lora_server import TOP
 from retuned.retrain.kernels.packing import Encoded
-from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.settings import EvaluateSettings
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training.base_model import load_model, load_tokenizer
@@ -40,8 +39,8 @@ _TRIAL_TOKENS = 8
 class TransformersEngine:
     """Adapters of one base model, and the base model itself.
 
-    The pace of a model is the best of a few trials, the models in turn; on a CPU by the time that the threads worked.
-    What else the machine does meanwhile, serving for example, is nobody's latency.
+    The time per token of a model is the minimum of a few trials, with the models in turn. On a CPU it is CPU time, so
+    that other load of the machine, such as serving, does not count.
     """
 
     def __init__(
@@ -55,13 +54,13 @@ class TransformersEngine:
         encoding: Mapping[str, Any],
         kept: KeptAnswers,
     ) -> None:
-        """Load the models.
+        """Loads the models.
 
         Args:
-            adapters: name of a model to the folder of its adapter; None: the bare base model. One has an adapter.
-            quantized: the base model is loaded in 4 bits.
-            encoding: of `TrainSettings`.
-            kept: answers that are not generated again.
+            adapters: the folder of each model's adapter; None for the base model. At least one has an adapter.
+            quantized: load the base model in 4 bits.
+            encoding: that of `TrainSettings`.
+            kept: cached answers.
         """
         self._tokenizer = load_tokenizer(base)
         self._tokenizer.padding_side = "left"
@@ -69,8 +68,6 @@ class TransformersEngine:
         self._bare = {name for name, path in adapters.items() if path is None}
         self._models = _models(base, adapters, getattr(torch, dtype), quantized)
         distinct = list({id(model): model for model in self._models.values()}.values())
-        for model in distinct:
-            replace_layers(model)
         self._together = len(distinct) == 1 and Generator.fits(distinct[0])
         self._generator: Generator | None = None
         self._packed: bool | None = None
@@ -94,14 +91,14 @@ class TransformersEngine:
     ) -> Iterator[tuple[list[int], dict[str, Mapping[int, float]]]]:
         encoded, _ = prompts(self._tokenizer, rows, self._settings, self._encoding)
         for _, one in encoded:
-            found: dict[str, Mapping[int, float]] = {}
+            tokens: dict[str, Mapping[int, float]] = {}
             for model in models:
                 with torch.inference_mode(), self._as(model) as active:
                     ids = torch.tensor([one.prompt], device=active.device)
                     logprobs = active(input_ids=ids).logits[0, -1].float().log_softmax(dim=-1)
                     top = logprobs.topk(min(TOP, len(logprobs)))
-                found[model] = dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-            yield one.prompt, found
+                tokens[model] = dict(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+            yield one.prompt, tokens
 
     def close(self) -> None:
         self._kept.close()
@@ -118,16 +115,16 @@ class TransformersEngine:
             done += len(batch)
 
     def _answers(self, row: Row, encoded: Encoded, models: Sequence[str], limit: int) -> dict[str, Answer]:
-        found = {}
+        answers = {}
         for model in models:
             kept = self._kept.find(model, row, encoded, limit)
-            assert kept is not None  # `_generate_missing` has kept it
+            assert kept is not None  # `_generate_missing` has cached it
             seconds = max(kept.tokens, 1) * self._paces[model]
-            found[model] = Answer(kept.text, kept.tokens, seconds, kept.loss, encoded.cut)
-        return found
+            answers[model] = Answer(kept.text, kept.tokens, seconds, kept.loss, encoded.cut)
+        return answers
 
     def _generate_missing(self, batch: list[tuple[Row, Encoded]], models: Sequence[str], limit: int) -> None:
-        """Generate and keep the models' answers to a batch."""
+        """Generates and caches the models' answers to a batch."""
         encoded = [one for _, one in batch]
         tokens = self._generated(encoded, models, limit)
         for model in models:
@@ -139,22 +136,22 @@ class TransformersEngine:
                 self._kept.keep(model, row, one, Kept(answer, len(ids), limit, loss))
 
     def _generated(self, encoded: list[Encoded], models: Sequence[str], limit: int) -> dict[str, list[list[int]]]:
-        """Token ids of each model's answers."""
+        """Returns the token ids of each model's answers."""
         if self._together:
             names = list(models)
             if self._generator is None or self._generator.models != names:
                 adapters = {name: None if name in self._bare else name for name in names}
                 self._generator = Generator(self._models[names[-1]], adapters, self._tokenizer.pad_token_id)
             return self._generator.answers([one.prompt for one in encoded], limit)
-        found = {}
+        answers = {}
         for model in models:
             with torch.inference_mode(), self._as(model) as active:
                 ids = self._generate(active, encoded, limit).tolist()
-            found[model] = [[token for token in row if token != self._tokenizer.pad_token_id] for row in ids]
-        return found
+            answers[model] = [[token for token in row if token != self._tokenizer.pad_token_id] for row in ids]
+        return answers
 
     def _measured_paces(self, encoded: list[Encoded], models: Sequence[str]) -> dict[str, float]:
-        """Seconds that each model takes for a token, in a small batch."""
+        """Returns the seconds per token of each model, in a small batch."""
         best = {model: math.inf for model in models if model not in self._bare}
         for _ in range(_TRIALS):
             for model in best:
@@ -166,7 +163,7 @@ class TransformersEngine:
 
     @contextmanager
     def _as(self, name: str) -> Iterator[Any]:
-        """The PEFT model, being one of the models meanwhile."""
+        """Yields the PEFT model with the adapter of one of the models active."""
         model = self._models[name]
         if name in self._bare:
             with model.disable_adapter():
@@ -176,7 +173,7 @@ class TransformersEngine:
             yield model
 
     def _generate(self, model: Any, encoded: list[Encoded], limit: int, at_least: int = 0) -> Any:
-        """Token ids of the answers, shape (rows, at most limit), padded on the right."""
+        """Returns the token ids of the answers, shape (rows, at most limit), padded on the right."""
         pad = self._tokenizer.pad_token_id
         batch = self._tokenizer.pad({"input_ids": [one.prompt for one in encoded]}, return_tensors="pt")
         batch = batch.to(model.device)
@@ -202,23 +199,23 @@ class TransformersEngine:
 
 
 def _models(base: Path, adapters: Mapping[str, Path | None], dtype: torch.dtype, quantized: bool) -> dict[str, Any]:
-    """The PEFT model in which each is found: one base model, with the adapters on it.
+    """Returns the PEFT model of each name: one base model with all adapters.
 
-    Adapters do not mix with copies of all layers (`train.method: full`) on one base model; then there are two of it.
+    Adapters cannot be combined with copies of all layers (`train.method: full`) on one base model, so there may be two.
     """
-    found: dict[bool, Any] = {}
-    of: dict[str, bool] = {}
+    loaded: dict[bool, Any] = {}
+    is_full: dict[str, bool] = {}
     for name, path in adapters.items():
         if path is not None:
-            of[name] = full = lora.is_full(path)
-            found[full] = lora.load_adapter(
-                found.get(full) or load_model(base, dtype, quantized=quantized), path, name=name
+            is_full[name] = full = lora.is_full(path)
+            loaded[full] = lora.load_adapter(
+                loaded.get(full) or load_model(base, dtype, quantized=quantized), path, name=name
             )
-    last = found[list(of.values())[-1]]
-    return {name: found[of[name]] if name in of else last for name in adapters}
+    last = loaded[list(is_full.values())[-1]]
+    return {name: loaded[is_full[name]] if name in is_full else last for name in adapters}
 
 
 def _clock(model: Any) -> float:
     if model.device.type != "cpu":
-        return time.perf_counter()  # `generate` has waited for the device when it returns
+        return time.perf_counter()  # `generate` returns after the device has finished
     return time.process_time() / torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Asking for a person's approval of what the gate passed, and what follows from the answer."""
+"""Requests a person's approval, and carries out the decision."""
 
 import json
 import logging
@@ -7,10 +7,12 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from retuned.consumers.errors import RetunedError
+from retuned.consumers.warehouse.audit import by_rule
 from retuned.consumers.warehouse.connection import insert
 from retuned.retrain.release import approvals
-from retuned.retrain.release.approvals import Approval, Verdict
-from retuned.retrain.release.rollout import Rollout, one_at_a_time
+from retuned.retrain.release.approvals import Approval, Kind, Verdict
+from retuned.retrain.release.exclusive import one_at_a_time
+from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.versions import QUERIES
 
 log = logging.getLogger(__name__)
@@ -18,24 +20,33 @@ log = logging.getLogger(__name__)
 
 @one_at_a_time
 def request(
-    rollout: Rollout, workload: str, version: str, champion: str | None, run_id: str, now: datetime
+    rollout: Rollout,
+    workload: str,
+    version: str,
+    champion: str | None,
+    run_id: str,
+    now: datetime,
+    kind: Kind = "version",
 ) -> Approval:
-    """Have a version that the gate passed wait for a person, in place of one that waited before.
+    """Requests approval of a version or a dataset. Supersedes a request that waits.
 
-    A run makes one request, however often it is taken up, and none for a version that a person refused.
+    A run makes one request of a kind, however often it is resumed, and another one if it built its dataset again. A
+    version that a person has refused gets no new request.
 
     Args:
-        champion: what it was compared with; None: the base model.
+        champion: the version that it was compared with; None for the base model.
 
     Returns:
-        the request, or the one that stands for it: that of the run, or in which the version was refused.
+        the request: a new one, the run's earlier one, or the one in which the version was refused.
     """
     warehouse = rollout.warehouse
-    known = approvals.of_run(warehouse, run_id) or approvals.refused(warehouse, workload, version)
-    if known is not None:
+    known = approvals.of_run(warehouse, run_id, kind)
+    if known is not None and kind == "dataset" and known.state == "superseded":
+        known = None
+    if (known := known or approvals.refused(warehouse, workload, version)) is not None:
         return known
     within = timedelta(seconds=rollout.settings.for_workload(workload).rollout.approve_within_seconds)
-    made = Approval(
+    approval = Approval(
         id=uuid.uuid4().hex,
         workload=workload,
         version=version,
@@ -48,21 +59,25 @@ def request(
         actor=None,
         reason=None,
         announced=False,
+        kind=kind,
     )
+    after = "passed the gate" if kind == "version" else "was made"
     with warehouse.transaction() as cursor:
-        approvals.supersede(cursor, workload, f"{made.name} passed the gate after it", now)
-        insert(cursor, "approvals", **asdict(made))
-    log.info("%s: %s (`retuned approve %s`)", workload, made, workload)
-    return made
+        approvals.supersede(cursor, workload, f"{approval.name} {after} after it", now, kind)
+        insert(cursor, "approvals", **asdict(approval))
+        rule = "gate" if kind == "version" else "review"
+        warehouse.trail.note(cursor, by_rule(rule, "approval_requested", workload=workload, subject=approval.name))
+    log.info("%s: %s (`retuned approve %s`)", workload, approval, workload)
+    return approval
 
 
 def decide(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
-    """Approve a request, which puts its version into service as the gate would have, or refuse it.
+    """Approves or refuses a request. An approved version is put into service; an approved dataset is trained on.
 
-    The same verdict again changes nothing.
+    Repeating the same decision changes nothing.
 
     Raises:
-        RetunedError: there is no such request, or it is settled otherwise.
+        RetunedError: there is no such request, or it is settled differently.
     """
     settled = _settle(rollout, verdict, now)
     rollout.follow_up_or_log(settled.workload)
@@ -72,37 +87,48 @@ def decide(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
 @one_at_a_time
 def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
     _expire(rollout, now)
-    found = approvals.find(rollout.warehouse, verdict.approval_id)
-    if found is None:
+    request = approvals.find(rollout.warehouse, verdict.approval_id)
+    if request is None:
         raise RetunedError(f"approval {verdict.approval_id}: unknown; `retuned approve` lists those that wait")
-    if found.state == "waiting":
-        if verdict.state == "approved":
-            row = rollout.warehouse.row(QUERIES["gate_decision"], {"run_id": found.run_id})
+    if request.state == "waiting":
+        if verdict.state == "approved" and request.kind == "version":
+            row = rollout.warehouse.row(QUERIES["gate_decision"], {"run_id": request.run_id})
             passed = f"{json.loads(row['reasons'])[0]} " if row else ""
             reason = f"{passed}(approved by {verdict.actor}: {verdict.reason})"
-            rollout.begin(found.workload, found.version, "approver", reason, now, verdict)
+            rollout.begin(request.workload, request.version, "approver", reason, now, verdict)
         else:
             with rollout.warehouse.transaction() as cursor:
                 approvals.settle(cursor, verdict, now)
-        log.info("%s: %s is %s by %s: %s", found.workload, found.name, verdict.state, verdict.actor, verdict.reason)
-    elif (found.state, found.actor, found.reason) != (verdict.state, verdict.actor, verdict.reason):
-        raise RetunedError(f"{found}; nothing is changed")
-    settled = approvals.find(rollout.warehouse, found.id)
+        log.info("%s: %s is %s by %s: %s", request.workload, request.name, verdict.state, verdict.actor, verdict.reason)
+    elif (request.state, request.actor, request.reason) != (verdict.state, verdict.actor, verdict.reason):
+        raise RetunedError(f"{request}; nothing is changed")
+    settled = approvals.find(rollout.warehouse, request.id)
     assert settled is not None
     return settled
 
 
+@one_at_a_time
+def make_anew(rollout: Rollout, workload: str | None, reason: str, now: datetime) -> None:
+    """Supersedes the waiting requests for datasets of one workload or of all, so that their runs build new ones."""
+    if any(one.kind == "dataset" for one in approvals.waiting(rollout.warehouse, workload)):
+        with rollout.warehouse.transaction() as cursor:
+            approvals.supersede(cursor, workload, reason, now, "dataset")
+
+
 def expire(rollout: Rollout, now: datetime) -> None:
-    """End the requests whose time is over, of all workloads."""
+    """Expires the requests whose time is over, of all workloads."""
     for workload in _expire(rollout, now):
         rollout.follow_up_or_log(workload)
 
 
 @one_at_a_time
 def _expire(rollout: Rollout, now: datetime) -> list[str]:
-    found = approvals.overdue(rollout.warehouse, now)
-    for one in found:
-        given = {"id": one.id, "state": "expired", "actor": None, "reason": None, "now": one.expires_at}
-        rollout.warehouse.execute(approvals.QUERIES["settle"], given)
-        log.warning("%s: nobody decided on %s, the request has expired", one.workload, one.name)
-    return [one.workload for one in found]
+    overdue = approvals.overdue(rollout.warehouse, now)
+    for request in overdue:
+        values = {"id": request.id, "state": "expired", "actor": None, "reason": None, "now": request.expires_at}
+        with rollout.warehouse.transaction() as cursor:
+            cursor.execute(approvals.QUERIES["settle"], values)
+            about = {"workload": request.workload, "subject": request.name}
+            rollout.warehouse.trail.note(cursor, by_rule("approval", "approval_expired", **about))
+        log.warning("%s: nobody decided on %s, the request has expired", request.workload, request.name)
+    return [request.workload for request in overdue]

@@ -1,4 +1,4 @@
-"""The model card of a version: what a person should know before using it, in Hugging Face's format.
+"""The model card of a version, in Hugging Face's format.
 
 Source of the format: https://huggingface.co/docs/hub/model-cards.
 """
@@ -26,12 +26,11 @@ QUERIES = named_queries("retuned.retrain.release", "card.sql")
 NAME = "README.md"
 BASE, LOGGED = "base", "logged"
 
-# What vLLM takes as --max-lora-rank: https://docs.vllm.ai/en/latest/api/vllm/config/lora.html.
+# The values of vLLM's --max-lora-rank: https://docs.vllm.ai/en/latest/api/vllm/config/lora.html.
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _KINDS = {
     "lora": "A LoRA adapter for",
     "full": "All weights of the blocks for",
-    "provider": "A model that a provider trained from",
 }
 _CONFIDENCE, _RESAMPLES = 0.95, 2_000
 _LABELS = 20
@@ -39,7 +38,7 @@ _LABELS = 20
 
 @dataclass(frozen=True)
 class Score:
-    """How one model answered one row of a split: 0 to 1. `model`: base, or a version."""
+    """The score of one model on one row of a split, 0 to 1. `model` is base or a version."""
 
     model: str
     split: str
@@ -49,20 +48,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a version; what is not known yet is empty.
+    """The content of a card. Fields that are not known yet are empty.
 
     Attributes:
-        path: where the version is, or will be.
-        manifest: all of `manifest.json`.
-        licence: of the base model, as Hugging Face names it.
+        path: the folder of the version.
+        manifest: the content of `manifest.json`.
+        licence: the licence of the base model, by Hugging Face's names.
         dataset: its row in `datasets`, with the card as an object.
-        sources: source and rows, the most first.
-        people: how many taught, and the largest_share of one.
-        rank: of its adapter, which may be its parent's; None: it has none.
+        sources: the numbers of rows by source, largest first.
+        people: the number of accounts that taught, and the largest_share of one.
+        rank: the rank of its adapter, which may be its parent's, if it has one.
         on_experts: whether its adapter covers fused experts.
         run: reasons, started_at, train_seconds, evaluate_seconds.
         decision: outcome, reasons and figures of the gate.
-        approvals: what people decided on it, oldest first: state (approved or refused), actor, decided_at, reason.
+        approvals: decisions of people, oldest first: state (approved or refused), actor, decided_at, reason.
     """
 
     path: Path
@@ -80,25 +79,25 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The name under which it is served."""
+        """The name on servers."""
         return f"{self.manifest['workload']}@{self.manifest['version']}"
 
 
 def write(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str, Any]) -> None:
-    """Put the card of a version into a folder, from its manifest and what the warehouse knows by now.
+    """Writes the card of a version, from its manifest and the warehouse.
 
     Args:
-        folder: where the card is written.
+        folder: the folder to write to.
         path: the folder of the version, which the card names.
     """
     replace_text(folder / NAME, render(_gathered(warehouse, folder, path, manifest)))
 
 
 def render(record: Record) -> str:
-    """The card."""
+    """Returns the card as Markdown."""
     manifest = record.manifest
     header = {
-        **({} if _provider_model(record) else {"library_name": "peft"}),
+        "library_name": "peft",
         "base_model": manifest["base_model"],
         "license": record.licence,
         "pipeline_tag": "text-generation",
@@ -123,20 +122,20 @@ def render(record: Record) -> str:
 
 
 def without_header(card: str) -> str:
-    """A card for places that show its header as text, which Hugging Face's do not."""
+    """Returns a card without its header, for places that would show the header as text."""
     return card.partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card
 
 
 def _verdict(record: Record) -> str:
     if record.decision is None:
-        return "**Not decided yet.** It was trained, and the gate has not said whether it may serve."
-    told = ", ".join(
+        return "**Not decided yet.** It was trained, and the gate has not decided about it."
+    scores = ", ".join(
         f"{name} {fmean(of.values()):.3f}"
         for name, model in _models(record)
         if (of := _by_row(record, model, "holdout"))
     )
     verdict = "**The gate passed it.**" if record.decision["outcome"] else "**The gate refused it.**"
-    return f"{verdict} Score on questions that nothing was trained on: {told}." if told else verdict
+    return f"{verdict} Score on questions that nothing was trained on: {scores}." if scores else verdict
 
 
 def _approvals(record: Record) -> list[str]:
@@ -148,7 +147,7 @@ def _approvals(record: Record) -> list[str]:
 
 
 def _models(record: Record) -> list[tuple[str, str]]:
-    """What is compared, as (how it is called, the model)."""
+    """Returns the compared models, as (description, model)."""
     parent = record.manifest["parent_version"]
     return [
         ("this version", record.manifest["version"]),
@@ -166,7 +165,7 @@ def _quality(record: Record) -> list[str]:
     if not record.scores and record.decision is None:
         return []
     rows = []
-    for split, said in (("holdout", "new questions"), ("regression", "questions of earlier datasets")):
+    for split, questions in (("holdout", "new questions"), ("regression", "questions of earlier datasets")):
         own = _by_row(record, record.manifest["version"], split)
         for name, model in _models(record):
             theirs = _by_row(record, model, split)
@@ -174,7 +173,7 @@ def _quality(record: Record) -> list[str]:
                 continue
             better = [own[row] - score for row, score in theirs.items() if row in own]
             gain = "" if model == record.manifest["version"] else _difference(better)
-            rows.append(f"| {said} | {name} | {len(theirs)} | {fmean(theirs.values()):.3f} | {gain} |")
+            rows.append(f"| {questions} | {name} | {len(theirs)} | {fmean(theirs.values()):.3f} | {gain} |")
     parts = ["## How good it is"]
     if rows:
         parts.append(
@@ -187,12 +186,12 @@ def _quality(record: Record) -> list[str]:
             )
         )
         parts.append(
-            f"The score of an answer is {_meaning(record)}. Intervals are bootstrapped over the questions. What "
-            "production had answered is known of questions that people corrected or called good alone."
+            f"The score of an answer is {_meaning(record)}. Intervals are over the questions. The answers of "
+            "production are known only for questions that people corrected or called good."
         )
     parts += _labels(record)
     if record.decision is not None:
-        parts.append("The gate, in its own words:")
+        parts.append("The gate's reasons:")
         parts.append("\n".join(f"- {reason}" for reason in record.decision["reasons"]))
     return parts
 
@@ -203,7 +202,7 @@ def _meaning(record: Record) -> str:
 
 
 def _labels(record: Record) -> list[str]:
-    """The labels that this version mistakes, the worst first; nothing where answers are no labels."""
+    """Returns a table of the labels that this version mistakes, worst first; empty if answers are no labels."""
     figures = record.decision.get("figures", {}) if record.decision else {}
     table = in_figures(figures)
     rows = [one for one in mistaken(table) if one[2] < one[1]]
@@ -247,12 +246,12 @@ def _learned(record: Record) -> list[str]:
     left_out = {name: count for name, count in dataset["card"].get("left_out", {}).items() if count}
     if left_out:
         rows.append(("left out", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left_out.items())))
-    told = (
+    redacted = (
         "Unless `privacy.redact` was off, personal data that patterns find was replaced before anything was stored; "
         "patterns do not find everything."
     )
-    held_out = f"It was judged on {dataset['holdout']} other examples, that nothing was trained on."
-    return ["## What it learned from", _table(rows), held_out, told]
+    held_out = f"It was evaluated on {dataset['holdout']} other examples, on which nothing was trained."
+    return ["## What it learned from", _table(rows), held_out, redacted]
 
 
 def _origin(record: Record) -> list[str]:
@@ -272,8 +271,6 @@ def _origin(record: Record) -> list[str]:
     if (share := training.get("coverage")) is not None:
         rows.append(("the adapter covers", f"{share:.1%} of the weights in the layers of the language model"))
         rows.append(("not covered", ", ".join(training["not_covered"]) or "nothing"))
-    if job := training.get("job"):
-        rows.append(("job at the provider", job))
     if manifest.get("settings", {}).get("train", {}).get("method") == "qlora":
         rows.append(("base model in training and evaluation", "in 4 bits (NF4)"))
     if run.get("reasons"):
@@ -285,14 +282,6 @@ def _origin(record: Record) -> list[str]:
 
 
 def _loading(record: Record) -> list[str]:
-    if name := _provider_model(record):
-        return [
-            "## How to ask it",
-            f"Its weights are at the provider, under the name `{name}`:",
-            f'```bash\ncurl $API_URL/chat/completions -H "Authorization: Bearer $API_KEY" \\\n'
-            f"  -H 'Content-Type: application/json' \\\n"
-            f'  -d \'{{"model": "{name}", "messages": [{{"role": "user", "content": "…"}}]}}\'\n```',
-        ]
     base, path = json.dumps(record.manifest["base_model"]), json.dumps(str(record.path))
     highest = next((most for most in _VLLM_RANKS if most >= (record.rank or 0)), _VLLM_RANKS[-1])
     module, flags = f"{record.name}={path}", ""
@@ -320,14 +309,8 @@ def _loading(record: Record) -> list[str]:
     ]
 
 
-def _provider_model(record: Record) -> str | None:
-    """The provider's name of it; None: its weights are in its folder."""
-    name: str | None = record.manifest.get("provider_model")
-    return name
-
-
 def _kind(record: Record) -> str:
-    return "provider" if _provider_model(record) else "full" if _full(record) else "lora"
+    return "full" if _full(record) else "lora"
 
 
 def _full(record: Record) -> bool:
@@ -337,9 +320,9 @@ def _full(record: Record) -> bool:
 def _limits(record: Record) -> list[str]:
     limits = [
         f"It was trained for the workload `{record.manifest['workload']}` and tested on nothing else.",
-        "It was judged on what people corrected or called good, which is not all that is asked; what nobody corrects, "
-        "it has not learned.",
-        "What the company has changed since, it does not know.",
+        "It was evaluated on answers that people corrected or called good, not on all questions; it has learned only "
+        "what people corrected.",
+        "It does not know what the company has changed since.",
     ]
     return ["## What it is not for", "\n".join(f"- {limit}" for limit in limits)]
 
@@ -356,7 +339,7 @@ def _gathered(warehouse: Warehouse, folder: Path, path: Path, manifest: dict[str
     return Record(
         path=path,
         manifest=manifest,
-        licence=UNKNOWN if manifest.get("provider_model") else licence_of(Path(manifest["base_model"])),
+        licence=licence_of(Path(manifest["base_model"])),
         rank=adapter.get("r"),
         on_experts=bool(adapter.get("target_parameters")),
         dataset=_parsed(warehouse.row(versions.QUERIES["dataset"], dataset_of), "card"),

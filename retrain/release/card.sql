@@ -1,5 +1,5 @@
 -- name: sources
--- Who taught what a model learned from, the most first.
+-- The sources of a dataset's rows, largest first.
 SELECT
     CASE
         WHEN i.model = 'demonstration' THEN 'demonstrations'
@@ -15,7 +15,7 @@ GROUP BY ALL
 ORDER BY rows DESC, source
 
 -- name: people
--- How many people that are told apart taught, and the share of rows of the one who taught most.
+-- The number of accounts that taught, and the largest share of rows of one account.
 SELECT count(*) AS people, max(rows) / sum(rows) AS largest_share
 FROM (
     SELECT CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account, count(*) AS rows
@@ -30,7 +30,7 @@ FROM (
 SELECT reasons, started_at, train_seconds, evaluate_seconds FROM runs WHERE id = $run_id
 
 -- name: approvals
--- What people decided on a version.
+-- The decisions of people on a version.
 SELECT state, actor, decided_at, reason FROM approvals
 WHERE workload = $workload AND version = $version AND state IN ('approved', 'refused')
 ORDER BY decided_at

@@ -1,5 +1,7 @@
-"""The desired state: which versions the targets of a workload should have, and what share of new conversations each
-gets. It is rows, written in the transaction that changes the aliases; `release.reconciler` makes the targets follow."""
+"""Deployments, the desired state: the versions that the targets of a workload should have, and their shares.
+
+They are rows, written in the transaction that changes the aliases. `release.reconciler` makes the targets follow.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,14 +23,14 @@ class Deployment:
     """A version that the targets of its workload should have.
 
     Attributes:
-        version: None: the base model, which servers have without loading anything.
-        share: of new conversations; 0: it is asked in shadow, or stays loaded until it is drained.
-        since: when it got this share, naive UTC.
-        served_at: when it came into service: enough replicas of its targets answered with it; None: not yet. It stays
-            while they have it, whatever its share.
-        aliases: that name it, of champion, canary and previous.
-        provided: a provider keeps its weights.
-        replaces: the name of the version before it; None: there is none, as after a rollback.
+        version: None for the base model, which servers need not load.
+        share: its share of new conversations; 0 in shadow, or until it is drained.
+        since: the time since when it has this share, naive UTC.
+        served_at: the time when enough replicas of its targets answered with it; None if that has not happened. It is
+            kept while it is deployed, whatever its share.
+        aliases: its aliases, of champion, canary and previous.
+        replaces: the name of the version before it, unless there is none, as after a rollback.
+        erased: whether it learned rows that were erased, so that nothing goes back to it.
     """
 
     workload: str
@@ -37,27 +39,27 @@ class Deployment:
     since: datetime
     served_at: datetime | None
     aliases: frozenset[str]
-    provided: bool = False
     replaces: str | None = None
+    erased: bool = False
 
     @property
     def name(self) -> str:
-        """On a server."""
+        """The name on servers."""
         return model_name(self.workload, self.version)
 
     @property
     def serves(self) -> bool:
-        """Whether it is asked for anything new."""
+        """Whether it gets new requests."""
         return self.share > 0 or CANARY in self.aliases
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A version as a target gets it.
+    """A version that a target should have.
 
     Attributes:
-        aliases: that name it.
-        since: when its share last changed, naive UTC.
+        aliases: its aliases.
+        since: the time of the last change of its share, naive UTC.
     """
 
     version: Version
@@ -66,22 +68,22 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """On a server."""
+        """The name on servers."""
         return self.version.name
 
 
 def deploy(cursor: duckdb.DuckDBPyConnection, workload: str, shares: Mapping[str | None, float], now: datetime) -> None:
-    """Set the shares of a workload's versions, None for the base model, in the caller's transaction.
+    """Sets the shares of a workload's versions, None for the base model, in the caller's transaction.
 
-    Those that had one before and are not named get 0: they stay loaded until they are drained.
+    Deployed versions that are not in `shares` get 0: they stay loaded until they are drained.
     """
-    found = cursor.execute(QUERIES["of_workload"], {"workload": workload}).fetchall()
-    before = {version: (share, since, served_at) for version, share, since, served_at in found}
+    rows = cursor.execute(QUERIES["of_workload"], {"workload": workload}).fetchall()
+    before = {version: (share, since, served_at) for version, share, since, served_at in rows}
     cursor.execute(QUERIES["drop_workload"], {"workload": workload})
     for version in {**dict.fromkeys(before), **dict.fromkeys(shares)}:
         share = shares.get(version, 0.0)
         if version is None and share == 0:
-            continue  # it is never unloaded
+            continue  # the base model is never unloaded
         share_before, since, served_at = before.get(version, (None, now, None))
         if share != share_before:
             since = now
@@ -89,7 +91,7 @@ def deploy(cursor: duckdb.DuckDBPyConnection, workload: str, shares: Mapping[str
 
 
 def deployments(warehouse: Warehouse) -> list[Deployment]:
-    """Of all workloads; without versions that retention removed."""
+    """Returns the deployments of all workloads, without versions that retention removed."""
     return [
         Deployment(
             row["workload"],
@@ -98,8 +100,8 @@ def deployments(warehouse: Warehouse) -> list[Deployment]:
             row["since"],
             row["served_at"],
             frozenset(row["aliases"]),
-            row["provided"],
             _replaces(row),
+            row["erased"],
         )
         for row in warehouse.rows(QUERIES["all"])
         if row["version"] is None or row["present"]
@@ -107,56 +109,62 @@ def deployments(warehouse: Warehouse) -> list[Deployment]:
 
 
 def _replaces(row: dict[str, Any]) -> str | None:
-    """The name of the version that one replaces: a canary the champion, and a champion the previous one."""
+    """Returns the name of the version that a version replaces: a canary the champion, a champion the previous one."""
     if CANARY in row["aliases"]:
         return model_name(row["workload"], row["champion"])
     replaces = CHAMPION in row["aliases"] and row["has_previous"]
     return model_name(row["workload"], row["previous"]) if replaces else None
 
 
-def drain(warehouse: Warehouse, settings: Settings, found: list[Deployment], now: datetime) -> list[Deployment]:
-    """Drop what has had no share for `serving.keep_seconds`, and has not answered for `serving.drain_seconds`.
+def drain(warehouse: Warehouse, settings: Settings, deployed: list[Deployment], now: datetime) -> list[Deployment]:
+    """Drops versions without a share for `serving.keep_seconds` that have not answered for `serving.drain_seconds`.
 
-    Until what serves in its place has come into service, it answers: that is no time without a share.
+    Versions that learned erased rows do not wait for `serving.keep_seconds`.
+
+    A version answers until its successor is in service, so the time without a share starts then.
 
     Returns:
-        those that stay.
+        the deployments that stay.
     """
-    stay = []
-    replaced = dict[str, datetime]()  # when all that serves had come into service; absent where some has not
-    for workload in {one.workload for one in found}:
-        serving = [one for one in found if one.workload == workload and one.serves and one.version is not None]
+    replaced = dict[str, datetime]()  # the time since when all serving versions are in service
+    for workload in {one.workload for one in deployed}:
+        serving = [one for one in deployed if one.workload == workload and one.serves and one.version is not None]
         if not settings.for_workload(workload).serving.targets or all(one.served_at for one in serving):
             replaced[workload] = max((one.served_at for one in serving if one.served_at), default=datetime.min)  # noqa: DTZ901
-    for one in found:
+
+    def is_drained(one: Deployment) -> bool:
         own = settings.for_workload(one.workload).serving
         since = max(one.since, replaced.get(one.workload, now))
-        if one.serves or one.version is None or now - since < timedelta(seconds=own.keep_seconds):
-            stay.append(one)
-            continue
+        keep = timedelta(seconds=0 if one.erased else own.keep_seconds)
+        if one.serves or one.version is None or now - since < keep:
+            return False
         after = now - timedelta(seconds=own.drain_seconds)
-        given = {"workload": one.workload, "model": one.name, "after": after}
-        if warehouse.row(QUERIES["answered"], given) is not None:
+        key = {"workload": one.workload, "model": one.name, "after": after}
+        return warehouse.row(QUERIES["answered"], key) is None
+
+    stay = []
+    for one in deployed:
+        if is_drained(one):
+            warehouse.execute(QUERIES["drop"], {"workload": one.workload, "version": one.version, "since": one.since})
+        else:
             stay.append(one)
-            continue
-        warehouse.execute(QUERIES["drop"], {"workload": one.workload, "version": one.version, "since": one.since})
     return stay
 
 
 def wanted(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, Wanted]:
-    """What serves, or is being drained: what model servers should have, by its name there."""
+    """Returns the versions that serve or are being drained, for model servers, by name."""
     return _read(warehouse, "wanted", workloads)
 
 
 def named(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, Wanted]:
-    """What an alias names, drained or not: what links and registries should have."""
+    """Returns the versions with an alias, drained or not, for links and registries, by name."""
     return _read(warehouse, "named", workloads)
 
 
 def _read(warehouse: Warehouse, query: str, workloads: Iterable[str]) -> dict[str, Wanted]:
-    """In one query for all workloads: this is asked every few seconds."""
-    found = []
+    """Reads all workloads in one query, because this runs every few seconds."""
+    result = []
     for row in warehouse.rows(QUERIES[query], {"workloads": list(workloads)}):
         aliases, since = frozenset(row.pop("aliases")), row.pop("since")
-        found.append(Wanted(versions.from_row(row), aliases, since))
-    return {one.name: one for one in found}
+        result.append(Wanted(versions.from_row(row), aliases, since))
+    return {one.name: one for one in result}

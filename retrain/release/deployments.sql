@@ -3,7 +3,7 @@ SELECT version, share, since, served_at FROM deployments WHERE workload = $workl
 
 -- name: all
 SELECT d.workload, d.version, d.share, d.since, d.served_at, m.path IS NOT NULL AND m.removed_at IS NULL AS present,
-       m.provider_model IS NOT NULL AS provided,
+       (d.workload, d.version) IN (SELECT workload, version FROM erased_versions) AS erased,
        champions.version AS champion, before.workload IS NOT NULL AS has_previous, before.version AS previous,
        coalesce((SELECT list(a.alias ORDER BY a.alias) FROM aliases a
                  WHERE a.workload = d.workload AND a.version IS NOT DISTINCT FROM d.version), []) AS aliases
@@ -47,7 +47,7 @@ UPDATE deployments SET served_at = $now
 WHERE workload = $workload AND version = $version AND since = $since AND served_at IS NULL
 
 -- name: answered
--- Whether a model answered after a time.
+-- An answer of a model after a time, if any.
 SELECT 1 AS found FROM interactions WHERE workload = $workload AND model = $model AND timestamp > $after LIMIT 1
 
 -- name: known_names

@@ -1,10 +1,13 @@
-"""The licence of a base model, by the files in its folder."""
+"""Detects the licence of a base model."""
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
+
+from retuned.consumers.errors import ConfigurationError
 
 UNKNOWN = "unknown"
 _LICENCES = (
@@ -20,24 +23,43 @@ _LICENCES = (
 
 
 def licence_of(base: Path) -> str:
-    """The licence of a base model, by its folder's README.md, config.json or LICENSE; `unknown` where none says it."""
+    """Returns the licence of a base model from its README.md, config.json or LICENSE; `unknown` if none states it."""
     header = re.match(r"---\n(.*?)\n---", text_of(base / "README.md"), re.DOTALL)
     try:
-        told = yaml.safe_load(header[1]) if header else None
-        configured = json.loads(text_of(base / "config.json") or "{}")
+        card = yaml.safe_load(header[1]) if header else None
+        config = json.loads(text_of(base / "config.json") or "{}")
     except (yaml.YAMLError, ValueError):
-        told, configured = None, {}
-    for found in (told, configured):
-        if isinstance(found, dict) and isinstance(found.get("license"), str):
-            return str(found["license"])
+        card, config = None, {}
+    for source in (card, config):
+        if isinstance(source, dict) and isinstance(source.get("license"), str):
+            return str(source["license"])
     text = text_of(base / "LICENSE") or text_of(base / "LICENSE.txt") or text_of(base / "LICENSE.md")
     if not text:
         return UNKNOWN
     return next((name for pattern, name in _LICENCES if re.search(pattern, text, re.IGNORECASE)), "other")
 
 
+def check_licence(base: Path | None, allowed: Collection[str] | None, key: str = "models.base") -> None:
+    """Checks that a base model has an allowed licence.
+
+    Args:
+        allowed: see `models.allowed_licences`.
+        key: the setting that names the base model.
+
+    Raises:
+        ConfigurationError: it has another licence, or none that can be found.
+    """
+    if base is None or allowed is None:
+        return
+    found = licence_of(base)
+    if found.lower() not in {one.lower() for one in allowed}:
+        raise ConfigurationError(
+            f"{key}: {base} has the licence {found}; models.allowed_licences allows {', '.join(allowed) or 'none'}"
+        )
+
+
 def text_of(file: Path) -> str:
-    """A text, or none where there is no file."""
+    """Returns the text of a file; empty if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
-"""Makes the targets have what the deployments say, again and again: loads, probes, and unloads what was drained.
+"""Reconciles targets with the deployments, repeatedly: loads and probes versions, and unloads drained ones.
 
-Each replica is looked at by a thread of its own, with bounded waits: one that is dead or slow holds up no other. What
-it has is asked anew each time, so nothing is remembered that a restart, of a server or of the daemon, would make wrong.
+A thread per replica, with bounded waits, ensures that a dead or slow one delays no other. Each reconciliation lists the
+versions of the replica, so no state is kept that a restart of a server or of the daemon would invalidate.
 """
 
 import logging
@@ -16,26 +16,26 @@ from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer, Refused
 from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, named, wanted
+from retuned.retrain.release.exclusive import one_at_a_time
 from retuned.retrain.release.replicas import Model, Replica, Service, State, service
-from retuned.retrain.release.rollout import one_at_a_time
 from retuned.retrain.release.targets.build import Place, build, places, places_in
 from retuned.retrain.release.targets.target import Target, WrongModel
-from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, TargetSettings, WebhookTarget
+from retuned.retrain.serving_settings import FolderTarget, MlflowTarget
 from retuned.retrain.settings import Settings
-from retuned.retrain.versions import CANARY
+from retuned.retrain.versions import CANARY, check_intact
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
-"""A replica that restarts, or is added, is seen after so long at most."""
+"""The interval of reconciliations, in which a restarted or added replica is detected."""
 PROBE_AGAIN = timedelta(minutes=5)
-"""A server that restarts between two looks may come up with an adapter of its own configuration."""
+"""The interval of probes. A server that restarts unnoticed may load an adapter of its own configuration."""
 _LONGEST_PAUSE = 60.0
 _CLOSE_SECONDS = 5.0
 
 
 class Reconciler:
-    """The replicas of all targets."""
+    """Reconciles the replicas of all targets."""
 
     def __init__(
         self,
@@ -49,10 +49,10 @@ class Reconciler:
     ) -> None:
         """
         Args:
-            show: gets each replica when it was looked at.
-            show_served: gets a workload, and the seconds from the change of a share until the version was served.
-            show_enough: gets a workload, and of each version with a share whether enough replicas answer with it, where
-                that is known.
+            show: receives each replica after its reconciliation.
+            show_served: receives a workload, and the seconds from a change of shares until the version was in service.
+            show_enough: receives a workload and, for each version with a share, whether enough replicas answer with it,
+                if known.
             lead: see `common.lead`.
         """
         self._warehouse, self._settings, self._now = warehouse, settings, now
@@ -66,7 +66,7 @@ class Reconciler:
         self._fatal: BaseException | None = None
 
     def tick(self) -> None:
-        """Look at each replica, in a thread of its own; at one that is being looked at, once more afterwards.
+        """Reconciles each replica in a thread of its own. One that is being reconciled is reconciled again afterwards.
 
         Raises:
             WarehouseError: a thread could not write.
@@ -76,18 +76,18 @@ class Reconciler:
         with self._lock:
             if self._closed.is_set():
                 return
-            found = one_at_a_time(drain)(self._warehouse, self._settings, deployments(self._warehouse), self._now())
-            for place in self._places(found):
+            desired = one_at_a_time(drain)(self._warehouse, self._settings, deployments(self._warehouse), self._now())
+            for place in self._places(desired):
                 running = self._threads.get(place.key)
                 if running is not None and running.is_alive():
                     self._once_more.add(place.key)
                     continue
-                thread = threading.Thread(target=self._look, args=(place.key,), name="reconcile", daemon=True)
+                thread = threading.Thread(target=self._run, args=(place.key,), name="reconcile", daemon=True)
                 self._threads[place.key] = thread
                 thread.start()
 
     def run(self) -> None:
-        """Look at each replica once, and wait until that is done."""
+        """Reconciles each replica once, and waits until that is done."""
         self.tick()
         for thread in list(self._threads.values()):
             thread.join()
@@ -95,57 +95,59 @@ class Reconciler:
             raise self._fatal
 
     def close(self) -> None:
-        """Wait for the threads, a little: what a killed one leaves undone is done after the next start."""
+        """Stops, and waits briefly for the threads. Unfinished work is done after the next start."""
         self._closed.set()
         for thread in list(self._threads.values()):
             thread.join(_CLOSE_SECONDS / max(1, len(self._threads)))
 
     def replicas(self, workload: str) -> list[Replica]:
-        """Those that get a workload's versions."""
+        """Returns the replicas of a workload."""
         return [replica for replica in list(self._replicas.values()) if workload in replica.workloads]
 
     def withheld(self) -> dict[str, list[str]]:
-        """By the address of a model server, the versions that it may list and nobody should ask it for: what the probe
-        found wrong there, and what is not in service yet. A version comes into service on all servers at once, and that
-        is kept: else its conversations would go back to another one where a server, or the daemon, restarts."""
-        found, withheld = deployments(self._warehouse), dict[str, list[str]]()
-        for place in self._places(found):
+        """Returns, by address of a model server, the versions that clients should not request there.
+
+        These are versions that failed the probe and versions that are not in service yet. A version comes into service
+        on all servers at once, and stays so, because conversations would otherwise switch versions when a server or the
+        daemon restarts.
+        """
+        desired, withheld = deployments(self._warehouse), dict[str, list[str]]()
+        for place in self._places(desired):
             if not place.is_server:
                 continue
             replica = self._replicas.get(place.key)
-            names = {one.name for one in found if one.version and not one.served_at and one.workload in place.workloads}
+            names = {
+                one.name for one in desired if one.version and not one.served_at and one.workload in place.workloads
+            }
             if replica is not None:
                 names |= {model.name for model in list(replica.models.values()) if model.state == "wrong"}
             if names:
                 withheld[place.replica] = sorted(names)
         return withheld
 
-    def service(self, one: Deployment) -> Service:
-        """Whether enough replicas answer with a version, by `serving.replica_share` of its workload."""
-        settings = self._settings.for_workload(one.workload)
+    def service(self, deployment: Deployment) -> Service:
+        """Returns whether enough replicas answer with a version, by `serving.replica_share` of its workload."""
+        settings = self._settings.for_workload(deployment.workload)
         known = [
-            [self._replicas.get(place.key) or Replica(*place.key) for place in target]
-            for target in places_in(settings)
-            if _takes(target[0].settings, provided=one.provided)
+            [self._replicas.get(place.key) or Replica(*place.key) for place in target] for target in places_in(settings)
         ]
-        return service(known, settings.serving.replica_share, one.name, one.replaces, self._now())
+        return service(known, settings.serving.replica_share, deployment.name, deployment.replaces, self._now())
 
     def step_waits_for(self, workload: str) -> str:
-        """What keeps the rollout of a workload from its next step; empty: enough replicas answer with the canary."""
+        """Returns what prevents the next step of a rollout; empty if enough replicas answer with the canary."""
         canary = (one for one in deployments(self._warehouse) if one.workload == workload and CANARY in one.aliases)
-        return next((found.lacking for one in canary if not (found := self.service(one)).enough), "")
+        return next((status.lacking for one in canary if not (status := self.service(one)).enough), "")
 
-    # Inside
+    def _places(self, desired: Sequence[Deployment]) -> list[Place]:
+        return places(self._settings, list(dict.fromkeys(one.workload for one in desired)))
 
-    def _places(self, found: Sequence[Deployment]) -> list[Place]:
-        return places(self._settings, list(dict.fromkeys(one.workload for one in found)))
-
-    def _look(self, key: tuple[str, str]) -> None:
+    def _run(self, key: tuple[str, str]) -> None:
+        """Reconciles a replica until no more is requested. Runs in a thread."""
         again = True
         while again and not self._closed.is_set():
             try:
-                # The links change with the aliases, and must not be set back to those before.
-                (one_at_a_time(self._follow) if key[0] == "folder" else self._follow)(key)
+                # Links change with the aliases under the lock, and must not be reset to earlier ones.
+                (one_at_a_time(self._reconcile) if key[0] == "folder" else self._reconcile)(key)
             except (WarehouseError, duckdb.Error) as error:
                 self._fatal = error
                 return
@@ -158,96 +160,97 @@ class Reconciler:
                 again = key in self._once_more
                 self._once_more.discard(key)
 
-    def _follow(self, key: tuple[str, str]) -> None:
-        """Make one replica have what it should have."""
-        found = deployments(self._warehouse)
-        place = next((place for place in self._places(found) if place.key == key), None)
+    def _reconcile(self, key: tuple[str, str]) -> None:
+        """Makes a replica have the versions that it should have, and records its state."""
+        place = next((place for place in self._places(deployments(self._warehouse)) if place.key == key), None)
         if place is None:
             return
         replica = self._replicas.setdefault(place.key, Replica(place.settings.kind, place.replica))
-        replica.workloads, replica.looked_at, listed = place.workloads, self._now(), False
-        due = {
-            name: one
-            for name, one in self._due(place).items()
-            if _takes(place.settings, provided=one.version.provider_model is not None)
-        }
+        replica.workloads, replica.looked_at = place.workloads, self._now()
         try:
-            target = build(place, self._settings, self._warehouse, self._now, self._lead)
-            there = target.listed()
-            replica.up = listed = True
-            for name in replica.models.keys() - due.keys():
-                del replica.models[name]
-            for name, one in due.items():
-                model = replica.models.setdefault(name, Model(one.version.workload, name))
-                self._bring(target, one, there, model)
-            self._unload(target, there.keys() - due.keys(), place.workloads)
-            self._problem(replica, "")
-        except NoAnswer as error:
-            replica.up = False
-            replica.models.clear()  # when it is back it is a new one
-            self._problem(replica, str(error))
+            self._apply(place, replica)
+            problem = ""
         except (WarehouseError, duckdb.Error):
             raise
         except RetunedError as error:
-            replica.up = isinstance(error, Refused) or replica.up
-            if not listed:
-                replica.models.clear()  # what it has is not known
-            self._problem(replica, str(error))
+            problem = str(error)
+            if isinstance(error, NoAnswer):
+                replica.up = False
+                replica.models.clear()  # it may be another process when it answers again
+            elif isinstance(error, Refused):
+                replica.up = True
+        self._problem(replica, problem)
         self._show(replica)
         one_at_a_time(self._note_served)(place.workloads)
 
-    def _due(self, place: Place) -> dict[str, Wanted]:
-        """What a target should have: links and registries what has an alias, the others what serves or is drained."""
-        of = named if isinstance(place.settings, FolderTarget | MlflowTarget) else wanted
-        return of(self._warehouse, place.workloads)
+    def _apply(self, place: Place, replica: Replica) -> None:
+        """Loads, probes and unloads the versions of a replica."""
+        # Links and registries get the versions with an alias, servers those that serve or are drained.
+        query = named if isinstance(place.settings, FolderTarget | MlflowTarget) else wanted
+        desired = query(self._warehouse, place.workloads)
+        try:
+            target = build(place, self._settings, self._warehouse, self._now, self._lead)
+            listed = target.listed()
+        except RetunedError:
+            replica.models.clear()  # its versions are unknown
+            raise
+        replica.up = True
+        for name in replica.models.keys() - desired.keys():
+            del replica.models[name]
+        for name, version in desired.items():
+            model = replica.models.setdefault(name, Model(version.version.workload, name))
+            self._load(target, version, listed, model)
+        self._unload(target, listed.keys() - desired.keys(), place.workloads)
 
-    def _bring(self, target: Target, one: Wanted, there: dict[str, frozenset[str]], model: Model) -> None:
-        """Load a version where it is not there yet, and see whether the target answers with it."""
+    def _load(self, target: Target, version: Wanted, listed: dict[str, frozenset[str]], model: Model) -> None:
+        """Loads a version that the target lacks, and probes it."""
         now = self._now()
-        if one.name not in there or (target.follows_aliases and there[one.name] != one.aliases):
+        if version.name not in listed or (target.follows_aliases and listed[version.name] != version.aliases):
             if model.next_try is not None and now < model.next_try:
                 return
             model.probed_at, model.matches, model.tried_at = None, None, now
             try:
-                if one.name not in there:
-                    target.check(one.version)
-                target.load(one)
+                check_intact(version.version)
+                if version.name not in listed:
+                    target.check(version.version)
+                target.load(version)
             except (WarehouseError, StandsBy):
                 raise
             except RetunedError as error:
                 model.tries += 1
                 model.next_try = now + timedelta(seconds=min(_LONGEST_PAUSE, EVERY_SECONDS * 2**model.tries))
-                # It has just listed what it has: it is slow, or the next look finds it away.
-                self._turn(target, model, "loading" if isinstance(error, NoAnswer) else "failed", str(error))
+                # The target has just listed its versions, so without an answer it is slow.
+                self._set_state(target, model, "loading" if isinstance(error, NoAnswer) else "failed", str(error))
                 return
-            log.info("%s: %s %s has it", one.name, target.kind, target.replica)
+            log.info("%s: loaded on %s %s", version.name, target.kind, target.replica)
         model.tries, model.next_try = 0, None
         if model.probed_at is None or model.state == "wrong" or now - model.probed_at >= PROBE_AGAIN:
-            self._verify(target, one, model)
+            self._verify(target, version, model)
 
-    def _verify(self, target: Target, one: Wanted, model: Model) -> None:
+    def _verify(self, target: Target, version: Wanted, model: Model) -> None:
+        """Probes a version."""
         model.tried_at = self._now()
         try:
-            model.matches = target.verify(one.version)
-            self._turn(target, model, "serving", "")
+            model.matches = target.verify(version.version)
+            self._set_state(target, model, "serving", "")
         except (WarehouseError, StandsBy):
             raise
         except WrongModel as error:
             model.matches = False
-            self._turn(target, model, "wrong", str(error))
+            self._set_state(target, model, "wrong", str(error))
         except RetunedError as error:
             if isinstance(error, NoAnswer) or (isinstance(error, Refused) and error.may_pass):
-                # It has just listed what it has, and is busy, or fails at this one.
+                # The target has just listed its versions, so it is busy or this request failed: probe again.
                 before: State = "loading" if model.probed_at is None else model.state
-                self._turn(target, model, before, f"it is not probed yet: {error}")
+                self._set_state(target, model, before, f"it is not probed yet: {error}")
                 return
-            # It serves, as far as is known.
+            # Nothing is known to be wrong, so the version counts as serving.
             model.matches = None
-            self._turn(target, model, "serving", f"it cannot be probed: {error}")
+            self._set_state(target, model, "serving", f"it cannot be probed: {error}")
         model.probed_at = self._now()
 
-    def _turn(self, target: Target, model: Model, state: State, detail: str) -> None:
-        """A model's new state; what is wrong is logged once."""
+    def _set_state(self, target: Target, model: Model, state: State, detail: str) -> None:
+        """Sets the state of a model. Logs a problem once."""
         if detail and detail != model.detail:
             log.warning("%s: %s %s: %s: %s", model.name, target.kind, target.replica, state, detail)
         elif model.state == "wrong" and state == "serving":
@@ -255,25 +258,27 @@ class Reconciler:
         model.state, model.detail = state, detail
 
     def _unload(self, target: Target, names: set[str], workloads: Sequence[str]) -> None:
-        """Take away what was drained: versions of these workloads, and nothing that somebody else loaded."""
+        """Unloads drained versions of these workloads. Models that others have loaded stay."""
         if not names:
             return
         for workload in workloads:
             known = {row["name"] for row in self._warehouse.rows(QUERIES["known_names"], {"workload": workload})}
             for name in sorted(names & known):
                 target.unload(name)
-                log.info("%s: %s %s has unloaded it", name, target.kind, target.replica)
+                log.info("%s: unloaded from %s %s", name, target.kind, target.replica)
 
     def _problem(self, replica: Replica, problem: str) -> None:
         if problem and problem != replica.problem:
             log.warning("target %s %s: %s", replica.kind, replica.address, problem)
         elif replica.problem and not problem:
-            log.info("target %s %s is as it should be again", replica.kind, replica.address)
+            log.info("target %s %s has recovered", replica.kind, replica.address)
         replica.problem = problem
 
     def _note_served(self, workloads: Sequence[str]) -> None:
-        """Keep when each version came into service: once enough replicas of each target answer with it. That is kept
-        when some are lost later, which is shown."""
+        """Stores when each version came into service: when enough replicas of each target answered with it.
+
+        The time is kept if replicas fail later, which `show_enough` reports.
+        """
         shown = {workload: dict[str, bool]() for workload in workloads}
         for one in deployments(self._warehouse):
             if one.workload not in shown or one.version is None or not one.serves:
@@ -286,15 +291,10 @@ class Reconciler:
             now = self._now()
             given = {"workload": one.workload, "version": one.version, "since": one.since, "now": now}
             self._warehouse.execute(QUERIES["served"], given)
-            if one.since < self._started_at:  # when it was served first is not known: before an update, say
+            if one.since < self._started_at:  # it may have been in service before the daemon started
                 continue
             seconds = (now - one.since).total_seconds()
             self._show_served(one.workload, seconds)
-            log.info("%s is served, %.1f s after the decision", one.name, seconds)
+            log.info("%s is in service, %.1f s after the decision", one.name, seconds)
         for workload, enough_of in shown.items():
             self._show_enough(workload, enough_of)
-
-
-def _takes(target: TargetSettings, *, provided: bool) -> bool:
-    """Where a provider keeps the weights there is nothing to load."""
-    return not provided or isinstance(target, FolderTarget | WebhookTarget)

@@ -1,4 +1,4 @@
-"""Registers versions, immutable and addressed by their content, and makes links follow the aliases."""
+"""Registers versions, which are immutable and content-addressed, and makes links follow the aliases."""
 
 import importlib.metadata
 import json
@@ -9,19 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from retuned.consumers.common import durable as files
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.warehouse.audit import by_rule
 from retuned.consumers.warehouse.connection import Warehouse, insert
-from retuned.retrain.release import card
-from retuned.retrain.release.targets.folder import link
-from retuned.retrain.settings import Base, Settings
+from retuned.retrain.release import bom, card, signature
+from retuned.retrain.release.licence import licence_of
+from retuned.retrain.release.targets.folder import link, links
+from retuned.retrain.settings import Settings
 from retuned.retrain.versions import (
+    ADAPTER_FILES,
     QUERIES,
     Version,
     aliases,
+    base_files,
     base_hash,
+    check_intact,
     content_hash,
-    files_of,
+    file_hashes,
     find,
-    provider_model_in,
+    model_name,
     workload_folder,
 )
 
@@ -34,98 +40,107 @@ def register(
     workload: str,
     adapter: Path,
     *,
-    base_model: Base,
+    base_model: Path,
     parent_version: str | None,
     dataset_version: str,
     run_id: str,
     details: dict[str, Any],
     now: datetime,
+    key_file: Path | None = None,
 ) -> Version:
-    """Keep an adapter as a version. The same adapter gives the same version, once.
+    """Registers an adapter as a version. The same adapter gives the same version, which is written once.
 
     Args:
-        adapter: a folder with what PEFT saves, `adapter_model.safetensors` and `adapter_config.json`, or with what
-            stands for a model that a provider trained (see `versions.PROVIDER_FILE`).
-        details: what else the manifest says: settings, metrics, cost.
+        adapter: a folder with PEFT's files, `adapter_model.safetensors` and `adapter_config.json`.
+        details: further fields of the manifest, such as settings, metrics and cost.
+        key_file: the private key that signs the version; None: it is not signed.
 
     Raises:
-        StoreUnavailable: the storage of the cluster does not take it; it is no version yet.
+        StoreUnavailable: the cluster's storage does not accept the files; the version is not registered.
     """
     version = content_hash(adapter)
     known = find(warehouse, workload, version)
     if known is not None and known.removed_at is None and known.path.is_dir():
         return known
-    path = (workload_folder(directory, workload) / version).resolve()
-    provider_model = provider_model_in(adapter)
-    manifest = {
+    columns: dict[str, Any] = {
         "version": version,
         "workload": workload,
-        "created_at": now.isoformat() + "Z",
         "base_model": str(base_model),
         "base_hash": base_hash(base_model),
-        **({"provider_model": provider_model} if provider_model else {}),
         "parent_version": parent_version,
         "dataset_version": dataset_version,
         "run_id": run_id,
+    }
+    manifest = {
+        **columns,
+        "created_at": now.isoformat() + "Z",
         "code_version": importlib.metadata.version("retuned"),
-    } | details
-    with files.written_aside(path) as aside:
-        for name in files_of(adapter):
-            shutil.copyfile(adapter / name, aside / name)
-        (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        card.write(warehouse, aside, path, manifest)
+        "files": file_hashes(adapter),
+        "base_files": base_files(base_model),
+        **details,
+    }
+    path = (workload_folder(directory, workload) / version).resolve()
+    _write(warehouse, path, adapter, manifest, key_file)
     kept = warehouse.artifacts.put("version", path)
     with warehouse.transaction() as cursor:
         kept(cursor)
+        names = {"files": manifest["files"], "base_hash": columns["base_hash"], "dataset": dataset_version}
+        subject = model_name(workload, version)
+        entry = by_rule("training", "registered", workload=workload, subject=subject, details=names)
+        warehouse.trail.note(cursor, entry)
         if known is not None:
             cursor.execute(QUERIES["keep_version"], {"workload": workload, "version": version})
         else:
-            insert(
-                cursor,
-                "models",
-                version=version,
-                workload=workload,
-                created_at=now,
-                path=str(path),
-                base_model=manifest["base_model"],
-                base_hash=manifest["base_hash"],
-                provider_model=provider_model,
-                parent_version=parent_version,
-                dataset_version=dataset_version,
-                run_id=run_id,
-                manifest=json.dumps(manifest),
-            )
-    found = find(warehouse, workload, version)
-    assert found is not None
-    return found
+            insert(cursor, "models", **columns, created_at=now, path=str(path), manifest=json.dumps(manifest))
+    registered = find(warehouse, workload, version)
+    assert registered is not None
+    return registered
+
+
+def _write(warehouse: Warehouse, path: Path, adapter: Path, manifest: dict[str, Any], key_file: Path | None) -> None:
+    """Writes the folder of a version: the adapter, its manifest, its bill of materials, its signature and its card."""
+    with files.written_aside(path) as aside:
+        for name in ADAPTER_FILES:
+            shutil.copyfile(adapter / name, aside / name)
+        (aside / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        made = bom.bom(manifest, licence_of(Path(manifest["base_model"])))
+        (aside / bom.NAME).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        if key_file is not None:
+            signature.write(aside, made, key_file)
+        card.write(warehouse, aside, path, manifest)
 
 
 def renew_card(warehouse: Warehouse, version: Version) -> None:
-    """Have the card of a version say what is known by now.
+    """Writes the card of a version again, with what is known now.
 
     Raises:
-        OSError: it cannot be written.
-        StoreUnavailable: the storage of the cluster does not take it.
+        OSError: the card cannot be written.
+        StoreUnavailable: the cluster's storage does not accept it.
     """
     card.write(warehouse, version.path, version.path, version.manifest)
     warehouse.artifacts.renew("version", version.path)
 
 
 def reconcile(warehouse: Warehouse, settings: Settings) -> None:
-    """At start: make the links follow the rows, after a crash between the two, and sweep up what was half-written."""
+    """Restores the links after a crash, and removes incomplete files. Called at start."""
     files.sweep(settings.models.directory)
     for workload in {row["workload"] for row in warehouse.rows(QUERIES["aliases"], {"workload": None})}:
         try:
             relink(warehouse, settings, workload)
-        except OSError as error:  # `rollout.follow_up` tries again
-            log.error("%s: the links to its versions cannot be made: %s", workload, error)
+        except (OSError, RetunedError) as error:  # `rollout.follow_up` tries again
+            log.error("%s: the links to its versions cannot be created: %s", workload, error)
 
 
 def relink(warehouse: Warehouse, settings: Settings, workload: str) -> None:
-    """Make the links of a workload follow its rows; without the target folder it has none.
+    """Makes the links of a workload follow its aliases. Without the target `folder` a workload has no links.
 
     Raises:
-        OSError: they cannot be made.
+        OSError: the links cannot be created.
+        RetunedError: the files of a version to link were changed; all links stay as they are.
     """
     wanted = aliases(warehouse, workload) if settings.for_workload(workload).serving.has_links else {}
+    before = links(settings.models.directory, workload).values()
+    for version in {version for version in wanted.values() if version and version not in before}:
+        if (found := find(warehouse, workload, version)) is not None:
+            check_intact(found)
     link(settings.models.directory, workload, wanted)

@@ -1,4 +1,4 @@
-"""What each replica of a target has, and whether enough of them answer with a version."""
+"""The state of replicas, and whether enough of them answer with a version."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Any, Literal
 State = Literal["loading", "serving", "failed", "wrong"]
 
 _NAMED = 4
-"""Of the replicas that lack a version, so many are named with their reasons."""
+"""The maximum number of replicas that are named as lacking a version."""
 
 
 @dataclass
@@ -17,11 +17,11 @@ class Model:
     """A version on a replica.
 
     Attributes:
-        state: loading: it is not there yet, or not probed. serving: it is there, and nothing is known against it.
-            wrong: the effect probe failed. failed: it cannot be loaded.
-        detail: why, where it does not serve, or where it could not be probed.
-        matches: what the effect probe found; None: it found nothing out.
-        tried_at: when it was last loaded or probed, naive UTC.
+        state: loading: not loaded or not probed yet. serving: loaded, and not known to be wrong. wrong: the effect
+            probe failed. failed: it cannot be loaded.
+        detail: why it does not serve, or why it could not be probed.
+        matches: the result of the effect probe; None if it had none.
+        tried_at: the time of the last load or probe, naive UTC.
     """
 
     workload: str
@@ -37,12 +37,12 @@ class Model:
 
 @dataclass
 class Replica:
-    """One replica of a target, as it was when it was last looked at.
+    """A replica of a target, as of its last reconciliation.
 
     Attributes:
-        up: whether it answered; None: it was not looked at yet.
-        problem: what is wrong with it as a whole; empty: nothing.
-        models: what it has, or should have; empty while it does not list what it has.
+        up: whether it answered; None before the first reconciliation.
+        problem: a problem of the replica as a whole, if any.
+        models: the versions that it has or should have; empty while it does not list its versions.
     """
 
     kind: str
@@ -55,11 +55,11 @@ class Replica:
 
     @property
     def was_looked_at(self) -> bool:
-        """Whether it answered or failed at least once."""
+        """Whether it was reconciled at least once."""
         return self.up is not None or bool(self.problem)
 
     def in_sync(self, workload: str) -> bool | None:
-        """Whether it has what it should have of a workload; None: not known."""
+        """Returns whether it has the versions that it should have of a workload; None if unknown."""
         if self.up is not True:
             return None
         return not self.problem and all(
@@ -67,12 +67,12 @@ class Replica:
         )
 
     def answers_with(self, name: str) -> bool:
-        """Whether it has a version and nothing is known against it."""
+        """Returns whether it has a version that is not known to be wrong."""
         model = self.models.get(name)
         return model is not None and model.state == "serving"
 
     def why_not(self, name: str, now: datetime) -> str:
-        """Why it does not answer with a version."""
+        """Returns why it does not answer with a version."""
         model = self.models.get(name)
         reason, at = (model.detail, model.tried_at) if model is not None else (self.problem, self.looked_at)
         if not reason:
@@ -80,7 +80,7 @@ class Replica:
         return reason if at is None else f"{reason}, tried {max(0.0, (now - at).total_seconds()):.0f} s ago"
 
     def as_dict(self) -> dict[str, Any]:
-        """For the status."""
+        """Returns the state as JSON values, for the status."""
         return {
             "target": self.kind,
             "replica": self.address,
@@ -104,8 +104,8 @@ class Service:
     """Whether enough replicas answer with a version.
 
     Attributes:
-        enough: each target has it on as many as it takes; None: not known, for some were not looked at yet.
-        lacking: what is missing where, in words; empty: enough.
+        enough: whether each target has it on enough replicas; None if some were not reconciled yet.
+        lacking: a description of what is missing; empty if nothing is.
     """
 
     enough: bool | None
@@ -115,14 +115,16 @@ class Service:
 def service(
     targets: Sequence[Sequence[Replica]], share: float, name: str, before: str | None, now: datetime
 ) -> Service:
-    """Whether enough replicas of each target answer with a version: more than a share of those that are configured, and
-    no fewer than answer with the version before it. So neither a replica that is away nor one that refuses takes
-    traffic from the others: the first holds up nothing while the share is met, the second does.
+    """Returns whether enough replicas of each target answer with a version.
+
+    Enough are more than a share of the configured replicas, and no fewer than answer with the version before it. So an
+    unavailable replica does not delay a version while the share is met, but one that answers and refuses it does.
 
     Args:
-        targets: the replicas of each target that takes the version.
-        share: 0 to 1; 1: all replicas.
-        before: name of the version that it replaces; `WORKLOAD@base`, which every server has; None: it replaces none.
+        targets: the replicas of each target of the version.
+        share: 0 to 1; 1 requires all replicas.
+        before: the name of the version that it replaces, or `WORKLOAD@base`, which every server has; None if it
+            replaces none.
     """
     lacking, known = list[str](), True
     for replicas in targets:

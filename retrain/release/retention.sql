@@ -3,8 +3,8 @@ SELECT DISTINCT workload FROM runs UNION SELECT DISTINCT workload FROM models UN
 ORDER BY workload
 
 -- name: removable_versions
--- All but the newest so many, those that an alias names or a target should have, those that wait for approval, and those that
--- a run under way made or began from.
+-- All versions except the newest $keep, versions with an alias or a deployment, versions that wait for approval, and versions
+-- that a current run registered or started from.
 WITH named AS (
     SELECT version FROM aliases WHERE workload = $workload
     UNION
@@ -22,9 +22,8 @@ WHERE age > $keep AND version NOT IN (SELECT version FROM named WHERE version IS
 ORDER BY age
 
 -- name: removable_datasets
--- All but the newest, that of a run under way, those that a version which is there learned from, itself or by way of those that
--- its training began from, and those on whose holdout was decided since the dataset of the champion, or of the one
--- before it: how worn a holdout is is counted from there.
+-- All datasets except the newest, that of a current run, those of remaining versions and their ancestors, and those with
+-- decisions on their holdout since the dataset of the champion or of the one before it, from which decisions are counted.
 WITH RECURSIVE learned AS (
     SELECT version, parent_version, dataset_version FROM models
     WHERE workload = $workload
@@ -54,8 +53,8 @@ WHERE workload = $workload AND removed_at IS NULL AND created_at < (SELECT creat
 ORDER BY created_at
 
 -- name: reducible_datasets
--- Those from before all that a version which is there learned from itself, newest first; with the oldest of these, which is
--- whole. None while champion or previous is the base model: what begins from that begins with all evidence.
+-- Datasets from before all datasets of remaining versions, newest first, and the oldest of the latter, which is `whole`. None
+-- while champion or previous is the base model, because a training that starts from it uses all evidence.
 WITH used AS (
     SELECT dataset_version AS version FROM models
     WHERE workload = $workload
@@ -74,7 +73,7 @@ WHERE workload = $workload AND removed_at IS NULL AND created_at <= (SELECT crea
 ORDER BY created_at DESC, version
 
 -- name: reduce_rows
--- What was judged on again. Of two workloads with the same dataset, the other one may keep it whole.
+-- Rows of the regression set. If two workloads have the same dataset, the other one may keep it complete.
 DELETE FROM dataset_rows
 WHERE split = 'regression' AND dataset_version = $version
     AND dataset_version NOT IN (SELECT version FROM datasets WHERE workload <> $workload AND removed_at IS NULL)
@@ -84,17 +83,19 @@ UPDATE models SET removed_at = $now
 WHERE workload = $workload AND version IN (SELECT unnest($versions::VARCHAR[]))
 
 -- name: remove_evaluations
-DELETE FROM evaluations
-WHERE run_id IN (
+WITH removed AS (
     SELECT id FROM runs WHERE workload = $workload AND version IN (SELECT unnest($versions::VARCHAR[]))
 )
+DELETE FROM evaluations
+WHERE run_id IN (FROM removed)
+    OR run_id IN (SELECT id FROM decisions WHERE kind = 'evaluation' AND run_id IN (FROM removed))
 
 -- name: remove_datasets
 UPDATE datasets SET removed_at = $now
 WHERE workload = $workload AND version IN (SELECT unnest($versions::VARCHAR[]))
 
 -- name: remove_rows
--- Of two workloads with the same rows, one may keep them.
+-- If two workloads have the same rows, the other one may keep them.
 DELETE FROM dataset_rows
 WHERE dataset_version IN (SELECT unnest($versions::VARCHAR[]))
     AND dataset_version NOT IN (SELECT version FROM datasets WHERE removed_at IS NULL)

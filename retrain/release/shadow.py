@@ -1,26 +1,23 @@
-"""Shadow: what a candidate answered beside the champion is judged, question by question, before anybody is shown it.
+"""Shadow: scores a candidate's answers against the champion's, before users see any of them.
 
-Each conversation counts once, by its first answer. The first of these that can tell judges it:
+Each conversation counts once, by its first answer. The first scorer that does not abstain decides:
 
-- `alike`: both answers say the same, by the workload's metric;
-- `metric`: a person corrected or approved the champion's answer, and the metric scores both by that;
-- `form`: programs can read one of the two (JSON, calls of tools), and not the other;
-- `rules`: one of the two states a value that neither the passages nor the question hold, and the other does not;
-- `judge`: the language model of `evaluate.judge_url`, which is shown the pair in both orders.
+- `alike`: both answers have the same meaning, by the workload's metric;
+- `metric`: a person corrected or approved the champion's answer, and the metric scores both answers by that;
+- `form`: programs can read only one of the two (JSON, tool calls);
+- `rules`: only one of the two states a value that is neither in the passages nor in the question;
+- `judge`: the language model of `evaluate.judge_url` compares the pair in both orders.
 
-What none of them can tell is `unknown`, until a person says what is right. Whether the candidate is worse is decided by
-`monitors.watch.canary`, from the scores that are stored here.
+A pair without a score is `unknown`, until a person gives the right answer. From the stored scores
+`monitors.watch.canary` decides whether the candidate is worse.
 """
 
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
-
-from pydantic import SecretStr
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common.process import Emit, run_child
@@ -29,25 +26,26 @@ from retuned.consumers.warehouse.connection import Warehouse, insert, named_quer
 from retuned.retrain import versions
 from retuned.retrain.data.examples import logged_answer
 from retuned.retrain.decision import judge
-from retuned.retrain.decision.evaluate import JUDGE_KEY, JUDGED, hallucinated, metric_in_child
+from retuned.retrain.decision.measures import hallucinated
+from retuned.retrain.decision.metric_job import judge_key, metric_in_child, metric_job, settings_in_child
 from retuned.retrain.release.routes import under_way
 from retuned.retrain.scoring.metric import Metric
-from retuned.retrain.settings import SECRETS, EvaluateSettings, Settings
+from retuned.retrain.settings import EvaluateSettings, Settings
 
 QUERIES = named_queries("retuned.retrain.release", "shadow.sql")
 
 MOST_AT_ONCE = 200
-"""Pairs that one look judges: the rest waits for the next one, and other workloads are not held up."""
+"""The maximum number of pairs per call, so that other workloads are not delayed. The rest follows in the next one."""
 LONGEST_SECONDS = 600.0
 FOLDER = "shadow"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """How good both answers to one question are, 0 to 1; None: nothing can tell.
+    """The scores of both answers to a question, 0 to 1; None if unknown.
 
     Attributes:
-        tokens: that a language model was paid for.
+        tokens: the tokens of a language model that were paid for.
     """
 
     scorer: str
@@ -59,13 +57,13 @@ class Judged:
 def judge_pairs(
     warehouse: Warehouse, settings: Settings, workload: str, now: datetime, stop: threading.Event | None = None
 ) -> int:
-    """Judge what came in since the last look, in a child, and store it; 0: no rollout is in shadow, or nothing came.
+    """Scores new pairs of answers of a rollout in shadow, in a child process, and stores the scores.
 
     Returns:
-        how many pairs were looked at.
+        the number of pairs; 0 if no rollout is in shadow.
 
     Raises:
-        ChildFailed: the child failed; nothing of it is stored.
+        ChildFailed: the child failed; nothing is stored.
         Cancelled: stop was set.
     """
     running = under_way(warehouse, workload)
@@ -84,63 +82,55 @@ def judge_pairs(
         return 0
     kept = warehouse.row(QUERIES["metric"], {"workload": workload, "version": running.version})
     folder = versions.workload_folder(settings.models.directory, workload)
-    key = settings.evaluate.judge_key
     result = run_child(
         "retuned.retrain.release.shadow",
-        {
-            "pairs": [pair | {"timestamp": None} for pair in pairs],
-            "settings": settings.evaluate.model_dump(mode="json", exclude=SECRETS["evaluate"]),
-            "metric": json.loads(kept["metric"]) if kept and kept["metric"] else None,
-            "metric_settings": settings.metric.model_dump(mode="json"),
-            "objective": settings.objective,
-            "criteria": settings.metric.criteria,
-            "judged": str(folder / JUDGED),
-        },
+        metric_job(json.loads(kept["metric"]) if kept and kept["metric"] else None, workload, settings)
+        | {"pairs": [pair | {"timestamp": None} for pair in pairs], "criteria": settings.metric.criteria},
         folder / FOLDER,
         timeout_seconds=LONGEST_SECONDS,
         stop=stop,
-        environment={} if key is None else {JUDGE_KEY: key.get_secret_value()},
+        environment=judge_key(settings.evaluate),
     )
-    (folder / FOLDER / "shadow.job.json").unlink(missing_ok=True)  # it holds conversations
+    (folder / FOLDER / "shadow.job.json").unlink(missing_ok=True)  # it contains conversations
     with warehouse.transaction() as cursor:
-        for pair, found in zip(pairs, result["judged"], strict=True):
-            if found is None:  # the judge did not answer: it is asked again
+        for pair, scores in zip(pairs, result["judged"], strict=True):
+            if scores is None:  # the judge gave no verdict: try again next time
                 continue
-            of = {"experiment": running.id, "conversation": pair["conversation"]}
-            cursor.execute(QUERIES["drop_score"], of)
-            row = of | {"interaction_id": pair["interaction_id"], "scored_at": now, "booked": False} | found
+            key = {"experiment": running.id, "conversation": pair["conversation"]}
+            cursor.execute(QUERIES["drop_score"], key)
+            row = key | {"interaction_id": pair["interaction_id"], "scored_at": now, "booked": False} | scores
             insert(cursor, "shadow_scores", **row)
     return len(pairs)
 
 
 def remove(warehouse: Warehouse, before: datetime) -> int:
-    """Delete answers that no rollout under way needs and that came before a time; returns how many."""
+    """Deletes answers from before a time that no rollout in progress needs. Returns how many."""
     return warehouse.delete(QUERIES["remove"], {"before": before})
 
 
-def remove_scores(warehouse: Warehouse, before: datetime) -> int:
-    """Delete scores of rollouts that ended before a time; returns how many."""
-    return warehouse.delete(QUERIES["remove_scores"], {"before": before})
+def remove_scores(warehouse: Warehouse, workloads: Sequence[str], before: datetime) -> int:
+    """Deletes scores of rollouts that ended before a time. Returns how many."""
+    return warehouse.delete(QUERIES["remove_scores"], {"workloads": workloads, "before": before})
 
 
 def judged(
     pairs: Sequence[Mapping[str, Any]], metric: Metric, settings: EvaluateSettings, objective: str, criteria: str | None
 ) -> list[Judged | None]:
-    """Each pair, judged by the first that can tell; None: a judge would have, and gave no verdict."""
+    """Returns the scores of each pair; None if the judge was asked and gave no verdict."""
     texts = [_answers(pair) for pair in pairs]
-    found: list[Judged | None] = [_without_judge(pair, *both, metric) for pair, both in zip(pairs, texts, strict=True)]
-    left = [number for number, one in enumerate(found) if one is not None and one.scorer == "unknown"]
+    scored: list[Judged | None] = [_without_judge(pair, *both, metric) for pair, both in zip(pairs, texts, strict=True)]
+    left = [number for number, one in enumerate(scored) if one is not None and one.scorer == "unknown"]
     if settings.judge_url is None or not left:
-        return found
+        return scored
     shown = [_pair(str(number), pairs[number], *texts[number], objective) for number in left]
     opinion = judge.compare(shown, settings, threading.Event(), criteria)
     for place, number in enumerate(left):
         verdict = opinion.verdicts.get(str(number))
-        tokens = opinion.tokens if place == 0 else 0  # they are told of all of them together
-        found[number] = None
+        tokens = opinion.tokens if place == 0 else 0  # the sum over all pairs
+        scored[number] = None
         if verdict is not None:
-            found[number] = Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens)
-    return found
+            scored[number] = Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens)
+    return scored
 
 
 def _without_judge(pair: Mapping[str, Any], champion: str, candidate: str, metric: Metric) -> Judged:
@@ -166,7 +156,7 @@ def _without_judge(pair: Mapping[str, Any], champion: str, candidate: str, metri
 
 
 def _answers(pair: Mapping[str, Any]) -> tuple[str, str]:
-    """The texts of champion and candidate, with their calls of tools."""
+    """Returns the texts of champion and candidate, with their tool calls."""
     answer = json.loads(pair["answer"])
     calls = answer.get("tool_calls")
     return (
@@ -182,13 +172,9 @@ def _pair(row_id: str, pair: Mapping[str, Any], champion: str, candidate: str, o
 
 
 def work(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
-    """The child's side."""
-    metric = metric_in_child(job)
-    settings = EvaluateSettings.model_validate(job["settings"])
-    if key := os.environ.get(JUDGE_KEY):
-        settings = settings.model_copy(update={"judge_key": SecretStr(key)})
-    found = judged(job["pairs"], metric, settings, job["objective"], job["criteria"])
-    return {"judged": [None if one is None else asdict(one) for one in found]}
+    """Runs in the child: scores the pairs."""
+    scores = judged(job["pairs"], metric_in_child(job), settings_in_child(job), job["objective"], job["criteria"])
+    return {"judged": [None if one is None else asdict(one) for one in scores]}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 -- name: pairs
--- Of each conversation that is not judged yet the first answer of the champion, with the candidate's to the same question;
--- and those of which nothing was known when they were looked at, as soon as it is known what is right. People approve an
--- answer, or write what it should have been.
+-- The first answer of the champion in each conversation without a score, with the candidate's answer to the same question.
+-- Also pairs with the score `unknown`, once people have approved or corrected the answer.
 WITH asked AS (
     SELECT interaction_id, any_value(value) AS answer
     FROM shadow_answers
@@ -31,7 +30,7 @@ ORDER BY timestamp, answered.interaction_id
 LIMIT $most
 
 -- name: metric
--- That the candidate's dataset was made with.
+-- The metric of the candidate's dataset.
 SELECT card -> '$.metric' AS metric
 FROM datasets JOIN models ON models.workload = datasets.workload AND models.dataset_version = datasets.version
 WHERE models.workload = $workload AND models.version = $version
@@ -40,10 +39,11 @@ WHERE models.workload = $workload AND models.version = $version
 DELETE FROM shadow_scores WHERE experiment = $experiment AND conversation = $conversation
 
 -- name: remove
--- What was answered in shadow is needed as long as its rollout is; what it came to stays with the checks.
+-- Shadow answers are needed while their rollout is in progress. Their results stay with the checks.
 DELETE FROM shadow_answers
 WHERE received_at < $before AND timestamp < coalesce(
     (SELECT min(created_at) FROM rollouts WHERE ended_at IS NULL), 'infinity'::TIMESTAMP)
 
 -- name: remove_scores
-DELETE FROM shadow_scores WHERE experiment IN (SELECT id FROM rollouts WHERE ended_at < $before)
+DELETE FROM shadow_scores
+WHERE experiment IN (SELECT id FROM rollouts WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND ended_at < $before)

@@ -1,1 +1,1 @@
-"""Where long work of a run is done: in a child process of the daemon, or as a job of a Ray cluster."""
+"""Runners for long work: a child process of the daemon, or a job on a Ray cluster."""

@@ -1,7 +1,7 @@
-"""Attempts at one work in a folder that the daemon and the nodes of a cluster share.
+"""Attempts at a piece of work, in a folder that the daemon and the nodes of a cluster share.
 
-Each attempt has a folder of its own, and the one that counts is named beside them: the daemon reads the answers of that
-one alone. An attempt that is passed by another, or whose work is given up, sees that there and ends itself.
+Each attempt has a folder of its own. A file beside them names the current attempt, whose answers the daemon reads. An
+attempt that is no longer current ends itself.
 """
 
 import json
@@ -18,20 +18,20 @@ from retuned.consumers.common import durable
 from retuned.retrain.runners.runner import Work
 
 CURRENT = "attempt.json"
-"""In the folder of the work: the attempt that counts."""
+"""The file in the folder of the work that names the current attempt."""
 _WORK, _SECRETS, _ANSWERS, _CLAIM = "work.json", "environment.json", "answers.jsonl", "claim"
 _OWN = frozenset({CURRENT, _WORK, _SECRETS, _ANSWERS, _CLAIM})
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt.
+    """An attempt.
 
     Attributes:
-        folder: of the work.
-        number: 1 for the first.
-        id: of the job, unique in any cluster; empty where it was withdrawn.
-        lost: so many attempts before it ended without an answer.
+        folder: the folder of the work.
+        number: 1 for the first attempt.
+        id: the id of the job, unique in any cluster; empty if it was withdrawn.
+        lost: the number of earlier attempts that ended without an answer.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class Attempt:
 
     @classmethod
     def current(cls, folder: Path) -> "Attempt | None":
-        """The one that counts; None: there is none."""
+        """Returns the current attempt, if any."""
         try:
             known = json.loads((folder / CURRENT).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -50,21 +50,21 @@ class Attempt:
 
     @classmethod
     def begin(cls, work: Work, spec: dict[str, Any], before: "Attempt | None", lost: int = 0) -> "Attempt":
-        """A new attempt, which counts from now on. It finds what the one before left, or what there is of the work."""
+        """Creates a new current attempt, with the files of the one before or of the work."""
         folder = work.folder.resolve()
-        made = cls(folder, before.number + 1 if before else 1, f"retuned-{work.name}-{uuid.uuid4().hex[:12]}", lost)
-        shutil.rmtree(made.path, ignore_errors=True)  # begun when the daemon was killed, and never submitted
+        attempt = cls(folder, before.number + 1 if before else 1, f"retuned-{work.name}-{uuid.uuid4().hex[:12]}", lost)
+        shutil.rmtree(attempt.path, ignore_errors=True)  # left by a killed daemon, and never submitted
         folder.mkdir(parents=True, exist_ok=True)
-        with durable.written_aside(made.path) as aside:
+        with durable.written_aside(attempt.path) as aside:
             _link(before.path if before else folder, aside, but=work.outputs)
             (aside / _WORK).write_text(json.dumps(spec), encoding="utf-8")
             if work.environment:
                 _write_secretly(aside / _SECRETS, json.dumps(work.environment))
-        made._keep()
-        return made
+        attempt._keep()
+        return attempt
 
     def withdraw(self) -> None:
-        """From now on none counts: this one ends itself, and the next one begins from what it left."""
+        """Leaves no current attempt, so that this one ends itself. The next one starts from its files."""
         replace(self, id="")._keep()
 
     @property
@@ -83,12 +83,12 @@ class Attempt:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What is to be done, as `begin` was given it."""
-        found: dict[str, Any] = json.loads((self.path / _WORK).read_text(encoding="utf-8"))
-        return found
+        """The specification of the work, as passed to `begin`."""
+        spec: dict[str, Any] = json.loads((self.path / _WORK).read_text(encoding="utf-8"))
+        return spec
 
     def counts(self) -> bool:
-        """Whether this attempt is the one that counts. Whoever cannot read that has not been passed by another."""
+        """Returns whether this attempt is current. Assumes so if the file cannot be read."""
         try:
             current = Attempt.current(self.folder)
         except OSError:
@@ -96,7 +96,7 @@ class Attempt:
         return current is not None and current.id == self.id
 
     def claim(self) -> bool:
-        """Take it for this process; False: another one has it."""
+        """Claims the attempt for this process. Returns False if another process has claimed it."""
         try:
             (self.path / _CLAIM).touch(exist_ok=False)
         except FileExistsError:
@@ -104,16 +104,16 @@ class Attempt:
         return True
 
     def secrets(self) -> dict[str, str]:
-        """What the work gets in its environment. They are there once."""
+        """Returns the secret environment variables of the work, and deletes their file."""
         file = self.path / _SECRETS
         if not file.is_file():
             return {}
-        found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        variables: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         file.unlink()
-        return found
+        return variables
 
     def answer(self, line: dict[str, Any]) -> None:
-        """Add a line to the answers, for whoever reads them, on another machine too."""
+        """Appends a line to the answers, which the daemon reads, possibly on another machine."""
         with (self.path / _ANSWERS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             if is_last(line):
@@ -121,7 +121,7 @@ class Attempt:
                 os.fsync(file.fileno())
 
     def clear_away(self) -> None:
-        """Remove what it made where the work was given up meanwhile, and its folders with it."""
+        """Removes the attempt's files and empty folders, if the work was given up."""
         if Attempt.current(self.folder) is None:
             shutil.rmtree(self.path, ignore_errors=True)
             with suppress(OSError):
@@ -129,7 +129,7 @@ class Attempt:
                 self.folder.parent.rmdir()
 
     def take_over(self, outputs: tuple[str, ...]) -> None:
-        """Move what the attempt made into the folder of the work, where it is not there yet."""
+        """Moves outputs of the attempt into the folder of the work, unless they are there."""
         for name in outputs:
             if (self.path / name).exists() and not (self.folder / name).exists():
                 (self.path / name).replace(self.folder / name)
@@ -137,19 +137,19 @@ class Attempt:
 
 
 def is_last(line: dict[str, Any]) -> bool:
-    """Whether a line ends the answers of an attempt: with its result, its error, or because it was stopped."""
+    """Returns whether a line is the last answer of an attempt: a result, an error, or that it was stopped."""
     return not {"result", "error", "cancelled"}.isdisjoint(line)
 
 
 class Answers:
-    """Reads the lines of an attempt as they come."""
+    """Reads the answers of an attempt as they are written."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._file, self._position = attempt.path / _ANSWERS, 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """Those that were not read yet and are whole."""
-        with suppress(FileNotFoundError), self._file.open("rb") as file:  # opened anew: NFS looks at the server then
+        """Yields complete lines that were not read before."""
+        with suppress(FileNotFoundError), self._file.open("rb") as file:  # open again, so that NFS asks the server
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -159,10 +159,10 @@ class Answers:
 
 
 def _link(source: Path, target: Path, but: tuple[str, ...] = ()) -> None:
-    """Fill a folder with what another one holds, but for some names; files as links where that can be.
+    """Copies a folder except some names, by hard links if possible.
 
-    Who writes there removes files meanwhile, and never changes one: what is missing then was a checkpoint in the
-    making, or one too many, and a checkpoint that is not whole is passed over.
+    The process that writes there may remove files meanwhile, but never changes one. Missing files belong to an old or
+    unfinished checkpoint, and incomplete checkpoints are ignored.
     """
     for entry in list(source.iterdir()):
         if entry.name in {*_OWN, *but} or entry.name.startswith((".", "attempt-")) or entry.suffix == ".log":
@@ -176,7 +176,7 @@ def _link(source: Path, target: Path, but: tuple[str, ...] = ()) -> None:
                 os.link(entry, target / entry.name)
             except FileNotFoundError:
                 raise
-            except OSError:  # a file system without links, or somebody else's file
+            except OSError:  # the file system has no links, or another user owns the file
                 shutil.copyfile(entry, target / entry.name)
 
 

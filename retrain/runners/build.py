@@ -1,4 +1,4 @@
-"""Which runner the configuration asks for."""
+"""Creates the configured runner."""
 
 from retuned.consumers.common.lead import Lead, alone
 from retuned.retrain.runners.local import LocalRunner
@@ -8,18 +8,18 @@ from retuned.retrain.settings import Settings
 
 
 def runner(settings: Settings, lead: Lead = alone) -> Runner:
-    """That of a workload's trainings and evaluations, by its settings.
+    """Returns the runner of a workload's trainings and evaluations.
 
     Args:
-        lead: checked before a job begins or ends elsewhere.
+        lead: checked before a job is started or stopped elsewhere.
     """
     return LocalRunner(settings.train) if settings.runner.kind == "local" else RayRunner(settings.runner, lead)
 
 
 def check(settings: Settings) -> str | None:
-    """What `retuned check` reports of it; None of child processes on this machine.
+    """Returns the runner's description for `retuned check`; None for the local runner.
 
     Raises:
-        RetunedError: nothing can be done there.
+        RetunedError: the runner is not usable.
     """
     return runner(settings).check()

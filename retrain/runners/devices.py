@@ -1,4 +1,4 @@
-"""Which GPUs a child process may use, and what they have, found without loading torch."""
+"""The GPUs that a child process may use, and their memory, without loading torch."""
 
 import os
 import subprocess
@@ -11,36 +11,36 @@ _SMI_SECONDS = 20.0
 
 
 def environment(settings: TrainSettings) -> dict[str, str]:
-    """What shows a child process the GPUs of `train.devices` alone."""
+    """Returns the environment variables that limit a child process to the GPUs of `train.devices`."""
     if settings.devices is None:
         return {}
-    # CUDA's own order is by speed; nvidia-smi's is by place.
+    # By default CUDA orders GPUs by speed, nvidia-smi by bus id.
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, settings.devices))}
 
 
 def has_gpu(settings: TrainSettings) -> bool:
-    """Whether a child process may use a GPU, by what it is shown and what this machine has."""
-    shown = environment(settings).get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return shown not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))
+    """Returns whether a child process may use a GPU of this machine."""
+    visible = environment(settings).get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return visible not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def gpu_memory(settings: TrainSettings) -> list[int]:
-    """Bytes of each GPU that a training may use, by nvidia-smi; none on a machine without GPUs.
+    """Returns the memory in bytes of each GPU that a training may use, by nvidia-smi; empty without GPUs.
 
     Raises:
-        RetunedError: there are GPUs, and nvidia-smi does not tell what they have, or not of one in `train.devices`.
+        RetunedError: nvidia-smi does not report the memory of the GPUs, or a GPU of `train.devices` does not exist.
     """
     if not has_gpu(settings):
         return []
     try:
-        asked = subprocess.run(
+        report = subprocess.run(
             ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
             capture_output=True, text=True, check=True, timeout=_SMI_SECONDS,
         )  # fmt: skip
-        found = [int(line) * 2**20 for line in asked.stdout.split()]
+        memory = [int(line) * 2**20 for line in report.stdout.split()]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise RetunedError(f"nvidia-smi does not tell what the GPUs have ({error}); name it by --gpu-memory") from error
-    missing = [str(number) for number in settings.devices or () if number >= len(found)]
+        raise RetunedError(f"nvidia-smi does not report the GPUs' memory ({error}); set it by --gpu-memory") from error
+    missing = [str(number) for number in settings.devices or () if number >= len(memory)]
     if missing:
-        raise RetunedError(f"train.devices {', '.join(missing)}: this machine has {len(found)} GPUs, counted from 0")
-    return [found[number] for number in settings.devices] if settings.devices is not None else found
+        raise RetunedError(f"train.devices {', '.join(missing)}: this machine has {len(memory)} GPUs, counted from 0")
+    return [memory[number] for number in settings.devices] if settings.devices is not None else memory

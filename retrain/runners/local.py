@@ -10,7 +10,7 @@ from retuned.retrain.settings import TrainSettings
 
 
 class LocalRunner(Runner):
-    """Runs work beside the daemon, on the GPUs of `train.devices`."""
+    """Runs work in child processes, on the GPUs of `train.devices`."""
 
     def __init__(self, settings: TrainSettings) -> None:
         self._settings = settings
@@ -28,4 +28,4 @@ class LocalRunner(Runner):
         )
 
     def check(self) -> None:
-        """There is nothing to ask."""
+        """Does nothing: child processes need no check."""

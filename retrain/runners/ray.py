@@ -1,7 +1,7 @@
 """The runner `ray`: jobs of a Ray cluster, over its Jobs REST API. The daemon needs no Ray.
 
-Source of the routes: https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html. What a job
-gets and answers is in files (see `attempts`): Ray is asked to begin and to end it, and whether it still goes on.
+See https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html for its routes. A job's input
+and answers are files (see `attempts`). Ray only starts and stops jobs, and reports their status.
 """
 
 import importlib.metadata
@@ -10,7 +10,6 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,66 +26,67 @@ log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 10.0
 POLL_SECONDS = 0.2
-"""Between two looks at the answers."""
+"""The interval of reading answers."""
 STATUS_SECONDS = 2.0
-"""Between two questions to Ray."""
+"""The interval of requests for a job's status."""
 STOP_SECONDS = 15
-"""From a SIGTERM to the SIGKILL: the child has 8 of them for a checkpoint."""
+"""The time from SIGTERM to SIGKILL, of which the child has 8 seconds for a checkpoint."""
 LATE_SECONDS = 60.0
-"""A node's last line may come so much later than the end of its job: NFS keeps what it knows of a folder so long."""
+"""How much later than the end of its job a last line may arrive, because NFS caches directories that long."""
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _NEVER_BEGINS = ("RUNTIME_ENV_SETUP_FAILURE", "JOB_ENTRYPOINT_COMMAND_START_ERROR")
 _STILL_WAITED = "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"
 _SIGNALLED = 128
-"""A shell's exit status of what a signal ended, or more."""
+"""A shell's minimum exit status for a process that a signal ended."""
 _RESOURCES = {"CPU": "entrypoint_num_cpus", "GPU": "entrypoint_num_gpus", "memory": "entrypoint_memory"}
 _TOKEN_ADVICE = "set runner.token or runner.token_file to a token that may submit jobs"
 _LONGEST_MESSAGE = 600
 
 
 class _Lost(Exception):
-    """An attempt ended without an answer: its node was lost, or somebody stopped it."""
+    """An attempt ended without an answer: its node was lost, or the job was stopped in Ray."""
 
 
 class _Expired(Exception):
-    """Ray gave up an attempt that waited for its resources."""
+    """Ray gave up waiting for the resources of an attempt."""
 
 
 @dataclass
 class _Seen:
-    """What is known of an attempt's job.
+    """The known state of an attempt's job.
 
     Attributes:
-        status: that Ray reported last; None: none yet.
-        answered_at: when Ray answered last, by the clock.
-        away: it has not answered since.
+        answered_at: the time of Ray's last response, by the clock.
+        status: Ray's last status, if any.
+        away: the last request failed.
+        has_answers: the job has written answers.
     """
 
     answered_at: float
     status: str | None = None
     away: bool = False
+    has_answers: bool = False
 
 
 class RayRunner(Runner):
-    """Runs work on a Ray cluster, whose nodes share the folder of the work."""
+    """Runs work on a Ray cluster whose nodes share the folder of the work."""
 
     def __init__(
         self,
         settings: RunnerSettings,
         lead: Lead = alone,
-        clock: Callable[[], float] = time.monotonic,
         status_seconds: float = STATUS_SECONDS,
     ) -> None:
-        assert settings.url is not None  # the settings ask for it
+        assert settings.url is not None  # the settings require it
         self._settings, self._lead = settings, lead
-        self._clock, self._status_seconds = clock, status_seconds
+        self._status_seconds = status_seconds
         self._client = Client(
             settings.url.rstrip("/"),
             "runner.url",
             settings.bearer_token(),
             REQUEST_SECONDS,
-            if_away="see whether the cluster's dashboard can be reached from here",
+            if_away="check that the cluster's dashboard can be reached from here",
             advice={401: _TOKEN_ADVICE, 403: _TOKEN_ADVICE},
             pauses=(),
             lead=lead,
@@ -95,13 +95,13 @@ class RayRunner(Runner):
     def run(self, work: Work, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
         spec = _spec(work)
         self._lead()
-        attempt = self._taken_up(work, spec) or Attempt.begin(work, spec, Attempt.current(work.folder.resolve()))
+        attempt = self._resumable(work, spec) or Attempt.begin(work, spec, Attempt.current(work.folder.resolve()))
         while True:
             lost = attempt.lost
             try:
                 return self._ended(work, attempt, self._last_line(work, attempt, stop, on_progress))
             except _Expired:
-                log.info("job %s waited in vain for runner.resources and is submitted again", attempt.id)
+                log.info("job %s timed out waiting for runner.resources and is submitted again", attempt.id)
             except _Lost as error:
                 if stop.is_set():
                     raise Cancelled(f"{work.name}: stopped before it was done") from None
@@ -111,23 +111,24 @@ class RayRunner(Runner):
                         f"{work.name}: given up after {lost} attempts that were lost (runner.attempts), the last one "
                         f"as {error}; see {attempt.path}"
                     ) from error
-                log.warning("job %s: %s; the next attempt goes on from its checkpoint", attempt.id, error)
+                log.warning("job %s: %s; the next attempt resumes from its checkpoint", attempt.id, error)
                 on_progress({"lost": str(error)})
             self._lead()
             attempt = Attempt.begin(work, spec, attempt, lost)
 
     def check(self) -> str:
-        found = self._client.get("api/version")
-        if not isinstance(found, dict) or "ray_version" not in found:
+        version = self._client.get("api/version")
+        if not isinstance(version, dict) or "ray_version" not in version:
             raise RetunedError(self._no_ray("api/version"))
-        ray = f"Ray {found['ray_version']} at {self._client.url}"
-        asked = ", ".join(f"{name} {value:g}" for name, value in self._settings.resources.items())
-        return f"{ray}, of which a job takes {asked}" if asked else ray
+        ray = f"Ray {version['ray_version']} at {self._client.url}"
+        resources = ", ".join(f"{name} {value:g}" for name, value in self._settings.resources.items())
+        return f"{ray}, of which a job takes {resources}" if resources else ray
 
-    def _taken_up(self, work: Work, spec: dict[str, Any]) -> Attempt | None:
-        """The attempt that goes on, or has ended, since the daemon that began it was killed; None: a new one is due.
+    def _resumable(self, work: Work, spec: dict[str, Any]) -> Attempt | None:
+        """Returns the attempt of a daemon that was killed, if it still runs or has ended.
 
-        One that was stopped is none, nor one that does something else by now: the settings changed.
+        An attempt that was stopped, that ran out of memory, or that has another specification because the settings
+        changed, is not resumed.
         """
         attempt = Attempt.current(work.folder.resolve())
         if attempt is None or attempt.withdrawn:
@@ -135,79 +136,91 @@ class RayRunner(Runner):
         last = next(filter(is_last, Answers(attempt).new()), None)
         if last is None:
             return attempt if attempt.spec | {"fields": None} == spec | {"fields": None} else None
-        return None if "cancelled" in last else attempt
+        return None if "cancelled" in last or last.get("out_of_memory") else attempt
 
     def _last_line(self, work: Work, attempt: Attempt, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
-        """The last line of an attempt, once it is there.
+        """Waits for the last line of an attempt.
 
         Raises:
             _Lost, _Expired: there is none, and will be none.
-            Cancelled: it was stopped.
-            ChildFailed: it cannot begin, or Ray is away for too long.
+            Cancelled: the attempt was stopped.
+            ChildFailed: the attempt cannot start, or Ray is unavailable for too long.
         """
         try:
-            return self._followed(work, attempt, stop, on_progress)
+            return self._await(work, attempt, stop, on_progress)
         except (Cancelled, ChildFailed):
-            self._lead()  # else it goes on: the daemon that leads has taken it up
-            attempt.withdraw()  # whatever of it still runs ends itself
+            self._lead()  # if another daemon leads now, it has resumed the attempt
+            attempt.withdraw()  # so that the job ends itself if it still runs
             raise
 
-    def _followed(self, work: Work, attempt: Attempt, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
-        answers, seen, said = Answers(attempt), _Seen(self._clock()), False
-        ask_at = self._clock()
+    def _await(self, work: Work, attempt: Attempt, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
+        """Returns the last line. Submits the job, and reports progress."""
+        answers, seen = Answers(attempt), _Seen(time.monotonic())
+        next_status = time.monotonic()
         ended_at: float | None = None
-        stop_by: float | None = None
-        stopped = False
         while True:
-            for line in answers.new():
-                said = True
-                if is_last(line):
-                    return line
-                on_progress(line)
-            if stopped:
-                raise Cancelled(f"{work.name}: stopped before it was done")
-            now = self._clock()
-            if stop.is_set() and stop_by is None:
-                stop_by = now + STOP_SECONDS
-                self._stop(attempt)
-            if now >= ask_at:
-                ask_at = now + self._status_seconds
-                if stop_by is not None:
-                    stopped = self._has_ended(attempt) or now > stop_by  # and its last line is looked for once more
-                elif (details := self._details(work, attempt, seen, said, on_progress)) is not None:
+            if (last := _read(answers, seen, on_progress)) is not None:
+                return last
+            if stop.is_set():
+                return self._await_stop(work, attempt, answers, seen, on_progress)
+            now = time.monotonic()
+            if now >= next_status:
+                next_status = now + self._status_seconds
+                if (details := self._details(work, attempt, seen, on_progress)) is not None:
                     ended_at = ended_at or now
                     if now - ended_at >= (LATE_SECONDS if details["status"] == "SUCCEEDED" else self._status_seconds):
                         raise self._without_answer(work, attempt, details)
             time.sleep(POLL_SECONDS)
 
-    def _details(
-        self, work: Work, attempt: Attempt, seen: _Seen, said: bool, on_progress: Emit
-    ) -> dict[str, Any] | None:
-        """What Ray has of a job that has ended; None: it goes on, so far as is known. It is submitted if it was not."""
+    def _await_stop(
+        self, work: Work, attempt: Attempt, answers: Answers, seen: _Seen, on_progress: Emit
+    ) -> dict[str, Any]:
+        """Stops the job, and returns its last line.
+
+        Raises:
+            Cancelled: the job ended without a last line, or did not end in time.
+        """
+        self._stop(attempt)
+        deadline = time.monotonic() + STOP_SECONDS
+        next_status = time.monotonic()
+        ended = False
+        while True:
+            if (last := _read(answers, seen, on_progress)) is not None:
+                return last
+            if ended:
+                raise Cancelled(f"{work.name}: stopped before it was done")
+            now = time.monotonic()
+            if now >= next_status:
+                next_status = now + self._status_seconds
+                ended = self._has_ended(attempt) or now > deadline  # its last line is read once more
+            time.sleep(POLL_SECONDS)
+
+    def _details(self, work: Work, attempt: Attempt, seen: _Seen, on_progress: Emit) -> dict[str, Any] | None:
+        """Returns Ray's details of a job that has ended; None if it may be running. Submits a job that Ray lacks."""
         try:
             details = self._job(attempt)
             if details is None:
-                if seen.status is not None or said:
+                if seen.status is not None or seen.has_answers:
                     raise _Lost("the cluster does not know it any more")
                 self._submit(attempt)
         except (NoAnswer, Refused) as error:
             if isinstance(error, Refused) and not error.may_pass:
                 raise ChildFailed(f"{work.name}: {error}") from error
-            if self._clock() - seen.answered_at > work.timeout_seconds:
-                raise ChildFailed(f"{work.name}: {error}; that is so for {work.timeout_seconds:g} s") from error
+            if time.monotonic() - seen.answered_at > work.timeout_seconds:
+                raise ChildFailed(f"{work.name}: {error}, for {work.timeout_seconds:g} s") from error
             if not seen.away:
-                log.warning("%s; job %s may go on there, and is asked for again", error, attempt.id)
+                log.warning("%s; job %s may still run there, and its status is requested again", error, attempt.id)
                 on_progress({"ray_status": "AWAY"})
             seen.away = True
             return None
         status = details["status"] if details else "PENDING"
         if seen.away or status != seen.status:
             on_progress({"ray_job": attempt.id, "ray_status": status})
-        seen.answered_at, seen.away, seen.status = self._clock(), False, status
+        seen.answered_at, seen.away, seen.status = time.monotonic(), False, status
         return details if status in _ENDED else None
 
     def _has_ended(self, attempt: Attempt) -> bool:
-        """Whether Ray knows that nothing of a job goes on."""
+        """Returns whether Ray reports that a job has ended or does not exist."""
         try:
             details = self._job(attempt)
         except RetunedError:
@@ -215,17 +228,17 @@ class RayRunner(Runner):
         return details is None or details["status"] in _ENDED
 
     def _job(self, attempt: Attempt) -> dict[str, Any] | None:
-        """What Ray has of a job, with its `status`; None: it has no such job."""
+        """Returns Ray's details of a job, with its `status`; None if there is no such job."""
         route = f"api/jobs/{attempt.id}"
         try:
-            found = self._client.get(route)
+            details = self._client.get(route)
         except Refused as error:
             if error.status == 404:
                 return None
             raise
-        if not isinstance(found, dict) or "status" not in found:
+        if not isinstance(details, dict) or "status" not in details:
             raise ChildFailed(self._no_ray(route))
-        return found
+        return details
 
     def _no_ray(self, route: str) -> str:
         return (
@@ -253,7 +266,7 @@ class RayRunner(Runner):
         except Refused as error:
             if error.may_pass and error.status != 500:
                 raise
-            # One whose answer did not come was submitted all the same, and is refused as a second one.
+            # If the response to an earlier submission was lost, Ray refuses this one as a duplicate.
             if self._job(attempt) is None:
                 raise ChildFailed(f"{error}; the job was {body['entrypoint']}") from error
 
@@ -262,14 +275,14 @@ class RayRunner(Runner):
             self._client.request(f"api/jobs/{attempt.id}/stop", {})
         except RetunedError as error:
             if not (isinstance(error, Refused) and error.status == 404):
-                log.warning("job %s is not stopped by Ray, and ends itself when it sees that: %s", attempt.id, error)
+                log.warning("job %s could not be stopped by Ray, and will end itself: %s", attempt.id, error)
 
     def _ended(self, work: Work, attempt: Attempt, last: dict[str, Any]) -> dict[str, Any]:
-        """The result that a last line holds.
+        """Returns the result in a last line.
 
         Raises:
-            _Lost: somebody else stopped it.
-            OutOfMemory, ChildFailed: it holds an error.
+            _Lost: the job was stopped in Ray.
+            OutOfMemory, ChildFailed: the line contains an error.
         """
         if "result" in last:
             attempt.take_over(work.outputs)
@@ -280,7 +293,7 @@ class RayRunner(Runner):
         raise OutOfMemory(last["error"]) if last.get("out_of_memory") else ChildFailed(last["error"])
 
     def _without_answer(self, work: Work, attempt: Attempt, details: dict[str, Any]) -> Exception:
-        """What the end of a job without a last line means."""
+        """Returns the error for a job that ended without a last line."""
         lines = str(details.get("message") or "no reason is given there").strip().splitlines()
         message = " … ".join(dict.fromkeys([lines[0], lines[-1]]))[:_LONGEST_MESSAGE]
         error_type, status = details.get("error_type"), details.get("driver_exit_code")
@@ -293,15 +306,25 @@ class RayRunner(Runner):
             )
         if error_type in _NEVER_BEGINS or (status is not None and 0 < status < _SIGNALLED):
             return ChildFailed(
-                f"{work.name}: job {attempt.id} ended before it began ({message}); see its log in Ray, runner.python "
+                f"{work.name}: job {attempt.id} did not start ({message}); see its log in Ray, and check runner.python "
                 "and runner.runtime_env"
             )
         return _Lost(message)
 
 
+def _read(answers: Answers, seen: _Seen, on_progress: Emit) -> dict[str, Any] | None:
+    """Reports new answers. Returns the last line, if it is among them."""
+    for line in answers.new():
+        seen.has_answers = True
+        if is_last(line):
+            return line
+        on_progress(line)
+    return None
+
+
 def _spec(work: Work) -> dict[str, Any]:
-    """What an attempt is given to do."""
-    found: dict[str, Any] = json.loads(
+    """Returns the specification of an attempt."""
+    spec: dict[str, Any] = json.loads(
         json.dumps(
             {
                 "module": work.module,
@@ -313,4 +336,4 @@ def _spec(work: Work) -> dict[str, Any]:
             }
         )
     )
-    return found
+    return spec

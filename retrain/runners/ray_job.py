@@ -1,6 +1,6 @@
-"""The node's side of the runner `ray`: runs the work of an attempt in a child process there, and answers in its folder.
+"""The entry point of a Ray job: runs the work of an attempt in a child process, and writes answers to its folder.
 
-Run as `python -m retuned.retrain.runners.ray_job FOLDER ID`. It needs no Ray.
+Run as `python -m retuned.retrain.runners.ray_job FOLDER ID`. It does not import Ray.
 """
 
 import importlib.metadata
@@ -17,13 +17,13 @@ from retuned.consumers.errors import Cancelled, OutOfMemory, RetunedError
 from retuned.retrain.runners.attempts import Attempt
 
 LOOK_SECONDS = 2.0
-"""Between two looks whether the attempt still counts."""
+"""The interval of checking whether the attempt is still current."""
 NO_WORK = 2
-"""Exit status where there is nothing to do: the reason is on the standard error, which Ray keeps."""
+"""The exit status if there is nothing to do. The reason is on standard error, which Ray keeps."""
 
 
 def main(folder: Path, job_id: str) -> int:
-    """Do the work of an attempt. Returns the exit status."""
+    """Runs the work of an attempt. Returns the exit status."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
@@ -36,9 +36,9 @@ def main(folder: Path, job_id: str) -> int:
             "the same path"
         )
     if attempt is None or attempt.id != job_id:
-        return _nothing(f"job {job_id} does not count any more: another attempt goes on, or the work was given up")
+        return _nothing(f"job {job_id} is not current any more: another attempt runs, or the work was given up")
     if not attempt.claim():
-        return _nothing(f"job {job_id} is at work already")
+        return _nothing(f"job {job_id} is running already")
     attempt.answer({"node": socket.gethostname()})
     last = _answer(attempt, stop)
     if attempt.counts():
@@ -49,7 +49,7 @@ def main(folder: Path, job_id: str) -> int:
 
 
 def _answer(attempt: Attempt, stop: threading.Event) -> dict[str, Any]:
-    """The last line."""
+    """Runs the work, and returns the last line."""
     spec = attempt.spec
     if (here := importlib.metadata.version("retuned")) != spec["version"]:
         return {"error": f"node {socket.gethostname()} has retuned {here}, and the daemon {spec['version']}: install "
@@ -78,7 +78,7 @@ def _answer(attempt: Attempt, stop: threading.Event) -> dict[str, Any]:
     except Cancelled:
         return {"cancelled": True}
     except (RetunedError, OSError) as error:
-        if stop.is_set():  # Ray stops the child too, which may end before it is asked to
+        if stop.is_set():  # Ray stops the child, too, which may end first
             return {"cancelled": True}
         return {"error": str(error), "out_of_memory": isinstance(error, OutOfMemory)}
     finally:

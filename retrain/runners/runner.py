@@ -1,4 +1,4 @@
-"""What does long work: the interface of the runners."""
+"""The interface of the runners."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -11,16 +11,16 @@ from retuned.consumers.common.process import Emit
 
 @dataclass(frozen=True)
 class Work:
-    """A job of a module whose `work` is run by `child_main`.
+    """A job for a module whose `work` function `child_main` runs.
 
     Attributes:
-        module: to be run as `python -m`.
-        job: what it gets, JSON-serialisable, with absolute paths; the runner adds `folder`, where it keeps its files.
-        folder: of this work alone. What an interrupted attempt left in it, the next one finds in its `folder`.
-        timeout_seconds: of one attempt.
-        environment: for the process; may hold secrets, which are kept out of the file of the job.
-        outputs: names in `folder` that stand there once the work is done, and not before.
-        to_need_less: what a person may do when it runs out of memory, beside giving it more.
+        module: the module, run by `python -m`.
+        job: its input, JSON-serialisable, with absolute paths. The runner adds `folder`, the folder for its files.
+        folder: a folder for this work only. The next attempt finds in its `folder` what an interrupted one left.
+        timeout_seconds: the timeout of one attempt.
+        environment: environment variables, possibly secret, which are not written to the job's file.
+        outputs: names in `folder` that exist only once the work is done.
+        to_need_less: advice for a person if it runs out of memory.
     """
 
     module: str
@@ -33,31 +33,31 @@ class Work:
 
     @property
     def name(self) -> str:
-        """The module's, without its package."""
+        """The name of the module, without its package."""
         return self.module.rsplit(".", 1)[-1]
 
 
 class Runner(ABC):
-    """Does work somewhere, and follows it."""
+    """Runs work and waits for it."""
 
     @abstractmethod
     def run(self, work: Work, stop: threading.Event, on_progress: Emit) -> dict[str, Any]:
-        """Do the work, or go on with it where an earlier call was interrupted, and return its result.
+        """Runs the work, or resumes it after an interrupted call, and returns its result.
 
         Args:
-            stop: when set, the work gets SIGTERM, and some seconds for a checkpoint.
-            on_progress: called in this thread with each progress line.
+            stop: when set, the work gets SIGTERM and some seconds for a checkpoint.
+            on_progress: called in this thread with each progress report.
 
         Raises:
             Cancelled: stop was set before there was a result.
-            OutOfMemory: it needed more memory than there was.
-            ChildFailed: it reported an error, died, or ran out of time; the text says which and names the log.
+            OutOfMemory: the work ran out of memory.
+            ChildFailed: the work reported an error, died, or timed out. The message names the cause and the log.
         """
 
     @abstractmethod
     def check(self) -> str | None:
-        """What was found where the work is done; None where there is nothing to ask.
+        """Checks the runner, and returns its description, if there is anything to check.
 
         Raises:
-            RetunedError: nothing can be done there.
+            RetunedError: the runner is not usable.
         """

@@ -1,4 +1,4 @@
-"""A metric of one's own: `metric.name: package.module:function`."""
+"""Custom metrics: `metric.name: package.module:function`."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -10,7 +10,6 @@ from typing import Any
 from retuned.consumers.child import child_main
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import ChildFailed, ConfigurationError
-from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.score import Metric, Score
 
 IMPORT_SECONDS = 120.0
@@ -19,21 +18,22 @@ IMPORT_SECONDS = 120.0
 class Custom(Metric):
     """The metric: a function of (answer, approved answer, example's columns).
 
-    It returns a number from 0 to 1, or None to abstain; or a pair of these and a text for people. Two answers say the
-    same when they are equal.
+    The function returns a number from 0 to 1 or None to abstain, or a pair of that and a text for people. Two answers
+    have the same meaning if they are equal.
 
     Args:
-        name: the function, as `package.module:function`; the module is imported, also in the daemon's process.
+        name: the function as `package.module:function`. The module is imported, also in the daemon's process.
     """
 
-    meaning = "as a function of the operator computes it"
+    meaning = "computed by a custom function"
+    right = 0.5
 
     def __init__(self, name: str) -> None:
         self.name = name
         module, _, function = name.partition(":")
         try:
             self._function: Callable[[str, str, Mapping[str, Any]], Any] = getattr(import_module(module), function)
-        except Exception as error:  # whatever a module does as it is imported
+        except Exception as error:  # the module may raise anything on import
             raise ConfigurationError(
                 f"metric.name: {name} cannot be imported ({type(error).__name__}: {error}); install its package where "
                 "retuned is installed, or name its folder in PYTHONPATH"
@@ -44,57 +44,52 @@ class Custom(Metric):
             raise ConfigurationError(
                 f"metric.name: {name} cannot be called with answer, approved answer and example ({error})"
             ) from error
-        self._exact = Exact()
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
-        """What the function returns.
+        """Returns the function's score.
 
         Raises:
-            ConfigurationError: it is no such value, or the function failed.
+            ConfigurationError: the function failed or returned something else.
         """
         try:
-            found = self._function(answer, approved, example)
+            result = self._function(answer, approved, example)
         except Exception as error:
             raise ConfigurationError(
                 f"metric.name: {self.name} failed on an answer of {len(answer)} characters to row "
                 f"{example.get('row_id', 'unknown')} ({type(error).__name__}: {error})"
             ) from error
-        value, detail = found if isinstance(found, tuple) and len(found) == 2 else (found, "")
+        value, detail = result if isinstance(result, tuple) and len(result) == 2 else (result, "")
         if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
             raise ConfigurationError(
-                f"metric.name: {self.name} returned {found!r}; expected a number from 0 to 1, None, or a pair of it "
+                f"metric.name: {self.name} returned {result!r}; expected a number from 0 to 1, None, or a pair of it "
                 "and a text"
             )
         return Score(None if value is None else float(value), str(detail))
 
-    def same(self, one: str, other: str) -> bool:
-        """Equal, as plain text."""
-        return self._exact.same(one, other)
-
 
 def check(name: str) -> None:
-    """Import the function in a process of its own, which may load what it needs: the daemon stays small.
+    """Imports the function in a child process, so that its dependencies take no memory in the daemon.
 
     Raises:
-        ConfigurationError: it cannot be imported, or not be called.
+        ConfigurationError: the function cannot be imported or called.
     """
     with TemporaryDirectory(prefix="retuned-metric-") as folder:
         try:
-            tried = run_child(
+            result = run_child(
                 "retuned.retrain.scoring.custom",
                 {"name": name},
                 Path(folder),
                 timeout_seconds=IMPORT_SECONDS,
-                environment={"PYTHONSAFEPATH": "1"},  # else a module in the working directory would be found
+                environment={"PYTHONSAFEPATH": "1"},  # do not import modules from the working directory
             )
         except ChildFailed as error:
             raise ConfigurationError(f"metric.name: {name} cannot be imported ({error})") from error
-    if tried["problem"]:
-        raise ConfigurationError(tried["problem"])
+    if result["problem"]:
+        raise ConfigurationError(result["problem"])
 
 
 def _work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
-    """The child's side."""
+    """Runs in the child."""
     try:
         Custom(job["name"])
     except ConfigurationError as error:

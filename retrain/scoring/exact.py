@@ -1,10 +1,9 @@
-"""The metric `exact`: the approved answer or none. Case, spacing, quotes and a full stop at the end do not count."""
+"""The metric `exact`: equality with the approved answer, ignoring case, spacing, quotes and a final full stop."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from retuned.retrain.scoring.score import Metric, Score
-from retuned.retrain.scoring.words import plain
 
 
 class Exact(Metric):
@@ -15,9 +14,4 @@ class Exact(Metric):
     structured = True
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
-        """1 for the approved answer, else 0."""
         return Score(float(self.same(answer, approved)))
-
-    def same(self, one: str, other: str) -> bool:
-        """Equal, as plain text."""
-        return plain(one) == plain(other)

@@ -1,7 +1,7 @@
-"""What a model can do beside its workload: short prompts with answers that can be checked, which ship with the package.
+"""General prompts with checkable answers, which ship with the package.
 
-Arithmetic, common knowledge, instructions, formats, reading, translation, and secrets that must not be told, in several
-languages. They are no benchmark of a model's worth: they show what a training took away from its base model.
+They cover arithmetic, common knowledge, instructions, formats, reading, translation and keeping secrets, in several
+languages. They are no benchmark of models: they show which abilities of the base model a training has removed.
 """
 
 import json
@@ -13,14 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Prompt:
-    """One of them.
+    """A general prompt.
 
     Attributes:
         kind: arithmetic, knowledge, format, json, translation, reading, classification, secrecy or instruction.
-        language: of the prompt (ISO 639-1).
+        language: the language of the prompt (ISO 639-1).
         messages: the conversation, as chat messages.
-        check: how an answer is checked, one of: `contains`, words of which one must stand in it; `matches`, a regular
-            expression for all of it; `json`, the object that it must be; `never`, what must not stand in it.
+        check: the check of an answer, one of: `contains`, words of which it must contain one; `matches`, a regular
+            expression that it must match completely; `json`, the object that it must be; `never`, words that it must
+            not contain.
     """
 
     id: str
@@ -30,7 +31,7 @@ class Prompt:
     check: dict[str, Any]
 
     def as_row(self) -> dict[str, Any]:
-        """As a row of a dataset; one right answer is its completion, where the check names one."""
+        """Returns the prompt as a row of a dataset. The completion is a right answer, if the check names one."""
         expected = self.check.get("contains", [""])[0]
         return {
             "row_id": self.id,
@@ -42,22 +43,22 @@ class Prompt:
 
 
 def prompts() -> list[Prompt]:
-    """All of them, in their order."""
+    """Returns all general prompts."""
     text = (files("retuned.retrain.data") / "general.jsonl").read_text(encoding="utf-8")
     return [Prompt(**json.loads(line)) for line in text.splitlines()]
 
 
 def is_right(prompt: Prompt, answer: str) -> bool:
-    """Whether an answer passes the prompt's check; an empty one never does."""
+    """Returns whether an answer passes the prompt's check. An empty one never does."""
     answer = answer.strip()
     if not answer:
         return False
-    ((how, expected),) = prompt.check.items()
-    if how == "contains":
+    ((kind, expected),) = prompt.check.items()
+    if kind == "contains":
         return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE) for word in expected)
-    if how == "matches":
+    if kind == "matches":
         return re.fullmatch(expected, answer, re.IGNORECASE) is not None
-    if how == "never":
+    if kind == "never":
         return not any(word in answer.casefold() for word in expected)
     try:
         return bool(json.loads(answer) == expected)

@@ -22,16 +22,16 @@ _TWICE = 2
 
 
 class Json(Metric):
-    """The metric: F1 of the fields, which are paths with their values; 0 for what is no JSON.
+    """The metric: F1 of the fields, which are paths with values; 0 for invalid JSON.
 
-    An answer is valid when it fits the schema. A reader refuses any other, so that the gate has a guard of its own.
+    An answer is valid if it fits the schema. Programs refuse others, so the gate has a guard for validity.
 
     Args:
         schema: a JSON Schema.
     """
 
     name = "json"
-    meaning = "F1 of the fields of a JSON document; 0 for what is no JSON"
+    meaning = "F1 of the fields of a JSON document; 0 for invalid JSON"
     structured = True
     in_words = False
     one_right = True
@@ -49,11 +49,10 @@ class Json(Metric):
 
     @property
     def learned(self) -> Mapping[str, Any]:
-        """The schema."""
         return {"schema": dict(self._schema)}
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
-        """The score, and whether the answer is valid. It abstains where the approved answer is no JSON document."""
+        """Returns the score and the validity. Abstains if the approved answer is no JSON document."""
         wanted, given = fields(approved), fields(answer, fenced=is_fenced(approved))
         if wanted is None:
             return Score(None, "the approved answer is no JSON object or array")
@@ -62,33 +61,30 @@ class Json(Metric):
         error = self.unreadable(answer, example)
         return Score(field_f1(given, wanted), error or _unlike(given, wanted), valid=not error)
 
-    def same(self, one: str, other: str) -> bool:
-        """Equal in all fields."""
-        found = fields(one, fenced=is_fenced(other))
-        return one.strip() == other.strip() if found is None else found == fields(other, fenced=is_fenced(one))
+    def compare(self, one: str, other: str) -> bool:
+        document = fields(one, fenced=is_fenced(other))
+        return one.strip() == other.strip() if document is None else document == fields(other, fenced=is_fenced(one))
 
     def key(self, answer: str) -> Hashable:
-        """Its fields."""
-        found = fields(answer)
-        return super().key(answer) if found is None else found
+        document = fields(answer)
+        return super().key(answer) if document is None else document
 
     def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
-        """That it is no JSON, or in what it does not fit the schema."""
+        """Returns a reason if the answer is no JSON or does not fit the schema."""
         if fields(answer) is None:
             return "no JSON"
         error = next(iter(self._validator.iter_errors(_document(answer))), None)
         return error.message if error else ""
 
     def groups(self, approved: str) -> list[str]:
-        """`field:` and each key that the approved object has."""
-        found = fields(approved) or ()
-        return sorted({f"field:{path[0]}" for path, _, _ in found if path and isinstance(path[0], str)})
+        document = fields(approved) or ()
+        return sorted({f"field:{path[0]}" for path, _, _ in document if path and isinstance(path[0], str)})
 
 
 def inferred_schema(approved: Sequence[str]) -> dict[str, Any]:
-    """What approved documents have in common: their kind, the keys of all, and no key that none of them has.
+    """Returns a schema that all approved documents fit: their type, the keys that all have, and no unknown keys.
 
-    Keys that are open (many, or seen only once) are not limited.
+    Unknown keys are allowed if there are many keys, or keys that occur only once.
     """
     documents = [document for answer in approved if (document := _document(answer)) is not None]
     if not documents:
@@ -97,23 +93,23 @@ def inferred_schema(approved: Sequence[str]) -> dict[str, Any]:
     if kinds != ["object"]:
         return {"type": kinds}
     keys = Counter(key for document in documents for key in document)
-    found: dict[str, Any] = {
+    schema: dict[str, Any] = {
         "type": "object",
         "required": sorted(key for key, times in keys.items() if times == len(documents)),
     }
     if len(keys) <= _FEW_KEYS and min(keys.values(), default=_TWICE) >= _TWICE:
-        found |= {"properties": {key: {} for key in sorted(keys)}, "additionalProperties": False}
-    return found
+        schema |= {"properties": {key: {} for key in sorted(keys)}, "additionalProperties": False}
+    return schema
 
 
 def fields(text: str, *, fenced: bool = True) -> frozenset[Field] | None:
-    """The leaves of a text that is one JSON object or array and nothing else; None for any other text.
+    """Returns the leaves of a text that is exactly one JSON object or array; None for any other text.
 
-    Numbers are compared by value, strings after trimming and in Unicode's form NFC, list items by their place. An empty
-    object or array is a leaf. Of a key that stands twice the last value counts, as JSON readers take it.
+    Numbers are compared by value, strings after trimming and in Unicode's form NFC, list items by position. An empty
+    object or array is a leaf. For a duplicate key the last value counts, as in JSON parsers.
 
     Args:
-        fenced: the document may stand in a Markdown code fence.
+        fenced: allow a Markdown code fence around the document.
     """
     text = text.strip()
     if not fenced and _FENCE.fullmatch(text):
@@ -123,38 +119,38 @@ def fields(text: str, *, fenced: bool = True) -> frozenset[Field] | None:
 
 
 def is_fenced(text: str) -> bool:
-    """Whether the text is a Markdown code fence and nothing else."""
+    """Returns whether the text is exactly one Markdown code fence."""
     return _FENCE.fullmatch(text.strip()) is not None
 
 
 def field_f1(given: frozenset[Field], wanted: frozenset[Field]) -> float:
-    """F1 of the fields that two documents share, 0 to 1. A field is shared when path and value are equal."""
+    """Returns the F1 of the fields that two documents share, 0 to 1. Shared fields have equal paths and values."""
     return 2 * len(given & wanted) / (len(given) + len(wanted))
 
 
 def _document(text: str) -> dict[str, Any] | list[Any] | None:
-    """The object or array that a text is, also in a code fence."""
+    """Parses a text that is an object or array, also in a code fence."""
     text = text.strip()
     if inside := _FENCE.fullmatch(text):
         text = inside[1].strip()
     if text[:1] not in ("{", "["):
         return None
     try:
-        found: dict[str, Any] | list[Any] = json.loads(text, parse_constant=_not_json)
+        document: dict[str, Any] | list[Any] = json.loads(text, parse_constant=_not_json)
     except (ValueError, RecursionError):
         return None
-    return found
+    return document
 
 
 def _unlike(given: frozenset[Field], wanted: frozenset[Field]) -> str:
-    """Which fields differ, for people."""
+    """Describes which fields differ."""
     paths = sorted({".".join(map(str, path)) for path, _, _ in given ^ wanted})
     return f"differs in {', '.join(paths)}" if paths else ""
 
 
 def leaves(document: Any) -> list[Field]:
-    """The leaves of a parsed document."""
-    found: list[Field] = []
+    """Returns the leaves of a parsed document."""
+    result: list[Field] = []
     # Not recursive: a document may be nested as deep as the parser allows.
     open_values: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
     while open_values:
@@ -164,8 +160,8 @@ def leaves(document: Any) -> list[Field]:
         elif value and isinstance(value, list):
             open_values += [((*path, place), inner) for place, inner in enumerate(value)]
         else:
-            found.append((path, *_leaf(value)))
-    return found
+            result.append((path, *_leaf(value)))
+    return result
 
 
 def _leaf(value: Any) -> tuple[str, Any]:

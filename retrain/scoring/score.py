@@ -1,4 +1,4 @@
-"""What a metric is, and what it says of an answer."""
+"""The interface of metrics, and their scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
@@ -10,14 +10,14 @@ from retuned.retrain.scoring.words import plain
 
 @dataclass(frozen=True)
 class Score:
-    """How good one answer is.
+    """The score of one answer.
 
     Attributes:
-        value: 0 to 1; None: the metric abstains, because it cannot judge this answer.
-        detail: why, for people; empty where there is nothing to add.
-        valid: whether the answer has the form that programs read (JSON, calls of tools); None: no form is asked for.
-        label: what the answer was read as, where answers are labels; None: none of the labels, or no such metric.
-        tokens: that a language model was paid for, to judge it.
+        value: 0 to 1; None if the metric abstains, because it cannot judge this answer.
+        detail: an explanation for people; may be empty.
+        valid: whether the answer has the form that programs read (JSON, tool calls); None if no form is required.
+        label: the label that the answer was read as; None if it is no label.
+        tokens: the tokens of a language model that were paid for.
     """
 
     value: float | None
@@ -28,14 +28,16 @@ class Score:
 
 
 class Metric(ABC):
-    """How good an answer is by the approved one.
+    """Compares an answer with the approved one.
 
     Attributes:
         name: as in `metric.name`.
-        meaning: what a score is, for people.
-        structured: answers are labels, values or documents that programs read: nobody needs what else a model can do.
-        in_words: answers are texts for people; else labels or documents, in which a value is not read as in a sentence.
-        one_right: of two answers to one question that do not say the same (see `same`), one is right at most.
+        meaning: a description of its scores, for people.
+        structured: answers are labels, values or documents for programs, so general abilities do not matter.
+        in_words: answers are texts for people; else labels or documents, whose values are not read as in a sentence.
+        one_right: at most one of two answers with different meanings can be right (see `same`).
+        examined_as: its name in the exam, including the judge's if one decides.
+        right: the minimum score of a right answer.
     """
 
     name: str
@@ -43,35 +45,56 @@ class Metric(ABC):
     structured = False
     in_words = True
     one_right = False
+    right = 1.0
+    examined_as = ""
 
     @property
     def learned(self) -> Mapping[str, Any]:
-        """What it took from the approved answers, as JSON: kept with the dataset."""
+        """What the metric derived from the approved answers, as JSON, to be stored with the dataset."""
         return {}
 
     @abstractmethod
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
-        """The score of one answer. `example`: the columns of the dataset's row."""
+        """Returns the score of one answer. `example`: the columns of the dataset's row."""
 
-    @abstractmethod
+    def compare(self, one: str, other: str) -> bool | None:
+        """Returns whether two answers to one question have the same meaning; None if the metric abstains."""
+        return self.key(one) == self.key(other)
+
     def same(self, one: str, other: str) -> bool:
-        """Whether two answers to one question say the same."""
+        """Returns whether two answers to one question are known to have the same meaning (see `compare`)."""
+        return self.compare(one, other) is True
 
     def agreement(self, answer: str, before: str, example: Mapping[str, Any]) -> float | None:
-        """How far an answer says what was answered before, 0 to 1; None: it cannot be told. Nobody is asked for it."""
-        return self.score(answer, before, example).value
+        """Returns the agreement of an answer with an earlier one, 0 to 1, without a judge. Abstention counts as 0."""
+        value = self.score(answer, before, example).value
+        return float(self.same(answer, before)) if value is None else value
 
     def key(self, answer: str) -> Hashable:
-        """Equal for answers that say the same, as far as that can be told of each by itself (see `same`)."""
+        """Returns a key that is equal for answers with the same meaning, as far as one answer alone shows it."""
         return plain(answer)
 
     def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
-        """Why programs cannot read an answer, whether it is right or not; empty: they can, or no form is asked for."""
+        """Returns why programs cannot read an answer; empty if they can, or if no form is required."""
         return ""
 
     def groups(self, approved: str) -> list[str]:
-        """The slices that a row belongs to by its approved answer, such as `label:refund` and `tool:search`.
+        """Returns the slices of a row by its approved answer, such as `label:refund` and `tool:search`.
 
-        Topics and languages are slices of every metric.
+        Topics and languages are slices with every metric.
         """
         return []
+
+
+class Unjudged(Metric):
+    """The metric `none`, for answers that no other metric can judge: it abstains on all but equal texts."""
+
+    name = "none"
+    meaning = "not judged"
+    reason = "no available metric can judge these; set evaluate.judge_url or metric.name"
+
+    def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
+        return Score(1.0) if self.compare(answer, approved) else Score(None, self.reason)
+
+    def compare(self, one: str, other: str) -> bool | None:
+        return plain(one) == plain(other) or None

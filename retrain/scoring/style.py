@@ -18,17 +18,17 @@ _REFUSAL = re.compile(
 
 
 def length_ratio(answer: str, approved: str) -> float:
-    """Words of an answer over those of the approved one; 1 where neither has any, as of two empty JSON objects."""
-    said, meant = len(tokens(answer)), len(tokens(approved))
-    return said / max(meant, 1) if said or meant else 1.0
+    """Returns the ratio of word counts of an answer and the approved one; 1 if both have no words, such as `{}`."""
+    given, wanted = len(tokens(answer)), len(tokens(approved))
+    return given / max(wanted, 1) if given or wanted else 1.0
 
 
 def refuses(text: str) -> bool:
-    """Does the text say that it will not or cannot answer? In English, German, French or Spanish."""
+    """Returns whether a text refuses to answer, in English, German, French or Spanish."""
     return bool(_REFUSAL.search(text))
 
 
 def language(text: str) -> str | None:
-    """ISO 639-1 code of the language that a text is most likely in; None when it is too short to tell."""
-    found, confidence = identifier().classify(text)
-    return str(found) if confidence >= _SURE else None
+    """Returns the ISO 639-1 code of a text's likely language; None if the text is too short to detect it."""
+    code, confidence = identifier().classify(text)
+    return str(code) if confidence >= _SURE else None

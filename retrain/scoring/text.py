@@ -1,12 +1,11 @@
-"""The metric `text`: how near an answer's wording is to the approved one's, in any language.
+"""The metric `text`: the similarity of wording, in any language.
 
-ROUGE-L (Lin 2004, "ROUGE: a package for automatic evaluation of summaries"): F1 of the longest common subsequence of
-words. With an embedding model, its mean with the cosine of the two texts' embeddings (sentence-transformers, Reimers
-and Gurevych 2019). A number is no wording: the score is multiplied by the share of the approved answer's numbers that
-the answer states.
+ROUGE-L (Lin 2004, "ROUGE: a package for automatic evaluation of summaries") is the F1 of the longest common subsequence
+of words. With an embedding model, the score is its mean with the cosine of the texts' embeddings
+(sentence-transformers, Reimers and Gurevych 2019). Wording does not cover numbers, so the score is multiplied by the
+share of the approved answer's numbers that the answer states.
 """
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,26 +15,19 @@ from rapidfuzz.distance import LCSseq
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.retrain.scoring.score import Metric, Score
-from retuned.retrain.scoring.words import numbers, token_f1, tokens
-
-SAME = 0.8
-"""Token F1 from which two texts with the same numbers say the same."""
-_DENIAL = re.compile(
-    r"\b(?:no|not|never|none|cannot|without|nicht|kein\w*|nie|niemals|ohne|ne|pas|jamais|aucune?|sans|nunca|sin|ningun\w*)\b"
-    r"|n['’]t\b|\bn['’](?=\w)",
-    re.IGNORECASE,
-)
+from retuned.retrain.scoring.words import numbers, plain, tokens
 
 
 class Text(Metric):
     """The metric.
 
     Args:
-        model: folder of a sentence-transformers model; None: ROUGE-L alone.
+        model: folder of a sentence-transformers model; None uses ROUGE-L only.
     """
 
     name = "text"
     meaning = "how near the wording is to the approved one's (ROUGE-L), times the share of its numbers that are stated"
+    right = 0.5
 
     def __init__(self, model: Path | None = None) -> None:
         self._folder = model
@@ -47,7 +39,6 @@ class Text(Metric):
             self.meaning = self.meaning.replace("(ROUGE-L)", "(mean of ROUGE-L and the cosine of embeddings)")
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
-        """The score, whose parts are named in the detail."""
         overlap, stated = rouge_l(answer, approved), _numbers_stated(answer, approved)
         parts, value = [f"ROUGE-L {overlap:.2f}"], overlap
         if self._folder is not None:
@@ -58,16 +49,23 @@ class Text(Metric):
             parts.append(f"{stated:.0%} of the numbers")
         return Score(value * stated, ", ".join(parts))
 
-    def same(self, one: str, other: str) -> bool:
-        """See `same_text`."""
-        return same_text(one, other)
+    def compare(self, one: str, other: str) -> bool | None:
+        """Returns True for the same text, False if the numbers differ, else None: similar wording proves nothing."""
+        if plain(one) == plain(other):
+            return True
+        return None if numbers(one) == numbers(other) else False
 
     @cached_property
     def _model(self) -> Any:
         try:
             from sentence_transformers import SentenceTransformer
 
-            return SentenceTransformer(str(self._folder), local_files_only=True)
+            return SentenceTransformer(
+                str(self._folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
         except ImportError as error:
             raise ConfigurationError(
                 f"metric.embedding_model: {self._folder} needs pip install 'retuned[embeddings]'"
@@ -79,23 +77,11 @@ class Text(Metric):
 
 
 def rouge_l(answer: str, approved: str) -> float:
-    """ROUGE-L, 0 to 1: F1 of the longest common subsequence of words."""
-    said, meant = tokens(answer), tokens(approved)
-    if not said or not meant:
-        return float(said == meant)
-    return 2 * LCSseq.similarity(said, meant) / (len(said) + len(meant))
-
-
-def same_text(one: str, other: str) -> bool:
-    """Two texts say the same: the same numbers, hardly another word, and both or neither deny.
-
-    Denials are known in English, German, French and Spanish.
-    """
-    return (
-        numbers(one) == numbers(other)
-        and token_f1(one, other) >= SAME
-        and bool(_DENIAL.search(one)) == bool(_DENIAL.search(other))
-    )
+    """Returns ROUGE-L, 0 to 1: the F1 of the longest common subsequence of words."""
+    given, wanted = tokens(answer), tokens(approved)
+    if not given or not wanted:
+        return float(given == wanted)
+    return 2 * LCSseq.similarity(given, wanted) / (len(given) + len(wanted))
 
 
 def _numbers_stated(answer: str, approved: str) -> float:

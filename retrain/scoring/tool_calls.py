@@ -1,7 +1,8 @@
-"""The metric `tool_calls`: which tools an answer calls, and with which arguments."""
+"""The metric `tool_calls`: the tools that an answer calls, and their arguments."""
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from retuned.retrain.scoring.text import Text
 class ToolCalls(Metric):
     """The metric: F1 of names and arguments over the calls; 0 for calls that cannot be read.
 
-    The calls of one answer are made together, so that none rests on another's result and their order does not count:
-    each approved call is compared with the given one that it is paired with, by the pairing that scores most. Words
-    beside calls do not count. An approved answer without calls must be met without calls, by its wording (see `Text`).
+    The calls of one answer are made in parallel, so their order does not count. Approved and given calls are paired so
+    that the score is highest. Text beside calls does not count. If the approved answer has no calls, the answer must
+    have none either, and is compared by its wording (see `Text`).
     """
 
     name = "tool_calls"
@@ -27,7 +28,7 @@ class ToolCalls(Metric):
         self._text = Text()
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
-        """The score; valid: the calls can be read, and the example's tools have their names."""
+        """Returns the score. The answer is valid if its calls can be read and name tools of the example."""
         wanted = _calls(approved)
         if wanted is None:
             return Score(None, "the approved answer's calls cannot be read")
@@ -36,25 +37,23 @@ class ToolCalls(Metric):
             return Score(0.0, "its calls cannot be read", valid=False)
         unknown = _unknown(given, example)
         if not wanted and not given:
-            found = self._text.score(answer, approved, example)
-            return Score(found.value, found.detail, valid=True)
+            return replace(self._text.score(answer, approved, example), valid=True)
         detail = f"no such tool: {', '.join(unknown)}" if unknown else _difference(given, wanted)
         return Score(_f1(given, wanted), detail, valid=not unknown)
 
-    def same(self, one: str, other: str) -> bool:
-        """The same calls, in whatever order; without calls, the same text."""
+    def compare(self, one: str, other: str) -> bool | None:
+        """Returns whether the calls are equal, in any order; without calls, compares as `Text` does."""
         mine, theirs = _calls(one), _calls(other)
         if not mine and not theirs:
-            return self._text.same(one, other)
+            return self._text.compare(one, other)
         return mine is not None and theirs is not None and _f1(mine, theirs) == 1.0
 
     def key(self, answer: str) -> Hashable:
-        """Its calls, in any order; without any, its words."""
         calls = _calls(answer)
         return frozenset(_fields(call) for call in calls) if calls else super().key(answer)
 
     def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
-        """That its calls cannot be read, or which tools it calls that were not offered."""
+        """Returns a reason if the calls cannot be read or name tools that were not offered."""
         calls = _calls(answer)
         if calls is None:
             return "its calls cannot be read"
@@ -62,12 +61,12 @@ class ToolCalls(Metric):
         return f"no such tool: {', '.join(unknown)}" if unknown else ""
 
     def groups(self, approved: str) -> list[str]:
-        """`tool:` and the name of each tool that is called; `tool:none` where none is."""
+        """Returns `tool:` and the name of each called tool; `tool:none` if there are no calls."""
         return sorted({f"tool:{call.name}" for call in _calls(approved) or ()}) or ["tool:none"]
 
 
 def has_calls(text: str) -> bool:
-    """Whether an answer calls tools."""
+    """Returns whether an answer calls tools."""
     return OPENING in text and bool(_calls(text))
 
 
@@ -79,23 +78,23 @@ def _calls(text: str) -> list[Call] | None:
 
 
 def _tools(example: Mapping[str, Any]) -> set[str]:
-    """The names of the tools that were offered; none where the example does not say."""
+    """Returns the names of the offered tools; empty if unknown."""
     try:
         offered = json.loads(example.get("tools") or "[]")
     except ValueError:
         return set()
-    found = ((one.get("function") or one).get("name") for one in offered if isinstance(one, dict))
-    return {name for name in found if isinstance(name, str)}
+    names = ((tool.get("function") or tool).get("name") for tool in offered if isinstance(tool, dict))
+    return {name for name in names if isinstance(name, str)}
 
 
 def _unknown(calls: Sequence[Call], example: Mapping[str, Any]) -> list[str]:
-    """The names of called tools that were not offered; none where the example does not say which were."""
+    """Returns the names of called tools that were not offered; empty if the offered tools are unknown."""
     known = _tools(example)
     return sorted({call.name for call in calls} - known) if known else []
 
 
 def _f1(given: Sequence[Call], wanted: Sequence[Call]) -> float:
-    """Each call counts the same; one that is missing or too many scores 0."""
+    """Returns the F1 of calls, each with equal weight. A missing or additional call scores 0."""
     from scipy.optimize import linear_sum_assignment
 
     mine, theirs = ([_fields(call) for call in calls] for calls in (given, wanted))
@@ -105,7 +104,7 @@ def _f1(given: Sequence[Call], wanted: Sequence[Call]) -> float:
 
 
 def _pair(one: tuple[str, frozenset[Field]], other: tuple[str, frozenset[Field]]) -> float:
-    """1 for the same call, 0 for another tool; the name counts as one field."""
+    """Returns the F1 of two calls; 0 for different tools. The name counts as one field."""
     if one[0] != other[0]:
         return 0.0
     name: Field = ((), "name", one[0])
@@ -117,8 +116,8 @@ def _fields(call: Call) -> tuple[str, frozenset[Field]]:
 
 
 def _difference(given: Sequence[Call], wanted: Sequence[Call]) -> str:
-    """What differs, for people."""
-    said, meant = sorted(call.name for call in given), sorted(call.name for call in wanted)
-    if said != meant:
-        return f"calls {', '.join(said) or 'nothing'} in place of {', '.join(meant) or 'nothing'}"
+    """Describes the difference."""
+    names, expected = sorted(call.name for call in given), sorted(call.name for call in wanted)
+    if names != expected:
+        return f"calls {', '.join(names) or 'nothing'} in place of {', '.join(expected) or 'nothing'}"
     return "" if _f1(given, wanted) == 1.0 else "other arguments"

@@ -3,42 +3,89 @@
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
 
+from retuned.consumers.common.values.read import without_marks
+from retuned.consumers.common.values.value import Value
 from retuned.consumers.privacy.placeholders import unnumbered
 
-# Scripts that are written without spaces: each character is a word.
+# In scripts without spaces, each character is a word.
 _TOKEN = re.compile(
     r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
     r"|[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
     r"(?:[-'][^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)*"
 )
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
-_QUOTES = "\"'`“”„«»‘’"
+_NOT = re.compile(r"\b(ca|wo|\w+?)n['’]t\b|\bcannot\b", re.IGNORECASE)
+_WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s]")
+_OPENING = frozenset({"Ps", "Pi", "Pf"})
+_MEANT = frozenset("#%&*@/\\")
+"""Characters that Unicode classes as punctuation and that carry meaning: C#, 5%."""
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a text, casefolded; hyphenated codes stay whole, placeholders lose their numbers.
+    """Returns the words of a text, casefolded. Hyphenated codes stay whole, and placeholders lose their numbers.
 
-    Of Chinese, Japanese and Thai, which are written without spaces, the characters.
+    For Chinese, Japanese and Thai, which are written without spaces, returns the characters.
     """
     return _TOKEN.findall(unnumbered(text).casefold())
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """F1 of the words that two texts share, 0 to 1, as in SQuAD (Rajpurkar et al. 2016)."""
-    said, meant = Counter(tokens(answer)), Counter(tokens(reference))
-    shared = sum((said & meant).values())
+    """Returns the F1 of the words that two texts share, 0 to 1, as in SQuAD (Rajpurkar et al. 2016)."""
+    given, wanted = Counter(tokens(answer)), Counter(tokens(reference))
+    shared = (given & wanted).total()
     if not shared:
-        return float(not said and not meant)
-    return 2 * shared / (said.total() + meant.total())
+        return float(not given and not wanted)
+    return 2 * shared / (given.total() + wanted.total())
 
 
 def numbers(text: str) -> Counter[str]:
-    """The numbers of a text as they are written, without separators: 1,500 and 1.500 are one."""
-    return Counter(re.sub(r"[.,]", "", found) for found in _NUMBER.findall(unnumbered(text)))
+    """Returns the numbers of a text as written, without separators: 1,500 equals 1.500."""
+    return Counter(re.sub(r"[.,]", "", number) for number in _NUMBER.findall(unnumbered(text)))
 
 
+def marked(text: str, values: Sequence[Value], language: str) -> list[tuple[str, Value | None]]:
+    """Returns the words and symbols of a text in order, with its values in their places. "n't" becomes "not".
+
+    List markers and punctuation are left out; symbols such as ✓ and < are not.
+    """
+    text = without_marks(text, language)
+    words: list[tuple[str, Value | None]] = []
+    end = 0
+    for value in (*values, None):
+        between = _NOT.sub(_apart, text[end : value.start if value else len(text)])
+        words += [(word, None) for word in _WORD_OR_SIGN.findall(between.casefold()) if not _is_outer(word[0])]
+        if value is not None:
+            words.append((value.key, value))
+            end = value.end
+    return words
+
+
+def _apart(match: re.Match[str]) -> str:
+    """Writes a contracted negation as two words."""
+    verb = (match[1] or "ca").casefold()
+    return f"{ {'ca': 'can', 'wo': 'will'}.get(verb, verb) } not"
+
+
+@lru_cache(maxsize=10_000)
 def plain(text: str) -> str:
-    """A short text without what does not change its meaning: case, spacing, Unicode variants, quotes, the full stop."""
-    text = " ".join(unicodedata.normalize("NFKC", unnumbered(text)).casefold().split())
-    return text.strip(_QUOTES).removesuffix(".").strip(_QUOTES)
+    """Normalises a short text: case, spacing, character variants and outer punctuation carry no meaning.
+
+    Case is Unicode's, and İ is i as in Turkish. A sign before a number is kept.
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", unnumbered(text)).casefold())
+    text = " ".join(text.replace("i\u0307", "i").split())
+    start, end = 0, len(text)
+    while end > start and (text[end - 1].isspace() or _is_outer(text[end - 1])):
+        end -= 1
+    while start < end and (
+        text[start].isspace() or text[start] in "\"'`„¿¡*" or unicodedata.category(text[start]) in _OPENING
+    ):
+        start += 1
+    return text[start:end] or text
+
+
+def _is_outer(character: str) -> bool:
+    return unicodedata.category(character).startswith("P") and character not in _MEANT

@@ -1,4 +1,4 @@
-"""The frozen base model, as the child processes load it. Imports torch inside: only children may."""
+"""Reads, checks and loads the frozen base model. Functions import torch when called, in child processes only."""
 
 import json
 import time
@@ -8,33 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.retrain.settings import Base, ProviderModel
 
 if TYPE_CHECKING:
     import torch
 
 _ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k", "moe_topk", "moe_top_k")
-"""The keys of configurations that name how many experts a token passes through."""
+"""The configuration keys with the number of experts per token."""
 _TRIAL_SECONDS = 0.05
 
 
-def check_base_model(base: Base | None, key: str = "models.base") -> str:
-    """What the base model's folder holds. A provider is not asked.
+def check_base_model(base: Path | None, key: str = "models.base") -> str:
+    """Returns a description of the model in the base model's folder.
 
     Args:
-        key: what named it.
+        key: the setting that names the folder.
 
     Raises:
-        ConfigurationError: it is not there, or not a model in transformers' format.
+        ConfigurationError: the folder does not exist, or holds no model in transformers' format.
     """
     if base is None:
         return f"none ({key}): the daemon watches and never trains"
-    if isinstance(base, ProviderModel):
-        return f"{base}, which a provider has (train.engine api)"
     folder = base
     config = folder / "config.json"
     if not folder.is_dir():
-        raise ConfigurationError(f"{key}: {folder} is not there; give the folder of a model in transformers' format")
+        raise ConfigurationError(f"{key}: {folder} does not exist; name the folder of a model in transformers' format")
     if not config.is_file() or not any(folder.glob("*.safetensors")):
         raise ConfigurationError(
             f"{key}: {folder} holds no config.json and *.safetensors; is it a model in transformers' format?"
@@ -49,24 +46,24 @@ def check_base_model(base: Base | None, key: str = "models.base") -> str:
 
 
 def model_type(folder: Path) -> str:
-    """As the base model's config.json has it; of one that also sees or hears, that of the whole."""
+    """Returns the model type in the base model's config.json; for a multimodal model, that of the whole model."""
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
 
 
 def has_experts(folder: Path) -> bool:
-    """Whether the base model is a mixture of experts, by its config.json; no where there is none."""
+    """Whether the base model is a mixture of experts, by its config.json; false without one."""
     config = text_config(folder)
     return any(key.startswith("n") and key.endswith("_experts") and value for key, value in config.items())
 
 
 def expert_rank(rank: int, config: Mapping[str, Any]) -> int:
-    """The rank of an adapter on one expert, by the configuration of the language model. A token passes through several
-    experts, whose ranks add up to that of a layer that is always on."""
+    """Returns the rank of an adapter on one expert, from the language model's configuration. A token passes through
+    several experts, whose ranks add up to that of an ordinary layer."""
     return max(1, rank // next((int(config[key]) for key in _ACTIVE if config.get(key)), 1))
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the language model in a base model's folder; empty where there is none."""
+    """Returns the language model's configuration in a base model's folder; empty if there is none."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -75,10 +72,10 @@ def text_config(folder: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, with a pad token that is not the end of a turn where there is another."""
+    """Loads the tokenizer, with a pad token other than the end of a turn if there is one."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         others = [token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
         ends = [token for token in others if "endoftext" in token or "pad" in token.casefold()]
@@ -87,7 +84,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_config(folder: Path) -> Any:
-    """The configuration of a causal language model.
+    """Loads the configuration of a causal language model.
 
     Raises:
         RetunedError: transformers has no causal language model of this type.
@@ -95,17 +92,22 @@ def load_config(folder: Path) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, __version__
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except ValueError as error:
+        if "auto_map" in text_config(folder):
+            raise RetunedError(
+                f"models.base: {folder / 'config.json'} needs the code in its folder, which is not run; choose a base "
+                f"model of a type that transformers {__version__} has"
+            ) from error
         reason = str(error).splitlines()[0]
         raise RetunedError(
             f"models.base: transformers {__version__} does not read {folder / 'config.json'} ({reason}); install a "
-            "version that does, or take another base model"
+            "version that does, or choose another base model"
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise RetunedError(
-            f"models.base: {folder} is of type {config.model_type}, of which transformers {__version__} has no causal "
-            "language model (AutoModelForCausalLM), so it cannot be trained; take another base model"
+            f"models.base: {folder} is of type {config.model_type}, for which transformers {__version__} has no causal "
+            "language model (AutoModelForCausalLM), so it cannot be trained; choose another base model"
         )
     return config
 
@@ -118,15 +120,15 @@ def load_model(
     attention: str | None = None,
     sharded: bool = False,
 ) -> Any:
-    """The causal language model, frozen, in evaluation mode, on this process's GPU where there is one.
+    """Loads the causal language model, frozen, in evaluation mode, on this process's GPU if there is one.
 
     Args:
         quantized: linear layers in 4 bits (NF4), as in QLoRA (Dettmers et al. 2023).
-        attention: transformers' name of an implementation; None: this package's, where it is proven.
-        sharded: it is left where accelerate will shard it from.
+        attention: transformers' name of an implementation; None: ours, for supported models.
+        sharded: keep the model in memory of the machine, from which accelerate shards it.
 
     Raises:
-        RetunedError: transformers has no such model, or bitsandbytes, which quantizes, is not there.
+        RetunedError: transformers has no such model, or bitsandbytes, which quantizes, is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -139,19 +141,21 @@ def load_model(
     if attention is not None:
         how["attn_implementation"] = attention
     if quantized or (device.type != "cpu" and not sharded):
-        # Tensor by tensor to where it computes: processes that load at once must not fill the machine's memory.
+        # Load tensor by tensor onto the device: processes that load at once must not fill the machine's memory.
         how["device_map"] = {"": device}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **how
+    )
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would lay the weights out for inference at the first call without gradients, for good, and
-            # what is computed from that layout has none.
+            # At the first call without gradients, bitsandbytes would change the layout of the weights for inference,
+            # permanently, and that layout has no gradients.
             module.support_avx512bf16_for_cpu = False
     if attention is None:
         install(model)
     head = model.get_output_embeddings()
     if isinstance(head, torch.nn.Linear):
-        # A frozen bf16 head on a slice of the hidden states takes a kernel 200 times slower and copies the weight.
+        # On a slice of the hidden states, a frozen bf16 head uses a kernel 200 times slower and copies the weight.
         head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     return model.requires_grad_(False).eval()
 
@@ -170,9 +174,10 @@ def _quantization(dtype: "torch.dtype") -> dict[str, Any]:
 
 
 def choose_dtype(wanted: str) -> "torch.dtype":
-    """bfloat16 or float32: what the settings say, or bfloat16 where the machine has units for it.
+    """Returns the configured dtype; for `auto`, bfloat16 if the hardware supports it, else float32.
 
-    A CPU without them emulates it, many times slower than float32. Where torch cannot tell, a trial of 50 ms does.
+    A CPU without support emulates bfloat16, many times slower than float32. If torch reports nothing, a trial of 50 ms
+    decides.
     """
     import torch
 
@@ -192,10 +197,10 @@ def choose_dtype(wanted: str) -> "torch.dtype":
         left @ right.T  # the first call prepares kernels
     end = time.perf_counter() + _TRIAL_SECONDS
     while time.perf_counter() < end:
-        # In turn, and the fastest of each counts: whatever else this machine is doing can only slow a product down.
+        # Alternate, and take the fastest of each: other work on this machine can only slow a product down.
         for dtype, (left, right) in pairs.items():
             start = time.perf_counter()
             left @ right.T
             best[dtype] = min(best[dtype], time.perf_counter() - start)
-    # Emulated, bfloat16 is several times slower; within this margin it is real, and a busy machine blurs the figures.
+    # Emulated bfloat16 is several times slower; the margin allows for noise on a busy machine.
     return torch.bfloat16 if best[torch.bfloat16] < 1.5 * best[torch.float32] else torch.float32

@@ -1,6 +1,6 @@
-"""From rows to tensors and to a loss: the plain padded batch, and the packed one that computes the same faster.
+"""Turns rows into tensors and losses: in a padded batch, or in a pack, which computes the same faster.
 
-Runs in child processes alone.
+Used in child processes only.
 """
 
 import json
@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.data.passages import missing, same_text, shortened, with_context
+from retuned.retrain.kernels.cross_entropy import LinearCrossEntropy
 from retuned.retrain.kernels.packing import Encoded, pack
-from retuned.retrain.kernels.training_step import LinearCrossEntropy
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.chat_templates import prompt_and_completion
 
@@ -28,20 +28,20 @@ _CHUNK_TOKENS = {True: 1_024, False: 4_096}
 
 
 class TooLong(RetunedError):
-    """A row does not fit train.max_length, however much of it may be left out."""
+    """A row does not fit train.max_length, even after all shortening."""
 
 
 def encode_all(tokenizer: Any, rows: Iterable[dict[str, Any]], max_length: int, **how: Any) -> list[Encoded]:
-    """As `encode`, without the rows that are too long."""
-    found = []
+    """Encodes rows as `encode` does, and leaves out those that are too long."""
+    encoded = []
     for row in rows:
         with suppress(TooLong):
-            found.append(encode(tokenizer, row, max_length, **how))
-    return found
+            encoded.append(encode(tokenizer, row, max_length, **how))
+    return encoded
 
 
 def too_long(tried: int, fitting: int, settings: TrainSettings) -> str | None:
-    """Why not to train on what is left, if so many rows are too long that something else would be learned."""
+    """Returns an error text if too many rows are too long, as the remaining ones would not be representative."""
     if fitting and tried - fitting <= settings.maximum_too_long_share * tried:
         return None
     return (
@@ -60,17 +60,17 @@ def encode(
     keep_reasoning: bool = False,
     template_variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> Encoded:
-    """A dataset row as token ids. A row longer than max_length loses its oldest turns and its last passages (see
-    `shortened`), as many as it must.
+    """Encodes a dataset row as token ids. A row longer than max_length loses as many of its oldest turns and last
+    passages as necessary (see `shortened`).
 
     Args:
-        context: put the row's passages into the prompt, if it does not hold them already (see `with_context`). A
-            passage that is the answer itself, as in an imported document, stays out: it would teach to copy.
-        keep_reasoning: the row's reasoning is part of the completion (see `prompt_and_completion`).
-        template_variables: of the chat template.
+        context: add the row's passages to the prompt, unless it holds them already (see `with_context`). A passage
+            equal to the answer, as in an imported document, is left out: it would teach copying.
+        keep_reasoning: the completion includes the row's reasoning (see `prompt_and_completion`).
+        template_variables: variables of the chat template.
 
     Raises:
-        TooLong: that is not enough.
+        TooLong: the shortest form is still too long.
     """
     messages, passages = json.loads(row["messages"]), []
     if context and row.get("context"):
@@ -96,48 +96,36 @@ def encode(
         return encoded(0)
     shortest = bisect_left(range(len(forms)), True, key=lambda form: len(encoded(form)) <= max_length)
     if shortest == len(forms):
-        raise TooLong(f"row {row['row_id']}: {len(encoded(shortest - 1))} tokens at least, {max_length} fit")
+        raise TooLong(f"row {row['row_id']}: at least {len(encoded(shortest - 1))} tokens, {max_length} fit")
     return replace(encoded(shortest), cut=True)
 
 
-def losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool, together: int = 1) -> Iterator[Tensor]:
-    """The loss of each completion token, in nats, for some of the rows at a time, in their order: memory stays bounded.
+def tokens_at_once(packing: bool) -> int:
+    """Returns the most tokens of a step that are computed at once, before any halving."""
+    return _CHUNK_TOKENS[packing]
+
+
+def losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool, limit: int | None = None) -> Iterator[Tensor]:
+    """Yields the loss of each completion token, in nats, for a part of the rows at a time, in order, to bound memory.
 
     Args:
-        together: so many rows that follow each other always come at the same time.
+        limit: the most tokens computed at once, unless a single row has more; None: `tokens_at_once`.
     """
-    for chunk in _chunks(rows, packing, together):
-        yield _losses(model, chunk, pad, packing)
-
-
-def log_probabilities(
-    model: Any, rows: Sequence[Encoded], pad: int, packing: bool, together: int = 1
-) -> Iterator[Tensor]:
-    """The log-probability of each row's whole completion, for some of the rows at a time, as for `losses`."""
-    for chunk in _chunks(rows, packing, together):
-        tokens = torch.split(_losses(model, chunk, pad, packing), [len(row.completion) for row in chunk])
-        yield -torch.stack([one.sum() for one in tokens])
-
-
-def _losses(model: Any, rows: Sequence[Encoded], pad: int, packing: bool) -> Tensor:
-    return packed_losses(model, rows, pad) if packing else padded_losses(model, rows, pad)
-
-
-def _chunks(rows: Sequence[Encoded], packing: bool, together: int) -> Iterator[list[Encoded]]:
+    compute = packed_losses if packing else padded_losses
     chunk: list[Encoded] = []
-    for first in range(0, len(rows), together):
-        unit = rows[first : first + together]
-        lengths = [len(row) for row in (*chunk, *unit)]
-        if chunk and (sum(lengths) if packing else len(lengths) * max(lengths)) > _CHUNK_TOKENS[packing]:
-            yield chunk
+    for row in rows:
+        lengths = [len(each) for each in (*chunk, row)]
+        size = sum(lengths) if packing else len(lengths) * max(lengths)
+        if chunk and size > (limit or _CHUNK_TOKENS[packing]):
+            yield compute(model, chunk, pad)
             chunk = []
-        chunk += unit
+        chunk.append(row)
     if chunk:
-        yield chunk
+        yield compute(model, chunk, pad)
 
 
 def padded(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
-    """The plain batch: one row each, padded on the right, with labels on the completion alone."""
+    """Returns a batch padded on the right, with labels on completions only."""
     width = max(map(len, rows))
     ids, mask, labels = [], [], []
     for row in rows:
@@ -149,25 +137,25 @@ def padded(rows: Sequence[Encoded], pad: int) -> dict[str, Tensor]:
 
 
 def padded_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
-    """The loss of each completion token, in nats, row after row: the reference that a pack must equal."""
+    """Returns the loss of each completion token, in nats, row after row: the reference for a pack."""
     batch = {name: value.to(model.device) for name, value in padded(rows, pad).items()}
     labels = batch.pop("labels")[:, 1:]
     logits = model(**batch, use_cache=False).logits[:, :-1]
-    taken = labels != IGNORED
-    return functional.cross_entropy(logits[taken].float(), labels[taken], reduction="none")
+    learned = labels != IGNORED
+    return functional.cross_entropy(logits[learned].float(), labels[learned], reduction="none")
 
 
 def packed_losses(model: Any, rows: Sequence[Encoded], pad: int) -> Tensor:
-    """The loss of each completion token, in nats: the padded batch's, without its waste."""
-    found, device = pack(rows, pad), model.device
+    """Returns the loss of each completion token, in nats: equal to `padded_losses`, without padding."""
+    packed, device = pack(rows, pad), model.device
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.base_model(
-        input_ids=found.ids[None].to(device),
-        position_ids=found.positions[None].to(device),
+        input_ids=packed.ids[None].to(device),
+        position_ids=packed.positions[None].to(device),
         attention_mask=torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),  # the tree is the mask
-        tree=found.tree.to(device),
+        tree=packed.tree.to(device),
         use_cache=False,
     ).last_hidden_state[0]
     head = base.get_output_embeddings()
-    predicting, targets = found.predicting.to(device), found.targets.to(device)
+    predicting, targets = packed.predicting.to(device), packed.targets.to(device)
     return LinearCrossEntropy.apply(hidden.index_select(0, predicting), head.weight, head.bias, targets)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,6 +1,6 @@
-"""A conversation as its model reads and writes it: chat templates, and what they refuse or leave out.
+"""Renders conversations by the model's chat template, and works around what templates refuse or leave out.
 
-Runs in child processes alone.
+Used in child processes only.
 """
 
 import json
@@ -18,7 +18,7 @@ from retuned.consumers.errors import RetunedError
 
 Message = dict[str, Any]
 
-_PROBE = "retuned_9f3a51"  # stands for a text
+_PROBE = "retuned_9f3a51"  # a placeholder for text
 _SHOWN = 40
 _TAIL_TOKENS = 32
 _TOOLS = "You may call these tools:"
@@ -38,20 +38,20 @@ def prompt_and_completion(
     keep_reasoning: bool = False,
     variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, and of what the model is to write: the answer and the end of its turn.
+    """Returns the token ids of the prompt and of the completion: the answer and the end of its turn.
 
-    A template may refuse a role (a system message, two turns of one side), or leave out what it has no words for
-    (tools, calls of them and their results). Then the same is said in other words: tools in the system message, or all
-    of it in turns of user and assistant alone. Calls are written as the template writes them, where they can be read
-    again, else as `tool_calls.written` does.
+    A template may refuse a role (a system message, two turns of one side), or leave out parts that it does not support
+    (tools, tool calls and their results). The conversation then takes another form: tools in the system message, or
+    only turns of user and assistant. Tool calls take the template's own form if it can be parsed again, else that of
+    `tool_calls.written`.
 
     Args:
-        answer: with its calls (see `tool_calls.written`), without its reasoning.
+        answer: with its tool calls (see `tool_calls.written`), without its reasoning.
         tools: the schemas that the model is offered (see `tool_calls.schemas`).
         thought: the reasoning before the answer, which is learned with it.
-        keep_reasoning: a block of reasoning, be it empty, is learned as part of the completion. Else it belongs to the
-            prompt, empty and closed, so that each model answers at once.
-        variables: of the template, as `enable_thinking`.
+        keep_reasoning: the completion includes the block of reasoning, even an empty one. Otherwise the prompt ends
+            with an empty, closed block, so that the model answers at once.
+        variables: the template's variables, such as `enable_thinking`.
 
     Raises:
         RetunedError: the template refuses the conversation, or does not continue its own prompt.
@@ -60,10 +60,10 @@ def prompt_and_completion(
     if not tokenizer.chat_template:
         prompt = "".join(
             f"{turn['role']}: {turn.get('content') or ''}\n"
-            for turn in _with_calls_told(_with_tools_told(messages, tools))
+            for turn in _with_calls_in_text(_with_tools_in_text(messages, tools))
         )
         ids: list[int] = tokenizer(f"{prompt}assistant: ").input_ids
-        return ids, tokenizer(_thought_and(thought, answer), add_special_tokens=False).input_ids
+        return ids, tokenizer(_with_thought(thought, answer), add_special_tokens=False).input_ids
     chat, prompt = _chat(tokenizer, variables, messages, tools)
     opening, ending = chat.around(prompt, thought)
     completion = chat.native_calls(prompt, thought, opening, answer) or f"{answer}{ending}"
@@ -78,9 +78,9 @@ def prompt_and_completion(
 
 
 def answer_in(tokenizer: Any, written: str, prompt: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The answer in what a model wrote after a prompt: no reasoning, calls as `tool_calls.written` has them.
+    """Returns the answer in a model's output: without reasoning, with tool calls in the form of `tool_calls.written`.
 
-    Empty where the reasoning came to no end.
+    The answer is empty if the reasoning did not end.
     """
     opened = reasoning.OPEN_AT_THE_END.search(tokenizer.decode(prompt[-_TAIL_TOKENS:])) is not None
     _, answer = reasoning.split(written, opened=opened)
@@ -89,11 +89,11 @@ def answer_in(tokenizer: Any, written: str, prompt: Sequence[int], tools: Sequen
 
 @dataclass(frozen=True)
 class _Chat:
-    """A conversation as its template writes it.
+    """A conversation in one form, rendered by its template.
 
     Attributes:
-        variables: of the template.
-        tools: as the template takes them; none where the messages tell of them.
+        variables: the template's variables.
+        tools: the tools passed to the template; none if the messages describe them.
     """
 
     tokenizer: Any
@@ -102,18 +102,18 @@ class _Chat:
     tools: Sequence[Mapping[str, Any]] = ()
 
     def text(self, answer: Message | None = None) -> str:
-        """Up to where the answer begins, or with it."""
-        found: str = self.tokenizer.apply_chat_template(
+        """Renders the conversation up to the answer, or with it."""
+        text: str = self.tokenizer.apply_chat_template(
             [*self.messages, *([answer] if answer else [])],
             tools=[dict(tool) for tool in self.tools] or None,
             add_generation_prompt=answer is None,
             tokenize=False,
             **self.variables,
         )
-        return found
+        return text
 
     def is_whole(self) -> bool:
-        """Whether the template writes every turn, whatever the turns hold, and the tools."""
+        """Whether the template renders the tools and every turn, in order and with any content."""
         marked, anywhere, in_order = _probe(self.messages)
         text = replace(self, messages=marked).text()
         once = all(text.count(marker) == 1 for marker in in_order)
@@ -122,10 +122,10 @@ class _Chat:
         return not self.tools or self.text() != replace(self, tools=()).text()
 
     def around(self, prompt: str, thought: str | None) -> tuple[str, str]:
-        """What the template writes between prompt and answer, the reasoning for example, and after the answer.
+        """Returns what the template writes between prompt and answer, such as reasoning, and after the answer.
 
         Raises:
-            RetunedError: it does not go on from its prompt.
+            RetunedError: the template does not continue its prompt.
         """
         try:
             rest = self._after(prompt, thought, {"role": "assistant", "content": _PROBE})
@@ -133,7 +133,7 @@ class _Chat:
             raise RetunedError(f"models.base: its chat template refuses an answer ({error})") from error
         if rest is None or _PROBE not in rest:
             raise RetunedError(
-                "models.base: with an answer, its chat template writes a conversation otherwise than the prompt to it, "
+                "models.base: its chat template renders an answered conversation differently from the prompt to it, "
                 f"which ends with {prompt[-_SHOWN:]!r}; set train.chat_template_kwargs so that the answer follows the "
                 "prompt, or correct the template"
             )
@@ -141,14 +141,14 @@ class _Chat:
         return opening, ending
 
     def native_calls(self, prompt: str, thought: str | None, opening: str, answer: str) -> str | None:
-        """An answer that calls tools in the template's own form; None where it has none that could be read again."""
+        """Returns an answer with tool calls in the template's own form; None if that form cannot be parsed again."""
         try:
             words, calls = tool_calls.read(answer)
         except ValueError:
             return None
         if not calls or not self.tools:
             return None
-        # Mistral's templates ask for ids of nine signs.
+        # Mistral's templates require ids of nine characters.
         called = [{"id": f"{number:09}", **call.as_message()} for number, call in enumerate(calls)]
         try:
             rest = self._after(prompt, thought, {"role": "assistant", "content": words, "tool_calls": called})
@@ -162,24 +162,24 @@ class _Chat:
         return completion if in_one_form(seen, self.tools) == answer else None
 
     def _after(self, prompt: str, thought: str | None, answer: Message) -> str | None:
-        """What follows the prompt, with the reasoning as the template writes it, or else in tags before the words."""
+        """Returns the text after the prompt, with reasoning in the template's form or, failing that, in tags."""
         if thought:
             rest = self._rest(prompt, thought, {**answer, "reasoning_content": thought})
             if rest is not None and thought in rest:
                 return rest
-            answer = {**answer, "content": _thought_and(thought, answer["content"])}
+            answer = {**answer, "content": _with_thought(thought, answer["content"])}
         return self._rest(prompt, thought, answer)
 
     def _rest(self, prompt: str, thought: str | None, answer: Message) -> str | None:
-        """What follows the prompt; None where the whole does not extend it."""
+        """Returns the text after the prompt; None if the rendered conversation does not continue it."""
         whole = self.text(answer)
         if whole.startswith(prompt):
             return whole[len(prompt) :]
         opened = reasoning.OPEN_AT_THE_END.search(prompt)
         if opened and whole.startswith(prompt[: opened.start()]):
-            # The template opens a block of reasoning for each answer, and leaves it out once the answer is there.
-            said = reasoning.CLOSED_EMPTY.sub("", whole[opened.start() :], count=1)
-            return f"{thought or ''}\n{reasoning.CLOSING}\n\n{said}"
+            # The template opens a block of reasoning in the prompt, and leaves it out once there is an answer.
+            reply = reasoning.CLOSED_EMPTY.sub("", whole[opened.start() :], count=1)
+            return f"{thought or ''}\n{reasoning.CLOSING}\n\n{reply}"
         bare = prompt.rstrip()
         return whole[len(bare) :].lstrip() if whole.startswith(bare) else None
 
@@ -187,32 +187,32 @@ class _Chat:
 def _chat(
     tokenizer: Any, variables: Mapping[str, Any], messages: list[Message], tools: Sequence[Mapping[str, Any]]
 ) -> tuple[_Chat, str]:
-    """The conversation in the first form that its template takes as a whole, and its prompt.
+    """Returns the conversation in the first form that its template renders completely, and its prompt.
 
     Raises:
-        RetunedError: the template refuses the plainest form too, or does not write all of it.
+        RetunedError: the template refuses even the plainest form, or does not render all of it.
     """
-    told = _with_tools_told(messages, tools)
+    with_tools = _with_tools_in_text(messages, tools)
     forms = (
         _Chat(tokenizer, variables, messages, tools),
-        _Chat(tokenizer, variables, told),
-        _Chat(tokenizer, variables, _two_sided(told)),
+        _Chat(tokenizer, variables, with_tools),
+        _Chat(tokenizer, variables, _two_sided(with_tools)),
     )
     reason = "it leaves out, repeats or reorders turns"
     for chat in forms:
         try:
             if chat.is_whole():
                 return chat, chat.text()
-        except (TemplateError, TypeError) as error:  # a template may add None to a text
+        except (TemplateError, TypeError) as error:  # TypeError: a template may concatenate None
             reason = str(error)
     raise RetunedError(f"models.base: its chat template refuses a conversation ({reason})")
 
 
 def _probe(messages: list[Message]) -> tuple[list[Message], list[str], list[str]]:
-    """The conversation with a marker in the place of each text and of each called tool's name.
+    """Replaces each text and each called tool's name by a marker.
 
     Returns:
-        it, the markers that may stand anywhere (of system messages), and those that must stand once and in order.
+        the messages, the markers allowed anywhere (system messages), and those required once and in order.
     """
     marked: list[Message] = []
     anywhere: list[str] = []
@@ -221,7 +221,7 @@ def _probe(messages: list[Message]) -> tuple[list[Message], list[str], list[str]
         marker, calls = f"{_PROBE}_{number:04}", turn.get("tool_calls") or ()
         names = [f"{marker}_{place:04}" for place, _ in enumerate(calls)]
         marked.append({**turn, "content": f"{marker}_text"} if turn.get("content") else dict(turn))
-        if calls:  # beside them, several templates leave the assistant's words out
+        if calls:  # several templates leave out the assistant's text beside tool calls
             marked[-1]["tool_calls"] = [
                 {**call, "function": {**call["function"], "name": name}}
                 for call, name in zip(calls, names, strict=True)
@@ -233,46 +233,46 @@ def _probe(messages: list[Message]) -> tuple[list[Message], list[str], list[str]
 
 
 def _calls_parsed(turn: Message) -> Message:
-    """Arguments of calls as objects: the chat API has them as JSON text, which templates would quote once more."""
+    """Decodes the arguments of tool calls: the chat API has them as JSON text, which templates would quote again."""
     if not turn.get("tool_calls"):
         return turn
     calls = []
     for call in turn["tool_calls"]:
         function = dict(call.get("function") or {})
         if isinstance(function.get("arguments"), str):
-            with suppress(ValueError):  # a model may have called with what is no JSON: it stays a text
+            with suppress(ValueError):  # a model may have written invalid JSON, which stays text
                 function["arguments"] = json.loads(function["arguments"])
         calls.append({**call, "function": function})
     return {**turn, "content": turn.get("content") or "", "tool_calls": calls}
 
 
-def _with_tools_told(messages: list[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """The conversation with the tools in its system message, for templates that do not know of tools."""
+def _with_tools_in_text(messages: list[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Describes the tools in the system message, for templates that do not support tools."""
     if not tools:
         return messages
     offered = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    told = f"{_TOOLS}\n{offered}\n\n{_HOW_TO_CALL}"
+    description = f"{_TOOLS}\n{offered}\n\n{_HOW_TO_CALL}"
     if messages and messages[0]["role"] == "system":
-        first = {**messages[0], "content": f"{messages[0].get('content') or ''}\n\n{told}".lstrip()}
+        first = {**messages[0], "content": f"{messages[0].get('content') or ''}\n\n{description}".lstrip()}
         return [first, *messages[1:]]
-    return [{"role": "system", "content": told}, *messages]
+    return [{"role": "system", "content": description}, *messages]
 
 
-def _with_calls_told(messages: list[Message]) -> list[Message]:
-    told = []
+def _with_calls_in_text(messages: list[Message]) -> list[Message]:
+    turns = []
     for turn in messages:
         content = turn.get("content") or ""
         if turn["role"] == "tool":
             content = f"Result of {turn['name']}: {content}" if turn.get("name") else f"Result: {content}"
         calls = [call for call in turn.get("tool_calls") or () if (call.get("function") or {}).get("name")]
-        told.append({"role": turn["role"], "content": tool_calls.written(content, calls)})
-    return told
+        turns.append({"role": turn["role"], "content": tool_calls.written(content, calls)})
+    return turns
 
 
 def _two_sided(messages: list[Message]) -> list[Message]:
-    """The conversation in turns of user and assistant that alternate: other roles become the user's."""
+    """Returns alternating turns of user and assistant; other roles become the user's."""
     turns: list[Message] = []
-    for turn in _with_calls_told(messages):
+    for turn in _with_calls_in_text(messages):
         role = "assistant" if turn["role"] == "assistant" else "user"
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += f"\n\n{turn['content']}"
@@ -281,5 +281,5 @@ def _two_sided(messages: list[Message]) -> list[Message]:
     return turns
 
 
-def _thought_and(thought: str | None, answer: str) -> str:
+def _with_thought(thought: str | None, answer: str) -> str:
     return reasoning.written(thought, answer) if thought else answer

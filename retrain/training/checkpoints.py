@@ -1,4 +1,4 @@
-"""Checkpoints of a training: whole or absent, checked when they are loaded. Runs in child processes alone."""
+"""Writes and loads checkpoints of a training, atomically and with a checksum. Used in child processes only."""
 
 import hashlib
 import json
@@ -22,14 +22,15 @@ _SHARE = 0.02
 _MADE_UNDER = "made-under.json"
 _OF_THE_MACHINE = frozenset(
     {"engine", "devices", "processes", "threads", "timeout_seconds", "attempts", "memory_bytes", "checkpoint_steps"}
+    | {"gpu_memory_bytes", "gpu_wait_seconds", "gpu_servers", "gpu_servers_sleep"}
 )
-"""Settings that may change while a training is interrupted: they do not change what is learned."""
+"""Settings that may change while a training is interrupted, as they do not change what is learned."""
 
 
 class Times:
-    """When a checkpoint is due: every `train.checkpoint_steps`; without that once a minute, or at most 2% of the time.
+    """Decides when a checkpoint is due: every `train.checkpoint_steps`, else once a minute, in at most 2% of the time.
 
-    Processes that train together may disagree by a moment: let one of them decide.
+    Clocks of several processes may disagree, so one of them must decide.
     """
 
     def __init__(self, settings: TrainSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,14 +38,14 @@ class Times:
         self._last, self._took = clock(), 0.0
 
     def due(self, step: int) -> bool:
-        """Whether one is to be written after so many steps."""
+        """Whether a checkpoint is due after a step."""
         if self._steps is not None:
             return step % self._steps == 0
         return self._clock() - self._last >= max(_SECONDS, self._took / _SHARE)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around the writing of one."""
+        """Measures the time of writing a checkpoint."""
         started = self._clock()
         yield
         self._last = self._clock()
@@ -52,14 +53,14 @@ class Times:
 
 
 def drop_unfit(folder: Path, job: dict[str, Any], engine: str, settings: TrainSettings) -> str | None:
-    """Remove the checkpoints of a training that was something else, and note what this one is.
+    """Removes the checkpoints of a training with other inputs, and records the inputs of this one.
 
     Args:
-        job: base, parent and dataset are a training's, whatever its settings.
-        engine: the one that was chosen.
+        job: its base, parent and dataset are compared, beside the settings.
+        engine: the chosen engine.
 
     Returns:
-        what had changed, if there were checkpoints; None: there are none, or they can be continued.
+        the changes, if checkpoints were removed; None if there are none, or they can be continued.
     """
     now = {name: job[name] for name in ("base", "parent", "dataset")} | {"train.engine": engine}
     kept = settings.model_dump(mode="json", exclude=set(_OF_THE_MACHINE))
@@ -67,11 +68,11 @@ def drop_unfit(folder: Path, job: dict[str, Any], engine: str, settings: TrainSe
     file = folder / _MADE_UNDER
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     changed = [name for name, value in now.items() if before.get(name, value) != value]
-    found = _found(folder) if changed or not before else []
-    for checkpoint in found:
+    outdated = _checkpoints(folder) if changed or not before else []
+    for checkpoint in outdated:
         shutil.rmtree(checkpoint)
     files.replace_text(file, json.dumps(now, indent=2))
-    if not found:
+    if not outdated:
         return None
     if not before:
         return "the checkpoint was made by another version of retuned"
@@ -79,19 +80,19 @@ def drop_unfit(folder: Path, job: dict[str, Any], engine: str, settings: TrainSe
 
 
 def save(folder: Path, step: int, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write `checkpoint-<step>` and drop the ones before the last."""
+    """Writes `checkpoint-<step>` and removes all but the newest two."""
     with files.written_aside(folder / f"checkpoint-{step:08d}") as aside:
         save_file(tensors, aside / "state.safetensors")
         with (aside / "state.safetensors").open("rb") as written:
             digest = hashlib.file_digest(written, "sha256").hexdigest()
         (aside / "state.json").write_text(json.dumps(numbers | {"sha256": digest}), encoding="utf-8")
-    for old in _found(folder)[_KEEP:]:
+    for old in _checkpoints(folder)[_KEEP:]:
         shutil.rmtree(old)
 
 
 def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Numbers and tensors of the newest checkpoint that is whole, or None. A broken one is passed over."""
-    for path in _found(folder):
+    """Returns the numbers and tensors of the newest intact checkpoint, or None. Damaged ones are skipped."""
+    for path in _checkpoints(folder):
         try:
             numbers = json.loads((path / "state.json").read_text(encoding="utf-8"))
             content = (path / "state.safetensors").read_bytes()
@@ -102,5 +103,5 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     return None
 
 
-def _found(folder: Path) -> list[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), reverse=True)

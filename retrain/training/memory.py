@@ -1,4 +1,4 @@
-"""How much memory a training needs at least, from its base model and settings; `plan.py` says what it is for."""
+"""Computes the least memory of a training from its base model and settings; `plan.py` itemises an estimate."""
 
 import json
 import struct
@@ -11,29 +11,29 @@ from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training.base_model import expert_rank, text_config
 
 PROCESS_BYTES = 600 * 2**20
-"""Of a child with torch and transformers loaded, before any model."""
+"""A child process with torch and transformers loaded, without a model."""
 TRAINED_BYTES = 20
-"""Of a weight that is trained, in float32: itself, its gradient, AdamW's two means, and the copy of the best epoch."""
+"""Per trained weight, in float32: the weight, its gradient, AdamW's two moments, and the copy of the best epoch."""
 QUANTIZED_BYTES = 0.6
 
 
 def needed_bytes(base: Path, settings: TrainSettings) -> int | None:
-    """The least that a training takes; None: nothing is known of the base model.
+    """Returns the least memory of the machine that a training takes; None if the base model's size is unknown.
 
-    What a step computes comes on top: it grows with the length of the examples, which is not known before. A GPU holds
-    the model and all that is trained, and leaves the process.
+    Activations come on top: they grow with the length of the examples, which is not known in advance. With a GPU, only
+    the process itself counts, as the model and the trained weights are on the GPU.
     """
     if settings.memory_bytes is not None:
         return settings.memory_bytes
-    found = list(shapes(base))
-    if not found:
+    tensors = list(shapes(base))
+    if not tensors:
         return None
     if has_gpu(settings):
         return PROCESS_BYTES
-    weights = sum(prod(shape) for _, shape in found)
-    experts = [shape for name, shape in found if _is_expert(name, shape)]
+    weights = sum(prod(shape) for _, shape in tensors)
+    experts = [shape for name, shape in tensors if _is_expert(name, shape)]
     others = [
-        shape for name, shape in found if len(shape) == 2 and not _is_embedding(name) and not _is_expert(name, shape)
+        shape for name, shape in tensors if len(shape) == 2 and not _is_embedding(name) and not _is_expert(name, shape)
     ]
     if settings.method == "full":
         matrices = sum(map(prod, [*experts, *others]))
@@ -44,26 +44,26 @@ def needed_bytes(base: Path, settings: TrainSettings) -> int | None:
             adapter = settings.rank * sum(map(sum, others))
             rank = expert_rank(settings.rank, text_config(base))
             adapter += rank * sum(prod(shape[:-2]) * sum(shape[-2:]) for shape in experts)
-            weights += sum(map(prod, experts))  # PEFT adds an adapter to a copy of them
+            weights += sum(map(prod, experts))  # PEFT adds the adapter to a copy of the experts
         each = QUANTIZED_BYTES if settings.method == "qlora" else bytes_per_weight(settings, on_gpu=False)
         model = int(weights * each) + TRAINED_BYTES * adapter
     return (PROCESS_BYTES + model) * (settings.processes or 1)
 
 
 def shapes(base: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes of the tensors, from the headers of the safetensors files."""
+    """Yields the names and shapes of the tensors, from the headers of the safetensors files."""
     for file in sorted(base.glob("*.safetensors")):
         try:
             with file.open("rb") as handle:
                 (size,) = struct.unpack("<Q", handle.read(8))
                 header = json.loads(handle.read(min(size, file.stat().st_size)))
         except (OSError, ValueError, struct.error):
-            continue  # whoever loads it reports what is wrong
+            continue  # loading the model reports the error
         yield from ((name, tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def _is_expert(name: str, shape: list[int]) -> bool:
-    """One expert's matrix, or those of all experts of a layer."""
+    """Whether a tensor is one expert's matrix, or the stack of a layer's experts."""
     return ".experts." in name and len(shape) in (2, 3)
 
 
@@ -72,8 +72,8 @@ def _is_embedding(name: str) -> bool:
 
 
 def bytes_per_weight(settings: TrainSettings, *, on_gpu: bool) -> int:
-    """Of the frozen model. As `dtype: auto` chooses on most machines: bfloat16 on a GPU, and on a CPU with units for
-    it."""
+    """Returns the bytes per weight of the frozen model. `dtype: auto` is taken as bfloat16 on a GPU, and on a CPU that
+    supports it."""
     if settings.dtype != "auto":
         return 2 if settings.dtype == "bfloat16" else 4
     if on_gpu:

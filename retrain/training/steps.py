@@ -1,4 +1,4 @@
-"""What a step of a training is, whatever the engine: its rows, its learning rate, and when it has diverged."""
+"""Defines a step for every engine: its rows, its learning rate, and the check for divergence."""
 
 import math
 
@@ -10,10 +10,10 @@ CLIP = 1.0
 
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
-    """Of the step that comes next, counted from 0: a linear rise over the warm-up, then a linear fall to zero.
+    """Returns the learning rate of a step, counted from 0: a linear warm-up, then a linear decay to zero.
 
     Args:
-        settings: with a learning rate, as `for_model` gives one.
+        settings: must have a learning rate, as from `for_model`.
     """
     assert settings.learning_rate is not None
     warm = math.ceil(settings.warmup_share * steps)
@@ -22,7 +22,7 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
 
 
 def order(rows: int, epoch: int, settings: TrainSettings) -> list[int]:
-    """In which order the rows are seen in an epoch, both counted from 0."""
+    """Returns the order of the rows in an epoch, both counted from 0."""
     import numpy as np
 
     shuffled: list[int] = np.random.default_rng([settings.seed, epoch]).permutation(rows).tolist()
@@ -30,10 +30,10 @@ def order(rows: int, epoch: int, settings: TrainSettings) -> list[int]:
 
 
 def check_finite(step: int, loss: float, norm: float, settings: TrainSettings) -> None:
-    """Let a training that diverged end, before it is evaluated or goes on from a checkpoint.
+    """Ends a training that has diverged, before it is evaluated or writes a checkpoint.
 
     Args:
-        norm: of the gradients, before they are clipped.
+        norm: the norm of the gradients before clipping.
 
     Raises:
         RetunedError: loss or norm is not a finite number.

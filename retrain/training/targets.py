@@ -1,7 +1,7 @@
-"""Which weights an adapter covers: the linear layers and fused experts of the language model.
+"""Selects the weights that an adapter covers: the linear layers and fused experts of the language model.
 
-Embeddings, the output layer, vision and audio towers and their projectors are left out. The language model's layers are
-found by the model's structure, so that no list of model families has to be kept. Runs in child processes alone.
+Embeddings, the output layer, vision and audio towers and their projectors are left out. The layers are found by the
+model's structure, so no list of model families has to be maintained. Used in child processes only.
 """
 
 from collections.abc import Collection, Iterator
@@ -18,20 +18,20 @@ from transformers.pytorch_utils import Conv1D
 from retuned.consumers.errors import RetunedError
 
 FLOOR = 0.5
-"""Least share of the layers' weights that a new adapter must cover. Biderman et al. 2024 (LoRA learns less and forgets
-less) and Schulman et al. 2025 (LoRA without regret) find that adapters on the attention alone, which is the smaller
-part of every model that is served today, learn markedly less than adapters on all layers."""
+"""The least share of the layers' weights that a new adapter must cover. Biderman et al. 2024 (LoRA learns less and
+forgets less) and Schulman et al. 2025 (LoRA without regret) find that adapters on attention alone, which is the smaller
+part of every current model, learn markedly less than adapters on all layers."""
 
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of the language model's layers an adapter covers.
+    """The part of the language model's layers that an adapter covers.
 
     Attributes:
-        share: of the weights in matrices, 0 to 1.
-        missing: names of the matrices that are not covered, the largest first; a number in a name is `N`.
+        share: the share of the weights in matrices, 0 to 1.
+        missing: names of the uncovered matrices, largest first; `N` stands for a number in a name.
     """
 
     share: float
@@ -44,10 +44,10 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Targets:
-    """What of a model gets an adapter, by names of modules and of parameters, as PEFT takes them.
+    """The modules and parameters of a model that get an adapter, by the names that PEFT expects.
 
     Attributes:
-        experts: those of the parameters that hold a matrix for each expert.
+        experts: the parameters that hold one matrix per expert.
     """
 
     modules: list[str]
@@ -56,8 +56,8 @@ class Targets:
 
 
 def find(model: nn.Module) -> Targets:
-    """All linear layers and fused experts of the language model."""
-    linear = [name for name, module in _modules(model) if _is_linear(module) and not _is_read_past(model, name)]
+    """Returns all linear layers and fused experts of the language model."""
+    linear = [name for name, module in _modules(model) if _is_linear(module) and not _bypasses_adapter(model, name)]
     reach = {leaf: _reaches_peft(model, leaf) for leaf in {name.rsplit(".", 1)[-1] for name in linear}}
     modules = [name for name in linear if reach[name.rsplit(".", 1)[-1]]]
     weights = [f"{name}.weight" for name in set(linear) - set(modules) if _is_float(model.get_submodule(name).weight)]
@@ -78,7 +78,7 @@ def find(model: nn.Module) -> Targets:
 
 
 def coverage(model: Any) -> Coverage:
-    """How much of a model with an adapter that adapter covers."""
+    """Returns what the adapter on a model covers."""
     covered = {
         id(module.get_param() if isinstance(module, ParamWrapper) else module.get_base_layer().weight)
         for module in model.modules()
@@ -98,21 +98,22 @@ def coverage(model: Any) -> Coverage:
     return Coverage(share, tuple(sorted(missing, key=lambda kind: (-missing[kind], kind))))
 
 
-def check(found: Coverage, base: Any) -> None:
-    """
+def check(covered: Coverage, base: Any) -> None:
+    """Checks that a new adapter covers enough of the model.
+
     Raises:
         RetunedError: a new adapter covers too little of the model.
     """
-    if found.share < FLOOR:
+    if covered.share < FLOOR:
         raise RetunedError(
-            f"models.base: an adapter on {base} would cover {found}. At least {FLOOR:.0%} are needed; take a "
-            "base model whose weights PEFT can adapt, with its weights in 16 bits, or name layers in "
+            f"models.base: an adapter on {base} would cover {covered}. At least {FLOOR:.0%} are needed; choose a "
+            "base model with weights in 16 bits that PEFT can adapt, or name layers in "
             "train.target_modules"
         )
 
 
 def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of the language model's layers, with their names in the model."""
+    """Yields the modules of the language model's layers, with their names in the model."""
     layers = _layers(model)
     names = {id(module): name for name, module in model.named_modules()}
     seen: set[nn.Module] = set()
@@ -122,7 +123,7 @@ def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _layers(model: Any) -> list[Any]:
-    """The stacks of layers: in the decoder, as transformers finds it, the lists of modules that are nested least."""
+    """Returns the stacks of layers: the least nested module lists in the decoder that transformers names."""
     level = [model.get_decoder() or model]
     while level:
         children = [child for module in level for child in module.children()]
@@ -133,7 +134,7 @@ def _layers(model: Any) -> list[Any]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether a module maps its input as a matrix does, which a router that returns a choice, for example, does not."""
+    """Whether a module maps its input as a matrix does. A router that returns a choice, for example, does not."""
     if not isinstance(module, nn.Linear):
         return isinstance(module, Conv1D)
     if type(module).forward is nn.Linear.forward or not _is_float(module.weight):
@@ -148,7 +149,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _holds_experts(module: nn.Module) -> bool:
-    """Whether a module is a stack of matrices, one for each expert."""
+    """Whether a module holds stacks of matrices, one per expert."""
     stacks = [value for value in module.parameters(recurse=False) if value.ndim == 3]
     return (
         bool(stacks)
@@ -164,8 +165,8 @@ def _is_float(value: Any) -> bool:
 
 
 def _reaches_peft(model: nn.Module, leaf: str) -> bool:
-    """Whether PEFT takes a layer's name for that layer. In some mixtures of experts it takes it for experts that had
-    the name in transformers 4; there the layer's weight gets the adapter, as a parameter."""
+    """Whether PEFT resolves a layer's name to that layer. In some mixtures of experts it resolves the name to experts
+    that had it in transformers 4; there the layer's weight gets the adapter as a parameter."""
     config = LoraConfig(target_modules=[leaf])
     try:
         convert_peft_config_for_transformers(config, model, None)
@@ -174,22 +175,22 @@ def _reaches_peft(model: nn.Module, leaf: str) -> bool:
     return leaf in (config.target_modules or ())
 
 
-def _is_read_past(model: nn.Module, name: str) -> bool:
-    """Whether a layer belongs to a state-space mixer whose kernels read the weight past an adapter on it: all but the
-    first (Mamba's in_proj)."""
+def _bypasses_adapter(model: nn.Module, name: str) -> bool:
+    """Whether an adapter on a layer would have no effect: kernels of state-space mixers (Mamba) read the weights of all
+    layers but in_proj directly."""
     parent, _, leaf = name.rpartition(".")
     mixer = model.get_submodule(parent)
     return hasattr(mixer, "A_log") and hasattr(mixer, "D") and leaf != "in_proj"
 
 
 def _kind(name: str) -> str:
-    """A parameter's name without the numbers of layers, and without what PEFT puts around it."""
+    """Returns a parameter's name without layer numbers and PEFT's wrappers."""
     parts = ("N" if part.isdigit() else part for part in name.split(".") if part != "base_layer")
     return ".".join(parts)
 
 
 def _shortened(targets: Collection[str], names: Collection[str], parts: int) -> list[str]:
-    """Names by their last parts, where these name nothing else in the model."""
+    """Returns names shortened to their last parts, where these are unique in the model."""
 
     def short(name: str) -> str:
         return ".".join(name.split(".")[-parts:])

@@ -9,6 +9,8 @@ from brokers import Broker
 from daemons import App, running, settings_for
 from faults import FAULTS, no_small_disk, small_disk, survive
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.mark.parametrize(
     ("name", "events", "seconds"),

@@ -22,7 +22,7 @@ from stored_artifacts import keys, write
 
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.settings import StoreSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.main import main
 
 
@@ -40,6 +40,7 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
         yield server
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_doubled_or_left(
     apache_kafka: Broker, postgres: Postgres, s3: Broker, tmp_path: Path
@@ -84,7 +85,7 @@ def test_a_machine_that_lost_its_disk_but_for_the_warehouse_has_all_files_again(
         objects.delete([champion])
         daemon.start()
         daemon.until((models / "support" / "aaaaaaaa").exists, "the other version")
-        expected = f"version support/bbbbbbbb: store.objects_url: {champion} is not there"
+        expected = f"version support/bbbbbbbb: store.objects_url: {champion} does not exist"
         daemon.until(lambda: any(one.startswith(expected) for one in daemon.status()["warnings"]), "a warning")
         assert daemon.metric("retuned_warnings")
         assert (models / "support" / "aaaaaaaa" / "adapter.bin").read_bytes() == b"aaaaaaaa"

@@ -18,17 +18,12 @@ import yaml
 from brokers import Broker, free_port, run_tansu
 from daemons import App, Daemon, running, settings_for
 from kafka import KafkaConsumer
-from models import tiny_llama
+from models import ANY_LATENCY
 from teaching import GOODS, questions
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.main import main
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 def learning(broker: Broker, folder: Path, base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +33,8 @@ def learning(broker: Broker, folder: Path, base: Path, **sections: dict[str, Any
         folder,
         models={"base": str(base), "directory": str(folder / "models")},
         train={"threads": 1, "learning_rate": 5e-3, "epochs": 8, "dtype": "float32", "checkpoint_steps": 5},
-        gate={"minimum_examples": 15, "maximum_latency_ratio": 50.0, "fold_rows": 0},
+        evaluate={"general_examples": 9},
+        gate={"minimum_examples": 15, "maximum_latency_ratio": ANY_LATENCY, "fold_rows": 0},
         policy={"new_corrections": None},
         **sections,
     )
@@ -79,6 +75,7 @@ def app_of(request: pytest.FixtureRequest) -> Any:
     return make
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Path, base: Path, app_of: Any) -> None:
     settings = learning(tansu, tmp_path, base)
     app = app_of(settings)
@@ -145,7 +142,7 @@ def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Pat
     shown = json.loads(cli("status", "--json", config=daemon.config).stdout)
     assert shown["running"] is False
     assert shown["workloads"]["support"]["champion"] == version
-    assert f"support@{version}" in cli("status", config=daemon.config).stdout
+    assert f"support@{version}" in cli("status", "support", config=daemon.config).stdout
     unknown = cli("promote", "support", "ffffffff", config=daemon.config)
     assert unknown.returncode == 1
     assert version in unknown.stderr  # it names what there is
@@ -166,6 +163,7 @@ def messages(settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
         consumer.close()
 
 
+@pytest.mark.faults
 def test_a_stop_during_training_is_quick_and_the_run_is_taken_up(
     tansu: Broker, tmp_path: Path, base: Path, app_of: Any
 ) -> None:
@@ -195,6 +193,7 @@ def test_a_stop_during_training_is_quick_and_the_run_is_taken_up(
         assert stored(daemon, app)
 
 
+@pytest.mark.faults
 def test_nothing_is_lost_or_doubled_over_kills_and_restarts(tansu: Broker, tmp_path: Path, app_of: Any) -> None:
     settings = settings_for(tansu, tmp_path)
     app = app_of(settings)
@@ -317,7 +316,7 @@ def test_what_cannot_start_says_why_in_one_line(tansu: Broker, tmp_path: Path) -
         return lines[-1]
 
     assert "did you mean bootstrap_servers?" in refused(kafka={"bootstrap_server": "x"})
-    assert "models.base: /nowhere is not there" in refused(models={"base": "/nowhere"})
+    assert "models.base: /nowhere does not exist" in refused(models={"base": "/nowhere"})
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -352,8 +351,11 @@ def test_check_tries_everything(tansu: Broker, tmp_path: Path, base: Path) -> No
     good = cli("check", config=config)
     assert good.returncode == 0, good.stdout
     *lines, _, result = good.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 11
-    assert result == "11 checks, none failed"
+    topics, metric = [line for line in lines if not line.startswith("ok")]
+    assert topics.startswith("warn  broker: ")
+    assert "does not exist yet" in topics
+    assert metric.startswith("warn  metric: auto: without a judge")
+    assert result == "12 checks, 2 with a warning, none failed"
     assert not (tmp_path / "data" / "retuned.duckdb").exists()  # a check leaves nothing behind
     settings["kafka"]["bootstrap_servers"] = f"127.0.0.1:{free_port()}"
     settings["models"]["base"] = str(tmp_path)

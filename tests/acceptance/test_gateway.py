@@ -128,6 +128,20 @@ def test_a_conversation_has_one_version_and_what_was_answered_is_published(aroun
     assert event["attributes"]["assignment"] == {"experiment": "e1", "arm": arm}
 
 
+def test_by_account_all_conversations_of_a_user_have_one_version(around: Around) -> None:
+    around.daemon.routed = {"workloads": {"support": {**CANARY["workloads"]["support"], "unit": "account"}}}
+    users = [next(one for one in map(str, range(100)) if (bucket("e1", one) < 2_500) is new) for new in (True, False)]
+
+    def answered_by(user: str, conversation: str) -> str:
+        asked = {"model": "support", "messages": [{"role": "user", "content": "How long?"}], "user": user}
+        headers = {"X-Retuned-Conversation": conversation}
+        return str(around.gateway.post("/v1/chat/completions", asked, **headers).headers["X-Retuned-Model"])
+
+    until(lambda: answered_by(users[0], users[1]) == "support@2")
+    for number in range(8):
+        assert [answered_by(user, f"c-{number}") for user in users] == ["support@2", "support@1"]
+
+
 def asked_of(around: Around, model: str) -> list[bytes]:
     return [body for one in around.servers for _, _, body in one.requests if json.loads(body)["model"] == model]
 

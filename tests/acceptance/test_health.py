@@ -52,7 +52,7 @@ class Source:
 @pytest.fixture
 def source(tansu: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Source, str, Any]]:
     made = Source()
-    monkeypatch.setattr(app, "open_source", lambda *_: made)
+    monkeypatch.setattr(app, "KafkaSource", lambda *_: made)
     monkeypatch.setattr(app, "STANDSTILL_SECONDS", 3.0)
     daemon = app.App(Settings(**settings_for(tansu, tmp_path, http={"port": 0})))
     daemon.start()

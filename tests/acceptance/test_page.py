@@ -1,35 +1,30 @@
-"""The status page in a real browser."""
+"""The console in a real browser."""
 
 import re
-import shutil
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import pytest
 from brokers import Broker
 from daemons import App, running, settings_for
+from doors import FakeDaemon
+from fleet import fill
 from models import tiny_llama
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from teaching import Teacher
 
+from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
-from retuned.daemon.service import opened
+from retuned.daemon.operations.local import opened
+from retuned.daemon.roles import Role
 from retuned.daemon.settings import Settings
+from retuned.daemon.web.principals import add
+from retuned.daemon.web.routes import application
+from retuned.daemon.web.server import Server
 from retuned.retrain.release import approve, registry
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser.new_page(viewport={"width": 1200, "height": 1000})
-        browser.close()
 
 
 def test_a_person_approves_on_the_page_what_the_gate_passed(tansu: Broker, tmp_path: Path, page: Page) -> None:
@@ -54,21 +49,18 @@ def test_a_person_approves_on_the_page_what_the_gate_passed(tansu: Broker, tmp_p
     with running(tmp_path, settings) as daemon:
         page.goto(daemon.url)
         body = expect(page.locator("body"))
-        body.to_contain_text(f"support@{version} waits for approval")
+        body.to_contain_text("A better version waits for approval")
+        page.click("text=Review")
+        expect(page).to_have_title(f"Approval of support@{version} · retuned")
         body.to_contain_text("The candidate scores 0.912.")
-        page.click("text=Approve…")
-        page.click("text=Decide later")
-        page.click("text=Approve…")
-        expect(page).to_have_title(f"Approval of support@{version}")
-        page.click("button")  # the browser asks for the reason
+        page.click("text=Put it into service")  # the browser asks for the reason
         assert daemon.workload()["champion"] is None
         page.fill("textarea", "the answers on parcels are right")
-        page.click(f"text=Approve support@{version}")
+        page.click("text=Put it into service")
         body.to_contain_text("Approved by an operator")
         body.to_contain_text("the answers on parcels are right")
         assert daemon.workload()["champion"] == version
-        page.goto(daemon.url)
-        body.to_contain_text("approved by an operator")
+        page.goto(f"{daemon.url}/workloads/support")
         body.not_to_contain_text("waits for approval")
         body.to_contain_text("by approver")
         assert daemon.metric("retuned_approvals_waiting", workload="support") == 0
@@ -80,7 +72,7 @@ def test_a_person_approves_on_the_page_what_the_gate_passed(tansu: Broker, tmp_p
     assert problems == []
 
 
-def test_the_page_tells_what_the_daemon_knows(tansu: Broker, tmp_path: Path, page: Page) -> None:
+def test_the_console_follows_what_the_daemon_knows(tansu: Broker, tmp_path: Path, page: Page) -> None:
     settings = settings_for(tansu, tmp_path, windows={"minimum_rows": 40, "current_events": 60})
     settings["schedule"]["drift_seconds"] = 1.0
     problems: list[str] = []
@@ -88,33 +80,166 @@ def test_the_page_tells_what_the_daemon_knows(tansu: Broker, tmp_path: Path, pag
     page.on("pageerror", lambda error: problems.append(str(error)))
     with running(tmp_path, settings) as daemon:
         page.goto(daemon.url)
-        assert "No event has arrived yet." in page.inner_text("body")
+        body = expect(page.locator("body"))
+        body.to_contain_text("No event has arrived yet")
         app = App(settings)
+        name = "shop & <b>more</b>"
         for number in range(160):
             # A name that would be a script, were it not escaped.
             asked = f"Is <script>document.title='owned'</script> number {number} in stock?"
-            interaction = app.answered(asked, "It is in stock.", workload="shop & <b>more</b>")
+            interaction = app.answered(asked, "It is in stock.", workload=name)
             app.said(interaction, "helpful", number % 4 != 0)
         app.flush()
         app.close()
-        name = "shop & <b>more</b>"
-        daemon.until(lambda: daemon.workload(name) and daemon.workload(name)["quality"], "figures")
+        # The page follows by itself, without a reload.
+        body.to_contain_text(name, timeout=60_000)
         daemon.until(lambda: [c for c in daemon.workload(name)["drift"] if c["report"]], "drift report", 60)
-        # The page loads itself anew every few seconds. Each line below waits and tries again, since a load of its own
-        # may come between any two of them.
-        body = expect(page.locator("body"))
-        for text in (name, f"{name}@base", "160 interactions", "helpful rate", "no reason to retrain"):
+        page.click(f"text={name} >> nth=0")
+        expect(page).to_have_title(f"{name} · retuned")
+        for text in (f"{name}@base", "helpful rate", "Quality", "Money"):
             body.to_contain_text(text, timeout=30_000)
-        expect(page).to_have_title("retuned")
-        # The report opens from the page, whole, and asks nobody else for anything.
         asked_for: list[str] = []
         page.on("request", lambda request: asked_for.append(request.url))
-        page.click("text=report >> nth=0")
-        expect(page).to_have_url(re.compile("/reports/"), timeout=30_000)
-        page.wait_for_load_state("load")
-        expect(page).to_have_title(re.compile(r"^Drift of shop & <b>more</b>, checked 20\d\d-"))
-        expect(page.locator("body")).to_contain_text("Drift of shop & <b>more</b>")
-        page.click("text=retuned >> nth=0")
-        expect(page).to_have_title("retuned", timeout=30_000)
+        page.goto(f"{daemon.url}/answers?text=number+77")
+        body.to_contain_text("number 77 in stock?")
+        page.goto(f"{daemon.url}/system")
+        expect(page.locator("tr", has_text="interactions")).to_contain_text("160")
         assert all(url.startswith((daemon.url, "data:", "blob:")) for url in asked_for)
     assert problems == []
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """The URL of a console of ten workloads with weeks of history, and the token of each role."""
+    folder = tmp_path_factory.mktemp("fleet")
+    file = folder / "principals.yaml"
+    roles: dict[str, Role] = {role: role for role in get_args(Role)} | dict.fromkeys(("ada", "ben", "cleo"), "labeller")
+    tokens = {name: add(file, name, role, None, datetime.now(UTC)) for name, role in roles.items()}
+    settings = Settings(
+        warehouse={"path": folder / "w.duckdb"},
+        http={"port": 0, "principals_file": file},
+        workloads={"support.*": {"objective": "Answers customers.", "labels": {"opinions": 2}}},
+        kafka={"expert_topic": "experts"},
+    )
+    with opened(settings) as local:
+        local.jobs.context.publisher = MemoryPublisher()
+        fill(local.warehouse, utc_now(), workloads=10, events=2_000)
+        server = Server(application(local, cast(Any, FakeDaemon()), settings), settings.http)
+        server.start()
+        yield server.url, tokens
+        server.stop()
+
+
+def test_an_expert_comes_by_a_link_and_sees_what_concerns_experts(
+    fleet: tuple[str, dict[str, str]], page: Page
+) -> None:
+    url, tokens = fleet
+    asked_for: list[str] = []
+    page.on("request", lambda request: asked_for.append(request.url))
+    page.goto(f"{url}/sign-in?next=/teach#{tokens['labeller']}")
+    expect(page.locator("form[data-teach]")).to_be_visible()
+    assert page.url == f"{url}/teach"
+    assert not [one for one in asked_for if tokens["labeller"] in one]
+    expect(page.locator("header nav a")).to_have_text(["Overview", re.compile("Teach"), "System"])
+    page.goto(f"{url}/answers")
+    expect(page.locator("h1")).to_have_text("Not allowed")
+    expect(page.locator("body")).to_contain_text("this is for the role operator")
+    page.goto(url)
+    page.click("text=Sign out")
+    expect(page).to_have_title("Sign in · retuned")
+    page.goto(f"{url}/teach")
+    expect(page).to_have_title("Sign in · retuned")
+
+
+@pytest.mark.parametrize("with_script", [True, False])
+def test_two_experts_differ_and_a_third_decides(
+    fleet: tuple[str, dict[str, str]], browser: Browser, with_script: bool
+) -> None:
+    url, tokens = fleet
+    queue, shown = "nav[aria-label=Queue]", []
+    for name, answer in (("ada", "Within 14 days."), ("ben", "Within 30 days."), ("cleo", "Within 14 days.")):
+        page = browser.new_page(java_script_enabled=with_script)
+        page.goto(f"{url}/sign-in")
+        page.fill("[name=token]", tokens[name])
+        page.click("button:text('Sign in')")
+        page.goto(f"{url}/workloads/support.delivery-5/teach")
+        # What is disputed comes first, before what nobody has answered.
+        page.locator(f"{queue} li a").nth(0 if name == "cleo" else -1).click()
+        shown.append(page.locator(f"{queue} [aria-current]").inner_text())
+        expect(page.locator("form[data-teach]")).to_contain_text("Several experts must agree")
+        page.click("text=Wrong, this is right:")
+        page.fill("textarea", answer)
+        page.click("text=Save and next")
+        page.goto(f"{url}/teach/mine")
+        expect(page.locator("main")).to_contain_text(answer)
+        page.close()
+    assert ["experts differ" in one for one in shown] == [False, False, True]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_every_page_is_accessible_and_fits_the_window(
+    fleet: tuple[str, dict[str, str]], browser: Browser, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    url, tokens = fleet
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(f"{url}/sign-in?next=/#{tokens['admin']}")
+    expect(page).to_have_title("Overview · retuned")
+    ill = page.locator(".todo b a").first.get_attribute("href")
+    approval = page.locator(".todo a:text('Review')").get_attribute("href")
+    page.goto(f"{url}{approval}")
+    waits = page.locator("h1 a").get_attribute("href")
+    paths = [
+        "/",
+        ill,
+        waits,
+        f"{waits}/versions/8c01dd2e",
+        approval,
+        f"{ill}/rows",
+        f"{ill}/datasets",
+        "/teach",
+        "/teach/mine",
+    ]
+    for path in (*paths, "/answers", "/interactions/i1-0", "/system", "/sign-in"):
+        page.goto(f"{url}{path}")
+        found = axe.run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], path
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    page.close()
+
+
+@pytest.mark.parametrize("with_script", [True, False])
+def test_an_expert_teaches(tansu: Broker, tmp_path: Path, browser: Browser, with_script: bool) -> None:
+    """By keyboard alone; and by forms, where a browser runs no scripts."""
+    settings = settings_for(tansu, tmp_path)
+    asked = [f"Where is parcel {number}?" for number in range(6)]
+    with opened(Settings.model_validate(settings)) as local:
+        teacher = Teacher(local.warehouse)
+        for number, question in enumerate(asked):
+            local.warehouse.insert(
+                "label_requests", id=str(number), created_at=utc_now(), workload="support", reason="uncertain",
+                interaction_id=teacher.ask(question, "In 30 days."), detail="People called it wrong.", announced=True,
+            )  # fmt: skip
+    with running(tmp_path, settings) as daemon, browser.new_page(java_script_enabled=with_script) as page:
+        page.goto(daemon.url)
+        page.click("text=Teach")
+        for number, question in enumerate(asked):
+            expect(page.locator("form[data-teach]")).to_contain_text(question)
+            expect(page.locator("nav ol li")).to_have_count(len(asked) - number)
+            if number == 1:
+                page.keyboard.press("s") if with_script else page.click("button[value=skip]")
+                break
+            if with_script:
+                page.keyboard.press("2")
+                page.keyboard.press("Control+A")
+                page.keyboard.type("In 14 days.")
+                expect(page.locator("[data-diff] ins")).to_have_text("14")
+                page.keyboard.press("Control+Enter")
+            else:
+                page.click("text=Wrong, this is right:")
+                page.fill("textarea", "In 14 days.")
+                page.click("text=Save and next")
+        expect(page.locator("form[data-teach]")).to_contain_text(asked[2])
+        daemon.until(lambda: daemon.workload()["labels"] == {"open": 5, "answered": 1}, "the answer")
+        page.click("text=My answers")
+        expect(page.locator("ins")).to_have_text("14")

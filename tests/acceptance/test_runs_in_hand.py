@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 from brokers import Broker
 from daemons import App, running, settings_for
 from models import tiny_llama
@@ -12,6 +13,7 @@ from teaching import GOODS, questions
 from retuned.daemon.cli.main import main
 
 
+@pytest.mark.faults
 def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tmp_path: Path) -> None:
     settings = settings_for(
         tansu,
@@ -50,7 +52,7 @@ def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tm
         daemon.start()
         (waits,) = daemon.described("/api/v1/status", "status")["queue"]
         assert (waits["workload"], waits["waits_for"]) == ("support", "paused")
-        assert "Retraining of all workloads is paused" in daemon.get("/").text
+        assert "Retraining of all workloads is paused" in daemon.get("/system").text
         daemon.until(lambda: daemon.metric("retuned_runs_waiting", workload="support", reason="paused"), "metric")
         assert daemon.post("/api/v1/training/cancel").status_code == 404
         assert main(["cancel", "support", "--reason", "the wrong data", *config]) == 0

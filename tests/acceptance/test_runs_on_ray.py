@@ -18,6 +18,7 @@ from retuned.daemon.cli.main import main
 WORKLOADS = ("sales", "support", "returns")
 
 
+@pytest.mark.faults
 def test_two_train_at_a_time_are_taken_up_after_a_kill_and_end_one_by_one(
     tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +59,7 @@ def test_two_train_at_a_time_are_taken_up_after_a_kill_and_end_one_by_one(
             shown = capsys.readouterr().out.splitlines()
             assert "training  sales on Ray, support on Ray" in shown
             assert "in line   returns (turn)" in shown
-            assert waits["reason"] in daemon.get("/").text
+            assert waits["reason"] in daemon.get("/system").text
 
             jobs = {body["metadata"]["workload"]: name for name, body in ray.bodies.items()}
             assert jobs.keys() == {"sales", "support"}

@@ -10,12 +10,13 @@ from model_servers import free_port, serving
 from served import WORKLOAD, Adapters, Served
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.faults
 def test_promoted_killed_and_restarted(tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapters, port = Adapters(tmp_path / "adapters"), free_port()
     target = {"kind": "vllm", "urls": [f"http://127.0.0.1:{port}/v1"], "timeout_seconds": 20.0}
@@ -60,12 +61,12 @@ def test_promoted_killed_and_restarted(tansu: Broker, tmp_path: Path, capsys: py
                 old.name: ("serving", True),
                 new.name: ("serving", True),
             }
-            assert target["urls"][0] in daemon.get("/").text
+            assert target["urls"][0] in daemon.get(f"/workloads/{WORKLOAD}").text
         daemon.until(lambda: daemon.metric("retuned_replica_up", **labels) == 0, "a server that is away")
         assert daemon.metric("retuned_replica_in_sync", workload=WORKLOAD, **labels) is None
 
         def printed() -> str:
-            assert main(["status", *config]) == 0
+            assert main(["status", WORKLOAD, "--verbose", *config]) == 0
             return capsys.readouterr().out
 
         daemon.until(lambda: "does not answer" in printed(), "a line of the status")  # which is up to two seconds old

@@ -48,8 +48,9 @@ from workloads.task import Item, Skipped, Task
 
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.data.dataset import Dataset
-from retuned.retrain.decision.evaluate import CANDIDATE, CHAMPION, LOGGED, Evaluation, measured, scored, with_agreement
+from retuned.retrain.decision.evaluation import CANDIDATE, CHAMPION, LOGGED, Evaluation
 from retuned.retrain.decision.gate import decide
+from retuned.retrain.decision.measures import measured, scored, with_agreement
 from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.scoring.metric import Metric, choose
 from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
@@ -418,7 +419,6 @@ def _answered(adapters: Mapping[str, str], workload: Workload) -> dict[str, dict
 
     from retuned.retrain.generation.adapters import Generator
     from retuned.retrain.generation.engine import prompts
-    from retuned.retrain.kernels.replace import replace_layers
     from retuned.retrain.training import adapter as lora
     from retuned.retrain.training.base_model import load_model, load_tokenizer
 
@@ -428,7 +428,6 @@ def _answered(adapters: Mapping[str, str], workload: Workload) -> dict[str, dict
     model = load_model(BASE, torch.bfloat16)
     for name, folder in adapters.items():
         model = lora.load_adapter(model, Path(folder), name=name)
-    replace_layers(model)
     generator = Generator(model, {name: name for name in adapters}, tokenizer.pad_token_id)
     asked, limit = prompts(tokenizer, workload.holdout, EVALUATE, TRAIN.encoding)
     outputs: dict[str, dict[str, str]] = {name: {} for name in adapters}

@@ -25,8 +25,9 @@ import yaml
 from building import build_dataset
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
-from retuned.daemon.service import opened
+from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.daemon.operations.files import FileIntake
+from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import load
 from retuned.daemon.transfer.imports import import_files
 from retuned.retrain.settings import ModelsSettings, Settings
@@ -126,7 +127,7 @@ def _imported(place: Path, folder: Path, spelling: str) -> Path:
     config.write_text(yaml.safe_dump({"warehouse": {"path": str(warehouse)}}), encoding="utf-8")
     settings = load(config)
     with opened(settings) as service:
-        import_files([events], None, None, settings, service)
+        import_files([events], None, None, settings, FileIntake(service))
     return warehouse
 
 

@@ -48,7 +48,7 @@ from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.errors import ConfigurationError, Reassigned
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.kafka.source import open_source
+from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import (
     IngestSettings,
@@ -58,9 +58,9 @@ from retuned.consumers.settings import (
     StoreSettings,
     WarehouseSettings,
 )
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import stored_offsets
-from retuned.daemon.app import tune_interpreter
+from retuned.daemon.process import tune_interpreter
 
 EVENTS, NAMED_EVENTS = 200_000, 1_000
 RECORDED, AT_ONCE = 500, 8
@@ -196,7 +196,7 @@ class _Cluster:
         self._last = self._store.model_copy(update={"postgres_url": StoreSettings(postgres_url=url).postgres_url})
         settings = self._settings(privacy, count // 20)
         database, metrics = Database(settings.store), SegmentMetrics(CollectorRegistry())
-        source = open_source(settings.kafka, database.offsets, database.identities, shared=True)
+        source = KafkaSource(settings.kafka, database.offsets, database.identities, shared=True)
         ingester = Ingester(source, database, Objects(settings.store), settings, Metrics(CollectorRegistry()), metrics)
         done = 0
         while not done:  # joining the group, and what is imported once
@@ -292,7 +292,7 @@ def _alone(folder: Path, broker: Broker) -> float:
         warehouse=WarehouseSettings(path=folder / "alone.duckdb"),
     )
     with closing(open_warehouse(settings.warehouse)) as warehouse:
-        source = open_source(settings.kafka, lambda: stored_offsets(warehouse))
+        source = KafkaSource(settings.kafka, lambda: stored_offsets(warehouse))
         loop = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
         while not loop.events_seen:
             loop.step()

@@ -27,7 +27,8 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import PrivacySettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.settings import Settings
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift.windows import windows

@@ -108,7 +108,6 @@ def _ours(adapters: dict[str, str], dtype: str) -> dict[str, list[str]]:
     import torch
 
     from retuned.retrain.generation.adapters import Generator
-    from retuned.retrain.kernels.replace import replace_layers
     from retuned.retrain.training import adapter as lora
     from retuned.retrain.training.base_model import load_model, load_tokenizer
 
@@ -116,7 +115,6 @@ def _ours(adapters: dict[str, str], dtype: str) -> dict[str, list[str]]:
     model = load_model(BASE, getattr(torch, dtype))
     for name, folder in adapters.items():
         model = lora.load_adapter(model, Path(folder), name=name)
-    replace_layers(model)
     generator = Generator(model, {name: name for name in adapters}, tokenizer.pad_token_id)
     found: dict[str, list[str]] = {name: [] for name in adapters}
     for prompts in _batches(tokenizer):

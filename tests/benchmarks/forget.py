@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -27,12 +28,14 @@ from teaching import Teacher
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.demo.company import Fact, is_right, load, split_questions
 from retuned.daemon.demo.model import base_model
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
-from retuned.retrain.decision.evaluate import CANDIDATE, evaluate
+from retuned.retrain.decision.evaluate import evaluate
+from retuned.retrain.decision.evaluation import CANDIDATE
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import DatasetSettings, EvaluateSettings, GateSettings, ModelsSettings, Settings
@@ -114,6 +117,10 @@ class School:
 
     def right(self, adapter: Path, facts: Facts, ids: Sequence[str]) -> float:
         """Share of right answers in the examination's wordings of these facts."""
+        return fmean(right for own in self.scores(adapter, facts, ids).values() for right in own)
+
+    def scores(self, adapter: Path, facts: Facts, ids: Sequence[str]) -> dict[str, list[bool]]:
+        """Whether each answer in the examination's wordings of these facts is right, by fact."""
         rows = [
             {
                 "row_id": f"{id} {number}",
@@ -134,8 +141,12 @@ class School:
             pq.write_table(table.slice(0, 0), folder / f"{name}.parquet")
         exam = datasets.Dataset("exam", WORKLOAD, datetime.now(UTC), folder, {"holdout": len(rows)}, 0, {})
         found, _ = evaluate(exam, None, adapter, self.settings, "bfloat16", folder / "evaluate")
-        answers = [one for one in found if (one.model, one.split) == (CANDIDATE, "holdout")]
-        return sum(is_right(facts[one.row_id.split()[0]], one.output) for one in answers) / len(answers)
+        scores: dict[str, list[bool]] = {id: [] for id in ids}
+        for one in found:
+            if (one.model, one.split) == (CANDIDATE, "holdout"):
+                id = one.row_id.split()[0]
+                scores[id].append(is_right(facts[id], one.output))
+        return scores
 
 
 def main() -> dict[str, float]:

@@ -2,10 +2,18 @@
 
     python tests/benchmarks/gate.py
     python tests/benchmarks/run.py gate.small_shop   # the small shop alone
+    python tests/benchmarks/run.py gate.units        # dependent rows, lost labels and production's answers alone
 
 Candidates try up to four times on one holdout where they are no better; a better one has one try. `gate_power` is the
 share of promotions when a candidate has the gain of `gate.expected_gain` and the holdout as many examples as the gate
 then asks for, guards included. First promotions are those where no champion serves and production answered as well.
+
+`gate_false_clusters` is the largest share of intervals whose lower end is above the true gain of nothing, where rows of
+a conversation depend on each other (2.5% are promised). `gate_labels_found` is the smallest share of refusals of a
+candidate that lost a tenth of its labels behind a gain, with six questions of each; `gate_labels_false` the largest of
+an equal one. `gate_false_beside_production` is the largest share of first candidates that are as good as production and
+pass the comparison with it, where right answers are recognised; `gate_corrected_alone` what that would be on the
+corrected answers alone; `gate_right_in_other_words` the smallest share of right ones that pass it by wording.
 
 The small shop (see `small_shop`) begins with 40 corrections and tries once a week. Ways to gather evidence are compared
 by the weeks until a real gain is promoted (median and 90%; -1: not within half a year), the share that is within
@@ -15,14 +23,29 @@ twelve, and the share of shops that promote a candidate which is no better withi
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from simulation import Candidate, binary, documents, graded, labels, promoted, simulate, skewed, texts
+from simulation import (
+    Candidate,
+    beside_production,
+    binary,
+    conversations,
+    documents,
+    graded,
+    labels,
+    of_labels,
+    promoted,
+    simulate,
+    skewed,
+    texts,
+)
 from small_shop import Policy, World, promoted_at_first_try, waits
 
-from retuned.retrain.decision.interval import examples_needed
+from retuned.retrain.decision.gate import decide
+from retuned.retrain.decision.interval import examples_needed, interval
 from retuned.retrain.settings import GateSettings
 
 SETTINGS = GateSettings()
@@ -83,10 +106,10 @@ SHOPS = 200
 
 
 def main(part: str = "") -> dict[str, float]:
-    """Simulate every kind on every size; takes some minutes on one core. `part`: small_shop alone."""
-    if part == "small_shop":
-        return small_shop()
-    return sizes() | small_shop()
+    """Simulate every kind on every size; takes some minutes on one core. `part`: small_shop or units alone."""
+    if part:
+        return {"small_shop": small_shop, "units": units}[part]()
+    return sizes() | units() | small_shop()
 
 
 def small_shop() -> dict[str, float]:
@@ -158,6 +181,76 @@ def sizes() -> dict[str, float]:
     figures["gate_false_first_promotions"] = max(first)
     figures["gate_power"] = simulate(Candidate(SETTINGS.expected_gain), size, SETTINGS, runs=RUNS, seed=1).promoted
     return figures
+
+
+def units() -> dict[str, float]:
+    """Rows that depend on each other, labels with few rows, and production's answers; some minutes on one core."""
+    rng = np.random.default_rng(0)
+    false = []
+    for name, draw in {"sparse": _sparse, "rare losses": _rare}.items():
+        for groups in (20, 60, 300):
+            for correlation in (0.0, 0.3, 0.8):
+                means = (
+                    np.array([own.mean() for own in conversations(rng, groups, correlation, draw)]) for _ in range(RUNS)
+                )
+                false.append(fmean(interval(one, 0.025)[0] > 0 for one in means))
+                print(f"{name:14}{groups:5} groups, correlation {correlation}: {false[-1]:.3f}", file=sys.stderr)
+    found, wrong = [], []
+    for number, each, lost in ((10, 12, 1), (100, 6, 10), (150, 6, 15), (1_000, 6, 100)):
+        for before in (0.6, 0.8):
+            known, better = np.full(number, before), np.full(number, 0.9)
+            better[:lost] = 0.0
+            found.append(_refused(rng, known, better, each))
+            wrong.append(_refused(rng, known, known, each))
+            print(
+                f"{number:5} labels, {each} of each, {before:.0%} right: {lost} lost {found[-1]:.3f}, "
+                f"equal {wrong[-1]:.3f}",
+                file=sys.stderr,
+            )
+    beside, corrected, words = [], [], []
+    for accepted in (0.2, 0.5, 0.8):
+        beside.append(_beside(rng, accepted, accepted))
+        corrected.append(_beside(rng, accepted, accepted, corrected=True))
+        words.append(_beside(rng, accepted, 0.6, wording=True))
+        print(
+            f"{accepted:.0%} accepted: as good {beside[-1]:.3f}, on corrected answers alone {corrected[-1]:.3f}; "
+            f"in other words {words[-1]:.3f}",
+            file=sys.stderr,
+        )
+    return {
+        "gate_false_clusters": max(false),
+        "gate_labels_found": min(found),
+        "gate_labels_false": max(wrong),
+        "gate_false_beside_production": max(beside),
+        "gate_corrected_alone": max(corrected),
+        "gate_right_in_other_words": min(words),
+    }
+
+
+def _sparse(rng: np.random.Generator, number: int) -> np.ndarray:
+    return rng.choice([-1.0, 0.0, 1.0], number, p=[0.1, 0.8, 0.1])
+
+
+def _rare(rng: np.random.Generator, number: int) -> np.ndarray:
+    return np.where(rng.random(number) < 0.1, -1.0, 1 / 9)
+
+
+def _refused(rng: np.random.Generator, before: np.ndarray, after: np.ndarray, each: int) -> float:
+    runs = 20 if len(before) > 150 else 100
+    drawn = (of_labels(rng, before, after, each) for _ in range(runs))
+    return fmean(not decide(*one, [], [], SETTINGS).figures["passed[labels]"] for one in drawn)
+
+
+def _beside(
+    rng: np.random.Generator, accepted: float, after: float, *, wording: bool = False, corrected: bool = False
+) -> float:
+    passed = []
+    for _ in range(RUNS // 2):
+        base, new, logged = beside_production(rng, 100, accepted, after, wording=wording)
+        by_words = wording or corrected  # which leaves the corrected answers alone
+        decision = decide(base, new, [], [], SETTINGS, logged=logged, serving=False, in_other_words=not by_words)
+        passed.append(decision.figures["passed[logged]"] == 1.0)
+    return fmean(passed)
 
 
 def _size() -> int:

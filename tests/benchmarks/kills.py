@@ -29,7 +29,7 @@ from models import tiny_llama
 from teaching import GOODS, questions
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.backup import manifest
 from retuned.daemon.backup.restore import choose, restore
 from retuned.daemon.settings import load

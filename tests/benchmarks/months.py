@@ -39,7 +39,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, parameters_of
+from retuned.consumers.warehouse.connection import Warehouse, parameters_of
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics

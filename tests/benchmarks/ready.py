@@ -17,7 +17,7 @@ from brokers import no_apache_kafka, run_apache_kafka, run_tansu
 from daemons import App, Daemon, running, settings_for
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 
 EVENTS = 3_000_000
 BUILD = """

@@ -7,11 +7,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from personal_data import held_out, labelled, ordinary, recall
+from personal_data import HOSTILE, held_out, labelled, ordinary, recall
 
 from retuned.consumers.privacy.redactor import Redactor
 
 ROUNDS = 20
+
+
+def growth(piece: str) -> float:
+    """By how much a text that is eight times as long takes longer. Eight is right; quadratic work would make it 64."""
+
+    def seconds(size: int) -> float:
+        text, began = piece * (size // len(piece)), time.thread_time()
+        Redactor().text(text)
+        return time.thread_time() - began
+
+    return min(seconds(160_000) for _ in range(2)) / max(min(seconds(20_000) for _ in range(3)), 0.001)
 
 
 def main() -> dict[str, float]:
@@ -40,6 +51,7 @@ def main() -> dict[str, float]:
         "redact_recall": found["all"] / total["all"],
         "redact_recall_before": found["before"] / total["before"],
         "redact_recall_after": found["after"] / total["after"],
+        "redact_growth_of_eight": max(growth(piece) for piece in HOSTILE),
         "redact_false_alarms": len(changed) / len(clean),
     } | {
         f"redact_recall_{kind.lower()}": found[kind] / total[kind]

@@ -18,7 +18,7 @@ from statistics import fmean
 from workloads import bookings
 from workloads.task import Skipped
 
-from retuned.retrain.scoring.facts import score
+from retuned.retrain.scoring.facts import Facts
 
 Slots = dict[str, str]
 
@@ -71,7 +71,7 @@ def _corrupted(answers: list[str]) -> dict[str, float]:
 
 def _judged(pairs: list[tuple[str, str]]) -> tuple[float, float, int]:
     """Mean score, share of exact matches, and how many wrong answers have a score of 1."""
-    scores = [score(answer, gold) for answer, gold in pairs]
+    scores = [Facts().score(answer, gold, {}).value or 0.0 for answer, gold in pairs]
     exact = [_exact(answer, gold) for answer, gold in pairs]
     return fmean(scores), fmean(exact), sum(s == 1 and not e for s, e in zip(scores, exact, strict=True))
 

@@ -15,9 +15,9 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
 BENCHMARKS = (
-    "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "gate", "policy", "train", "evaluate",
-    "vllm_evaluation", "cluster", "serving", "watch", "canary", "forget", "gateway", "gateway_hostile", "restaurant8k",
-    "banking77", "aa", "coverage", "workloads",
+    "ingest", "pressure", "ready", "scrape", "redact", "grounding", "poison", "learned", "gate", "policy", "train",
+    "evaluate", "vllm_evaluation", "cluster", "serving", "watch", "canary", "rates", "forget", "forget_person",
+    "gateway", "gateway_hostile", "incumbent", "memory", "restaurant8k", "banking77", "aa", "coverage", "workloads",
 )  # fmt: skip
 
 
@@ -28,7 +28,9 @@ def main() -> int:
     for name in named or BENCHMARKS:
         print(f"{name} …", file=sys.stderr, flush=True)
         began = time.monotonic()
-        module, _, part = name.partition(".")
+        module, part = name.replace(".", "_"), ""
+        if not (FOLDER / f"{module}.py").exists():
+            module, _, part = name.partition(".")
         found = importlib.import_module(module).main(*[part] * bool(part))
         figures |= found | {f"{name}_benchmark_seconds": time.monotonic() - began}
         for figure, value in found.items():

@@ -34,7 +34,8 @@ from model_servers import VLLM, free_port, vllm_process
 from train import BASE, rows
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision.evaluate import evaluate

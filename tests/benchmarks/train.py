@@ -18,8 +18,6 @@ which each has a system message of its own.
 `train_roofline` is what a step needs to compute (of tokens that prompts share, once; forward, gradients of the
 activations, LoRA's weights) over what matrix products alone reach in the same processes, dtype and threads: those of
 all layers' shapes with weights of their own, which come from memory as the model's do. Of both the best of all rounds.
-A CPU with AMX multiplies so fast that products are a quarter of a step: there it is about 0.3, and on the same machine
-with `ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16` 0.77, at two fifths of the speed and less.
 """
 
 import json
@@ -125,7 +123,7 @@ def _engines(packed: dict[str, Any], trl: dict[str, Any]) -> dict[str, float]:
     figures = {}
     for name, result, settings in (("packed", packed, SETTINGS), ("trl", trl, ON_TRL)):
         # Of the longest example, of some 60 tokens: what the plan takes for it without knowing is train.max_length.
-        estimated = plan(BASE, settings, 0, None, longest=result["longest"]).memory.total
+        estimated = plan(BASE, settings, 0, None, longest=result["longest"]).total
         figures |= {
             f"engine_{name}_loss": result["train_loss"],
             f"engine_{name}_seconds": result["seconds"],

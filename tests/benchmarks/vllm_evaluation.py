@@ -23,8 +23,9 @@ from train import BASE, rows
 from retuned.daemon.demo.model import base_model
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset
-from retuned.retrain.decision.evaluate import BASE as BARE
-from retuned.retrain.decision.evaluate import Evaluation, evaluate
+from retuned.retrain.decision.evaluate import evaluate
+from retuned.retrain.decision.evaluation import BASE as BARE
+from retuned.retrain.decision.evaluation import Evaluation
 from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings
 from retuned.retrain.versions import Version
 

@@ -104,7 +104,7 @@ def test_what_is_removed_leaves_the_storage_and_every_machine(machines: list[Mac
     assert len(one.rows()) == 1
 
 
-@pytest.mark.parametrize(("damage", "why"), [(b"other", "is not what was recorded"), (None, "is not there")])
+@pytest.mark.parametrize(("damage", "why"), [(b"x", "does not have the recorded content"), (None, "does not exist")])
 def test_what_is_damaged_or_missing_is_told_and_stops_nothing_else(
     machines: list[Machine], objects: Objects, damage: bytes | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +164,7 @@ def test_what_the_storage_has_lost_is_put_back(machines: list[Machine], objects:
     (path / "card.bin").unlink()
     one.artifacts.delete_removed()
     [problem] = one.artifacts.problems()
-    assert problem.endswith("is lost, and not here")
+    assert problem.endswith("is lost, and not here either")
 
 
 def test_an_artifact_that_is_removed_meanwhile_is_not_renewed(machines: list[Machine]) -> None:

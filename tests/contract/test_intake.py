@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import ask
 from brokers import until
 from importing import EVENTS, House, following, logged, opened, pairs, written
 
@@ -45,7 +46,7 @@ def test_a_file_again_or_a_copy_of_it_or_of_its_rows_stores_nothing_twice(
     copy.write_bytes(path.read_bytes())
     capsys.readouterr()
     assert house.take(path, copy, workload="support") == 1  # the row is refused still
-    said = "nothing is left to import; of the 31 rows before 1 were refused"
+    said = "nothing is left to import; of the 31 earlier rows 1 were refused"
     assert capsys.readouterr().out.count(said) == 2
     assert house.count("dead_letters") == 1
     other = written(tmp_path / "other.jsonl", *reversed(pairs(40)))
@@ -71,7 +72,7 @@ def test_rows_are_redacted_and_refused_as_on_their_way_from_kafka(
     assert house.take(path) == 1
     out = capsys.readouterr().out
     assert "refused     3, kept as dead letters of import:" in out
-    assert "row 2: not_an_event: no event, and no question with an answer" in out
+    assert "row 2: not_an_event: neither an event nor a question with an answer" in out
     assert "row 3: not_json" in out
     assert "row 4: not_an_event: Expected `float | null`, got `str`" in out
     row = house.warehouse.row("FROM interactions")
@@ -113,7 +114,7 @@ def test_a_dead_letter_of_a_file_can_be_replayed(house: House, tmp_path: Path) -
         'UPDATE dead_letters SET payload = replace(payload, \'"response":"?"\', '
         '\'"response":{"id":"r","choices":[{"message":{"content":"now"}}]}\')'
     )
-    assert house.service.replay() == {"tried": 1, "replayed": 1, "stored": 1}
+    assert ask(house.service, "replay") == {"tried": 1, "replayed": 1, "stored": 1}
     row = house.warehouse.row("SELECT workload, response FROM interactions")
     assert row == {"workload": "support", "response": "now"}
 
@@ -126,7 +127,7 @@ def test_a_replayed_letter_shares_no_placeholder_with_others(house: House, tmp_p
     house.warehouse.execute(
         """UPDATE dead_letters SET payload = replace(payload, '"latency_seconds":"?"', '"latency_seconds":1')"""
     )
-    assert house.service.replay() == {"tried": 2, "replayed": 2, "stored": 2}
+    assert ask(house.service, "replay") == {"tried": 2, "replayed": 2, "stored": 2}
     found = [row["response"] for row in house.warehouse.rows("SELECT response FROM interactions ORDER BY id")]
     assert found == ["<EMAIL_1>, <EMAIL_2>", "only <EMAIL_3>", "<EMAIL_4>, <EMAIL_4>, bert"]
 
@@ -152,7 +153,7 @@ def test_what_was_stopped_goes_on_where_it_was(
     path = written(tmp_path / "faq.jsonl", *pairs(100))
     batches = {"batch_events": 30}
     with open_house(ingest=batches) as house:
-        monkeypatch.setattr(house.service, "take", killed_after(house.service.take, 2))
+        monkeypatch.setattr(house.files, "take", killed_after(house.files.take, 2))
         with pytest.raises(Killed):
             house.take(path, workload="support")
         assert house.count("interactions") == 60
@@ -160,7 +161,7 @@ def test_what_was_stopped_goes_on_where_it_was(
     with open_house(ingest=batches) as house:
         assert house.take(path, workload="support") == 0
         said = capsys.readouterr()
-        assert "goes on after row 60" in said.err
+        assert "continues after row 60" in said.err
         assert "40 rows read" in said.out
         assert (house.count("interactions"), house.count("feedback")) == (100, 100)
 
@@ -173,7 +174,7 @@ def test_what_an_interrupted_import_had_refused_is_said_by_the_next_ones(
     path = written(tmp_path / "faq.jsonl", *rows)
     batches = {"batch_events": 30}
     with open_house(ingest=batches) as house:
-        taken, left = house.service.take, [1]
+        taken, left = house.files.take, [1]
 
         def killed(batch: Any) -> Any:
             found = taken(batch)
@@ -182,53 +183,53 @@ def test_what_an_interrupted_import_had_refused_is_said_by_the_next_ones(
             left.pop()
             return found
 
-        monkeypatch.setattr(house.service, "take", killed)
+        monkeypatch.setattr(house.files, "take", killed)
         with pytest.raises(Killed):
             house.take(path, workload="support")
         out = capsys.readouterr().out
         assert "60 rows read" in out
         assert "refused     10, kept" in out
-        assert "not known   30 rows were read last, and may be stored or not" in out
+        assert "not known   30 rows were sent last, and may or may not be stored" in out
         assert house.count("dead_letters") == 15
     with open_house(ingest=batches) as house:
         assert house.take(path, workload="support") == 1
         said = capsys.readouterr()
-        assert "goes on after row 60; of the 60 rows before 15 were refused" in said.err
+        assert "continues after row 60; of the 60 earlier rows 15 were refused" in said.err
         assert "40 rows read" in said.out
         assert "refused     0\n" in said.out
         assert "not known" not in said.out
         assert "in all      the file up to row 100, 15 of its rows refused" in said.out
         assert house.take(path, workload="support") == 1
-        assert "nothing is left to import; of the 100 rows before 15 were refused" in capsys.readouterr().out
+        assert "nothing is left to import; of the 100 earlier rows 15 were refused" in capsys.readouterr().out
         # Of another file, and of one whose letters were replayed, nothing is said.
         assert house.take(written(tmp_path / "other.jsonl", *pairs(3)), workload="support") == 0
         house.warehouse.execute(
             """UPDATE dead_letters SET payload = '{"id": "l' || "offset" || '", "timestamp": "2024-01-01T00:00:00Z", """
             """"interaction_id": "i", "name": "helpful", "value": true}'"""
         )
-        assert house.service.replay()["replayed"] == 15
+        assert ask(house.service, "replay")["replayed"] == 15
         capsys.readouterr()
         assert house.take(path, workload="support") == 0
-        assert "nothing is left to import; the 100 rows before are stored" in capsys.readouterr().out
+        assert "nothing is left to import; the 100 earlier rows are stored" in capsys.readouterr().out
 
 
 def test_of_two_imports_of_a_file_the_one_that_ends_names_it_and_what_to_do(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "faq.jsonl", *pairs(10))
-    taken = house.service.take
+    taken = house.files.take
 
     def overtaken(batch: Any) -> Any:
         """When the other one has stored the same rows."""
         taken(batch)
         return taken(batch)
 
-    monkeypatch.setattr(house.service, "take", overtaken)
+    monkeypatch.setattr(house.files, "take", overtaken)
     with pytest.raises(OutOfStep) as refused:
         house.take(path, workload="support")
     assert str(refused.value) == (
-        f"{path}: another import of the same file has stored its first 10 rows meanwhile; this one ends, and stored "
-        "nothing twice: wait for the other one, then give the command again, which goes on behind what is stored"
+        f"{path}: another import of the same file has stored its first 10 rows meanwhile; this one stops, and has "
+        "stored nothing twice: wait for the other one, then run the command again to continue"
     )
     monkeypatch.undo()
     assert house.take(path, workload="support") == 0
@@ -240,12 +241,12 @@ def test_a_batch_out_of_step_stores_nothing_and_ends_nobody(house: House, tmp_pa
     with house.running():
         house.send(*map(logged, range(20)))  # while events flow
         with pytest.raises(OutOfStep, match="another import of the same file has stored its first 0 rows"):
-            house.service.take(second)
+            house.files.take(second)
         sent = [from_bytes(next(iter(one.nexts))[0], to_bytes(one)) for one in (first, second)]
-        assert house.service.take(sent[0]).stored == {"interactions": 2, "feedback": 2}
+        assert house.files.take(sent[0]).stored == {"interactions": 2, "feedback": 2}
         with pytest.raises(OutOfStep):
-            house.service.take(sent[0])
-        assert house.service.take(sent[1]).stored == {"interactions": 2, "feedback": 2}
+            house.files.take(sent[0])
+        assert house.files.take(sent[1]).stored == {"interactions": 2, "feedback": 2}
         until(lambda: house.count("interactions") == 24)
 
 
@@ -253,7 +254,7 @@ def test_a_row_that_is_none_is_refused_by_a_running_daemon_too(house: House, tmp
     path = tmp_path / "handbook.md"
     path.write_text("Nothing is above this.\n\n# How long may I return it?\n\n30 days.\n")
     (batch,) = EventFile(path, None, "w", 10_000).batches(None, 10)
-    taken = house.service.take(from_bytes("import:x", to_bytes(batch)))
+    taken = house.files.take(from_bytes("import:0123456789abcdef", to_bytes(batch)))
     assert taken.stored["interactions"] == 1
     assert sum(taken.refused.values()) == 1
 
@@ -263,10 +264,10 @@ def test_a_file_of_which_most_rows_are_refused_is_given_up(house: House, tmp_pat
         update={"ingest": house.settings.ingest.model_copy(update={"batch_events": 500})}
     )
     path = written(tmp_path / "x.jsonl", *[{"x": n} for n in range(5_000)])
-    with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are no events"):
+    with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are not events"):
         house.take(path, workload="w")
     assert house.count("dead_letters") == 1_000
-    with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are no events"):
+    with pytest.raises(TooManyDeadLetters, match="stopped: 1,000 of 1,000 rows are not events"):
         house.take(path, workload="w")  # to repeat it is no way past the limit
     assert house.count("dead_letters") == 1_000
     lenient = house.settings.ingest.model_copy(update={"dead_letter_share_limit": 1.0})
@@ -288,11 +289,11 @@ def test_rows_that_earlier_imports_refused_count_towards_the_limit(
     )
     rows = [{"x": n} if n % 3 or n >= 900 else pair for n, pair in enumerate(pairs(2_400))]
     path = written(tmp_path / "x.jsonl", *rows)
-    monkeypatch.setattr(house.service, "take", killed_after(house.service.take, 3))
+    monkeypatch.setattr(house.files, "take", killed_after(house.files.take, 3))
     with pytest.raises(Killed):
         house.take(path, workload="w")
     monkeypatch.undo()
-    with pytest.raises(TooManyDeadLetters, match="stopped: 900 of 1,200 rows are no events"):
+    with pytest.raises(TooManyDeadLetters, match="stopped: 900 of 1,200 rows are not events"):
         house.take(path, workload="w")
     assert house.count("dead_letters") == 900
 

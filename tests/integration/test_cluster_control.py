@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,55 +12,28 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
+from building import build_dataset, teach, with_dataset
+from cluster_nodes import NOW, Node
 from clusters import Postgres as Server
+from teaching import Teacher
 
 from retuned.consumers.cluster import control as module
-from retuned.consumers.cluster.control import KEYS, Control
-from retuned.consumers.cluster.postgres import Postgres
-from retuned.consumers.errors import ConfigurationError, LeadershipLost, OutdatedWarehouse, StandsBy, StoreUnavailable
-from retuned.consumers.settings import StoreSettings, WarehouseSettings
+from retuned.consumers.cluster.control import KEYS
+from retuned.consumers.errors import (
+    ConfigurationError,
+    LeadershipLost,
+    OutdatedWarehouse,
+    StandsBy,
+    StoreUnavailable,
+)
+from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import schema
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.retrain.data import overrides
+from retuned.retrain.data.overrides import Overrides
+from retuned.retrain.settings import ModelsSettings
+from retuned.retrain.settings import Settings as RetrainSettings
 from retuned.retrain.versions import QUERIES
-
-NOW = datetime(2026, 11, 1, 12, 30, 0, 123456)
-
-
-class Node:
-    """A warehouse, and its control tables."""
-
-    def __init__(self, path: Path, database: str, epoch: int | None = None) -> None:
-        self.path, self.database = path, database
-        self.warehouse: Warehouse = open_warehouse(WarehouseSettings(path=path))
-        self.postgres = Postgres(StoreSettings(postgres_url=database))  # type: ignore[arg-type]
-        self.control = Control(self.postgres, self.warehouse)
-        if epoch is not None:
-            self.lead()
-
-    def lead(self) -> None:
-        [(epoch,)] = self.postgres.rows("lead", {"instance": str(self.path), "seconds": 0.0})
-        self.control.follow()
-        self.control.epoch = epoch
-        self.control.publish_all()
-
-    def decide(self, id: str, **values: Any) -> None:
-        given = {"workload": "support", "kind": "retrain", "outcome": True, "reasons": '["a"]', "figures": "{}"}
-        self.warehouse.insert("decisions", id=id, created_at=NOW, **{**given, **values})
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        return self.warehouse.rows(f"SELECT * FROM {table} ORDER BY ALL")
-
-    def decided(self) -> list[str]:
-        return [row["id"] for row in self.rows("decisions")]
-
-    def close(self) -> None:
-        self.postgres.close()
-        self.warehouse.close()
-
-    def again(self) -> "Node":
-        """After the end of its process."""
-        self.close()
-        return Node(self.path, self.database)
 
 
 @pytest.fixture
@@ -85,9 +57,10 @@ def test_every_table_is_a_control_table_or_made_from_the_segments(leader: Node) 
     """A new table belongs to one of the two: else what is in it is lost with its daemon."""
     made_from_segments = {
         "answer_minutes", "answer_minutes_position", "archived_ids", "archives", "batches", "control_positions",
-        "dead_letters",
+        "dead_letters", "erasures_applied",
         "feedback", "feedback_totals", "followed_segments", "ingest_resumptions", "interactions", "judgements",
-        "judgements_position", "ledger_progress", "offsets", "rating_periods", "schema_migrations", "shadow_answers",
+        "judgements_position", "ledger_progress", "memory_uses", "memory_uses_position", "offsets", "rating_periods",
+        "schema_migrations", "shadow_answers",
     }  # fmt: skip
     tables = {row["table_name"] for row in leader.warehouse.rows("SELECT table_name FROM duckdb_tables()")}
     assert tables == made_from_segments | KEYS.keys()
@@ -103,17 +76,17 @@ def test_what_is_inserted_changed_and_deleted_is_so_everywhere(leader: Node, oth
     leader.decide("b")
     leader.warehouse.insert("aliases", workload="support", alias="champion", version=None, created_at=NOW)
     leader.warehouse.execute(
-        "INSERT INTO ledger_moments SELECT 'w', '', '', $now, 1, 2, 0.1, 'nan'::DOUBLE, 'inf'::DOUBLE, 0, 0, 0, 1e-300 "
+        "INSERT INTO ledger_moments SELECT 'w', '', '', $now, 1, 2, 0.1, 'nan'::DOUBLE, 'inf'::DOUBLE, 0, 1e-300 "
         "ON CONFLICT DO UPDATE SET gain = gain + excluded.gain", {"now": NOW},
     )  # fmt: skip
     assert other.control.follow() == 5  # with the row that a new warehouse has
     assert same(leader, other)
     (moment,) = other.rows("ledger_moments")
     assert math.isnan(moment["cost"])
-    assert moment["interactions_squared"] == math.inf
+    assert moment["gain_squared"] == math.inf
     for _ in range(2):
         leader.warehouse.execute(
-            "INSERT INTO ledger_moments SELECT 'w', '', '', $now, 1, 2, 0.1, 1, 1, 0, 0, 0, 1 "
+            "INSERT INTO ledger_moments SELECT 'w', '', '', $now, 1, 2, 0.1, 1, 0, 0, 1 "
             "ON CONFLICT DO UPDATE SET gain = gain + excluded.gain", {"now": NOW},
         )  # fmt: skip
     assert leader.warehouse.delete("DELETE FROM decisions WHERE id = 'a'") == 1
@@ -127,6 +100,30 @@ def test_what_is_inserted_changed_and_deleted_is_so_everywhere(leader: Node, oth
     assert same(leader, other)
     assert other.decided() == ["a", "b"]
     assert other.control.follow() == 0
+
+
+def test_what_people_decide_about_rows_is_so_everywhere_and_a_standby_decides_nothing(
+    leader: Node, other: Node
+) -> None:
+    teacher = Teacher(leader.warehouse)
+    ids = teach(teacher, range(12), source="user", user_id="bert")
+    overrides.decide_rows(leader.warehouse, "keep", ids[:2], "right", "anna", NOW)
+    overrides.decide_rows(leader.warehouse, "edit", ids[:1], "shorter", "otto", NOW, "In 30 days.")
+    overrides.decide_account(leader.warehouse, "trust", "bert", None, "our editor", "anna", NOW)
+    settings = RetrainSettings(models=ModelsSettings(directory=leader.path.parent / "models"))
+    build_dataset(leader.warehouse, with_dataset(settings), "support", teacher.now)
+    other.control.follow()
+    assert same(leader, other)
+    assert Overrides.of(other.warehouse, "support") == Overrides.of(leader.warehouse, "support")
+    assert {row["state"] for row in other.rows("row_states")} == {"taught", "held_out"}
+    with pytest.raises(StandsBy):
+        overrides.decide_rows(other.warehouse, "release", ids[:1], "no", "anna", NOW)
+    with pytest.raises(StandsBy):
+        overrides.decide_account(other.warehouse, "release", "bert", None, "he left", "anna", NOW)
+    overrides.decide_account(leader.warehouse, "release", "bert", None, "he left", "anna", NOW)
+    other.control.follow()
+    assert same(leader, other)
+    assert Overrides.of(other.warehouse, "support").accounts == {}
 
 
 def test_a_transaction_is_one_change_whatever_it_holds(leader: Node, other: Node) -> None:
@@ -314,7 +311,7 @@ def test_a_warehouse_with_rows_of_its_own_is_refused_by_a_cluster_that_has_other
     leader.decide("a")
     other.warehouse.journal = None
     other.decide("of its own")
-    with pytest.raises(ConfigurationError, match=r"other\.duckdb: it has decisions of its own, which this cluster"):
+    with pytest.raises(ConfigurationError, match=r"other\.duckdb: it has decisions of its own, which are not part"):
         other.control.follow()
     assert other.decided() == ["of its own"]
 
@@ -335,7 +332,7 @@ def test_rows_of_an_older_version_have_the_defaults_of_new_columns(leader: Node,
 def test_rows_of_a_newer_version_are_refused(leader: Node, other: Node) -> None:
     with leader.postgres.transaction() as connection:
         connection.execute(b"UPDATE retuned.last_change SET schema_version = 999, number = number + 1")
-    with pytest.raises(ConfigurationError, match=f"of schema 999, of a newer retuned than this one .{schema.latest()}"):
+    with pytest.raises(ConfigurationError, match=f"have schema 999, which is newer than .*{schema.latest()}"):
         other.control.follow()
 
 
@@ -344,9 +341,9 @@ def test_a_database_that_was_set_back_is_refused(leader: Node, other: Node) -> N
     other.control.follow()
     with leader.postgres.transaction() as connection:
         connection.execute(b"UPDATE retuned.last_change SET number = number - 1")
-    with pytest.raises(ConfigurationError, match=r"it was set back, .* set the warehouses of all daemons back"):
+    with pytest.raises(ConfigurationError, match=r"it was reset, .* restore the warehouses of all daemons"):
         other.control.follow()
-    with pytest.raises(ConfigurationError, match="it was set back"):
+    with pytest.raises(ConfigurationError, match="it was reset"):
         leader.decide("b")
     assert leader.decided() == other.decided() == ["a"]
 
@@ -360,11 +357,11 @@ def test_another_history_with_equal_numbers_is_refused(leader: Node, other: Node
         connection.execute(b"UPDATE retuned.last_change SET number = number - 1, change = 'before'")
         connection.execute(b"UPDATE retuned.last_change SET number = number + 1, change = 'of another leader'")
     for follow in (other.control.follow, lambda: leader.decide("b")):
-        with pytest.raises(ConfigurationError, match=r"not the change \d+ that warehouse .* has: it was set back"):
+        with pytest.raises(ConfigurationError, match=r"not the change \d+ of warehouse .*: it was reset"):
             follow()
     with leader.postgres.transaction() as connection:
         connection.execute(b"UPDATE retuned.last_change SET number = number + 1, change = 'and the next one'")
-    with pytest.raises(ConfigurationError, match="it was set back"):
+    with pytest.raises(ConfigurationError, match="it was reset"):
         other.control.follow()
     assert other.decided() == ["a"]
 

@@ -28,7 +28,8 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import PrivacySettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 from retuned.daemon import artifacts
 from retuned.daemon.cli.backup import hand_over
@@ -148,7 +149,7 @@ def test_a_database_that_was_set_back_is_refused(cluster: Cluster, node: Node) -
     node.drain()
     with psycopg.connect(cluster.url) as connection:
         connection.execute("UPDATE retuned.last_segment SET number = 0")
-    with pytest.raises(Fenced, match="the last segment is 0, and the warehouse has 1 of them"):
+    with pytest.raises(Fenced, match="the last segment is 0, but the warehouse has 1"):
         node.ingest.step()
 
 
@@ -187,7 +188,7 @@ def test_a_file_that_is_away_or_damaged_is_waited_for(cluster: Cluster, node: No
     with pytest.raises(StoreUnavailable):
         node.ingest.step()
     (cluster.folder / key).write_bytes((cluster.folder / later).read_bytes())
-    with pytest.raises(StoreUnavailable, match="is not what was recorded"):
+    with pytest.raises(StoreUnavailable, match="does not have the recorded content"):
         node.ingest.step()
     (cluster.folder / key).write_bytes(whole)
     node.drain()
@@ -212,7 +213,7 @@ def test_segments_that_have_expired_keep_no_daemon_from_joining(
     with closing(Node(cluster, "late")) as late:
         late.drain()
         assert [row["id"] for row in late.warehouse.rows(EVENTS)] == ["3"]
-        assert "segments up to 3 have expired: this warehouse lacks up to 6 rows of them" in caplog.text
+        assert "segments up to 3 have expired: this warehouse lacks up to 6 of their rows" in caplog.text
         assert stored_offsets(late.warehouse) == stored_offsets(node.warehouse)
         for turn in range(4, 6):
             cluster.send(interaction(f"{turn}"), partition=turn % 2)
@@ -231,7 +232,7 @@ def test_a_segment_that_was_erased_keeps_no_daemon_from_joining(
         drain(cluster.ingester())
     ((key,),) = cluster.query("SELECT key FROM retuned.segment_files WHERE number = 2")
     (cluster.folder / key).unlink()
-    with pytest.raises(StoreUnavailable, match=r"is not there; .* SELECT retuned\.forget_segment\(2, 'the reason'\)"):
+    with pytest.raises(StoreUnavailable, match=r"does not exist; .* SELECT retuned\.forget_segment\(2, 'the reason'\)"):
         node.drain()
     assert cluster.query("SELECT retuned.forget_segment(2, 'erased, request 17')") == [(1,)]
     node.drain()
@@ -297,7 +298,7 @@ def test_a_warehouse_that_was_filled_from_kafka_goes_over_with_all_that_it_has(
     drain(cluster.ingester())
     node.drain()
     assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["before", "after"]
-    with pytest.raises(ConfigurationError, match="read into this database already"):
+    with pytest.raises(ConfigurationError, match="have already used this database"):
         cluster.database().seed({("another", 0): 1}, {})
 
 
@@ -326,7 +327,7 @@ def test_segments_that_do_not_go_on_where_the_warehouse_ends_are_refused(cluster
     cluster.database().seed({(topic, 0): 1}, {})
     cluster.send(interaction("before"), interaction("after"))
     drain(cluster.ingester())
-    with pytest.raises(Fenced, match="segment 1 does not go on where warehouse"):
+    with pytest.raises(Fenced, match="segment 1 does not continue warehouse"):
         node.drain()
     assert node.warehouse.rows(EVENTS) == []
 

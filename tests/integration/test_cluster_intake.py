@@ -11,8 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from asking import ask
 from brokers import Proxy, until
 from importing import KEY, Node, following, logged, opened, pairs, written
+
+from retuned.daemon.operations.files import FileIntake
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
@@ -29,7 +32,7 @@ from retuned.consumers.warehouse import writer
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.backup import hand_over
-from retuned.daemon.service import LocalService
+from retuned.daemon.operations.local import Local
 from retuned.daemon.settings import Settings
 
 EVENTS = "SELECT * EXCLUDE (batch) FROM interactions ORDER BY rowid"
@@ -107,7 +110,7 @@ def test_an_import_that_is_killed_goes_on_at_another_daemon(
     capsys.readouterr()
     assert two.take(path, workload="support") == 0
     taken = 60 if step == "record" else 30
-    assert f"goes on after row {taken}" in capsys.readouterr().err
+    assert f"continues after row {taken}" in capsys.readouterr().err
     agree(one, two)
     assert left(one) == set()
     assert (holds(one), one.count("feedback")) == ((100, 100), 100)
@@ -164,7 +167,7 @@ def test_an_import_that_is_behind_does_not_stop_the_one_that_is_not(one: Node, t
         claim = two.database.claim
         two.database.claim = lambda *_: pytest.fail("claimed")  # type: ignore[method-assign]
         with pytest.raises(OutOfStep) as refused:
-            two.service.take(first[0])
+            FileIntake(two.service).take(first[0])
         stale.append(refused.type)
         two.database.claim = claim  # type: ignore[method-assign]
 
@@ -276,7 +279,7 @@ def test_what_was_refused_is_known_to_a_daemon_that_follows_later(tmp_path: Path
             return awaited(*arguments)
 
         two.intake._followed = follows  # type: ignore[method-assign]
-        assert two.service.position(topic) == Position(27, 7)
+        assert FileIntake(two.service).position(topic) == Position(27, 7)
 
 
 def test_a_daemon_that_misses_a_segment_replays_nothing(one: Node, tmp_path: Path, database: str) -> None:
@@ -288,11 +291,11 @@ def test_a_daemon_that_misses_a_segment_replays_nothing(one: Node, tmp_path: Pat
     with following(tmp_path / "new", database) as new:
         until(lambda: bool(new.ingest.broker_problem))
         with pytest.raises(StoreUnavailable, match=r"this daemon may not know all of them: .*parquet"):
-            new.service.replay()
+            ask(new.service, "replay")
         file.write_bytes(content)
         agree(one, new)
         until(lambda: not new.ingest.broker_problem)
-        assert new.service.replay() == {"tried": 3, "replayed": 0, "stored": 0}
+        assert ask(new.service, "replay") == {"tried": 3, "replayed": 0, "stored": 0}
 
 
 def test_rows_of_files_set_no_producer_aside(tmp_path: Path, database: str) -> None:
@@ -346,12 +349,12 @@ def replayed(node: Node) -> list[int]:
 def test_letters_are_replayed_on_all_daemons_whichever_is_asked(letters: int, one: Node, two: Node) -> None:
     for node in (one, two):
         until(lambda node=node: node.count("dead_letters") == 21)
-    assert one.service.replay() == {"tried": 21, "replayed": letters, "stored": letters}
+    assert ask(one.service, "replay") == {"tried": 21, "replayed": letters, "stored": letters}
     agree(one, two)
     assert (holds(two), two.count("dead_letters")) == ((letters, letters), 1)
     topic = two.settings.kafka.interactions_topic
     assert {row["topic"] for row in two.warehouse.rows(EVENTS)} == {topic}
-    assert two.service.replay() == {"tried": 1, "replayed": 0, "stored": 0}
+    assert ask(two.service, "replay") == {"tried": 1, "replayed": 0, "stored": 0}
     assert two.ingest.events_seen == 21, "replayed letters are no traffic of now"
     assert not any(
         family.samples for family in two.registry.collect() if family.name.startswith("retuned_interaction_")
@@ -363,9 +366,9 @@ def test_of_two_daemons_that_are_asked_one_replays(letters: int, one: Node, two:
     for node in (one, two):
         until(lambda node=node: node.count("dead_letters") == 21)
     done: list[Any] = []
-    one.objects.put = after(one.objects.put, 0, lambda: done.append(two.service.replay()))  # type: ignore[method-assign]
+    one.objects.put = after(one.objects.put, 0, lambda: done.append(ask(two.service, "replay")))  # type: ignore[method-assign]
     with pytest.raises(Busy, match="nothing is replayed twice"):
-        one.service.replay()
+        ask(one.service, "replay")
     assert done == [{"tried": 21, "replayed": letters, "stored": letters}]
     agree(one, two)
     assert (replayed(one), holds(one), one.count("dead_letters")) == ([letters], (letters, letters), 1)
@@ -378,12 +381,12 @@ def test_a_daemon_that_has_not_followed_a_replay_replays_nothing_of_it(
     with closing(Node(tmp_path / "behind", database)) as behind:
         behind.follow()
         until(lambda: one.count("dead_letters") == 21)
-        one.service.replay()
-        with pytest.raises(Busy, match="has not followed"):
-            behind.service.replay()
+        ask(one.service, "replay")
+        with pytest.raises(Busy, match="does not know it yet"):
+            ask(behind.service, "replay")
         behind.follow()
         with behind.running():
-            assert behind.service.replay() == {"tried": 1, "replayed": 0, "stored": 0}
+            assert ask(behind.service, "replay") == {"tried": 1, "replayed": 0, "stored": 0}
         agree(one, behind)
     assert replayed(one) == [letters]
 
@@ -398,10 +401,10 @@ def test_a_replay_that_is_killed_is_done_once(
     place: Any = one.objects if step == "put" else one.database
     setattr(place, step, after(getattr(place, step), 2 if step == "put" else 1, killed))
     with pytest.raises(Killed):
-        one.service.replay()
+        ask(one.service, "replay")
     agree(one, two)
     whole = letters - (16 if step == "record" else 8)
-    assert two.service.replay() == {"tried": whole + 1, "replayed": whole, "stored": whole}
+    assert ask(two.service, "replay") == {"tried": whole + 1, "replayed": whole, "stored": whole}
     agree(one, two)
     assert left(one) == set()
     assert (sum(replayed(one)), holds(one), one.count("dead_letters")) == (letters, (letters, letters), 1)
@@ -415,7 +418,7 @@ def test_a_replay_is_followed_once_letters_that_are_being_archived_are(
     with closing(Node(tmp_path / "archiving", database)) as archiving:
         archiving.follow()
         until(lambda: one.count("dead_letters") == 21)
-        one.service.replay()
+        ask(one.service, "replay")
         with archiving.warehouse.cursor() as cursor:
             cursor.begin()
             cursor.execute('DELETE FROM dead_letters WHERE "offset" < 5')
@@ -428,8 +431,13 @@ def test_a_replay_is_followed_once_letters_that_are_being_archived_are(
 
 def test_what_a_cluster_does_not_do_is_said(one: Node) -> None:
     with pytest.raises(RetunedError, match="dead-letters resume: nothing is stopped"):
-        one.service.resume_ingestion()
-    alone = LocalService(one.service.jobs)
-    for ask in (alone.replay, lambda: alone.position("import:x"), alone.resume_ingestion):
+        ask(one.service, "resume_ingestion")
+    alone = Local(one.service.jobs)
+    asked = "import:0123456789abcdef"
+    for attempt in (
+        lambda: ask(alone, "replay"),
+        lambda: FileIntake(alone).position(asked),
+        lambda: ask(alone, "resume_ingestion"),
+    ):
         with pytest.raises(RetunedError, match=r"http\.port .*: no daemon runs there; on a cluster \(store\.kind\)"):
-            ask()
+            attempt()

@@ -24,7 +24,8 @@ from retuned.consumers.errors import ConfigurationError, LeadershipLost, StandsB
 from retuned.consumers.kafka.led import LedPublisher
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import StoreSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +255,7 @@ def test_daemons_are_told_apart_and_gone_when_they_have_ended(tmp_path: Path, da
 
 
 def test_what_is_no_url_is_refused_without_its_password() -> None:
-    with pytest.raises(ConfigurationError, match="is no URL of a database; expected postgresql://") as refused:
+    with pytest.raises(ConfigurationError, match="not a database URL; expected postgresql://") as refused:
         Postgres(StoreSettings(postgres_url="retuned:s3cret@127.0.0.1"))  # type: ignore[arg-type]
     assert "s3cret" not in str(refused.value)
 
@@ -274,7 +275,7 @@ def test_a_warehouse_is_handed_over_once_and_to_a_cluster_of_which_no_daemon_run
         warehouse = open_warehouse(WarehouseSettings(path=tmp_path / "other.duckdb"))
         with (
             closing(Postgres(settings)) as postgres,
-            pytest.raises(ConfigurationError, match="daemons have used this database already"),
+            pytest.raises(ConfigurationError, match="daemons have already used this database"),
         ):
             hand_over(postgres, warehouse)
         warehouse.close()

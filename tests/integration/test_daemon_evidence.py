@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from traffic import START, feedback, interactions, promoted
 
+from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.policy.decision import Evidence
 from retuned.daemon.policy.ratings import Ratings
-from retuned.daemon.service import LocalService, opened
 from retuned.daemon.settings import Settings
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -21,7 +21,7 @@ SPLITS = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[LocalService]:
+def service(tmp_path: Path) -> Iterator[Local]:
     settings = Settings(
         warehouse={"path": tmp_path / "w.duckdb"},
         models={"directory": tmp_path / "models"},
@@ -32,7 +32,7 @@ def service(tmp_path: Path) -> Iterator[LocalService]:
         yield local
 
 
-def evidence(service: LocalService) -> Evidence:
+def evidence(service: Local) -> Evidence:
     service.jobs.context.now = lambda: NOW
     return service.jobs.runs.evidence("support")
 
@@ -40,46 +40,46 @@ def evidence(service: LocalService) -> Evidence:
 numbers = iter(range(10**9))
 
 
-def asked(service: LocalService, when: datetime, workload: str = "support", count: int = 1, **more: Any) -> list[str]:
+def asked(service: Local, when: datetime, workload: str = "support", count: int = 1, **more: Any) -> list[str]:
     """So many answers at one time, and their ids."""
     texts, at = ["where is it"] * count, {"start": when, "step": timedelta(0), "offset": next(numbers) * 100}
     return interactions(service.warehouse, texts, random.Random(3), workload=workload, **at, **more)
 
 
-def said(service: LocalService, ids: list[str], name: str, value: Any, when: datetime, source: str = "user") -> None:
+def said(service: Local, ids: list[str], name: str, value: Any, when: datetime, source: str = "user") -> None:
     if ids:
         feedback(service.warehouse, ids, name, value, source=source, when=when, offset=next(numbers) * 100)
 
 
-def dataset(service: LocalService, version: str, until: datetime, workload: str = "support") -> None:
+def dataset(service: Local, version: str, until: datetime, workload: str = "support") -> None:
     card = json.dumps({"evidence_until": until.isoformat()})
     service.warehouse.insert(
         "datasets", version=version, workload=workload, created_at=until, path="", card=card, **SPLITS
     )
 
 
-def ran(service: LocalService, id: str, started: datetime, **columns: Any) -> None:
+def ran(service: Local, id: str, started: datetime, **columns: Any) -> None:
     row = {"id": id, "workload": "support", "reasons": "[]", "state": "succeeded", "started_at": started}
     row |= {"finished_at": started + HOUR, "train_seconds": 60.0, "evaluate_seconds": 30.0, "dataset_version": "d"}
     service.warehouse.insert("runs", **row | columns)
 
 
-def model(service: LocalService, version: str, dataset_version: str, workload: str = "support") -> None:
+def model(service: Local, version: str, dataset_version: str, workload: str = "support") -> None:
     service.warehouse.insert(
         "models", version=version, workload=workload, created_at=START, path="", base_model="", base_hash="",
         parent_version=None, dataset_version=dataset_version, run_id="r", manifest="{}",
     )  # fmt: skip
 
 
-def in_service(service: LocalService, version: str, since: datetime, workload: str = "support") -> None:
+def in_service(service: Local, version: str, since: datetime, workload: str = "support") -> None:
     service.warehouse.insert("aliases", workload=workload, alias="champion", version=version, created_at=since)
 
 
-def test_where_nothing_happened_nothing_is_known(service: LocalService) -> None:
+def test_where_nothing_happened_nothing_is_known(service: Local) -> None:
     assert evidence(service) == Evidence()
 
 
-def test_past_runs_are_those_that_were_decided_and_took_time(service: LocalService) -> None:
+def test_past_runs_are_those_that_were_decided_and_took_time(service: Local) -> None:
     dataset(service, "d", START)
     dataset(service, "d", START, "sales")
     for id, columns in {
@@ -104,7 +104,7 @@ def test_past_runs_are_those_that_were_decided_and_took_time(service: LocalServi
     ]
 
 
-def test_a_run_had_the_corrections_that_its_parents_dataset_had_not(service: LocalService) -> None:
+def test_a_run_had_the_corrections_that_its_parents_dataset_had_not(service: Local) -> None:
     for days in range(1, 8):
         said(service, asked(service, START + days * DAY, count=days), "correction", "Here.", START + days * DAY)
         said(service, asked(service, START + days * DAY), "comment", "No.", START + days * DAY)
@@ -126,7 +126,7 @@ def test_a_run_had_the_corrections_that_its_parents_dataset_had_not(service: Loc
     assert {(run.promoted, run.before, run.after) for run in money.runs} == {(False, 0.25, 0.75)}
 
 
-def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -> None:
+def test_answers_that_were_imported_earned_nothing_here(service: Local) -> None:
     dataset(service, "d", START)
     ran(service, "run", START)
     since = datetime.combine(NOW - 10 * DAY, time())  # of whole days: the ledger is summed by day
@@ -146,6 +146,7 @@ def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -
         "cost": {"kind": "cost", "amount": 100.0},
         "other": {"workload": "sales", "amount": 100.0},
         "absurd": {"amount": 1e200},
+        "whether right or wrong": {"item": "third_party_replaced", "amount": 50.0},
     }.items():
         row = {"id": id, "created_at": since + HOUR, "workload": "support", "kind": "gain", "amount": 3.0}
         service.warehouse.insert("ledger", **booked | row | columns)
@@ -155,7 +156,7 @@ def test_answers_that_were_imported_earned_nothing_here(service: LocalService) -
     assert money.days == pytest.approx((NOW - since - HOUR) / DAY)
 
 
-def test_ratings_are_those_of_users_since_the_promotion(service: LocalService) -> None:
+def test_ratings_are_those_of_users_since_the_promotion(service: Local) -> None:
     promotion = NOW - 4 * DAY
     in_service(service, "v1", promotion)
     in_service(service, "v1", START, "sales")
@@ -176,7 +177,7 @@ def test_ratings_are_those_of_users_since_the_promotion(service: LocalService) -
     assert evidence(service).ratings == (Ratings(3, 7), Ratings(6, 6), Ratings(7, 9))
 
 
-def test_what_answers_are_worth_goes_by_the_ratings_of_the_payback_time(service: LocalService) -> None:
+def test_what_answers_are_worth_goes_by_the_ratings_of_the_payback_time(service: Local) -> None:
     dataset(service, "d", START)
     ran(service, "run", START)
     in_service(service, "v1", START)
@@ -187,7 +188,7 @@ def test_what_answers_are_worth_goes_by_the_ratings_of_the_payback_time(service:
     assert (money.ratings.helpful, money.ratings.total) == (3, 6)
 
 
-def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(service: LocalService) -> None:
+def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(service: Local) -> None:
     dataset(service, "d", START)
     for number, columns in enumerate((
         {}, {"state": "refused"}, {"state": "failed"}, {"detail": '{"promoted": false}'}, {"workload": "sales"},
@@ -205,7 +206,7 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
     assert evidence(service).refused_runs == 1
 
 
-def asked_approval(service: LocalService, run_id: str, state: str) -> None:
+def asked_approval(service: Local, run_id: str, state: str) -> None:
     when = {
         "requested_at": START,
         "expires_at": START + DAY,
@@ -220,9 +221,7 @@ def asked_approval(service: LocalService, run_id: str, state: str) -> None:
     ("state", "refused"),
     [("waiting", 0), ("approved", 0), ("superseded", 0), ("refused", 1), ("expired", 1), (None, 1)],
 )
-def test_what_waits_for_approval_is_not_counted_as_refused(
-    service: LocalService, state: str | None, refused: int
-) -> None:
+def test_what_waits_for_approval_is_not_counted_as_refused(service: Local, state: str | None, refused: int) -> None:
     dataset(service, "d", START)
     ran(service, "run", START, detail='{"promoted": false}')
     if state:
@@ -230,7 +229,7 @@ def test_what_waits_for_approval_is_not_counted_as_refused(
     assert evidence(service).refused_runs == refused
 
 
-def test_of_past_runs_what_was_approved_was_promoted_and_what_waits_is_not_known_yet(service: LocalService) -> None:
+def test_of_past_runs_what_was_approved_was_promoted_and_what_waits_is_not_known_yet(service: Local) -> None:
     dataset(service, "d", START)
     for number, state in enumerate(("approved", "refused", "expired", "waiting")):
         scores = {"champion": 0.5, "candidate": 0.6 + number / 10}
@@ -241,7 +240,7 @@ def test_of_past_runs_what_was_approved_was_promoted_and_what_waits_is_not_known
     assert sorted((run.after, run.promoted) for run in money.runs) == [(0.6, True), (0.7, False), (0.8, False)]
 
 
-def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(service: LocalService) -> None:
+def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(service: Local) -> None:
     for workload, old, new in (("sales", 0, 1), ("support", 2, 4)):
         dataset(service, "old", START + old * DAY, workload)
         dataset(service, "new", START + new * DAY, workload)
@@ -269,7 +268,7 @@ def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(servic
     assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (8, 6, 4)
 
 
-def test_a_decision_is_stored_when_it_is_another_than_the_last_of_its_workload(service: LocalService) -> None:
+def test_a_decision_is_stored_when_it_is_another_than_the_last_of_its_workload(service: Local) -> None:
     asked(service, START)
     asked(service, START, "sales")
     service.jobs.context.now = lambda: NOW
@@ -286,7 +285,7 @@ def test_a_decision_is_stored_when_it_is_another_than_the_last_of_its_workload(s
     assert service.warehouse.row(stored) == {"n": 2}
 
 
-def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: LocalService) -> None:
+def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: Local) -> None:
     def checked(when: datetime, drifted: bool | None, workload: str = "support") -> None:
         service.warehouse.insert(
             "drift_checks", id=str(next(numbers)), created_at=when, workload=workload, drifted=drifted, severity=None,
@@ -334,7 +333,7 @@ def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: LocalSer
     assert evidence(service).drifted == (True,)
 
 
-def test_a_version_is_taken_back_when_it_was_rolled_back_in_its_workload(service: LocalService) -> None:
+def test_a_version_is_taken_back_when_it_was_rolled_back_in_its_workload(service: Local) -> None:
     dataset(service, "d", START)
     ran(service, "first", START, version="v1")
     ran(service, "last", START + DAY, version="v2")

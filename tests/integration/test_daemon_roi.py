@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jinja2 import Environment, PackageLoader
+from pages import page, text
 from prometheus_client import CollectorRegistry
 from traffic import START, feedback, interactions, promoted, prompts
 
 from retuned.daemon.cli.main import main
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.service import opened
+from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
 from retuned.monitors.metrics import Metrics
@@ -33,11 +33,13 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         jobs = local.jobs
         promoted(jobs.context.warehouse, "p1", "v1", None, START + HOUR)
         rng = random.Random(5)
-        for first, start, model, seconds in ((0, START, "base", 60), (40, START + HOUR, "v1", 180)):
-            asked = prompts(40, rng)
-            ids = interactions(
-                jobs.context.warehouse, asked, rng, start=start, offset=first, model=f"support@{model}", cost=0.25
-            )
+        # Of v1 on two days, with that of the base model three: as many as an interval of the uplift needs.
+        for first, start, step, model, seconds in (
+            (0, START, HOUR / 60, "base", 60),
+            (40, START + HOUR, HOUR * 0.6, "v1", 180),
+        ):
+            asked, answered_by = prompts(40, rng), {"model": f"support@{model}", "cost": 0.25}
+            ids = interactions(jobs.context.warehouse, asked, rng, start=start, step=step, offset=first, **answered_by)
             for odd in (0, 1):
                 feedback(
                     jobs.context.warehouse,
@@ -51,13 +53,14 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         feedback(jobs.context.warehouse, ids[:1], "escalated", True, offset=400)
         registry = CollectorRegistry()
         jobs.context.monitor_metrics = Metrics(registry)
-        jobs.context.now = lambda: START + 2 * HOUR
+        jobs.context.now = lambda: START + 26 * HOUR
         jobs.run("quality")
         of = {"workload": "support", "source": "user"}
         for name, total in (("time_saved_seconds", 80), ("resolved", 20), ("escalated", 1)):
             assert registry.get_sample_value("retuned_feedback_total", of | {"name": name}) == total
         assert registry.get_sample_value("retuned_roi_cost_per_resolved_amount", {"workload": "support"}) == 20 / 15
         told = json.loads(as_json(status(jobs, None, None)))
+        shown = text(page(local, "/workloads/support"))
     roi = told["workloads"]["support"]["roi"]
     # 40 answers of 60 or 90 seconds, 40 of 180 or 210, at 60 an hour; each cost 0.25.
     assert (roi["gains"], roi["costs"], roi["ratio"]) == pytest.approx((180.0, 20.0, 8.0))
@@ -71,17 +74,14 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     became = {"resolved": 15, "unresolved": 4, "escalated": 1, "unknown": 60, "since": "2026-03-02", "costs": 20.0}
     assert roi["conversations"] == became | {"cost_per_resolved": 20 / 15}
 
-    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
-    shown = " ".join(page.render(status=told).split())
-    assert "<strong>8.00</strong> = (gains − costs) / costs" in shown
-    assert "<strong>1.333</strong> EUR per resolved conversation" in shown
+    assert "Return on investment 8.00 (" in shown
+    assert "1.333 EUR per resolved conversation" in shown
     assert "since 2026-03-02: 15 resolved, 4 not, 1 escalated, 60 unknown" in shown
-    ends = f"{change['uplift_low']:.2f} – {change['uplift_high']:.2f}"
-    assert f'<td class="n">50.00</td> <td class="n">80.00</td> <td class="n">{ends}</td>' in shown
+    assert f"80.00 {change['uplift_low']:.2f} to {change['uplift_high']:.2f}" in shown
 
-    assert main(["status", "--config", str(file)]) == 0
-    said = capsys.readouterr().out
-    assert f"ROI         8.00  (gains 180.00, costs 20.00 EUR, 95% {roi['ratio_low']:.2f} to" in said
-    assert "uplift      80.00 EUR  (support@base would have gained 50.00, 95% " in said
+    assert main(["status", "support", "--verbose", "--config", str(file)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"money ROI 8.00 (gains 180.00, costs 20.00 EUR, 95% {roi['ratio_low']:.2f} to" in said
+    assert "; uplift 80.00 EUR (support@base would have gained 50.00, 95% " in said
     counts = "since 2026-03-02: 15 resolved, 4 unresolved, 1 escalated, 60 unknown"
-    assert f"  cost        1.333 EUR per resolved conversation  ({counts})" in said
+    assert f"; 1.333 EUR per resolved conversation ({counts})" in said

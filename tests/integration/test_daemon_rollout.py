@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import command
 from brokers import until
-from jinja2 import Environment, PackageLoader
 from judges import serving
+from pages import browser, page, text
 from prometheus_client import CollectorRegistry
 from traffic import registered, store
 from watched import HOUR, NEW, OLD, SINCE, rated
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
-from retuned.daemon.cli.summary import summary
+from retuned.daemon.cli.summary import details
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.metrics import Metrics
-from retuned.daemon.service import LocalService
+from retuned.daemon.operations.local import Local
 from retuned.daemon.settings import Settings
 from retuned.daemon.status import status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -39,7 +40,7 @@ class Daemon:
     def __init__(self, warehouse: Warehouse, folder: Path, **sections: Any) -> None:
         self.warehouse, self.folder, self.now = warehouse, folder, SINCE
         for version in ("v1", "v2"):
-            registered(warehouse, version, None)
+            registered(warehouse, version)
         self.start(**sections)
         self.publisher.messages.clear()
         self.jobs.context.rollout.promote("support", "v1", "operator", "the first", SINCE - 10 * DAY)
@@ -83,9 +84,8 @@ class Daemon:
     def shown(self) -> tuple[str, str]:
         """The line of the command line, and the page."""
         told = self.status()
-        (line,) = [line for line in summary(told) if line.startswith("  rollout")]
-        page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True)
-        return line, page.get_template("status.html").render(status=told)
+        line = dict(details("support", told))["rollout"]
+        return line, text(page(Local(self.jobs), "/workloads/support"))
 
 
 @pytest.fixture
@@ -127,15 +127,15 @@ def test_what_is_asked_in_shadow_is_shown_as_such(warehouse: Warehouse, tmp_path
     daemon.look(SINCE + HOUR)
     assert daemon.arms() == [("v2", 0.0), ("v1", 1.0)]
     assert daemon.metric("retuned_rollout_answers") == 0
-    line, page = daemon.shown()
+    line, shown = daemon.shown()
     assert "support@v2 in shadow for 0.1 of the conversations since" in line
-    assert "hold: the shadow has lasted 3600 s of 24 hours; no answer of it came" in line
-    assert "<strong>in shadow</strong>" in page
-    assert "asked beside <code>support@v1</code> for 10% of the conversations, and shown to nobody" in page
+    assert "hold: the shadow has lasted 3600 s of 24 hours; it has given no answer yet" in line
+    assert "In shadow since" in shown
+    assert "asked beside support@v1 for 10% of the conversations, and shown to nobody" in shown
     daemon.look(SINCE + 8 * DAY)
     assert daemon.arms() == [("v2", 0.25), ("v1", 0.75)]
     assert daemon.said()[1:] == [("canary", "support@v2", 0.0), ("canary", "support@v2", 0.25)]
-    assert "no answer of it came" in daemon.publisher.messages[-1][2]["reason"]
+    assert "it has given no answer yet" in daemon.publisher.messages[-1][2]["reason"]
     assert "in shadow" not in daemon.shown()[0]
 
 
@@ -149,7 +149,7 @@ def test_a_judge_that_hangs_holds_up_no_other_workloads_canary(warehouse: Wareho
 
     other = {"workload": "zoo"}  # looked at after the one that waits
     for version in ("v1", "v2"):
-        registered(warehouse, version, None, "zoo")
+        registered(warehouse, version, "zoo")
     with serving() as judge:
         judge.reply = hang
         daemon = Daemon(
@@ -193,7 +193,10 @@ def test_a_canary_that_is_worse_is_taken_back_once_and_never_promoted_again(daem
     daemon.look(SINCE + 13 * HOUR)
     assert daemon.arms() == [("v1", 1.0)]
     assert daemon.said()[2:] == [("canary_rolled_back", "support@v1", 1.0)]
-    why = "unhelpful by user: 35% of 200 voters, at the same time 15% of 500: worse by more than 5 points"
+    why = (
+        "unhelpful by user: 35% of 200 votes by 200 accounts, at the same time 15% of 500 votes by 500 accounts "
+        "(95% interval of the difference +13 to +27 points): worse by more than 5 points"
+    )
     assert daemon.publisher.messages[-1][2]["reason"] == why
     assert daemon.metric("retuned_promotions_total", event="canary_rolled_back") == 1
     assert daemon.metric("retuned_rollout_decisions_total", verdict="roll_back") == 1
@@ -229,37 +232,51 @@ def test_a_holdback_ends_with_the_watch_however_that_ends(daemon: Daemon, sectio
 
 
 def test_a_person_sees_who_answers_how_much_and_what_the_next_step_waits_for(daemon: Daemon) -> None:
-    line, page = daemon.shown()
+    line, shown = daemon.shown()
     assert line.endswith("; not looked at yet")
     rated(daemon.warehouse, NEW, 70, 30)
     daemon.look(SINCE + 12 * HOUR)
-    line, page = daemon.shown()
+    line, shown = daemon.shown()
     assert line.startswith(
-        "  rollout     support@v2 0.25 of the conversations since 2026-03-03 09:00:00 UTC, then 1, not before "
-        "2026-03-04 09:00:00 UTC; hold: the step has lasted 12 hours of 24 hours; the canary gave 100 of 200 answers"
+        "support@v2 0.25 of the conversations since 2026-03-03 09:00 UTC, then 1, not before "
+        "2026-03-04 09:00 UTC; hold: the step has lasted 12 hours of 24 hours; the canary gave 100 of 200 answers"
     ), line
-    assert "<strong>25%</strong> of the conversations since 2026-03-03 09:00:00" in page
-    assert '<td class="n">30% of 100</td><td class="n">15% of 500</td>' in page
-    assert "canary</td><td>by gate</td>" in " ".join(page.split())
+    assert "25% of new conversations since 2026-03-03 09:00 UTC; then 100%, not before 2026-03-04 09:00 UTC" in shown
+    assert "30% of 100 15% of 500" in shown
+    assert "canary v2 25% by gate" in shown
     daemon.now += 13 * HOUR  # it is due
-    line, page = daemon.shown()
-    assert "since 2026-03-03 09:00:00 UTC, then 1, once nothing holds it; hold" in line
-    assert "then 100%, once nothing holds it" in page
+    line, shown = daemon.shown()
+    assert "since 2026-03-03 09:00 UTC, then 1, once nothing holds it; hold" in line
+    assert "then 100%, once nothing holds it" in shown
     told = daemon.status()["workloads"]["support"]
     assert told["rollout"]["next_at"] == "2026-03-04T09:00:00.000Z"
     assert (told["champion"], told["rollout"]["share"], told["rollout"]["next_share"]) == ("v1", 0.25, 1.0)
     assert told["rollout"]["check"]["answers"] == 100
     rated(daemon.warehouse, NEW, 100, 0, start=SINCE + HOUR)
     daemon.look(SINCE + DAY)
-    line, page = daemon.shown()
+    line, shown = daemon.shown()
     assert line.endswith("support@v1 the rest until the watch has ended")
-    assert "<strong>95%</strong>" in page
+    assert "95% of new conversations" in shown
     daemon.jobs.context.rollout.complete("support", "for the test", daemon.now)
     assert daemon.status()["workloads"]["support"]["rollout"] is None
 
 
+def test_an_operator_rolls_back_on_the_page(daemon: Daemon) -> None:
+    site = browser(Local(daemon.jobs))
+    shown = text(site.get("/workloads/support").text)
+    assert "v2 leaves service, and v1 answers all conversations again." in shown
+    assert site.post("/workloads/support/rollback", data={"reason": " "}).status_code == 400
+    assert daemon.arms() == [("v2", 0.25), ("v1", 0.75)]
+    done = site.post("/workloads/support/rollback", data={"reason": "it was rude"})
+    assert (done.status_code, done.headers["location"]) == (303, "/workloads/support")
+    assert daemon.arms() == [("v1", 1.0)]
+    message = daemon.publisher.messages[-1][2]
+    assert (message["event"], message["reason"]) == ("canary_rolled_back", "it was rude")
+    assert "canary rolled back" in text(site.get("/workloads/support?range=90d").text)
+
+
 def test_an_operator_takes_a_canary_back(daemon: Daemon) -> None:
-    done = LocalService(daemon.jobs).command("rollback", "support", {"reason": "it was rude", "asked_by": "anna"})
+    done = command(Local(daemon.jobs), "rollback", "support", {"reason": "it was rude", "asked_by": "anna"})
     assert done["done"] == "support@v2 is taken back; support@v1 is the champion"
     message = daemon.publisher.messages[-1][2]
     assert (message["event"], message["reason"]) == ("canary_rolled_back", "it was rude (asked for by anna)")

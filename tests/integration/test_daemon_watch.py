@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2 import Environment, PackageLoader
+from asking import command
+from pages import page, text
 from prometheus_client import CollectorRegistry
 from teaching import Teacher
 from traffic import feedback, interactions
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
-from retuned.daemon.cli.summary import summary
+from retuned.daemon.cli.summary import details
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.service import LocalService, opened
+from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import Settings
 from retuned.daemon.status import status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -143,7 +144,10 @@ def test_what_is_worse_is_taken_back_once_and_the_world_is_told(service: Service
     assert service.changes() == [("promoted", one, "gate"), ("promoted", two, "gate"), ("rolled_back", one, "watch")]
     assert service.champion() == one
     assert "previous" not in versions.aliases(service.warehouse, "support")
-    why = "unhelpful by user: 35% of 200 voters, before 15% of 500: worse by more than 5 points"
+    why = (
+        "unhelpful by user: 35% of 200 votes by 200 accounts, before 15% of 500 votes by 500 accounts "
+        "(95% interval of the difference +12 to +28 points): worse by more than 5 points"
+    )
     _, _, message = service.publisher.messages[-1]
     assert (message["event"], message["version"], message["reason"]) == ("rolled_back", one, why)
     assert service.warehouse.rows("SELECT announced FROM promotions WHERE NOT announced") == []
@@ -174,12 +178,10 @@ def test_what_is_as_good_stays_and_its_state_is_shown(service: Service) -> None:
     seen = told["workloads"]["support"]["watch"]
     assert (seen["version"], seen["previous_version"], seen["verdict"]) == (two, one, "go_on")
     assert seen["comparisons"][0]["n_after"] == 200
-    (line,) = [line for line in summary(told) if "watch" in line]
-    assert line.startswith(f"  watch       support@{two}: go on: neither shown")
-    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
-    shown = page.render(status=told)
-    assert f"<code>support@{two}</code> against <code>support@{one}</code>" in shown
-    assert '<td class="n">15% of 200</td><td class="n">15% of 500</td>' in shown
+    assert dict(details("support", told))["watch"].startswith(f"support@{two}: go on: neither shown")
+    shown = text(page(Local(service.jobs), "/workloads/support"))
+    assert f"Watch of support@{two} against support@{one}" in shown
+    assert "15% of 200 15% of 500" in shown
     assert "votes a day a fall of 20 points shows after" in shown
 
 
@@ -191,9 +193,9 @@ def test_a_watch_that_nobody_goes_on_with_is_not_shown(service: Service, ends: s
     service.rated(two, 100, 20)
     service.jobs.run("watch")
     if ends == "by hand":
-        local = LocalService(service.jobs)
-        local.command("rollback", "support", {"asked_by": "anna"})
-        local.command("promote", "support", {"version": two, "asked_by": "anna"})
+        local = Local(service.jobs)
+        command(local, "rollback", "support", {"asked_by": "anna"})
+        command(local, "promote", "support", {"version": two, "asked_by": "anna"})
     else:
         settings = service.jobs.context.settings
         off = settings.watch.model_copy(update={"enabled": False})
@@ -202,9 +204,8 @@ def test_a_watch_that_nobody_goes_on_with_is_not_shown(service: Service, ends: s
     told = json.loads(as_json(status(service.jobs, None, None)))
     assert told["workloads"]["support"]["champion"] == two
     assert told["workloads"]["support"]["watch"] is None
-    assert not [line for line in summary(told) if "watch" in line]
-    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
-    assert "Watch over" not in page.render(status=told)
+    assert "watch" not in dict(details("support", told))
+    assert "Watch of" not in text(page(Local(service.jobs), "/workloads/support"))
 
 
 def test_a_watch_that_can_find_nothing_is_shown_as_such(service: Service) -> None:
@@ -215,7 +216,7 @@ def test_a_watch_that_can_find_nothing_is_shown_as_such(service: Service) -> Non
     assert service.metric("retuned_watch_power") == 0
     assert service.metric("retuned_watch_detection_seconds") is None
     told = json.loads(as_json(status(service.jobs, None, None)))
-    (line,) = [line for line in summary(told) if "watch" in line]
+    line = dict(details("support", told))["watch"]
     assert "nobody votes on the answers: the watch can find nothing but slow ones" in line
 
 
@@ -309,11 +310,11 @@ def test_what_the_watch_reads_is_not_archived(service: Service) -> None:
 def test_a_change_by_hand_keeps_its_reason_and_who_asked(service: Service) -> None:
     one = service.register("one")
     service.rated(None, 10, 10)
-    asked = LocalService(service.jobs)
-    asked.command("promote", "support", {"version": one, "asked_by": "anna"})
-    asked.command("rollback", "support", {"reason": "it was rude", "asked_by": "bert"})
-    asked.command("promote", "support", {"version": one, "reason": "once more"})
-    asked.command("rollback", "support", {})
+    asked = Local(service.jobs)
+    command(asked, "promote", "support", {"version": one, "asked_by": "anna"})
+    command(asked, "rollback", "support", {"reason": "it was rude", "asked_by": "bert"})
+    command(asked, "promote", "support", {"version": one, "reason": "once more"})
+    command(asked, "rollback", "support", {})
     rows = service.warehouse.rows("SELECT actor, reason FROM promotions ORDER BY created_at, rowid")
     assert [row["reason"] for row in rows] == [
         "asked for by anna",

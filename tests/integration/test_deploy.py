@@ -35,7 +35,7 @@ from retuned.daemon.metrics import Metrics as DaemonMetrics
 from retuned.daemon.private import OTHERS
 from retuned.daemon.settings import load
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.monitors.metrics import Total
+from retuned.monitors.metrics_table import Total
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -91,7 +91,7 @@ def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
     for metric in (of_a_cluster.leader, of_a_cluster.deleted):
         made.register(metric)
     for metrics in [*(kind(made) for kind in kinds), of_a_cluster]:
-        for metric in vars(metrics).values():
+        for metric in parts_of(metrics):
             if isinstance(metric, Counter | Gauge | Histogram):
                 names = metric._labelnames
                 values = itertools.product(*(VALUES.get(name, ["some"]) for name in names))
@@ -100,6 +100,17 @@ def registry() -> tuple[CollectorRegistry, list[Callable[[], None]]]:
                 movers.append(partial(metric.add, ANSWERS, datetime(2026, 11, 24)))
     move(movers)
     return made, movers
+
+
+def parts_of(metrics: Any) -> Iterator[Any]:
+    """The attributes of a holder of metrics, and of the holders within it."""
+    for part in vars(metrics).values():
+        if isinstance(part, dict):
+            yield from part.values()
+        elif type(part).__module__ == type(metrics).__module__ and not isinstance(part, Traffic):
+            yield from parts_of(part)
+        else:
+            yield part
 
 
 def mover(metric: Any) -> Callable[[], None]:
@@ -245,8 +256,8 @@ def test_every_metric_is_on_a_dashboard() -> None:
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\b(?:retuned_\w+|up)\b", asked)}
     names = {name for name in labels_by_name() if not name.endswith("_created") and ":" not in name}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
-    # Both are for alerts and for looking up, not for watching.
-    assert families - shown == {"retuned_drift_check_timestamp_seconds", "retuned_dead_letter_publish_failures_total"}
+    # They are for alerts and for titles, not for watching.
+    assert families - shown == {"retuned_currency_info", "retuned_dead_letter_publish_failures_total"}
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
@@ -271,12 +282,13 @@ def test_each_panel_explains_itself_and_stands_on_its_own_place(name: str) -> No
 
 
 def test_dashboards_have_their_variables_and_tell_of_promotions_and_rollbacks() -> None:
-    assert set(DASHBOARDS) == {"operations.json", "quality.json", "learning.json", "business.json"}
+    assert set(DASHBOARDS) == {"fleet.json", "operations.json", "quality.json", "learning.json", "business.json"}
     assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS)
     for dashboard in DASHBOARDS.values():
         asked = json.dumps(dashboard["panels"])
-        assert {"workload"} <= variables(dashboard).keys() <= {"workload", "version"}
-        assert ("$version" in asked) == ("version" in variables(dashboard))
+        assert {"workload"} <= variables(dashboard).keys() <= {"workload", "version", "currency"}
+        for name in ("version", "currency"):
+            assert (f"${name}" in asked) == (name in variables(dashboard))
         assert [item["name"] for item in dashboard["annotations"]["list"]] == [
             "Promotions",
             "Canary steps",
@@ -284,6 +296,53 @@ def test_dashboards_have_their_variables_and_tell_of_promotions_and_rollbacks() 
         ]
     home = environment("grafana")["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert Path(home).name in DASHBOARDS
+
+
+def figures() -> list[dict[str, Any]]:
+    """The panels with one number a series."""
+    return [panel for panel in PANELS if panel["type"] == "stat"]
+
+
+def test_a_colour_means_good_or_bad() -> None:
+    for panel in figures():
+        steps = [(step["color"], step["value"]) for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
+        assert steps != [("green", None), ("red", 80)], panel["title"]  # Grafana's own, which mean nothing
+        assert len(steps) > 1 or steps == [("text", None)], panel["title"]
+    by_title = {panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for panel in figures()}
+    assert [step["color"] for step in by_title["Free disk"]] == ["red", "orange", "green"]
+    assert [step["value"] for step in by_title["Free disk"]] == [None, 2 * 1024**3, 10 * 1024**3]
+    assert [(step["color"], step["value"]) for step in by_title["Net gain ($currency)"]] == [
+        ("red", None),
+        ("green", 0),
+    ]
+
+
+def test_a_rate_has_the_unit_of_what_it_counts_and_money_its_currency() -> None:
+    for panel in PANELS:
+        asked = " ".join(target["expr"] for target in panel["targets"])
+        unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
+        if panel["type"] == "timeseries" and re.match(r"(sum|max)[^/]*rate\(", asked):
+            assert unit in {"eps", "mps", "cps", "reqps", "Bps", "suffix: answers/s", "suffix: tokens/s"}, panel[
+                "title"
+            ]
+        if "amount" in asked and panel["type"] != "table":
+            assert panel["title"].endswith("($currency)"), panel["title"]
+
+
+def test_a_workload_leads_to_its_page_of_the_console_with_the_days_that_are_shown() -> None:
+    for dashboard in DASHBOARDS.values():
+        assert "${console}/" in [link.get("url") for link in dashboard["links"]]
+        assert "console" in {item["name"] for item in dashboard["templating"]["list"]}
+    for panel in PANELS:
+        if panel["type"] in ("stat", "timeseries"):
+            links = [link["url"] for link in panel["fieldConfig"]["defaults"].get("links", ())]
+            by_workload = any("{{workload}}" in target.get("legendFormat", "") for target in panel["targets"])
+            assert bool(links) == by_workload, panel["title"]
+            assert all("/workloads/${__field.labels.workload}?since=${__from:date" in url for url in links)
+    (each,) = (panel for panel in PANELS if panel["title"] == "Each workload")
+    links = json.dumps(each["fieldConfig"]["overrides"])
+    assert "/d/retuned-quality?var-workload=${__value.raw}&${__url_time_range}" in links
+    assert "${console}/workloads/${__value.raw}?since=" in links
 
 
 @pytest.fixture
@@ -328,7 +387,7 @@ def test_a_live_prometheus_answers_every_query_records_and_fires(
     url, movers = prometheus
     empty = {*queries(), *annotations(), *(rule["record"] for rule in RECORDED)}
     # A day has not passed: what was a day ago, and what each day added, is nowhere yet.
-    empty = {query for query in empty if "offset 1d" not in query}
+    empty = {query for query in empty if not re.search("offset [17]d", query)}
     # Alerts that need not last, on what the counters do here.
     silent = {"RetunedEventsLost", "RetunedRolledBack", "RetunedTrainingFailed", "RetunedJobFails"}
     problem: Exception | None = None
@@ -410,17 +469,36 @@ def test_the_daemon_takes_the_configuration_of_the_image_and_of_compose(
     secrets = {f"/run/secrets/{name}" for name in COMPOSE["services"]["retuned"]["secrets"]}
     http = settings.http
     assert {
-        str(file) for file in (http.metrics_token_file, http.viewer_token_file, http.operator_token_file)
+        str(file)
+        for file in (http.metrics_token_file, http.gateway_token_file, http.viewer_token_file, http.operator_token_file)
     } == secrets
 
 
-def test_prometheus_and_gateways_have_a_token_that_reads_metrics_and_routes_alone() -> None:
+def test_prometheus_has_a_token_that_reads_metrics_alone() -> None:
     for configuration in ("prometheus.yml", "prometheus.cluster.yml"):
         (scraped,) = yaml.safe_load((DEPLOY / configuration).read_text())["scrape_configs"]
         assert scraped["authorization"]["credentials_file"] == "/run/secrets/metrics_token"
-    assert environment("gateway")["RETUNED__GATEWAY__DAEMON_TOKEN_FILE"] == "/run/secrets/metrics_token"
-    for service in ("prometheus", "gateway"):
-        assert COMPOSE["services"][service]["secrets"] == ["metrics_token"]
+    assert COMPOSE["services"]["prometheus"]["secrets"] == ["metrics_token"]
+
+
+def test_the_gateway_of_compose_has_a_token_that_reads_the_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in COMPOSE["secrets"]:
+        (tmp_path / name).write_text(f"{name}-of-the-test")
+    for name, value in environment("retuned").items():
+        monkeypatch.setenv(name, value.replace("/run/secrets", str(tmp_path)))
+    sent = Path(environment("gateway")["RETUNED__GATEWAY__DAEMON_TOKEN_FILE"]).name
+    assert load(None).http.tokens()[f"{sent}-of-the-test"] == "gateway"
+    assert COMPOSE["services"]["gateway"]["secrets"] == [sent]
+
+
+def test_the_secrets_of_compose_are_those_that_its_commands_make() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    named = {one["environment"] for one in COMPOSE["secrets"].values()} | {"GRAFANA_ADMIN_PASSWORD"}
+    for page in (text, (DEPLOY.parent / "docs" / "operate.md").read_text()):
+        (written,) = re.findall(r"for name in (.+); do", page)
+        assert set(written.split()) == named
 
 
 def test_compose_makes_the_topics_that_the_daemon_reads_and_writes() -> None:

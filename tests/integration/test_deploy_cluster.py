@@ -80,8 +80,9 @@ def test_each_process_takes_its_configuration(service: str, monkeypatch: pytest.
     own = COMPOSE["services"][service]
     http = taken.http
     files = (
-        http.metrics_token_file, http.viewer_token_file, http.operator_token_file, taken.privacy.user_key_file
-    )  # fmt: skip
+        *(http.metrics_token_file, http.gateway_token_file, http.viewer_token_file, http.operator_token_file),
+        *(http.session_key_file, taken.privacy.user_key_file),
+    )
     assert {str(file) for file in files if file} == {f"/run/secrets/{name}" for name in own["secrets"]}
     assert set(own["secrets"]) <= COMPOSE["secrets"].keys()
     assert int(own["stop_grace_period"].removesuffix("s")) > STOP_SECONDS
@@ -93,6 +94,7 @@ def test_all_have_one_store_and_each_daemon_a_volume_of_its_own(
     taken = [settings(service, monkeypatch, tmp_path) for service in (*DAEMONS, "ingest")]
     assert len({one.store.model_dump_json() for one in taken}) == 1
     assert len({str(one.privacy.user_key_file) for one in taken}) == 1
+    assert [str(one.http.session_key_file) for one in taken] == ["/run/secrets/session_key"] * 2 + ["None"]
     kept = [volume for service in DAEMONS for volume in COMPOSE["services"][service]["volumes"]]
     assert sorted(kept) == ["data:/data", "standby:/data"]
     assert "volumes" not in COMPOSE["services"]["ingest"]
@@ -197,7 +199,7 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon_and_its_standby(tan
     """As Compose starts them, beside servers that speak as those of the file do."""
     topics = {name: f"{tmp_path.name}.{name}" for name in ("interactions", "feedback")}
     tansu.create_topics(*topics.values(), partitions=3)
-    for name in ("metrics_token", "viewer_token", "operator_token", "user_key"):
+    for name in ("metrics_token", "gateway_token", "viewer_token", "operator_token", "session_key", "user_key"):
         (tmp_path / name).write_text(f"{name}-of-sixteen-characters-or-more")
     with ExitStack() as stack:
         postgres, s3 = stack.enter_context(run_postgres()), stack.enter_context(run_s3(tmp_path))
@@ -214,6 +216,7 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon_and_its_standby(tan
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3.port}",
             "RETUNED__HTTP__HOST": "127.0.0.1",
             "RETUNED__HTTP__METRICS_TOKEN_FILE": str(tmp_path / "metrics_token"),
+            "RETUNED__HTTP__GATEWAY_TOKEN_FILE": str(tmp_path / "gateway_token"),
             "RETUNED__HTTP__VIEWER_TOKEN_FILE": str(tmp_path / "viewer_token"),
             "RETUNED__HTTP__OPERATOR_TOKEN_FILE": str(tmp_path / "operator_token"),
             "RETUNED__PRIVACY__USER_KEY_FILE": str(tmp_path / "user_key"),
@@ -222,6 +225,7 @@ def test_an_event_goes_through_two_ingesters_into_the_daemon_and_its_standby(tan
             one: {
                 "RETUNED__WAREHOUSE__PATH": str(tmp_path / one / "retuned.duckdb"),
                 "RETUNED__MODELS__DIRECTORY": str(tmp_path / one / "models"),
+                "RETUNED__HTTP__SESSION_KEY_FILE": str(tmp_path / "session_key"),
             }
             for one in DAEMONS
         }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from asking import ask
 from fuzzing import PEOPLE, USER, Message, Pipeline, Plan, corpus, plans
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,11 +19,13 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.metrics import Metrics as DaemonMetrics
-from retuned.daemon.service import LocalService
+from retuned.daemon.operations.local import Local
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.monitors.metrics import Metrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
+
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +87,12 @@ def test_what_was_stored_can_be_read_back(pipeline: Pipeline) -> None:
     jobs = Jobs(context, lambda _: None)
     for job in ("quality", "watch", "archive"):
         jobs.run(job)
-    service = LocalService(jobs, pipeline.rig.ingest, utc_now())
-    texts = [as_json(service.status()), as_json(list(service.dead_letters(10_000, None))), as_json(service.ingestion())]
+    service = Local(jobs, pipeline.rig.ingest, utc_now())
+    texts = [
+        as_json(ask(service, "status")),
+        as_json(ask(service, "dead_letters", limit=10_000)),
+        as_json(ask(service, "ingestion")),
+    ]
     for text in texts:
         strict(text)
     for table in ("interactions", "feedback", "dead_letters"):

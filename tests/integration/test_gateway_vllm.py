@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from anthropic import Anthropic
 from brokers import Broker, until
 from doors import FakeDaemon, Place
 from gateways import gateway, published
@@ -61,9 +62,17 @@ def test_answers_and_streams_of_the_champion_and_of_the_base_model_until_it_is_l
                 ) as streamed:
                     text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed.parse())
                 assert text == after.parse().choices[0].message.content
-                ids = [one.headers["X-Retuned-Interaction"] for one in (before, after, streamed)]
+                with Anthropic(base_url=made.url, api_key="none", max_retries=0) as messages:
+                    greedy = {key: ASKED[key] for key in ("messages", "max_tokens")} | {
+                        "extra_body": {"temperature": 0}
+                    }
+                    said = messages.messages.with_raw_response.create(model="support", **greedy)
+                assert said.headers["X-Retuned-Model"] == said.parse().model == "support@1"
+                assert said.parse().content[0].text == text
+                ids = [one.headers["X-Retuned-Interaction"] for one in (before, after, streamed, said)]
                 events = {one["id"]: one for one in published(tansu, made.topics["interactions"], *ids)}
-                assert [events[id]["model"] for id in ids] == ["support@base", "support@1", "support@1"]
-                assert events[ids[2]]["response"] == text
+                assert [events[id]["model"] for id in ids] == ["support@base", *["support@1"] * 3]
+                assert events[ids[2]]["response"] == events[ids[3]]["response"] == text
+                assert events[ids[3]]["output_tokens"] == 8
     finally:
         place.server.stop()

@@ -15,6 +15,7 @@ from cluster_faults import Ingesters
 from clusters import S3_ENVIRONMENT, run_postgres, run_s3
 from gateways import Gateway, model_server, published
 from kafka import KafkaProducer
+from memory_feeds import memory_double
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -70,12 +71,15 @@ class SmallGateway(Gateway):
 def test_a_gateway_needs_no_more_than_its_image_holds(tansu: Broker, tmp_path: Path) -> None:
     assert not closure(GROUP) & {"torch", "duckdb", "transformers", "pandas", "pyarrow", "numpy"}
     (tmp_path / "keys").write_text("a-key-that-signs-feedback\n")
-    with model_server("base") as server:
-        own = {"workloads": ["support"], "feedback_keys_file": str(tmp_path / "keys")}
+    with model_server("base", "support@1") as server, memory_double() as daemon:
+        daemon.use("context")
+        daemon.add("How long?", "60 days.")
+        own = {"workloads": ["support"], "feedback_keys_file": str(tmp_path / "keys"), "daemon_url": daemon.url}
         made = SmallGateway(tmp_path, tansu.bootstrap_servers, [server.url], gateway=own)
         made.start()
         try:
             answer = made.chat()
+            until(lambda: "X-Retuned-Memory" in made.chat().headers)
             token = answer.headers["X-Retuned-Feedback-Token"]
             assert made.post("/v1/feedback", {"token": token, "name": "helpful", "value": True}).status_code == 202
             id = answer.headers["X-Retuned-Interaction"]

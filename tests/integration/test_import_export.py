@@ -16,21 +16,22 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from asking import ask
 from building import build_dataset
 from importing import EVENTS, House, logged, opened, pairs, written
 from ingestion import not_writable
 from teaching import GOODS, Teacher, questions
 
 from retuned.consumers.errors import RetunedError
+from retuned.daemon.client import Client
 from retuned.daemon.policy.evidence import gather
-from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import TABLES, Export, content, write
 from retuned.monitors.money import ledger
 from retuned.monitors.windows import windows
 from retuned.retrain.data import examples
 from retuned.retrain.data.export import training_sets
-from retuned.retrain.data.similarity import normalise
+from retuned.retrain.data.identity import normalise
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_nothing_of_a_batch_is_stored_when_a_part_cannot_be(house: House, tmp_pa
 def test_demonstrations_teach_and_are_nobodys_traffic(house: House, tmp_path: Path) -> None:
     path = written(tmp_path / "faq.jsonl", *[{"question": q, "answer": a} for q, a in questions(GOODS)])
     house.take(path, workload="support")
-    taught = examples.read_statements(house.warehouse, "support", house.settings.dataset).corrections
+    taught = examples.read_statements(house.warehouse, "support", house.settings.dataset).rows
     assert {(row.kind, row.source, row.rank, row.rejected, row.completion) for row in taught} == {
         ("correction", "demonstration", 2, None, f"You have {policy} for it.") for policy in GOODS.values()
     }
@@ -116,9 +117,10 @@ def made_up(type: str, name: str, day: int, workload: str) -> Any:
         return f"of {workload}"
     if type == "TIMESTAMP":
         return datetime(2026, 3, day)
-    return {"BOOLEAN": True, "JSON": "[]", "VARCHAR": "x"}.get(type, day)
+    return {"BOOLEAN": True, "JSON": "[]", "VARCHAR": "x", "VARCHAR[]": []}.get(type, day)
 
 
+VIEWS = {"quarantine": "row_states"}
 LINKED = {"shadow_answers": "interactions", "shadow_scores": "rollouts"}
 OF_ALL_WORKLOADS, WITHOUT_TIME = {"dead_letters", "offsets", "archives"}, {"offsets", "dataset_rows", "evaluations"}
 
@@ -126,7 +128,7 @@ OF_ALL_WORKLOADS, WITHOUT_TIME = {"dead_letters", "offsets", "archives"}, {"offs
 @pytest.mark.parametrize("table", TABLES)
 def test_rows_of_one_workload_and_of_a_span_of_time_can_be_exported(house: House, table: str) -> None:
     with house.warehouse.transaction() as cursor:
-        for made in {table, "datasets"} - {"interactions", "feedback"}:
+        for made in {VIEWS.get(table, table), "datasets"} - {"interactions", "feedback"}:
             columns = [(row[0], row[1]) for row in cursor.execute(f"DESCRIBE {made}").fetchall()]
             for day, workload in ((1, "support"), (2, "sales"), (3, "support"), (4, "sales")):
                 values = [made_up(type, name, day, workload) for name, type in columns]
@@ -164,6 +166,37 @@ def test_rows_of_one_workload_and_of_a_span_of_time_can_be_exported(house: House
         assert rows(since=middle, workload="sales") == everything / 4
 
 
+def test_texts_of_evaluations_are_side_by_side(house: House) -> None:
+    teacher = Teacher(house.warehouse, "support")
+    asked = teacher.ask("Until when?", "Some day.")
+    corrected = teacher.say(asked, "correction", "Within 14 days.")
+    shared = {"dataset_version": "d", "row_id": "r"}
+    answers = {"base": "I cannot say.", "old": "Some day.", "new": "Within 14 days.", "logged": "Some day."}
+    house.warehouse.insert(
+        "dataset_rows", **shared, split="holdout", prompt_hash="h", interaction_id=asked, feedback_id=corrected
+    )
+    at = datetime(2026, 3, 1)
+    house.warehouse.insert(
+        "runs", id="run", workload="support", reasons="[]", state="succeeded", started_at=at, parent_version="old"
+    )
+    for run in ("run", "run-evaluation-20260302T000000000000"):
+        for model, output in answers.items():
+            house.warehouse.insert(
+                "evaluations", **shared, run_id=run, workload="support", model=model, split="holdout", score=0.5,
+                token_f1=0.5, output=output,
+            )  # fmt: skip
+    texts = Export("evaluations", workload="support", texts=True)
+    first, again = (json.loads(line) for line in b"".join(content(texts, house.warehouse, house.settings)).splitlines())
+    assert (first["run_id"], first["version"]) == ("run", "new")
+    assert list(first)[:5] == ["question", "approved", "base", "champion", "candidate"]
+    assert list(first.values())[:5] == [
+        "Until when?", "Within 14 days.", "I cannot say.", "Some day.", "Within 14 days."
+    ]  # fmt: skip
+    assert list(again.values())[:5] == list(first.values())[:5]
+    with pytest.raises(RetunedError, match="runs has no texts to put side by side; they are of evaluations"):
+        Export("runs", texts=True).check()
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -171,6 +204,7 @@ def test_rows_of_one_workload_and_of_a_span_of_time_can_be_exported(house: House
         ({"what": "interactions", "format": "csv"}, "format csv is none of jsonl, parquet"),
         ({"what": "dead_letters", "workload": "w"}, "dead_letters have no workload"),
         ({"what": "offsets", "since": "2024-01-01"}, "offsets have no time"),
+        ({"what": "routing", "format": "litellm"}, "through the gateway, or read .* from GET /api/v1/routes"),
         ({"what": "chat", "since": "monday"}, "since: expected a date or a time such as .*, got 'monday'"),
     ],
 )
@@ -219,7 +253,7 @@ def test_a_daemon_that_goes_away_in_the_middle_leaves_no_file(tmp_path: Path) ->
         thread = threading.Thread(target=answer)
         thread.start()
         settings = Settings(http={"port": peer.getsockname()[1]})
-        pieces = RemoteService(settings).export(Export("interactions"))
+        pieces = ask(Client(settings), "export", what="interactions")
         with pytest.raises(RetunedError, match="the daemon went away in the middle"):
             write(pieces, tmp_path / "x.jsonl")
         thread.join()
@@ -362,13 +396,26 @@ def test_every_table_can_be_exported(house: House) -> None:
         "rating_periods",
         "blindness",
         "groundings",
+        "detections",
         "webhook_models",
         "followed_segments",
         "control_positions",
+        "label_work",
         "artifacts",
         "archived_ids",
+        "audit",  # `retuned audit export`
+        "holds",  # `retuned hold list`
+        "erasures",  # `retuned erasures`
+        "erasure_versions",
+        "erasures_applied",
+        "erased_kept",
+        "tombstones",
+        "memory_statements",
+        "memory_positions",
+        "memory_epoch",
+        "memory_uses_position",
     }
-    assert stored - ours == set(TABLES)
+    assert stored - ours == set(TABLES) - VIEWS.keys()
     for table in set(TABLES) - {"offsets"}:
         assert house.export(table) == b""
         assert pq.read_table(io.BytesIO(house.export(table, "parquet"))).num_rows == 0

@@ -25,9 +25,10 @@ from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.privacy.finder import Finder
 from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings, Settings
-from retuned.consumers.warehouse import rows as rows_module
+from retuned.consumers.warehouse import packing as packing_module
 from retuned.consumers.warehouse import writer as writer_module
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import QUERIES, stored_offsets
 from retuned.monitors.money.ledger import book
 from retuned.monitors.settings import RoiSettings
@@ -76,7 +77,7 @@ def decoding(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def packing(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "_array", fails_on_poison(rows_module._array, 0))
+    monkeypatch.setattr(packing_module, "_array", fails_on_poison(packing_module._array, 0))
 
 
 def redaction(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,12 +85,10 @@ def redaction(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def storing(_: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    for table, column in (("interactions", "response"), ("feedback", "value::VARCHAR")):
-        name = column.partition(":")[0]
-        sql = f"""INSERT INTO {table} SELECT * REPLACE (
-            CASE WHEN contains({column}, 'poison') THEN error('cannot store') ELSE {name} END AS {name}), $batch
-            FROM batch_{table}"""
-        monkeypatch.setitem(QUERIES, f"insert_{table}", sql)
+    sql = """INSERT INTO {table} SELECT * REPLACE (
+        CASE WHEN contains(batch_events::VARCHAR, 'poison') THEN error('cannot store') ELSE id END AS id), $batch
+        FROM batch_events"""
+    monkeypatch.setitem(QUERIES, "insert_events", sql)
 
 
 FAULTS = [decoding, packing, redaction, storing]
@@ -381,7 +380,7 @@ def test_a_stop_is_remembered_for_as_long_as_it_takes(tmp_path: Path, monkeypatc
     monkeypatch.setattr("retuned.consumers.decoding.utc_now", lambda: later)
     again = restarted(rig)
     again.send(*[b"bad"] * 3)
-    with pytest.raises(TooManyDeadLetters, match="nothing of them was stored"):
+    with pytest.raises(TooManyDeadLetters, match="none of them was stored"):
         again.ingest.step()
     rig.warehouse.close()
 

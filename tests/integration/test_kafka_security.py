@@ -4,7 +4,6 @@ import signal
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from brokers import SCRAM, Broker, Proxy, make_authority, make_certificate, no_a
 
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from retuned.consumers.kafka.connection import check_broker
-from retuned.consumers.kafka.source import KafkaSource, open_source
+from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.settings import KafkaSettings
 
-CLIENTS = ("kafka-python", "confluent")
 MECHANISMS = ("PLAIN", *SCRAM)
 
 
@@ -60,16 +58,12 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
 
 
 def refusals(settings: KafkaSettings) -> Iterator[str]:
-    """What `retuned check` and a source on each client say, each within seconds."""
-    tries: list[Callable[[], object]] = [lambda: check_broker(settings)]
-    for client in CLIENTS:
-        source = open_source(settings.model_copy(update={"client": client}), dict)
-        tries.append(lambda source=source: source.poll(1, 0))  # type: ignore[misc]
+    """What `retuned check` and a source find. Who waits for a timeout finds no broker, and no refusal."""
+    source = KafkaSource(settings, dict)
+    tries: list[Callable[[], object]] = [lambda: check_broker(settings), lambda: source.poll(1, 0)]
     for attempt in tries:
-        began = time.monotonic()
         with pytest.raises(BrokerRefused) as caught:
             attempt()
-        assert time.monotonic() - began < 3
         yield str(caught.value)
 
 
@@ -77,10 +71,9 @@ def refusals(settings: KafkaSettings) -> Iterator[str]:
 def test_right_credentials_are_taken(secure: Secure, mechanism: str) -> None:
     settings = secure.settings(sasl_mechanism=mechanism, **secure.certificate("client"))
     assert "answers" in check_broker(settings)
-    for client in CLIENTS:
-        source = open_source(settings.model_copy(update={"client": client}), dict)
-        source.poll(1, 0)
-        source.close()
+    source = KafkaSource(settings, dict)
+    source.poll(1, 0)
+    source.close()
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -94,12 +87,12 @@ def test_wrong_credentials_are_told(secure: Secure, mechanism: str, wrong: dict[
 def test_an_unknown_authority_is_told(secure: Secure, authority: str | None) -> None:
     file = authority and secure.folder / f"{authority}.pem"
     for said in refusals(secure.settings(ssl_cafile=file)):
-        assert "its certificate is of an authority that is not trusted here; check kafka.ssl_cafile" in said
+        assert "its certificate is from an untrusted authority; check kafka.ssl_cafile" in said
 
 
 def test_a_certificate_of_another_host_is_told(secure: Secure) -> None:
     for said in refusals(secure.settings(bootstrap_servers=f"localhost:{secure.broker.port}")):
-        assert "its certificate is of another host; name the broker in kafka.bootstrap_servers" in said
+        assert "its certificate is for another host; use the certificate's host name in kafka.bootstrap_servers" in said
 
 
 def test_an_expired_certificate_of_the_broker_is_told(secure: Secure) -> None:
@@ -138,7 +131,7 @@ def test_a_client_without_tls_is_told(secure: Secure) -> None:
 def test_credentials_for_a_broker_without_are_told(apache_kafka: Broker, secure: Secure) -> None:
     changes = {"bootstrap_servers": apache_kafka.bootstrap_servers, "security_protocol": "SASL_PLAINTEXT"}
     for said in refusals(secure.settings(**changes)):
-        assert "it takes no credentials there; check kafka.security_protocol" in said
+        assert "it accepts no credentials on this port; check kafka.security_protocol" in said
 
 
 def test_files_that_are_missing_are_told(secure: Secure) -> None:

@@ -1,12 +1,14 @@
-"""The Helm chart and the manifests made from it: valid, closed, and configured as the processes take it."""
+"""The Helm chart and what it renders: valid, closed, and configured as the processes take it."""
 
-import importlib.util
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import kubernetes_validate
@@ -22,7 +24,7 @@ from retuned.daemon.settings import Settings, load
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "retuned"
-VALUES = DEPLOY / "kubernetes" / "values.yaml"
+VALUES = DEPLOY / "helm" / "values.yaml"
 MINIMAL = ("--set", "config.kafka.bootstrap_servers=broker:9092")
 WATCHED = ("--values", str(VALUES), "--set", "monitoring.enabled=true,monitoring.labels.release=prometheus")
 ENCRYPTED = (
@@ -30,7 +32,7 @@ ENCRYPTED = (
     "--set",
     "config.http.tls_certificate_file=/run/secrets/retuned/tls.crt,config.http.tls_key_file=/run/secrets/retuned/tls.key",
 )
-CLUSTER = (*WATCHED, "--values", str(VALUES.parent / "cluster" / "values.yaml"))
+CLUSTER = (*WATCHED, "--values", str(VALUES.with_name("values.cluster.yaml")))
 PROTECTED = (
     *CLUSTER,
     "--set-json",
@@ -51,22 +53,27 @@ OPERATORS = ("monitoring.coreos.com/v1", "keda.sh/v1alpha1")
 Object = dict[str, Any]
 
 
-def loaded() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("manifests", DEPLOY / "kubernetes" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# That of the Python environment (`make .venv/dev`), else the one on the path.
+HELM = shutil.which("helm", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+pytestmark = pytest.mark.skipif(HELM is None, reason="helm is missing: make .venv/dev installs it on x86-64")
 
 
-BUILD = loaded()
-pytestmark = pytest.mark.skipif(BUILD.helm() is None, reason="helm is missing: make .venv/dev installs it on x86-64")
+def template(*options: str) -> str:
+    """Returns what `helm template` prints for the chart.
+
+    Raises:
+        RuntimeError: Helm refuses the values; the text has the reason.
+    """
+    command = [str(HELM), "template", "retuned", str(CHART), "--namespace", "retuned", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
 
 
 @cache
 def rendered(*options: str) -> tuple[Object, ...]:
-    return tuple(one for one in yaml.safe_load_all(BUILD.render(*options)) if one)
+    return tuple(one for one in yaml.safe_load_all(template(*options)) if one)
 
 
 def one(kind: str, name: str, *options: str) -> Object:
@@ -84,13 +91,6 @@ def environment(process: str) -> list[Object]:
     (container,) = pods(*CLUSTER)[process]["spec"]["containers"]
     found: list[Object] = container["env"]
     return found
-
-
-def test_the_manifests_are_those_that_the_chart_makes() -> None:
-    folder = VALUES.parent
-    found = [path for path in folder.rglob("*.yaml") if path.name != VALUES.name]
-    stored = {str(path.relative_to(folder)): path.read_text() for path in found}
-    assert BUILD.files() == stored, "run python deploy/kubernetes/build.py"
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:
@@ -218,7 +218,7 @@ def test_wrong_combinations_for_a_cluster_are_refused() -> None:
         "ingest.storage.size=1Gi": "/ingest.*storage",
     }.items():
         with pytest.raises(RuntimeError, match=f"(?s){problem}"):
-            BUILD.render(*CLUSTER, "--set", setting)
+            template(*CLUSTER, "--set", setting)
 
 
 @pytest.mark.parametrize("process", ["daemon", "ingest", "gateway"])
@@ -327,7 +327,16 @@ def test_the_daemon_takes_its_configuration(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_gateways_take_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    more = (*RELEASES["encrypted"], "--set-json", "config.gateway.drain_seconds=90.5")
+    more = (
+        *(
+            *RELEASES["encrypted"],
+            "--set-json",
+            "config.gateway.drain_seconds=90.5",
+            "--set",
+            "config.privacy.names=true",
+        ),
+        *("--set-json", 'config.workloads={"support":{"incumbent":{"url":"https://api.example/v1","model":"mini"}}}'),
+    )
     settings = configured("gateway", monkeypatch, tmp_path, *more)
     pod = pods(*more)["gateway"]["spec"]
     (container,) = pod["containers"]
@@ -336,6 +345,8 @@ def test_gateways_take_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert settings.gateway.buffer.is_relative_to("/data")
     assert settings.gateway.daemon_url == "https://retuned.retuned.svc:8321"
     assert settings.http.tls_certificate_file is None  # is the daemon's
+    assert settings.privacy.names, "a question of the memory is found by its redacted text"
+    assert settings.workloads["support"]["incumbent"]["model"] == "mini"
     held = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] >= held + settings.gateway.drain_seconds + FLUSH_SECONDS
 
@@ -360,6 +371,7 @@ def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
         secret / "postgres-url",
         secret / "user-key",
     )
+    assert daemon.http.session_key_file == secret / "session-key", "a browser is signed in at both daemons"
     for process in ("daemon", "ingest"):
         (container,) = pods(*PROTECTED)[process]["spec"]["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": "retuned-objects"}}]
@@ -392,10 +404,12 @@ def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
     } == {"gateway"}
     assert restarts("config.gateway.poll_seconds=3") == {"gateway"}
     assert restarts("config.policy.enabled=false") == {"daemon"}
-    for shared in ("kafka.group_id=other", "ingest.max_event_bytes=1000", "logging.level=debug"):
+    for shared in ("kafka.group_id=other", "ingest.max_event_bytes=1000", "privacy.names=true", "logging.level=debug"):
         assert restarts(f"config.{shared}") == {"daemon", "gateway", "ingest"}
-    for of_a_cluster in ("store.segment_seconds=9", "privacy.names=true", "http.viewer_token_file=/run/other"):
+    for of_a_cluster in ("store.segment_seconds=9", "http.viewer_token_file=/run/other"):
         assert restarts(f"config.{of_a_cluster}") == {"daemon", "ingest"}
+    assert restarts("config.workloads.support.memory.mode=context") == {"daemon", "gateway"}
+    assert restarts("config.http.gateway_token_file=/run/other") == {"daemon"}
 
 
 def test_probes_ask_as_daemons_and_ingesters_serve() -> None:
@@ -436,6 +450,17 @@ def test_secrets_are_named_and_never_rendered() -> None:
         assert endpoint["authorization"] == {"credentials": {"name": name, "key": key}}
 
 
+def test_gateways_send_a_token_that_reads_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent = configured("gateway", monkeypatch, tmp_path, *RELEASES["as_shipped"]).gateway.daemon_token_file
+    daemon = configured("daemon", monkeypatch, tmp_path, *RELEASES["as_shipped"])
+    assert sent
+    assert daemon.http.gateway_token_file
+    commands = (ROOT / "docs" / "kubernetes.md").read_text()
+    (of_daemon,) = re.findall(rf"--from-literal={daemon.http.gateway_token_file.name}=(\$\w+)", commands)
+    (of_gateways,) = re.findall(rf"--from-literal={sent.name}=(\$\w+)", commands)
+    assert of_daemon == of_gateways
+
+
 def secrets(model: type[BaseModel]) -> list[str]:
     """Keys of a section whose value is a secret."""
     return [name for name, field in model.model_fields.items() if "SecretStr" in str(field.annotation)]
@@ -454,11 +479,11 @@ def test_values_hold_no_secret_and_nothing_unknown() -> None:
         with pytest.raises(
             RuntimeError, match=f"(?s)at '/{key.rsplit('.', 1)[0].replace('.', '/')}.*{key.split('.')[-1]}"
         ):
-            BUILD.render(*MINIMAL, "--set", f"{key}=something-of-that-length")
+            template(*MINIMAL, "--set", f"{key}=something-of-that-length")
     with pytest.raises(RuntimeError, match="/config/kafka/bootstrap_servers"):
-        BUILD.render()
+        template()
     with pytest.raises(RuntimeError, match="/config/gateway/upstreams"):
-        BUILD.render(*MINIMAL, "--set", "gateway.enabled=true")
+        template(*MINIMAL, "--set", "gateway.enabled=true")
 
 
 def test_the_values_of_the_documentation_render(tmp_path: Path) -> None:

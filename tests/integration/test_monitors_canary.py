@@ -7,7 +7,21 @@ from typing import Any
 
 import pytest
 from traffic import promoted, store
-from watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, compared, counted, promote, rated, seen, voted
+from watched import (
+    HOUR,
+    NEW,
+    NOW,
+    OLD,
+    SETTINGS,
+    SINCE,
+    compared,
+    counted,
+    promote,
+    rated,
+    regulars_and_others,
+    seen,
+    voted,
+)
 
 from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse.connection import Warehouse
@@ -47,7 +61,10 @@ def test_a_canary_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse: 
     rated(warehouse, NEW, 130, 70)
     found = looked(warehouse)
     assert found.verdict == "roll_back"
-    why = "unhelpful by user: 35% of 200 voters, at the same time 15% of 500: worse by more than 5 points"
+    why = (
+        "unhelpful by user: 35% of 200 votes by 200 accounts, at the same time 15% of 500 votes by 500 accounts "
+        "(95% interval of the difference +13 to +27 points): worse by more than 5 points"
+    )
     assert found.reasons == [why]
     assert (found.version, found.previous_version, found.share, found.answers) == ("v2", "v1", 0.25, 200)
     assert latest(warehouse, "of support") == found
@@ -67,7 +84,10 @@ def test_one_that_is_as_good_goes_on_when_the_step_was_long_enough(warehouse: Wa
     rated(warehouse, NEW, 11, 2, start=SINCE + 2 * HOUR)
     assert looked(warehouse).verdict == "hold"
     found = looked(warehouse, SINCE + DAY)
-    figures = "unhelpful by user: 15% of 200 voters, at the same time 15% of 500"
+    figures = (
+        "unhelpful by user: 15% of 200 votes by 200 accounts, at the same time 15% of 500 votes by 500 accounts "
+        "(95% interval of the difference -5 to +6 points)"
+    )
     assert (found.verdict, found.reasons) == ("advance", ["not shown to be worse by more than 5 points", figures])
     assert [row["verdict"] for row in warehouse.rows("SELECT verdict FROM rollout_checks")] == [
         *["hold"] * 4,
@@ -140,13 +160,34 @@ def test_a_vote_counts_for_the_step_of_its_answer_however_late_it_comes(warehous
     assert after.worse == pytest.approx((first + second) / needed)
 
 
-def test_who_votes_in_several_steps_is_one_observation(warehouse: Warehouse) -> None:
+def test_each_vote_counts_in_the_step_of_its_answer_and_one_account_decides_nothing(warehouse: Warehouse) -> None:
     canary(warehouse, (0.05, SINCE), (0.5, SINCE + DAY))
     rated(warehouse, NEW, 0, 10, user="angry", start=SINCE + HOUR)
     rated(warehouse, NEW, 10, 30, user="angry", start=SINCE + DAY + HOUR)
     rated(warehouse, NEW, 4, 1, start=SINCE + DAY + 3 * HOUR)
     rated(warehouse, OLD, 2, 2, user="angry", start=SINCE + DAY + 5 * HOUR)
-    assert counted(of(looked(warehouse, SINCE + 2 * DAY))) == (0.5, 1, 1 + 1, 1 + 5)
+    found = of(looked(warehouse, SINCE + 2 * DAY))
+    # Fifty votes of one account weigh as much as five and a half: a tenth of the arm.
+    assert counted(found) == (2, 4, pytest.approx(1 + 40 / 50 * 5.5), round(5 + 5.5))
+    assert (found.voters_before, found.voters_after) == (1, 6)
+    assert found.worse == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("shares", [(0.1, 0.5), (0.5, 0.1)])
+def test_identical_versions_are_alike_though_regulars_find_them_better(
+    warehouse: Warehouse, shares: tuple[float, float]
+) -> None:
+    """Nearly all regulars are in either arm, and only those of the others who happened to get it."""
+    canary(warehouse, (0.1, SINCE))
+    expected = regulars_and_others(warehouse, range(12), lambda _, luck: NEW if luck < 0.1 else OLD, *shares)
+    found = of(looked(warehouse, SINCE + 12 * DAY))
+    for bad, n in (counted(found)[:2], counted(found)[2:]):
+        assert bad / n == pytest.approx(expected, abs=0.06)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 0 < found.high
+    assert found.worse < 0.2
 
 
 def test_a_canary_that_is_slow_is_taken_back(warehouse: Warehouse) -> None:
@@ -157,7 +198,9 @@ def test_a_canary_that_is_slow_is_taken_back(warehouse: Warehouse) -> None:
         rated(warehouse, NEW, 2, 0, start=SINCE + hour * HOUR, latency_seconds=9.0)
     found = looked(warehouse, SINCE + 13 * HOUR)
     assert found.verdict == "roll_back"
-    assert found.reasons == ["slow by app: 100% of 12 hours, at the same time 0% of 12: worse by more than 5 points"]
+    assert found.reasons == [
+        "slow by app: 100% of 12 hours, at the same time 0% of 12 hours: worse by more than 5 points"
+    ]
 
 
 def test_a_canary_beside_the_base_model(warehouse: Warehouse) -> None:
@@ -198,7 +241,7 @@ def test_a_canary_that_nobody_asks_is_held_and_goes_on_in_the_end(warehouse: War
     found = looked(warehouse, SINCE + 7 * DAY)
     assert found.verdict == "advance"
     assert found.reasons == [
-        "the time of the step is over (7 days, rollout.maximum_seconds) without evidence enough that it is worse, and "
+        "the time of the step is over (7 days, rollout.maximum_seconds) without enough evidence that it is worse, and "
         "without power:",
         "the canary gave 0 of 200 answers",
         few,
@@ -210,12 +253,12 @@ def test_looks_that_held_are_thinned(warehouse: Warehouse) -> None:
     rated(warehouse, NEW, 130, 70)
     for minutes in (0, 5, 10, 65, 24 * 60):
         looked(warehouse, SINCE + DAY + timedelta(minutes=minutes + 1))
-    assert thin(warehouse, SINCE + DAY + timedelta(minutes=70), datetime.min) == 2  # noqa: DTZ901
+    assert thin(warehouse, ["support"], SINCE + DAY + timedelta(minutes=70), datetime.min) == 2  # noqa: DTZ901
     (look,) = warehouse.rows("SELECT * FROM rollout_checks LIMIT 1")
     first = {"share": 0.05, "step_since": SINCE}
     decided = {"created_at": SINCE + DAY - HOUR, "verdict": "advance"}
     store(warehouse, "rollout_checks", [look | first | decided, look | first | {"created_at": SINCE + DAY}])
-    assert thin(warehouse, SINCE + 9 * DAY, SINCE + 9 * DAY) == 2
+    assert thin(warehouse, ["support"], SINCE + 9 * DAY, SINCE + 9 * DAY) == 2
     verdicts = warehouse.rows("SELECT verdict FROM rollout_checks ORDER BY created_at")
     assert [row["verdict"] for row in verdicts] == ["advance", "hold", "hold"]
 

@@ -1,4 +1,4 @@
-"""The grounding rules in a child process."""
+"""Values are compared in a child process."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.settings import QualitySettings
 
 PASSAGE = "Parcels within the country take two days."
-SAID = ("Parcels take two days.", "Parcels take nine days.", "Ihr Paket ist in zwei Tagen bei Ihnen.")
+SAID = ("Parcels take two days.", "Parcels take nine days.", "Paczka dotrze do Pana w ciągu dwóch dni.")
 
 
 def answers(count: int) -> list[Answer]:
@@ -24,7 +24,6 @@ def scorer(stop: threading.Event | None = None, **settings: float) -> Grounding:
 
 
 def test_many_answers_are_judged_as_few_are() -> None:
-    """A child that says of each answer what the rules say here, in order."""
     few, many = scorer().judge(answers(FEW)), scorer().judge(answers(3 * FEW))
     assert [answer.id for answer, _ in many] == [str(n) for n in range(3 * FEW)]
     assert many[:FEW] == few
@@ -32,14 +31,14 @@ def test_many_answers_are_judged_as_few_are() -> None:
     assert right == Judgement(1.0)
     assert isinstance(wrong, Judgement)
     assert wrong.score < QualitySettings().grounding_threshold
-    assert wrong.spans == (SAID[1],)
+    assert wrong.why == ("nine days: the passages have two days",)
     assert foreign == Abstention("language")
 
 
 def test_what_is_not_judged_in_time_waits_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert scorer(judging_seconds=0.01).judge(answers(2 * FEW)) == []
-    assert f"0 of {2 * FEW} answers were judged" in caplog.text
+    assert f"0 of {2 * FEW} answers were compared" in caplog.text
 
 
 def test_it_stops_when_told() -> None:

@@ -7,14 +7,13 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from traffic import registered, store
+from traffic import store
 from watched import HOUR, NEW, NOW, OLD, OVER, SETTINGS, SINCE, compared, counted, promote, rated, seen
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.check import check, latest
 from retuned.monitors.watch.comparison import COMPARED, Comparison, Power, decide
-from retuned.monitors.watch.sequential import log_e_value
 
 
 def test_a_version_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse: Warehouse) -> None:
@@ -23,7 +22,10 @@ def test_a_version_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse:
     rated(warehouse, NEW, 130, 70)
     found = seen(warehouse)
     assert found.verdict == "roll_back"
-    assert found.reasons == ["unhelpful by user: 35% of 200 voters, before 15% of 500: worse by more than 5 points"]
+    assert found.reasons == [
+        "unhelpful by user: 35% of 200 votes by 200 accounts, before 15% of 500 votes by 500 accounts "
+        "(95% interval of the difference +12 to +28 points): worse by more than 5 points"
+    ]
     assert (found.version, found.previous_version, found.since) == ("v2", "v1", SINCE)
     assert compared(found).worse > 1 > compared(found).as_good
     assert latest(warehouse, "support") == found
@@ -37,16 +39,15 @@ def test_each_comparison_has_its_share_of_the_error(warehouse: Warehouse) -> Non
     """What would be enough for one comparison alone takes nothing back: six may each be mistaken."""
     alone = math.log(1 / SETTINGS.watch.false_rollback_rate)
     shared = alone + math.log(1 / COMPARED["helpful", "user"])
-    evidence = {bad: float(log_e_value(75, 500, bad, 200, SETTINGS.watch.margin)) for bad in range(40, 100)}
-    almost = max(bad for bad, found in evidence.items() if found < shared)
-    assert alone < evidence[almost]
+    almost = 67
     promote(warehouse)
     rated(warehouse, OLD, 425, 75)
     rated(warehouse, NEW, 200 - almost, almost)
+    assert alone / shared < compared(seen(warehouse)).worse < 1
     assert seen(warehouse).verdict == "go_on"
     promote(warehouse, workload="sales")
     rated(warehouse, "sales@v1", 425, 75, workload="sales")
-    rated(warehouse, "sales@v2", 199 - almost, almost + 1, workload="sales", start=SINCE)
+    rated(warehouse, "sales@v2", 198 - almost, almost + 2, workload="sales", start=SINCE)
     found = check(warehouse, SETTINGS, "sales", NOW)
     assert found is not None
     assert found.verdict == "roll_back"
@@ -54,7 +55,7 @@ def test_each_comparison_has_its_share_of_the_error(warehouse: Warehouse) -> Non
 
 def test_comparisons_that_agree_are_more_evidence_than_each(warehouse: Warehouse) -> None:
     promote(warehouse)
-    for name, source, bad in (("helpful", "user", 63), ("hallucination", "user", 67), ("hallucination", "judge", 67)):
+    for name, source, bad in (("helpful", "user", 65), ("hallucination", "user", 69), ("hallucination", "judge", 69)):
         rated(warehouse, OLD, 425, 75, name=name, source=source)
         rated(warehouse, NEW, 200 - bad, bad, name=name, source=source)
     found = seen(warehouse)
@@ -63,6 +64,7 @@ def test_comparisons_that_agree_are_more_evidence_than_each(warehouse: Warehouse
     assert len(found.reasons) == 3
 
 
+@pytest.mark.faults
 def test_at_the_edge_of_what_is_tolerated_hardly_a_version_is_taken_back(warehouse: Warehouse) -> None:
     """Twenty promotions, of which all that is compared is worse by just the margin, looked at four times each."""
     rng = np.random.default_rng(11)
@@ -113,8 +115,9 @@ def test_one_that_is_as_good_is_watched_and_in_the_end_kept(warehouse: Warehouse
     found = seen(warehouse, OVER)
     assert found.verdict == "keep"
     assert found.reasons[:2] == [
-        "the watch is over, and did not show in its time that it is worse",
-        "unhelpful by user: 15% of 150 voters, before 15% of 500",
+        "the watch is over, and did not show that the version is worse",
+        "unhelpful by user: 15% of 150 votes by 150 accounts, before 15% of 500 votes by 500 accounts "
+        "(95% interval of the difference -7 to +8 points)",
     ]
     assert check(warehouse, SETTINGS, "support", OVER + HOUR) is None
 
@@ -179,20 +182,7 @@ def test_the_base_model_goes_by_whatever_name_apps_have_for_it(warehouse: Wareho
     assert counted(compared(seen(warehouse))) == (2, 7, 4, 10)
 
 
-def test_a_providers_name_of_a_version_is_the_version(warehouse: Warehouse) -> None:
-    registered(warehouse, "v9", "ft:gpt-4.1-mini:us:v2", workload="other")
-    for version in ("v1", "v2"):
-        registered(warehouse, version, f"ft:gpt-4.1-mini:us:{version}")
-    promote(warehouse)
-    rated(warehouse, "ft:gpt-4.1-mini:us:v1", 12, 4, latency_seconds=1.0)
-    rated(warehouse, "ft:gpt-4.1-mini:us:v2", 5, 1, start=SINCE, latency_seconds=1.0)
-    rated(warehouse, "gpt-4.1-mini", 0, 3)  # the base model
-    found = seen(warehouse)
-    assert counted(compared(found)) == (4, 16, 1, 6)
-    assert counted(compared(found, "latency", "app"))[1::2] == (1, 1)
-
-
-def test_one_person_has_one_voice_however_often_they_vote(warehouse: Warehouse) -> None:
+def test_one_person_alone_takes_nothing_back_however_often_they_vote(warehouse: Warehouse) -> None:
     promote(warehouse)
     rated(warehouse, OLD, 20, 0)
     ids = rated(warehouse, NEW, 20, 0)
@@ -202,15 +192,19 @@ def test_one_person_has_one_voice_however_often_they_vote(warehouse: Warehouse) 
     rest = {"partition": 0, "offset": 10_000, "received_at": NOW}
     store(warehouse, "feedback", [{"id": "again", "interaction_id": ids[0], **again, **rest}])
     found = seen(warehouse)
-    assert counted(compared(found)) == (0, 20, 1 + 0.75, 20 + 1)
+    # Forty votes of one account weigh as much as six: a tenth of the votes.
+    assert counted(compared(found)) == (0, 20, 1 + 0.75 * 6, 20 + 6)
+    assert (compared(found).voters_after, found.verdict) == (21, "go_on")
     assert counted(compared(found, "hallucination", "expert")) == (0, 0, 8, 8)
 
 
-def test_answers_of_one_conversation_are_one_observation(warehouse: Warehouse) -> None:
+def test_votes_of_one_conversation_are_those_of_one_voter(warehouse: Warehouse) -> None:
     promote(warehouse)
     rated(warehouse, OLD, 20, 0)
     rated(warehouse, NEW, 30, 10, conversation_id="a long one")
-    assert counted(compared(seen(warehouse))) == (0, 20, 0.25, 1)
+    found = compared(seen(warehouse))
+    assert counted(found) == (0, 20, pytest.approx(0.25 * 5), 5)
+    assert (found.voters_after, seen(warehouse).verdict) == (1, "go_on")
 
 
 def test_corrections_are_votes(warehouse: Warehouse) -> None:
@@ -243,7 +237,8 @@ def test_labels_of_invented_answers_count_by_source(warehouse: Warehouse) -> Non
     found = seen(warehouse)
     assert counted(compared(found, "hallucination", "judge")) == (1, 100, 2, 62)
     assert found.reasons == [
-        "invented by expert: 40% of 100 conversations, before 1% of 100: worse by more than 5 points"
+        "invented by expert: 40% of 100 votes on 100 conversations, before 1% of 100 votes on 100 conversations "
+        "(95% interval of the difference +28 to +49 points): worse by more than 5 points"
     ]
 
 

@@ -55,7 +55,7 @@ def slow_for(warehouse: Warehouse, hours: range) -> WatchCheck:
 def test_a_version_that_is_slow_hour_after_hour_is_taken_back(warehouse: Warehouse) -> None:
     found = slow_for(warehouse, range(14))
     assert found.verdict == "roll_back"
-    assert found.reasons[0].startswith("slow by app: 93% of 15 hours, before 20% of 24")
+    assert found.reasons[0].startswith("slow by app: 93% of 15 hours, before 20% of 24 hours")
 
 
 def test_one_hour_of_a_slow_machine_takes_nothing_back(warehouse: Warehouse) -> None:

@@ -6,7 +6,22 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from traffic import MINUTE, interactions, store
-from watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, Said, compared, counted, promote, rated, seen, voted
+from watched import (
+    HOUR,
+    NEW,
+    NOW,
+    OLD,
+    SETTINGS,
+    SINCE,
+    Said,
+    compared,
+    counted,
+    promote,
+    rated,
+    regulars_and_others,
+    seen,
+    voted,
+)
 from watching import Service, draw, stored
 from watching import counted as counted_in_simulation
 
@@ -87,8 +102,22 @@ def test_counts_are_those_of_the_simulation(
         found = count(warehouse, SETTINGS.watch, watched)["helpful", "user"]
         assert {(c.bad_before, c.n_before, c.bad_after, c.n_after) for c in found} == {
             tuple(int(numbers[0, hour - 1]) for numbers in (before.bad, before.n, after.bad, after.n))
-            for before, after in expected
+            for before, after, _ in expected
         }
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.5), (0.5, 0.1)])
+def test_the_length_of_the_reference_does_not_change_whose_votes_count(
+    warehouse: Warehouse, shares: tuple[float, float]
+) -> None:
+    """Of the accounts of two days most are regulars, of those of four weeks most are not."""
+    promote(warehouse)
+    expected = regulars_and_others(warehouse, range(-14, 3), lambda day, _: NEW if day >= 0 else OLD, *shares)
+    for days in (1, 3):
+        found = compared(seen(warehouse, SINCE + days * 24 * HOUR))
+        for bad, n in (counted(found)[:2], counted(found)[2:]):
+            assert bad / n == pytest.approx(expected, abs=0.06)
+        assert found.worse < 0.2
 
 
 def test_nights_and_weekends_are_compared_with_nights_and_weekends(warehouse: Warehouse) -> None:
@@ -102,7 +131,6 @@ def test_nights_and_weekends_are_compared_with_nights_and_weekends(warehouse: Wa
     for hour in (6, 12, 40, 71):
         found = seen(warehouse, SINCE + hour * HOUR)
         assert (found.verdict, compared(found).worse) == ("go_on", 0), hour
-        assert compared(found).against == "week"
 
 
 def test_what_had_changed_before_the_promotion_is_no_harm(warehouse: Warehouse) -> None:
@@ -136,7 +164,7 @@ def test_a_small_service_is_compared_with_weeks_and_a_large_one_with_what_is_nea
     voted(warehouse, *large, ("large@v2", False, SINCE, MINUTE, 600), workload="large")
     found = check(warehouse, SETTINGS, "large", NOW)
     assert found is not None
-    assert compared(found).n_before == 600  # of one day
+    assert compared(found).n_before in (600, 7 * 600)  # of one week, of seven days
     assert compared(seen(warehouse)).n_before in (2 * 3, 20 * 3)  # of two weeks, of twenty days
 
 
@@ -154,6 +182,32 @@ def test_traffic_that_is_split_is_compared_at_the_same_time(warehouse: Warehouse
     assert found.verdict == "go_on"
     rated(warehouse, NEW, 0, 250, start=SINCE + HOUR)
     assert seen(warehouse, look).verdict == "roll_back"
+
+
+def test_what_is_compared_with_is_settled_once(warehouse: Warehouse) -> None:
+    """Half of the traffic is split for two days, then the champion before answers nobody: the reference stays."""
+    promote(warehouse)
+    for day in range(-8, 6):
+        when = SINCE + day * 24 * HOUR
+        hours = [when + hour * HOUR for hour in range(24)]
+        sides = [OLD] if day < 0 else [OLD, NEW] if day < 2 else [NEW]
+        voted(warehouse, *((side, bad, hour, MINUTE, n) for side in sides for hour in hours for bad, n in BOTH))
+    against = [compared(seen(warehouse, SINCE + hours * HOUR)).against for hours in (13, 40, 60, 100, 140)]
+    assert against == ["same_time"] * 5
+
+
+def test_until_it_is_settled_the_weaker_evidence_counts(warehouse: Warehouse) -> None:
+    """The new version is worse than before, and no worse than the other half of the traffic."""
+    promote(warehouse)
+    rated(warehouse, OLD, 450, 50, start=SINCE - 3 * HOUR)
+    for hour in range(4):
+        rated(warehouse, NEW, 50, 50, start=SINCE + hour * HOUR)
+        rated(warehouse, OLD, 50, 50, start=SINCE + hour * HOUR)
+        found = seen(warehouse, SINCE + (hour + 1) * HOUR)
+        assert (found.verdict, compared(found).against) == ("go_on", "same_time")
+
+
+BOTH = ((True, 1), (False, 4))
 
 
 def test_a_few_who_still_ask_the_champion_before_are_too_few_to_compare_with(warehouse: Warehouse) -> None:
@@ -181,7 +235,9 @@ def test_it_is_said_from_the_first_hour_what_can_be_found(
     promote(warehouse)
     interactions(warehouse, ["?"], random.Random(0), start=SINCE - HOUR, model=OLD, offset=10_000)
     if a_day:
-        voted(warehouse, *((OLD, day % 5 == 0, SINCE + day * 24 * HOUR, MINUTE, a_day) for day in range(-28, 0)))
+        fifth = max(a_day // 5, 1)
+        for bad, n in ((True, fifth), (False, a_day - fifth)):
+            voted(warehouse, *((OLD, bad, SINCE + day * 24 * HOUR, MINUTE, n) for day in range(-28, 0)))
     found = seen(warehouse, SINCE + HOUR)
     assert (found.verdict, found.has_power) == ("go_on", has_power)
     assert text in found.reasons[1]
@@ -193,7 +249,8 @@ def test_what_can_be_found_follows_the_votes_that_come(warehouse: Warehouse) -> 
     """Sixty votes a day before the promotion, and one a day since."""
     promote(warehouse)
     days = [(day, SINCE + day * 24 * HOUR) for day in range(-28, 5)]
-    voted(warehouse, *((OLD, day % 5 == 0, when, MINUTE, 60) for day, when in days if day < 0))
+    for bad, n in ((True, 12), (False, 48)):
+        voted(warehouse, *((OLD, bad, when, MINUTE, n) for day, when in days if day < 0))
     voted(warehouse, *((NEW, False, when, MINUTE, 1) for day, when in days if day >= 0))
     assert seen(warehouse, SINCE + 20 * HOUR).has_power
     found = seen(warehouse, SINCE + 5 * 24 * HOUR)

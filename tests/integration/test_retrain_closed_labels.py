@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retuned.retrain.data.consensus import find_consensus
-from retuned.retrain.data.contradictions import Contradictions
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.similarity import Template, text_hash
-from retuned.retrain.scoring.facts import same_answer
+from retuned.retrain.data.identity import text_hash
+from retuned.retrain.data.table import decide
+from retuned.retrain.scoring.label import Label
+from retuned.retrain.scoring.metric import Chosen
 
 START = datetime(2026, 3, 2, 9)
 SYLLABLES = ("ba", "do", "fi", "gu", "ke", "lo", "mi", "nu", "pa", "re", "si", "to", "vu", "wa", "ze")
@@ -77,23 +77,17 @@ class Desk:
         )
 
     def kept(self) -> tuple[dict[str, float], float]:
-        """Of each class the share of tickets that keep a right row among those that somebody labelled rightly; and of
-        all that was said wrongly the share that is kept."""
-        doubts = find_consensus(self.said, self.first_seen, 0.8, same_answer).doubts
-        believed = [row for row in self.said if row.feedback_id not in doubts]
-        outdated = [row for row in self.said if row.feedback_id in doubts]
-        once = [row for row in outdated if doubts[row.feedback_id].reason == "superseded"]
-        contradictions = Contradictions(believed, once, None, 0.8, Template(), same_answer)
-        valid = [row for row in believed if contradictions.of(row, earlier=False) is None]
-        possible, found, wrong = Counter[str](), Counter[str](), Counter[bool]()
+        """Of each class the share of tickets that keep a right row among those that somebody labelled rightly; and the
+        share of tickets with a wrong one."""
+        metric = Chosen(Label(self.labels), "of the tests")
+        valid = decide(self.said, self.first_seen, metric).rows
+        possible, found = Counter[str](), Counter[str]()
         good = {row.prompt for row in valid if row.completion == self.truth[row.prompt]}
         for asked in {row.prompt for row in self.said if row.completion == self.truth[row.prompt]}:
             possible[self.truth[asked]] += 1
             found[self.truth[asked]] += asked in good
-        for row in self.said:
-            wrong[row.completion != self.truth[row.prompt]] += 1
-        kept_wrong = sum(row.completion != self.truth[row.prompt] for row in valid)
-        return {label: found[label] / possible[label] for label in possible}, kept_wrong / max(wrong[True], 1)
+        wrong = sum(row.completion != self.truth[row.prompt] for row in valid)
+        return {label: found[label] / possible[label] for label in possible}, wrong / len(self.truth)
 
 
 CASES = [
@@ -107,8 +101,8 @@ CASES = [
 def test_every_class_keeps_its_right_rows(labels: int, errors: float) -> None:
     """Wrong rows stay where nobody else labelled the ticket.
 
-    With two labels and 30% errors, a run of errors can look like a change of the answer: there, over twelve seeds, 0.94
-    of the right rows stay (0.98 by a majority that never believes a change).
+    With two labels and 30% errors, a run of errors can look like a change of the answer, and an honest account like a
+    bad one: there, over twelve seeds, 0.94 of the right rows stay.
     """
     right, wrong = Desk(labels, errors, "title", seed=labels).kept()
     assert len(right) == labels
@@ -116,8 +110,9 @@ def test_every_class_keeps_its_right_rows(labels: int, errors: float) -> None:
     assert wrong <= 0.25
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_the_spelling_of_labels_makes_no_difference(style: str) -> None:
-    right, wrong = Desk(5, 0.3, style, seed=1).kept()
-    assert min(right.values()) >= 0.95
+def test_the_spelling_of_labels_makes_no_difference() -> None:
+    kept = [Desk(5, 0.3, style, seed=1).kept() for style in STYLES]
+    assert len({(tuple(sorted(right.values())), wrong) for right, wrong in kept}) == 1
+    right, wrong = kept[0]
+    assert min(right.values()) >= 0.9
     assert wrong <= 0.25

@@ -20,8 +20,10 @@ from retuned.retrain.data import dataset
 from retuned.retrain.data.checks import check_leaks
 from retuned.retrain.data.dataset import Dataset, Leak, TooFewRows
 from retuned.retrain.data.examples import Example, thumbs
+from retuned.retrain.data.identity import normalise, text_hash
 from retuned.retrain.data.lineage import lineage
-from retuned.retrain.data.similarity import NearIndex, Template, normalise
+from retuned.retrain.data.related import Related
+from retuned.retrain.data.similarity import NearIndex
 from retuned.retrain.data.splits import split_of
 from retuned.retrain.data.topics import OTHER
 from retuned.retrain.metrics import Metrics
@@ -112,7 +114,7 @@ def test_of_contradicting_experts_the_newest_wins_and_the_rest_is_listed(
     assert set_aside(built) == {first: "superseded", user: "contradicts_expert"}
     assert built.card["left_out"]["superseded"] == built.card["left_out"]["contradicts_expert"] == 1
     listed = {row["feedback_id"]: row for row in built.split("set_aside")}
-    assert listed[first]["detail"] == "an expert says: At 9 am."
+    assert listed[first]["detail"] == f"the same account has given another answer since, {last}: At 9 am."
     assert listed[first]["completion"] == "At 8 am."
     assert warehouse.rows("SELECT feedback_id, user_id, reason, dataset_version FROM quarantine") == [
         {"feedback_id": user, "user_id": "anna", "reason": "contradicts_expert", "dataset_version": built.version}
@@ -149,21 +151,22 @@ def test_quarantine_is_what_is_doubted_now(
         metrics.quarantine(warehouse, "support")
         return registry.get_sample_value("retuned_quarantined_feedback", {"workload": "support", "reason": reason})
 
-    assert (counted("outvoted"), counted("collusion")) == (1, 0)
+    assert (counted("outvoted"), counted("account")) == (1, 0)
     teacher.correct("When do you open?", "Never.", "At 9 am.", "user", "u5")  # two say so now: it has changed
     built = build_dataset(warehouse, settings, "support", LATER)
     assert {row["question"]: row["completion"] for row in rows(built)}["when do you open"] == "At 9 am."
     assert warehouse.rows("FROM quarantine") == []
     assert counted("outvoted") == 0
-    lie = teacher.correct("When do you open?", "Never.", "At noon.", "user", "u6")
+    lie = teacher.correct("When do you open?", "Never.", "At 3 pm.", "user", "u6")
     build_dataset(warehouse, settings, "support", LATER)
     warehouse.close()
     config = tmp_path / "retuned.yaml"
     config.write_text(json.dumps({"warehouse": {"path": str(warehouse.path)}, "http": {"port": 1}}))
-    assert main(["status", "--config", str(config)]) == 0
-    assert "quarantine  1 outvoted" in capsys.readouterr().out
+    assert main(["status", "support", "--config", str(config)]) == 0
+    assert "set aside  1 outvoted" in capsys.readouterr().out
     assert main(["lineage", lie, "--config", str(config)]) == 0
-    assert f"quarantine  feedback {lie}  outvoted: more independent accounts say: At 9 am." in capsys.readouterr().out
+    found = capsys.readouterr().out
+    assert f"quarantine  feedback {lie}  outvoted: 2 independent accounts give another answer, " in found
     assert main(["export", "quarantine", "-o", "-", "--config", str(config)]) == 0
     assert json.loads(capsys.readouterr().out)["feedback_id"] == lie
 
@@ -178,7 +181,7 @@ def test_what_is_no_longer_believed_leaves_replay_and_regression(
     promote(warehouse, first, "v1")
     for number in range(60):
         for name in ("u1", "u2"):
-            liked = teacher.ask(f"{long(number)} Now?", "It takes 14 days.")
+            liked = teacher.ask(long(number), "It takes 14 days.")
             teacher.say(liked, "helpful", True, "user", name)
     teach(teacher, range(100, 130), "5 euros")
     second = build_dataset(warehouse, with_dataset(settings, replay_share=0.9), "support", LATER)
@@ -225,8 +228,6 @@ def test_one_account_and_one_machine_teach_no_more_than_their_share(
     assert built.card["sources"]["judge"] == 49  # a third of what is left: an even share is more than a quarter
     assert built.card["left_out"]["source_share"] == 11
     assert built.card["sources"]["expert"] == 30
-    guarded = build_dataset(warehouse, settings, "support", NOW)
-    assert guarded.card["left_out"]["burst"] == 31  # 40 messages two minutes apart: those of the busiest hour
 
 
 def test_topics_are_balanced_split_evenly_and_keep_their_names(
@@ -354,7 +355,7 @@ def planted(built: Dataset, split: str) -> dict[str, list[Example]]:
     }
     judged = splits["holdout"][0]
     asked = f"{judged.question} x"
-    splits[split].append(replace(judged, row_id="planted", question=asked, prompt=asked))
+    splits[split].append(replace(judged, row_id="planted", prompt_hash=text_hash(asked), question=asked, prompt=asked))
     return splits
 
 
@@ -366,15 +367,16 @@ def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, setting
         )
     built = build_dataset(warehouse, settings, "support", NOW)
     splits = planted(built, "regression")
-    check_leaks(splits, [], 0.8, Template())
+    related = Related([row for rows in splits.values() for row in rows], 0.8)
+    check_leaks(splits, [], related)
     with pytest.raises(Leak, match="planted"):
-        check_leaks(splits, [(splits["regression"].pop(), True)], 0.8, Template())
-    with pytest.raises(Leak, match=f"row planted of {split} asks what row"):
-        check_leaks(planted(built, split), [], 0.8, Template())
+        check_leaks(splits, [(splits["regression"].pop(), True)], related)
+    with pytest.raises(Leak, match=f"row planted of {split} asks the held-out question of row"):
+        check_leaks(planted(built, split), [], related)
     again = planted(built, split)
     again["regression"].append(again["holdout"].pop(0))  # judged on since an earlier dataset
-    with pytest.raises(Leak, match=f"row planted of {split} asks what row"):
-        check_leaks(again, [], 0.8, Template())
+    with pytest.raises(Leak, match=f"row planted of {split} asks the held-out question of row"):
+        check_leaks(again, [], related)
 
 
 def test_too_few_rows_say_what_was_left_out(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
@@ -412,9 +414,10 @@ def test_lineage_goes_both_ways(
     assert learned == {row["feedback_id"] for built in (first, second) for row in rows(built, "train", "validation")}
     assert lineage(warehouse, "v1")["rows"] == lineage(warehouse, first.version)["rows"]
     assert lineage(warehouse, "v1")["set_aside"] == lineage(warehouse, trained["row_id"])["set_aside"] == []
-    (superseded,) = lineage(warehouse, old)["set_aside"]
+    superseded, again = lineage(warehouse, old)["set_aside"]  # each dataset decides anew
+    assert again["dataset_version"] == second.version
     assert (superseded["dataset_version"], superseded["reason"]) == (first.version, "superseded")
-    assert superseded["detail"] == "an expert says: At 9 am."
+    assert superseded["detail"].endswith(": At 9 am.")
     assert lineage(warehouse, superseded["row_id"]) == lineage(warehouse, old)
     assert {row["reason"] for row in lineage(warehouse, cut)["set_aside"]} == {"incomplete"}
     shutil.rmtree(second.path)  # removed by hand
@@ -429,9 +432,9 @@ def test_lineage_goes_both_ways(
     assert main(["lineage", "v2", "--config", str(config)]) == 0
     assert "more; --json has them all" in capsys.readouterr().out
     assert main(["lineage", old, "--config", str(config)]) == 0
-    assert capsys.readouterr().out.endswith(f"feedback {old}  superseded: an expert says: At 9 am.\n")
+    assert f"feedback {old}  superseded: " in capsys.readouterr().out
     assert main(["lineage", cut, "--config", str(config)]) == 0
-    assert capsys.readouterr().out.endswith("  incomplete\n")
+    assert capsys.readouterr().out.endswith("  incomplete: it breaks off\n")
     assert main(["lineage", "nothing", "--config", str(config)]) == 1
     assert "nothing is in no dataset, was not set aside and is not in quarantine" in capsys.readouterr().err
 

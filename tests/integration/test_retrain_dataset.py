@@ -1,7 +1,8 @@
 import json
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from building import build_dataset
@@ -11,8 +12,15 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, TooFewRows
-from retuned.retrain.data.similarity import normalise
-from retuned.retrain.settings import DatasetSettings, GateSettings, MetricSettings, ModelsSettings, Settings
+from retuned.retrain.data.identity import normalise
+from retuned.retrain.settings import (
+    DatasetSettings,
+    GateSettings,
+    IncumbentSettings,
+    MetricSettings,
+    ModelsSettings,
+    Settings,
+)
 
 NOW = datetime(2026, 4, 1)
 LATER = datetime(2026, 5, 1)
@@ -66,7 +74,7 @@ def test_the_metric_is_chosen_by_the_approved_answers_and_kept_with_the_dataset(
     built = build_dataset(warehouse, settings, "support", NOW)
     chosen = dataset.metric_of(built, settings)
     assert (chosen.metric.name, chosen.metric.learned) == ("label", {"labels": labels})
-    assert "4 short texts that come again and again" in built.card["metric"]["reason"]
+    assert "4 short texts that repeat" in built.card["metric"]["reason"]
     # The corrected answer counts, though two of three words are those of the one that was called good.
     learned = rows(built)
     assert {learned[normalise(question(number))] for number in range(0, 48, 4)} == {labels[0]}
@@ -84,6 +92,10 @@ def teach(teacher: Teacher, numbers: range, value: str = "30 days", wrong: str =
 def rows(built: Dataset, *splits: str) -> dict[str, str]:
     """Normalised question to completion, over the splits named, or all."""
     return {row["question"]: row["completion"] for name in splits or dataset.SPLITS for row in built.split(name)}
+
+
+def rows_of(built: Dataset) -> list[dict[str, Any]]:
+    return [row for name in dataset.SPLITS for row in built.split(name)]
 
 
 def promoted(warehouse: Warehouse, built: Dataset) -> None:
@@ -136,6 +148,85 @@ def test_corrections_and_accepted_answers_are_learned_from(
     assert len(rows(build_dataset(warehouse, only, "support", NOW))) == 21
 
 
+def forget_datasets(warehouse: Warehouse) -> None:
+    """What was held out once stays held out."""
+    for table in ("datasets", "dataset_rows"):
+        warehouse.execute(f"DELETE FROM {table}")
+
+
+def test_answers_of_the_incumbent_are_compared_with_and_learned_from_only_if_that_is_set(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(20))
+    for number in range(40):
+        liked = teacher.ask(f"Do you sell article {number} in blue?", f"Yes, article {number} costs {number} EUR.")
+        teacher.say(liked, "helpful", True, "user")
+    warehouse.execute(
+        """UPDATE interactions SET attributes = '{"incumbent": "commercial-mini"}' WHERE messages LIKE '%article%'"""
+    )
+    corrected = teacher.ask("Do you sell article 90?", "Yes.")
+    teacher.say(corrected, "correction", "Article 90 is sold out.", "user")
+    warehouse.execute(
+        """UPDATE interactions SET attributes = '{"incumbent": "commercial-mini"}' WHERE id = ?""", [corrected]
+    )
+
+    def of_the_incumbent(built: dataset.Dataset, *splits: str) -> int:
+        return sum("article" in row["question"] for split in splits for row in built.split(split))
+
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert of_the_incumbent(built, "train", "validation", "holdout") >= 1
+    assert {row["completion"] for name in ("train", "validation") for row in built.split(name)} <= {
+        *(row["completion"] for row in built.split("train") if "article" not in row["question"]),
+        *(row["completion"] for row in built.split("validation") if "article" not in row["question"]),
+        "Article 90 is sold out.",
+    }
+    assert of_the_incumbent(built, "holdout") >= 40
+    assert (
+        3 <= sum("article" not in row["question"] for row in built.split("holdout")) <= 5
+    )  # a fifth of those that teach
+    forget_datasets(warehouse)
+    allowed = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, learn_from_incumbent=True)})
+    assert of_the_incumbent(build_dataset(warehouse, allowed, "support", NOW), "train", "validation") > 20
+
+
+def test_answers_that_a_log_names_by_the_incumbents_model_are_the_incumbents(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(20))
+    for number in range(40):
+        liked = teacher.ask(f"Do you sell article {number} in blue?", f"Yes, article {number} costs {number} EUR.")
+        teacher.say(liked, "helpful", True, "user")
+    warehouse.execute("UPDATE interactions SET model = 'mini-2026-01-01' WHERE messages LIKE '%article%'")
+
+    def taught(incumbent: str) -> int:
+        own = IncumbentSettings(url="https://api.example/v1", model=incumbent)  # type: ignore[arg-type]
+        built = build_dataset(warehouse, settings.model_copy(update={"incumbent": own}), "support", NOW)
+        return sum("article" in row["question"] for name in ("train", "validation") for row in built.split(name))
+
+    assert taught("mini") == 0
+    forget_datasets(warehouse)
+    assert taught("min") > 20  # another model
+
+
+def test_no_version_is_compared_by_requests_that_a_rule_sends_to_the_incumbent(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(20))
+    for number in range(40):
+        asked = teacher.ask(f"Do you sell article {number} in blue?", "Yes.")
+        teacher.say(asked, "correction", f"Article {number} costs {number} EUR.", "user")
+    assert any(
+        "article" in row["question"] for row in build_dataset(warehouse, settings, "support", NOW).split("holdout")
+    )
+    warehouse.execute("UPDATE interactions SET model = 'support@cascade' WHERE messages LIKE '%article%'")
+    built = build_dataset(warehouse, settings, "support", NOW + timedelta(days=1))
+    assert not any("article" in row["question"] for row in built.split("holdout"))
+    assert sum("article" in row["question"] for row in built.split("train")) > 20
+    aside = warehouse.row("SELECT count(*) AS n FROM row_states WHERE state = 'set_aside' AND reason = 'cascade'")
+    assert aside is not None
+    assert aside["n"] >= 2
+
+
 def test_feedback_may_come_before_its_interaction(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(10))
     teacher.say(f"support-i{teacher.acts + 2}", "correction", "At 9 am.")
@@ -173,7 +264,9 @@ def test_an_expert_outranks_a_user_and_then_the_newest_wins(
     assert found["when do you close"] == "At 5 pm."
 
 
-def test_near_duplicates_go_when_they_say_the_same(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+def test_questions_in_nearly_the_same_words_stay_questions_of_their_own(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
     teach(teacher, range(10))
     asked = "Could you please tell me until when I may bring back the order that I made"
     teacher.correct(f"{asked}?", "No.", "Within 30 days.")
@@ -182,11 +275,19 @@ def test_near_duplicates_go_when_they_say_the_same(warehouse: Warehouse, teacher
     teacher.correct(f"{asked} of lamp B3?", "No.", "Within 20 days.")
     built = build_dataset(warehouse, settings, "support", NOW)
     answers = sorted(answer for asked, answer in rows(built).items() if asked.startswith("could"))
-    assert answers == ["Within 14 days.", "Within 20 days.", "You have 30 days."]
-    assert built.card["left_out"]["duplicates"] == 1
+    assert answers == ["Within 14 days.", "Within 20 days.", "Within 30 days.", "You have 30 days."]
+    clusters = {row["cluster"] for row in rows_of(built) if row["question"].startswith("could")}
+    assert len(clusters) == 1  # and of one side
+    sides = {
+        name in ("holdout", "regression")
+        for name in dataset.SPLITS
+        for row in built.split(name)
+        if row["question"].startswith("could")
+    }
+    assert len(sides) == 1
 
 
-def test_no_wording_of_a_holdout_question_is_trained_on_and_other_questions_like_it_are(
+def test_no_wording_of_a_holdout_question_is_trained_on_and_none_is_lost(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     def long(number: int, ending: str) -> str:
@@ -200,13 +301,11 @@ def test_no_wording_of_a_holdout_question_is_trained_on_and_other_questions_like
     unguarded = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=False)})
     built = build_dataset(warehouse, unguarded, "support", NOW)
     trained, held_out = rows(built, "train", "validation"), rows(built, "holdout")
-    assert built.card["left_out"]["near_holdout"] > 0
-    both = 0
+    assert len(trained) + len(held_out) == 240
+    assert 40 <= len(held_out) <= 70
     for number in range(100, 160):
-        wordings = {normalise(long(number, ending)) for ending in ("", " now", " or so")}
+        wordings = {normalise(long(number, ending)) for ending in ("", " now", " or so", " of lamp a2")}
         assert not (wordings & trained.keys() and wordings & held_out.keys())
-        both += bool(wordings & held_out.keys()) and normalise(long(number, " of lamp a2")) in trained
-    assert both > 5
 
 
 def test_a_question_keeps_its_split(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
@@ -228,18 +327,17 @@ def test_newer_corrections_put_older_examples_out_of_date(
     teacher.correct(f"{asked}?", "No.", "You may return it within 30 days.")
     teacher.correct("What's my window for refunds?", "No.", "You may return it within 30 days.")
     teacher.correct("Is delivery quick?", "No.", "It arrives within 30 days.")
-    # The same question in almost the same words, and the same policy in quite other words.
-    teacher.correct(f"{asked} now?", "Anything.", "You may return it within 45 days.")
+    # The same question, and the same policy in quite other words.
+    teacher.correct(f"{asked}?", "Anything.", "You may return it within 45 days.")
     teacher.correct(
         "How long to send things back?", "You may return it within 30 days.", "You may return it within 45 days."
     )
     built = build_dataset(warehouse, settings, "support", NOW)
     found = rows(built)
-    assert built.card["left_out"]["superseded"] == 2
-    assert normalise(asked) not in found
-    assert "what s my window for refunds" not in found
+    assert built.card["left_out"]["superseded"] == built.card["left_out"]["conflict"] == 1
+    assert found[normalise(asked)] == "You may return it within 45 days."
+    assert normalise("What's my window for refunds?") not in found  # it waits until somebody tells
     assert found["is delivery quick"] == "It arrives within 30 days."
-    assert found[normalise(f"{asked} now")] == "You may return it within 45 days."
 
 
 def test_a_right_answer_to_a_wrong_question_stays_right(

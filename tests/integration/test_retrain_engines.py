@@ -4,40 +4,36 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from forks import ForkedChild
-from models import LINEAR, tiny_llama, tiny_model
+from models import LINEAR, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
-from trainings import SETTINGS, dataset, encoded, trained
+from trainings import SETTINGS, adapted, encoded, trained
 from transformers import AutoModelForCausalLM
+from trl import SFTTrainer
 
-from retuned.consumers.common.process import run_child
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.common.process import Emit, run_child
+from retuned.consumers.errors import Cancelled, OutOfMemory, RetunedError
+from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine
-from retuned.retrain.settings import EvaluateSettings, TrainSettings
+from retuned.retrain.kernels.packing import Encoded
+from retuned.retrain.runners.runner import Runner, Work
+from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings, TrainSettings
+from retuned.retrain.training import batches, packed, train
 from retuned.retrain.training.batches import padded_losses
 
 ENGINES = ("packed", "trl")
-pytestmark = pytest.mark.usefixtures("forked_children")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return dataset(tmp_path_factory.mktemp("data"))
 
 
 def settings(engine: str, **changes: Any) -> TrainSettings:
@@ -85,6 +81,7 @@ def test_a_training_learns_reports_and_leaves_an_adapter(
     result, lines = unbroken[engine]
     assert lines[0]["engine"] == result["engine"] == engine
     assert result["engine_reason"] == f"train.engine is {engine}"
+    assert "can_halve" not in result
     steps = [line for line in lines if "step" in line]
     assert [line["step"] for line in steps] == list(range(1, 25))
     assert all({"steps", "epoch", "loss", "tokens_per_second", "learning_rate"} <= line.keys() for line in steps)
@@ -145,8 +142,9 @@ def test_trl_goes_on_after_a_stop_and_after_a_kill_as_if_there_was_none(
     for at, how in ((6, signal.SIGTERM), (15, signal.SIGKILL)):
         command = [sys.executable, "-m", "retuned.retrain.training.train", str(file)]
         with Path(os.devnull).open("wb") as nowhere:
-            child = ForkedChild(command, stderr=nowhere, env=dict(os.environ))
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=nowhere)
         steps = []
+        assert child.stdout is not None
         with child.stdout as output:
             for line in output:
                 if step := json.loads(line).get("step"):
@@ -230,6 +228,92 @@ def test_a_version_trained_in_4_bits_is_judged_in_4_bits(base: Path, data: Path,
 def test_a_model_that_neither_packed_nor_the_plan_knows_trains(data: Path, tmp_path: Path) -> None:
     base = tiny_model("mixtral", tmp_path / "base")
     result = run(base, data, tmp_path / "run", settings("auto", epochs=1))
-    assert (result["engine"], result["micro_batch_size"]) == ("trl", 1)
+    assert (result["engine"], result["micro_batch_size"]) == ("trl", 8)
     assert result["engine_reason"] == "packed computes mixtral no faster"
     assert result["validation_loss"] < result["train_loss"]
+
+
+class Here(Runner):
+    """Works in this process; what a GPU's allocator raises ends an attempt, as it ends a child."""
+
+    def run(self, work: Work, _: threading.Event, on_progress: Emit) -> dict[str, Any]:
+        try:
+            return train.work(work.job | {"folder": str(work.folder)}, on_progress) or {}
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(str(error)) from error
+
+    def check(self) -> None:
+        """There is nothing to ask."""
+
+
+def test_a_training_that_is_resumed_computes_as_little_at_once_as_before(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Ray, its job goes on while the daemon restarts, and is known by what it was asked."""
+    tried: list[int] = []
+
+    class Full(Here):
+        def run(self, work: Work, _: threading.Event, on_progress: Emit) -> dict[str, Any]:
+            tried.append(work.job["halved"])
+            on_progress({"can_halve": True})
+            raise OutOfMemory("CUDA out of memory") if len(tried) == 1 else Cancelled("stopped")
+
+    monkeypatch.setattr(train, "runner", lambda *_: Full())
+    asked = Settings(models=ModelsSettings(base=base), train=settings("packed"))
+    rows = Dataset("d", "support", datetime(2026, 11, 1), data, {"train": 60}, 0, {})
+    for _ in range(2):
+        with pytest.raises(Cancelled):
+            train.train(rows, None, asked, tmp_path / "run")
+    assert tried == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("halved", "can_halve"), [(2, True), (3, False)])
+def test_less_at_once_than_the_longest_row_takes_no_less_memory(
+    halved: int, can_halve: bool, base: Path, tmp_path: Path
+) -> None:
+    rows = [Encoded("short", [1] * 4, [2] * 4), Encoded("long", [1] * 150, [2] * 50)]
+    assert packed.Training(adapted(base), rows, [], 0, SETTINGS, tmp_path, halved).can_halve == can_halve
+
+
+@pytest.mark.parametrize(
+    ("engine", "most", "halved"), [("packed", 100, 4), ("trl", 4, 2), ("packed", 30, 5), ("trl", 0, 4)]
+)
+def test_a_training_that_runs_out_of_memory_goes_on_with_less_at_once(
+    engine: str, most: int, halved: int, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    unbroken: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]],
+) -> None:  # fmt: skip
+    """Of a memory that holds so many tokens (packed) or rows (trl), after five steps that fit."""
+    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    lines: list[dict[str, Any]] = []
+
+    def full(size: int) -> None:
+        if size > most and max((line.get("step", 0) for line in lines), default=0) >= 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    if engine == "packed":
+        plain = batches.packed_losses
+        monkeypatch.setattr(batches, "packed_losses", lambda *a: full(sum(map(len, a[1]))) or plain(*a))
+    else:
+        learn = SFTTrainer.compute_loss
+        monkeypatch.setattr(SFTTrainer, "compute_loss", lambda *a, **n: full(len(a[2]["labels"])) or learn(*a, **n))
+    monkeypatch.setattr(train, "runner", lambda *_: Here())
+    asked = Settings(models=ModelsSettings(base=base), train=settings(engine, timeout_seconds=240))
+    rows = Dataset("d", "support", datetime(2026, 11, 1), data, {"train": 60}, 0, {})
+    try:
+        if most in (0, 30):  # a single row does not fit
+            with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+                train.train(rows, None, asked, tmp_path, on_progress=lines.append)
+        else:
+            result = train.train(rows, None, asked, tmp_path, on_progress=lines.append)
+            expected = unbroken[engine][0]
+            for name in ("steps", "tokens", "best_epoch"):
+                assert result[name] == expected[name], name
+            for name in ("train_loss", "validation_loss"):
+                assert result[name] == pytest.approx(expected[name], rel=1e-4), name
+            if engine == "trl":
+                assert (result["micro_batch_size"], result["gradient_checkpointing"]) == (4, True)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        torch.set_num_threads(threads)
+    assert [line["halved"] for line in lines if "halved" in line] == list(range(1, halved + 1))
+    assert not any("can_halve" in line for line in lines)

@@ -3,20 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, FalconConfig, GPT2Config, Qwen3Config
 
 from retuned.retrain.generation.adapters import Generator
-from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 
 MODELS = {"base": None, "champion": "champion", "candidate": "candidate"}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 def two_adapters(base: Path, **more: Any) -> PeftModel:
@@ -59,7 +52,6 @@ def alone(model: PeftModel, name: str | None, prompt: list[int], limit: int) -> 
 @pytest.mark.parametrize("system", ["be kind to the customer", "{} is a number"], ids=["shared prefix", "none"])
 def test_models_answer_together_what_each_answers_alone(base: Path, system: str) -> None:
     model = two_adapters(base)
-    replace_layers(model)
     asked = prompts(base, system)
     # Some answers must end before others, that rows leave the batch: any token that is said early ends them.
     said = [token for prompt in asked for name in MODELS.values() for token in alone(model, name, prompt, 5)[1:]]

@@ -69,7 +69,6 @@ def test_a_templated_question_that_is_judged_on_is_not_trained_on(
             teacher.say(shown, "helpful", True)
     unguarded = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=False)})
     built = build_dataset(warehouse, unguarded, "support", NOW)
-    assert built.card["left_out"]["near_holdout"] > 0
     held_out = {row["question"].removesuffix(" now") for row in built.split("holdout")}
     trained = {row["question"].removesuffix(" now") for name in ("train", "validation") for row in built.split(name)}
     assert held_out
@@ -155,11 +154,12 @@ def accept(teacher: Teacher, question: str, answer: str, **more: Any) -> None:
 def test_a_dataset_that_loses_most_of_a_frequent_answer_is_refused(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
-    """Accepted answers of a model that always ends its sentences, but for one label: a filter takes all of its rows."""
+    """Accepted answers that ended at their limit, all of one label: a filter takes all of its rows."""
     for number in range(200):
         accept(teacher, f"What is the number of {number * 7919:b} in the list?", f"It is number {number}.")
     for number in range(12):
-        accept(teacher, f"Does {number * 6857:b} belong to {THINGS[number % 10]}s at all?", "Not at all")
+        asked = f"Does {number * 6857:b} belong to {THINGS[number % 10]}s at all?"
+        teacher.say(teacher.ask(asked, "Not at all", finish_reason="length"), "helpful", True)
     with pytest.raises(LostClass, match=r"12 of 12 .*not at all.*12 incomplete"):
         build_dataset(warehouse, settings, "support", NOW)
     assert warehouse.rows("FROM datasets") == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import build_dataset
+from building import build_dataset, teach
 from prometheus_client import CollectorRegistry
 from teaching import Teacher
 
@@ -20,12 +20,14 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.main import main
 from retuned.daemon.demo import company as demo_company
 from retuned.daemon.jobs.jobs import Jobs
-from retuned.daemon.service import opened
+from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import Settings
 from retuned.retrain.data import label_requests as labels
+from retuned.retrain.data import overrides
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.scoring import exam
 
 DAY = timedelta(days=1)
 TOPIC = "retuned.label-requests"
@@ -84,10 +86,11 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
             "messages": [{"role": "user", "content": QUESTIONS[0]}],
             "question": QUESTIONS[0],
             "answer": "Certainly.",
+            "answers": None,
             "tools": [],
             "context": ["A passage."],
             "reason": "uncertain",
-            "detail": "People called it wrong, and nobody said what is right (1 against, 0 for).",
+            "detail": "People called it wrong, and nobody gave the right answer (1 against, 0 for).",
             "score": pytest.approx(2 / 3),
         }
         file = tmp_path / "out" / "requests.jsonl"
@@ -111,11 +114,13 @@ def test_a_request_is_announced_in_full_and_answered_by_an_expert(tmp_path: Path
         # Months later, what is answered is not asked again.
         jobs.context.now = lambda: teacher.now + 90 * DAY
         jobs.run("labels")
-        assert len(rows(jobs.context.warehouse)) == len(publisher.messages) == 2
+        asked = [(row["interaction_id"], row["reason"]) for row in rows(jobs.context.warehouse)]
+        assert len(asked) == len(set(asked)) == len(publisher.messages)
+        assert {reason for _, reason in asked[2:]} <= {"calibration"}
 
 
 def test_one_account_is_heard_so_many_times_and_its_last_vote_counts(tmp_path: Path) -> None:
-    """Requests count the votes that everything else counts."""
+    """One account does not decide alone what experts look at."""
     with house(tmp_path) as (jobs, teacher, _):
         asked = [
             teacher.ask(f"May I return {word}?", "Certainly.")
@@ -214,18 +219,25 @@ def test_a_day_has_its_budget(tmp_path: Path) -> None:
 
 
 def grounded(teacher: Teacher, alarms: int, others: int) -> list[str]:
-    """Answers that nothing speaks against, of which the grounding rules alarm on the first ones."""
+    """Answers that nothing speaks against; on the first ones values or the detector alarm."""
     asked = [teacher.ask(f"Question {number}?", "Certainly.", context=["A"]) for number in range(alarms + others)]
     for number, interaction in enumerate(asked):
-        score = 0.01 if number < alarms else 1.0
+        alarm = number < alarms
+        values = {"id": interaction, "now": teacher.now, "alarm": alarm if number % 2 else None}
         teacher.warehouse.execute(
-            "INSERT INTO groundings VALUES ($id, 'support', $now, $score, $alarm, NULL)",
-            {"id": interaction, "now": teacher.now, "score": score, "alarm": number < alarms},
+            "INSERT INTO groundings VALUES ($id, 'support', $now, if($alarm IS NULL, NULL, 1 - $alarm::INT), $alarm, "
+            "if($alarm IS NULL, 'no_values', NULL), 'values')",
+            values,
         )
+        if not number % 2:
+            teacher.warehouse.execute(
+                "INSERT INTO detections VALUES ('nli', $id, 'support', '/model', $now, 1 - $alarm::INT, $alarm)",
+                {"id": interaction, "now": teacher.now, "alarm": alarm},
+            )
     return asked
 
 
-def test_a_part_is_drawn_from_alarms_and_from_other_answers_to_calibrate_the_rules(tmp_path: Path) -> None:
+def test_a_part_is_drawn_from_alarms_and_from_other_answers_to_calibrate_the_rate(tmp_path: Path) -> None:
     with house(tmp_path, labels={"per_day": 20}) as (jobs, teacher, publisher):
         asked = grounded(teacher, alarms=5, others=25)
         jobs.run("labels")
@@ -233,13 +245,14 @@ def test_a_part_is_drawn_from_alarms_and_from_other_answers_to_calibrate_the_rul
         drawn = rows(jobs.context.warehouse)
         alarms = [row for row in drawn if row["interaction_id"] in asked[:5]]
         assert {row["reason"] for row in drawn} == {"calibration"}
-        assert (len(alarms), len(drawn)) == (2, 4)
-        assert {row["probability"] for row in alarms} == {2 / 5}
-        assert {row["probability"] for row in drawn if row not in alarms} == {2 / 25}
+        assert len(drawn) == 4
+        assert {row["alarm"] for row in alarms} <= {True}
+        assert {row["probability"] for row in drawn if row not in alarms} == {(4 - len(alarms)) / 25}
         # Who is asked is not told which kind it is.
         messages = [message for _, _, message in publisher.messages]
         assert len({message["detail"] for message in messages}) == 1
         assert {message["score"] for message in messages} == {None}
+        assert not any("alarm" in message for message in messages)
         # It is answered by whether it is invented, not by what is right.
         first, second = (row["interaction_id"] for row in drawn[:2])
         teacher.say(first, "correction", "No.", "expert")
@@ -248,12 +261,12 @@ def test_a_part_is_drawn_from_alarms_and_from_other_answers_to_calibrate_the_rul
         answered = [row["interaction_id"] for row in rows(jobs.context.warehouse) if row["answered_at"]]
         assert answered == [second]
         now = teacher.now
-        for day in (1, 2, 3):
+        for day in range(1, 8):
             jobs.context.now = lambda day=day: now + day * DAY
             jobs.run("labels")
         drawn = rows(jobs.context.warehouse)
-        assert sum(row["interaction_id"] in asked[:5] for row in drawn) == 5
-        assert len(drawn) == len({row["interaction_id"] for row in drawn}) == 16
+        assert len(drawn) == len({row["interaction_id"] for row in drawn}) == 30
+        assert sum(row["alarm"] for row in drawn) == 5
 
 
 def test_each_answer_of_a_kind_has_the_same_chance_to_be_drawn(tmp_path: Path) -> None:
@@ -261,9 +274,35 @@ def test_each_answer_of_a_kind_has_the_same_chance_to_be_drawn(tmp_path: Path) -
         asked = grounded(teacher, alarms=5, others=10)
         passes = [labels._draw(jobs.context.warehouse, "support", 4, teacher.now + n * DAY) for n in range(200)]
         times = Counter(row["interaction_id"] for rows in passes for row in rows)
-        # 200 × 2 of 5, and of 10, are 80 and 40: each within four standard deviations.
-        assert all(abs(times[one] - 80) < 28 for one in asked[:5])
-        assert all(abs(times[one] - 40) < 23 for one in asked[5:])
+        for kind in (asked[:5], asked[5:]):
+            each = sum(times[one] for one in kind) / len(kind)
+            assert each > 0
+            # Within four standard deviations.
+            assert all(abs(times[one] - each) < 4 * each**0.5 for one in kind)
+
+
+def test_an_answer_that_is_asked_about_for_another_reason_may_be_drawn_and_each_request_has_its_own_answer(
+    tmp_path: Path,
+) -> None:
+    """Without the answers that are likely wrong, the sample would look too good."""
+    with house(tmp_path, labels={"per_day": 100}) as (jobs, teacher, _):
+        asked = grounded(teacher, alarms=0, others=10)
+        for interaction in asked[:6]:
+            jobs.context.warehouse.insert(
+                "label_requests", id=f"other {interaction}", created_at=teacher.now, workload="support",
+                interaction_id=interaction, reason="uncertain", detail="", announced=True,
+            )  # fmt: skip
+        jobs.run("labels")
+        drawn = {row["interaction_id"]: row for row in rows(jobs.context.warehouse) if row["reason"] == "calibration"}
+        assert set(drawn) == set(asked)
+        assert {row["probability"] for row in drawn.values()} == {1.0}
+        teacher.say(asked[0], "hallucination", True, "expert")
+        teacher.say(asked[1], "correction", "No.", "expert")
+        jobs.run("quality")
+        answered = {
+            (row["interaction_id"], row["reason"]) for row in rows(jobs.context.warehouse) if row["answered_at"]
+        }
+        assert answered == {(asked[0], "calibration"), (asked[1], "uncertain")}
 
 
 def test_without_a_topic_requests_are_listed_alone_and_go_out_once_there_is_one(tmp_path: Path) -> None:
@@ -338,16 +377,18 @@ def test_the_command_line_lists_what_is_open(
         (interaction,) = doubted(teacher, "May I\nreturn \x1b[31m a lamp?")
         jobs.run("labels")
     assert main(["labels"]) == 0
-    assert capsys.readouterr().out == (
-        f"{interaction}  support  0.67 uncertain: People called it wrong, and nobody said what is right (1 against, 0 "
-        "for).\n    asked     May I return [31m a lamp?\n    answered  Certainly.\n"
+    printed, hint = capsys.readouterr()
+    assert "on the daemon's page /teach" in hint
+    assert printed == (
+        f"{interaction}  support  0.67 uncertain: People called it wrong, and nobody gave the right answer (1 against, "
+        "0 for).\n    asked     May I return [31m a lamp?\n    saw       A passage.\n    answered  Certainly.\n"
     )
     assert main(["labels", "--json", "--workload", "support"]) == 0
     assert [one["interaction_id"] for one in json.loads(capsys.readouterr().out)] == [interaction]
     assert main(["labels", "--workload", "sales"]) == 0
     assert capsys.readouterr().out == ""
-    assert main(["status"]) == 0
-    assert "  labels      1 asked of experts, 0 answered\n" in capsys.readouterr().out
+    assert main(["status", "support"]) == 0
+    assert "to do   1 answer to judge: `retuned labels --workload support`\n" in capsys.readouterr().out
     assert main(["export", "label_requests", "-o", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["interaction_id"] == interaction
 
@@ -384,13 +425,13 @@ def traffic_after_the_change(teacher: Teacher, rates: float) -> dict[str, bool]:
     """150 answers of that champion after the company changed, a share of them rated by customers; which are wrong.
 
     It confuses a tenth of what it knows, repeats what is no longer true, and takes another fact for what is new. What
-    did not change is asked five times as often.
+    did not change is asked fifteen times as often.
     """
     draw = random.Random(0)
     company = demo_company.load(None)
     before = {fact.id: fact for fact in company.facts(changed=False)}
     after = company.facts(changed=True)
-    often = [5 if before.get(fact.id) == fact.model_copy(update={"other_values": ()}) else 1 for fact in after]
+    often = [15 if before.get(fact.id) == fact.model_copy(update={"other_values": ()}) else 1 for fact in after]
     wrong = {}
     for _ in range(150):
         (fact,) = draw.choices(after, often)
@@ -417,3 +458,37 @@ def test_what_is_picked_teaches_more_than_what_chance_picks(tmp_path: Path, rate
         of_picks, of_all = (sum(wrong[one] for one in some) / len(some) for some in (asked, list(wrong)))
         print(f"wrong: {of_picks:.2f} of the picks, {of_all:.2f} of all")
         assert of_picks > 2 * of_all
+
+
+def test_experts_are_asked_whether_two_answers_mean_the_same_where_nobody_knows(tmp_path: Path) -> None:
+    with house(tmp_path, dataset={"minimum_rows": 1}, gate={"minimum_examples": 1}) as (jobs, teacher, publisher):
+        warehouse, settings = jobs.context.warehouse, jobs.context.settings
+        teach(teacher, range(12))
+        one, other = "Mister Smith leads us since May.", "Anna is our director and everybody likes her."
+        for name, answer in (("u1", one), ("u2", other), ("u3", one), ("u4", other), ("u5", one)):
+            teacher.correct("Who is the boss?", "Nobody.", answer, "user", name)
+        shown = "A long letter, with all of the details."
+        decided = teacher.correct("What shall I send?", "Nothing.", shown, "user", "u1")
+        teacher.correct("What shall I send?", "Nothing.", "Only your name, please, nobody needs more.", "user", "u2")
+        build_dataset(warehouse, settings, "support", teacher.now)
+        overrides.decide_rows(warehouse, "keep", [decided], "it is right", "anna", teacher.now)
+        jobs.run("labels")
+        asked = [row for row in rows(warehouse) if row["reason"] == "conflict"]
+        assert len(asked) == 1, "one of each question, and none of what a person has decided"
+        (message,) = [message for _, _, message in publisher.messages if message["reason"] == "conflict"]
+        assert (message["question"], set(message["answers"])) == ("Who is the boss?", {one, other})
+        assert (message["interaction_id"], message["score"]) == (asked[0]["interaction_id"], None)
+        jobs.run("labels")
+        assert len([row for row in rows(warehouse) if row["reason"] == "conflict"]) == 1
+        teacher.say(message["interaction_id"], "helpful", True)  # does not tell whether they mean the same
+        jobs.run("labels")
+        (open_one,) = (one for one in labels.open_requests(warehouse) if one["reason"] == "conflict")
+        assert open_one == message
+        assert exam.own(warehouse.cursor(), "support") == []
+        answer = teacher.say(message["interaction_id"], "same", False)
+        jobs.run("labels")
+        assert [row["feedback_id"] for row in rows(warehouse) if row["reason"] == "conflict"] == [answer]
+        first, second = message["answers"]
+        assert exam.own(warehouse.cursor(), "support") == [
+            exam.Pair(message["interaction_id"], exam.OWN, "", "Who is the boss?", second, first, False)
+        ]

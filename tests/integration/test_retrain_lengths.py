@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from models import tiny_llama
 from trainings import SETTINGS, rows, trained
 
 from retuned.retrain.training.base_model import load_tokenizer
@@ -21,11 +20,6 @@ OLD = [
 ]
 ASKED = {"role": "user", "content": "how long do i have to return the lamp"}
 PASSAGES = ["a lamp can be returned within 14 days", "delivery " * 30, "a gift card is 5 euro " * 9]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +59,7 @@ def test_what_instructs_the_question_one_passage_and_the_answer_are_never_cut(to
     prompt = tokenizer.decode(encode(tokenizer, LONG, least).prompt)
     assert prompt.startswith("<|im_start|>system\nanswer for the free store<|im_end|>")
     assert prompt.endswith("return the lamp<|im_end|>\n<|im_start|>assistant\n")
-    with pytest.raises(TooLong, match=f"{least} tokens at least, {least - 1} fit"):
+    with pytest.raises(TooLong, match=f"at least {least} tokens, {least - 1} fit"):
         encode(tokenizer, LONG, least - 1)
     short = row([ASKED])
     assert encode_all(tokenizer, [LONG, short], least - 1) == [encode(tokenizer, short, 1_024)]

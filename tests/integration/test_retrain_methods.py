@@ -8,37 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_llama, tiny_model
+from models import tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
-from trainings import SETTINGS, adapted, dataset, encoded, gradients, rows, trained, whole_layers
+from trainings import SETTINGS, adapted, dataset, encoded, gradients, rows, trained
 from transformers import AutoModelForCausalLM
 
 from retuned.consumers.errors import Cancelled, RetunedError
-from retuned.daemon.demo.model import Model
 from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine
-from retuned.retrain.kernels.replace import replace_layers
 from retuned.retrain.settings import EvaluateSettings
 from retuned.retrain.training import adapter as lora
 from retuned.retrain.training import base_model as bases
-from retuned.retrain.training import checkpoints
 from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.training.batches import encode, losses, padded_losses
 
 PACKED = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gpt2": True, "falcon": False}
-REPLACED = {"llama": 14, "mistral": 14, "qwen2": 14, "qwen3": 14, "gpt2": 0, "falcon": 0}
-WHOLE_LAYERS = {"llama": 2, "mistral": 2, "qwen2": 2, "qwen3": 0, "gpt2": 0, "falcon": 0}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -48,8 +33,7 @@ def test_an_architecture_is_trained_saved_and_served(kind: str, tmp_path: Path) 
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, examples, pad)])
     packing = lora.packing_fits(model, examples, pad, 256)
-    assert (packing, replace_layers(model)) == (PACKED[kind], REPLACED[kind])
-    assert len(whole_layers(model)) == WHOLE_LAYERS[kind]
+    assert packing == PACKED[kind]
     found, fast = gradients(model, losses(model, examples, pad, packing))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert fast.keys() == plain.keys()
@@ -64,18 +48,18 @@ def test_an_architecture_is_trained_saved_and_served(kind: str, tmp_path: Path) 
     result = trained(base, data, tmp_path / "run", settings, emit=lines.append)
     assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) / 10
     asked = json.loads(rows(1)[0]["messages"])
-    served = Model(base, 1)
-    prompt = served.prompt(asked)
-    before = served.answer([prompt], [12])[0].text
-    served.adapt(Path(result["adapter"]))
-    assert served.answer([prompt], [12])[0].text == rows(1)[0]["completion"] != before
+    tokenizer = load_tokenizer(base)
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+
+    def answer(model: Any) -> str:
+        ids = model.generate(**prompt, max_new_tokens=12, do_sample=False, pad_token_id=pad)
+        text: str = tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text.strip()
+
+    assert answer(load_model(base, torch.float32)) != rows(1)[0]["completion"]
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result["adapter"])
-    ids = torch.tensor([prompt.ids])
-    answered = loaded.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=pad
-    )
-    text = load_tokenizer(base).decode(answered[0, len(prompt.ids) :], skip_special_tokens=True)
-    assert text.strip() == rows(1)[0]["completion"]
+    assert answer(loaded) == rows(1)[0]["completion"]
+    assert answer(loaded.merge_and_unload()) == rows(1)[0]["completion"]
 
 
 @pytest.mark.parametrize(
@@ -130,10 +114,10 @@ def test_qlora_without_its_library_is_one_clear_line(base: Path, monkeypatch: py
 
 
 def test_all_weights_of_the_blocks_train(base: Path, data: Path, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-3})
+    settings = SETTINGS.model_copy(update={"engine": "auto", "method": "full", "learning_rate": 1e-3})
     lines: list[dict[str, Any]] = []
     result = trained(base, data, tmp_path / "full", settings, emit=lines.append)
-    assert (result["packed"], result["fused"]) == (True, 0)
+    assert (result["engine"], result["engine_reason"]) == ("trl", "train.method is full")
     assert result["train_loss"] < next(line["loss"] for line in lines if "step" in line) / 2
     # What PEFT loads from it is what was trained: each layer's weights, and neither embeddings nor head.
     tensors = load_file(Path(result["adapter"]) / "adapter_model.safetensors")
@@ -164,7 +148,7 @@ def test_all_weights_of_the_blocks_train(base: Path, data: Path, tmp_path: Path)
 
 def test_all_weights_go_on_from_what_an_adapter_learned(base: Path, data: Path, tmp_path: Path) -> None:
     learned = trained(base, data, tmp_path / "lora", SETTINGS)
-    settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-4})
+    settings = SETTINGS.model_copy(update={"engine": "auto", "method": "full", "learning_rate": 1e-4})
     result = trained(base, data, tmp_path / "full", settings, parent=Path(learned["adapter"]))
     assert result["validation_loss"] < learned["validation_loss"]
     config = json.loads((Path(result["adapter"]) / "adapter_config.json").read_text())
@@ -172,7 +156,7 @@ def test_all_weights_go_on_from_what_an_adapter_learned(base: Path, data: Path, 
 
 
 def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path, data: Path, tmp_path: Path) -> None:
-    full = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-4})
+    full = SETTINGS.model_copy(update={"engine": "auto", "method": "full", "learning_rate": 1e-4})
     parents: dict[str, Path] = {}
     for name, settings, parent in (("lora", SETTINGS, None), ("full", full, "lora"), ("again", full, "full")):
         result = trained(base, data, tmp_path / name, settings, parent=parents.get(parent) if parent else None)
@@ -210,7 +194,7 @@ def test_adapters_and_copies_of_all_layers_are_compared_each_as_it_is(base: Path
 
 
 def test_all_weights_compute_in_bfloat16_and_stay_in_float32(base: Path, data: Path, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 1e-3, "epochs": 1})
+    settings = SETTINGS.model_copy(update={"engine": "auto", "method": "full", "learning_rate": 1e-3, "epochs": 1})
     results = [
         trained(base, data, tmp_path / dtype, settings.model_copy(update={"dtype": dtype}))
         for dtype in ("float32", "bfloat16")
@@ -240,11 +224,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
-@pytest.mark.parametrize("preference", ["dpo", "kto"])
+@pytest.mark.parametrize("preference", ["none", "dpo", "kto"])
 def test_dropout_and_preferences_go_on_bit_by_bit_after_a_stop(
     how: str, preference: str, base: Path, data: Path, tmp_path: Path
 ) -> None:
-    settings = SETTINGS.model_copy(update={"dropout": 0.2, "preference": preference, "epochs": 2})
+    settings = SETTINGS.model_copy(update={"engine": "auto", "dropout": 0.2, "preference": preference, "epochs": 2})
     whole = trained(base, data, tmp_path / "whole", settings)
 
     def stop(line: dict[str, Any]) -> None:
@@ -255,12 +239,12 @@ def test_dropout_and_preferences_go_on_bit_by_bit_after_a_stop(
 
     with pytest.raises(Killed if how == "SIGKILL" else Cancelled):
         trained(base, data, tmp_path / "broken", settings, emit=stop)
-    saved = checkpoints.newest(tmp_path / "broken")
-    assert saved is not None
-    assert saved[0]["step"] == (8 if how == "SIGKILL" else 10)
+    found = (tmp_path / "broken").glob("checkpoint-*")
+    last = max(int(path.name.rsplit("-", 1)[-1]) for path in found)
+    assert last == 8 if how == "SIGKILL" else last >= 10
     resumed = trained(base, data, tmp_path / "broken", settings)
     left, right = (load_file(Path(one["adapter"]) / "adapter_model.safetensors") for one in (whole, resumed))
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
     for name in ("steps", "train_loss", "validation_loss", "validation_gap", "best_epoch", "preference_loss"):
-        assert resumed[name] == whole[name]
+        assert resumed.get(name) == whole.get(name)

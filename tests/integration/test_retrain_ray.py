@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from brokers import until
 from counting import MODULE_PATH, STEPS, counting_work
+from forks import children
 from http_doubles import Quiet, listening
-from ray_clusters import RayDouble, children, ray_double
+from ray_clusters import RayDouble, ray_double
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError, StandsBy
@@ -182,7 +183,7 @@ def test_while_the_head_is_away_the_job_goes_on(ray: RayDouble, tmp_path: Path) 
 
 def test_a_head_that_stays_away_ends_it_with_the_reason(ray: RayDouble, tmp_path: Path) -> None:
     ray.away = True
-    with pytest.raises(ChildFailed, match=r"runner.url: http://127.*does not answer.*can be reached.*so for 0.5 s"):
+    with pytest.raises(ChildFailed, match=r"runner.url: http://127.*does not answer.*can be reached.*, for 0.5 s"):
         run(runner(ray), counting_work(tmp_path, timeout_seconds=0.5))
 
 
@@ -361,7 +362,7 @@ def test_a_job_that_ray_gave_up_in_its_queue_is_submitted_again(ray: RayDouble, 
 
 
 def test_an_environment_without_retuned_fails_with_what_ray_reports(ray: RayDouble, tmp_path: Path) -> None:
-    with pytest.raises(ChildFailed, match=r"counting: job retuned-counting-\w+ ended before it began \(.*not found"):
+    with pytest.raises(ChildFailed, match=r"counting: job retuned-counting-\w+ did not start \(.*not found"):
         run(runner(ray, python="/nowhere/python"), counting_work(tmp_path))
     assert len(ray.names) == 1
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import tiny_llama
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.training.base_model import load_tokenizer
@@ -28,11 +27,6 @@ CALLED = '<tool_call>\n{"name": "order_status", "arguments": {"order": 7, "zip":
 # With which these models end their turns.
 ENDS = ["<|eot_id|>", "<｜end▁of▁sentence｜>", "<|end|>", "<end_of_turn>", "<turn|>", "<|return|>"]
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "where is order 7"}]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 def template(name: str) -> str:

@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 import torch
 from building import build_dataset
-from models import tiny_llama
+from models import ANY_LATENCY, tiny_llama
 from peft import LoraConfig, get_peft_model
 from teaching import CHANGED, GOODS, Teacher, teach_policies
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.retrain import queue, run, versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
-from retuned.retrain.settings import GateSettings, ModelsSettings, Settings, TrainSettings
+from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
+from retuned.retrain.stages import candidate as candidate_stage
 from retuned.retrain.training.base_model import load_model
 from retuned.retrain.versions import Version
 
@@ -37,7 +39,8 @@ class Moved:
         self.settings = Settings(
             models=ModelsSettings(base=self.old, directory=folder / "models"),
             train=TrainSettings(threads=1, learning_rate=5e-3, epochs=8, dtype="float32"),
-            gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50, fold_rows=0),
+            evaluate=EvaluateSettings(general_examples=9),
+            gate=GateSettings(minimum_examples=15, maximum_latency_ratio=ANY_LATENCY, fold_rows=0),
         )
         teacher = Teacher(warehouse)
         teach_policies(teacher, GOODS)
@@ -61,8 +64,8 @@ class Moved:
         return Rollout(self.warehouse, self.settings, self.publisher, "model-events")
 
     def take_up(self, base: Path | None = None) -> RunResult:
-        run_id = queue.put_in_line(self.warehouse, "support", ["by hand"], utc_now(), base=base)
-        return run.take_up(self.rollout, run_id, utc_now, threading.Event(), lambda _: None)
+        run_id = queue.enqueue(self.warehouse, "support", ["by hand"], utc_now(), base=base)
+        return run.resume(self.rollout, run_id, utc_now, threading.Event(), lambda _: None)
 
     def version(self, name: str | None) -> Version:
         found = versions.find(self.warehouse, "support", str(name))
@@ -123,7 +126,7 @@ def test_what_follows_goes_on_from_the_new_base_model_though_the_configuration_n
         begun.update(parent=parent, base=settings.models.base)
         raise RetunedError("far enough")
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(candidate_stage, "train", train)
     Teacher(moved.warehouse, "support").acts = 10_000
     later = Teacher(moved.warehouse)
     later.acts = 10_000

@@ -97,6 +97,7 @@ def test_a_version_is_immutable_and_complete(warehouse: Warehouse, settings: Set
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "bom.cdx.json",
         "manifest.json",
     ]
     manifest = json.loads((version.path / "manifest.json").read_text())
@@ -198,7 +199,6 @@ def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publish
         "previous_version": one.version,
         "path": str(two.path),
         "base_model": str(settings.models.base),
-        "provider_model": None,
         "share": 1.0,
         "experiment": None,
         "reason": "by hand",
@@ -286,7 +286,7 @@ def test_what_was_half_written_is_swept_up_at_start(warehouse: Warehouse, settin
     (one.path.parent / ".champion.123.tmp").symlink_to(one.version)
     registry.reconcile(warehouse, settings)
     assert [path.name for path in one.path.parent.iterdir()] == [one.version]
-    assert len(list(one.path.iterdir())) == 4
+    assert len(list(one.path.iterdir())) == 5
 
 
 def test_an_absent_broker_delays_the_announcement_alone(

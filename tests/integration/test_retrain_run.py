@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from building import build_dataset
 from judges import answers, serving
-from models import tiny_llama
+from models import ANY_LATENCY, tiny_llama
 from prometheus_client import CollectorRegistry
 from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
 
@@ -22,18 +22,24 @@ from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings, WarehouseSettings
 from retuned.consumers.warehouse.artifacts import Artifacts, Kind, Record
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.settings import Settings as DaemonSettings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.retrain import queue, run, versions
-from retuned.retrain.data.dataset import Dataset, logged_answers
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, Evaluation
+from retuned.retrain.data import holdout
+from retuned.retrain.data.dataset import Dataset, logged_answers, metric_of
+from retuned.retrain.decision import again
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED, Evaluation
+from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.generation.effect_probe import Probe
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.release import approvals, approve
 from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
+from retuned.retrain.scoring import exam
+from retuned.retrain.scoring.text import Text
 from retuned.retrain.settings import (
     EvaluateSettings,
     GateSettings,
@@ -42,10 +48,10 @@ from retuned.retrain.settings import (
     Settings,
     TrainSettings,
 )
+from retuned.retrain.stages import candidate as candidate_stage
 
 TOPIC = "model-events"
 
-pytestmark = pytest.mark.usefixtures("forked_children")
 
 Lines = list[dict[str, Any]]
 
@@ -55,13 +61,8 @@ def settings_for(folder: Path, base: Path) -> Settings:
         models=ModelsSettings(base=base, directory=folder / "models"),
         train=TrainSettings(threads=1, learning_rate=5e-3, epochs=8, dtype="float32", checkpoint_steps=10),
         evaluate=EvaluateSettings(general_examples=9),
-        gate=GateSettings(minimum_examples=15, maximum_latency_ratio=50),
+        gate=GateSettings(minimum_examples=15, maximum_latency_ratio=ANY_LATENCY),
     )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 def ask_in_vain(teacher: Teacher) -> None:
@@ -78,6 +79,11 @@ class Bench:
         self.stop, self.lines = threading.Event(), Lines()
         self.on_line: Callable[[dict[str, Any]], None] = lambda _: None
 
+    def apart(self) -> None:
+        """Each wording is a question of its own."""
+        alone = self.settings.dataset.model_copy(update={"near_duplicate_similarity": 1.0})
+        self.settings = self.settings.model_copy(update={"dataset": alone})
+
     def _take(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
         self.on_line(line)
@@ -87,12 +93,12 @@ class Bench:
         return Rollout(self.warehouse, self.settings, self.publisher, TOPIC)
 
     def retrain(self) -> RunResult:
-        run_id = queue.put_in_line(self.warehouse, "support", ["by hand"], utc_now())
-        return run.take_up(self.rollout, run_id, utc_now, self.stop, self._take)
+        run_id = queue.enqueue(self.warehouse, "support", ["by hand"], utc_now())
+        return run.resume(self.rollout, run_id, utc_now, self.stop, self._take)
 
     def resume(self) -> RunResult | None:
         found = queue.unfinished(self.warehouse)
-        return run.take_up(self.rollout, found[0]["id"], utc_now, self.stop, self._take) if found else None
+        return run.resume(self.rollout, found[0]["id"], utc_now, self.stop, self._take) if found else None
 
     def stop_at(self, **wanted: Any) -> None:
         def look(line: dict[str, Any]) -> None:
@@ -127,8 +133,22 @@ class Real:
     def play(self, monkeypatch: pytest.MonkeyPatch, evaluations: list[Evaluation] | None = None) -> None:
         """Let runs get from their children what the first run got, at once: for tests of what is made of it."""
         found = self.evaluations if evaluations is None else evaluations
-        monkeypatch.setattr(run, "train", lambda *_: self.training)
-        monkeypatch.setattr(run, "evaluate", lambda *_: (found, {"seconds": 1.0}))
+        monkeypatch.setattr(candidate_stage, "train", lambda *_: self.training)
+
+        def evaluated(*given: Any) -> tuple[list[Evaluation], dict[str, float]]:
+            take_exam(*given)
+            return found, {"seconds": 1.0}
+
+        monkeypatch.setattr(candidate_stage, "evaluate", evaluated)
+
+
+def take_exam(dataset: Dataset, *given: Any) -> None:
+    """As the child of an evaluation does, whose arguments are these."""
+    settings, folder, pairs = given[2], given[4], given[9] if len(given) > 9 else {}
+    marks, _ = exam.taken(metric_of(dataset, settings).metric, pairs)
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = {source: [asdict(mark) for mark in those] for source, those in marks.items()}
+    (folder / exam.FILE).write_text(json.dumps(taken))
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +187,9 @@ def test_a_retraining_really_improves_the_answers(real: Real) -> None:
     assert "Answers are scored by the metric facts" in first.reasons[-1]
     decisions = warehouse.rows("SELECT metric FROM decisions WHERE kind = 'gate'")
     assert {row["metric"] for row in decisions} == {"facts"}
-    assert warehouse.row("SELECT count(*) AS rows FROM evaluations WHERE score < 1 AND detail LIKE 'misses %'")["rows"]
+    assert warehouse.row("SELECT count(*) AS rows FROM evaluations WHERE score < 1 AND detail LIKE '% is missing'")[
+        "rows"
+    ]
     assert first.passed
     assert first.promoted
     assert first.scores["base"] == 0.0
@@ -182,6 +204,49 @@ def test_a_retraining_really_improves_the_answers(real: Real) -> None:
     assert min(place.gap("base") for place in probe.places) > 0
     assert real.bench.publisher.messages[0][2]["model"] == version.name
     assert real.bench.work_folders() == []
+
+
+def judge_again(real: Real, version: str, metric: str | None) -> Decision:
+    bench = real.bench
+    return again.evaluate_again(
+        bench.warehouse, bench.settings, "support", version, metric, utc_now(), threading.Event()
+    )
+
+
+def test_a_version_is_judged_again_by_the_answers_of_its_evaluation(real: Real) -> None:
+    warehouse, version = real.bench.warehouse, str(real.second.version)
+    state = ("SELECT * FROM aliases ORDER BY ALL", "SELECT * FROM promotions ORDER BY ALL")
+    before = [warehouse.rows(query) for query in state]
+    same = judge_again(real, version, None)
+    assert same.outcome == real.second.passed
+    assert same.figures["gain"] == real.second.figures["gain"]
+    assert same.figures["gain_low"] == real.second.figures["gain_low"]
+    decision = judge_again(real, version, "text")
+    assert decision.reasons[0].startswith("For information: by the metric text support@")
+    assert "Answers are scored by the metric text" in decision.reasons[-1]
+    (row,) = warehouse.rows("SELECT * FROM decisions WHERE kind = 'evaluation' AND metric = 'text'")
+    assert (row["run_id"], json.loads(row["reasons"])) == (real.second.run_id, decision.reasons)
+    answered = "SELECT model, split, row_id, output FROM evaluations WHERE run_id = ? ORDER BY ALL"
+    assert warehouse.rows(answered, [row["id"]]) == warehouse.rows(answered, [real.second.run_id])
+    export = b"".join(content(Export("evaluations", workload="support"), warehouse, DaemonSettings()))
+    told = [json.loads(line) for line in export.splitlines()]
+    mine = [one for one in told if one["run_id"] == row["id"] and one["split"] == "holdout"]
+    assert mine
+    assert all(one["question"] for one in mine)
+    by_text = Text(None)
+    assert [one["score"] for one in mine] == [by_text.score(one["output"], one["approved"], {}).value for one in mine]
+    # Nothing serves or counts otherwise than before.
+    assert [warehouse.rows(query) for query in state] == before
+    assert holdout.tries(warehouse, "support", real.second.parent_version) == real.second.figures["tries"]
+
+
+def test_what_cannot_be_judged_again_is_named(real: Real) -> None:
+    with pytest.raises(RetunedError, match="no such version"):
+        judge_again(real, "00000000", None)
+    with pytest.raises(RetunedError, match=r"expected one of auto, facts, .* in the configuration"):
+        judge_again(real, str(real.first.version), "os:system")
+    with pytest.raises(RetunedError, match=r"evaluate\.judge_url"):
+        judge_again(real, str(real.first.version), "judge")
 
 
 def test_everything_about_a_run_is_stored(real: Real) -> None:
@@ -381,7 +446,10 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     assert "compared with this base model 1 time before" in again.reasons[1]
 
 
-def test_a_judge_is_asked_and_decides_nothing_on_the_holdout(
+EXAM = "Would a customer learn the same from both"
+
+
+def test_a_judge_is_asked_about_unrated_traffic_alone(
     bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = Teacher(bench.warehouse)
@@ -393,14 +461,13 @@ def test_a_judge_is_asked_and_decides_nothing_on_the_holdout(
         evaluate = judging.settings(judge_examples=22)
         bench.settings = bench.settings.model_copy(update={"evaluate": evaluate})
         result = bench.retrain()
+        asked = sum(EXAM not in one["messages"][0]["content"] for one in judging.asked)
     assert result.promoted
-    assert "on the holdout the judge wise prefers" in result.reasons[-1]
-    assert sum(result.figures[f"judge_{one}"] for one in ("wins", "ties", "losses")) == 22
+    assert asked == 2 * 22
     verdicts = bench.warehouse.rows(
         "SELECT model, split, verdict FROM evaluations WHERE verdict IS NOT NULL AND run_id = ?", [result.run_id]
     )
     assert Counter((row["model"], row["split"]) for row in verdicts) == {
-        (result.version, "holdout"): 22,
         (result.version, "traffic"): 22,
     }
     assert result.figures["traffic_judged"] == 22
@@ -419,11 +486,10 @@ def test_a_judge_that_is_the_metric_is_asked_about_each_answer_to_traffic_once(
         own = {"evaluate": judging.settings(judge_examples=22), "metric": metric}
         bench.settings = bench.settings.model_copy(update=own)
         result = bench.retrain()
-        asked = [question["messages"] for question in judging.asked]
+        asked = [one["messages"] for one in judging.asked if EXAM not in one["messages"][0]["content"]]
     assert result.figures["traffic_judged"] == 22
     assert len(asked) == 2 * 22
     assert {"It is short." in instructions["content"] for instructions, _ in asked} == {True}
-    assert "judge_win_rate" not in result.figures
     assert "Answers are scored by the metric judge" in result.reasons[-1]
 
 
@@ -436,8 +502,7 @@ def test_a_judge_that_is_away_stops_nothing(bench: Bench, real: Real, monkeypatc
     bench.settings = bench.settings.model_copy(update={"evaluate": away})
     result = bench.retrain()
     assert result.promoted
-    assert "gave no verdict; " in result.reasons[-1]
-    assert "judge_win_rate" not in result.figures
+    assert "The judge gone gave no verdict on " in " ".join(result.reasons)
 
 
 def test_most_of_a_class_would_be_left_out(bench: Bench, warehouse: Warehouse) -> None:
@@ -447,7 +512,8 @@ def test_most_of_a_class_would_be_left_out(bench: Bench, warehouse: Warehouse) -
         shown = teacher.ask(f"What is the number of {number * 7919:b}?", f"It is number {number}.")
         teacher.say(shown, "helpful", True)
     for number in range(12):
-        teacher.say(teacher.ask(f"Does {number * 6857:b} belong to it?", "Not at all"), "helpful", True)
+        shown = teacher.ask(f"Does {number * 6857:b} belong to it?", "Not at all", finish_reason="length")
+        teacher.say(shown, "helpful", True)
     result = bench.retrain()
     assert (result.state, result.version, result.passed) == ("refused", None, None)
     assert "12 of 12 questions with the answer 'not at all'" in result.reasons[0]
@@ -526,7 +592,7 @@ def test_a_daemon_that_was_killed_after_the_decision_only_promotes(
         with pytest.raises(KeyboardInterrupt):
             bench.retrain()
     assert bench.row()["state"] == "running"
-    monkeypatch.setattr(run, "evaluate", killed)
+    monkeypatch.setattr(candidate_stage, "evaluate", killed)
     resumed = bench.resume()
     assert resumed is not None
     assert resumed.promoted
@@ -774,8 +840,8 @@ class Trainer:
         self.trained: list[Dataset] = []
         self.evaluated: list[Dataset] = []
         self.before_evaluation: Callable[[], None] = lambda: None
-        monkeypatch.setattr(run, "train", self.train)
-        monkeypatch.setattr(run, "evaluate", self.evaluate)
+        monkeypatch.setattr(candidate_stage, "train", self.train)
+        monkeypatch.setattr(candidate_stage, "evaluate", self.evaluate)
 
     def train(self, dataset: Dataset, *_: Any) -> dict[str, Any]:
         self.trained.append(dataset)
@@ -783,6 +849,7 @@ class Trainer:
 
     def evaluate(self, dataset: Dataset, *more: Any) -> tuple[list[Evaluation], dict[str, float]]:
         self.before_evaluation()
+        take_exam(dataset, *more)
         settings: Settings = more[2]
         logged: dict[str, str] = more[7]
         rows = dataset.split("holdout")
@@ -791,7 +858,8 @@ class Trainer:
         found = []
         for place, row in enumerate(rows):
             assert row["row_id"] in logged
-            one = replace(self.real.evaluations[0], split="holdout", row_id=row["row_id"], kind="correction", groups=[])
+            about = {"split": "holdout", "row_id": row["row_id"], "kind": "correction", "cluster": row["cluster"]}
+            one = replace(self.real.evaluations[0], groups=[], **about)
             good = float(place < round(right * len(rows)))
             scores = {BASE: 0.0, LOGGED: 0.0, CANDIDATE: good}
             found += [replace(one, model=model, score=score) for model, score in scores.items()]
@@ -817,7 +885,7 @@ def test_forty_corrections_are_enough_for_a_clear_gain(
     assert len(stored) == len(learned) == result.figures["folded"]
     assert result.figures["examples"] == result.figures["logged_examples"] == len(learned) + whole.rows["holdout"]
     assert result.figures["tries"] == 1  # the holdout alone was not looked at
-    assert f"{len(learned)} of these examples are among what the candidate learned" in result.reasons[1]
+    assert f"{len(learned)} of these examples are training rows of the candidate" in result.reasons[1]
     # They are told apart from the holdout, whose score is the candidate's own.
     assert result.scores["candidate"] == pytest.approx(0.6, abs=0.05)
     assert bench.work_folders() == []
@@ -828,7 +896,8 @@ def test_folds_are_really_trained_and_answer_what_they_did_not_learn(bench: Benc
     ask_in_vain(teacher)
     teach_policies(teacher, GOODS, openings=slice(2))
     once = bench.settings.train.model_copy(update={"epochs": 1})
-    bench.settings = bench.settings.model_copy(update={"train": once})
+    exact = MetricSettings(name="exact")  # after one epoch answers are nonsense, on some of which facts abstain
+    bench.settings = bench.settings.model_copy(update={"train": once, "metric": exact})
     result = bench.retrain()
     assert result.state == "succeeded", result.error
     assert {line.get("fold") for line in bench.lines if "step" in line} == {None, 1, 2, 3, 4}
@@ -852,6 +921,7 @@ def test_a_holdout_that_shows_too_little_is_one_look_and_its_folds_another(
     bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teach_policies(Teacher(bench.warehouse), GOODS, openings=slice(4))
+    bench.apart()
     trainer = Trainer(real, (0.15, 0.3), monkeypatch)
     result = bench.retrain()
     assert trainer.trained[0].rows["holdout"] >= bench.settings.gate.minimum_examples
@@ -871,6 +941,7 @@ def test_no_fold_is_trained_for_a_candidate_that_looks_no_better(
     bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teach_policies(Teacher(bench.warehouse), GOODS, openings=slice(4))
+    bench.apart()
     trainer = Trainer(real, (0.0, 1.0), monkeypatch)
     assert not bench.retrain().promoted
     assert len(trainer.trained) == 1

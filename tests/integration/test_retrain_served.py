@@ -16,7 +16,7 @@ from retuned.retrain.release.served import served_routes
 NOW = datetime(2026, 4, 1)
 
 
-def version(warehouse: Warehouse, name: str, provider_model: str | None = None) -> None:
+def version(warehouse: Warehouse, name: str) -> None:
     with warehouse.transaction() as cursor:
         insert(
             cursor,
@@ -27,7 +27,6 @@ def version(warehouse: Warehouse, name: str, provider_model: str | None = None) 
             path=f"/models/support/{name}",
             base_model="b",
             base_hash="h",
-            provider_model=provider_model,
             dataset_version="d",
             run_id="r",
             manifest="{}",
@@ -69,18 +68,6 @@ def test_the_champion_answers_from_the_moment_of_its_promotion(
 
 def test_a_configured_workload_is_answered_by_its_base_model(warehouse: Warehouse, settings: Settings) -> None:
     assert served_routes(warehouse, settings, ["support"]) == {"support": champion("support@base", None)}
-
-
-def test_a_providers_model_is_asked_for_by_the_providers_name(
-    warehouse: Warehouse, settings: Settings, rollout: Rollout
-) -> None:
-    own: Any = {"support": {"base": "gpt-base", "train": {"engine": "api", "api_url": "https://provider.example/v1"}}}
-    provided = Settings(models=settings.models, workloads=own)
-    version(warehouse, "v1", "ft:gpt-base:v1")
-    rollout.promote("support", "v1", "operator", "by hand", NOW)
-    assert served_routes(warehouse, provided, []) == {
-        "support": champion("support@v1", "ft:gpt-base:v1", "gpt-base", Served("support@base", "gpt-base"))
-    }
 
 
 def test_a_canary_and_a_holdback_have_their_shares_beside_the_champion(

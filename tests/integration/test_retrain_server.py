@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,23 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision import evaluate as evaluation
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, CHAMPION, LOGGED, evaluate
+from retuned.retrain.decision.evaluate import evaluate
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, LOGGED
+from retuned.retrain.decision.power import EXAMPLES, conversations_needed
 from retuned.retrain.generation import server
 from retuned.retrain.runners import local
-from retuned.retrain.settings import EvaluateSettings, ModelsSettings, Settings, TrainSettings
+from retuned.retrain.settings import (
+    EvaluateSettings,
+    GateSettings,
+    IncumbentSettings,
+    ModelsSettings,
+    Settings,
+    TrainSettings,
+)
 from retuned.retrain.training.base_model import load_model
 from retuned.retrain.versions import Version
 
+AS_GOOD = {"url": "https://api.example/v1", "model": "mini", "margin": 0.1, "wrong_share": 0.2}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -134,6 +145,32 @@ class TestInProcess:
         assert {row.model for row in found if row.output != "kept"} == {CANDIDATE, LOGGED}
         assert all(row.latency_seconds > 0 for row in found if row.model != LOGGED)
         file.unlink()
+
+    @pytest.mark.parametrize(
+        ("more", "serves", "incumbent", "asked"),
+        [
+            ({}, False, AS_GOOD, conversations_needed(GateSettings(), 0.1, 0.2, 0.8)),
+            ({}, True, AS_GOOD, EXAMPLES),
+            ({}, False, {**AS_GOOD, "wrong_share": None}, EXAMPLES),
+            ({"maximum_examples": 30}, False, AS_GOOD, 30),
+        ],
+        ids=["as_the_gate_needs", "a_version_serves", "wrong_share_is_unknown", "as_configured"],
+    )
+    def test_beside_an_incumbent_as_many_questions_are_asked_as_the_gate_needs(
+        self, shop: Shop, tmp_path: Path, more: dict[str, Any], serves: bool, incumbent: dict[str, Any], asked: int
+    ) -> None:
+        known = [row | {"kind": "accepted" if number % 5 else "correction"} for number, row in enumerate(rows(500))]
+        columns = [row | {"topic": None, "origin": None} for row in known]
+        pq.write_table(pa.Table.from_pylist(columns), tmp_path / "holdout.parquet")
+        shutil.copy(shop.dataset.path / "train.parquet", tmp_path)
+        dataset = replace(shop.dataset, path=tmp_path, rows={"holdout": 500, "regression": 0})
+        own = EvaluateSettings(max_new_tokens=1, batch_size=100, **more)
+        settings = shop.settings(own).model_copy(update={"incumbent": IncumbentSettings.model_validate(incumbent)})
+        logged = {str(row["row_id"]): "two weeks" for row in known}
+        champion = shop.serving if serves else None
+        found, figures = evaluate(dataset, champion, shop.candidate, settings, "float32", tmp_path, logged=logged)
+        assert sum(row.model == CANDIDATE for row in found) == asked
+        assert figures["holdout_rows_unasked"] == 500 - asked
 
     def test_what_is_unloaded_is_also_unloaded_after_a_failure(
         self, shop: Shop, double: VllmDouble, tmp_path: Path

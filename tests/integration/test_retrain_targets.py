@@ -25,8 +25,6 @@ from retuned.retrain.training.base_model import load_model, load_tokenizer
 from retuned.retrain.training.batches import encode, padded_losses
 from retuned.retrain.training.memory import PROCESS_BYTES, TRAINED_BYTES, needed_bytes
 
-pytestmark = pytest.mark.usefixtures("forked_children")
-
 # The share that an adapter covers, by the default configuration of each family with fewer layers.
 FAMILIES: dict[str, tuple[float, dict[str, Any]]] = {
     "deepseek_v3": (0.999, {"first_k_dense_replace": 1}),
@@ -196,6 +194,8 @@ def test_a_check_says_what_an_adapter_would_cover(tmp_path: Path) -> None:
     )
     assert "covers 6.6%" in checked(target_modules=["q_proj"])
     assert checked(method="full") is None
+    with pytest.raises(RetunedError, match=r"train.engine packed: .* train.method is full; set it to trl or auto"):
+        checked(engine="packed", method="full")
     with pytest.raises(RetunedError, match=r"train.use_dora: "):
         checked(use_dora=True)
 
@@ -210,7 +210,7 @@ def test_a_base_model_that_cannot_be_trained_is_found_by_a_check(kind: str, data
         file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": kind}))
     settings = Settings.model_validate({"models": {"base": str(base)}})
     for attempt in (lambda: coverage.check(settings), lambda: trained(base, data, tmp_path / "run", SETTINGS)):
-        with pytest.raises(RetunedError, match=rf"models.base: .*{kind}.* take another base model") as raised:
+        with pytest.raises(RetunedError, match=rf"models.base: .*{kind}.* choose another base model") as raised:
             attempt()
         assert "\n" not in str(raised.value)
     shutil.rmtree(tmp_path / "run", ignore_errors=True)

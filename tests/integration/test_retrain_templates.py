@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import tiny_llama
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.data.passages import with_context
@@ -39,11 +38,6 @@ TURNS = [
 
 
 ROLES = ("user", "assistant", "user")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
 def prompt(base: Path, messages: list[dict[str, Any]], template: str | None = None, **more: Any) -> str:

@@ -16,12 +16,14 @@ from teaching import Teacher, question, questions
 from trainings import trained
 
 from retuned.consumers.common.tool_calls import names, read, written
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, logged_answers
 from retuned.retrain.data.export import training_sets
 from retuned.retrain.data.label_requests import open_requests
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, evaluate
+from retuned.retrain.decision.evaluate import evaluate
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE
 from retuned.retrain.settings import (
     DatasetSettings,
     EvaluateSettings,

@@ -12,7 +12,8 @@ from teaching import Teacher, question
 
 from retuned.consumers.errors import Cancelled
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, attach
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import attach
 from retuned.retrain.data import build
 from retuned.retrain.data.dataset import SPLITS, Dataset, TooFewRows
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings

@@ -1,6 +1,4 @@
-import functools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -11,42 +9,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from models import LINEAR, tiny_llama, tiny_model
-from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file
-from trainings import SETTINGS, adapted, dataset, encoded, gradients, whole_layers
+from trainings import SETTINGS, adapted, encoded, gradients
 from trainings import rows as questions
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
-from retuned.retrain.decision import evaluate
+from retuned.retrain.decision.measures import hallucinated
 from retuned.retrain.kernels import attention, packing
 from retuned.retrain.kernels.packing import Encoded, pack
-from retuned.retrain.kernels.replace import replace_layers
-from retuned.retrain.kernels.training_step import DecoderLayer, RotaryEmbedding
 from retuned.retrain.settings import TrainSettings
 from retuned.retrain.training import adapter as lora
-from retuned.retrain.training import batches, checkpoints
+from retuned.retrain.training import checkpoints
 from retuned.retrain.training.base_model import choose_dtype, load_model, load_tokenizer
 from retuned.retrain.training.batches import IGNORED, encode, losses, packed_losses, padded, padded_losses
 from retuned.retrain.training.steps import learning_rate
-
-pytestmark = pytest.mark.usefixtures("forked_children")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return dataset(tmp_path_factory.mktemp("data"))
 
 
 def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
@@ -64,17 +47,13 @@ def test_a_row_is_its_prompt_and_a_completion_that_ends(base: Path) -> None:
     assert encode(tokenizer, row, 100).completion[-1] == tokenizer.eos_token_id
 
 
-def test_packs_and_replaced_layers_equal_the_plain_batch_in_loss_and_gradients(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packs_equal_the_plain_batch_in_loss_and_gradients(base: Path) -> None:
     rows, pad = encoded(base, 12)
     model = adapted(base)
     expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    assert replace_layers(model) == 14
     assert lora.packing_fits(model, rows, pad, 1_024)
     for limit in (10_000, 150, 1):
-        monkeypatch.setitem(batches._CHUNK_TOKENS, True, limit)
-        parts = list(losses(model, rows, pad, packing=True))
+        parts = list(losses(model, rows, pad, packing=True, limit=limit))
         assert len(parts) == {10_000: 1, 150: 4, 1: 12}[limit]
         found, fast = gradients(model, parts)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -83,85 +62,6 @@ def test_packs_and_replaced_layers_equal_the_plain_batch_in_loss_and_gradients(
         for name, value in plain.items():
             assert value.abs().max() > 0
             torch.testing.assert_close(fast[name], value, atol=1e-6, rtol=1e-4)
-
-
-def test_positions_turn_queries_and_keys_as_in_llama() -> None:
-    generator = torch.Generator().manual_seed(0)
-    query, key = (
-        torch.randn(1, heads, 5, 8, generator=generator, dtype=torch.float64).requires_grad_() for heads in (4, 2)
-    )
-    angle = torch.randn(1, 5, 8, generator=generator, dtype=torch.float64)  # no half is like the other
-    cos, sin = angle.cos(), angle.sin()
-    expected = apply_rotary_pos_emb(query, key, cos, sin)
-    found = RotaryEmbedding.apply(query, key, cos[:, None], sin[:, None])  # type: ignore[no-untyped-call]
-    weights = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in expected]
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(found, (query, key), weights), torch.autograd.grad(expected, (query, key), weights)
-    )
-
-
-@pytest.mark.parametrize(("changes", "whole"), [({}, 2), ({"residual_multiplier": 0.5}, 0)])
-def test_a_layer_that_adds_otherwise_is_not_one_step(changes: dict[str, Any], whole: int, tmp_path: Path) -> None:
-    base = tiny_model("granite", tmp_path, logits_scaling=1.0, **changes)
-    rows, pad = encoded(base, 6)
-    model = adapted(base)
-    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    replace_layers(model)
-    assert len(whole_layers(model)) == whole
-    found, fast = gradients(model, [packed_losses(model, rows, pad)])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "replaced"),
-    [({"target_modules": ("q_proj", "down_proj")}, 4), ({"dropout": 0.2}, 0), ({"use_dora": True}, 0)],
-    ids=str,
-)
-def test_a_layer_with_other_adapters_is_not_one_step(changes: dict[str, Any], replaced: int, base: Path) -> None:
-    rows, pad = encoded(base, 6)
-    model = adapted(base, settings=SETTINGS.model_copy(update=changes))
-    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    assert (replace_layers(model), whole_layers(model)) == (replaced, [])
-    found, fast = gradients(model, [packed_losses(model, rows, pad)])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(fast, plain, atol=1e-6, rtol=1e-4)
-
-
-def test_adapters_of_one_layer_may_have_other_ranks_and_scales(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, pad = encoded(base, 6)
-    config = LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", rank_pattern={"k_proj": 2, "up_proj": 6},
-        alpha_pattern={"layers.1.self_attn.k_proj": 4, "layers.1.mlp.up_proj": 12}, task_type=TaskType.CAUSAL_LM,
-    )  # fmt: skip
-    model = get_peft_model(load_model(base, torch.float32), config).eval()
-    with torch.no_grad():
-        for number, (name, value) in enumerate(model.named_parameters()):
-            if "lora_B" in name:
-                value.normal_(0, 0.05, generator=torch.Generator().manual_seed(number))
-    expected, plain = gradients(model, [padded_losses(model, rows, pad)])
-    replace_layers(model)
-    whole: list[float] = []
-    step = DecoderLayer.forward
-    monkeypatch.setattr(DecoderLayer, "forward", lambda *given: whole.append(given[8]) or step(*given))
-    found, fast = gradients(model, [packed_losses(model, rows, pad)])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-3)
-    assert whole == [2.0]  # the second layer; in the first one scales differ
-    model.get_base_model().model.layers[1].self_attn.k_proj.scaling["default"] = 5.0  # as another adapter may have it
-    with torch.no_grad():
-        torch.testing.assert_close(packed_losses(model, rows, pad), padded_losses(model, rows, pad))
-    assert len(whole) == 1
-
-
-def test_a_decoder_layer_that_somebody_else_exchanged_stays(base: Path) -> None:
-    model = adapted(base)
-    layer = model.get_base_model().model.layers[0]
-    layer.forward = theirs = functools.partial(layer.forward)
-    replace_layers(model)
-    assert layer.forward is theirs
-    assert len(whole_layers(model)) == 2  # theirs and the other
 
 
 def test_values_may_be_of_another_size_than_keys() -> None:
@@ -228,12 +128,11 @@ def test_bfloat16_stays_close_to_the_plain_batch(base: Path) -> None:
     rows, pad = encoded(base, 8)
     model = adapted(base).to(torch.bfloat16)
     expected = padded_losses(model, rows, pad)
-    replace_layers(model)
     found = packed_losses(model, rows, pad)
     assert (found - expected).abs().mean() < 0.05
 
 
-def test_several_adapters_and_none_keep_their_own_results_in_replaced_layers(base: Path, tmp_path: Path) -> None:
+def test_several_adapters_and_none_keep_their_own_results_in_packs(base: Path, tmp_path: Path) -> None:
     rows, pad = encoded(base, 4)
     adapted(base).save_pretrained(tmp_path / "one")
     model = lora.load_adapter(load_model(base, torch.float32), tmp_path / "one", name="one")
@@ -252,11 +151,9 @@ def test_several_adapters_and_none_keep_their_own_results_in_replaced_layers(bas
                 return [*found, of(model, rows, pad)]
 
         before = all_three(padded_losses)
-        replace_layers(model)
-        after, packed = all_three(padded_losses), all_three(packed_losses)
-    for found in (after, packed):
-        for one, other in zip(before, found, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        packed = all_three(packed_losses)
+    for one, other in zip(before, packed, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
     assert (before[0] - before[1]).abs().max() > 1e-3
     assert (before[0] - before[2]).abs().max() > 1e-3
 
@@ -487,10 +384,11 @@ def test_target_modules_that_are_not_there_are_named(base: Path) -> None:
         lora.new_adapter(load_model(base, torch.float32), base, TrainSettings(target_modules=("c_attn",)))
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_a_child_that_is_killed_is_reported(base: Path, data: Path, tmp_path: Path) -> None:
     def kill(line: dict[str, Any]) -> None:
         if line.get("step") == 2:
-            for child in multiprocessing.active_children():
+            for child in psutil.Process().children():
                 child.kill()
 
     with pytest.raises(
@@ -525,8 +423,8 @@ def test_a_stop_ends_the_child_at_a_step_that_it_keeps(base: Path, data: Path, t
     [
         ("It takes 45 days.", "It takes 30 days.", None, True),
         ("It takes 30 days.", "It takes 30 days.", None, False),
-        ("I do not know.", "It takes 30 days.", None, False),
-        ("Yes, always.", "No, never.", None, True),
+        ("I do not know.", "It takes 30 days.", None, None),
+        ("Yes, always.", "No, never.", None, None),
         ("Trains are green.", "Sale items are final.", None, None),
         ("It takes 45 days.", "It takes 30 days.", ["Returns: 45 days"], False),
         ("It takes 30 days.", "It takes 30 days.", ["Returns: 45 days"], False),
@@ -538,4 +436,4 @@ def test_a_stop_ends_the_child_at_a_step_that_it_keeps(base: Path, data: Path, t
     ],
 )
 def test_hallucinated(answer: str, reference: str, context: list[str] | None, expected: bool | None) -> None:
-    assert evaluate.hallucinated(answer, reference, "where is order 7", context) is expected
+    assert hallucinated(answer, reference, "where is order 7", context) is expected

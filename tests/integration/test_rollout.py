@@ -30,7 +30,7 @@ class Release:
         self.now = NOW
         self.folder = folder
         for version in ("v1", "v2", "v3"):
-            registered(self.warehouse, version, None)
+            registered(self.warehouse, version)
         self.use(**{"steps": (0.05, 0.25, 1.0), "holdback": 0.05} | settings)
         self.rollout.promote("support", "v1", "operator", "the first", self.later())
 
@@ -235,7 +235,7 @@ def test_steps_that_are_changed_meanwhile_count_from_the_next_one_on(release: Re
 
 
 def test_routes_of_several_workloads(release: Release) -> None:
-    registered(release.warehouse, "v9", None, workload="sales")
+    registered(release.warehouse, "v9", "sales")
     release.rollout.promote("sales", "v9", "operator", "the first", release.later())
     release.begin()
     running = release.running()
@@ -249,14 +249,14 @@ def test_routes_of_several_workloads(release: Release) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"steps": (0.25, 0.05, 1.0)}, "shares that rise and end with 1.0"),
-        ({"steps": (0.05, 0.05, 1.0)}, "shares that rise"),
+        ({"steps": (0.25, 0.05, 1.0)}, "rising shares that end with 1.0"),
+        ({"steps": (0.05, 0.05, 1.0)}, "rising shares"),
         ({"steps": (0.05, 0.25)}, "end with 1.0"),
         ({"steps": ()}, "at least 1 item"),
         ({"steps": (0.0, 1.0)}, "greater than or equal to 0.0001"),
         ({"steps": (0.05, 1.5)}, "less than or equal to 1"),
         ({"holdback": 0.5}, "less than 0.5"),
-        ({"steps": (0.96, 1.0), "holdback": 0.05}, "no conversation changes sides twice"),
+        ({"steps": (0.96, 1.0), "holdback": 0.05}, "no conversation changes versions twice"),
         ({"minimum_seconds": 800_000}, "at most maximum_seconds"),
     ],
 )

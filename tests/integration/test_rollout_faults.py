@@ -9,6 +9,8 @@ from promoting import FAULTS, NEW, OLD, SHARES, STEPS, Killed, Release, fail_at,
 
 from retuned.consumers.errors import RetunedError
 
+pytestmark = pytest.mark.faults
+
 TAKEN_BACK = {"begin": "canary", "grow": "canary", "promote": "champion"}
 WRITES = ("row", "commit", "champion", "message", "mark", "metrics")
 

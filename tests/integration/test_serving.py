@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 from brokers import until
 from http_doubles import Quiet, listening
-from jinja2 import Environment, PackageLoader
 from model_servers import VllmDouble, serving
+from pages import page
 from prometheus_client import CollectorRegistry
 from served import WORKLOAD, Adapters, Served
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.daemon.cli.summary import summary
+from retuned.daemon.cli.summary import details
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.metrics import Metrics as DaemonMetrics
+from retuned.daemon.operations.local import Local
 from retuned.daemon.settings import Settings
 from retuned.daemon.status import status
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -33,7 +34,7 @@ from retuned.retrain.release.deployments import deployments
 from retuned.retrain.release.reconciler import Reconciler
 from retuned.retrain.release.routes import routes
 from retuned.retrain.release.targets import vllm
-from retuned.retrain.versions import Version
+from retuned.retrain.versions import Version, file_hashes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,10 +55,12 @@ def served(tmp_path: Path, warehouse: Warehouse, adapters: Adapters, double: Vll
     return Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url]})
 
 
-def configured(version: Version, **changes: Any) -> None:
-    """Change the configuration of a version's adapter."""
+def configured(warehouse: Warehouse, version: Version, **changes: Any) -> None:
+    """Change the configuration of a version's adapter, as if it had been registered so."""
     file = version.path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    manifest = json.dumps(version.manifest | {"files": file_hashes(version.path)})
+    warehouse.execute("UPDATE models SET manifest = ? WHERE version = ?", [manifest, version.version])
 
 
 def test_a_server_that_restarts_gets_its_versions_back_and_is_probed(
@@ -119,7 +122,7 @@ def test_an_adapter_that_is_never_consulted_is_found(served: Served, double: Vll
     assert served.reconciler.withheld() == {double.url: [served.new.name]}  # before it is looked at, too
     served.reconciler.run()
     assert served.states() == {served.new.name: "wrong"}
-    assert "loaded and not consulted" in served.detail(served.new)
+    assert "loaded and not used" in served.detail(served.new)
     assert served.reconciler.withheld() == {double.url: [served.new.name]}
     double.uses_adapters = True
     served.reconciler.run()
@@ -213,7 +216,7 @@ def test_a_slow_answer_is_not_taken_for_a_server_that_is_down(
 def test_what_a_server_would_not_take_is_not_sent(
     served: Served, double: VllmDouble, changes: dict[str, Any], said: str
 ) -> None:
-    configured(served.old, **changes)
+    configured(served.warehouse, served.old, **changes)
     with pytest.raises(vllm.Unservable, match=said):
         vllm.adapters.check(served.old, "vllm", 16)
     served.promote(served.old)
@@ -237,7 +240,7 @@ def test_an_adapter_on_experts_is_sent_as_such_and_to_vllm_alone(
 
     with serving(adapters.base, Noting) as double:
         made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url]})
-        configured(made.old, target_parameters=["experts.down_proj", "experts.gate_up_proj"])
+        configured(warehouse, made.old, target_parameters=["experts.down_proj", "experts.gate_up_proj"])
         for version in (made.old, made.new):
             made.promote(version)
         made.reconciler.run()
@@ -563,7 +566,7 @@ def test_a_bad_mount_on_three_of_four_keeps_a_version_out_of_service_and_its_rol
     rollout = fleet.status()["rollout"]
     assert (rollout["share"], rollout["check"]["verdict"]) == (0.25, "hold")
     why = rollout["check"]["reasons"][0]
-    assert why.startswith("the next step is due, and waits: 1 of 4 replicas of vllm answer with")
+    assert why.startswith("the next step is due, but has to wait: 1 of 4 replicas of vllm answer with")
     assert f"{fleet.doubles[1].url} lacks it: " in why
     assert "No adapter found for" in why
     assert "tried 12 s ago" in why
@@ -587,9 +590,8 @@ def test_people_are_shown_which_replica_lacks_what_and_why(fleet: Fleet) -> None
     assert lacking.startswith(f"3 of 4 replicas of vllm answer with {fleet.new.name}, and 4 have to: ")
     assert f"{fleet.doubles[2].url} lacks it: " in lacking
     told = json.loads(as_json(status(fleet.jobs, None, None)))
-    assert f"  service     waits for replicas: {lacking}" in summary(told)
-    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
-    shown = page.render(status=told)
+    assert f"; waits for replicas: {lacking}" in dict(details(WORKLOAD, told))["serves"]
+    shown = page(Local(fleet.jobs), "/workloads/support.refunds")
     assert "Waits for replicas" in shown
     assert "No adapter found for" in shown
     assert "Until then the version before it answers" in shown

@@ -39,7 +39,7 @@ class Release:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.warehouse, self.publisher = new_warehouse(folder), MemoryPublisher()
         for version in ("v1", "v2"):
-            registered(self.warehouse, version, None)
+            registered(self.warehouse, version)
         self.settings = Settings(
             models=ModelsSettings(directory=folder / "models"),
             rollout=RolloutSettings(steps=(0.05, 1.0), shadow=0.2, minimum_answers=100),
@@ -225,7 +225,13 @@ def _tables(release: Release) -> dict[str, int]:
 def test_answers_in_shadow_are_deleted_once_their_rollout_has_ended(release: Release) -> None:
     release.ask("refund", "refund", 3)
     release.judge()
-    assert (shadow.remove(release.warehouse, NOW + DAY), shadow.remove_scores(release.warehouse, NOW + DAY)) == (0, 0)
+    assert (
+        shadow.remove(release.warehouse, NOW + DAY),
+        shadow.remove_scores(release.warehouse, ["support"], NOW + DAY),
+    ) == (0, 0)
     release.rollout.rollback("support", "operator", "no", NOW + 2 * MINUTE)
-    assert (shadow.remove(release.warehouse, NOW), shadow.remove_scores(release.warehouse, NOW)) == (0, 0)
-    assert (shadow.remove(release.warehouse, NOW + DAY), shadow.remove_scores(release.warehouse, NOW + DAY)) == (3, 3)
+    assert (shadow.remove(release.warehouse, NOW), shadow.remove_scores(release.warehouse, ["support"], NOW)) == (0, 0)
+    assert (
+        shadow.remove(release.warehouse, NOW + DAY),
+        shadow.remove_scores(release.warehouse, ["support"], NOW + DAY),
+    ) == (3, 3)

@@ -12,7 +12,7 @@ from teaching import START, Teacher, question
 from traffic import MINUTE, interactions, promoted, prompts
 
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.daemon.service import LocalService, opened
+from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content
 
@@ -24,7 +24,7 @@ OWN = {
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalService]:
+def local(tmp_path: Path) -> Iterator[Local]:
     settings = Settings.model_validate(
         {
             "warehouse": {"path": tmp_path / "w.duckdb"},
@@ -37,11 +37,11 @@ def local(tmp_path: Path) -> Iterator[LocalService]:
         yield service
 
 
-def by_workload(local: LocalService, query: str) -> dict[str, Any]:
+def by_workload(local: Local, query: str) -> dict[str, Any]:
     return {row["workload"]: row["value"] for row in local.warehouse.rows(query)}
 
 
-def test_windows_and_the_watch_of_each(local: LocalService) -> None:
+def test_windows_and_the_watch_of_each(local: Local) -> None:
     rng, now = random.Random(0), START + timedelta(hours=1)
     local.jobs.context.now = lambda: now
     for number, workload in enumerate(("own.a", "plain")):
@@ -54,15 +54,15 @@ def test_windows_and_the_watch_of_each(local: LocalService) -> None:
     )
     assert measured == {"own.a": 10, "plain": 60}
     needed = by_workload(local, "SELECT workload, detail AS value FROM drift_checks")
-    found = {workload: detail.split(", ")[-1] for workload, detail in needed.items()}
+    found = {workload: detail.split("; ")[-1] for workload, detail in needed.items()}
     assert found == {
-        "own.a": "of 700 that each has to hold (windows.minimum_rows).",
-        "plain": "of 100 that each has to hold (windows.minimum_rows).",
+        "own.a": "each needs 700 (windows.minimum_rows).",
+        "plain": "each needs 100 (windows.minimum_rows).",
     }
     assert by_workload(local, "SELECT DISTINCT workload, true AS value FROM watch_checks") == {"plain": True}
 
 
-def test_the_dataset_of_each(local: LocalService) -> None:
+def test_the_dataset_of_each(local: Local) -> None:
     for workload in ("own.a", "plain"):
         teacher = Teacher(local.warehouse, workload)
         teacher.correct(question(1), "I cannot say.", "Within 14 days.")

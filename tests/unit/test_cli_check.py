@@ -1,28 +1,34 @@
 """`retuned check` beside a daemon, and names of workloads that nothing knows."""
 
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from asking import ask
 from brokers import free_port
 from doors import FakeDaemon, Place
 from models import tiny_llama
 from ray_clusters import ray_double
+from traffic import MINUTE, insert_event
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
+from retuned.daemon.client import Client
 from retuned.daemon.http_settings import HttpSettings
-from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings, load
 from retuned.daemon.web.routes import process_application
 from retuned.daemon.web.server import Server
-
-pytestmark = pytest.mark.usefixtures("forked_children")
+from retuned.retrain.memory import embed
 
 WORKLOADS = {"support.refunds": {"train": {"rank": 8}}}
 
@@ -94,9 +100,27 @@ def test_an_ingester_is_recognised(deployed: Deployment) -> None:
         mark, text = deployed.found()["http"]
         assert (mark, "is the ingester's that runs" in text) == ("ok", True)
         with pytest.raises(RetunedError, match=r"an ingester answers here: .* ask a daemon"):
-            RemoteService(load(deployed.file)).labels(None)
+            ask(Client(load(deployed.file)), "labels")
     finally:
         server.stop()
+
+
+def test_a_cluster_needs_one_key_for_the_sessions_of_browsers(deployed: Deployment) -> None:
+    cluster = {
+        "store": {"kind": "cluster", "postgres_url": "postgresql://127.0.0.1:9/x", "objects_url": "file:///tmp/x"},
+        "privacy": {"user_key": "a key of at least sixteen characters"},
+    }
+    http = {"port": deployed.port, "viewer_token": "a-viewer-of-some-length"}
+    for given, mark in (
+        ({}, "warn"),
+        ({"session_key": "a-key-of-some-length"}, "ok"),
+        ({"viewer_token": None}, "ok"),  # nobody signs in
+    ):
+        deployed.write(**cluster, http=http | given)
+        found = deployed.found()["http"]
+        assert (found[0], "Set http.session_key_file" in found[1]) == (mark, mark == "warn")
+    deployed.write(http=http)
+    assert deployed.found()["http"][0] == "ok"
 
 
 def test_a_daemon_of_another_warehouse_is_a_problem(served: Deployment) -> None:
@@ -123,6 +147,7 @@ def test_names_of_workloads_are_compared_with_those_in_the_warehouse(deployed: D
     assert deployed.found()["workloads"][0] == "warn"
 
 
+@pytest.mark.processes
 def test_what_is_not_configured_is_not_listed(
     deployed: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,9 +158,9 @@ def test_what_is_not_configured_is_not_listed(
     assert not [line for line in lines if "none" in line]
     assert {line[6:].split(":")[0].split(" /")[0] for line in lines} == {
         *("configuration", "broker", "warehouse", "privacy", "base model", "adapter", "memory", "target folder"),
-        *("models", "disk", "http"),
+        *("metric", "models", "disk", "http"),
     }
-    assert (empty, result) == ("", f"{len(lines)} checks, none failed")
+    assert (empty, result) == ("", f"{len(lines)} checks, 1 with a warning, none failed")
 
     deployed.write(models={"base": str(tmp_path / "away")}, drift={"embedding_model": str(tmp_path / "nowhere")})
     assert main(["--config", str(deployed.file), "check"]) == 1
@@ -146,9 +171,23 @@ def test_embedding_models_of_drift_are_tried(deployed: Deployment, tmp_path: Pat
     assert "drift" not in deployed.found()
     deployed.write({"sales": {"drift": {"embedding_model": str(tmp_path / "nowhere")}}})
     mark, text = deployed.found()["drift of sales"]
-    assert (mark, "nowhere is no folder of a model of model2vec" in text) == ("FAIL", True)
+    assert (mark, "nowhere is not the folder of a model2vec model" in text) == ("FAIL", True)
 
 
+def test_the_memory_of_corrections_names_the_questions_that_it_helps(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "corrections" not in deployed.found()
+    deployed.write({"sales": {"memory": {"mode": "context"}}, "hr": {"memory": {"mode": "answer", "similar": False}}})
+    assert deployed.found()["corrections of hr"] == ("ok", "answer; the same question")
+    monkeypatch.setattr(embed, "load", lambda: None)
+    mark, text = deployed.found()["corrections of sales"]
+    assert (mark, "the same question only" in text, "pip install 'retuned[memory]'" in text) == ("warn", True, True)
+    monkeypatch.setattr(embed, "load", object)
+    assert deployed.found()["corrections of sales"][0] == "ok"
+
+
+@pytest.mark.processes
 def test_a_check_with_a_warning_is_sound(
     deployed: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,13 +240,14 @@ def test_a_ray_cluster_is_asked_that_of_a_workload_too(deployed: Deployment) -> 
 
 def test_a_cluster_without_an_address_is_refused(deployed: Deployment) -> None:
     deployed.write(runner={"kind": "ray", "url": "http://127.0.0.1:9", "resources": {}})
-    with pytest.raises(ConfigurationError, match=r"runner: resources: Ray runs what asks for none on its head node"):
+    with pytest.raises(ConfigurationError, match=r"resources: Ray runs jobs without resources on its head node"):
         load(deployed.file)
     deployed.write(runner={"kind": "ray"})
     with pytest.raises(ConfigurationError, match="runner: kind is ray: name the cluster with url"):
         load(deployed.file)
 
 
+@pytest.mark.processes
 def test_a_training_on_a_cluster_needs_no_memory_here(deployed: Deployment, tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
     deployed.write(models={"base": str(base)}, train={"memory_bytes": 2**50})
@@ -215,3 +255,137 @@ def test_a_training_on_a_cluster_needs_no_memory_here(deployed: Deployment, tmp_
     runner = {"kind": "ray", "url": "http://127.0.0.1:9"}
     deployed.write(models={"base": str(base)}, train={"memory_bytes": 2**50}, runner=runner)
     assert deployed.found()["memory"][0] == "ok"
+
+
+def doctor(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
+    """What the doctor finds, by what was looked at."""
+    main(["doctor", "--json", "--config", str(deployment.file)])
+    return {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+
+
+NOW = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+
+
+def arrived(
+    deployment: Deployment, count: int = 60, *, ahead: timedelta = timedelta(), ago: timedelta = MINUTE
+) -> None:
+    """Store answers that arrived some time ago, dated ahead of that by so much."""
+    with closing(open_warehouse(WarehouseSettings(path=deployment.warehouse))) as warehouse:
+        at = NOW - ago
+        for number in range(count):
+            insert_event(
+                warehouse, "interactions", id=f"i{number}", timestamp=at + ahead, workload="support", model="m",
+                messages="[]", response="So.", received_at=at, topic="interactions", partition=0, offset=number,
+            )  # fmt: skip
+
+
+def rated(deployment: Deployment, prefix: str) -> None:
+    with closing(open_warehouse(WarehouseSettings(path=deployment.warehouse))) as warehouse:
+        for number in range(60):
+            insert_event(
+                warehouse, "feedback", id=f"f{number}", timestamp=NOW, interaction_id=f"{prefix}{number}",
+                name="helpful", value="true", source="user", received_at=NOW - timedelta(hours=1), topic="feedback",
+                partition=0, offset=number,
+            )  # fmt: skip
+
+
+def test_the_doctor_finds_nothing_wrong_with_events_that_are_rated(
+    deployed: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrived(deployed)
+    rated(deployed, "i")
+    found = doctor(deployed, capsys)
+    assert {found[name]["mark"] for name in ("events", "clock", "ids of feedback")} == {"ok"}
+    assert "feedback" not in found
+    assert all(not one["remedy"] for one in found.values() if one["mark"] == "ok")
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake", "found", "remedy"),
+    [
+        ("events", lambda _: None, "no answer is stored", "publish interactions to the topic interactions"),
+        (
+            "events",
+            lambda one: arrived(one, 3, ago=timedelta(days=9)),
+            "the last answer came on ",
+            "check that the apps run and publish to the topic interactions",
+        ),
+        (
+            "feedback",
+            arrived,
+            "support: answers in the last seven days, and no feedback on any of them",
+            "publish votes or corrections to the topic feedback",
+        ),
+        (
+            "ids of feedback",
+            lambda one: (arrived(one), rated(one, "order-")),
+            "60 of 60 pieces of feedback are about answers that are not stored, such as order-",
+            "send the id of the interaction event, or of the gateway's answer, as interaction_id",
+        ),
+        (
+            "clock",
+            lambda one: arrived(one, ahead=timedelta(minutes=5)),
+            "60 of 60 answers, and 0 dead letters, are dated after they arrived; the farthest by 0:05:00",
+            "synchronise the clocks",
+        ),
+    ],
+)
+def test_the_doctor_names_a_mistake_and_what_mends_it(
+    deployed: Deployment,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    mistake: Callable[[Deployment], Any],
+    found: str,
+    remedy: str,
+) -> None:
+    deployed.fill()
+    mistake(deployed)
+    seen = doctor(deployed, capsys)[name]
+    assert (found in seen["found"], remedy in seen["remedy"]) == (True, True), seen
+    assert seen["mark"] in ("warn", "FAIL")
+
+
+def test_the_doctor_shows_a_wrong_configuration_and_a_server_that_is_away(
+    deployed: Deployment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    deployed.write(evaluat={})
+    assert main(["doctor", "--config", str(deployed.file)]) == 1
+    shown = capsys.readouterr().out
+    assert "FAIL  configuration: " in shown
+    assert "evaluat" in shown
+    assert "      → `retuned config` prints every key" in shown
+    deployed.write(serving={"targets": [{"kind": "vllm", "urls": [f"http://127.0.0.1:{free_port()}/v1"]}]})
+    deployed.fill()
+    assert main(["doctor", "--config", str(deployed.file)]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "FAIL target vllm" in shown
+    assert "→ start the model server, or correct its address in serving.targets" in shown
+    assert "as they should be (--verbose shows them)" in shown
+    assert "ok privacy" not in shown
+    main(["doctor", "--verbose", "--config", str(deployed.file)])
+    assert "ok    privacy" in capsys.readouterr().out
+
+
+@pytest.mark.processes
+def test_the_doctor_names_a_warehouse_that_another_process_has_open_once(
+    deployed: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed.fill()
+    hold = f"import duckdb; held = duckdb.connect({str(deployed.warehouse)!r}); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        found = doctor(deployed, capsys)
+        other.communicate(b"\n")
+    assert (found["warehouse"]["mark"], found["events"]["found"]) == ("FAIL", "were not looked at")
+    assert f"in use by process {other.pid}" in found["warehouse"]["found"]
+    assert "stop what else has the file open" in found["warehouse"]["remedy"]
+
+
+def test_the_doctor_names_a_topic_that_is_missing(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checks, "check_broker", lambda _: "kafka: answers, topics feedback (does not exist yet)")
+    found = doctor(deployed, capsys)["broker"]
+    assert (found["mark"], "create the topics that are missing" in found["remedy"]) == ("warn", True)

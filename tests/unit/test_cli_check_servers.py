@@ -14,7 +14,7 @@ from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
 from retuned.daemon.settings import load
 
-pytestmark = pytest.mark.usefixtures("forked_children", "one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.processes]
 
 AWAY = "http://127.0.0.1:9/v1"
 
@@ -44,7 +44,11 @@ class Checked:
         }
         self.file.write_text(yaml.safe_dump(content | sections))
         lines = {name: (mark, text) for mark, name, text in checks.check(load(self.file))}
-        return {name: line for name, line in lines.items() if name.startswith(("target", "upstream", "gateway"))}
+        return {
+            name: line
+            for name, line in lines.items()
+            if name.startswith(("target", "upstream", "gateway", "incumbent"))
+        }
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ def test_what_is_trained_is_compared_with_what_a_server_loads(checked: Checked) 
     assert "train.rank 64: vllm takes 16 (serving.targets maximum_rank)" in text
     assert "train.use_dora: vllm does not load DoRA; set it to false" in text
     mark, text = found[f"target vllm {AWAY} of support"]
-    assert (mark, "train.method full: vllm loads adapters alone" in text) == ("FAIL", True)
+    assert (mark, "train.method full: vllm loads adapters only" in text) == ("FAIL", True)
 
 
 def test_files_of_tokens_and_secrets_that_cannot_be_read_are_named(checked: Checked) -> None:
@@ -156,7 +160,7 @@ def test_files_of_tokens_and_secrets_that_cannot_be_read_are_named(checked: Chec
     (checked.folder / "secret").write_text("a secret of many characters")
     webhook["secret_file"] = str(checked.folder / "secret")
     ((mark, text),) = checked.found(serving=targets(webhook)).values()
-    assert (mark, text) == ("ok", "gets signed requests; it is not asked")
+    assert (mark, text) == ("ok", "gets signed requests; not checked")
 
 
 def test_each_model_server_of_the_gateway_has_a_line(checked: Checked, base: Path) -> None:
@@ -168,7 +172,7 @@ def test_each_model_server_of_the_gateway_has_a_line(checked: Checked, base: Pat
         found = checked.found(serving=targets(), gateway={"upstreams": upstreams, "client_keys_file": str(keys)})
         assert found["targets"] == ("ok", "none: nothing is told what to serve")
         mark, text = found["gateway"]
-        assert (mark, "apps need the key in gateway.client_keys_file" in text, "no feedback is taken" in text) == (
+        assert (mark, "apps need the key in gateway.client_keys_file" in text, "no feedback is accepted" in text) == (
             "ok",
             True,
             True,
@@ -189,6 +193,30 @@ def test_each_model_server_of_the_gateway_has_a_line(checked: Checked, base: Pat
         found = checked.found(serving=targets(), gateway={"upstreams": [own | {"base_model": "llama"}]})
         mark, text = found[f"upstream {double.url}"]
         assert (mark, "does not list llama, and lists 2 models: base, support@1" in text) == ("FAIL", True)
+
+
+def test_each_incumbent_has_a_line(checked: Checked, base: Path) -> None:
+    (checked.folder / "key").write_text("right\n")
+    with serving(base) as double:
+        double.token = "right"
+        keyed = {"url": double.url, "model": "base", "key_file": str(checked.folder / "key")}
+        incumbents = {
+            "support": keyed,
+            "sales": {"url": AWAY, "model": "mini"},
+            "hr": keyed | {"model": "mini"},
+            "legal": keyed | {"url": AWAY},
+            "it": keyed | {"key_file": str(checked.folder / "none")},
+        }
+        workloads = {name: {"incumbent": own} for name, own in incumbents.items()}
+        found = checked.found(serving=targets(), workloads=workloads)
+        assert "incumbent" not in found
+        assert found["gateway"][0] == "ok"
+        assert found["incumbent of support"] == ("ok", f"{double.url} has base")
+        assert found["incumbent of sales"] == ("ok", f"{AWAY} gets the apps' keys, so it is not asked")
+        mark, text = found["incumbent of hr"]
+        assert (mark, "lists 1 model: base; mini is not one: correct incumbent.model" in text) == ("warn", True)
+        assert found["incumbent of legal"][0] == "FAIL"
+        assert "incumbent.key_file" in found["incumbent of it"][1]
 
 
 def test_the_exit_status_is_that_of_a_failed_check(checked: Checked, capsys: pytest.CaptureFixture[str]) -> None:

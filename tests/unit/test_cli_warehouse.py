@@ -24,6 +24,7 @@ LOOKING = (
 CHANGING = (
     ["retrain", "support"],
     ["promote", "support", "3f2a91c0"],
+    ["evaluate", "support", "3f2a91c0", "--metric", "text"],
     ["rollback", "support"],
     ["report", "support"],
     ["dead-letters", "replay"],
@@ -68,7 +69,7 @@ def checked(config: Path, what: str = "warehouse") -> tuple[str, str]:
 def test_where_nothing_is_nothing_is_created(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (*LOOKING, *CHANGING, ["migrate"]):
         assert main(command) == 1, command
-        assert "warehouse data/retuned.duckdb: nothing here yet; check warehouse.path" in capsys.readouterr().err, (
+        assert "warehouse data/retuned.duckdb: does not exist yet; check warehouse.path" in capsys.readouterr().err, (
             command
         )
         assert below(config.parent) == {"retuned.yaml"}, command

@@ -12,8 +12,9 @@ from msgspec import UNSET
 from protobuf import field
 
 from retuned.consumers.formats import otlp
-from retuned.consumers.formats.dialects import FORMATS, PASSED_OVER, BadPart, decode_any, is_foreign
+from retuned.consumers.formats.dialects import FORMATS, PASSED_OVER, BadPart, decode_any, foreign
 from retuned.consumers.formats.events import Feedback, Interaction, PassedOver
+from retuned.consumers.formats.users import USER_KEYS
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse
 
@@ -277,7 +278,9 @@ def logged(name: str) -> Any:
     return {"workload": WORKLOAD, "timestamp": AT, **recorded(name)}
 
 
-@pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "openai_stream", "anthropic_chat"])
+@pytest.mark.parametrize(
+    "name", ["openai_chat", "openai_responses", "openai_stream", "anthropic_chat", "anthropic_stream"]
+)
 def test_calls_of_an_api(name: str) -> None:
     event = one(logged(f"{name}.json"))
     check(event)
@@ -289,6 +292,16 @@ def test_calls_of_tools_keep_the_call_and_what_was_offered() -> None:
     event = one(logged("openai_tools.json"))
     check(event, tool=True)
     assert attributes(event)["tools"][0]["function"]["name"] == "order_status"
+
+
+def test_a_stream_of_anthropic_with_a_call_of_a_tool_and_one_that_broke_off() -> None:
+    log = logged("anthropic_stream_tools.json")
+    event = one(log)
+    assert (event.response, event.finish_reason, event.output_tokens) == (ANSWER, "tool_use", 5)
+    (call,) = attributes(event)["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"order": "A-1"}
+    broken = one(log | {"response": log["response"][:3]})
+    assert (broken.response, broken.finish_reason or None) == ("Within ", None)
 
 
 def test_a_conversation_with_tools_and_an_image_of_anthropic() -> None:
@@ -694,6 +707,42 @@ def test_rows_of_tensorzero() -> None:
     ]
 
 
+DATAPOINT = {
+    "dataset_name": "good", "function_name": WORKLOAD, "id": UUID7, "episode_id": None, "tags": {},
+    "input": INFERENCE["input"], "output": INFERENCE["output"], "tool_params": None, "auxiliary": "",
+    "is_deleted": False, "updated_at": "2026-03-10 20:14:21.000000",
+}  # fmt: skip
+
+
+def test_datapoints_of_tensorzero_are_demonstrations() -> None:
+    """By hand, in the shape of the fixtures in TensorZero's repository."""
+    event, said = found(DATAPOINT)
+    assert (event.id, event.workload, event.model, event.response) == (UUID7, WORKLOAD, "demonstration", ANSWER)
+    assert prompt(event) == PROMPT
+    assert (said.name, said.value, said.source, said.interaction_id) == ("correction", ANSWER, "expert", UUID7)
+    as_json = DATAPOINT | {"output": {"raw": '{"days": 30}', "parsed": {"days": 30}}, "output_schema": {}}
+    assert found(as_json)[1].value == '{"days": 30}'
+    assert passed_over(DATAPOINT | {"output": None}) == ["request_alone"]
+    assert passed_over(DATAPOINT | {"is_deleted": True}) == passed_over(DATAPOINT | {"staled_at": AT}) == ["withdrawn"]
+
+
+def test_inferences_of_tensorzero_by_its_api() -> None:
+    """By hand, after the types of its API: content is decoded, and the id has another name."""
+    row = {name: value for name, value in INFERENCE.items() if name != "id"}
+    row |= {"type": "chat", "inference_id": UUID7, "timestamp": AT, "input": json.loads(INFERENCE["input"])}
+    event = one(row | {"output": json.loads(INFERENCE["output"]), "dispreferred_outputs": []})
+    assert (event.id, event.response, prompt(event)) == (UUID7, ANSWER, PROMPT)
+
+
+def test_an_inference_of_tensorzero_beside_its_demonstration_is_what_the_model_answered_and_a_correction() -> None:
+    """By hand, after the documentation: asked for demonstrations, the API returns them as the output."""
+    row = INFERENCE | {"output": [{"type": "text", "text": "Within 14 days."}],
+                       "dispreferred_outputs": [json.loads(INFERENCE["output"])]}  # fmt: skip
+    event, said = found(row)
+    assert (event.response, said.value, said.source) == (ANSWER, "Within 14 days.", "expert")
+    assert said.interaction_id == event.id
+
+
 def test_records_of_a_data_flywheel() -> None:
     """Hand-made, after the README of NVIDIA's data-flywheel blueprint."""
     log = recorded("openai_chat.json")
@@ -727,9 +776,10 @@ def test_cloudevents_of_the_sdk(mode: str) -> None:
 SAMPLES: dict[str, Any] = {
     "openai": logged("openai_tools.json"), "openai_stream": logged("openai_stream.json"),
     "responses": logged("openai_responses.json"), "anthropic": logged("anthropic_tools.json"),
+    "anthropic_stream": logged("anthropic_stream_tools.json"),
     "litellm": recorded("litellm.json")[1], "langsmith": recorded("langsmith.json")[1],
     "langchain": recorded("langchain.json")[0], "langfuse": OBSERVATION, "score": SCORE,
-    "mlflow": recorded("mlflow.json"), "tensorzero": INFERENCE,
+    "mlflow": recorded("mlflow.json"), "tensorzero": INFERENCE, "datapoint": DATAPOINT,
     "openinference": recorded("openinference_openai_spans.json"),
     "genai": recorded("otel_openai_v2_event_only_logs.json"),
     "langfuse_sdk": recorded("langfuse_sdk_spans.json"),
@@ -747,22 +797,49 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_each_is_known_as_one_format_alone(name: str) -> None:
-    assert sum(fits(SAMPLES[name]) for fits, _ in FORMATS) == 1
-    assert is_foreign(SAMPLES[name])
+    assert sum(fits(SAMPLES[name]) for _, fits, _ in FORMATS) == 1
+    assert foreign(SAMPLES[name]) is not None
+
+
+def broken(name: str, luck: random.Random, *, user: str | None = None) -> Any:
+    """A sample with junk in some place, and a user in some other."""
+    made = json.loads(json.dumps(SAMPLES[name]))
+    if user is not None:
+        objects = [made, *(at for path in places(made) if isinstance(at := _at(made, path), dict))]
+        luck.choice(objects)[luck.choice(USER_KEYS)] = user
+    path = luck.choice([path for path in places(made) if user is None or _at(made, path) != user])
+    _at(made, path[:-1])[path[-1]] = luck.choice(JUNK)
+    return made
+
+
+def _at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_junk_in_any_place_brings_events_and_reasons_that_were_foreseen(name: str) -> None:
     luck = random.Random(name)
-    for path in luck.choices(places(SAMPLES[name]), k=150):
-        broken = json.loads(json.dumps(SAMPLES[name]))
-        node = broken
-        for key in path[:-1]:
-            node = node[key]
-        node[path[-1]] = luck.choice(JUNK)
-        for item in found(broken, kind=luck.choice(["interactions", "feedback"])):
+    for _ in range(150):
+        message = broken(name, luck)
+        for item in found(message, kind=luck.choice(["interactions", "feedback"])):
             assert isinstance(item, Interaction | Feedback | PassedOver | BadPart)
-            assert not isinstance(item, BadPart) or item.error.reason != "internal_error", (path, item.error.__cause__)
+            assert not isinstance(item, BadPart) or item.error.reason != "internal_error", item.error.__cause__
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_no_user_stays_in_a_dead_letter_wherever_the_message_names_one(
+    name: str, tmp_path: Path, warehouse: Warehouse
+) -> None:
+    luck, rig = random.Random(name), Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    rig.send(*(broken(name, luck, user="user-17") for _ in range(150)))
+    rig.send({"id": "i", "user_id": "user-17"})
+    rig.drain()
+    letters = warehouse.rows("SELECT payload, detail FROM dead_letters")
+    assert letters
+    for letter in letters:
+        assert "user-17" not in str(letter), letter
 
 
 def test_nothing_stored_names_a_user_and_nothing_is_stored_twice(tmp_path: Path, warehouse: Warehouse) -> None:

@@ -54,9 +54,9 @@ def test_a_row_that_names_no_model_is_an_experts_demonstration(
     assert [(said["name"], said["value"], said["source"]) for said in feedback] == [("correction", response, "expert")]
 
 
-def test_the_last_answer_is_the_response_and_what_was_said_before_is_asked() -> None:
+def test_of_a_log_the_last_answer_is_the_response_and_what_was_said_before_is_asked() -> None:
     turns = [*asked("one"), {"role": "assistant", "content": "1"}, *asked("two"), {"role": "assistant", "content": "2"}]
-    interaction, _ = made(messages=turns)
+    interaction, _ = made(messages=turns, helpful=True)
     assert (interaction["messages"], interaction["response"]) == (turns[:-1], "2")
 
 
@@ -152,7 +152,7 @@ def test_times_as_tables_have_them(given: Any, expected: str) -> None:
 @pytest.mark.parametrize(
     ("row", "detail"),
     [
-        ({"a": 1}, "no question with an answer: expected one of question, prompt"),
+        ({"a": 1}, "nor a question with an answer: expected one of question, prompt"),
         ({"response": {"object": "chat.completion", "choices": []}}, "no request: a response without its request"),
         ({"question": "q"}, "no answer"),
         ({"question": 5, "answer": "a"}, "question: expected a text"),

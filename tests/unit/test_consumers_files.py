@@ -217,16 +217,16 @@ def test_bad_rows_are_named_and_the_good_ones_come_through(tmp_path: Path) -> No
     found = list(records(path, "w"))
     assert [record.offset for record in found] == [0, 0, 1, 2, 3, 3]
     assert found[2].value == b"{broken"
-    assert "no question with an answer" in str(found[3].problem)
+    assert "nor a question with an answer" in str(found[3].problem)
     array = written(
         tmp_path / "x.json", '[{"question": "q", "answer": "\\ud83d"}, 5, {"question": "q", "answer": "a"}]'
     )
     problems = [record.problem for record in records(array, "w")]
-    assert problems == ["no JSON: it holds half a character (a lone surrogate)", None, None, None]
+    assert problems == ["invalid JSON: it has half a character (a lone surrogate)", None, None, None]
     table = written(tmp_path / "x.csv", "question,answer", "q,a", "q,a,more", 'q,"a" b', "q2,a2")
     problems = [record.problem for record in records(table, "w")]
-    assert problems[2] == "3 fields, where the header names 2"
-    assert str(problems[3]).startswith("no CSV: ")
+    assert problems[2] == "3 fields, but the header has 2"
+    assert str(problems[3]).startswith("invalid CSV: ")
     assert problems[4:] == [None, None]
 
 
@@ -238,15 +238,15 @@ def test_bad_rows_are_named_and_the_good_ones_come_through(tmp_path: Path) -> No
         ("x.csv", b"What is it?,A shop.\n", "w", "is the first row a header"),
         ("x.csv", b"question,answer\nq,a\n", None, "no column workload; name one for the file with --workload"),
         ("x.csv", b"question,question,answer\n", "w", "two columns have one name"),
-        ("x.csv", b"question,answer\nq,a\nq,caf\xe9\n", "w", "row 2 is not UTF-8; make it so, for example: iconv"),
+        ("x.csv", b"question,answer\nq,a\nq,caf\xe9\n", "w", "row 2 is not UTF-8; convert.*: iconv"),
         ("x.jsonl", b'{"question": "q", "answer": "a"}\n', None, "row 1 names no workload.*--workload"),
         ("x.jsonl", b'{\n"question": 1\n}', "w", "expected an object on each line.*jq -c"),
         ("x.jsonl", "{}".encode("utf-16"), "w", "is UTF-16"),
-        ("x.json", b'[{"question": "q", "answer": "a"}, {"que', "w", r"element 2 of the array is no JSON \(Unterm"),
-        ("x.json", b' [{"question": "q", "answer": "a"}]\n[]', "w", "more stands after the end of its array"),
-        ("x.json", b"[" * 200_000, "w", "element 1 of the array is no JSON .too deep"),
-        ("x.jsonl.gz", b"no gzip", "w", "is no gzip file"),
-        ("x.parquet", b"PAR1 no parquet", "w", "is no whole Parquet file"),
+        ("x.json", b'[{"question": "q", "answer": "a"}, {"que', "w", r"element 2 of the array is not valid JSON"),
+        ("x.json", b' [{"question": "q", "answer": "a"}]\n[]', "w", "has content after the end of its array"),
+        ("x.json", b"[" * 200_000, "w", "element 1 of the array is not valid JSON .too deep"),
+        ("x.jsonl.gz", b"no gzip", "w", "is not a gzip file"),
+        ("x.parquet", b"PAR1 no parquet", "w", "is not a complete Parquet file"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(
@@ -273,7 +273,7 @@ def test_a_half_written_gz_gives_what_it_holds_and_then_says_so(tmp_path: Path) 
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(packed[: len(packed) // 2])
     taken: list[int] = []
-    with pytest.raises(BadFile, match=r"is cut or damaged after row \d{5}; import it again when whole"):
+    with pytest.raises(BadFile, match=r"is truncated or damaged after row \d{5}; import a whole copy"):
         taken.extend(len(batch.records) for batch in opened(path, "w").batches(None, 100_000))
     assert sum(taken) > 20_000  # of the last batch too
 

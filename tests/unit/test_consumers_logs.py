@@ -159,6 +159,7 @@ def test_what_somebody_else_set_up_stays() -> None:
     assert not isinstance(theirs.formatter, JsonFormatter)
 
 
+@pytest.mark.processes
 @bare_root()
 def test_children_log_as_their_parent_does(tmp_path: Path) -> None:
     logs.configure("json", "info")

@@ -13,7 +13,7 @@ from retuned.consumers.errors import ChildFailed, OutOfMemory
 HINT = "take a smaller model"
 
 
-def run(folder: Path, work: str) -> dict[str, Any]:
+def run(folder: Path, work: str, on_progress: process.Emit | None = None) -> dict[str, Any]:
     """Run a child that does this."""
     (folder / "child.py").write_text(
         "import os, signal\nfrom pathlib import Path\nfrom retuned.consumers.child import child_main\n"
@@ -21,8 +21,9 @@ def run(folder: Path, work: str) -> dict[str, Any]:
     )
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return process.run_child(
-        "child", {}, folder, timeout_seconds=60, environment={"PYTHONPATH": path}, to_need_less=HINT
-    )
+        "child", {}, folder, timeout_seconds=60, on_progress=on_progress, environment={"PYTHONPATH": path},
+        to_need_less=HINT,
+    )  # fmt: skip
 
 
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
@@ -33,6 +34,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | N
     monkeypatch.setattr(process, "oom_kills", lambda: next(found))
 
 
+@pytest.mark.processes
 def test_a_child_that_the_kernel_ended_for_want_of_memory_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,6 +43,7 @@ def test_a_child_that_the_kernel_ended_for_want_of_memory_is_named(
         run(tmp_path, KILLED)
 
 
+@pytest.mark.processes
 def test_a_child_that_somebody_killed_is_not_said_to_have_lacked_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,12 +53,23 @@ def test_a_child_that_somebody_killed_is_not_said_to_have_lacked_memory(
     assert not isinstance(raised.value, OutOfMemory)
 
 
+@pytest.mark.processes
+def test_a_report_that_times_out_is_no_child_that_took_too_long(tmp_path: Path) -> None:
+    def report(_: dict[str, Any]) -> None:
+        raise TimeoutError("the database does not answer")
+
+    with pytest.raises(TimeoutError, match="the database does not answer"):
+        run(tmp_path, "emit({'step': 1})", report)
+
+
+@pytest.mark.processes
 def test_where_the_kernel_does_not_count_it_is_likely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counting(monkeypatch, None, None)
     with pytest.raises(ChildFailed, match=rf"killed by SIGKILL, most likely .*out of memory.*{HINT}"):
         run(tmp_path, KILLED)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("error", ["bytearray(1 << 62)", 'raise RuntimeError("can\'t allocate memory")'])
 def test_an_allocation_that_failed_names_the_way_out(tmp_path: Path, error: str) -> None:
     with pytest.raises(OutOfMemory, match=rf"child: out of memory: .*free now.*{HINT}"):
@@ -76,6 +90,7 @@ class cuda:
 """A double of torch on a GPU."""
 
 
+@pytest.mark.processes
 def test_a_gpu_without_memory_is_named_and_not_the_machines_memory(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(TORCH)
     said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 80.00 GiB of which"
@@ -88,6 +103,7 @@ def test_a_gpu_without_memory_is_named_and_not_the_machines_memory(tmp_path: Pat
     )
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's kernel chooses whom to end")
 def test_the_kernel_ends_children_before_the_daemon(tmp_path: Path) -> None:
     found = run(tmp_path, "return {'score': int(Path('/proc/self/oom_score_adj').read_text())}")

@@ -99,9 +99,7 @@ def test_a_batch_with_a_broken_checksum_stands_for_its_records() -> None:
 def test_a_batch_that_does_not_say_where_it_ends_is_an_error(byte: int) -> None:
     data = bytearray(batch(ROWS))
     data[byte] ^= 0x80  # the last offset is below the first, or too far away
-    with pytest.raises(
-        CorruptRecordError, match="batch at offset 0 is broken, and where it ends cannot be told; delete"
-    ):
+    with pytest.raises(CorruptRecordError, match="batch at offset 0 is broken, and its end is unknown; delete"):
         fetched(bytes(data)).take()
 
 
@@ -130,6 +128,18 @@ def test_a_body_that_holds_more_or_less_is_told() -> None:
         read_batch(two, 1, 0, "t", 0, None)
     with pytest.raises(CorruptRecordError, match="cannot be read"):
         read_batch(two, 3, 0, "t", 0, None)
+
+
+def test_a_header_whose_name_has_a_negative_size_is_broken() -> None:
+    """It would lead back to itself, once for each of as many headers as the record claims to have."""
+    with pytest.raises(CorruptRecordError):
+        read_batch(b"\x0e\0\0\0\x01\x01\x02\x03", 1, 0, "t", 0, None)
+
+
+def test_a_number_that_does_not_end_is_broken() -> None:
+    """Read to its end, it would take the square of its length: an hour for ten megabytes."""
+    with pytest.raises(CorruptRecordError, match="more than ten bytes"):
+        read_batch(b"\xff" * 1_000, 1, 0, "t", 0, None)
 
 
 def test_no_broken_body_brings_anything_but_the_error() -> None:

@@ -27,7 +27,8 @@ from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import IngestSettings, Settings, WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.writer import stored_offsets
 
@@ -42,7 +43,7 @@ from retuned.consumers.warehouse.writer import stored_offsets
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings, WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 
 settings = Settings(warehouse=WarehouseSettings(path=Path(sys.argv[1])))
 log, warehouse = MemoryLog(), open_warehouse(settings.warehouse)
@@ -158,6 +159,7 @@ def test_while_a_batch_is_read_no_more_than_the_one_before_it_is_held(
     assert max(source.alive) == 1
 
 
+@pytest.mark.processes
 def test_whole_batches_go_past_the_log_and_survive_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "w.duckdb"
     done = subprocess.run(

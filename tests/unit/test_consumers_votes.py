@@ -1,6 +1,6 @@
-"""The one definition of a vote: the last one, capped by account, on answers that had the same time to be voted on."""
+"""The one definition of a vote: the last one, on answers that had the same time to be voted on."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,9 +28,7 @@ def votes(warehouse: Warehouse, **span: Any) -> list[dict[str, Any]]:
         return rows_of(cursor.execute("FROM comparable_votes ORDER BY ALL"))
 
 
-def expected(
-    warehouse: Warehouse, start: datetime, end: datetime, mature: timedelta | None, most: int, until: Any = None
-) -> Any:
+def expected(warehouse: Warehouse, start: datetime, end: datetime, mature: timedelta | None, until: Any = None) -> Any:
     """The same, one vote after the other; `until` says when the last one on an answer of a time may have come."""
     by_answer = defaultdict[Any, list[dict[str, Any]]](list)
     for vote in warehouse.rows(ALL_VOTES):
@@ -38,15 +36,12 @@ def expected(
         late = late or (until is not None and vote["timestamp"] > until(vote["answered_at"]))
         if start <= vote["answered_at"] < end and not late:
             by_answer[vote["id"], vote["name"], vote["source"]].append(vote)
-    found, of_account = [], Counter[Any]()
-    for same in sorted(by_answer.values(), key=lambda v: (min(x["timestamp"] for x in v), v[0]["id"])):
+    found = []
+    for same in by_answer.values():
         last = max(same, key=lambda vote: (vote["timestamp"], vote["received_at"], vote["vote"]))
         account = (last["voter"] or last["asker"]) if last["source"] == "user" else None
         version = "v1" if last["model"] == "support@v1" else "base"
-        key = (account, last["name"], last["source"], version)
-        of_account[key] += 1
-        if account is None or of_account[key] <= most:
-            found.append((*(last[name] for name in ("id", "name", "source", "value")), version, account))
+        found.append((*(last[name] for name in ("id", "name", "source", "value")), version, account))
     return sorted(found, key=str)
 
 
@@ -60,14 +55,14 @@ def test_votes_are_those_found_one_by_one(warehouse: Warehouse, seed: int) -> No
         "DELETE FROM interactions WHERE id IN (SELECT id FROM interactions GROUP BY id HAVING count(*) > 1)"
     )
     compared = 0
-    for days, mature, most in ((99, None, 99), (9, None, 2), (9, DAY, 2), (99, 2 * HOUR, 1)):
+    for days, mature in ((99, None), (9, None), (9, DAY), (99, 2 * HOUR)):
         start, end = history.now - days * DAY, history.now - 2 * DAY
         named = ("interaction_id", "name", "source", "value", "version", "account")
         found = [
             tuple(vote[name] for name in named)
-            for vote in votes(warehouse, start=start, end=end, now=history.now, mature_after=mature, per_account=most)
+            for vote in votes(warehouse, start=start, end=end, now=history.now, mature_after=mature)
         ]
-        assert sorted(found, key=str) == expected(warehouse, start, end, mature, most)
+        assert sorted(found, key=str) == expected(warehouse, start, end, mature)
         compared += len(found)
     assert compared > 40
 
@@ -81,7 +76,7 @@ def test_each_period_is_seen_as_it_was_at_its_end(warehouse: Warehouse, seed: in
         "DELETE FROM interactions WHERE id IN (SELECT id FROM interactions GROUP BY id HAVING count(*) > 1)"
     )
     start, now = history.now - 99 * DAY, history.now
-    everything = expected(warehouse, start, now, None, 99)
+    everything = expected(warehouse, start, now, None)
     for period in (7 * HOUR, DAY, 99 * DAY):
 
         def end_of_period(answered_at: datetime, period: timedelta = period) -> datetime:
@@ -90,9 +85,9 @@ def test_each_period_is_seen_as_it_was_at_its_end(warehouse: Warehouse, seed: in
         named = ("interaction_id", "name", "source", "value", "version", "account")
         found = [
             tuple(vote[name] for name in named)
-            for vote in votes(warehouse, start=start, end=now, now=now, period=period, per_account=99)
+            for vote in votes(warehouse, start=start, end=now, now=now, period=period)
         ]
-        assert sorted(found, key=str) == expected(warehouse, start, now, None, 99, end_of_period)
+        assert sorted(found, key=str) == expected(warehouse, start, now, None, end_of_period)
         assert (len(found) < len(everything)) == (period < 99 * DAY)
 
 
@@ -132,7 +127,7 @@ def test_periods_end_now_and_each_answer_belongs_to_one(warehouse: Warehouse) ->
     assert {vote["interaction_id"] for vote in found} == {"first of the last", "last of the one before"}
 
 
-def test_an_account_has_so_many_votes_on_each_version(warehouse: Warehouse) -> None:
+def test_each_vote_of_an_account_counts_and_they_are_of_one_unit(warehouse: Warehouse) -> None:
     for number in range(12):
         answer(
             warehouse, f"a{number:02}", START + number * HOUR, user_id="asker",
@@ -141,8 +136,7 @@ def test_an_account_has_so_many_votes_on_each_version(warehouse: Warehouse) -> N
         vote(warehouse, f"a{number:02}", number < 10, START + 20 * HOUR - number * HOUR, source="user")
         vote(warehouse, f"a{number:02}", True, START + 20 * HOUR, source="expert")
     users = [vote for vote in votes(warehouse) if vote["source"] == "user"]
-    # Those that it cast first, of each version five.
-    assert [vote["interaction_id"] for vote in users] == [f"a{number:02}" for number in range(2, 12)]
+    assert [vote["interaction_id"] for vote in users] == [f"a{number:02}" for number in range(12)]
     assert {vote["unit"] for vote in users} == {"account asker"}
     experts = [vote for vote in votes(warehouse) if vote["source"] == "expert"]
     assert len({vote["unit"] for vote in experts}) == len(experts) == 12  # of conversations of one answer each

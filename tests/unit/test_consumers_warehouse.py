@@ -16,7 +16,8 @@ import pytest
 from retuned.consumers.errors import Busy, WarehouseError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import connection as module
-from retuned.consumers.warehouse.connection import ROW_GROUP_ROWS, Warehouse, open_warehouse
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import ROW_GROUP_ROWS, open_warehouse
 
 TABLES = {
     "interactions", "feedback", "dead_letters", "offsets", "datasets", "dataset_rows", "runs", "evaluations",
@@ -55,6 +56,7 @@ def test_a_newer_schema_is_refused(settings: WarehouseSettings) -> None:
         assert connection.execute("SELECT max(number) FROM schema_migrations").fetchone() == (999,)
 
 
+@pytest.mark.processes
 def test_another_process_that_has_it_open_is_named(settings: WarehouseSettings) -> None:
     settings.path.parent.mkdir()
     code = f"import duckdb; c = duckdb.connect({str(settings.path)!r}); print('open', flush=True); input()"
@@ -98,7 +100,7 @@ from pathlib import Path
 from retuned.consumers.warehouse import connection as module
 from retuned.consumers.errors import Busy, WarehouseError
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 warehouse = open_warehouse(WarehouseSettings(path=Path(sys.argv[1])))
 warehouse.insert("offsets", topic="before", partition=0, next_offset=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
@@ -111,6 +113,7 @@ except WarehouseError as error:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no file size limit on this system")
 def test_a_full_disk_is_one_clear_line_and_nothing_half_written(settings: WarehouseSettings) -> None:
     """A limit on the size of files stands for the disk."""
@@ -266,3 +269,26 @@ def test_it_is_closed_while_threads_open_cursors(settings: WarehouseSettings) ->
         for one in asking:
             assert isinstance(one.exception(), duckdb.Error)
             assert re.search("closed|No open result", str(one.exception()))
+
+
+def test_a_snapshot_reads_one_state_on_its_own_thread_alone(settings: WarehouseSettings) -> None:
+    warehouse = open_warehouse(settings)
+
+    def stored() -> int:
+        return len(warehouse.rows("FROM offsets"))
+
+    def write() -> int:
+        warehouse.insert("offsets", topic="t", partition=stored(), next_offset=1)
+        return stored()
+
+    write()
+    with ThreadPoolExecutor(1) as other:
+        with warehouse.snapshot():
+            assert stored() == 1
+            assert other.submit(write).result() == 2
+            assert stored() == 1
+        assert stored() == 2
+        with pytest.raises(duckdb.Error), warehouse.snapshot():
+            warehouse.rows("FROM there_is_no_such_table")
+        assert stored() == 2
+    warehouse.close()

@@ -153,7 +153,7 @@ def test_of_any_format_a_thousand_parts_are_letters_and_one_is_for_the_rest(mess
     assert (len(good) in (2, 3), len(bad)) == (True, 1_000)
     assert all(part.part for part in bad)
     assert (last.error.reason, last.part) == ("too_many", None)
-    assert last.error.detail.startswith("500 further parts of the message are no events")
+    assert last.error.detail.startswith("500 more parts of the message are not events")
 
 
 @pytest.mark.parametrize("values", [[""] * 700_000, ["12345678"] * 300_000, {f"{n}": 0 for n in range(300_000)}])

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import httpx
 import pytest
 import schemathesis
+from asking import ask
 from brokers import until
 from hypothesis import HealthCheck, Phase, given, settings
 from ingestion import feedback, interaction
@@ -17,18 +18,24 @@ from prometheus_client import CollectorRegistry
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
-from retuned.consumers.warehouse.connection import open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import stored_offsets
+from retuned.daemon.client import Client
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
-from retuned.daemon.service import LocalService
+from retuned.daemon.operations.catalog import OPERATIONS
+from retuned.daemon.operations.local import Local
+from retuned.daemon.operations.operation import Service
+from retuned.daemon.roles import Role
 from retuned.daemon.settings import Settings
 from retuned.daemon.web import attempts
-from retuned.daemon.web.principals import Role, add
+from retuned.daemon.web.principals import add
 from retuned.daemon.web.routes import application
 from retuned.daemon.web.server import Server
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -47,10 +54,11 @@ EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Running:
-    """Where it listens, and a token of each role."""
+    """Where it listens, a token of each role, and what answers."""
 
     url: str
     tokens: dict[str, str]
+    local: Local
 
     def headers(self, who: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.tokens[who]}"} if who != NOBODY else {}
@@ -105,12 +113,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             stop,
             utc_now,
         )
-        service = LocalService(Jobs(context, lambda _: None), ingest, utc_now())
+        service = Local(Jobs(context, lambda _: None), ingest, utc_now())
         server = Server(application(service, Sound(registry), configured), configured.http)
         try:
-            until(lambda: ingest.caught_up)
+            until(lambda: len(warehouse.rows("SELECT id FROM feedback")) == 20)
             server.start()
-            yield Running(server.url, tokens)
+            yield Running(server.url, tokens, service)
         finally:
             server.stop()
             stop.set()
@@ -123,6 +131,7 @@ def encoded(event: dict[str, Any]) -> bytes:
     return json.dumps(event).encode()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("who", [NOBODY, *get_args(Role)])
 def test_what_is_answered_is_documented(running: Running, who: str) -> None:
     document = httpx.get(f"{running.url}/api/v1/openapi.json", headers=running.headers("admin"), timeout=20).json()
@@ -156,6 +165,74 @@ def test_what_is_answered_is_documented(running: Running, who: str) -> None:
     assert statuses & {200} == (set() if who == NOBODY else {200})
 
 
+ASKED: dict[str, dict[str, Any]] = {
+    "status": {},
+    "workload_status": {"workload": "support.refunds"},
+    "plan": {"workload": "support.refunds", "machine_price": 1.5, "base": "Qwen/Qwen3-8B"},
+    "runs": {},
+    "versions": {"workload": "support.refunds"},
+    "ingestion": {},
+    "diagnosis": {},
+    "openapi": {},
+    "dead_letters": {"limit": 5},
+    "routes": {},
+    "route": {"workload": "support.refunds", "conversation": "c-1"},
+    "approvals": {},
+    "labels": {"workload": "support.refunds"},
+    "rows": {"workload": "support.refunds", "state": "waiting"},
+    "preview_dataset": {"workload": "support.refunds", "limit": 2},
+    "accounts": {},
+    "memory_feed": {},
+    "memory_entries": {"workload": "support.refunds"},
+    "memory_entry": {"id": "none"},
+    "interaction": {"id": "i1"},
+    "export": {"what": "feedback", "since": "2020-01-01"},
+    "position": {"id": "0123456789abcdef"},
+    "approval": {"id": "none"},
+    "lineage": {"id": "none"},
+    "datasets": {"workload": "support.refunds"},
+    "compare_datasets": {"before": "none", "after": "none"},
+    "explain": {"id": "i1"},
+    "overview": {},
+    "history": {"workload": "support.refunds", "since": "2026-11-20", "until": "2026-11-28"},
+    "answers": {"since": "2026-11-20"},
+    "version": {"workload": "support.refunds", "version": "none"},
+    "inbox": {},
+    "my_answers": {},
+    "audit": {"outcome": "done"},
+    "audit_log": {},
+    "holds": {},
+    "erasures": {},
+    "erasure": {"id": "none"},
+}
+EMPTY = (
+    "approvals", "labels", "accounts", "my_answers", "datasets", "runs", "versions", "audit", "audit_log", "holds",
+    "erasures", "memory_entries",
+)  # fmt: skip
+"""Operations that may have nothing to answer here."""
+CHANGING = {"as_of": None, "expert": None}
+"""Of an answer, the moment and who asks."""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", [one.name for one in OPERATIONS if one.method == "GET"])
+def test_a_client_gets_what_the_process_of_the_warehouse_gets(running: Running, name: str) -> None:
+    port, token = int(running.url.rpartition(":")[2]), running.tokens["admin"]
+    client = Client(Settings(http={"port": port, "client_token": token}))  # type: ignore[arg-type]
+
+    def answer(service: Service) -> Any:
+        try:
+            found = ask(service, name, **ASKED[name])
+        except RetunedError as error:
+            return str(error)
+        found = b"".join(found) if isinstance(found, Iterator) else found
+        return found | {key: CHANGING[key] for key in CHANGING.keys() & found} if isinstance(found, dict) else found
+
+    remote = answer(client)
+    assert remote == answer(running.local)
+    assert remote or name in EMPTY
+
+
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_time_beyond_the_calendar_is_the_clients_error(running: Running, time: str) -> None:
     for name in ("since", "until"):
@@ -179,6 +256,6 @@ def test_a_decision_names_who_asked_for_it(running: Running) -> None:
 )
 def test_arguments_are_texts(running: Running, body: bytes) -> None:
     headers = running.headers("operator") | {"Content-Type": "application/json"}
-    for path in ("dead-letters/replay", "workloads/support.refunds/report"):
+    for path in ("dead-letters/replay", "workloads/support.refunds/promote"):
         answer = httpx.post(f"{running.url}/api/v1/{path}", content=body, headers=headers, timeout=20)
         assert answer.status_code == 400

@@ -3,11 +3,13 @@
 import errno
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon import app
 from retuned.daemon.app import App, run_once
 from retuned.daemon.settings import Settings
 from retuned.retrain.scoring.metric import check_metric
@@ -15,7 +17,7 @@ from retuned.retrain.scoring.metric import check_metric
 OPENS = "import duckdb, sys; duckdb.connect(sys.argv[1]).close()"
 LARGE_BUFFERS = """
 import ctypes
-from retuned.daemon.app import tune_interpreter
+from retuned.daemon.process import tune_interpreter
 
 def in_heap(buffer):
     place = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
@@ -31,6 +33,7 @@ for _ in range(2):  # glibc maps the first ones by itself; having seen them go, 
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_large_buffers_are_given_back() -> None:
     """What is mapped apart from the heap goes back to the system; up to 8 MiB may lie free at the heap's end."""
@@ -38,6 +41,7 @@ def test_large_buffers_are_given_back() -> None:
     assert max(map(int, done.stdout.split())) <= 2, done.stdout
 
 
+@pytest.mark.processes
 def test_a_metric_that_cannot_be_imported_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its module is imported by another process: it may load a gigabyte."""
     (tmp_path / "ours_heavy.py").write_text(
@@ -72,6 +76,7 @@ def test_a_judge_without_an_address_ends_the_start(tmp_path: Path) -> None:
         App(Settings(**paths, metric=metric))
 
 
+@pytest.mark.processes
 def test_a_pass_that_fails_at_its_beginning_lets_go_of_the_warehouse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,3 +91,28 @@ def test_a_pass_that_fails_at_its_beginning_lets_go_of_the_warehouse(
     opened = subprocess.run([sys.executable, "-c", OPENS, str(path)], capture_output=True, text=True, check=False)
     assert opened.returncode == 0, opened.stderr
     assert failed.value.filename == "models"
+
+
+def test_a_start_that_fails_names_its_cause_also_where_stopping_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exited = threading.Event()
+
+    class Failing:
+        def __init__(self, _: Settings) -> None:
+            self.error, self.stopping = None, threading.Event()
+
+        def start(self) -> None:
+            raise RetunedError("the table is locked")
+
+        def stop(self) -> None:
+            assert exited.wait(60)
+
+    monkeypatch.setattr(app, "App", Failing)
+    monkeypatch.setattr(app, "STOP_SECONDS", 0.01)
+    monkeypatch.setattr(app.os, "_exit", lambda _: exited.set())
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    with pytest.raises(RetunedError, match="the table is locked"):
+        app.run(Settings())
+    assert "stopping: the table is locked" in caplog.text
+    assert caplog.text.index("the table is locked") < caplog.text.index("not stopped after")

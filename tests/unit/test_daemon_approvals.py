@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from asking import ask
 from brokers import free_port
 from doors import FakeDaemon
 from promoting import model_row
@@ -17,7 +18,7 @@ from traffic import START, interactions
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.main import main
-from retuned.daemon.service import LocalService, opened
+from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import Settings, load
 from retuned.daemon.web.principals import add
 from retuned.daemon.web.routes import application
@@ -44,13 +45,13 @@ def settings(config: Path) -> Settings:
 
 
 @pytest.fixture
-def local(settings: Settings) -> Iterator[LocalService]:
+def local(settings: Settings) -> Iterator[Local]:
     with opened(settings) as service:
         service.jobs.context.publisher = MemoryPublisher()
         yield service
 
 
-def waits(service: LocalService, version: str = V1, workload: str = "support", run_id: str | None = None) -> Approval:
+def waits(service: Local, version: str = V1, workload: str = "support", run_id: str | None = None) -> Approval:
     """A version that the gate passed."""
     context = service.jobs.context
     path = context.settings.models.directory / workload / version
@@ -73,13 +74,13 @@ def tokens(settings: Settings) -> dict[str, str]:
     return {name: add(file, name, cast(Any, role), None, datetime.now(UTC)) for name, role in roles.items()}
 
 
-def client(service: LocalService, settings: Settings, token: str | None = None) -> TestClient:
+def client(service: Local, settings: Settings, token: str | None = None) -> TestClient:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     process = cast(Any, FakeDaemon())
     return TestClient(application(service, process, settings), HOST, headers=headers, follow_redirects=False)
 
 
-def champion(service: LocalService) -> str | None:
+def champion(service: Local) -> str | None:
     return versions.aliases(service.warehouse, "support").get("champion")
 
 
@@ -87,7 +88,7 @@ def champion(service: LocalService) -> str | None:
 
 
 def test_the_principal_who_decides_is_kept_and_nobody_can_decide_again(
-    local: LocalService, settings: Settings, tokens: dict[str, str]
+    local: Local, settings: Settings, tokens: dict[str, str]
 ) -> None:
     request, path = waits(local), "/api/v1/approvals"
     otto, olga = (client(local, settings, tokens[name]) for name in ("otto", "olga"))
@@ -128,17 +129,22 @@ def test_the_principal_who_decides_is_kept_and_nobody_can_decide_again(
     ],
 )
 def test_what_is_malformed_decides_nothing(
-    local: LocalService, settings: Settings, tokens: dict[str, str], body: dict[str, Any], status: int, named: str
+    local: Local, settings: Settings, tokens: dict[str, str], body: dict[str, Any], status: int, named: str
 ) -> None:
     request = waits(local)
     otto = client(local, settings, tokens["otto"])
     answer = otto.post(f"/api/v1/approvals/{request.id}", json=body)
     assert (answer.status_code, champion(local)) == (status, None)
     assert named in answer.json()["error"]
-    assert otto.post("/api/v1/approvals/none", json=body).status_code == 404
 
 
-def test_where_nobody_shows_who_they_are_a_name_is_kept_as_a_claim(local: LocalService, tmp_path: Path) -> None:
+def test_a_request_that_is_not_there_is_not_found(local: Local, settings: Settings, tokens: dict[str, str]) -> None:
+    otto, path = client(local, settings, tokens["otto"]), "/api/v1/approvals/none"
+    assert otto.post(path, json={"decision": "approve", "reason": "fine"}).status_code == 404
+    assert otto.get(path).status_code == 404
+
+
+def test_where_nobody_shows_who_they_are_a_name_is_kept_as_a_claim(local: Local, tmp_path: Path) -> None:
     open_to_all = Settings(warehouse={"path": tmp_path / "w.duckdb"}, models={"directory": tmp_path / "models"})
     for version, user, actor in ((V1, "alice", "alice (without a token)"), (V2, None, "an operator")):
         request = waits(local, version)
@@ -150,7 +156,7 @@ def test_where_nobody_shows_who_they_are_a_name_is_kept_as_a_claim(local: LocalS
         assert found.actor == actor
 
 
-def test_requests_of_one_workload_are_listed(local: LocalService, settings: Settings, tokens: dict[str, str]) -> None:
+def test_requests_of_one_workload_are_listed(local: Local, settings: Settings, tokens: dict[str, str]) -> None:
     for workload in ("support", "sales"):
         waits(local, V1, workload)
     asked = client(local, settings, tokens["vera"])
@@ -161,25 +167,22 @@ def test_requests_of_one_workload_are_listed(local: LocalService, settings: Sett
 # On the page
 
 
-def test_the_form_of_the_page_decides_for_who_may(
-    local: LocalService, settings: Settings, tokens: dict[str, str]
-) -> None:
+def test_the_form_of_the_page_decides_for_who_may(local: Local, settings: Settings, tokens: dict[str, str]) -> None:
     request = waits(local)
     path, otto = f"/approvals/{request.id}", client(local, settings, tokens["otto"])
     page = otto.get(path)
     assert page.status_code == 200
     assert "&lt;b&gt;Nothing&lt;/b&gt; else." in page.text
-    assert 'name="reason"' not in page.text
-    page = otto.get(f"{path}?decision=refuse")
-    assert f"Refuse <code>support@{V1}</code>?" in page.text
+    assert f"put {V1} into service?" in page.text
     assert 'value="refuse"' in page.text
+    assert 'name="reason"' not in client(local, settings, tokens["vera"]).get(path).text
     form = {"decision": "refuse", "reason": "it is rude"}
     assert client(local, settings, tokens["vera"]).post(path, data=form).status_code == 403
     elsewhere = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
     assert otto.post(path, data=form, headers=elsewhere).status_code == 403
     assert otto.post(path, json=form).status_code == 415
     assert otto.post(path, data={"decision": "refuse", "reason": ""}).status_code == 400
-    assert [one["state"] for one in local.approvals("support")] == ["waiting"]
+    assert [one["state"] for one in ask(local, "approvals", workload="support")] == ["waiting"]
     done = otto.post(path, data=form)
     assert (done.status_code, done.headers["location"]) == (303, path)
     shown = otto.get(path).text
@@ -192,13 +195,14 @@ def test_the_form_of_the_page_decides_for_who_may(
     assert otto.get("/approvals/none").status_code == 404
 
 
-def test_the_page_has_no_script_and_sends_its_form_to_this_server_alone(
-    local: LocalService, settings: Settings, tokens: dict[str, str]
+def test_the_page_has_scripts_of_this_server_alone_and_sends_its_form_to_this_server_alone(
+    local: Local, settings: Settings, tokens: dict[str, str]
 ) -> None:
     headers = client(local, settings, tokens["vera"]).get(f"/approvals/{waits(local).id}").headers
     policy = headers["Content-Security-Policy"]
     assert "form-action 'self'" in policy
-    assert "script-src" not in policy
+    assert "script-src 'self';" in policy
+    assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert headers["Referrer-Policy"] == "same-origin"
 
@@ -228,7 +232,7 @@ def test_the_command_lists_what_waits_and_decides_with_a_reason(
         (["support"], "give the reason with --reason"),
         (["support", "--reason", " "], "give the reason with --reason"),
         (["support", V2, "--reason", "fine"], f"support@{V1} waits for approval, not {V2}"),
-        (["sals", "--reason", "fine"], "workload sals: no version waits for approval"),
+        (["sals", "--reason", "fine"], "workload sals: nothing waits for approval"),
     ):
         assert run(config, "approve", *wrong) == 1
         assert said in capsys.readouterr().err
@@ -238,9 +242,9 @@ def test_the_command_lists_what_waits_and_decides_with_a_reason(
     assert "refused by carol" in capsys.readouterr().out
     assert run(config, "approve") == 0
     printed = capsys.readouterr()
-    assert (printed.out, "no version waits for approval" in printed.err) == ("", True)
+    assert (printed.out, "nothing waits for approval" in printed.err) == ("", True)
     with opened(settings) as service:
-        decided = {one["workload"]: (one["state"], one["actor"]) for one in service.approvals(None)}
+        decided = {one["workload"]: (one["state"], one["actor"]) for one in ask(service, "approvals")}
     assert decided == {"support": ("approved", "carol"), "sales": ("refused", "carol")}
 
 
@@ -254,26 +258,26 @@ def test_who_has_no_name_is_kept_by_number(config: Path, settings: Settings, mon
         waits(service)
     assert run(config, "approve", "support", "--reason", "fine") == 0
     with opened(settings) as service:
-        assert service.approvals(None)[0]["actor"] == "user 1001"
+        assert ask(service, "approvals")[0]["actor"] == "user 1001"
 
 
 # What waits, where people look anyway
 
 
-def test_status_has_what_waits_and_what_was_decided(local: LocalService) -> None:
+def test_status_has_what_waits_and_what_was_decided(local: Local) -> None:
     interactions(local.warehouse, ["Where is my parcel?"], Random(0), start=START)
     local.jobs.context.now = lambda: START
     request = waits(local)
-    local.decide_approval(request.id, "refuse", "no", "otto")
+    ask(local, "decide_approval", id=request.id, decision="refuse", reason="no", user="otto")
     request = waits(local, V2)
-    shown = local.status()["workloads"]["support"]["approvals"]
+    shown = ask(local, "status")["workloads"]["support"]["approvals"]
     assert [(one["version"], one["state"], one["actor"]) for one in shown] == [
         (V2, "waiting", None), (V1, "refused", "otto"),
     ]  # fmt: skip
 
 
-def test_the_job_ends_what_nobody_decided_on(local: LocalService) -> None:
+def test_the_job_ends_what_nobody_decided_on(local: Local) -> None:
     request = waits(local)
     local.jobs.context.now = lambda: request.expires_at + timedelta(minutes=1)
     local.jobs.run("quality")
-    assert [one["state"] for one in local.approvals(None)] == ["expired"]
+    assert [one["state"] for one in ask(local, "approvals")] == ["expired"]

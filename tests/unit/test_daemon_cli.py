@@ -1,5 +1,9 @@
 """The command line: its options, and what it prints when there is nothing to print."""
 
+import os
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,8 +14,8 @@ from brokers import free_port
 from teaching import Teacher
 
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import open_warehouse
-from retuned.daemon.cli.main import main, parser
+from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.daemon.cli.main import main
 from retuned.daemon.cli.progress import queue
 from retuned.daemon.jobs.progress import words
 
@@ -24,24 +28,75 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def test_options_of_all_commands_stand_before_the_command_or_behind_it() -> None:
+def test_options_of_all_commands_stand_before_the_command_or_behind_it(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, other = ["--config", str(config)], ["--config", str(config.parent / "none.yaml")]
+    open_warehouse(WarehouseSettings(path=config.parent / "w.duckdb")).close()
     for arguments in (
-        ["--config", "a.yaml", "--verbose", "status"],
-        ["status", "--config", "a.yaml", "--verbose"],
-        ["--verbose", "status", "--config", "a.yaml"],
-        ["--config", "b.yaml", "status", "--config", "a.yaml", "--verbose"],
+        [*given, "--verbose", "labels", "--json"],
+        ["labels", "--json", *given, "--verbose"],
+        ["--verbose", "labels", "--json", *given],
+        [*other, "labels", "--json", *given],
     ):
-        options = parser().parse_args(arguments)
-        assert (options.config, options.verbose) == (Path("a.yaml"), True)
-    options = parser().parse_args(["status"])
-    assert (options.config, options.verbose) == (None, False)
+        assert main(arguments) == 0
+        assert capsys.readouterr().out == "[]\n"
+    assert main([*given, "labels", *other]) == 1
+    assert "none.yaml: cannot be read" in capsys.readouterr().err
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["--version"])
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert (left.value.code, capsys.readouterr().out) == (0, f"retuned {project['version']}\n")
+    assert (main(["--version"]), capsys.readouterr().out) == (0, f"retuned {project['version']}\n")
+
+
+def test_help_lists_commands_by_group_and_explains_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-h"]) == 0
+    shown = capsys.readouterr().out
+    groups = [line for line in shown.splitlines() if re.fullmatch(r"\w+:", line)]
+    assert groups == ["Options:", "run:", "watch:", "teach:", "train:", "release:", "data:", "admin:"]
+    assert main(["rebase", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Usage: retuned rebase [OPTIONS] WORKLOAD\n" in shown
+    assert re.search(r"WORKLOAD +a workload that has events", shown)
+    assert re.search(r"--base DIR +folder of the base model.* \[required\]", " ".join(shown.split()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["promote", "support"], "Missing argument 'VERSION'"),
+        (["rebase", "support"], "Missing option '--base'"),
+        (["status", "--jsn"], "No such option '--jsn'"),
+        (["stats"], "No such command 'stats'"),
+        (["drift", "accept"], "Missing argument 'WORKLOAD'"),
+        (["score", "f", "--workload", "w", "--metric", "text"], "give one of --workload, --metric and --scorer"),
+    ],
+)
+def test_a_wrong_command_line_has_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    assert main(arguments) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_help_imports_nothing_of_the_server_and_the_database() -> None:
+    heavy = ["starlette", "duckdb", "torch", "yaml", "httpx", "pydantic_settings", "apscheduler"]
+    code = (
+        "import sys; from retuned.daemon.cli.main import main; assert main(['--help']) == 0; "
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.processes
+def test_a_shell_completes_commands() -> None:
+    environment = os.environ | {"_RETUNED_COMPLETE": "bash_complete", "COMP_WORDS": "retuned ro", "COMP_CWORD": "1"}
+    code = "from retuned.daemon.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["plain,rollback", "plain,rows"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +131,7 @@ def test_a_rebase_is_asked_for_with_the_whole_path_of_the_base_model(
     warehouse.close()
     monkeypatch.chdir(config.parent)
     assert main(["rebase", "support", "--base", "new", "--config", str(config)]) == 1
-    assert f"base: {config.parent / 'new'} is not there" in capsys.readouterr().err
+    assert f"base: {config.parent / 'new'} does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -23,8 +24,10 @@ from retuned.consumers.errors import StandsBy, StoreUnavailable
 from retuned.consumers.file_import import Position
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.daemon.client import Client
 from retuned.daemon.http_settings import HttpSettings
-from retuned.daemon.remote import RemoteService
+from retuned.daemon.operations.catalog import OPERATIONS
+from retuned.daemon.operations.files import FileIntake
 from retuned.daemon.settings import Settings
 from retuned.daemon.transfer.exports import Export, content
 from retuned.daemon.transfer.imports import to_bytes
@@ -108,10 +111,10 @@ def test_a_backup_is_asked_for_by_an_admin_with_a_folder(tmp_path: Path) -> None
     "begun",
     [
         b"",
-        b"POST /api/v1/workloads/support/promote HT",
+        b"POST /api/v1/workloads/support/rollback HT",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: y",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost:",
-        b"POST /api/v1/workloads/support/promote HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"POST /api/v1/workloads/support/rollback HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 100\r\n\r\n{",
     ],
 )
@@ -138,9 +141,9 @@ def test_a_slow_answer_is_waited_for(place: Place, monkeypatch: pytest.MonkeyPat
 def test_connections_are_kept_alive(place: Place) -> None:
     with httpx.Client() as client:
         for _ in range(3):
-            assert client.post(place.command, json={"version": "v1"}).status_code == 200
+            assert client.post(place.command, json={"reason": "v1"}).status_code == 200
             assert client.get(f"{place.url}/healthz").status_code == 200
-    assert place.daemon.commands == [{"version": "v1", "asked_by": None}] * 3
+    assert place.daemon.commands == [{"reason": "v1", "asked_by": None}] * 3
 
 
 @pytest.mark.parametrize("body", [b"[" * 200_000, b"[" * 50_000, b'{"reason": "' + b"x" * 10**6 + b'"}', b"{", b"\xff"])
@@ -160,7 +163,7 @@ def test_a_report_that_cannot_be_is_not_found(place: Place, name: str) -> None:
 
 def test_a_body_without_end_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REST_SECONDS", 0.3)
-    head = b"POST /api/v1/workloads/support/promote HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head = b"POST /api/v1/workloads/support/rollback HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for length in (b"Content-Length: 1500000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"):
         sent = 0
         with place.connect(head + length) as connection:
@@ -197,7 +200,7 @@ def test_numbers_that_json_does_not_know_are_null(place: Place) -> None:
 
     assert strict(httpx.get(f"{place.url}/api/v1/status").text) == null | {"warnings": [], "daemons": []}
     assert strict(httpx.get(f"{place.url}/api/v1/lineage/x").text) == null
-    assert strict(httpx.get(f"{place.url}/api/v1/labels").text) == [null]
+    assert strict(httpx.get(f"{place.url}/api/v1/accounts").text) == [null]
     assert strict(httpx.get(f"{place.url}/api/v1/dead-letters?limit=99999").text) == [null] * 3
     assert strict(httpx.post(f"{place.url}/api/v1/dead-letters/replay", json={}).text) == null
     assert strict(httpx.post(place.command, json={}).text) == {"done": null}
@@ -218,9 +221,9 @@ def test_an_export_has_no_infinite_numbers(warehouse: Warehouse) -> None:
 def test_any_workload_that_is_stored_can_be_commanded(place: Place, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     asked = []
     monkeypatch.setattr(place.daemon, "command", lambda *given: asked.append(given) or {"done": "it"})
-    answer = httpx.post(f"{place.url}/api/v1/workloads/{quote(name, safe='')}/promote", json={})
+    answer = httpx.post(f"{place.url}/api/v1/workloads/{quote(name, safe='')}/rollback", json={})
     assert answer.status_code == 200
-    assert {name} == {value for given in asked for value in given if isinstance(value, str)} - {"promote"}
+    assert {name} == {value for given in asked for value in given if isinstance(value, str)} - {"rollback"}
 
 
 def test_a_route_needs_a_workload_that_is_known_and_a_conversation(place: Place) -> None:
@@ -238,8 +241,8 @@ class Led:
     def __init__(self, url: str) -> None:
         self.url, self.passing = url, Passing(HttpSettings())
 
-    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        return self.passing.pass_on(self.url, method, path, headers, body)
+    def pass_on(self, method: str, path: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
+        return self.passing.pass_on(self.url, method, path, headers, body, seconds)
 
 
 def test_one_that_stands_by_passes_on_what_the_leader_alone_can_answer() -> None:
@@ -249,15 +252,23 @@ def test_one_that_stands_by_passes_on_what_the_leader_alone_can_answer() -> None
     leader.daemon.routed = {"workloads": {"of": "the leader"}, "withheld": {}}
     act, look = ({"Authorization": f"Bearer {token}"} for token in (ACT, LOOK))
     try:
-        answer = httpx.post(standby.command, headers=act, json={"version": "v1", "reason": "ä"})
+        answer = httpx.post(standby.command, headers=act, json={"reason": "ä"})
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-        assert leader.daemon.commands == [{"version": "v1", "reason": "ä", "asked_by": "operator"}]
+        assert leader.daemon.commands == [{"reason": "ä", "asked_by": "operator"}]
         assert standby.daemon.commands == []
         assert httpx.get(f"{standby.url}/api/v1/routes", headers=act).json() == leader.daemon.routed
         assert httpx.post(standby.command, headers=look, json={}).status_code == 403
-        refused = httpx.post(standby.command, headers=act, json={"version": 1})
-        assert (refused.status_code, refused.json()["error"]) == (400, "version: expected a text")
+        refused = httpx.post(standby.command, headers=act, json={"reason": 1})
+        assert (refused.status_code, refused.json()["error"]) == (400, "reason: expected a text, got 1")
         assert httpx.get(f"{standby.url}/api/v1/status", headers=act).status_code == 200  # it knows that itself
+        browses = act | {"Accept": "text/html"}
+        passed_on, page = (
+            httpx.post(f"{place.url}/workloads/support/rollback", headers=browses, data={"reason": ""})
+            for place in (standby, leader)
+        )
+        assert (passed_on.status_code, passed_on.text) == (400, page.text)
+        for header in ("content-security-policy", "referrer-policy"):
+            assert passed_on.headers[header] == page.headers[header]
 
         leader.daemon.led_by = Led(standby.url)  # nobody leads: it goes round no circle
         answer = httpx.post(standby.command, headers=act, json={})
@@ -269,6 +280,33 @@ def test_one_that_stands_by_passes_on_what_the_leader_alone_can_answer() -> None
     finally:
         leader.server.stop()
         standby.server.stop()
+
+
+class Recorder:
+    """A leader that answers everything alike."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, float]] = []
+
+    def pass_on(self, method: str, path: str, _: Mapping[str, str], __: bytes, seconds: float) -> Answer:
+        self.asked.append((method, path, seconds))
+        return Answer(200, {"Content-Type": "application/json"}, b"{}")
+
+
+def test_every_operation_that_the_leader_alone_may_do_is_passed_on_and_no_other(place: Place) -> None:
+    place.daemon.led_by = leader = Recorder()
+    passed_on = []
+    for operation in OPERATIONS:
+        for path in operation.paths:
+            address = (
+                f"/api/v1{path.format(workload='support', id='1', what='ledger', version='v', before='a', after='b')}"
+            )
+            httpx.request(operation.method, place.url + address, json={}, timeout=20)
+            passed_on += [(operation.method, address)] if operation.by_leader else []
+    assert [(method, path) for method, path, _ in leader.asked] == passed_on
+    waits = {path.rpartition("/")[2]: seconds for _, path, seconds in leader.asked}
+    assert (waits["routes"], waits["promote"]) == (5, 60)
+    assert {waits[name] for name in ("check-drift", "accept-drift", "rebase", "evaluate")} == {900}
 
 
 def test_a_leader_that_hangs_holds_up_nothing_that_another_daemon_answers_itself(place: Place) -> None:
@@ -300,6 +338,32 @@ def test_a_form_that_is_passed_on_leads_the_browser_back_to_its_page(place: Plac
         standby.server.stop()
 
 
+def test_a_session_is_good_at_the_leader_that_has_the_same_key(tmp_path: Path) -> None:
+    file = tmp_path / "principals.yaml"
+    token = add(file, "otto", "operator", None, datetime.now(UTC))
+    (tmp_path / "key").write_text("a-key-of-some-length\n")
+    leader, standby, stranger = (
+        Place(HttpSettings.model_validate({"port": 0, "principals_file": file, **key}))
+        for key in (
+            {"session_key": "a-key-of-some-length"},
+            {"session_key_file": tmp_path / "key"},
+            {"session_key": "another-key-of-some-length"},
+        )
+    )
+    try:
+        with httpx.Client(base_url=standby.url, headers={"Origin": standby.url}) as browser:
+            assert browser.post("/sign-in", data={"token": token}).status_code == 303
+            for led_by, status in ((leader, 303), (stranger, 401)):
+                standby.daemon.led_by = Led(led_by.url)
+                answer = browser.post("/approvals/1", data={"decision": "approve", "reason": "good"})
+                assert answer.status_code == status, answer.text
+        assert [one["user"] for one in leader.daemon.commands] == ["otto"]
+        assert stranger.daemon.commands == []
+    finally:
+        for place in (leader, standby, stranger):
+            place.server.stop()
+
+
 def test_a_command_that_a_daemon_may_not_make_any_more_is_unavailable(place: Place) -> None:
     def refuse(*_: Any) -> Any:
         raise StandsBy("this daemon stands by")
@@ -311,15 +375,15 @@ def test_a_command_that_a_daemon_may_not_make_any_more_is_unavailable(place: Pla
 
 def test_how_far_a_file_was_taken_comes_whole_to_the_command(place: Place) -> None:
     asked: list[str] = []
-    remote = RemoteService(Settings(http={"port": place.port}))
+    remote = FileIntake(Client(Settings(http={"port": place.port})))
     for position in (Position(60, 15), Position(None, 0)):
-        place.daemon.position = lambda topic, found=position: asked.append(topic) or found  # type: ignore[misc,method-assign]
+        place.daemon.position = lambda id, found=position: asked.append(id) or asdict(found)  # type: ignore[misc,method-assign]
         assert remote.position("import:0123456789abcdef") == position
-    assert asked == ["import:0123456789abcdef"] * 2
+    assert asked == ["0123456789abcdef"] * 2
 
 
 def test_a_store_that_does_not_answer_an_import_is_unavailable_and_named(place: Place) -> None:
-    def away(_: Any) -> Any:
+    def away(**_: Any) -> Any:
         raise StoreUnavailable("store.postgres_url: the database does not answer")
 
     place.daemon.position = away  # type: ignore[method-assign]

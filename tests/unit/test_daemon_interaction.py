@@ -46,7 +46,7 @@ def test_an_interaction_is_shown_with_all_that_came_of_it(rig: Rig, site: TestCl
     rig.drain()
     id = {"id": "shop/7 é"}
     rig.warehouse.execute(
-        "INSERT INTO groundings VALUES ($id, 'support.refunds', TIMESTAMP '2026-11-24', 0.01, true, NULL)", id
+        "INSERT INTO groundings VALUES ($id, 'support.refunds', TIMESTAMP '2026-11-24', 0.01, true, NULL, 'values')", id
     )
     rig.warehouse.execute(
         "INSERT INTO label_requests BY NAME SELECT 'r' AS id, TIMESTAMP '2026-11-24' AS created_at, "
@@ -72,7 +72,7 @@ def test_an_interaction_is_shown_with_all_that_came_of_it(rig: Rig, site: TestCl
         assert text in page.text, text
     for text in ("<script>alert", "b.example", "d.example", "Of another."):
         assert text not in page.text, text
-    assert "script-src" not in page.headers["content-security-policy"]
+    assert "script-src 'self';" in page.headers["content-security-policy"]
 
 
 def test_of_an_interaction_that_nothing_came_of(rig: Rig, site: TestClient) -> None:

@@ -4,7 +4,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from traffic import feedback, interactions
 from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, StandsBy, WarehouseError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RetentionSettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse, open_warehouse, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon import workloads
-from retuned.daemon.jobs import tasks
+from retuned.daemon.jobs import cleanup, tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -34,10 +35,10 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift.check import DriftCheck
 from retuned.monitors.metrics import Metrics as MonitorMetrics
-from retuned.monitors.money import ledger
+from retuned.monitors.money import ledger, roll_up
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import check as watch
-from retuned.retrain.data import examples
+from retuned.retrain.data import examples, overrides
 from retuned.retrain.data import label_requests as labels
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import registry, retention, shadow
@@ -117,7 +118,7 @@ def test_what_answers_earned_lately_is_the_same_once_the_ledger_is_rolled_up(war
         return [(money.gains, money.answers) for money in earned if money]
 
     before = gained()
-    assert ledger.roll_up(warehouse, settings, START + 4 * DAY, 0 * DAY) > 0
+    assert roll_up.roll_up(warehouse, ["support"], START + 4 * DAY, 0 * DAY) > 0
     assert gained() == before
     assert len(set(before)) > 1
 
@@ -139,6 +140,14 @@ def test_a_drift_check_that_fails_leaves_no_verdict_standing(
     monkeypatch.setattr(drift, "check", lambda *_: drifted)
     jobs.run("drift")
     assert registry.get_sample_value("retuned_drift_detected", {"workload": "support"}) == 1
+    lack = {"found": 12, "needed": 30, "what": "votes"}
+    monkeypatch.setattr(drift, "check", lambda *_: replace(drifted, lacking=lack))
+    jobs.run("drift")
+    (blind,) = warehouse.rows("SELECT * FROM blindness WHERE monitor = 'estimate'")
+    assert {name: blind[name] for name in lack} == lack, "why there is no estimate"
+    monkeypatch.setattr(drift, "check", lambda *_: drifted)
+    jobs.run("drift")
+    assert not warehouse.rows("SELECT * FROM blindness WHERE monitor = 'estimate'")
     monkeypatch.setattr(drift, "check", failing)
     with pytest.raises(PartsFailed, match="workload support: out of memory"):
         jobs.run("drift")
@@ -160,8 +169,9 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(tasks, "measure_quality", judge)
     monkeypatch.setattr(tasks, "watch_service", look)
-    for other in ("judge_shadows", "check_drift", "archive", "request_labels", "report", "announce"):
+    for other in ("judge_shadows", "check_drift", "request_labels", "report", "announce"):
         monkeypatch.setattr(tasks, other, lambda *_: None)
+    monkeypatch.setattr(cleanup, "archive", lambda *_: None)
     metrics = Metrics(CollectorRegistry())
     made: list[Any] = [warehouse, Settings(), None, metrics, None, None, threading.Event(), utc_now]
     jobs = Jobs(Context(*made), print)
@@ -244,7 +254,7 @@ def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> Non
     }
     for job in {*work, "announce", "resume"}:
         if job not in wanted:
-            monkeypatch.setattr(tasks, job, lambda *_: None)
+            monkeypatch.setattr(cleanup if job in ("archive", "remove_old") else tasks, job, lambda *_: None)
     jobs.context.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed
     jobs.start()
     jobs.lead()
@@ -277,8 +287,10 @@ def test_a_job_that_fails_for_one_workload_goes_on_with_the_others_and_names_eac
 ) -> None:
     house.answer_lately()
     monkeypatch.setattr(place, name, failing(OVERFLOW))
-    with pytest.raises(RetunedError, match=r"workload bad: .*Overflow.*workload good: .*Overflow"):
+    with pytest.raises(RetunedError) as raised:
         house.jobs.run(job)
+    # Some jobs look at several workloads at a time: either may be the first to fail.
+    assert {part.partition(":")[0] for part in str(raised.value).split("; ")} >= {"workload bad", "workload good"}
     assert (house.failures(job, "bad"), house.failures(job, "good")) == (1, 1)
 
 
@@ -362,6 +374,19 @@ def test_what_one_workload_needs_stays_when_that_is_not_known(house: House, monk
     ]
 
 
+def test_an_answer_that_people_decided_to_teach_is_not_archived(house: House) -> None:
+    warehouse = house.jobs.context.warehouse
+    (asked,) = warehouse.rows(
+        "SELECT min(id) AS id, min(timestamp) AS timestamp FROM interactions WHERE workload = 'bad'"
+    )
+    about = {"interaction_id": asked["id"], "timestamp": asked["timestamp"], "received_at": asked["timestamp"]}
+    vote = {"name": "helpful", "value": "false", "source": "user", "topic": "t", "partition": 0, "offset": 9}
+    warehouse.insert("feedback", id="vote", **about, **vote)
+    overrides.decide_rows(warehouse, "edit", ["vote"], "since May", "anna", house.jobs.context.now(), "Here.")
+    house.jobs.run("archive")
+    assert house.rows("SELECT id FROM interactions WHERE id LIKE '%-i1'") == [("bad-i1",)]
+
+
 def test_what_is_old_is_removed_each_by_itself(house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Sixty days have passed; retention keeps details for ten and history for thirty."""
     context = house.jobs.context
@@ -400,7 +425,7 @@ def test_what_is_old_is_removed_each_by_itself(house: House, monkeypatch: pytest
     warehouse.insert("drift_checks", **drift_check | in_the_same_hour)
     context.retrain_metrics.labels(labels.counts(warehouse))
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "roll_up", failing(OVERFLOW))
+        patch.setattr(roll_up, "roll_up", failing(OVERFLOW))
         patch.setattr(retention, "workloads", lambda _: ["bad", "good"])
         remove, fail = retention.remove, failing(OVERFLOW)
         patch.setattr(retention, "remove", lambda *given: (fail if given[2] == "bad" else remove)(*given))
@@ -434,8 +459,8 @@ def test_what_alerts_look_at_ends_when_a_workload_is_retired(house: House, monke
     context = house.jobs.context
     house.answer_lately()
     context.warehouse.insert(
-        "quarantine", workload="good", feedback_id="f", interaction_id="i", reason="burst", detail="…",
-        dataset_version="d", created_at=START,
+        "row_states", workload="good", feedback_id="f", interaction_id="i", state="set_aside", reason="account",
+        detail="…", quarantined=True, dataset_version="d", decided_at=START,
     )  # fmt: skip
     drifted = DriftCheck("a", START + 60 * DAY, "good", True, 0.5, [], 500, 500, None, "…")
     monkeypatch.setattr(drift, "check", lambda *_: drifted)

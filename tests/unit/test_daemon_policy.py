@@ -20,7 +20,7 @@ def evidence(**changes: object) -> Evidence:
 def test_quiet_is_a_no() -> None:
     assert decide(evidence(), SETTINGS, NOW) == Decision(False, ("no reason to retrain",))
     running = evidence(running=True)
-    assert decide(running, SETTINGS, NOW) == Decision(False, ("a run is under way, or in line",))
+    assert decide(running, SETTINGS, NOW) == Decision(False, ("a run is under way or queued",))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_drift_counts_when_it_holds(drifted: tuple[bool | None, ...], retrain: b
         (Ratings(90, 100), Ratings(77, 100), False),  # once in 140 looks by chance, and there are many looks
         (Ratings(320, 400), Ratings(60, 100), False),  # evidence enough for one beginning, and there are 365
         (Ratings(320, 400), Ratings(120, 200), False),  # a fall for sure, and not surely by more than days differ
-        (Ratings(320, 400), Ratings(180, 300), True),
+        (Ratings(320, 400), Ratings(170, 300), True),
     ],
 )
 def test_a_fall_of_the_helpful_rate_counts_beyond_chance(before: Ratings, now: Ratings, retrain: bool) -> None:
@@ -91,6 +91,7 @@ def test_the_configured_drop_is_enough() -> None:
     assert not decide(same, SETTINGS.model_copy(update={"helpful_rate_drop": 0.0}), NOW).retrain
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("per_day", [40, 75])
 def test_ratings_that_did_not_fall_are_found_to_have_fallen_in_few_years(per_day: int) -> None:
     """Looked at each day; the weeks have a cycle of 3 points either way, and days differ by 2 points."""

@@ -1,6 +1,8 @@
 """Principals and their tokens: made, rotated, revoked, and read again by a running daemon."""
 
+import json
 import os
+import re
 import stat
 import threading
 from datetime import UTC, datetime, timedelta
@@ -12,8 +14,9 @@ import yaml
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.cli.main import main
 from retuned.daemon.http_settings import HttpSettings
+from retuned.daemon.roles import Role
 from retuned.daemon.web import principals
-from retuned.daemon.web.principals import Principals, Role, add, revoke, rotate
+from retuned.daemon.web.principals import Principals, add, revoke, rotate
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -241,8 +244,14 @@ def test_the_command(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[s
     assert role(known(file), made.strip()) == "operator"
     status, rotated, _ = token("anna", "--rotate")
     assert role(known(file), rotated.strip()) == "operator"
+    shown = json.loads(token("--list", "--json")[1])
+    assert [(one["name"], one["role"], one["valid"]) for one in shown] == [("anna", "operator", True)] * 2
+    assert made.strip() not in json.dumps(shown)
+    assert token("ada", "--role", "labeller", "--workload", "support.*", "--workload", "hr")[0] == 0
     status, listed, _ = token("--list")
     assert (status, listed.count("anna"), "2999-01-01" in listed) == (0, 2, False)
+    assert re.search(r"^ada +labeller +made \S+ +of support\.\*, hr$", listed, re.MULTILINE)
+    assert token("--revoke", "ada")[0] == 0
     assert made.strip() not in listed
     assert hash_of(made.strip()) not in listed
     for wrong in (
@@ -262,3 +271,33 @@ def test_the_command(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[s
     assert principals.read(file) == ()
     config.write_text("")
     assert "retuned: http.principals_file: set it" in token("--list")[2]
+
+
+def test_a_token_of_an_expert_comes_with_a_link(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, http = tmp_path / "retuned.yaml", {"principals_file": str(file)}
+
+    def link(*arguments: str, **more: str) -> tuple[str, str]:
+        config.write_text(yaml.safe_dump({"http": http | more}))
+        assert main(["token", "--config", str(config), *arguments]) == 0
+        printed, beside = capsys.readouterr()
+        return printed, beside.replace(printed.strip(), "TOKEN")
+
+    expert, url = ("--role", "labeller"), "https://retuned.example.com/"
+    made, beside = link("ada", *expert, "--workload", "support/eu", public_url=url)
+    assert role(known(file), made.strip()) == "labeller"
+    assert beside == (
+        "Link for ada, who is signed in by it: "
+        "https://retuned.example.com/sign-in?next=/workloads/support%252Feu/teach#TOKEN\n"
+    )
+    assert link("ada", "--rotate", public_url=url)[1] == beside
+    for name, *bound in (
+        ("bert",),
+        ("berta", "--workload", "support.*"),
+        ("bo", "--workload", "hr", "--workload", "it"),
+    ):
+        assert "/sign-in?next=/teach#TOKEN" in link(name, *expert, *bound, public_url=url)[1]
+    local = link("carl", *expert)[1]
+    assert "http://127.0.0.1:8321/sign-in?next=/teach#TOKEN" in local
+    assert "It works on this machine alone: set http.public_url" in local
+    for arguments in (("dora", "--role", "operator"), ("emil", *expert, "--no-conversations")):
+        assert link(*arguments)[1] == ""

@@ -1,9 +1,12 @@
 """Ratings by period: what is over is counted once, and says what a count of all events would."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import duckdb
 import pytest
 from traffic import START, store
 
@@ -66,12 +69,15 @@ def test_what_is_over_is_not_counted_again(warehouse: Warehouse, monkeypatch: py
     assert len(counted) <= 2
 
 
-def test_an_account_has_one_rating_a_period_and_late_votes_none(warehouse: Warehouse) -> None:
+def test_each_vote_counts_and_votes_of_one_account_are_worth_less(warehouse: Warehouse) -> None:
     for number in range(4):
         rated(warehouse, START + number * HOUR, number > 0, user_id="anna")
         rated(warehouse, START + DAY + number * HOUR, True, conversation_id="one")
     rated(warehouse, START + 2 * HOUR, True, later=DAY + HOUR)
-    assert periods(warehouse, START + 9 * DAY)[:3] == (Ratings(0, 1), Ratings(1, 1), Ratings(0, 0))
+    first, second, third = periods(warehouse, START + 9 * DAY)[:3]
+    assert [(one.helpful, one.total) for one in (first, second, third)] == [(3, 4), (4, 4), (0, 0)]
+    assert second.effect == pytest.approx(4)  # they say the same: one conversation
+    assert 1 < first.effect < 4
 
 
 def test_what_waits_on_the_broker_is_counted_when_it_comes(warehouse: Warehouse) -> None:
@@ -89,6 +95,44 @@ def test_another_champion_begins_anew(warehouse: Warehouse) -> None:
     warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=START + 4 * DAY)
     assert periods(warehouse, START + 9 * DAY) == (Ratings(1, 1),) * 4
     assert warehouse.rows("SELECT DISTINCT since FROM rating_periods") == [{"since": START + 4 * DAY}]
+
+
+def test_a_look_after_months_of_silence_asks_no_more_than_one_after_days(warehouse: Warehouse) -> None:
+    for number in range(6):
+        rated(warehouse, START + number * DAY, True)
+    periods(warehouse, START + 6 * DAY)
+    with count_reads(warehouse) as few:
+        short = periods(warehouse, START + 9 * DAY)
+    with count_reads(warehouse) as many:
+        long = periods(warehouse, START + 306 * DAY)
+    assert (len(short), len(long)) == (8, 305)
+    assert sum(period.total for period in long) == sum(period.total for period in short) == 6
+    assert 0 < len(many) <= len(few)
+
+
+@contextmanager
+def count_reads(warehouse: Warehouse) -> Iterator[list[str]]:
+    """The statements that reach the database."""
+    statements: list[str] = []
+    rows, cursor = warehouse.rows, warehouse.cursor
+
+    class Cursor:
+        def __init__(self, real: duckdb.DuckDBPyConnection) -> None:
+            self.real = real
+
+        def execute(self, sql: str, *rest: Any) -> Any:
+            statements.append(sql)
+            return self.real.execute(sql, *rest)
+
+    @contextmanager
+    def counted() -> Iterator[Any]:
+        with cursor() as real:
+            yield Cursor(real)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warehouse, "cursor", counted)
+        patch.setattr(warehouse, "rows", lambda sql, *rest: (statements.append(sql), rows(sql, *rest))[1])
+        yield statements
 
 
 def test_a_year_is_looked_back_on(warehouse: Warehouse) -> None:

@@ -1,16 +1,20 @@
 """What a command makes of whatever listens on the daemon's port."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from asking import ask
 from brokers import free_port
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.daemon.remote import RemoteService
+from retuned.daemon.client import Client
 from retuned.daemon.settings import Settings
 
 
@@ -32,6 +36,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.body)
 
+    do_POST = do_GET
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -46,8 +52,8 @@ def listener() -> Iterator[Listener]:
         thread.join()
 
 
-def remote(port: int) -> RemoteService:
-    return RemoteService(Settings(http={"port": port}))
+def remote(port: int) -> Client:
+    return Client(Settings(http={"port": port}))
 
 
 def test_whether_anything_listens(listener: Listener) -> None:
@@ -57,10 +63,10 @@ def test_whether_anything_listens(listener: Listener) -> None:
 
 def test_what_is_given_is_asked_for(listener: Listener) -> None:
     listener.body = b"[]"
-    assert remote(listener.server_port).dead_letters(5, "not json & more") == []
+    assert ask(remote(listener.server_port), "dead_letters", limit=5, reason="not json & more") == []
     assert listener.seen == "/api/v1/dead-letters?limit=5&reason=not+json+%26+more"
-    assert remote(listener.server_port).labels(None) == []
-    assert listener.seen == "/api/v1/labels?"
+    assert ask(remote(listener.server_port), "labels") == []
+    assert listener.seen == "/api/v1/labels"
 
 
 def test_the_clients_own_token_is_sent_before_the_operators(listener: Listener, tmp_path: Path) -> None:
@@ -74,7 +80,7 @@ def test_the_clients_own_token_is_sent_before_the_operators(listener: Listener, 
         (both | {"client_token_file": file}, "Bearer the-token-of-anna"),
         ({"client_token": "the-token-of-bert"}, "Bearer the-token-of-bert"),
     ):
-        RemoteService(Settings(http={"port": listener.server_port, **http})).status()  # type: ignore[arg-type]
+        ask(Client(Settings(http={"port": listener.server_port, **http})), "status")  # type: ignore[arg-type]
         assert listener.authorization == sent
 
 
@@ -83,38 +89,60 @@ def test_what_is_not_retuned_is_named(listener: Listener, status: int, body: byt
     listener.status, listener.body = status, body
     port = listener.server_port
     with pytest.raises(ConfigurationError, match=rf"http\.port: what listens on {port} answered .* and is not retuned"):
-        remote(port).status()
+        ask(remote(port), "status")
 
 
 def test_a_refusal_is_the_daemons_own_text(listener: Listener) -> None:
     listener.status, listener.body = 409, b'{"error": "workload x: unknown"}'
     with pytest.raises(RetunedError, match=r"^workload x: unknown$"):
-        remote(listener.server_port).lineage("x")
+        ask(remote(listener.server_port), "lineage", id="x")
 
 
 def test_who_lacks_a_token_is_told_the_key(listener: Listener) -> None:
     for listener.status in (401, 403):
         listener.body = b'{"error": "no"}'
         with pytest.raises(RetunedError, match=r"^no; set http\.client_token"):
-            remote(listener.server_port).status()
+            ask(remote(listener.server_port), "status")
 
 
 def test_a_daemon_that_stops_between_two_requests() -> None:
     with pytest.raises(RetunedError, match=r"went away in the middle .*; run the command again"):
-        remote(free_port()).status()
+        ask(remote(free_port()), "status")
 
 
-def test_what_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = {}
+def test_what_takes_long_is_waited_for_and_what_hangs_is_not(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+    send = httpx.Client.send
 
-    def opened(_: RemoteService, __: str, path: str, ___: object, timeout_seconds: float) -> BytesIO:
-        waits[path] = timeout_seconds
-        return BytesIO(b"{}")
+    def sent(client: httpx.Client, request: httpx.Request, **more: Any) -> httpx.Response:
+        waits.append(request.extensions["timeout"]["read"])
+        return send(client, request, **more)
 
-    monkeypatch.setattr(RemoteService, "_open", opened)
-    service = remote(1)
-    service.replay()
-    service.command("check-drift", "support", {})
-    service.status()
-    assert waits["dead-letters/replay"] == waits["workloads/support/check-drift"] == 3_600
-    assert waits["status"] == 30
+    monkeypatch.setattr(httpx.Client, "send", sent)
+    service = remote(listener.server_port)
+    for name, values in (
+        ("replay", {}),
+        ("check_drift", {"workload": "w"}),
+        ("evaluate", {"workload": "w", "version": "v"}),
+    ):
+        ask(service, name, **values)
+    ask(service, "status")
+    assert waits == [3_600, 3_600, 3_600, 30]
+
+
+def test_no_proxy_gets_the_token(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{free_port()}")
+    assert ask(remote(listener.server_port), "status") == {}
+
+
+@pytest.mark.processes
+def test_a_command_that_asks_the_daemon_prints_its_answer_alone(listener: Listener, tmp_path: Path) -> None:
+    listener.body = b"[]"
+    config = tmp_path / "retuned.yaml"
+    config.write_text(f"http: {{port: {listener.server_port}}}\n")
+    command = [sys.executable, "-m", "retuned.daemon.cli.main", "labels", "--json", "--config", str(config)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import ask, command
 from brokers import until
+from pages import browser
 from run_queues import NOON, RunQueue, model
 from teaching import Teacher
 from traffic import registered
@@ -20,6 +22,7 @@ from retuned.retrain import run, versions
 from retuned.retrain.data.dataset import Dataset, DatasetRefused
 from retuned.retrain.release import registry
 from retuned.retrain.release.routes import under_way
+from retuned.retrain.stages import dataset as dataset_stage
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_a_run_is_under_way_from_its_start_until_it_ends_however_that_is(
         seen.append(active())
         raise RetunedError("no base model")
 
-    monkeypatch.setattr(run, "take_up", broken)
+    monkeypatch.setattr(run, "resume", broken)
     queue.runs.ask("sales", asked_by="an operator")
     with pytest.raises(RetunedError, match="no base model"):
         queue.jobs.run("resume")
@@ -56,7 +59,7 @@ def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: RunQueue)
     queue.runs.ask("support", asked_by="an operator")
     thread = queue.work()
     until(lambda: queue.began or not thread.is_alive())
-    queue.service.command("pause", "support", {"reason": "the machine is needed"})
+    command(queue.service, "pause", "support", {"reason": "the machine is needed"})
     thread.join(20)
     assert queue.states() == {"support": "interrupted"}
     assert queue.files("support")
@@ -67,10 +70,10 @@ def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: RunQueue)
     (waits,) = queue.runs.queue()
     assert "paused by an operator since 2026-04-01 12:00:00: the machine is needed" in waits["reason"]
     assert queue.waiting("support", "paused") == 1
-    assert queue.service.status()["pauses"][0]["workload"] == "support"
+    assert ask(queue.service, "status")["pauses"][0]["workload"] == "support"
 
     queue.at_train = lambda _: queue.stop.set()
-    queue.service.command("resume", "support", {})
+    command(queue.service, "resume", "support", {})
     assert queue.waits() == {"support": "turn"}
     queue.jobs.run("resume")
     assert queue.began == ["support", "support"]
@@ -80,45 +83,45 @@ def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: RunQueue)
 
 
 def test_a_pause_of_one_workload_holds_up_no_other_and_one_of_all_holds_up_all(queue: RunQueue) -> None:
-    queue.service.command("pause", "support", {})
-    answer = queue.service.command("retrain", "support", {})
-    assert "in line" in answer["done"]
+    command(queue.service, "pause", "support", {})
+    answer = command(queue.service, "retrain", "support", {})
+    assert "queued" in answer["done"]
     assert "paused" in answer["done"]
     queue.at_train = lambda _: queue.stop.set()
-    queue.service.command("retrain", "sales", {})
+    command(queue.service, "retrain", "sales", {})
     assert queue.began == ["sales"]
     assert queue.states() == {"support": "waiting", "sales": "interrupted"}
-    queue.service.command("pause", None, {"reason": "an audit"})
+    command(queue.service, "pause", None, {"reason": "an audit"})
     assert queue.waits() == {"sales": "paused", "support": "paused"}
     assert queue.pauses() == 2
-    queue.service.command("resume", None, {})
+    command(queue.service, "resume", None, {})
     assert queue.waits() == {"sales": "turn", "support": "paused"}
     assert queue.pauses() == 1
 
 
 def test_pauses_that_make_no_sense(queue: RunQueue) -> None:
     with pytest.raises(RetunedError, match="workload support: retraining is not paused"):
-        queue.service.command("resume", "support", {})
-    queue.service.command("pause", None, {})
+        command(queue.service, "resume", "support", {})
+    command(queue.service, "pause", None, {})
     with pytest.raises(RetunedError, match="all workloads: retraining is paused already"):
-        queue.service.command("pause", None, {})
+        command(queue.service, "pause", None, {})
     with pytest.raises(
         RetunedError, match="workload support: retraining is not paused; in force: the pause of all workloads"
     ):
-        queue.service.command("resume", "support", {})
+        command(queue.service, "resume", "support", {})
     with pytest.raises(RetunedError, match="workload other: unknown"):
-        queue.service.command("pause", "other", {})
-    with pytest.raises(RetunedError, match="name the workload"):
-        queue.service.command("cancel", None, {})
+        command(queue.service, "pause", "other", {})
+    with pytest.raises(RetunedError, match="workload: expected a text"):
+        command(queue.service, "cancel", None, {})
 
 
 def test_a_workload_that_the_configuration_names_is_paused_before_its_first_event(queue: RunQueue) -> None:
     queue.configure(workloads={"new": {"policy": {"enabled": False}}, "glob*": {"policy": {"enabled": False}}})
-    queue.service.command("pause", "new", {"reason": "its labels come first"})
-    assert [pause["workload"] for pause in queue.service.status()["pauses"]] == ["new"]
-    queue.service.command("resume", "new", {})
+    command(queue.service, "pause", "new", {"reason": "its labels come first"})
+    assert [pause["workload"] for pause in ask(queue.service, "status")["pauses"]] == ["new"]
+    command(queue.service, "resume", "new", {})
     with pytest.raises(RetunedError, match=r"workload glob\*: unknown; known are .*new"):
-        queue.service.command("pause", "glob*", {})
+        command(queue.service, "pause", "glob*", {})
 
 
 def test_the_log_has_each_stage_of_a_run_and_a_line_a_minute_of_a_long_one(
@@ -144,7 +147,7 @@ def test_the_log_has_each_stage_of_a_run_and_a_line_a_minute_of_a_long_one(
 
 def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue: RunQueue) -> None:
     queue.configure(policy={"new_corrections": 1, "minimum_corrections": 1})
-    queue.service.command("pause", None, {"reason": "an audit"})
+    command(queue.service, "pause", None, {"reason": "an audit"})
     decision = queue.runs.ask("support")
     assert not decision.retrain
     assert any("paused by an operator" in reason and "an audit" in reason for reason in decision.reasons)
@@ -152,7 +155,7 @@ def test_the_policy_starts_nothing_while_it_is_paused_and_gives_the_reason(queue
     assert stored["outcome"] is False
     assert "an audit" in stored["reasons"]
     assert queue.runs.queue() == []
-    queue.service.command("resume", None, {})
+    command(queue.service, "resume", None, {})
     assert queue.runs.ask("support").retrain
 
 
@@ -186,6 +189,22 @@ def test_a_run_that_waits_outlives_a_restart(queue: RunQueue) -> None:
     assert queue.began == ["support"]
 
 
+def test_an_operator_cancels_on_the_page(queue: RunQueue) -> None:
+    queue.runs.ask("support", asked_by="an operator")
+    site = browser(queue.service)
+    assert "A retraining waits" in site.get("/workloads/support").text
+    assert (
+        site.post("/workloads/support/cancel", data={"reason": "wrong data"}).headers["location"]
+        == "/workloads/support"
+    )
+    (row,) = queue.warehouse.rows("SELECT state, error FROM runs")
+    assert row["state"] == "cancelled"
+    assert "wrong data" in row["error"]
+    assert "A retraining waits" not in site.get("/workloads/support").text
+    again = site.post("/workloads/support/cancel", data={"reason": "once more"})
+    assert again.status_code == 409
+
+
 def test_a_run_under_way_is_cancelled_and_nothing_else(queue: RunQueue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.now += timedelta(seconds=1)
@@ -193,7 +212,7 @@ def test_a_run_under_way_is_cancelled_and_nothing_else(queue: RunQueue) -> None:
     queue.at_train = lambda workload: queue.stop.set() if workload == "sales" else None
     thread = queue.work()
     until(lambda: queue.began or not thread.is_alive())
-    answer = queue.service.command("cancel", "support", {"reason": "the wrong data"})
+    answer = command(queue.service, "cancel", "support", {"reason": "the wrong data"})
     assert answer["done"].startswith("cancelled: run 2026")
     thread.join(20)
     assert queue.states() == {"support": "cancelled", "sales": "interrupted"}
@@ -215,23 +234,23 @@ def test_a_run_that_is_not_under_way_is_cancelled(queue: RunQueue, state: str) -
         assert queue.files("support")
     assert queue.states() == {"support": state}
     queue.configure()
-    queue.service.command("cancel", "support", {})
+    command(queue.service, "cancel", "support", {})
     assert queue.states() == {"support": "cancelled"}
     assert queue.files("support") == []
     assert queue.runs.queue() == []
     with pytest.raises(RetunedError, match="no run is under way and none waits"):
-        queue.service.command("cancel", "support", {})
+        command(queue.service, "cancel", "support", {})
 
 
 def test_a_cancellation_stands_however_the_run_ends(queue: RunQueue) -> None:
     """Also when the child fails before it is stopped, and when the daemon is killed before it is."""
 
     def fail(_: str) -> None:
-        queue.service.command("cancel", "support", {})
+        command(queue.service, "cancel", "support", {})
         raise ChildFailed("train: it failed")
 
     def kill(_: str) -> None:
-        queue.service.command("cancel", "support", {})
+        command(queue.service, "cancel", "support", {})
         raise KeyboardInterrupt
 
     queue.at_train = fail
@@ -253,7 +272,7 @@ def test_a_cancellation_stands_however_the_run_ends(queue: RunQueue) -> None:
 
 def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: RunQueue) -> None:
     queue.configure(schedule={"training_hours": ["22:00-06:00"]})
-    answer = queue.service.command("retrain", "support", {})
+    answer = command(queue.service, "retrain", "support", {})
     assert "schedule.training_hours: 2026-04-01 22:00 UTC" in answer["done"]
     assert queue.began == []
     assert queue.waits() == {"support": "hours"}
@@ -277,10 +296,10 @@ def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: Run
 
 def test_a_run_waits_for_the_end_of_a_rollout(queue: RunQueue) -> None:
     queue.configure(rollout={"steps": [0.05, 1.0], "holdback": 0.05})
-    registered(queue.warehouse, "v1", None)
+    registered(queue.warehouse, "v1")
     rollout = queue.jobs.context.rollout
     rollout.begin("support", "v1", "gate", "better", queue.now)
-    answer = queue.service.command("retrain", "support", {})
+    answer = command(queue.service, "retrain", "support", {})
     assert "it waits for the end of a rollout: support@v1 is being rolled out" in answer["done"]
     assert "`retuned rollback support` takes it back" in answer["done"]
     queue.runs.ask("sales", asked_by="an operator")
@@ -295,7 +314,7 @@ def test_a_run_waits_for_the_end_of_a_rollout(queue: RunQueue) -> None:
 def test_what_passed_the_gate_in_a_holdback_waits_for_its_end_and_for_nothing_else(queue: RunQueue) -> None:
     queue.configure(rollout={"steps": [1.0], "holdback": 0.05}, schedule={"training_hours": ["22:00-06:00"]})
     for version in ("v1", "v2"):
-        registered(queue.warehouse, version, None)
+        registered(queue.warehouse, version)
     rollout = queue.jobs.context.rollout
     rollout.begin("support", "v1", "gate", "better", queue.now)
     made = {"workload": "support", "reasons": "[]", "state": "interrupted", "started_at": queue.now, "attempts": 0}
@@ -313,9 +332,9 @@ def test_what_passed_the_gate_in_a_holdback_waits_for_its_end_and_for_nothing_el
 
 def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: RunQueue) -> None:
     queue.configure(schedule={"training_hours": ["22:00-06:00"]})
-    queue.service.command("retrain", "support", {})
+    command(queue.service, "retrain", "support", {})
     queue.at_train = lambda _: queue.stop.set()
-    queue.service.command("retrain", "support", {"now": True})
+    command(queue.service, "retrain", "support", {"now": True})
     assert queue.began == ["support"]
     queue.configure(schedule={"training_hours": ["22:00-06:00"]})
     queue.jobs.run("resume")
@@ -325,7 +344,7 @@ def test_a_run_that_is_asked_for_now_does_not_wait_for_the_hours(queue: RunQueue
 def test_a_run_waits_until_there_is_memory_for_it(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.configure(train={"memory_bytes": 3 * 2**30})
     monkeypatch.setattr(holds, "available_bytes", lambda: 2**30)
-    answer = queue.service.command("retrain", "support", {})
+    answer = command(queue.service, "retrain", "support", {})
     assert "takes at least 3.0 GiB of memory and 1.0 GiB are free" in answer["done"]
     assert queue.began == []
     assert queue.waiting("support", "memory") == 1
@@ -346,7 +365,7 @@ def test_a_command_that_trains_itself_shows_progress_and_ends_with_what_came_of_
 ) -> None:
     queue.runs.show = Progress().show
     queue.at_train = lambda _: queue.stop.set()
-    done = queue.service.command("retrain", "support", {})["done"]
+    done = command(queue.service, "retrain", "support", {})["done"]
     assert done == "the retraining is interrupted: train: stopped before it was done"
     assert capsys.readouterr().err.splitlines() == ["support: dataset", "support: train"]
     queue.stop.clear()
@@ -356,13 +375,13 @@ def test_a_command_that_trains_itself_shows_progress_and_ends_with_what_came_of_
 
     queue.at_train = fail
     with pytest.raises(RetunedError, match="workload support: the retraining failed: train: killed by signal 9"):
-        queue.service.command("retrain", "support", {})
+        command(queue.service, "retrain", "support", {})
 
     def refuse(*_: Any) -> Dataset:
         raise DatasetRefused("3 rows of 50 that are needed")
 
-    monkeypatch.setattr(run, "build_dataset", refuse)
-    done = queue.service.command("retrain", "support", {})["done"]
+    monkeypatch.setattr(dataset_stage, "build_dataset", refuse)
+    done = command(queue.service, "retrain", "support", {})["done"]
     assert done == "the retraining is refused: 3 rows of 50 that are needed"
 
 
@@ -394,7 +413,7 @@ def test_each_workload_is_trained_by_its_own_settings(queue: RunQueue, tmp_path:
     assert ranks == {"sales": (large, 4), "support": (queue.models["base"], 16)}
     assert queue.runs.ask("sales").reasons == ("the policy is switched off (policy.enabled)",)
     assert queue.runs.ask("support").reasons == ("no reason to retrain",)
-    assert queue.service.status()["workloads"]["sales"]["base_model"] == str(large)
+    assert ask(queue.service, "status")["workloads"]["sales"]["base_model"] == str(large)
 
 
 def test_a_workload_that_lacks_memory_does_not_hold_up_one_that_needs_less(
@@ -407,9 +426,9 @@ def test_a_workload_that_lacks_memory_does_not_hold_up_one_that_needs_less(
     assert found["memory"][0] == "ok"
     assert found["memory of sales"][0] == "FAIL"
     assert "takes at least 3.0 GiB of memory" in found["memory of sales"][1]
-    queue.service.command("retrain", "sales", {})
+    command(queue.service, "retrain", "sales", {})
     queue.at_train = lambda _: queue.stop.set()
-    queue.service.command("retrain", "support", {})
+    command(queue.service, "retrain", "support", {})
     assert queue.began == ["support"]
     assert queue.waits() == {"sales": "memory", "support": "turn"}
 
@@ -437,10 +456,10 @@ def test_a_champion_on_another_base_model_is_not_trained_on(queue: RunQueue, tmp
     large = model(tmp_path / "large", b"more weights")
     queue.configure(workloads={"*": {"base": large}})
     with pytest.raises(RetunedError, match=r"trained on another base model .*`retuned promote sales base`"):
-        queue.service.command("retrain", "sales", {})
+        command(queue.service, "retrain", "sales", {})
     assert queue.runs.queue() == []
     queue.at_train = lambda _: queue.stop.set()
-    queue.service.command("retrain", "support", {})
+    command(queue.service, "retrain", "support", {})
     assert queue.began == ["support"]
 
 
@@ -503,17 +522,19 @@ def champion_on(queue: RunQueue, base: Path, **details: Any) -> None:
         queue.warehouse, queue.folder / "models", "support", adapter, base_model=base, parent_version=None,
         dataset_version="d", run_id="r", details={"metrics": {}, "cost": {}} | details, now=NOON,
     )  # fmt: skip
-    queue.service.command("promote", "support", {"version": version.version})
+    command(queue.service, "promote", "support", {"version": version.version})
 
 
 def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue.runs, "run_waiting", lambda: [])
     champion_on(queue, queue.models["base"])
     base = other_base(queue.folder / "other")
-    queue.service.command("retrain", "support", {"now": True})
-    answer = queue.service.command("rebase", "support", {"base": str(base), "reason": "it is newer", "asked_by": "ann"})
-    assert answer["done"].startswith(f"a training on {base} is in line")
-    queue.service.command("rebase", "support", {"base": str(base)})  # waits already
+    command(queue.service, "retrain", "support", {"now": True})
+    answer = command(
+        queue.service, "rebase", "support", {"base": str(base), "reason": "it is newer", "asked_by": "ann"}
+    )
+    assert answer["done"].startswith(f"a training on {base} is queued")
+    command(queue.service, "rebase", "support", {"base": str(base)})  # waits already
     kinds = {one["kind"]: one for one in queue.runs.queue()}
     assert len(queue.runs.queue()) == 2
     assert kinds.keys() == {"retrain", "rebase"}
@@ -528,19 +549,17 @@ def test_a_rebase_that_cannot_be_is_refused(queue: RunQueue) -> None:
 
     def refused(**arguments: Any) -> str:
         with pytest.raises(RetunedError) as error:
-            queue.service.command("rebase", "support", arguments)
+            command(queue.service, "rebase", "support", arguments)
         return str(error.value)
 
-    assert refused() == "rebase: name the base model, by its folder or as its provider does"
+    assert refused() == "base: expected a text"
     assert "expected an absolute path" in refused(base="other")
-    assert refused(base="/nowhere").startswith("base: /nowhere is not there")
+    assert refused(base="/nowhere").startswith("base: /nowhere does not exist")
     assert f"set models.base to {base}" in refused(base=str(base))
     champion_on(queue, base)
     assert "was trained on" in refused(base=str(base))
     queue.configure(evaluate={"engine": "server", "url": "http://host/v1"})
     assert "evaluate.engine is server" in refused(base=str(other_base(queue.folder / "third")))
-    queue.configure(train={"engine": "api", "api_url": "https://api.openai.com/v1"})
-    assert "nothing is moved between a folder and a provider" in refused(base="gpt-4.1-mini")
     queue.models["workloads"] = ("sales",)
     queue.configure()
     assert "add it to models.workloads" in refused(base=str(queue.folder / "third"))
@@ -556,18 +575,55 @@ def test_after_a_rebase_memory_is_held_for_the_base_model_that_is_trained_on(
     monkeypatch.setattr(holds, "available_bytes", lambda: 2 * 2**30)
     monkeypatch.setattr(queue.runs, "run_waiting", lambda: [])
     champion_on(queue, moved, rebased_from=versions.base_hash(queue.models["base"]))
-    queue.service.command("retrain", "support", {})
-    queue.service.command("retrain", "sales", {})
+    command(queue.service, "retrain", "support", {})
+    command(queue.service, "retrain", "sales", {})
     assert queue.waits() == {"support": "memory", "sales": "turn"}
 
 
 def test_a_workload_is_routed_once_it_is_named_in_the_configuration(queue: RunQueue) -> None:
     with pytest.raises(RetunedError, match="known are none"):
-        queue.service.route("support", "c-1")
+        ask(queue.service, "route", workload="support", conversation="c-1")
     queue.configure(workloads={"support": {"objective": "Help."}, "sales.*": {"objective": "Sell."}})
     base = {"model": "support@base", "name": None}
     champion = base | {"arm": "champion", "share": 1.0}
-    support = {"experiment": None, "arms": (champion,), "base": base, "previous": None, "shadow": 0.0}
-    assert queue.service.routes() == {"workloads": {"support": support}, "withheld": {}}
-    asked = {"workload": "support", "experiment": None, "arm": "champion", "instead": []}
-    assert queue.service.route("support", "c-1") == asked | base
+    support: dict[str, Any] = {
+        "experiment": None,
+        "arms": [champion],
+        "base": base,
+        "previous": None,
+        "shadow": 0.0,
+        "unit": "conversation",
+        "confident": {},
+    }
+    assert ask(queue.service, "routes") == {"workloads": {"support": support}, "withheld": {}, "memory": False}
+    asked = {"workload": "support", "experiment": None, "arm": "champion", "instead": [], "unit": "conversation"}
+    assert ask(queue.service, "route", workload="support", conversation="c-1") == asked | base
+
+
+def test_a_route_is_that_of_the_account_where_accounts_are_assigned(queue: RunQueue) -> None:
+    queue.configure(rollout={"steps": [0.5, 1.0], "unit": "account"})
+    registered(queue.warehouse, "v1")
+    rollout = queue.jobs.context.rollout
+    rollout.begin("support", "v1", "gate", "better", queue.now)
+
+    def arms(**asked: str) -> set[str]:
+        found = [ask(queue.service, "route", workload="support", conversation=f"c-{n}", **asked) for n in range(8)]
+        assert {one["unit"] for one in found} == {"account"}
+        return {one["arm"] for one in found}
+
+    assert arms() == {"canary", "champion"}
+    by_user = [arms(user=f"user {n}") for n in range(6)]
+    assert [len(found) for found in by_user] == [1] * 6
+    assert set.union(*by_user) == {"canary", "champion"}
+    queue.configure(rollout={"steps": [0.5, 1.0]})
+    one = {
+        ask(queue.service, "route", workload="support", conversation="c-1", user=f"user {n}")["arm"] for n in range(6)
+    }
+    assert len(one) == 1
+
+
+def test_a_version_that_is_not_there_is_not_judged_again(queue: RunQueue) -> None:
+    with pytest.raises(RetunedError, match="support@00000000: there is no such version"):
+        command(queue.service, "evaluate", "support", {"version": "00000000", "metric": "text"})
+    with pytest.raises(RetunedError, match="version: expected a text"):
+        command(queue.service, "evaluate", "support", {})

@@ -6,7 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asking
 import pytest
+from asking import command
 from brokers import until
 from run_queues import RunQueue, model
 from teaching import Teacher
@@ -14,10 +16,11 @@ from teaching import Teacher
 from retuned.consumers.errors import Cancelled, ChildFailed, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.progress import Progress
-from retuned.daemon.jobs.runs import UnderWay
+from retuned.daemon.jobs.under_way import UnderWay
 from retuned.retrain import queue as lines
-from retuned.retrain import run
 from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.stages import candidate as candidate_stage
+from retuned.retrain.stages import dataset as dataset_stage
 
 WORKLOADS = ("billing", "returns", "sales", "support")
 RAY = {"kind": "ray", "url": "http://ray-head:8265"}
@@ -76,7 +79,7 @@ def test_as_many_train_at_a_time_as_the_limit_says_in_the_order_in_which_they_ca
     ask(queue, "support", "returns", "sales", "billing")
     work()
     until(lambda: sum("step" in one.progress for one in queue.runs.under_way()) == 2)
-    status = queue.service.status()
+    status = asking.ask(queue.service, "status")
     shown = [(one["workload"], one["runner"], one["stage"], one["step"]) for one in status["under_way"]]
     assert shown == [("support", "ray", "train", 1), ("returns", "ray", "train", 1)]
     assert status["training"] == status["under_way"][0]
@@ -89,7 +92,7 @@ def test_as_many_train_at_a_time_as_the_limit_says_in_the_order_in_which_they_ca
         )
         for workload in ("sales", "billing")
     ]
-    queue.service.command("cancel", "support", {"reason": "the wrong data"})
+    command(queue.service, "cancel", "support", {"reason": "the wrong data"})
     until(lambda: len(queue.began) == 3)
     assert under_way(queue) == ["returns", "sales"]
     assert queue.waits() == {"billing": "turn"}
@@ -100,7 +103,7 @@ def test_as_many_train_at_a_time_as_the_limit_says_in_the_order_in_which_they_ca
 
 def test_what_may_not_start_holds_up_none_behind_it(queue: RunQueue, work: Callable[[], threading.Thread]) -> None:
     queue.configure(runner=RAY | {"at_a_time": 2})
-    queue.service.command("pause", "support", {})
+    command(queue.service, "pause", "support", {})
     ask(queue, "returns", "support", "sales")
     work()
     until(lambda: len(queue.began) == 2)
@@ -128,7 +131,7 @@ def test_a_workload_never_has_two_runs_under_way(queue: RunQueue, work: Callable
     queue.configure(runner=RAY)
     ask(queue, "support")
     queue.now += timedelta(seconds=1)
-    lines.put_in_line(queue.warehouse, "support", ["a larger one"], queue.now, base=model(queue.folder / "other"))
+    lines.enqueue(queue.warehouse, "support", ["a larger one"], queue.now, base=model(queue.folder / "other"))
     ask(queue, "sales")
     work()
     until(lambda: len(queue.began) == 2)
@@ -145,11 +148,11 @@ def test_a_pause_stops_the_run_of_its_workload_alone(queue: RunQueue, work: Call
     thread = work()
     until(lambda: len(queue.began) == 2)
     support, sales = queue.runs.under_way()
-    queue.service.command("pause", "support", {})
+    command(queue.service, "pause", "support", {})
     assert (support.is_set(), sales.is_set()) == (True, False)
     until(lambda: under_way(queue) == ["sales"])
     assert queue.states() == {"support": "interrupted", "sales": "running"}
-    queue.service.command("pause", None, {})
+    command(queue.service, "pause", None, {})
     thread.join(20)
     assert queue.states() == {"support": "interrupted", "sales": "interrupted"}
 
@@ -200,11 +203,11 @@ def test_with_a_schedule_a_run_begins_at_once_and_the_next_one_when_it_ends(queu
     queue.configure(runner=RAY | {"at_a_time": 1})
     started: list[UnderWay] = []
     queue.runs.start = started.append
-    answer = queue.service.command("retrain", "support", {})
+    answer = command(queue.service, "retrain", "support", {})
     assert answer["done"] == "a retraining is under way"
     queue.now += timedelta(seconds=1)
-    answer = queue.service.command("retrain", "sales", {})
-    assert answer["done"] == "a retraining is in line"
+    answer = command(queue.service, "retrain", "sales", {})
+    assert answer["done"] == "a retraining is queued"
     assert [one.workload for one in started] == ["support"]
     ends(queue, "support")
     assert queue.runs.make(started[0]).state == "failed"
@@ -218,8 +221,8 @@ def test_a_run_that_is_stopped_and_let_go_on_is_started_again(queue: RunQueue) -
     ask(queue, "support")
 
     def pause(_: str) -> None:
-        queue.service.command("pause", "support", {})
-        queue.service.command("resume", "support", {})
+        command(queue.service, "pause", "support", {})
+        command(queue.service, "resume", "support", {})
 
     queue.at_train = pause
     assert queue.runs.make(started[0]).state == "interrupted"
@@ -230,7 +233,7 @@ def test_what_is_left_of_cancelled_runs_is_removed_but_for_those_under_way(queue
     seen: list[list[Path]] = []
 
     def cancel(workload: str) -> None:
-        queue.service.command("cancel", workload, {})
+        command(queue.service, "cancel", workload, {})
         lines.sweep(queue.jobs.context.rollout, queue.runs.is_under_way)
         seen.append(queue.files(workload))
 
@@ -249,14 +252,14 @@ def test_datasets_are_made_for_one_run_at_a_time(
     building: list[str] = []
     made = threading.Event()
 
-    def build(_: Any, __: Any, workload: str, ___: Any, folder: Path, stop: threading.Event, ____: bool) -> Dataset:
+    def build(_: Any, __: Any, workload: str, ___: Any, folder: Path, stop: threading.Event, *____: Any) -> Dataset:
         building.append(workload)
         while not made.wait(0.05):
             if stop.is_set():
                 raise Cancelled("dataset: stopped before it was done")
         return Dataset("d", workload, queue.now, folder, dict.fromkeys(("train", "validation", "holdout"), 9), 0, {})
 
-    monkeypatch.setattr(run, "build_dataset", build)
+    monkeypatch.setattr(dataset_stage, "build_dataset", build)
     ask(queue, "support", "sales", "returns")
     work()
 
@@ -266,7 +269,7 @@ def test_datasets_are_made_for_one_run_at_a_time(
     until(lambda: len(waiting()) == 2)
     assert len(building) == 1
     cancelled = waiting()[0]
-    queue.service.command("cancel", cancelled, {})
+    command(queue.service, "cancel", cancelled, {})
     until(lambda: cancelled not in under_way(queue))
     assert len(building) == 1
     made.set()
@@ -284,7 +287,7 @@ def test_waiting_for_a_cluster_costs_nothing(queue: RunQueue, monkeypatch: pytes
         queue.now += timedelta(seconds=30)
         raise ChildFailed("train: killed by signal 9")
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(candidate_stage, "train", train)
     ask(queue, "support")
     queue.jobs.run("resume")
     assert queue.warehouse.row("SELECT state, train_seconds FROM runs") == {"state": "failed", "train_seconds": 35.0}
@@ -308,7 +311,7 @@ def test_a_run_that_another_daemon_has_begun_is_not_said_to_wait(queue: RunQueue
     ask(queue, "support", "sales")
     queue.warehouse.execute("UPDATE runs SET state = 'running' WHERE workload = 'support'")
     waits = {one["workload"]: one["reason"] for one in queue.runs.queue()}
-    assert waits["support"] == "it goes on from its checkpoint when its turn comes"
+    assert waits["support"] == "it resumes from its checkpoint when its turn comes"
     queue.jobs.context.lead = stand_by
     waits = {one["workload"]: one["reason"] for one in queue.runs.queue()}
-    assert waits == {"support": "the daemon that leads makes it", "sales": "it begins when its turn comes"}
+    assert waits == {"support": "the leader executes it", "sales": "it begins when its turn comes"}

@@ -62,16 +62,16 @@ def test_a_key_may_overrule_one_that_is_merged(tmp_path: Path) -> None:
         ("a: [", "line 1: not YAML"),
         (
             "kafka: {bootstrap_servers: 'b:9092'}\nhttp: {}\nkafka: {group: g}",
-            "FILE: line 3: kafka stands on line 1 already; keep one of them",
+            "FILE: line 3: kafka is already on line 1; keep one of them",
         ),
-        ("http:\n  port: 1\n  host: ::1\n  'port': 2", "FILE: line 4: port stands on line 2 already"),
-        ("workloads: {support: {}, billing: {}, support: {}}", "FILE: line 1: support stands on line 1 already"),
+        ("http:\n  port: 1\n  host: ::1\n  'port': 2", "FILE: line 4: port is already on line 2"),
+        ("workloads: {support: {}, billing: {}, support: {}}", "FILE: line 1: support is already on line 1"),
         ("- kafka", "expected sections such as kafka: and warehouse: at the top, not a list"),
         ("schedule: {retrain_cron: never}", "schedule.retrain_cron: Wrong number of fields"),
         ("train: {rank: 513}", "train.rank: input should be less than or equal to 512"),
         (
             "train: {chat_template_kwargs: {tokenize: true}}",
-            "expected variables of the chat template alone, not tokenize",
+            "expected variables of the chat template only, not tokenize",
         ),
         ("kafka: {expert_topic: feedback}", "expert_topic: expected a topic of its own, got feedback"),
     ],
@@ -256,3 +256,31 @@ def test_a_proxy_is_named_by_an_address_or_a_network(tmp_path: Path) -> None:
 )
 def test_brackets_may_be_around_any_address(given: str, url: str) -> None:
     assert Settings(store={"advertised_url": given}).store.advertised_url == url  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("client", ["confluent", "kafka-python"])
+def test_the_choice_of_a_kafka_client_is_refused_with_what_to_do(tmp_path: Path, client: str) -> None:
+    (tmp_path / "retuned.yaml").write_text(f"kafka: {{client: {client}}}")
+    with pytest.raises(ConfigurationError, match=r"kafka.*client: no longer supported, .*; delete this key"):
+        load(tmp_path / "retuned.yaml")
+
+
+def test_the_engine_of_a_provider_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "retuned.yaml").write_text("train: {engine: api}")
+    with pytest.raises(ConfigurationError, match=r"train\.engine.*api is gone.*expected auto, packed or trl"):
+        load(tmp_path / "retuned.yaml")
+
+
+def test_the_key_of_an_incumbent_is_not_lent_to_whoever_reaches_the_gateway(tmp_path: Path) -> None:
+    incumbent = "workloads: {support: {incumbent: {url: 'https://api.example/v1', model: mini, key_file: key}}}"
+    assert "set gateway.client_keys_file" in refused(tmp_path, f"gateway: {{host: 0.0.0.0}}\n{incumbent}")
+    for gateway in ("{host: 0.0.0.0, client_keys_file: keys}", "{}"):
+        file = tmp_path / "retuned.yaml"
+        file.write_text(f"gateway: {gateway}\n{incumbent}")
+        assert load(file).for_workload("support").incumbent.model == "mini"
+
+
+def test_an_incumbent_has_an_address_with_a_model_and_both_prices_or_none(tmp_path: Path) -> None:
+    assert "expected url and model together" in refused(tmp_path, "incumbent: {url: 'https://api.example/v1'}")
+    prices = "incumbent: {url: 'https://api.example/v1', model: mini, input_price: 1}"
+    assert "expected input_price and output_price together" in refused(tmp_path, prices)

@@ -1,10 +1,13 @@
 """What the status and the page show."""
 
+import itertools
 import json
 import random
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,18 +16,22 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from brokers import free_port
-from jinja2 import Environment, PackageLoader
+from asking import ask
+from brokers import free_port, until
+from pages import page, text
 from schemas import value
 from traffic import START, interactions, store
 
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.daemon.cli.command import Common
 from retuned.daemon.cli.main import main
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.service import LocalService, opened
+from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
 from retuned.retrain.scoring.label import as_figures
+
+SUPPORT = "/workloads/support"
 
 
 def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
@@ -47,24 +54,18 @@ def test_a_run_shows_the_scores_of_all_that_it_compared(tmp_path: Path) -> None:
                 detail=json.dumps(detail) if detail else None,
             )
         told = json.loads(as_json(status(jobs, None, None)))
+        found = page(local, SUPPORT)
     shown = {run["id"]: run["scores"] for run in told["workloads"]["support"]["runs"]}
     assert shown == {"r1": scores, "r2": None}
-    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
-    assert "base 0.000, logged 0.250, candidate 0.875" in " ".join(page.render(status=told).split())
+    assert "base 0.000, logged 0.250, candidate 0.875" in found
 
 
-def told(local: LocalService) -> dict[str, Any]:
+def told(local: Local) -> dict[str, Any]:
     return json.loads(as_json(status(local.jobs, None, None)))
 
 
-def rendered(shown: dict[str, Any]) -> str:
-    """The page, as one line."""
-    page = Environment(loader=PackageLoader("retuned.daemon.web", "."), autoescape=True).get_template("status.html")
-    return " ".join(page.render(status=shown).split())
-
-
 @pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalService]:
+def local(tmp_path: Path) -> Iterator[Local]:
     file = tmp_path / "retuned.yaml"
     folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
     file.write_text(yaml.safe_dump(folders))
@@ -83,15 +84,16 @@ def test_a_workload_has_its_objective_and_its_base_model(tmp_path: Path) -> None
         for number, name in enumerate(("support.a", "tickets")):
             interactions(local.warehouse, ["Hi?"], random.Random(0), start=START, offset=number, workload=name)
         shown = told(local)
+        pages = [page(local, f"/workloads/{name}") for name in ("support.a", "tickets")]
     workloads = shown["workloads"]
     assert (workloads["support.a"]["objective"], workloads["support.a"]["base_model"]) == tuple(entry.values())
     assert (workloads["tickets"]["objective"], workloads["tickets"]["base_model"]) == ("", None)
-    page = rendered(shown)
-    assert "Answers &lt;customers&gt;. · base model <code>/models/large</code>" in page
-    assert "no base model: it is watched and never trained" in page
+    assert "Answers &lt;customers&gt;." in pages[0]
+    assert 'base model <code class="long">/models/large</code>' in pages[0]
+    assert "no base model: it is monitored and never trained" in pages[1]
 
 
-def test_workloads_with_figures_come_before_those_without(local: LocalService) -> None:
+def test_workloads_with_figures_come_before_those_without(local: Local) -> None:
     warehouse = local.warehouse
     for name in ("a-model", "b-model"):
         warehouse.insert("aliases", workload=name, alias="champion", version="3f2a91c0", created_at=START)
@@ -101,23 +103,23 @@ def test_workloads_with_figures_come_before_those_without(local: LocalService) -
     interactions(warehouse, ["Where is my parcel?"], random.Random(0), start=START, workload="z-busy")
     shown = told(local)
     assert list(shown["workloads"]) == ["b-model", "z-busy", "a-model"]
-    page = rendered(shown)
-    assert '<a href="#workload-1">b-model</a></td><td><code>3f2a91c0</code></td> <td class="n">50%</td>' in page
-    assert '<h2 id="workload-3">a-model' in page
+    found = text(page(local))
+    assert "b-model 50% 25%–50% of 4" in found
+    assert "3f2a91c0" in found
 
 
-def test_the_page_shows_the_latest_dead_letters_with_reason_and_link(local: LocalService) -> None:
-    assert "dead letters</h3>" not in rendered(told(local)).casefold()
+def test_the_page_shows_the_latest_dead_letters_with_reason_and_link(local: Local) -> None:
+    assert "Latest dead letters" not in page(local, "/system")
     for number in range(7):
         letter = {"topic": "interactions", "partition": 0, "offset": number, "reason": "not_json & <b>", "payload": "{"}
         at = START + timedelta(minutes=number)
         local.warehouse.insert("dead_letters", **letter, detail=f"malformed {number}", received_at=at)
-    page = rendered(told(local))
-    assert '<a href="/api/v1/dead-letters?reason=not_json%20%26%20%3Cb%3E">not_json &amp; &lt;b&gt;</a>' in page
-    assert re.findall("malformed (.)", page) == ["6", "5", "4", "3", "2"]
+    found = page(local, "/system")
+    assert '<a href="/api/v1/dead-letters?reason=not_json%20%26%20%3Cb%3E">not_json &amp; &lt;b&gt;</a>' in found
+    assert re.findall("malformed (.)", found) == ["6", "5", "4", "3", "2"]
 
 
-def test_without_a_daemon_the_status_names_who_was_set_aside_when_it_stopped(local: LocalService) -> None:
+def test_without_a_daemon_the_status_names_who_was_set_aside_when_it_stopped(local: Local) -> None:
     long_ago = START - timedelta(days=30)
     local.warehouse.execute("INSERT INTO offsets (topic, partition, next_offset) VALUES ('interactions', 0, 1500)")
     local.warehouse.execute(
@@ -127,29 +129,29 @@ def test_without_a_daemon_the_status_names_who_was_set_aside_when_it_stopped(loc
         """,
         {"at": long_ago},
     )
-    (found,) = local.ingestion()["set_aside"]
+    (found,) = ask(local, "ingestion")["set_aside"]
     assert (found["topic"], found["workload"], found["dead"]) == ("interactions", None, 1000)
     assert "not_json" in found["example"]
     assert told(local)["ingestion"]["set_aside"]
 
 
-def test_the_page_has_no_negative_zero_and_no_interval_between_equals(local: LocalService) -> None:
+def test_the_page_has_no_negative_zero_and_no_interval_between_equals(local: Local) -> None:
     interactions(local.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
     figure = {"created_at": START, "workload": "support", "model": "*", "source": "features"}
     local.warehouse.insert("quality", **figure, metric="answers", value=20, low=20, high=20, n=20)
     local.warehouse.insert("quality", **figure, metric="length", value=20, low=19, high=21, n=20)
-    shown = told(local)
-    roi = shown["workloads"]["support"]["roi"]
-    roi |= {"ratio": -0.001, "ratio_low": -0.5, "ratio_high": 0.5}
-    item = {"item": "helpful", "quantity": 1, "unit": "answer"}
-    amounts = [("gain", 0.001), ("gain", -0.001), ("gain", 2), ("gain", -2), ("cost", 3), ("cost", -3)]
-    roi["items"] = [{**item, "kind": kind, "amount": amount} for kind, amount in amounts]
-    page = rendered(shown)
-    assert re.findall(r"> ?([+−-]?[0-9.]+) EUR<", page) == ["0.00", "0.00", "+2.00", "−2.00", "−3.00", "+3.00"]
-    assert "<strong>0.00</strong> = (gains − costs) / costs" in page
-    assert '<td class="n">20</td><td class="n">20</td>' in page.replace("</td> <td", "</td><td")
-    assert "19 – 21" in page
-    assert "-0.50 – 0.50" in page
+    amounts = [("gain", "a", 0.001), ("gain", "b", -0.001), ("gain", "c", 2), ("gain", "d", -2), ("cost", "e", 3)]
+    for kind, item, amount in amounts:
+        local.warehouse.insert(
+            "ledger", id=item, created_at=START, workload="support", kind=kind, item=item, quantity=1.0, unit="answer",
+            rate=1.0, amount=amount, reference="r",
+        )  # fmt: skip
+    found = text(page(local, SUPPORT))
+    for item, shown in zip("abcde", ("0.00", "0.00", "2.00", "-2.00", "-3.00"), strict=True):
+        assert f"{item} 1 answer {shown} " in found
+    assert "-0.00" not in found
+    assert "answers features 20 20" in found
+    assert "length features 20 19 to 21" in found
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_the_page_has_no_negative_zero_and_no_interval_between_equals(local: Loc
             {"state": "succeeded", "version": "3f2a91c0", "detail": '{"scores": {"base": 0, "candidate": 0.8125}}'},
             "succeeded: support@3f2a91c0, holdout score: candidate 0.812, base 0.000",
         ),
-        ({"state": "interrupted"}, "interrupted: it goes on from its checkpoint when its turn comes"),
+        ({"state": "interrupted"}, "interrupted: it resumes from its checkpoint when its turn comes"),
     ],
 )
 def test_the_text_says_what_became_of_the_latest_run(
@@ -176,11 +178,11 @@ def test_the_text_says_what_became_of_the_latest_run(
     with opened(load(file)) as local:
         interactions(local.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
         local.warehouse.insert("runs", id="r", workload="support", reasons="[]", started_at=START, **run)
-    assert main(["status", "--config", str(file)]) == 0
-    assert f"  run         {shown}\n" in capsys.readouterr().out
+    assert main(["status", "support", "--config", str(file)]) == 0
+    assert re.search(rf"^run +{re.escape(shown)}$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_a_decision_on_labels_shows_the_worst_of_them(local: LocalService) -> None:
+def test_a_decision_on_labels_shows_the_worst_of_them(local: Local) -> None:
     interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
     table = {f"label_{n:02}": Counter({f"label_{n:02}": n, "other": 12 - n}) for n in range(13)}
     figures = {"macro_f1_champion": 0.25, "macro_f1_candidate": 0.5, "score_candidate": 0.5} | as_figures(table)
@@ -198,13 +200,16 @@ def test_a_decision_on_labels_shows_the_worst_of_them(local: LocalService) -> No
     assert [one["label"] for one in labels["mistaken"]] == [f"label_{n:02}" for n in range(10)]
     assert labels["mistaken"][1] == {"label": "label_01", "questions": 12, "right": 1, "taken_for": "11 other"}
     assert labels["more"] == 2  # of twelve that are mistaken; the thirteenth is always right
-    page = rendered(shown)
-    assert "macro-F1 0.500 over 13 labels, before 0.250. Mistaken, the worst first: <strong>label_00</strong>" in page
-    assert "<strong>label_04</strong> 4 of 12 right (8 other); and 7 more</p>" in page
-    assert "label_05" not in page
+    found = text(page(local, SUPPORT))
+    assert "Macro-F1 0.500 over 13 labels, before 0.250. Most mistaken: label_00" in found
+    assert "label_04 4 of 12 right (8 other); and 7 more" in found
+    assert "label_05" not in found
 
 
-def test_status_and_page_say_of_when_their_figures_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_and_page_say_of_when_their_figures_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     file = tmp_path / "retuned.yaml"
     folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
     file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
@@ -213,8 +218,8 @@ def test_status_and_page_say_of_when_their_figures_are(tmp_path: Path, capsys: p
         interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
         before = told(local)
         assert (before["as_of"][:19], before["booked_at"]) == ("2026-03-02T09:00:00", None)
-        assert "booked until" not in rendered(before)
-        assert "measured at" not in rendered(before)
+        assert "Booked until" not in page(local, SUPPORT)
+        assert "measured at" not in page(local, SUPPORT)
         local.warehouse.execute(
             "INSERT INTO quality BY NAME SELECT ? AS created_at, 'support' AS workload, '*' AS model, "
             "'helpful_rate' AS metric, 'user' AS source, 0.5 AS value, 0.4 AS low, 0.6 AS high, 9 AS n",
@@ -227,33 +232,33 @@ def test_status_and_page_say_of_when_their_figures_are(tmp_path: Path, capsys: p
                 "ledger", id=item, created_at=booked[0], workload="support", kind=kind, item=item, quantity=1.0,
                 unit="h", rate=2.0, amount=2.0, reference="r",
             )  # fmt: skip
-        sums = ("interactions", "gain", "cost", "interactions_squared", "gain_squared", "cost_squared",
-                "gain_interactions", "gain_cost")  # fmt: skip
+        sums = ("interactions", "gain", "cost", "gain_squared", "cost_squared", "gain_cost")
         local.warehouse.insert(
             "ledger_moments", workload="support", version="", promotion="", hour=START, conversations=1,
             **dict.fromkeys(sums, 1.0),
         )  # fmt: skip
-        page = rendered(told(local))
-    assert "as of 2026-03-02 09:00:00 UTC" in page
-    assert "measured at 2026-03-02 08:59:00 UTC" in page
-    assert "booked until 2026-03-02 08:58:00 UTC" in page
-    assert main(["status", "--config", str(file)]) == 0
+        found = text(page(local, SUPPORT))
+    assert "as of 2 Mar 09:00 UTC" in found
+    assert "measured at 2 Mar 08:59 UTC" in found
+    assert "Booked until 2026-03-02 08:58 UTC" in found
+    assert main(["status", "support", "--config", str(file)]) == 0
     said = capsys.readouterr().out
-    assert "; as of 20" in said.splitlines()[0]
-    assert "  measured    2026-03-02 08:59:00 UTC\n  helpful_rate" in said
-    assert ", booked until 2026-03-02 08:58:00 UTC\n" in said
+    assert re.match(r"retuned \S+ is not running; as of 20\S+ \d\d:\d\d UTC\n1 answer, 0 feedback; warehouse", said)
+    assert "quality  helpful 50% by users (40% to 60% of 9); measured 2026-03-02 08:59 UTC\n" in said
+    assert ", booked until 2026-03-02 08:58 UTC\n" in said
 
 
 def test_a_workload_that_the_base_model_serves_has_no_champion(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     file = tmp_path / "retuned.yaml"
     folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
     file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
     with opened(load(file)) as local:
         interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
-    assert main(["status", "--config", str(file)]) == 0
-    assert "  champion    none: support@base serves\n" in capsys.readouterr().out
+    assert main(["status", "support", "--config", str(file)]) == 0
+    assert "serves  support@base, the base model: no version is promoted\n" in capsys.readouterr().out
 
 
 def test_a_replica_that_is_away_stands_in_status_and_page(
@@ -276,6 +281,7 @@ def test_a_replica_that_is_away_stands_in_status_and_page(
         local.jobs.context.rollout.promote("support", "aaaaaaaa", "operator", "by hand", START)
         local.jobs.context.reconciler.run()
         shown = told(local)
+        found = page(local, SUPPORT)
     serving = shown["workloads"]["support"]["serving"]
     (deployment,) = serving["deployments"]
     assert (deployment["model"], deployment["share"], deployment["aliases"], deployment["served_at"]) == (
@@ -285,40 +291,44 @@ def test_a_replica_that_is_away_stands_in_status_and_page(
     assert [model["state"] for model in folder["models"]] == ["serving"]
     assert (server["replica"], server["up"], server["models"]) == (url, False, [])
     assert "does not answer" in server["problem"]
-    page = rendered(shown)
-    assert url in page
-    assert "does not answer" in page
-    monkeypatch.setattr("retuned.daemon.cli.main._service", lambda _: nullcontext(_Shown(shown)))
-    assert main(["status", "--config", str(file)]) == 0
-    printed = capsys.readouterr().out
-    assert f"target      vllm {url}: serving.targets (vllm)" in printed
-    assert "target      folder" not in printed
+    assert url in found
+    assert "does not answer" in found
+    monkeypatch.setattr(Common, "asking", lambda _: nullcontext(_Shown(shown)))
+    assert main(["status", "support", "--verbose", "--config", str(file)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"; vllm {url}: serving.targets (vllm)" in printed
+    assert "folder" not in printed
 
 
 def test_the_status_of_one_workload_is_that_of_no_other(
-    local: LocalService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    local: Local, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     known(local.warehouse, "support", "billing")
     local.warehouse.insert("pauses", workload="billing", created_at=START, actor="anna", reason="a fair")
-    monkeypatch.setattr("retuned.daemon.cli.main._service", lambda _: nullcontext(_Shown(told(local))))
+    local.jobs.context.failures["watch"] = "workload billing: no disk; workload support: no judge"
+    monkeypatch.setattr(Common, "asking", lambda _: nullcontext(local))
     config = ["--config", str(local.warehouse.path.with_name("retuned.yaml"))]
     assert main(["status", "support", *config]) == 0
     printed = capsys.readouterr().out
-    assert "\nsupport\n" in printed
+    assert "\nsupport: " in printed
+    assert "The job watch failed: workload support: no judge\n" in printed
     assert "billing" not in printed
+    of_all = "70% of all answers helpful (60% to 80%, from 90 votes), 80% before, most in topic '2 refund, order'"
+    assert f"; {of_all}\n" in printed
     assert main(["status", "billing", "--json", *config]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["workloads"]) == ["billing"]
     assert [{one["workload"] for one in found[name]} for name in ("queue", "pauses")] == [{"billing"}, {"billing"}]
     assert main(["status", "suport", *config]) == 1
-    assert "workload suport: not in the status, which has billing, support" in capsys.readouterr().err
+    assert "workload suport: unknown; known are billing, support" in capsys.readouterr().err
 
 
 class _Shown:
     """A service whose status is known."""
 
     def __init__(self, shown: dict[str, Any]) -> None:
-        self.status = lambda: shown
+        self.ask = lambda *_: shown
 
 
 def test_the_page_shows_when_drift_was_checked_and_what_was_accepted(tmp_path: Path) -> None:
@@ -332,55 +342,59 @@ def test_the_page_shows_when_drift_was_checked_and_what_was_accepted(tmp_path: P
             local.warehouse.insert(
                 "drift_checks", id=str(day), created_at=START + timedelta(days=day), workload="support",
                 drifted=drifted, severity=None, features="[]", reference_rows=1, current_rows=1, report=None,
-                detail=f"of day {day}",
+                detail=f"of day {day}", estimate=json.dumps(ESTIMATE),
             )  # fmt: skip
-        before = rendered(told(local))
+        before = text(page(local, "/workloads/support?range=28d"))
         local.warehouse.insert(
             "drift_references", workload="support", created_at=START + timedelta(days=4), start=START, actor="anna",
             reason="a <new> product",
         )  # fmt: skip
-        after = rendered(told(local))
-    assert '<span class="bad">drift</span>' in before
-    assert "2026-03-05 09:00:00</span> of day 3" in before
-    assert "the reference begins" not in before
-    assert "not known: users rated no answer" in before
-    reference = (
-        "the reference begins at 2026-03-02 09:00:00, as anna accepted at 2026-03-06 09:00:00 UTC: a &lt;new&gt;"
+        after = text(page(local, "/workloads/support?range=28d"))
+    estimated = (
+        "Estimated helpful rate of all answers, rated or not: 70% 60% to 80%, from 90 votes; 80% in the reference"
     )
+    assert f"{estimated}, most changed in topic “2 refund, order”" in before
+    assert "None found at 7 Mar 09:00 UTC. of day 5" in before
+    assert "The reference begins" not in before
+    assert "Nothing is measured yet" in before
+    reference = "The reference begins at 2026-03-02 09:00 UTC, as anna accepted at 2026-03-06 09:00 UTC: a &lt;new&gt;"
     assert reference in after
-    assert '<span class="soft">drift, of the reference before</span>' in after
-    assert '<span class="soft">quiet</span>' in after
 
 
-def test_the_page_has_the_runs_under_way_and_those_in_line(local: LocalService) -> None:
-    interactions(local.jobs.context.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
-    shown = told(local)
-    assert "Retrainings" not in rendered(shown)
-    begun = {"run_id": "r1", "workload": "support", "kind": "retrain", "runner": "ray", "since": START.isoformat()}
-    waits = {"run_id": "r2", "workload": "sales", "kind": "retrain", "state": "waiting", "since": START.isoformat()}
-    shown["under_way"] = [begun | {"stage": "train", "step": 3, "loss": 0.51239}]
-    shown["queue"] = [waits | {"waits_for": "turn", "reason": "at most 1 at a time, now support"}]
-    page = rendered(shown)
-    text = re.sub(r"[| ]*\|[| ]*", "|", re.sub("<[^>]*>", "|", page))
-    since = f"{START:%Y-%m-%d %H:%M:%S}"
-    assert f"|under way|support|{since}|on Ray: train|waiting|sales|{since}|at most 1 at a time, now support|" in text
-    assert "step <strong>3</strong> · loss <strong>0.5124</strong>" in page
-    assert "on Ray since" in page
+def test_the_page_has_the_runs_under_way_and_those_in_line(local: Local) -> None:
+    interactions(local.warehouse, ["Where is my parcel?"], random.Random(0), start=START)
+    assert "None under way" in page(local, "/system")
+    assert "Retraining:" not in page(local, SUPPORT)
+    runs = local.jobs.runs
+    row = {"id": "r1", "workload": "support", "kind": "retrain", "at_any_hour": True}
+    runs._under_way["r1"] = begun = runs._new(row)
+    for step, loss, minute in ((1, 0.9, 0), (2, 0.7, 1), (3, 0.51239, 2)):
+        begun.report({"stage": "train", "step": step, "steps": 9, "loss": loss}, START + timedelta(minutes=minute))
+    found = text(page(local, SUPPORT))
+    assert "Retraining: training step 3 of 9 · loss 0.5124 · 6 min left in this stage on this machine" in found
+    assert 'aria-label="training loss from 0.9 at step 1 to 0.512 at step 3"' in page(local, SUPPORT)
+    assert re.search(r"support 2026-03-02 09:00:00 train", text(page(local, "/system")))
+    begun.report({"stage": "evaluate", "evaluated": 3, "rows": 90}, START + timedelta(minutes=3))
+    assert begun.as_dict()["seconds_left"] is None, "one report is no speed"
 
 
+ESTIMATE = {
+    "rate": 0.7, "low": 0.6, "high": 0.8, "votes": 90, "before": 0.8, "segments": [],
+    "moved": {"name": "topic", "value": "2 refund, order"},
+}  # fmt: skip
 SHOWN = {
     "aliases": {"alias": ("champion", "previous")},
     "quality": {"metric": ("helpful_rate", "grounding", "tone"), "source": ("user",), "model": ("*", "base")},
-    "drift_checks": {},
+    "drift_checks": {"estimate": (json.dumps(ESTIMATE),), "features": ("[]",)},
     "drift_references": {},
     "decisions": {"kind": ("gate", "policy"), "reasons": ('["so"]',), "figures": ('{"gain": 0.1}',)},
     "runs": {"state": ("succeeded", "waiting"), "reasons": ('["so"]',), "detail": ('{"scores": {"base": 0.5}}', None)},
-    "approvals": {"state": ("refused", "waiting", "expired")},
+    "approvals": {"state": ("refused", "waiting", "expired"), "kind": ("version", "dataset")},
     "promotions": {"event": ("promoted", "rolled_back", "canary"), "actor": ("gate",)},
     "rollouts": {"state": ("canary",), "ended_at": (None,), "share": (0.1,)},
     "rollout_checks": {"comparisons": ("[]",), "reasons": ('["so"]',), "verdict": ("hold",)},
     "watch_checks": {"comparisons": ("[]",), "reasons": ('["so"]',), "verdict": ("keep",)},
-    "quarantine": {},
+    "row_states": {"state": ("set_aside",), "quarantined": (True,)},
     "ledger": {"kind": ("cost", "gain"), "period_start": (date(2026, 3, 3),)},
     "ledger_moments": {"conversations": (40,), "version": ("version 1", "version 2", "")},
     "ledger_left_out": {},
@@ -418,7 +432,7 @@ def shown_with(folder: Path, *workloads: str) -> tuple[dict[str, Any], int]:
     with opened(load(file)) as local:
         known(local.warehouse, *workloads)
         local.jobs.context.now = lambda: START
-        local.status()  # follows the answers that are new
+        ask(local, "status")  # follows the answers that are new
         queries, cursor = 0, local.warehouse.cursor
 
         def counted() -> duckdb.DuckDBPyConnection:
@@ -440,6 +454,35 @@ def test_a_status_takes_as_many_queries_however_many_workloads_there_are(tmp_pat
         assert more == queries
         assert beside["workloads"]["workload-0"] == alone["workloads"]["workload-0"]
     shown = alone["workloads"]["workload-0"]
-    assert [name for name, of in shown.items() if not of] == ["objective", "base_model", "reports"]
+    assert [name for name, of in shown.items() if not of] == ["objective", "base_model", "incumbent", "reports"]
     assert shown["rollout"]["check"]
     assert len(beside["workloads"]["workload-7"]["approvals"]) == 5
+
+
+def test_a_status_is_of_one_time_whatever_is_written_meanwhile(local: Local) -> None:
+    warehouse, over = local.jobs.context.warehouse, threading.Event()
+    interactions(warehouse, ["Where is my parcel?"], random.Random(0), start=START)
+
+    def change() -> None:
+        for number in itertools.count():
+            if over.is_set():
+                return
+            with warehouse.transaction() as cursor:
+                for table in ("promotions", "aliases"):
+                    cursor.execute(f"DELETE FROM {table}")
+                insert(cursor, "aliases", workload="support", alias="champion", version=f"v{number}", created_at=START)
+                insert(
+                    cursor, "promotions", id=f"p{number}", workload="support", created_at=START, event="promoted",
+                    version=f"v{number}", actor="gate", reason="better", announced=True,
+                )  # fmt: skip
+
+    with ThreadPoolExecutor(1) as other:
+        changing = other.submit(change)
+        try:
+            until(lambda: warehouse.rows("FROM aliases"))
+            seen = [told(local)["workloads"]["support"] for _ in range(40)]
+        finally:
+            over.set()
+        changing.result()
+    assert len({one["champion"] for one in seen}) > 1
+    assert [one["champion"] for one in seen] == [one["promotions"][0]["version"] for one in seen]

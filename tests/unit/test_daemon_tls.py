@@ -10,13 +10,14 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from asking import ask
 from brokers import until
 from certificates import Authority
 from doors import Place
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon.client import Client
 from retuned.daemon.http_settings import HttpSettings
-from retuned.daemon.remote import RemoteService
 from retuned.daemon.settings import Settings
 from retuned.daemon.web import connections, server
 from retuned.daemon.web.tls import server_tls
@@ -43,7 +44,7 @@ def start() -> Iterator[Start]:
 
 def asked(place: Place, **http: Any) -> dict[str, Any]:
     """What a command is answered."""
-    return RemoteService(Settings(http={"port": place.port, **http})).status()
+    return ask(Client(Settings(http={"port": place.port, **http})), "status")
 
 
 def serial(place: Place) -> int:
@@ -211,9 +212,9 @@ def test_a_command_reaches_a_daemon_on_another_address(host: str) -> None:
     skip_without_ipv6(host)
     place = Place(HttpSettings(port=0, host=host))
     try:
-        service = RemoteService(Settings(http={"port": place.port, "host": host}))
+        service = Client(Settings(http={"port": place.port, "host": host}))
         assert service.is_up()
-        assert service.status()["workloads"] == {}
+        assert ask(service, "status")["workloads"] == {}
         assert httpx.get(f"{place.server.url}/healthz").status_code == 200
     finally:
         place.server.stop()
@@ -226,7 +227,7 @@ def test_all_addresses_are_those_of_both_families() -> None:
     try:
         for url in (f"http://127.0.0.1:{place.port}", f"http://[::1]:{place.port}"):
             assert httpx.get(f"{url}/healthz").status_code == 200
-        assert RemoteService(Settings(http=http | {"port": place.port})).status()["workloads"] == {}
+        assert ask(Client(Settings(http=http | {"port": place.port})), "status")["workloads"] == {}
         with pytest.raises(ConfigurationError, match=rf"cannot listen on \[::\]:{place.port} "):
             server.bind(HttpSettings(**http | {"port": place.port}))
     finally:

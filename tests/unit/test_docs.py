@@ -5,22 +5,26 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
+import click
 import pytest
 import yaml
 from bounds import BOUNDS
+from prometheus_client import CollectorRegistry
 from teaching import START
 
 from retuned.consumers.formats.events import Feedback, Interaction, Kind, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.example import sections
-from retuned.daemon.cli.main import parser
+from retuned.daemon.cli.main import root
+from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
 from retuned.daemon.settings import load
 from retuned.daemon.transfer.exports import TABLES
 from retuned.daemon.web.routes import ROUTES
@@ -42,6 +46,15 @@ STATUS = {"roi.versions", "roi.promotions", "roi.conversations", "roi.left_out"}
 FILES = re.compile(rf"(?:{'|'.join(PACKAGES)}|tests|deploy|docs)/[\w./-]*\w/?")
 DEPLOYED = sorted((ROOT / "deploy").rglob("*"))
 FUNCTION = re.compile(r"(?:\w+\.)*(\w+)\(\)")
+GUIDES = [page for page in WRITTEN if page.name != "CONTRIBUTING.md"]
+# Riddles, and verbs that make persons of programs.
+BANNED = re.compile(
+    r"\b(whether it is the one|of one that|what is so|those of which|whatever|what came of|the way out|takes? up|"
+    r"taken up|goes on|go on|hears?|heard|says?|said|tells?|told|believes?)\b",
+    re.IGNORECASE,
+)
+MOST_WORDS = 45
+"""Of a sentence; code, tables and headings are not counted."""
 
 
 def name(page: Path) -> str:
@@ -175,6 +188,14 @@ def test_the_reference_has_every_route_outside_of_the_api() -> None:
     assert others == set(script("generate").OTHER_ROUTES)
 
 
+def test_the_reference_has_every_metric_of_the_gateway() -> None:
+    registry = CollectorRegistry()
+    GatewayMetrics(registry)
+    names = {f"{one.name}_total" if one.type == "counter" else one.name for one in registry.collect()}
+    assert "retuned_gateway_requests_total" in names
+    assert names <= anchors(REFERENCE / "metrics.md")
+
+
 def test_the_reference_has_every_field_of_a_model_event(warehouse: Warehouse, tmp_path: Path) -> None:
     row = {"path": "/x", "base_model": "b", "base_hash": "h", "dataset_version": "d", "run_id": "r", "manifest": "{}"}
     warehouse.insert("models", version="aaaaaaaa", workload="support", created_at=START, **row)
@@ -215,19 +236,28 @@ def command_lines(file: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("file", [*WRITTEN, *(file for file in DEPLOYED if file.is_file())], ids=name)
-def test_commands_are_those_of_the_command_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_are_those_of_the_command_line(file: Path) -> None:
     for line in command_lines(file):
         # Square brackets are around what may be left out, `N` is a number, and an ellipsis is whatever fits.
         words = shlex.split(re.sub(r"[][`]", "", line).replace("N", "1").replace("…", "x"), comments=True)
         words = list(takewhile(lambda word: word not in (">", "|", "&&", ";"), words))
         try:
-            parser().parse_args(words)
-        except SystemExit as ended:
-            error = capsys.readouterr().err
+            parse(root, words)
+        except click.UsageError as error:
             is_named = all(word.startswith("-") for word in words[1:])  # a command or its option, without arguments
-            is_short = "arguments are required" in error or "expected one argument" in error
-            if ended.code != 0 and not (is_named and is_short):
-                pytest.fail(f"retuned {line}: {error}")
+            if not (is_named and isinstance(error, click.MissingParameter | click.BadOptionUsage)):
+                pytest.fail(f"retuned {line}: {error.format_message()}")
+
+
+def parse(command: click.Command, words: list[str]) -> None:
+    """Parse a command line without carrying it out; raises a UsageError."""
+    while isinstance(command, click.Group) and words:
+        _, found, words = command.resolve_command(click.Context(command), words)
+        assert found is not None
+        command = found
+    if not isinstance(command, click.Group):
+        with suppress(click.exceptions.Exit):
+            command.make_context("retuned", words)
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name)
@@ -243,6 +273,38 @@ def test_keys_columns_and_metrics_exist(page: Path) -> None:
             assert key.lower() in keys[section.lower()], span
         for metric in re.findall(r"^retuned_\w+(?=$|\{)", span):
             assert {metric, re.sub(r"_(bucket|sum|count)$", "", metric)} & metrics, span
+
+
+def sentences(page: Path) -> Iterator[str]:
+    """The sentences of a page, each code span and each link target as nothing."""
+    paragraphs: list[list[str]] = [[]]
+    for line in prose(page).splitlines():
+        text = line.strip()
+        if not text or text.startswith(("|", "#", "!!!")) or (line.startswith("    ") and not paragraphs[-1]):
+            paragraphs.append([])
+            continue
+        if item := re.match(r"(?:[-*]|\d+\.) ", text):
+            paragraphs.append([])
+            text = text[item.end() :]
+        paragraphs[-1].append(text)
+    for lines in paragraphs:
+        text = re.sub(r"\]\([^)]*\)", "]", CODE.sub("", " ".join(lines)))
+        yield from re.split(r"(?<=[.!?])[*)\]\"”]*\s+", text)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_words_are_plain_and_sentences_are_short(page: Path) -> None:
+    found = [line for line in CODE.sub("", prose(page)).splitlines() if BANNED.search(line)]
+    assert not found, f"use the terms of the field: {found}"
+    long = [sentence for sentence in sentences(page) if len(sentence.split()) > MOST_WORDS]
+    assert not long, f"cut sentences of more than {MOST_WORDS} words: {long}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_a_guide_begins_with_what_a_reader_wants_to_do(page: Path) -> None:
+    if page.parent == DOCS and page.name != "index.md":
+        first = next(line for line in prose(page).splitlines()[1:] if line)
+        assert re.match(r"(Use|Read) (this page|the gateway|a cluster)\b", first), first
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name)

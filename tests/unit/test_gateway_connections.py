@@ -28,10 +28,10 @@ def test_a_limit_of_open_files_that_is_too_low_is_refused() -> None:
 
 def test_a_process_that_is_out_of_files_refuses_the_request_and_blames_no_server() -> None:
     async def ask(url: str) -> int:
-        client = Client(5.0)
+        client = Client()
         try:
             with no_more_files(), pytest.raises(Refused) as refused:
-                await client.post(url, b"{}", CIMultiDict(), Sends())
+                await client.post(url, b"{}", CIMultiDict(), Sends(), 5.0)
         finally:
             await client.close()
         assert refused.value.code == "busy"

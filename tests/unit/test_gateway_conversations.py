@@ -7,6 +7,7 @@ import pytest
 
 from retuned.daemon.gateway.conversations import HEADER, Call
 from retuned.daemon.gateway.errors import Refused
+from retuned.retrain.release.assignment import Unit
 
 SYSTEM = {"role": "system", "content": "You answer customers."}
 
@@ -19,8 +20,8 @@ def turn(role: str, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def unit(one: Call, headers: dict[str, str] | None = None) -> str:
-    return one.unit(one.conversation(headers or {}))
+def unit(one: Call, headers: dict[str, str] | None = None, by: Unit = "conversation") -> str:
+    return one.unit(one.conversation(headers or {}), by)
 
 
 def test_the_header_comes_before_the_metadata_and_those_before_the_user() -> None:
@@ -31,6 +32,14 @@ def test_the_header_comes_before_the_metadata_and_those_before_the_user() -> Non
     assert user.conversation({}) is None
     assert unit(user) == "u-1"
     assert unit(call(SYSTEM, safety_identifier="s-1")) == "s-1"
+
+
+def test_by_account_the_user_comes_before_the_conversation() -> None:
+    both = call(SYSTEM, user="u-1", safety_identifier="s-1")
+    assert unit(both, {HEADER: "c-h"}, "account") == unit(both, {HEADER: "another"}, "account") == "u-1"
+    assert unit(call(SYSTEM, safety_identifier="s-1"), {HEADER: "c-h"}, "account") == "s-1"
+    assert unit(call(SYSTEM), {HEADER: "c-h"}, "account") == "c-h"
+    assert unit(call(SYSTEM), by="account") == unit(call(SYSTEM))
 
 
 def test_a_conversation_without_an_id_is_told_by_how_it_began() -> None:

@@ -57,6 +57,17 @@ def stream(*deltas: dict[str, Any], finish_reason: str | None = "stop", end: byt
     return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + end
 
 
+BROKEN = b"".join(
+    b"event: %s\ndata: %s\n\n" % (event["type"].encode(), json.dumps(event).encode())  # type: ignore[attr-defined]
+    for event in (
+        {"type": "message_start", "message": {"type": "message", "model": "support@1", "stop_reason": None}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "30"}},
+    )
+)
+"""A stream of Anthropic's API that breaks off."""
+
+
 def understood(one: Exchange) -> dict[str, Any]:
     """The event, which the daemon understands."""
     event = interaction(one)
@@ -85,6 +96,8 @@ def test_a_stream_is_joined() -> None:
     [
         stream({"content": "30"}, finish_reason=None, end=b""),
         stream({"content": "30"}, finish_reason=None, end=b'data: {"error": {"message": "out of memory"}}\n\n'),
+        BROKEN,
+        BROKEN + b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "?"}}\n\n',
     ],
 )
 def test_a_stream_without_its_end_is_marked(body: bytes) -> None:

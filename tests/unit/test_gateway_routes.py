@@ -13,10 +13,13 @@ from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.gateway import metrics as metrics_module
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.routes import FILE, Routes
+from retuned.daemon.gateway.servers.incumbents import Incumbents
 from retuned.daemon.gateway.servers.models import Model
 from retuned.daemon.gateway.servers.outliers import FAILURES, Outcome
-from retuned.daemon.gateway.servers.upstreams import Replica, Upstreams
+from retuned.daemon.gateway.servers.replica import Replica
+from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream, keys_in
+from retuned.daemon.settings import Settings
 from retuned.retrain.release.assignment import Served
 
 CHAMPION = {"arm": "champion", "share": 1.0, "model": "support@1", "name": "support@1"}
@@ -25,6 +28,7 @@ ANSWER = {
         "support": {"experiment": None, "arms": [CHAMPION], "base": {"model": "support@base", "name": None}},
     }
 }
+NO_INCUMBENTS = Incumbents(Settings())
 AWAY = RetunedError("away")
 
 
@@ -71,7 +75,7 @@ def test_what_the_daemon_answered_last_holds_while_it_is_away_and_over_a_restart
 def test_an_answer_of_another_form_changes_nothing(tmp_path: Path, odd: Any) -> None:
     made = routes(tmp_path, ANSWER, odd)
     assert served(made) == "support@1"
-    assert "not understood" in (made.problem or "")
+    assert "cannot be decoded" in (made.problem or "")
 
 
 def test_a_server_is_not_asked_for_what_the_daemon_withholds(tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_configured_workloads_are_known_before_the_daemon_knows_them(tmp_path: P
 
 
 def replica(*models: tuple[str, str | None], base_model: str | None = None) -> Replica:
-    made = Replica(Upstream(url="http://127.0.0.1:1/v1", base_model=base_model))
+    made = Replica("http://127.0.0.1:1/v1", None, base_model)
     made.listed([Model(id, parent) for id, parent in models])
     return made
 
@@ -120,7 +124,7 @@ def test_the_base_model_is_the_first_without_a_parent_or_the_one_that_is_configu
 
 
 def test_sglang_is_asked_for_an_adapter_by_its_base_model_and_its_name() -> None:
-    made = Replica(Upstream(url="http://127.0.0.1:1/v1"))
+    made = Replica("http://127.0.0.1:1/v1", None)
     made.listed([Model("base", None, "sglang"), Model("support@1", "base", "sglang")])
     assert made.name_of(Served("support@1", "support@1")) == "base:support@1"
     assert made.name_of(BASE) == "base"
@@ -130,7 +134,7 @@ def test_sglang_is_asked_for_an_adapter_by_its_base_model_and_its_name() -> None
 
 def test_the_least_busy_server_is_asked_and_of_equals_each_in_turn() -> None:
     settings = [Upstream(url=f"http://127.0.0.1:{port}/v1") for port in (1, 2, 3)]
-    made = Upstreams(settings, None, Metrics(CollectorRegistry()))  # type: ignore[arg-type]
+    made = Upstreams(settings, NO_INCUMBENTS, None, Metrics(CollectorRegistry()))  # type: ignore[arg-type]
     for one in made.replicas[:2]:
         one.listed([Model("base")])
     assert {made.having(BASE)[0][0].url for _ in range(4)} == {one.url for one in made.replicas[:2]}
@@ -146,6 +150,7 @@ def test_the_least_busy_server_is_asked_and_of_equals_each_in_turn() -> None:
 def test_a_server_that_fails_with_one_model_is_asked_for_the_others() -> None:
     made = Upstreams(
         [Upstream(url=f"http://127.0.0.1:{port}/v1") for port in (1, 2)],
+        NO_INCUMBENTS,
         None,  # type: ignore[arg-type]
         Metrics(CollectorRegistry()),
         lambda: 0.0,
@@ -184,7 +189,7 @@ def test_a_servers_key_is_not_lent_to_whoever_asks(tmp_path: Path) -> None:
     GatewaySettings(host="127.0.0.1", upstreams=keyed)
     GatewaySettings(host="0.0.0.0", upstreams=keyed, client_keys_file=tmp_path / "clients")
     with pytest.raises(ConfigurationError, match="key_file"):
-        Replica(Upstream(**keyed[0]))
+        Upstream(**keyed[0]).key()
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ def leading_on() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
         yield f"{address}/v1", asked
 
 
-def test_a_providers_key_stays_with_the_provider() -> None:
+def test_a_servers_key_stays_with_the_server() -> None:
     with leading_on() as (url, asked):
-        client = Client(url, "train.api_url", "secret", 5.0, "start it", pauses=())
+        client = Client(url, "evaluate.url", "secret", 5.0, "start it", pauses=())
         client.get("models")
     assert asked == [("/v1/models", "Bearer secret"), ("/elsewhere", None)]
 

@@ -1,4 +1,4 @@
-"""What the grounding scorer can judge: English prose."""
+"""Which answers have no values that can be compared."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,15 @@ from retuned.monitors.hallucination.abstention import abstention
 PAIRS = Path(__file__).parents[1] / "data" / "grounding_pairs.jsonl"
 PASSAGE = "Parcels within the country take two days, those abroad take five days."
 FOREIGN = {
-    "german": ("Pakete im Inland brauchen zwei Tage, ins Ausland fünf.", "Ihr Paket ist in zwei Tagen bei Ihnen."),
-    "french": ("La livraison en France prend deux jours.", "Vous recevrez votre colis dans deux jours."),
-    "spanish": ("Los envíos nacionales tardan dos días.", "Puede devolver el producto en un plazo de 30 días."),
     "polish": ("Przesyłka krajowa dociera w dwa dni.", "Paczka dotrze do Pana w ciągu dwóch dni."),
     "chinese": ("国内包裹需要两天，国外包裹需要五天。", "您的包裹将在九天内送达。"),
     "russian": ("Посылки внутри страны идут два дня.", "Посылка придёт через девять дней."),
     "arabic": ("تستغرق الطرود المحلية يومين.", "ستصل شحنتك خلال تسعة أيام."),
+}
+READ = {
+    "german": ("Pakete im Inland brauchen zwei Tage, ins Ausland fünf.", "Ihr Paket ist in zwei Tagen bei Ihnen."),
+    "french": ("La livraison en France prend deux jours.", "Vous recevrez votre colis dans deux jours."),
+    "spanish": ("Los envíos nacionales tardan dos días.", "Puede devolver el producto en un plazo de 30 días."),
 }
 
 
@@ -25,12 +27,19 @@ def abstains(answer: str, passages: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("language", FOREIGN)
-def test_it_abstains_on_other_languages(language: str) -> None:
+def test_it_abstains_on_languages_whose_values_are_not_read(language: str) -> None:
     passage, answer = FOREIGN[language]
     assert abstains(answer, [passage])
     assert abstains(answer, [PASSAGE])
     assert abstains("Parcels take two days.", [passage])
     assert abstention("Parcels take two days.", (PASSAGE * 5, passage)) == "language"
+
+
+@pytest.mark.parametrize("language", READ)
+def test_four_languages_are_read(language: str) -> None:
+    passage, answer = READ[language]
+    assert not abstains(answer, [passage])
+    assert not abstains(answer, [PASSAGE])
 
 
 def test_it_judges_english_however_short() -> None:
@@ -46,10 +55,6 @@ def test_it_judges_english_however_short() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "| to | days |\n|---|---|\n| home | 2 |\n| abroad | 5 |",
-        "Here it is:\n\nto | days | price\nhome | 2 | 5\n",
-        "to\tdays\tprice\nhome\t2\t5\n",
-        "<table><tr><td>home</td><td>2</td></tr></table>",
         "Run this:\n```python\nprint(2)\n```",
         '{"days": 2, "abroad": 5}',
         '[{"days": 2}]',
@@ -57,9 +62,9 @@ def test_it_judges_english_however_short() -> None:
         "if (abroad) {\n  ship(5);\n}\n",
     ],
 )
-def test_it_abstains_on_tables_and_code(text: str) -> None:
+def test_it_abstains_on_code(text: str) -> None:
     assert abstains(text, [PASSAGE])
-    assert abstention("Parcels take two days.", (PASSAGE, text)) in {"table", "code"}
+    assert abstention("Parcels take two days.", (PASSAGE, text)) == "code"
 
 
 def test_it_abstains_without_passages_or_words() -> None:
@@ -68,5 +73,6 @@ def test_it_abstains_without_passages_or_words() -> None:
         assert abstention("Parcels take two days.", passages) == "no_context"
 
 
-def test_a_list_is_prose() -> None:
+def test_lists_and_tables_are_read() -> None:
     assert not abstains("You need:\n- your passport;\n- a photo (of your face);\n\n1. Sign it;\n2. Send it.", [PASSAGE])
+    assert not abstains("| to | days |\n|---|---|\n| home | 2 |\n| abroad | 5 |", [PASSAGE])

@@ -6,14 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from doors import FakeDaemon, doors
+from asking import ask
+from pages import page
 from prometheus_client import CollectorRegistry
-from starlette.testclient import TestClient
 from traffic import START, feedback, interactions
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.jsontext import as_json
-from retuned.daemon.service import opened
+from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.blindness import Blindness, blind, note
 from retuned.monitors.metrics import Metrics
@@ -33,15 +33,17 @@ def test_what_is_missing_is_kept_with_since_when(warehouse: Warehouse) -> None:
     assert blind(warehouse, "support") == []
 
 
+@pytest.mark.processes
 def test_five_conversations_a_day_are_too_few_for_a_window_of_a_day(warehouse: Warehouse) -> None:
     interactions(warehouse, ["where is it"] * 50, random.Random(1), step=timedelta(days=1) / 5)
     now = START + timedelta(days=10)
     measure(warehouse, Settings(), "support", now)
-    (found,) = blind(warehouse, "support")
+    labels, found = blind(warehouse, "support")
+    assert (labels.monitor, labels.found, labels.needed) == ("hallucination", 0, 30)
     assert (found.monitor, found.found, found.needed) == ("quality", 5, 100)
     assert str(found).startswith("blind: 5 of 100 conversations in the current window")
     measure(warehouse, Settings(windows={"current_seconds": 10 * 86_400, "minimum_rows": 50}), "support", now)
-    assert blind(warehouse, "support") == []
+    assert [(one.monitor, one.needed) for one in blind(warehouse, "support")] == [("hallucination", 30)]
 
 
 def test_a_workload_without_answers_is_blind(warehouse: Warehouse) -> None:
@@ -49,7 +51,9 @@ def test_a_workload_without_answers_is_blind(warehouse: Warehouse) -> None:
     assert [one.found for one in blind(warehouse, "support")] == [0]
 
 
-@pytest.mark.parametrize(("enabled", "monitors"), [(True, ["policy", "quality"]), (False, ["quality"])])
+@pytest.mark.parametrize(
+    ("enabled", "monitors"), [(True, ["hallucination", "policy", "quality"]), (False, ["hallucination", "quality"])]
+)
 def test_the_status_shows_which_monitors_are_blind(tmp_path: Path, enabled: bool, monitors: list[str]) -> None:
     settings = Settings(warehouse={"path": tmp_path / "w.duckdb"}, policy={"enabled": enabled})
     with opened(settings) as service:
@@ -57,15 +61,14 @@ def test_the_status_shows_which_monitors_are_blind(tmp_path: Path, enabled: bool
         feedback(service.warehouse, ids[:3], "helpful", True)
         service.jobs.context.now = lambda: START + timedelta(days=10)
         service.jobs.run("quality")
-        status = json.loads(as_json(service.status()))
+        status = json.loads(as_json(ask(service, "status")))
         shown = status["workloads"]["support"]["blind"]
         assert [one["monitor"] for one in shown] == monitors
         assert [(one["found"], one["needed"]) for one in shown if one["monitor"] == "policy"] == [(3, 60)] * enabled
-        daemon = FakeDaemon()
-        daemon.found = status
-        page = TestClient(doors(daemon), base_url="http://localhost").get("/").text
-        assert ("3 of 60 ratings" in page) is enabled
-        assert "5 of 100 conversations in the current window" in page
+        found = page(service, "/workloads/support")
+        assert ("3 of 60 ratings" in found) is enabled
+        assert "5 of 100 conversations in the current window" in found
+        assert "the hallucination rate is not calibrated: 30 more labels" in found
 
 
 def test_the_gauge_follows() -> None:
@@ -77,7 +80,10 @@ def test_the_gauge_follows() -> None:
 
     metrics.blindness("support", [Blindness("support", "policy", 1, 2, "ratings", START)])
     assert (shown("policy"), shown("quality")) == (1, 0)
+    missing = {"workload": "support", "monitor": "policy"}
+    assert registry.get_sample_value("retuned_monitor_missing_rows", missing) == 1
     metrics.blindness("support", [])
     assert (shown("policy"), shown("quality")) == (0, 0)
+    assert registry.get_sample_value("retuned_monitor_missing_rows", missing) is None
     metrics.keep([], [])
     assert shown("policy") is None

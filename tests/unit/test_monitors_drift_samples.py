@@ -32,6 +32,14 @@ def test_numbers_that_grew_are_seen_and_equal_ones_are_not() -> None:
     assert grown.low > 0.1
 
 
+def test_numbers_that_spread_to_both_sides_changed_as_much_as_those_that_moved_to_one() -> None:
+    """Normal deviates of twice the standard deviation: their total variation is 0.32, and half of it on either side."""
+    rng = random.Random(7)
+    found = numbers(gauss(rng), sample([rng.gauss(100, 60) for _ in range(500)]))
+    assert found.low <= 0.32 <= found.high
+    assert found.low > 0.2
+
+
 def test_chance_alone_adds_nothing_to_the_share_that_changed() -> None:
     """Of 40 categories the plain distance of two quiet samples of 500 is 0.11."""
     rng = random.Random(5)

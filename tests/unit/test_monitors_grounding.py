@@ -1,341 +1,246 @@
-"""What counts as said by the context."""
+"""Which values, names and sources of an answer its passages contradict."""
 
-import random
-import time
 from collections.abc import Sequence
 
 import pytest
-from grounding_pairs import halves, is_alarm, labelled, outcomes, score, together
+from grounding_pairs import is_alarm, labelled, together
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from work import calls
 
-from retuned.monitors.hallucination.rules import ground
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
+from retuned.monitors.hallucination.values import judged
 from retuned.monitors.settings import QualitySettings
 
+CONTEXT = (
+    "Returns are accepted within 30 days of delivery. The customer pays the return shipping of €4.90.",
+    "Orders above 1,000 euros are insured by Aurelia Mutual. A courier costs €12 per night.",
+    "Our shop in Lisbon opens at 9:30 and closes at 18:00. The sale ends on 15 March 2027.",
+)
 THRESHOLD = QualitySettings().grounding_threshold
 
-CONTEXT = (
-    "Returns are accepted within 30 days of delivery. The customer pays the return shipping.",
-    "Gift cards cannot be refunded. Orders above 1,000 euros are insured by Aurelia Mutual.",
-    "Our shop in Lisbon opens at 9:30 and closes at 18:00. It is closed on Sundays.",
-    "Dogs are allowed on the terrace, but not inside.",
+
+def found(
+    response: str, passages: Sequence[str] = CONTEXT, question: str = "", told: Sequence[str] = ()
+) -> Judgement | Abstention:
+    return judged(Answer("", question, tuple(passages), response, conversation=tuple(told)))
+
+
+def score(response: str, passages: Sequence[str] = CONTEXT, question: str = "", told: Sequence[str] = ()) -> float:
+    judgement = found(response, passages, question, told)
+    assert isinstance(judgement, Judgement), judgement
+    return judgement.score
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("Returns are accepted within 60 days of delivery.", "60 days: the passages have 30 days"),
+        ("The customer pays return shipping of €6.90.", "€6.90: the passages have €4.90"),
+        ("Orders above 2,000 euros are insured.", "2,000 euros: the passages have 1,000 euros"),
+        ("The sale ends on 20 April 2027.", "20 April 2027: the passages have 15 March 2027"),
+        ("Orders are insured by Meridian Mutual.", "Meridian: the passages have Aurelia"),
+    ],
 )
-SUPPORTED = (
-    "You can return it within 30 days of delivery.",
-    "The return shipping is paid by the customer.",
-    "Gift cards can't be refunded.",
-    "Orders above 1000 euros are insured.",
-    "The shop in Lisbon opens at 9:30.",
-    "It closes at 18:00 and is closed on Sundays.",
-    "Dogs are allowed on the terrace.",
-    "Dogs are not allowed inside.",
-    "It is closed on a Sunday.",
-    "Happy to help! Gift cards cannot be refunded. Have a nice day!",
-)
-INVENTED = (
-    "You can return it within 60 days of delivery.",
-    "Gift cards can be refunded.",
-    "Returns are not accepted.",
-    "Dogs are allowed inside.",
-    "Orders are insured by Meridian Mutual.",
-    "The shop in Porto opens at 9:30.",
-    "The shop closes at 19:00.",
-    "Returns are accepted within 30 days of delivery. We also offer a lifetime warranty on batteries.",
-    "Premium members enjoy complimentary overnight upgrades.",
-)
-
-
-def grounding(answer: str, context: str | Sequence[str], question: str = "") -> float:
-    return ground(answer, (context,) if isinstance(context, str) else tuple(context), question).score
-
-
-@pytest.mark.parametrize("answer", SUPPORTED)
-def test_what_the_context_says_is_grounded(answer: str) -> None:
-    assert grounding(answer, CONTEXT) >= THRESHOLD
-
-
-@pytest.mark.parametrize("answer", INVENTED)
-def test_what_it_does_not_say_is_not(answer: str) -> None:
-    assert grounding(answer, CONTEXT) < THRESHOLD
-
-
-def test_one_invented_sentence_is_not_hidden_by_true_ones() -> None:
-    true = "Returns are accepted within 30 days of delivery. Gift cards cannot be refunded. "
-    assert ground(true, CONTEXT).score == 1.0
-    found = ground(true + "Zebras graze upon purple moons.", CONTEXT)
-    assert found.score < THRESHOLD
-    assert found.spans == ("Zebras graze upon purple moons.",)
+def test_another_value_for_the_same_subject_is_contradicted(answer: str, why: str) -> None:
+    assert found(answer) == Judgement(0.0, (why,))
+    # However much else is right.
+    long = f"Our shop in Lisbon opens at 9:30. It is closed on Sundays. {answer} It closes at 6 pm."
+    assert score(long) == 0.0
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "",
-        "I don't know.",
-        "I’m sorry, I cannot find that.",
+        "You can return it within thirty days.",
+        "You have a good four weeks, or about a month: 30 days.",
+        "We open at half past nine, at 9.30 am, and close at 6 p.m.",
+        "You pay nearly five euros (€5) for the way back.",
+        "Orders over 1000 EUR are insured by Aurelia Mutual.",
+        "It runs until 15/03/2027.",
+    ],
+)
+def test_what_the_passages_have_in_another_form_is_supported(answer: str) -> None:
+    assert score(answer) >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "question"),
+    [
+        ("Three nights with the courier cost €36.", "I need it for three nights."),
+        ("A courier for 4 nights costs €48, and with the return shipping of €4.90 it is €52.90.", ""),
+        ("Half of the €12 is €6.", ""),
+        ("The shop is open for eight and a half hours.", ""),
+        ("If you order for €1,200, that is €200 above the €1,000.", ""),
+    ],
+)
+def test_what_follows_by_arithmetic_is_supported(answer: str, question: str) -> None:
+    assert score(answer, question=question) >= 0.5
+
+
+def test_what_passages_do_not_mention_is_not_supported_and_no_alarm() -> None:
+    judgement = found("Our gym has 14 treadmills.")
+    assert judgement == Judgement(0.5, ("14: not in the passages",))
+    assert judgement.score >= THRESHOLD
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Returns are accepted for about six weeks.",
+        "Returns are accepted within twice that time, 60 days.",
+        "Returns are accepted within 30 days, and within 45 days if you are ill.",
+    ],
+)
+def test_what_may_be_put_in_another_way_is_no_alarm(answer: str) -> None:
+    """A hedge, a quantity without a number, and a value beside that of the passages."""
+    assert score(answer) == 0.5
+
+
+def test_a_quantity_without_a_number_in_the_passages_may_be_meant() -> None:
+    passage = "Returns take a decade. Returns by courier take two days."
+    assert score("Returns take ten years.", [passage]) == 0.5
+    assert score("Returns by courier take nine days.", ["Returns by courier take two days."]) == 0.0
+
+
+def test_the_conversation_may_be_repeated() -> None:
+    said = "As you ordered 45 days ago, returns within 30 days of delivery are not possible."
+    assert score(said) < 1.0
+    assert score(said, question="I ordered 45 days ago. Can I return it?") == 1.0
+    assert score(said, told=["You are the assistant of Lamp House.", "I ordered it 45 days ago."]) == 1.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I don't know, I'm sorry.",
+        "Lamps are made of crystal and can be exchanged at any time.",
         "Thank you!",
-        "May I ask why?",
-        "The articles I have don't cover that. I'd rather not guess.",
-        "I'm really sorry about the wait.",
-        "Have fun celebrating! We can't wait to see you.",
     ],
 )
-def test_what_claims_nothing_invents_nothing(answer: str) -> None:
-    assert grounding(answer, CONTEXT) == 1.0
+def test_what_states_no_value_is_not_judged(answer: str) -> None:
+    assert found(answer) == Abstention("no_values")
 
 
 @pytest.mark.parametrize(
-    ("said", "source"),
+    ("passage", "right", "wrong"),
     [
-        ("1000 euros", "1,000 euros"),
-        ("3.5 euros", "3.50 euros"),
-        ("3,5 euros", "3.50 euros"),
-        ("2 visits", "two visits"),
-        ("4 visits", "four visits"),
+        (
+            "Rücksendungen sind innerhalb von 30 Tagen möglich.",
+            "Sie haben dreißig Tage für Rücksendungen.",
+            "Rücksendungen sind innerhalb von 90 Tagen möglich.",
+        ),
+        (
+            "Le retour coûte 4,90 € par colis.",
+            "Vous payez 4,90 euros pour le retour.",
+            "Le retour coûte 9,90 € par colis.",
+        ),
+        (
+            "La garantía de las lámparas dura dos años.",
+            "Las lámparas tienen 24 meses de garantía.",
+            "La garantía de las lámparas dura cinco años.",
+        ),
     ],
 )
-def test_one_number_has_many_spellings(said: str, source: str) -> None:
-    assert grounding(f"It costs {said}.", f"It costs {source}.") == 1.0
+def test_values_are_read_in_four_languages(passage: str, right: str, wrong: str) -> None:
+    assert score(right, [passage]) == 1.0
+    assert score(wrong, [passage]) == 0.0
 
 
-def test_what_is_forbidden_is_not_allowed() -> None:
-    source = "Smoking is prohibited in the rooms of the hotel."
-    assert grounding("Smoking is not allowed in the hotel rooms.", source) >= THRESHOLD
-    assert grounding("Smoking is allowed in the hotel rooms.", source) < THRESHOLD
-
-
-def test_numbers_are_told_apart() -> None:
-    assert grounding("It costs 100 euros.", "It costs 1,000 euros.") < THRESHOLD
-    assert grounding("It costs 10 euros.", "It costs 1 euro, or 0 on Sundays.") < THRESHOLD
-
-
-@pytest.mark.parametrize("answer", ["a" * 100_000, "1." * 20_000, "\u0000\n\n", "。！？", "… ' ’ -", "Straße ist 5€"])
-def test_any_text_has_a_score(answer: str) -> None:
-    assert 0.0 <= grounding(answer, CONTEXT) <= 1.0
-    assert 0.0 <= grounding("The shop opens.", answer) <= 1.0
-
-
-def test_the_number_of_a_placeholder_claims_nothing() -> None:
-    assert grounding("We wrote to <EMAIL_7>.", ["They wrote to <EMAIL_2>."]) == 1.0
-
-
-def test_an_answer_may_announce_alone() -> None:
-    assert 0.0 <= grounding("These are two things:", CONTEXT) <= 1.0
-
-
-def test_inventions_are_found_among_labelled_pairs() -> None:
-    found, _ = outcomes(halves(labelled()))
-    assert found["all"].precision >= 0.92
-    assert found["all"].recall >= 0.78
-
-
-@pytest.mark.parametrize("length", [1, 2, 4, 8])
-def test_faithful_answers_seldom_alarm_however_long_they_are(length: int) -> None:
-    """Of answers to one and to several questions at once, some one in twenty, as the threshold says; a sample."""
-    grounded = [pair for pair in labelled() if pair.label == "grounded"][::5]
-    made = together(grounded, length, seed=length)
-    assert sum(map(is_alarm, made)) <= 0.07 * len(made)
-
-
-@pytest.mark.parametrize("length", [1, 4, 8])
-def test_what_the_passages_say_word_for_word_never_alarms(length: int) -> None:
-    passages = sorted({passage for pair in labelled() for passage in pair.context})
-    rng = random.Random(length)
-    for _ in range(40):
-        given = rng.sample(passages, 2 * length)
-        assert ground("\n".join(given[:length]), tuple(given)).score >= THRESHOLD
-
-
-def test_the_threshold_trades_false_alarms_for_recall() -> None:
-    pairs = labelled()[::3]
-    scores = [(pair.label == "invented", score(pair)) for pair in pairs]
-    alarms = [
-        [sum(found < at for label, found in scores if label is kind) for at in (0.01, 0.03, 0.05)]
-        for kind in (True, False)
-    ]
-    for found in alarms:
-        assert found[0] < found[1] < found[2]
+def test_values_of_tables_are_known() -> None:
+    table = "| delivery | euros | days |\n|---|---|---|\n| standard | 3.95 | 5 |\n| express | 8.95 | 1 |"
+    assert score("Express delivery costs €8.95.", [table]) == 1.0
 
 
 @pytest.mark.parametrize(
-    ("source", "true", "other"),
+    ("answer", "why"),
     [
-        ("A bag costs 35 euros each way.", "That is 70 euros in total.", "That is 80 euros in total."),
-        ("Breakfast is from 7:30 to 10:00.", "Breakfast lasts two and a half hours.", "Breakfast lasts four hours."),
+        ("Returns are accepted [1], and so are exchanges [5].", "[5]: no passage has this number"),
         (
-            "Statements come once per quarter.",
-            "Statements come four times a year.",
-            "Statements come five times a year.",
+            "The terms read “every lamp may be exchanged at any time without a receipt”.",
+            "“every lamp may be exchanged at any time without a receipt”: no passage has this quotation",
         ),
-        ("We do not ship outside France.", "We ship within France only.", "We ship to Spain."),
+        ("See https://help.lamps.example/a for more.", "https://help.lamps.example/a: no passage has this address"),
+        ("Write to returns@lamps.example.", "returns@lamps.example: no passage has this address"),
     ],
 )
-def test_what_follows_from_the_passages_is_grounded(source: str, true: str, other: str) -> None:
-    assert grounding(true, source) >= THRESHOLD
-    assert grounding(other, source) < THRESHOLD
-
-
-@pytest.mark.parametrize(
-    ("source", "true", "swapped"),
-    [
-        (
-            "Standard delivery costs 4 euros. Express delivery costs 9 euros.",
-            "Express delivery costs 9 euros.",
-            "Express delivery costs 4 euros.",
-        ),
-        (
-            "Doors open at 19:00, the show begins at 20:30.",
-            "The show begins at half past eight and doors open at 7 pm.",
-            "Doors open at 20:30.",
-        ),
-        (
-            "The Basic plan has chat. The Plus plan has phone support.",
-            "Plus has phone support.",
-            "Basic has phone support.",
-        ),
-        (
-            "Children are seen by Dr. Okafor, adults by Dr. Petersen.",
-            "Dr. Petersen sees adults.",
-            "Children are seen by Dr. Petersen.",
-        ),
-        (
-            "Flex 10 costs 5 euros, Flex 30 costs 8 euros.",
-            "You pay 8 euros for Flex 30.",
-            "You pay 8 euros for Flex 10.",
-        ),
-    ],
-)
-def test_facts_belong_to_their_subject(source: str, true: str, swapped: str) -> None:
-    assert grounding(true, source) >= THRESHOLD
-    assert grounding(swapped, source) < THRESHOLD
-
-
-@pytest.mark.parametrize(
-    ("source", "true", "other"),
-    [
-        ("The fee is 5 euros a month.", "You pay 5 euros monthly.", "You pay 5 euros a year."),
-        ("Bags of up to 8 kg are fine.", "Bags may weigh no more than 8 kg.", "Bags must weigh at least 8 kg."),
-        ("Pay 3 days before arrival.", "Payment is due three days before you arrive.", "Pay 3 days after arrival."),
-        ("Noise cancelling is in the X2 only.", "The X2 has noise cancelling.", "Both models have noise cancelling."),
-        ("Colours: grey and green.", "It comes in grey and green.", "It comes in grey, green and violet."),
-        ("Printing up to 100 pages is included.", "You can print 100 pages.", "Printing is unlimited."),
-    ],
-)
-def test_bounds_periods_and_lists_are_compared(source: str, true: str, other: str) -> None:
-    assert grounding(true, source) >= THRESHOLD
-    assert grounding(other, source) < THRESHOLD
-
-
-@pytest.mark.parametrize(
-    ("source", "true", "other"),
-    [
-        ("The offer ends on 31 May 2027.", "It ends at the end of May 2027.", "It ends at the end of May 2028."),
-        ("We are open on weekdays.", "We are open on Tuesdays.", "We are open on Sundays."),
-        ("The pool is open daily from 7 to 21:00.", "On Sundays it opens at 7.", "On Sundays it opens at 8."),
-        ("The shop closes at 8 pm.", "The shop is open until 8 pm.", "The shop is open until 9 pm."),
-        ("Rooms cost €90 per night.", "A room is €90 a night.", "A room is €90 per stay."),
-        ("Lockers are free.", "You pay nothing for lockers.", "There is a charge for lockers."),
-        (
-            "Bikes not collected within 14 days are charged storage.",
-            "After two weeks you pay for storage.",
-            "After three weeks you pay for storage.",
-        ),
-        (
-            "Please bring your passport, a photo and the form.",
-            "You need three things:\n1. your passport\n2. a photo\n3. the form",
-            "You need three things:\n1. your passport\n2. a photo\n3. a stamp",
-        ),
-        (
-            "Results are sent to your doctor within 3 days.",
-            "Your doctor gets the results within three days.",
-            "Results are sent to your health insurer within 3 days.",
-        ),
-        (
-            "We ship parcels.",
-            "Our terms don't mention letters. It's best to ask the branch.",
-            "Our terms don't mention letters, but stamps cost 80 cents.",
-        ),
-        (
-            "Dogs are welcome on pitches (4 euros a night) but not in the cabins.",
-            "Dogs are welcome on pitches.",
-            "Dogs are welcome in the cabins.",
-        ),
-        (
-            "The Elm Park branch has no drive-through. The Main Street branch has a drive-through.",
-            "The Main Street branch has a drive-through.",
-            "The Elm Park branch has a drive-through.",
-        ),
-        (
-            "Perfume and batteries may not be sent.",
-            "Please don't send any of these: perfume, batteries.",
-            "Please send any of these: perfume, batteries.",
-        ),
-        ("Paper forms are no longer accepted.", "We don't take paper forms any more.", "Paper forms are accepted."),
-        ("Pausing costs 5 euros a month.", "Pausing isn't free: it costs 5 euros a month.", "Pausing is free."),
-        (
-            "Open Friday 8:30 to 13:00. We are closed at weekends.",
-            "On Fridays we close at 13:00.",
-            "On Fridays we close at 14:00.",
-        ),
-        (
-            "The price does not include the lift pass or equipment hire.",
-            "The lift pass and equipment hire are not included.",
-            "The lift pass and equipment hire are included.",
-        ),
-        ("Only owners and accountants can export.", "Accountants can export.", "Everyone can export."),
-        (
-            "Screens 3 and 5 have a ramp.",
-            "These have a ramp:\n- Screen 3\n- Screen 5",
-            "These have a ramp:\n- Screen 4",
-        ),
-    ],
-)
-def test_what_is_said_in_another_form_is_grounded(source: str, true: str, other: str) -> None:
-    assert grounding(true, source) >= THRESHOLD
-    assert grounding(other, source) < THRESHOLD
-
-
-def test_the_customers_own_case_may_be_repeated() -> None:
-    source, question = "Readings can be sent until 15 January.", "Is 10 January too late?"
-    answer = "10 January is in time: readings can be sent until 15 January."
-    assert grounding(answer, source, question) >= THRESHOLD
-    assert grounding(answer, source) < THRESHOLD
+def test_a_source_that_does_not_exist_is_an_alarm(answer: str, why: str) -> None:
+    assert found(answer) == Judgement(0.0, (why,))
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "Hello, all rooms have a sauna.",
-        "No need to worry: zebras graze upon moons.",
-        "Happy to confirm that zebras may swim.",
-        "The information pack does not include zebras.",
+        "Returns are accepted within 30 days [1][3].",
+        "Returns are accepted within 30 days [12].",  # numbered by another scheme
+        "It says: “Returns are accepted within 30 days of delivery”.",
+        'Click on "My orders", then go to the page of the parcel and choose "Return": you have 30 days.',
+        "Within 30 days; see [our terms](https://lamps.example/terms).",
     ],
 )
-def test_a_claim_behind_a_pleasantry_is_judged(answer: str) -> None:
-    assert grounding(answer, CONTEXT) < THRESHOLD
+def test_a_source_that_exists_is_none(answer: str) -> None:
+    assert score(answer, [*CONTEXT, "Our terms: www.lamps.example."]) == 1.0
 
 
-def test_names_are_the_customers_own_where_they_tell_of_themselves() -> None:
-    source, answer = (
-        "Joining is free for anyone who works in Leeds.",
-        "You can join free of charge, and York is no problem.",
-    )
-    assert grounding(answer, source, "I live in York. May I join?") >= THRESHOLD
-    assert grounding(answer, source, "May I join in York?") < THRESHOLD
+@pytest.mark.parametrize("place", ["passages", "conversation"])
+def test_passages_with_numbers_are_cited_by_these(place: str) -> None:
+    numbered = [f"[{number}] {passage}" for number, passage in zip((2, 5, 7), CONTEXT, strict=True)]
+    given: dict[str, list[str]] = {"passages": numbered}
+    if place == "conversation":
+        given = {"passages": list(CONTEXT), "told": ["Answer from these:\n" + "\n".join(numbered)]}
+    for cited in ("[7]", "[2][7]", "[^5]"):
+        assert score(f"Returns are accepted within 30 days {cited}.", **given) == 1.0
+    for cited in ("[3]", "[2][3]", "[1][3]"):
+        judgement = found(f"Returns are accepted {cited}.", **given)
+        assert isinstance(judgement, Judgement)
+        assert (judgement.score, judgement.why[-1]) == (0.0, "[3]: no passage has this number")
 
 
-def test_the_time_of_hostile_texts_is_bounded() -> None:
-    rng = random.Random(5)
-    numbers = " ".join(f"{rng.randrange(100)} items{rng.choice([',', '.', ';', ' and'])}" for _ in range(20_000))
-    lists = "Bring:\n" + "- a photo to the office, 5 euros fifty\n" * 5_000
-    halves = " ".join(f"€{n} or half of it." for n in range(5_000))
-    for text in (
-        numbers,
-        lists,
-        halves,
-        "it doesn't " * 10_000,
-        "Anna Bert, " * 10_000,
-        "monday to sunday " * 10_000,
-        "a.a.a@" * 20_000,
-    ):
-        began = time.process_time()
-        assert 0.0 <= grounding(text, text, text) <= 1.0
-        assert time.process_time() - began < 5
+def test_a_number_of_an_unknown_numbering_is_not_judged() -> None:
+    assert found("Returns are accepted [7].") == Abstention("numbering")
+    assert found("Returns are accepted.") == Abstention("no_values")
+    footnote = (*CONTEXT, "Lamps are sold since 1890.[7]")
+    assert score("We sell lamps since 1890 [1][7].", footnote) == 1.0  # a passage has that footnote
+
+
+@pytest.mark.faults
+def test_faithful_answers_do_not_alarm_however_long_they_are() -> None:
+    pairs = labelled()
+    for length in (1, 2, 4, 8):
+        faithful = [pair for pair in together(pairs, length, seed=length) if pair.label == "grounded"]
+        assert sum(map(is_alarm, faithful)) <= 0.003 * len(faithful), length
+
+
+def test_wrong_values_are_found_among_labelled_pairs() -> None:
+    wrong = [pair for pair in labelled() if pair.kind in ("wrong number", "wrong name", "wrong unit or period")]
+    assert sum(map(is_alarm, wrong)) > 0.35 * len(wrong)
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_judged(answer: str) -> None:
+    judgement = found(answer)
+    assert isinstance(judgement, Abstention) or judgement.score in (0.0, 0.5, 1.0)
+
+
+def test_the_number_of_a_placeholder_is_no_value() -> None:
+    assert found("Write to <EMAIL_7>, please.") == Abstention("no_values")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Delivery of parcels takes 7 to 10 days.", 0.0),
+        ("Delivery of parcels takes 3 to 5 days.", 1.0),
+        ("Parcels with delivery in 13 days: 5 days and 8 days more.", 1.0),
+    ],
+)
+def test_a_value_supports_another_of_its_kind_only_if_it_is_supported(answer: str, expected: float) -> None:
+    assert score(answer, ["Delivery of parcels takes 3 to 5 days."]) == expected
+
+
+@pytest.mark.parametrize("piece", ["1 2 3 4 5 6 7 8 9 ", "costs 17 euros ", '"a b c d e f ', "[1", "Aa bB ", "12:00 "])
+def test_the_work_of_hostile_texts_does_not_grow_with_their_square(piece: str) -> None:
+    texts = [(piece * 5_000)[:size] for size in (2_000, 4_000)]
+    short, long = (calls(found, text, [text[::-1]]) for text in texts)
+    assert long < 2.5 * short + 1_000

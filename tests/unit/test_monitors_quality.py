@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from calibrating import labelled, requested
 from judges import serving
 from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
@@ -17,14 +18,16 @@ from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompt
 from retuned.consumers.common.tool_calls import written
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.blindness import blind
 from retuned.monitors.hallucination import grounding
-from retuned.monitors.hallucination.grounding import judged
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
+from retuned.monitors.hallucination.values import judged
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.quality.consistency import claims, contradict
-from retuned.monitors.quality.measure import Figure, measure
+from retuned.monitors.quality.figure import Figure
+from retuned.monitors.quality.measure import measure
 from retuned.monitors.quality.readings import latest_approved
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
 from retuned.monitors.statistics import wilson
@@ -89,6 +92,14 @@ def test_sources_are_never_mixed(warehouse: Warehouse) -> None:
     assert (expert.value, expert.n) == (0.8, 10)
     assert (expert.low, expert.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
     assert {f.source for f in figures if f.metric.endswith("_rate")} == {"user", "judge", "expert"}
+    # Experts were asked about likely wrong answers: what they reply is no sample of all answers.
+    for number, interaction in enumerate(ids[:8]):
+        warehouse.insert(
+            "label_requests", id=str(number), created_at=NOW, workload="support", interaction_id=interaction,
+            reason="uncertain", detail="", announced=True,
+        )  # fmt: skip
+    asked_for = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "expert")
+    assert (asked_for.value, asked_for.n) == (0.0, 2)
 
 
 def test_figures_are_told_by_model(warehouse: Warehouse) -> None:
@@ -111,12 +122,12 @@ def test_one_person_changing_their_mind_has_one_vote(warehouse: Warehouse) -> No
     assert (figure.value, figure.n) == (0.0, 1)
 
 
-def test_votes_of_an_account_are_capped_and_are_not_independent(warehouse: Warehouse) -> None:
+def test_each_vote_of_an_account_counts_and_they_are_not_independent(warehouse: Warehouse) -> None:
     for account in range(20):
         ids = answers(warehouse, 6, offset=100 + 10 * account, user_id=f"account {account}")
         feedback(warehouse, ids, "helpful", account < 15, when=NOW, offset=10 * account)
     figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
-    assert (figure.value, figure.n) == (0.75, 20 * 5)
+    assert (figure.value, figure.n) == (0.75, 20 * 6)
     assert (figure.value, figure.low, figure.high) == pytest.approx(wilson(15, 20))
 
 
@@ -147,6 +158,7 @@ def test_absurd_numbers_leave_every_figure_finite(warehouse: Warehouse) -> None:
     assert all(math.isfinite(value) for f in figures for value in (f.value, f.low, f.high))
 
 
+@pytest.mark.processes
 def test_grounding_judges_the_answers_that_had_context(warehouse: Warehouse) -> None:
     answers(warehouse, 30, offset=100, **GROUNDED)
     answers(warehouse, 10, offset=200, **INVENTED)
@@ -158,10 +170,11 @@ def test_grounding_judges_the_answers_that_had_context(warehouse: Warehouse) -> 
     assert not [f for f in figures if f.metric == "hallucination_rate"]
 
 
+@pytest.mark.processes
 def test_what_grounding_cannot_judge_is_counted_and_no_alarm(warehouse: Warehouse) -> None:
-    german = {"context": json.dumps(["Pakete kommen innerhalb von zwei Tagen bei Ihnen an."])}
+    polish = {"context": json.dumps(["Przesyłka krajowa dociera w dwa dni robocze."])}
     answers(warehouse, 30, offset=100, **GROUNDED)
-    answers(warehouse, 10, offset=200, response="Ihr Paket ist in zwei Tagen bei Ihnen.", **german)
+    answers(warehouse, 10, offset=200, response="Paczka dotrze do Pana w ciągu dwóch dni.", **polish)
     figures = measure(warehouse, SETTINGS, "support", NOW)
     alarmed, abstained = (found(figures, metric, "grounding") for metric in ("alarm_rate", "abstention_rate"))
     assert (alarmed.value, alarmed.n) == (0.0, 30)
@@ -177,41 +190,74 @@ def test_what_grounding_cannot_judge_is_counted_and_no_alarm(warehouse: Warehous
     assert counts == [30, 10]
 
 
+@pytest.mark.processes
 def test_labels_are_weighed_by_alarm(warehouse: Warehouse) -> None:
-    """People label all 40 alarms, of which 10 are right, and 40 of 360 other answers, of which one is invented."""
+    """Of 10 labelled alarms of 40 half are right, of 40 other answers of 360 one is invented."""
     alarmed = answers(warehouse, 40, offset=100, **INVENTED)
     others = answers(warehouse, 360, offset=200, **GROUNDED)
-    for number, (ids, invented) in enumerate(
-        ((alarmed[:10], True), (alarmed[10:], False), (others[:1], True), (others[1:40], False))
-    ):
-        feedback(warehouse, ids, "hallucination", invented, source="expert", when=NOW, offset=1_000 * number)
+    labelled(warehouse, alarmed[:10], 5, NOW, alarm=True)
+    labelled(warehouse, others[:40], 1, NOW, alarm=False, offset=20_000)
     rate = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
-    assert (rate.value, rate.n) == (pytest.approx(0.1 * 0.25 + 0.9 * 0.025), 400)
-    assert rate.low < 0.03
-    assert rate.high < 0.15
+    assert (rate.value, rate.n) == (pytest.approx(0.1 * 0.5 + 0.9 * 0.025), 400)
+    assert rate.low < 0.05
+    assert rate.high < 0.2
+    assert not [one for one in blind(warehouse, "support") if one.monitor == "hallucination"]
 
 
-def test_labels_that_were_drawn_at_random_count_alone_once_there_are_enough(warehouse: Warehouse) -> None:
-    """Of 40 alarms a quarter is invented, of 360 other answers one in twenty; volunteers label inventions alone."""
+@pytest.mark.processes
+def test_until_there_are_enough_labels_the_rate_is_absent_and_their_number_is_stated(warehouse: Warehouse) -> None:
+    alarmed = answers(warehouse, 40, offset=100, **INVENTED)
+    others = answers(warehouse, 60, offset=200, **GROUNDED)
+    labelled(warehouse, alarmed[:9], 9, NOW, alarm=True)
+    labelled(warehouse, others[:25], 0, NOW, alarm=False, offset=20_000)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert "grounding_calibrated" not in {f.source for f in figures}
+    (lacking,) = [one for one in blind(warehouse, "support") if one.monitor == "hallucination"]
+    assert (lacking.found, lacking.needed) == (34, 40)
+    assert "not calibrated: 6 more labels" in str(lacking)
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.quality("support", figures)
+    metrics.blindness("support", blind(warehouse, "support"))
+    of = {"workload": "support", "monitor": "hallucination"}
+    assert registry.get_sample_value("retuned_monitor_missing_rows", of) == 6
+    ratio = {"workload": "support", "model_name": "*", "source": "grounding_calibrated"}
+    assert registry.get_sample_value("retuned_hallucination_ratio", ratio) is None
+
+
+@pytest.mark.processes
+def test_answers_that_nothing_judges_are_a_part_of_the_rate(warehouse: Warehouse) -> None:
+    prose = {"context": json.dumps(["Our lamps are made of glass."]), "response": "They are made of crystal."}
+    ids = answers(warehouse, 100, offset=100, **prose)
+    labelled(warehouse, ids[:40], 10, NOW, alarm=False)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    rate = found(figures, "hallucination_rate", "grounding_calibrated")
+    assert (rate.value, rate.n) == (0.25, 100)
+    assert found(figures, "abstention_rate", "grounding").value == 1.0
+
+
+@pytest.mark.processes
+def test_labels_that_were_not_drawn_at_random_calibrate_nothing(warehouse: Warehouse) -> None:
+    """Volunteers label what caught their eye, and older versions drew by other rules."""
     alarmed = answers(warehouse, 40, offset=100, **INVENTED)
     others = answers(warehouse, 360, offset=200, **GROUNDED)
+    feedback(warehouse, alarmed + others[:60], "hallucination", True, source="expert", when=NOW, offset=1_000)
+    requested(warehouse, alarmed[:20] + others[:40], NOW, alarm=None)
+    sources = {f.source for f in measure(warehouse, SETTINGS, "support", NOW) if f.metric == "hallucination_rate"}
+    assert sources == {"expert"}
 
-    for offset, ids, value in (
-        (1_000, alarmed[:5] + others[:1], True),
-        (2_000, alarmed[5:20] + others[1:20], False),
-        (3_000, alarmed[20:36] + others[20:60], True),
-    ):
-        feedback(warehouse, ids, "hallucination", value, source="expert", when=NOW, offset=offset)
-    volunteers = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
-    for number, one in enumerate((*alarmed[:20], *others[:20])):
-        warehouse.execute(
-            "INSERT INTO label_requests BY NAME SELECT $id AS id, $now AS created_at, 'support' AS workload, "
-            "$one AS interaction_id, 'calibration' AS reason, '' AS detail, true AS announced",
-            {"id": f"request-{number}", "now": NOW, "one": one},
-        )
-    rate = found(measure(warehouse, SETTINGS, "support", NOW), "hallucination_rate", "grounding_calibrated")
-    assert rate.value == pytest.approx(0.1 * 0.25 + 0.9 * 0.05)
-    assert volunteers.value > 0.5
+
+@pytest.mark.processes
+def test_a_models_own_labels_make_its_rate(warehouse: Warehouse) -> None:
+    for offset, name, invented in ((100, "support@1", 3), (300, "support@2", 12)):
+        ids = answers(warehouse, 60, offset=offset, model=name, **GROUNDED)
+        labelled(warehouse, ids[:30], invented, NOW, alarm=False, offset=100 * offset)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    rates = {
+        name: found(figures, "hallucination_rate", "grounding_calibrated", name).value
+        for name in ("support@1", "support@2", "*")
+    }
+    assert rates == {"support@1": pytest.approx(0.1), "support@2": pytest.approx(0.4), "*": pytest.approx(0.25)}
 
 
 def test_no_answer_is_grounded_twice(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,22 +278,35 @@ def test_no_answer_is_grounded_twice(warehouse: Warehouse, monkeypatch: pytest.M
     assert (found(figures, "alarm_rate", "grounding").value, found(figures, "alarm_rate", "grounding").n) == (3 / 9, 9)
 
 
+@pytest.mark.processes
+def test_what_older_rules_found_is_looked_at_anew(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 20, offset=100, **GROUNDED)
+    for one in ids:
+        warehouse.execute(
+            "INSERT INTO groundings VALUES ($id, 'support', $now, 0.01, true, NULL, NULL)", {"id": one, "now": NOW}
+        )
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert (found(figures, "alarm_rate", "grounding").value, found(figures, "alarm_rate", "grounding").n) == (0.0, 20)
+    assert len(warehouse.rows("FROM groundings")) == 20
+
+
 def test_groundings_of_labelled_answers_are_kept_longer(warehouse: Warehouse) -> None:
     kept, gone = answers(warehouse, 2, offset=100, **GROUNDED)
     feedback(warehouse, [kept], "hallucination", False, source="expert", when=NOW)
     measure(warehouse, SETTINGS, "support", NOW)
     later = NOW + timedelta(days=quality.GROUNDINGS_DAYS)
-    quality.thin(warehouse, later, later)
+    quality.thin(warehouse, ["support"], later, later)
     assert {row["interaction_id"] for row in warehouse.rows("FROM groundings")} == {kept, gone}
-    quality.thin(warehouse, later, later + MINUTE)
+    quality.thin(warehouse, ["support"], later, later + MINUTE)
     assert [row["interaction_id"] for row in warehouse.rows("FROM groundings")] == [kept]
 
 
+@pytest.mark.processes
 def test_labels_of_another_model_do_not_calibrate(warehouse: Warehouse) -> None:
     gone = {"start": START, "model": "old"}
-    for offset, invented, texts in ((1_000, True, INVENTED), (2_000, False, GROUNDED)):
+    for offset, alarm, texts in ((1_000, True, INVENTED), (2_000, False, GROUNDED)):
         ids = answers(warehouse, 40, offset=offset, **gone, **texts)
-        feedback(warehouse, ids, "hallucination", invented, source="expert", when=NOW, offset=offset)
+        labelled(warehouse, ids, 40 * alarm, NOW, alarm=alarm, offset=10 * offset)
     answers(warehouse, 30, offset=100, **GROUNDED)
     answers(warehouse, 10, offset=200, **INVENTED)
     assert not [f for f in measure(warehouse, SETTINGS, "support", NOW) if f.metric == "hallucination_rate"]
@@ -325,6 +384,12 @@ def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) 
     labels = {"workload": "support", "model_name": "support@1", "source": "user"}
     assert registry.get_sample_value("retuned_helpful_ratio", labels) == 1.0
     assert registry.get_sample_value("retuned_judged_answers", labels | {"rate": "helpful"}) == 20
+    interval = {"workload": "support", "rate": "helpful", "source": "user"}
+    low, high = (
+        registry.get_sample_value("retuned_rate_interval_ratio", interval | {"end": end}) for end in ("low", "high")
+    )
+    assert low is not None
+    assert 0.7 < low < 1.0 == high
     latency = {"workload": "support", "model_name": "*", "quantile": "0.95"}
     assert registry.get_sample_value("retuned_answer_latency_seconds", latency) == 0.5
     tokens = {"workload": "support", "model_name": "*", "kind": "input"}
@@ -334,9 +399,11 @@ def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) 
     assert registry.get_sample_value("retuned_helpful_ratio", labels) == 1.0
     metrics.quality("support", [])
     assert registry.get_sample_value("retuned_helpful_ratio", labels) is None
+    assert registry.get_sample_value("retuned_rate_interval_ratio", interval | {"end": "low"}) is None
     assert registry.get_sample_value("retuned_answer_latency_seconds", latency) is None
 
 
+@pytest.mark.processes
 def test_a_producer_that_makes_up_models_makes_no_more_series_than_others(warehouse: Warehouse) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -347,6 +414,8 @@ def test_a_producer_that_makes_up_models_makes_no_more_series_than_others(wareho
     ids += answers(warehouse, 5, offset=400, model="*")
     feedback(warehouse, ids, "helpful", True, when=NOW)
     feedback(warehouse, ids, "hallucination", False, source="expert", when=NOW, offset=1_000)
+    requested(warehouse, ids[:40], NOW, alarm=False)
+    requested(warehouse, ids[40:130], NOW, alarm=True)
     figures = measure(warehouse, SETTINGS, "support", NOW)
     metrics.quality("support", figures)
     models = {figure.model for figure in figures} - {"*", "other"}
@@ -386,7 +455,7 @@ def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(wareh
     measure(warehouse, SETTINGS, "support", now)
     newest = warehouse.rows("SELECT * FROM quality WHERE created_at >= ?", [now - timedelta(days=2)])
     for _ in range(2):
-        quality.thin(warehouse, now - timedelta(days=2), now)
+        quality.thin(warehouse, ["sales", "support"], now - timedelta(days=2), now)
         kept = warehouse.rows("SELECT workload, created_at FROM quality ORDER BY ALL")
         recent, old = (
             [row for row in kept if low < now - row["created_at"] <= high]
@@ -398,32 +467,6 @@ def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(wareh
         # The last of its hour, but for that in which the two days end.
         assert {row["created_at"].minute for row in recent[:-1]} == {40}
         assert len(old) == 2 * len({row["created_at"].date() for row in old}) == 2 * 4
-
-
-def test_the_grounding_rate_is_corrected_by_what_people_labelled(warehouse: Warehouse) -> None:
-    right = answers(warehouse, 60, offset=100, **GROUNDED)
-    wrong = answers(warehouse, 30, offset=200, **INVENTED)
-    # The scorer cannot see these inventions; experts do, and one of them overrules a user.
-    missed = answers(warehouse, 10, offset=300, context=GROUNDED["context"], response="Parcels take 2 days.")
-    feedback(warehouse, right, "hallucination", False, source="expert", when=NOW, offset=0)
-    feedback(warehouse, wrong + missed[1:], "hallucination", True, when=NOW, offset=100)
-    feedback(warehouse, missed[:1], "hallucination", False, when=NOW, offset=200)
-    feedback(warehouse, missed[:1], "hallucination", True, source="expert", when=NOW - MINUTE, offset=201)
-    figures = measure(warehouse, SETTINGS, "support", NOW)
-    raw = found(figures, "alarm_rate", "grounding")
-    corrected = found(figures, "hallucination_rate", "grounding_calibrated")
-    assert (raw.value, raw.n) == (0.3, 100)
-    assert (corrected.value, corrected.n) == (pytest.approx(0.4), 100)
-    assert corrected.low < 0.4 < corrected.high
-
-
-def test_few_labels_correct_nothing(warehouse: Warehouse) -> None:
-    right = answers(warehouse, 60, offset=100, **GROUNDED)
-    wrong = answers(warehouse, 19, offset=200, **INVENTED)
-    feedback(warehouse, right, "hallucination", False, when=NOW, offset=0)
-    feedback(warehouse, wrong, "hallucination", True, when=NOW, offset=100)
-    sources = {f.source for f in measure(warehouse, SETTINGS, "support", NOW) if f.metric == "hallucination_rate"}
-    assert sources == {"user"}
 
 
 def test_answers_to_the_same_question_are_compared(warehouse: Warehouse) -> None:
@@ -523,7 +566,7 @@ def of_texts(warehouse: Warehouse, thought: str, *, calling: bool) -> tuple[list
             asked = answers(warehouse, 1, start=when, offset=3_000 + number, response=said, **passage)
             feedback(warehouse, asked, "correction", right, when=NOW - MINUTE, offset=3_000 + number)
     with serving() as server:
-        server.reply = lambda _: "Verdict: supported"
+        server.reply = lambda _: "yes"
         settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
         figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
         shown = " ".join(str(question["messages"]) for question in server.asked)
@@ -531,6 +574,7 @@ def of_texts(warehouse: Warehouse, thought: str, *, calling: bool) -> tuple[list
     return [figure for figure in figures if figure.metric in kinds and figure.source != "user"], shown
 
 
+@pytest.mark.processes
 def test_reasoning_is_no_part_of_an_answer_and_who_only_calls_tools_says_nothing(tmp_path: Path) -> None:
     thought = "<think>\n- Hey! 77 days 🙂, or 88 euros?\n</think>\n\n"
     found = {}
@@ -544,7 +588,7 @@ def test_reasoning_is_no_part_of_an_answer_and_who_only_calls_tools_says_nothing
         assert "track" not in shown
     assert found["plain"] == found["thinking"]
     assert {figure.metric for figure in found["plain"]} == {
-        "alarm_rate", "abstention_rate", "contradiction_rate", "tone_likeness", "hallucination_rate",
+        "alarm_rate", "abstention_rate", "contradiction_rate", "tone_likeness",
     }  # fmt: skip
 
 
@@ -565,6 +609,9 @@ def test_few_approved_answers_are_no_measure(warehouse: Warehouse) -> None:
         ("Yes, you can.", "No, you cannot.", True),
         ("We open at 9:00.", "We open at 9 am.", False),
         ("We open at 9:00.", "We open at 10:00.", True),
+        ("Es kostet 5 Euro.", "Der Preis beträgt 6 €.", True),
+        ("Es kostet 5 Euro.", "Der Preis beträgt 5 €.", False),
+        ("You need two documents.", "There are three steps.", False),
     ],
 )
 def test_what_contradicts(one: str, other: str, expected: bool) -> None:
@@ -576,9 +623,39 @@ def test_a_judge_that_is_asked_is_not_mixed_with_feedback(warehouse: Warehouse) 
     ids = answers(warehouse, 8, offset=100, **GROUNDED) + answers(warehouse, 2, offset=200, **INVENTED)
     feedback(warehouse, ids[:4], "hallucination", True, source="judge", when=NOW)
     with serving() as server:
-        server.reply = lambda shown: "Verdict: " + ("invented" if "9 days" in shown else "supported")
+        server.reply = lambda shown: json.dumps({"supported": "no" if "9 days" in shown else "yes"})
         settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
         figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
-    asked, told = found(figures, "hallucination_rate", "llm"), found(figures, "hallucination_rate", "judge")
+    asked, told = found(figures, "alarm_rate", "llm"), found(figures, "hallucination_rate", "judge")
     assert ((asked.value, asked.n), (told.value, told.n)) == ((pytest.approx(0.2), 10), (1.0, 4))
     assert found(figures, "alarm_rate", "grounding").value == 0.2
+    assert {f.source for f in figures if f.metric == "hallucination_rate"} == {"judge"}
+    registry = CollectorRegistry()
+    Metrics(registry).quality("support", figures)
+    of = {"workload": "support", "source": "llm"}
+    assert registry.get_sample_value("retuned_detector_alarm_ratio", of) == pytest.approx(0.2)
+
+
+@pytest.mark.processes
+def test_what_a_judge_found_is_kept_and_makes_alarms(warehouse: Warehouse) -> None:
+    """It sees inventions that are no values; after a restart it is asked about none of them again."""
+    prose = {"context": json.dumps(["Our lamps are made of glass."])}
+    right = answers(warehouse, 36, offset=100, response="They are made of glass.", **prose)
+    wrong = answers(warehouse, 4, offset=200, response="They are made of crystal.", **prose)
+    with serving() as server:
+        server.reply = lambda shown: json.dumps({"supported": "no" if "crystal" in shown else "yes"})
+        settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
+        for _ in range(2):
+            opinions = Opinions(settings.quality, threading.Event())
+            figures = measure(warehouse, settings, "support", NOW, opinions)
+            assert len(server.asked) == 40
+        labelled(warehouse, wrong, 4, NOW, alarm=True)
+        labelled(warehouse, right[:30], 0, NOW, alarm=False, offset=20_000)
+        figures = measure(warehouse, settings, "support", NOW, opinions)
+        rate = found(figures, "hallucination_rate", "grounding_calibrated")
+        assert (rate.value, rate.n) == (pytest.approx(0.1), 40)
+        # Another model is asked anew.
+        other = settings.quality.model_copy(update={"judge_model": "wiser"})
+        measure(warehouse, settings, "support", NOW, Opinions(other, threading.Event()))
+        assert len(server.asked) == 80
+        assert warehouse.rows("SELECT count(*) AS n FROM detections") == [{"n": 40}]

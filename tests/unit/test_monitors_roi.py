@@ -14,14 +14,23 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.money.ledger import book
 from retuned.monitors.money.outcomes import outcomes
-from retuned.monitors.money.roi import Moments, Tenure, interval, left_out, of_workload, summary, tenures
+from retuned.monitors.money.roi import (
+    Moments,
+    Tenure,
+    interval,
+    left_out,
+    of_workload,
+    summary,
+    tenures,
+    uplift_interval,
+)
 from retuned.monitors.settings import RoiSettings, Settings, WindowsSettings
 
 HOUR = timedelta(hours=1)
 DAY = 24 * HOUR
 SETTINGS = Settings(
     roi=RoiSettings(hourly_rate=60.0, escalation_cost=0.0, token_cost=0.0),
-    windows=WindowsSettings(current_seconds=6 * 3_600.0),
+    windows=WindowsSettings(reference_seconds=2 * 86_400.0),
 )
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -52,8 +61,7 @@ def saved(warehouse: Warehouse, ids: list[str], minutes: list[float], offset: in
 
 def moments(n: Array, gain: Array, cost: Array) -> Moments:
     return Moments(
-        len(n), n.sum(), gain.sum(), cost.sum(), (n * n).sum(), (gain * gain).sum(), (cost * cost).sum(),
-        (gain * n).sum(), (gain * cost).sum(),
+        len(n), n.sum(), gain.sum(), cost.sum(), (gain * gain).sum(), (cost * cost).sum(), (gain * cost).sum(),
     )  # fmt: skip
 
 
@@ -120,8 +128,8 @@ def test_absurd_amounts_that_an_earlier_version_booked_leave_no_infinity(warehou
                 "ledger", id=f"{kind}{amount}", created_at=START, workload="support", kind=kind, item="inference",
                 quantity=amount, unit="EUR", rate=1.0, amount=amount, reference="", version="v1", promotion="p1",
             )  # fmt: skip
-    worth = {"conversations": 1, "interactions": 1, "gain": 1e308, "cost": 1e308, "interactions_squared": 1}
-    worth |= dict.fromkeys(("gain_squared", "cost_squared", "gain_interactions", "gain_cost"), math.inf)
+    worth = {"conversations": 1, "interactions": 1, "gain": 1e308, "cost": 1e308}
+    worth |= dict.fromkeys(("gain_squared", "cost_squared", "gain_cost"), math.inf)
     warehouse.insert("ledger_moments", workload="support", version="v1", promotion="p1", hour=START, **worth)
     assert summary(warehouse) == before
     assert of_workload(warehouse, "support")[1] == {"v1": before}
@@ -134,23 +142,20 @@ def test_absurd_amounts_that_an_earlier_version_booked_leave_no_infinity(warehou
 def test_intervals_hold_the_truth_as_often_as_they_say(conversations: int) -> None:
     rng = np.random.default_rng(11)
     size, draws, fixed = 50_000, 2_000, 50.0
-    now, before = population(rng, size, 0.4), population(rng, size, 0.3)
-    turns, gain, cost = (column.mean() for column in now)
+    now = population(rng, size, 0.4)
+    _, gain, cost = (column.mean() for column in now)
     truth = {
         "gains": conversations * gain,
         "ratio": conversations * gain / (fixed + conversations * cost),
-        "uplift": gain / turns - before[1].mean() / before[0].mean(),
     }
     held = dict.fromkeys(truth, 0)
     for _ in range(draws):
-        drawn, earlier = rng.integers(0, size, conversations), rng.integers(0, size, conversations)
+        drawn = rng.integers(0, size, conversations)
         of = moments(*(column[drawn] for column in now))
-        was = moments(*(column[earlier] for column in before))
         costs = fixed + of.cost
         found = {
             "gains": interval(of.gain, of.gain_variance),
             "ratio": interval(of.gain / costs, of.ratio_variance(of.gain / costs, costs)),
-            "uplift": interval(of.mean - was.mean, of.mean_variance, was.mean_variance),
         }
         for figure, (low, high) in found.items():
             assert low is not None
@@ -160,28 +165,32 @@ def test_intervals_hold_the_truth_as_often_as_they_say(conversations: int) -> No
 
 
 def test_a_promotion_is_held_against_what_went_before_by_hand(warehouse: Warehouse) -> None:
-    change = START + 10 * HOUR
+    change = START + 10 * DAY
     promoted(warehouse, "p1", "v1", None, change)
-    promoted(warehouse, "p2", None, "v1", change + 12 * HOUR, event="rolled_back")
+    promoted(warehouse, "p2", None, "v1", change + 3 * DAY, event="rolled_back")
     old = {"model": "support@base"}
-    earlier = answers(warehouse, 40, 0, start=START, **old)  # before the window of six hours
+    earlier = answers(warehouse, 40, 0, start=change - 3 * DAY, **old)  # before the two days
     saved(warehouse, earlier, [10.0] * 40, 0)
-    window = answers(warehouse, 40, 40, start=change - 2 * HOUR, **old)
-    saved(warehouse, window, [1.0, 3.0] * 20, 40)
-    since = answers(warehouse, 50, 80, start=change, model="support@v1")
-    saved(warehouse, since, [2.0, 4.0] * 25, 80)
+    for day, minutes in ((2, 1.0), (1, 3.0)):
+        asked = answers(warehouse, 20, 20 + 20 * day, start=change - day * DAY, **old)
+        saved(warehouse, asked, [minutes] * 20, 20 + 20 * day)
+    for day, minutes in ((0, 2.0), (1, 4.0)):
+        asked = answers(warehouse, 25, 80 + 25 * day, start=change + day * DAY, model="support@v1")
+        saved(warehouse, asked, [minutes] * 25, 80 + 25 * day)
     late = answers(warehouse, 5, 130, start=change, **old)  # the server had not changed yet
     saved(warehouse, late, [60.0] * 5, 130)
-    book(warehouse, SETTINGS, change + DAY)
+    book(warehouse, SETTINGS, change + 2 * DAY)
     back, first = tenures(warehouse, SETTINGS, "support")
     scatter = 1.959964 * math.sqrt(50 / 49 * 50)  # of the gains: each is one off the mean
-    half = 1.959964 * 50 * math.sqrt(1 / 49 + 1 / 39)
+    # The means of two days and of two: 2 and 4 less 1 and 3. A pooled t-test of two degrees of freedom.
+    half = 50 * 4.302653 * math.sqrt(2 * (1 / 2 + 1 / 2))
     assert first == Tenure(
         promotion="p1",
         event="promoted",
         created_at=change,
         version="v1",
         previous_version=None,
+        conversations=50,
         interactions=50,
         gains=150.0,  # 3 minutes each, at 1
         costs=25.0,  # 0.5 each
@@ -195,19 +204,81 @@ def test_a_promotion_is_held_against_what_went_before_by_hand(warehouse: Warehou
     )
     unknown = ("ratio", "ratio_low", "ratio_high", "counterfactual", "uplift", "uplift_low", "uplift_high")
     assert back == Tenure(
-        "p2", "rolled_back", change + 12 * HOUR, None, "v1",
-        interactions=0, gains=0.0, costs=0.0, **dict.fromkeys(unknown),
+        "p2", "rolled_back", change + 3 * DAY, None, "v1",
+        conversations=0, interactions=0, gains=0.0, costs=0.0, **{**dict.fromkeys(unknown), "counterfactual": 0.0,
+        "uplift": 0.0},
     )  # fmt: skip
 
-    # v1 answers nobody within the six hours before p2; one that comes in late counts where it belongs.
-    late = answers(warehouse, 1, 135, start=change + 8 * HOUR, model="support@v1")
-    after = answers(warehouse, 40, 136, start=change + 13 * HOUR, **old)
-    saved(warehouse, [*late, *after], [7.0] + [6.0] * 40, 135)
-    book(warehouse, SETTINGS, change + 2 * DAY)
+    # One that comes in late counts where it belongs.
+    late = answers(warehouse, 1, 135, start=change + 2 * DAY, model="support@v1")
+    after = answers(warehouse, 20, 136, start=change + 4 * DAY, **old)
+    saved(warehouse, [*late, *after], [7.0] + [6.0] * 20, 135)
+    book(warehouse, SETTINGS, change + 5 * DAY)
     back, first = tenures(warehouse, SETTINGS, "support")
-    assert (first.interactions, first.gains, first.counterfactual) == (51, 157.0, 102.0)
-    assert (back.interactions, back.gains, back.counterfactual, back.uplift) == (40, 240.0, 280.0, -40.0)
-    assert (back.uplift_low, back.uplift_high) == (None, None)  # one conversation tells no scatter
+    assert (first.conversations, first.gains, first.counterfactual) == (51, 157.0, 102.0)
+    assert (back.conversations, back.gains) == (20, 120.0)
+    assert back.counterfactual == pytest.approx(20 * 107 / 26)  # 25 of 4 minutes on the second day, one of 7
+    assert (back.uplift_low, back.uplift_high) == (None, None)  # 20 conversations show no scatter
+
+
+def test_as_much_gained_by_a_conversation_in_fewer_turns_is_no_uplift(warehouse: Warehouse) -> None:
+    change = START + 3 * DAY
+    promoted(warehouse, "p1", "v1", None, change)
+    offset = 0
+    for day in range(6):
+        turns, model = (3, "base") if day < 3 else (2, "v1")
+        for conversation in range(20):
+            ids = answers(
+                warehouse, turns, offset, start=START + day * DAY + conversation * HOUR / 4,
+                model=f"support@{model}", conversation_id=f"{day}-{conversation}",
+            )  # fmt: skip
+            saved(warehouse, ids[-1:], [float(conversation)], offset)
+            offset += turns
+    book(warehouse, SETTINGS, START + 7 * DAY)
+    (found,) = tenures(warehouse, SETTINGS, "support")
+    assert (found.conversations, found.interactions, found.gains) == (60, 120, 570.0)
+    assert found.uplift == pytest.approx(0.0)
+    assert found.uplift_low is not None
+    assert found.uplift_low < 0
+
+
+def test_an_uplift_has_no_interval_before_there_are_three_days(warehouse: Warehouse) -> None:
+    promoted(warehouse, "p1", "v1", None, START + DAY)
+    for number, known in ((2, False), (3, True)):
+        for day in range(number - 1 if known else 0, number):
+            model = "support@v1" if day else "support@base"
+            ids = answers(warehouse, 40, 40 * day, start=START + day * DAY, model=model)
+            saved(warehouse, ids, [float(minute % 5) for minute in range(40)], 40 * day)
+        book(warehouse, SETTINGS, START + 5 * DAY)
+        (found,) = tenures(warehouse, SETTINGS, "support")
+        assert found.uplift == pytest.approx(0.0)
+        assert (found.uplift_low is not None, found.uplift_high is not None) == (known, known)
+
+
+@pytest.mark.parametrize("deviation", [0.05, 0.1])
+def test_an_uplift_holds_the_truth_though_days_differ(deviation: float) -> None:
+    """A week before and a week after, 1,000 conversations a day: by conversations alone 22% to 73% would hold it."""
+    rng = np.random.default_rng(3)
+
+    def week(mean: float) -> Moments:
+        found = Moments()
+        for day in mean * (1 + deviation * rng.standard_normal(7)):
+            gain = np.where(rng.random(1_000) < 0.4, rng.lognormal(0.0, 0.8, 1_000), 0.0) * day
+            total = float(gain.sum())
+            found += Moments(
+                conversations=1_000, gain=total, gain_squared=float(gain @ gain), days=1,
+                conversations_squared=1_000_000, daily_gain_squared=total * total / 1_000,
+            )  # fmt: skip
+        return found
+
+    truth = 7_000 * 0.2 * 0.4 * math.exp(0.32)
+    held = 0
+    for _ in range(400):
+        low, high = uplift_interval(week(1.2), week(1.0))
+        assert low is not None
+        assert high is not None
+        held += low <= truth <= high
+    assert 0.92 <= held / 400 <= 0.98
 
 
 def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(warehouse: Warehouse) -> None:
@@ -257,8 +328,9 @@ def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(wareho
         ("conversations", "escalated"): 0,
         ("conversations", "unknown"): 37,
     }
-    saved(warehouse, answers(warehouse, 40, 40, start=START + 2 * HOUR, model="support@v1"), [3.0] * 40, 40)
-    book(warehouse, SETTINGS, START + 3 * HOUR)
+    since = answers(warehouse, 40, 40, start=START + 2 * HOUR, step=0.6 * HOUR, model="support@v1")  # two days
+    saved(warehouse, since, [3.0] * 40, 40)
+    book(warehouse, SETTINGS, START + 27 * HOUR)
     found = show()
     assert found["version_amount", "support@v1", "gain"] == 120.0
     assert (found["uplift_amount",], found["uplift_interval_amount", "low"]) == (80.0, 80.0)
@@ -267,4 +339,5 @@ def test_metrics_show_the_ledger_and_take_back_what_is_not_known_any_more(wareho
     assert later == {
         ("version_amount", "support@v1", "gain"): 120.0,
         ("version_amount", "support@v1", "cost"): 20.0,
+        ("uplift_amount",): 0.0,  # v2 answered nothing yet
     }

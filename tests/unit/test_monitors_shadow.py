@@ -56,7 +56,7 @@ def test_equal_answers_go_on_once_they_are_enough() -> None:
     rows = [scored(1.0, 1.0, "alike")] * 190 + [scored(0.0, 1.0)] * 5 + [scored(1.0, 0.0)] * 5
     verdict, reasons = decided(rows)
     assert verdict == "advance"
-    figures = "bad by scorers: 2% of 200 conversations, to the same questions 2% of 200"
+    figures = "bad by scorers: 2% of 200 conversations, to the same questions 2% of 200 conversations"
     assert reasons == [
         "not shown to be worse by more than 5 points",
         f"{figures} (conversations by scorer: alike 190, metric 10)",
@@ -71,9 +71,9 @@ def test_a_worse_one_is_taken_back_with_the_figures() -> None:
     verdict, reasons = decided([scored(1.0, 0.0, "judge")] * 30 + [scored(1.0, 1.0, "alike")] * 70)
     assert verdict == "roll_back"
     (reason,) = reasons
-    assert (
-        reason
-        == "bad by scorers: 30% of 100 conversations, to the same questions 0% of 100: worse by more than 5 points"
+    assert reason == (
+        "bad by scorers: 30% of 100 conversations, to the same questions 0% of 100 conversations: worse by more than "
+        "5 points"
     )
     few = [scored(1.0, 0.0)] * (WATCH.minimum_votes - 1)
     assert decided(few)[0] == "hold"
@@ -84,8 +84,8 @@ def test_what_nobody_can_judge_counts_against_whatever_it_is_asked_for() -> None
     assert decided(alike)[0] == "advance"
     verdict, reasons = decided([*alike, *[UNKNOWN] * 80])
     assert verdict == "hold"
-    assert reasons[0] == "too little is judged to show that it is not 20 points worse"
-    assert reasons[-1] == "in 80 more the two differ, and nothing could tell which is better"
+    assert reasons[0] == "too few are judged to show that it is not 20 points worse"
+    assert reasons[-1] == "in 80 more the two differ, and no scorer could decide which is better"
     worse = [scored(1.0, 0.0)] * 30 + [scored(1.0, 1.0)] * 70
     assert decided(worse)[0] == "roll_back"
     assert decided([*worse, *[UNKNOWN] * 500])[0] != "roll_back"
@@ -95,6 +95,6 @@ def test_the_time_ends_a_shadow_that_nothing_came_of() -> None:
     verdict, reasons = decided([], timedelta(days=7))
     assert verdict == "advance"
     assert reasons[0].startswith("the time of the shadow is over (7 days, rollout.maximum_seconds)")
-    assert reasons[1].startswith("no answer of it came: it is asked by `retuned gateway`")
+    assert reasons[1].startswith("it has given no answer yet: `retuned gateway`")
     assert decided([], timedelta(days=6))[0] == "hold"
     assert compare([], WATCH) == Shadow(None, {})

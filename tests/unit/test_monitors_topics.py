@@ -100,6 +100,7 @@ def test_other_prompts_get_the_topic_of_their_like() -> None:
     assert found.others[1] == max(set(refunds), key=refunds.count)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("new", [0.15, 0.3, 0.5])
 def test_the_share_of_new_prompts_is_estimated_with_its_interval(new: float) -> None:
     inside = 0
@@ -113,6 +114,28 @@ def test_the_share_of_new_prompts_is_estimated_with_its_interval(new: float) -> 
         assert found.difference.share == pytest.approx(new, abs=0.1)
         inside += found.difference.low <= new <= found.difference.high
     assert inside >= 4
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((3.0, 3, 2, 2, 1), (0.8, 3, 2, 2, 3.2)),  # a fifth moves from one topic to another
+        ((3.0, 3, 2, 2, 0), (3.0, 3, 2, 2, 2.5)),  # is about a new one
+        ((3.0, 3, 2, 2, 2.5), (3.0, 3, 2, 2, 0)),  # asks about one no more
+    ],
+    ids=["moved", "new", "gone"],
+)
+def test_a_fifth_that_changed_is_a_fifth_however_it_did(before: tuple[float, ...], after: tuple[float, ...]) -> None:
+    found = []
+    for seed in range(4):
+        rng = random.Random(seed)
+        topics = find_topics(prompts(500, rng, before), prompts(500, rng, after), 8)
+        assert topics is not None
+        found.append(topics.difference)
+    assert sum(one.low <= 0.2 <= one.high for one in found) == len(found)
+    assert np.mean([one.share for one in found]) == pytest.approx(0.2, abs=0.04)
+    assert all(one.low > 0.05 and one.high < 0.4 for one in found)
 
 
 # A static embedding model in the place of words
@@ -167,7 +190,7 @@ def test_by_a_model_languages_without_spaces_have_topics(tmp_path: Path) -> None
 
 
 def test_a_model_that_cannot_be_had_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match=r"drift\.embedding_model: .* is no folder of a model of model2vec"):
+    with pytest.raises(ConfigurationError, match=r"drift\.embedding_model: .* is not the folder of a model2vec model"):
         load_embedding(tmp_path)
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")

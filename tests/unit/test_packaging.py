@@ -8,6 +8,9 @@ import zipfile
 from itertools import chain
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("consumers", "daemon", "monitors", "retrain")
 

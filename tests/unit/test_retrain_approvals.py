@@ -105,11 +105,11 @@ def test_what_waits_is_not_in_service_and_is_announced_once(gate: Gate) -> None:
     promoted, asked = gate.messages()
     assert (asked["id"], asked["event"]) == (request.id, "approval_requested")
     assert asked["approval"] == {
-        "id": request.id, "version": NEW, "model": f"support@{NEW}", "expires_at": "2026-04-03T12:00:00.000Z",
-        "actor": None, "reason": None,
+        "id": request.id, "kind": "version", "version": NEW, "model": f"support@{NEW}",
+        "expires_at": "2026-04-03T12:00:00.000Z", "actor": None, "reason": None,
     }  # fmt: skip
     # Who reads no event but only what serves, and a compacted topic, go on with the champion.
-    serving = ("workload", "model", "version", "previous_version", "path", "base_model", "provider_model", "share")
+    serving = ("workload", "model", "version", "previous_version", "path", "base_model", "share")
     assert {name: asked[name] for name in serving} == {name: promoted[name] for name in serving}
     assert asked["version"] == OLD
 
@@ -135,7 +135,7 @@ def test_an_announcement_waits_for_the_broker_unless_the_request_is_settled_befo
     gate.publisher.publish = away  # type: ignore[method-assign]
     with pytest.raises(BrokerUnavailable):
         gate.passes(NEWER)
-    (request,) = [one for one in (approvals.waiting(gate.warehouse, "support"),) if one]
+    (request,) = approvals.waiting(gate.warehouse, "support")
     gate.decide(request)
     gate.publisher.publish = publish  # type: ignore[method-assign]
     gate.rollout.follow_up("support")
@@ -230,8 +230,8 @@ def test_what_is_refused_and_what_nobody_decided_on_is_announced_once(gate: Gate
     promoted, _, first, _, second = gate.messages()
     assert (first["event"], first["timestamp"]) == ("approval_refused", "2026-04-01T13:00:00.000Z")
     assert first["approval"] == {
-        "id": refused.id, "version": NEW, "model": f"support@{NEW}", "expires_at": "2026-04-03T12:00:00.000Z",
-        "actor": "bob", "reason": "it is rude",
+        "id": refused.id, "kind": "version", "version": NEW, "model": f"support@{NEW}",
+        "expires_at": "2026-04-03T12:00:00.000Z", "actor": "bob", "reason": "it is rude",
     }  # fmt: skip
     assert first["reason"].endswith(": refused by bob at 2026-04-01 13:00 UTC: it is rude")
     assert (second["event"], second["timestamp"]) == ("approval_expired", "2026-04-03T13:00:00.000Z")
@@ -265,7 +265,7 @@ def test_a_refusal_is_announced_though_it_came_while_the_request_was(gate: Gate)
 
     def decided_meanwhile(topic: str, key: str, message: dict[str, Any]) -> None:
         publish(topic, key, message)
-        (request,) = [one for one in (approvals.waiting(gate.warehouse, "support"),) if one]
+        (request,) = approvals.waiting(gate.warehouse, "support")
         with gate.warehouse.transaction() as cursor:
             approvals.settle(cursor, Verdict(request.id, "refused", "bob", "no"), gate.now)
 

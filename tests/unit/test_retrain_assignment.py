@@ -110,6 +110,7 @@ def test_what_answers_where_a_model_is_missing() -> None:
     assert alone.instead(alone.arms[0]) == []
 
 
+@pytest.mark.processes
 def test_it_imports_nothing_heavy() -> None:
     code = (
         "import sys; from retuned.retrain.release.assignment import assign; "

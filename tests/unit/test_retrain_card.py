@@ -88,7 +88,7 @@ def test_it_says_in_one_line_what_a_manager_asks() -> None:
 def test_figures_have_intervals_against_base_and_parent() -> None:
     lines = [line for line in render(FULL).splitlines() if line.startswith("| new questions")]
     assert lines[0] == "| new questions | this version | 40 | 0.750 |  |"
-    assert lines[1].startswith("| new questions | its parent 77ab01de | 40 | 0.250 | +0.500 (+0.3")
+    assert lines[1].startswith("| new questions | its parent 77ab01de | 40 | 0.250 | +0.500 (+0.2")
     assert lines[2].startswith("| new questions | what production had answered | 40 | 0.125 | +0.625 (+0.4")
     assert lines[3].startswith("| new questions | the base model | 40 | 0.000 | +0.750 (+0.5")
     assert "- Within the limit.\n" in render(FULL)
@@ -96,7 +96,7 @@ def test_figures_have_intervals_against_base_and_parent() -> None:
 
 def test_one_quantity_has_one_form() -> None:
     """The gate writes scores as 0.750 and gains as +0.500; so does the card."""
-    good = render(FULL).split("## How good it is")[1].split("The gate, in its own words")[0]
+    good = render(FULL).split("## How good it is")[1].split("The gate's reasons")[0]
     assert "%" not in good.replace("95%", "")
 
 
@@ -104,7 +104,7 @@ def test_what_it_was_judged_on_is_no_part_of_what_it_learned_from() -> None:
     learned = render(FULL).split("## What it learned from")[1].split("## Where")[0]
     table, _, rest = learned.strip().partition("\n\n")
     assert "40" not in table
-    assert rest.startswith("It was judged on 40 other examples, that nothing was trained on.")
+    assert rest.startswith("It was evaluated on 40 other examples, on which nothing was trained.")
 
 
 def test_it_says_what_the_workload_is_for_where_that_is_configured() -> None:

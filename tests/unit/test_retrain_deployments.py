@@ -1,20 +1,16 @@
-"""What should serve: shares, the transaction with the aliases, what is drained; and its routing for others."""
+"""What should serve: shares, the transaction with the aliases, what is drained."""
 
-import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.schema import MIGRATIONS
 from retuned.daemon.settings import Settings
-from retuned.daemon.transfer.exports import Export, content
 from retuned.retrain.release import retention
 from retuned.retrain.release.deployments import deploy, deployments, drain, wanted
 from retuned.retrain.release.reconciler import Reconciler
@@ -203,66 +199,3 @@ def test_what_served_before_the_update_serves_after_it(warehouse: Warehouse) -> 
     assert [tuple(row.values()) for row in found] == [
         ("a", OLD, 0.0), ("a", NEW, 1.0), ("b", OLD, 0.0), ("b", None, 1.0), ("c", OLD, 1.0),
     ]  # fmt: skip
-
-
-# Routing
-
-
-def routing(warehouse: Warehouse, settings: Settings, format: str, workload: str | None = None) -> list[Any]:
-    pieces = b"".join(content(Export("routing", format, workload), warehouse, settings))
-    return list(yaml.safe_load_all(pieces))
-
-
-@pytest.fixture
-def split(warehouse: Warehouse) -> None:
-    """A workload half-way, and one whose base model serves."""
-    set_shares(warehouse, NOW, {OLD: 0.95, NEW: 0.05})
-    with warehouse.transaction() as cursor:
-        deploy(cursor, "Legal/contracts", {None: 1.0}, NOW)
-
-
-@pytest.mark.usefixtures("split")
-def test_routing_of_the_gateway_api_has_a_rewrite_for_each_workload(warehouse: Warehouse, settings: Settings) -> None:
-    legal, support = routing(warehouse, settings, "gateway-api")
-    assert support["apiVersion"] == "inference.networking.x-k8s.io/v1alpha2"
-    assert support["kind"] == "InferenceModelRewrite"
-    (rule,) = support["spec"]["rules"]
-    assert rule["matches"] == [{"model": {"type": "Exact", "value": "support"}}]
-    assert rule["targets"] == [
-        {"modelRewrite": f"support@{OLD}", "weight": 9_500},
-        {"modelRewrite": f"support@{NEW}", "weight": 500},
-    ]
-    assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", legal["metadata"]["name"])
-    assert legal["spec"]["rules"][0]["targets"] == [{"modelRewrite": "/models/base", "weight": 10_000}]
-
-
-@pytest.mark.usefixtures("split")
-def test_routing_for_litellm_has_each_version_on_each_replica(warehouse: Warehouse, settings: Settings) -> None:
-    targets = [
-        {"kind": "vllm", "urls": ["http://a:8000/v1", "http://b:8000/v1/"]},
-        {"kind": "sglang", "urls": ["http://c:30000/v1"]},
-    ]
-    serving = settings.serving.model_validate({"targets": targets})
-    (found,) = routing(warehouse, settings.model_copy(update={"serving": serving}), "litellm", "support")
-    assert {one["model_name"] for one in found["model_list"]} == {"support"}
-    assert [tuple(one["litellm_params"].values()) for one in found["model_list"]] == [
-        (f"hosted_vllm/support@{OLD}", "http://a:8000/v1", 3_167),
-        (f"hosted_vllm/support@{OLD}", "http://b:8000/v1", 3_167),
-        (f"openai//models/base:support@{OLD}", "http://c:30000/v1", 3_167),
-        (f"hosted_vllm/support@{NEW}", "http://a:8000/v1", 167),
-        (f"hosted_vllm/support@{NEW}", "http://b:8000/v1", 167),
-        (f"openai//models/base:support@{NEW}", "http://c:30000/v1", 167),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("export", "said"),
-    [
-        (Export("routing"), "routing has the formats gateway-api, litellm, not jsonl"),
-        (Export("routing", "litellm", since="2026-01-01"), "leave --since and --until out"),
-        (Export("ledger", "litellm"), "none of jsonl, parquet"),
-    ],
-)
-def test_a_routing_that_cannot_be_is_refused(export: Export, said: str) -> None:
-    with pytest.raises(RetunedError, match=said):
-        export.check()

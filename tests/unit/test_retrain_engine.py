@@ -1,6 +1,7 @@
 """Which engine trains, at which rate, on which GPUs, and when it writes a checkpoint."""
 
 import math
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.runners import devices
 from retuned.retrain.settings import TrainSettings
-from retuned.retrain.training import engine
+from retuned.retrain.training import engine, launch
 from retuned.retrain.training.checkpoints import Times
 from retuned.retrain.training.steps import check_finite
 
@@ -21,8 +22,11 @@ from retuned.retrain.training.steps import check_finite
         ({}, "llama", 0, "packed"),
         ({}, "llama", 2, "trl"),
         ({}, "mixtral", 0, "trl"),
-        ({"preference": "dpo"}, "llama", 2, "packed"),
-        ({"engine": "packed"}, "mixtral", 8, "packed"),
+        ({"preference": "dpo"}, "llama", 0, "trl"),
+        ({"method": "full"}, "llama", 0, "trl"),
+        ({"method": "qlora"}, "llama", 0, "packed"),
+        ({"processes": 2}, "llama", 0, "trl"),
+        ({"engine": "packed"}, "mixtral", 0, "packed"),
         ({"engine": "trl"}, "llama", 0, "trl"),
     ],
 )
@@ -34,18 +38,49 @@ def test_the_engine_and_why(changes: dict[str, Any], model_type: str, gpus: int,
 
 def test_without_trl_packed_trains_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "find_spec", lambda _: None)
-    chosen = engine.choose("llama", TrainSettings(), 8)
+    chosen = engine.choose("mixtral", TrainSettings(), 0)
     assert (chosen.name, "trl is not installed" in chosen.reason) == ("packed", True)
     assert engine.choose("llama", TrainSettings(), 0).reason == "it computes llama faster on a CPU"
-    with pytest.raises(RetunedError, match=r"train.engine trl: .* pip install 'retuned\[trl\]'"):
-        engine.choose("llama", TrainSettings(engine="trl"), 8)
+    for settings, gpus, reason in (
+        (TrainSettings(engine="trl"), 0, "train.engine is trl"),
+        (TrainSettings(), 8, "the training runs on a GPU"),
+        (TrainSettings(preference="kto"), 0, "train.preference is kto"),
+    ):
+        with pytest.raises(RetunedError, match=rf"{reason}.*, and trl is not .* pip install 'retuned\[trl\]'"):
+            engine.choose("llama", settings, gpus)
 
 
 def test_settings_that_an_engine_cannot_keep_are_refused() -> None:
-    with pytest.raises(RetunedError, match=r"train.preference kto; set that to none"):
-        engine.choose("llama", TrainSettings(engine="trl", preference="kto"), 0)
-    with pytest.raises(RetunedError, match=r"train.accelerate_file; unset that, or set trl"):
-        engine.choose("llama", TrainSettings(engine="packed", accelerate_file=Path("fsdp2.yaml")), 2)
+    for changes, gpus, reason in (
+        ({"preference": "kto"}, 0, "train.preference is kto"),
+        ({"method": "full"}, 0, "train.method is full"),
+        ({"accelerate_file": Path("fsdp2.yaml")}, 0, "train.accelerate_file is set"),
+        ({}, 2, "the training runs on a GPU"),
+    ):
+        with pytest.raises(RetunedError, match=rf"train.engine packed: .*{reason}.*; set it to trl or auto"):
+            engine.choose("llama", TrainSettings(engine="packed", **changes), gpus)
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "expected"),
+    [
+        ({}, 1, [(8, False), (8, True), (4, True), (2, True), (1, True)]),
+        ({"batch_size": 6}, 1, [(6, False), (6, True), (3, True), (1, True)]),
+        ({}, 8, [(1, False), (1, True)]),
+        ({"preference": "kto"}, 2, [(4, False), (4, True), (2, True)]),
+    ],
+)
+def test_less_is_computed_at_once_and_no_step_loses_a_row(
+    settings: dict[str, Any], processes: int, expected: list[tuple[int, bool]]
+) -> None:
+    made = TrainSettings(**settings)
+    assert engine.ways(made, processes) == expected
+    assert all(made.batch_size % (rows * processes) == 0 for rows, _ in expected)
+
+
+def test_a_step_that_processes_cannot_share_is_refused() -> None:
+    with pytest.raises(RetunedError, match=r"train.batch_size 8: trl cannot divide it evenly among 3 processes"):
+        engine.ways(TrainSettings(), 3)
 
 
 @pytest.mark.parametrize(
@@ -109,20 +144,38 @@ def test_children_see_the_gpus_that_are_theirs(monkeypatch: pytest.MonkeyPatch) 
         devices.gpu_memory(TrainSettings(devices=(0, 3)))
 
 
-def test_sharding_is_read_from_accelerates_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trl = pytest.importorskip("retuned.retrain.training.trl")
-    environment: dict[str, str] = {}
-    monkeypatch.setattr("os.environ", environment)
+def test_a_configuration_that_shards_is_checked_and_given_to_accelerate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.setattr(launch, "has_gpu", lambda _: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("sys.argv", ["train", "job.json"])
     example = Path(__file__).parents[2] / "deploy" / "fsdp2.yaml"
-    trl.prepare(TrainSettings(accelerate_file=example))
-    assert environment["ACCELERATE_USE_FSDP"] == "true"
-    assert environment["FSDP_VERSION"] == "2"
-    assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+
+    def command(**changes: Any) -> list[str]:
+        job = {"settings": TrainSettings(**changes).model_dump(mode="json")}
+        found = launch.launcher("retuned.retrain.training.train", job)
+        assert found is not None
+        assert launch.launcher("retuned.retrain.training.train", job) is None  # in the processes that it starts
+        del os.environ["RETUNED_LAUNCHED"]
+        return found[1:]
+
+    plain = command()
+    assert plain[:2] == ["-m", "torch.distributed.run"]
+    assert plain[plain.index("--nproc-per-node") + 1] == "4"
+    assert os.environ["OMP_NUM_THREADS"] == "3"  # the launcher would set 1
+    sharded = command(accelerate_file=example, processes=2)
+    assert sharded[:2] == ["-m", "accelerate.commands.launch"]
+    assert sharded[sharded.index("--num_processes") + 1] == "2"
+    assert sharded[-3:] == plain[-3:] == ["--module", "retuned.retrain.training.train", "job.json"]
     first = tmp_path / "fsdp1.yaml"
     first.write_text(example.read_text().replace("fsdp_version: 2", "fsdp_version: 1"))
-    with pytest.raises(RetunedError, match=r"accelerate_file .*expected FSDP version 2 .*FSDP_VERSION"):
-        trl.prepare(TrainSettings(accelerate_file=first))
+    with pytest.raises(RetunedError, match=r"accelerate_file .*expected FSDP version 2 .*fsdp_version is 1"):
+        command(accelerate_file=first)
     with pytest.raises(RetunedError, match=r"accelerate_file .*missing.yaml"):
-        trl.prepare(TrainSettings(accelerate_file=tmp_path / "missing.yaml"))
+        command(accelerate_file=tmp_path / "missing.yaml")
     with pytest.raises(RetunedError, match=r"with train.method qlora"):
-        trl.prepare(TrainSettings(accelerate_file=example, method="qlora"))
+        command(accelerate_file=example, method="qlora")

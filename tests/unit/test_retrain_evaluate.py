@@ -8,20 +8,12 @@ import pytest
 from judges import serving
 
 from retuned.retrain.data.dataset import Dataset
-from retuned.retrain.decision.evaluate import (
-    BASE,
-    CANDIDATE,
-    LOGGED,
-    Evaluation,
-    drawn,
-    evaluate,
-    grounded,
-    measured,
-    metric_in_child,
-    scored,
-    summary,
-)
+from retuned.retrain.decision.evaluate import drawn, evaluate
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED, Evaluation, summary
+from retuned.retrain.decision.measures import grounded, measured, scored
+from retuned.retrain.decision.metric_job import metric_in_child
 from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.label import Label
 from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
 from retuned.retrain.versions import ADAPTER_FILES
 
@@ -117,6 +109,19 @@ def test_too_many_rows_are_drawn_evenly_over_topics_and_origins() -> None:
     assert len(drawn([{"row_id": str(i)} for i in range(9)], 4)) == 4
 
 
+def test_of_labels_enough_rows_of_each_are_drawn_to_see_that_one_is_lost() -> None:
+    rows: list[dict[str, Any]] = [
+        {"row_id": f"{label}-{i}", "completion": f"label {label}"} for label in range(50) for i in range(1 + label % 9)
+    ]
+    metric = Label([f"label {label}" for label in range(50)])
+    found = drawn(rows, 60, metric)
+    for label in range(50):
+        there = 1 + label % 9
+        assert sum(row["completion"] == f"label {label}" for row in found) == min(there, 6), label
+    assert len(drawn(rows, 240, metric)) == 240
+    assert len(drawn([row | {"topic": "t"} for row in rows], 60)) == 60  # answers in words are not short
+
+
 def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,14 +129,14 @@ def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
 
     def keep(_: str, job: dict[str, Any], *__: Any, environment: dict[str, str], **___: Any) -> dict[str, Any]:
         given.update(job=json.loads(json.dumps(job)), environment=environment)
-        return {"rows": [], "figures": {}, "effect_probe": None}
+        return {"rows": [], "figures": {}, "effect_probe": None, "exam": {}}
 
     monkeypatch.setattr("retuned.retrain.runners.local.run_child", keep)
     monkeypatch.setenv("RETUNED_EVALUATE_JUDGE_KEY", "")
     for name in ("config.json", "model.safetensors", *ADAPTER_FILES):
         (tmp_path / name).touch()  # of the base model and of the adapter
     with serving() as server:
-        server.reply = lambda _: "Verdict: tie"
+        server.reply = lambda _: '{"same": "yes"}'
         settings = Settings(
             models=ModelsSettings(base=tmp_path, directory=tmp_path),
             evaluate=server.settings(judge_key="a-secret"),

@@ -9,7 +9,11 @@ import pytest
 
 from retuned.retrain.data.examples import Example, Rewriter
 from retuned.retrain.data.filters import filtered, repetitive
-from retuned.retrain.data.similarity import text_hash
+from retuned.retrain.data.identity import text_hash
+from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.json_fields import Json
+from retuned.retrain.scoring.label import Label
+from retuned.retrain.scoring.score import Metric
 from retuned.retrain.settings import FILTERS, DatasetSettings
 
 WHEN = datetime(2026, 3, 2)
@@ -48,9 +52,11 @@ def row(completion: str, **more: Any) -> Example:
     return replace(made, **more)
 
 
-def found(*rows: Example, cut: tuple[str, ...] = (), wanted: Any = FILTERS) -> dict[str, str]:
-    usual = [row(text) for text in GOOD]
-    return dict(filtered([*usual, *rows], cut, wanted))
+def found(
+    *rows: Example, cut: tuple[str, ...] = (), wanted: Any = FILTERS, metric: Metric | None = None
+) -> dict[str, str]:
+    usual = [row(text) for text in GOOD] if metric is None else []
+    return filtered([*usual, *rows], cut, wanted, metric or Facts())
 
 
 def test_good_answers_pass() -> None:
@@ -62,7 +68,6 @@ def test_good_answers_pass() -> None:
     [
         ("You can return it to any of our shops and", "incomplete"),
         ("You can return it to any of our many shops in the", "incomplete"),
-        ("You can return it to any of our shops in Oslo or Bergen before the end", "incomplete"),
         ("You can return it. " * 8, "repetitive"),
         ("very " * 20 + "good.", "repetitive"),
         ("I'm sorry, but I can't help with that.", "refusing"),
@@ -97,6 +102,32 @@ def test_what_an_expert_wrote_is_whole() -> None:
     assert found(row("Press the blue button to sign in", kind="correction", source="expert")) == {}
 
 
+def test_what_an_expert_wrote_is_not_judged_by_its_form() -> None:
+    odd = ["Yes, it does so. " * 9, "Sie können das Zelt innerhalb von vierzehn Tagen in jedem Laden zurückgeben."]
+    context = json.dumps(["It takes 3 days."])
+    assert found(*(row(text, kind="correction", source="expert", context=context) for text in odd)) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["opt-in", "14 days", "SELECT id FROM orders WHERE paid = true", "https://a.example/b"]
+)
+def test_an_accepted_answer_needs_no_full_stop(text: str) -> None:
+    assert found(row(text)) == {}
+
+
+def test_line_items_of_a_document_do_not_repeat_themselves() -> None:
+    items = ", ".join(f'{{"name": "pen", "unit": "piece", "amount": {number}, "price": 2}}' for number in range(8))
+    invoice = row(f'{{"total": 56, "items": [{items}]}}')
+    assert found(invoice, metric=Json({})) == {}
+
+
+def test_what_the_metric_cannot_read_is_set_aside_whoever_wrote_it() -> None:
+    rows = [row("refund"), row("lol are you serious"), row("hm", kind="correction", source="expert")]
+    wrong = {"lol are you serious": "unreadable", "hm": "unreadable"}
+    assert found(*rows, metric=Label(["refund", "exchange"])) == wrong
+    assert found(row("no json"), metric=Json({})) == {"no json": "unreadable"}
+
+
 def test_a_language_that_is_usual_here_is_none_too_many() -> None:
     german = [
         "Sie können das Zelt innerhalb von vierzehn Tagen zurückgeben.",
@@ -110,7 +141,7 @@ def test_facts_must_stand_in_the_passages_or_the_question() -> None:
     context = json.dumps(["Tents go back within 14 days, to Bergen. Parcels leave on 2026-03-04."])
     told = "You have 14 days, and Bergen takes it back on 4 March 2026; order A77 is yours."
     assert found(row(told, context=context, asked="Where does order A77 go?")) == {}
-    for invented in ("You have 15 days.", "Send it to Paris please.", "It left on 5 March.", "Call us about B12."):
+    for invented in ("You have 15 days.", "It left on 5 March.", "Call us about B12."):
         assert found(row(invented, context=context)) == {invented: "ungrounded"}
         assert found(row(invented)) == {}
         assert found(row(invented, context=context, kind="correction", source="expert")) == {}
@@ -140,3 +171,12 @@ def test_a_placeholder_that_the_prompt_does_not_hold_is_not_learned() -> None:
     passage = row("Call <PHONE_1> please.", context=json.dumps(["Our phone is <PHONE_1>."]))
     assert found(taught, known, other, passage) == dict.fromkeys([taught.completion, other.completion], "placeholder")
     assert found(taught, wanted=[name for name in FILTERS if name != "placeholder"]) == {}
+
+
+def test_an_answer_in_the_language_of_its_question_is_fit() -> None:
+    german = "Sie können das Zelt innerhalb von vierzehn Tagen in jedem unserer Läden zurückgeben."
+    asked = "In welchen Läden kann ich das Zelt zurückgeben, und wie lange habe ich dafür Zeit?"
+    assert found(replace(row(german), question=asked)) == {}
+    assert found(replace(row(german), question="Which shops take the tent back, and for how long?")) == {
+        german: "off_language"
+    }

@@ -13,8 +13,8 @@ from retuned.retrain.data.build import _SCHEMAS
 from retuned.retrain.data.dataset import THUMBS, Dataset
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.folds import FOLDS, can_fold, folds
-from retuned.retrain.data.similarity import text_hash
-from retuned.retrain.settings import GateSettings, Settings, TrainSettings
+from retuned.retrain.data.identity import text_hash
+from retuned.retrain.settings import GateSettings, Settings
 
 AT = datetime(2026, 3, 2)
 TOPICS = ("returns", "delivery")
@@ -108,8 +108,3 @@ def test_many_new_rows_and_next_to_none_are_not_dealt_into_folds(limit: int, pos
     settings = Settings(gate=GateSettings(fold_rows=limit))
     assert can_fold(31, settings) == possible
     assert not can_fold(3, settings)
-
-
-def test_a_provider_is_not_paid_for_four_more_trainings() -> None:
-    there = TrainSettings(engine="api", api_url="http://127.0.0.1:9/v1")
-    assert not can_fold(31, Settings(train=there))

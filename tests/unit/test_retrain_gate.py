@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import comb
 from statistics import NormalDist
 
@@ -8,8 +9,8 @@ import pytest
 from simulation import Candidate, Row, graded, simulate, skewed
 
 from retuned.retrain.decision.gate import decide, lacks_evidence
-from retuned.retrain.decision.interval import POWER, error_of_try, interval
-from retuned.retrain.settings import GateSettings
+from retuned.retrain.decision.interval import POWER, error_of_try, examples_needed, interval
+from retuned.retrain.settings import GateSettings, IncumbentSettings
 
 
 def rows(
@@ -91,7 +92,7 @@ def test_rows_where_hallucination_cannot_be_told_do_not_count() -> None:
     unknown = rows([row.score for row in GOOD], hallucinated=[None] * 40)
     decision = decide(POOR, unknown, [], [], SETTINGS)
     assert decision.outcome
-    assert "could not be told" in decision.reasons[1]
+    assert "could be checked for hallucinations" in decision.reasons[1]
 
 
 def test_a_slower_candidate_is_refused() -> None:
@@ -163,6 +164,83 @@ def test_what_production_answered_is_information_beside_a_champion_and_where_lit
     assert "score_logged" not in decide(POOR, GOOD, [], [], SETTINGS, serving=False).figures
 
 
+def test_beside_an_incumbent_as_good_within_the_margin_is_enough() -> None:
+    logged = produced([0.0] * 4 + [1.0] * 196)
+    as_good, worse = rows([1.0] * 3 + [0.0] * 3 + [1.0] * 194), rows([0.0] * 20 + [1.0] * 180)
+    poor = rows([0.0] * 200)
+    beside = partial(decide, poor, logged=logged, serving=False, incumbent=incumbent(margin=0.05))
+    assert not decide(poor, as_good, [], [], SETTINGS, logged=logged, serving=False).outcome
+    decision = beside(as_good, [], [], SETTINGS)
+    assert decision.outcome
+    assert "as good within 5 points (incumbent.margin)" in " ".join(decision.reasons)
+    refused = beside(worse, [], [], SETTINGS)
+    assert not refused.outcome
+    assert refused.reasons[-1].startswith("Refused by: logged. On examples that scatter like these a gain over")
+    unknown = beside(as_good, [], [], SETTINGS, in_other_words=False)
+    assert not unknown.outcome
+    assert "gain_over_logged" not in unknown.figures
+    assert not lacks_evidence(unknown)
+
+
+def test_beside_an_incumbent_its_wrong_answers_count_as_often_as_they_occur() -> None:
+    """People correct wrong answers more often than they praise right ones; on these the candidate gains."""
+    logged = produced([0.0] * 200 + [1.0] * 200)
+    candidate = rows([1.0] * 180 + [0.0] * 20 + [0.0] * 30 + [1.0] * 170)
+    poor = rows([0.0] * 400)
+    beside = partial(decide, poor, candidate, [], [], SETTINGS, logged=logged, serving=False)
+    gains = {
+        share: beside(incumbent=incumbent(margin=0.03, wrong_share=share)).figures["gain_over_logged"]
+        for share in (None, 0.0, 0.1, 0.5)
+    }
+    assert gains == pytest.approx({None: -0.15, 0.0: -0.15, 0.1: -0.045, 0.5: 0.375})
+    assert not beside(incumbent=incumbent(margin=0.03)).outcome
+    assert beside(incumbent=incumbent(margin=0.03, wrong_share=0.5)).outcome
+    unknown = " ".join(beside(incumbent=incumbent(margin=0.03)).reasons)
+    assert "only the 200 answers that people called good count" in unknown
+
+
+def test_beside_an_incumbent_a_try_errs_no_more_often_than_the_gate_allows() -> None:
+    gains = np.array([1.0] * 5 + [0.0] * 30 + [-1.0] * 5)
+    right, wrong = ([Row(f"{kind}{i}", 0.5, kind=kind) for i in range(40)] for kind in ("accepted", "correction"))
+    candidate = [replace(row, score=0.5 + gains[i % 40] / 2) for i, row in enumerate([*right, *wrong])]
+    poor = [replace(row, score=0.0) for row in candidate]
+
+    def ends(tries: int, share: float | None) -> tuple[float, float]:
+        judge = partial(decide, poor, candidate, [], [], SETTINGS, tries, [*right, *wrong], serving=False)
+        figures = judge(incumbent=incumbent(margin=0.05, wrong_share=share)).figures
+        low, high = figures["gain_over_logged_low"], figures["gain_over_logged_high"]
+        assert figures["unseen[logged]"] == pytest.approx(figures["gain_over_logged"] - low - 0.05)
+        return low, high
+
+    for tries in (0, 3):
+        error = error_of_try(SETTINGS, tries)
+        assert ends(tries, None) == pytest.approx(interval(gains / 2, error))
+        # Of two strata that gain alike, each end errs half as often.
+        assert ends(tries, 0.5) == pytest.approx(interval(gains / 2, error / 2))
+
+
+def test_beside_an_incumbent_answers_of_one_conversation_are_one_example() -> None:
+    logged, scores = produced([1.0] * 40 + [0.0] * 20), [1.0] * 60
+    for conversations in (19, 20):
+        candidate = [
+            replace(row, cluster=f"c{i % conversations}" if i < 40 else None) for i, row in enumerate(rows(scores))
+        ]
+        beside = partial(decide, rows([0.0] * 60), candidate, [], [], SETTINGS, logged=logged, serving=False)
+        assert beside(incumbent=incumbent(margin=0.2)).outcome == (conversations == 20)
+
+
+def test_beside_a_champion_the_incumbent_is_no_bar() -> None:
+    logged = produced([1.0] * 40)
+    assert not decide(
+        POOR, GOOD, [], [], SETTINGS, logged=logged, serving=False, incumbent=incumbent(margin=0.05)
+    ).outcome
+    assert decide(POOR, GOOD, [], [], SETTINGS, logged=logged, incumbent=incumbent(margin=0.05)).outcome
+
+
+def incumbent(**values: float | None) -> IncumbentSettings:
+    return IncumbentSettings(url="https://api.example/v1", model="mini", **values)  # type: ignore[arg-type]
+
+
 def test_many_small_gains_do_not_hide_a_few_great_losses() -> None:
     """Scores of JSON are shares: a guard must weigh by how much an answer got worse, not how many did."""
     kept = rows([0.8] * 60)
@@ -189,6 +267,7 @@ def test_a_drop_by_just_the_limit_passes() -> None:
     assert "+0.250, within the allowed 0.250" in decision.reasons[3]
 
 
+@pytest.mark.faults
 def test_a_guard_errs_as_seldom_on_graded_scores_as_on_others() -> None:
     """A candidate that is worse by just the limit passes most of the time, and a harmless one nearly always."""
     rng = np.random.default_rng(5)
@@ -253,17 +332,43 @@ def test_a_loss_on_one_slice_is_refused_though_the_whole_gains() -> None:
 
 
 def test_of_many_slices_each_must_show_more_than_one_that_is_looked_at_alone() -> None:
-    """Five of twelve lost, a tenth allowed: a chance of 9%."""
-    scores = [0.0] * 7 + [1.0] * 5 + [0.0] * 48
+    """Five of twelve lost, a tenth allowed: a chance of 9%. Of thirty slices chance makes one look as bad."""
+    scores = [0.0] * 7 + [1.0] * 5 + [0.0] * 348
     old = [Row(f"r{i}", score, slices=("a",) if i < 12 else ()) for i, score in enumerate(scores)]
     new = [replace(row, score=0.0 if i < 12 else 1.0) for i, row in enumerate(old)]
-    settings = GateSettings(maximum_slice_drop=0.1)
-    alone = decide(old, new, [], [], settings)
+    alone = decide(old, new, [], [], SETTINGS)
     assert (alone.outcome, alone.figures["passed[slices]"]) == (False, 0.0)
-    beside = [row if i % 2 or i < 12 else replace(row, slices=("b",)) for i, row in enumerate(new)]
-    decision = decide(old, beside, [], [], settings)
+    beside = [row if i < 12 else replace(row, slices=(f"b{i // 12}",)) for i, row in enumerate(new)]
+    decision = decide(old, beside, [], [], SETTINGS)
     assert decision.outcome
-    assert "“a”" in decision.reasons[4]  # the worst of them is told
+    assert "“a”" in decision.reasons[4]  # the worst of them is named
+
+
+@pytest.mark.parametrize("slices", [12, 24])
+def test_a_slice_that_is_lost_is_found_among_many(slices: int) -> None:
+    """All eight of one slice, though the others gain."""
+    rng = np.random.default_rng(slices)
+    old = [Row(f"r{i}", float(i < 8 or rng.random() < 0.5), slices=(f"s{i // 8}",)) for i in range(8 * slices)]
+    new = [replace(row, score=float(i >= 8 and (bool(row.score) or rng.random() < 0.8))) for i, row in enumerate(old)]
+    decision = decide(old, new, [], [], SETTINGS)
+    assert decision.figures["passed[gain]"] == 1.0
+    assert decision.reasons[-1] == "Refused by: slices."
+    assert "“s0” (8 examples)" in decision.reasons[4]
+
+
+@pytest.mark.faults
+def test_of_equal_candidates_few_are_refused_by_any_of_many_slices() -> None:
+    """Twelve topics, three languages and two kinds of conversation, each row in one of each."""
+    rng = np.random.default_rng(4)
+    refused = 0
+    for _ in range(200):
+        chances = rng.beta(0.8, 0.8, 144)
+        slices = [(f"topic:{i % 12}", f"language:{i % 3}", f"turns:{i % 2}") for i in range(144)]
+        old, new = (
+            [Row(f"r{i}", float(rng.random() < chances[i]), slices=slices[i]) for i in range(144)] for _ in range(2)
+        )
+        refused += not decide(old, new, [], [], SETTINGS).figures["passed[slices]"]
+    assert refused <= 20
 
 
 def test_eight_examples_are_a_slice() -> None:
@@ -324,6 +429,7 @@ def test_each_try_may_err_less_than_the_one_before(tries: int) -> None:
         assert decision.figures[name] == pytest.approx(differences.mean())
         assert (decision.figures[f"{name}_low"], decision.figures[f"{name}_high"]) == (low, high)
     assert decision.figures["tries"] == tries + 1
+    assert decision.figures["examples_needed"] == examples_needed(differences, error, SETTINGS)
 
 
 def test_all_tries_together_err_as_often_as_the_confidence_allows_however_many_there_are() -> None:
@@ -354,7 +460,7 @@ def test_a_decision_by_folds_names_how_many_rows_the_candidate_had_learned() -> 
     decision = decide(POOR, GOOD, [], [], SETTINGS, folded=30)
     assert decision.figures["folded"] == 30
     assert "on 40 examples" in decision.reasons[0]
-    assert "30 of these examples are among what the candidate learned" in decision.reasons[1]
+    assert "30 of these examples are training rows of the candidate" in decision.reasons[1]
     assert "folded" not in decide(POOR, GOOD, [], [], SETTINGS).figures
 
 
@@ -364,9 +470,10 @@ def test_how_many_examples_it_takes_is_reckoned_from_how_they_scatter() -> None:
     differences = [new.score - old.score for old, new in zip(POOR, wobble, strict=True)]
     normal = NormalDist()
     scatter = normal.inv_cdf(1 - (1 - settings.confidence) / 2) + normal.inv_cdf(POWER)
-    needed = (scatter / 0.1) ** 2 * np.var([*differences, 1.0, -1.0])
-    decision = decide(POOR, wobble, [], [], settings)
-    assert decision.figures["examples_needed"] == pytest.approx(needed, abs=1)
+    needed = decide(POOR, wobble, [], [], settings).figures["examples_needed"]
+    # The mean of so many is a gain of 0.1 above the minimum, less one that is as bad as can be, with that power.
+    worst_beside = (1 + settings.expected_gain) / needed
+    assert scatter * np.std([*differences, 1.0, -1.0]) / needed**0.5 == pytest.approx(0.1 - worst_beside, abs=1e-3)
     least = GateSettings(expected_gain=0.1, minimum_gain=0.1)
     assert decide(POOR, wobble, [], [], least).figures["examples_needed"] == least.minimum_examples
 
@@ -376,12 +483,15 @@ def test_a_refusal_for_want_of_examples_says_how_many_it_takes() -> None:
     decision = decide(POOR, wobble, [], [], SETTINGS)
     needed = int(decision.figures["examples_needed"])
     assert needed > 40
-    assert decision.reasons[-1].endswith(f"one of 0.200 takes some {needed - 40} more.")
+    assert f"one of 0.200 takes some {needed - 40} more. All of the holdout was asked" in decision.reasons[-1]
+    assert "dataset.holdout_share" in decision.reasons[-1]
     more = decide(POOR, wobble, [], [], SETTINGS, unasked=35)
     left = "35 more rows of the holdout were left unasked: raise evaluate.maximum_examples."
-    assert more.reasons[-1] == f"{decision.reasons[-1]} {left}"
+    assert more.reasons[-1].endswith(f"one of 0.200 takes some {needed - 40} more. {left}")
+    assert left in decide(POOR[:19], GOOD[:19], [], [], SETTINGS, unasked=35).reasons[0]
 
 
+@pytest.mark.faults
 def test_the_interval_is_of_its_level_among_few_examples() -> None:
     """Counted, not drawn: the chance of each number of gains and losses when there is nothing to gain."""
     examples = 20
@@ -413,6 +523,7 @@ def test_the_interval_lies_about_the_mean_of_all_differences() -> None:
 # 400 holdouts tell 5% from 8%, and the seeds are fixed.
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("examples", [20, 60])
 @pytest.mark.parametrize(
     "candidate", [Candidate(), Candidate(draw=graded), Candidate(draw=skewed), Candidate(gain=-0.02)]
@@ -421,11 +532,13 @@ def test_what_is_no_better_is_hardly_ever_promoted_in_four_tries(candidate: Cand
     assert simulate(candidate, examples, SETTINGS, runs=400, seed=7, tries=4).promoted <= 0.05
 
 
+@pytest.mark.faults
 def test_a_first_candidate_that_is_no_better_than_production_is_hardly_ever_promoted() -> None:
     assert simulate(Candidate(), 40, SETTINGS, runs=400, seed=7, tries=4, first=True).promoted <= 0.05
     assert simulate(Candidate(gain=0.3), 80, SETTINGS, runs=100, seed=2, first=True).promoted >= 0.9
 
 
+@pytest.mark.faults
 def test_what_is_better_is_mostly_promoted_and_guards_hardly_ever_stand_in_its_way() -> None:
     better = simulate(Candidate(gain=0.3), 80, SETTINGS, runs=300, seed=2)
     assert better.promoted >= 0.9
@@ -446,13 +559,10 @@ def test_a_guard_allows_what_its_limit_allows_however_many_the_examples() -> Non
     assert not decide(mixed, more, [], [], SETTINGS).outcome
 
 
+@pytest.mark.faults
 def test_what_is_better_and_harms_is_hardly_ever_promoted() -> None:
     for candidate in (Candidate(gain=0.3, hallucinating=0.25), Candidate(gain=0.3, forgetting=0.3)):
         assert simulate(candidate, 80, SETTINGS, runs=200, seed=3).promoted <= 0.05
-
-
-def test_the_same_rows_give_the_same_decision() -> None:
-    assert decide(POOR, GOOD, [], [], SETTINGS) == decide(POOR, GOOD, [], [], SETTINGS)
 
 
 # Recent traffic that nobody rated, and what the base model can do
@@ -488,6 +598,7 @@ def rate(share: float, rated: float, **more: float | bool) -> float:
     )
 
 
+@pytest.mark.faults
 def test_a_candidate_that_changes_no_more_of_the_traffic_than_of_the_holdout_is_hardly_ever_refused() -> None:
     assert rate(0.3, 0.3) <= 0.05  # as much: an excess of nothing
     assert rate(0.1, 0.6) == 0.0  # what people corrected changes, and the rest stays
@@ -521,7 +632,7 @@ def test_a_candidate_that_lost_what_the_base_model_can_do_is_refused() -> None:
         left = rows([1.0] * right + [0.0] * (45 - right), name="g")
         decision = decide(POOR, GOOD, [], [], SETTINGS, general=(able, left))
         assert decision.figures["passed[general]"] == passed == decision.outcome
-    assert "answers 0.0% right and the base model 44.4%" in " ".join(decision.reasons)
+    assert "the candidate scores 0.000 and the base model 0.444" in " ".join(decision.reasons)
     assert decide(POOR, GOOD, [], [], GateSettings(maximum_general_drop=1), general=(able, left)).outcome
     decision = decide(POOR, GOOD, [], [], SETTINGS, general=(able, left), structured=True)
     assert decision.outcome
@@ -554,7 +665,7 @@ def test_a_key_of_version_0_1_is_named_and_does_nothing(caplog: pytest.LogCaptur
 @pytest.mark.parametrize("tries", [0, 3, 9, 19])
 def test_small_errors_are_kept_as_well_as_large_ones(tries: int) -> None:
     """Counted, not drawn, at the levels of later tries: of equals, how many look better for sure?"""
-    error, examples, changing, wrong = error_of_try(SETTINGS, tries), 20, 0.6, 0.0
+    error, examples, changing, wrong = error_of_try(SETTINGS, tries), 60, 0.6, 0.0
     for gains in range(2, examples + 1):
         for losses in range(min(gains - 1, examples - gains + 1)):
             same = examples - gains - losses

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from retuned.retrain.data.examples import Example, example
-from retuned.retrain.data.label_requests import Candidate, Pick, Taught, choose
+from retuned.retrain.data.label_choice import Candidate, Pick, Taught, choose
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.json_fields import Json
 from retuned.retrain.scoring.label import Label
@@ -62,7 +62,7 @@ def test_an_answer_that_nothing_speaks_against_is_not_asked_about() -> None:
 def test_uncertain_people_called_it_wrong_and_nobody_said_what_is_right() -> None:
     pick = only(Candidate(SOUND, bad=1))
     assert (pick.reason, round(pick.score, 3)) == ("uncertain", 0.667)
-    assert pick.detail == "People called it wrong, and nobody said what is right (1 against, 0 for)."
+    assert pick.detail == "People called it wrong, and nobody gave the right answer (1 against, 0 for)."
     assert only(Candidate(SOUND, bad=8)).score > pick.score
     hedged = asked("May I return a lamp?", "I'm not sure, perhaps.")
     assert only(Candidate(hedged)).detail == "The answer is unsure of itself."
@@ -78,7 +78,7 @@ def test_disagreeing_people_about_one_answer() -> None:
 
 
 def test_disagreeing_answers_to_one_question() -> None:
-    answers = ["You have 14 days.", "It is 14 days for you.", "You have 14 days!", "You have 24 months."]
+    answers = ["You have 14 days.", "You have fourteen days", "You have 14 days!", "You have 24 months."]
     candidates = [Candidate(asked(f"May I return a lamp{'?' * n}", answer, n)) for n, answer in enumerate(answers)]
     pick = only(*candidates)  # one for the question: the one that stands alone
     assert (pick.example.interaction_id, pick.reason, pick.score) == ("i3", "disagreeing", 0.75)
@@ -93,14 +93,14 @@ def test_ungrounded_in_the_context_or_in_what_was_taught() -> None:
     loose = asked("May I return a lamp?", "You have 45 days.", context=context)
     pick = only(Candidate(loose))
     assert (pick.reason, pick.score) == ("ungrounded", 0.7)
-    assert pick.detail == "It states what is neither in its context nor in the question: day 45."
+    assert pick.detail == "It states values that are neither in its context nor in the question: day 45."
     assert picked(Candidate(asked("May I return a lamp?", "You have 14 days.", context=context))) == []
     assert (
         picked(Candidate(asked("May I return a lamp after 45 days?", "No, 45 days are too many.", context=context)))
         == []
     )
     bare = asked("May I return a lamp?", "You have 45 days.")
-    assert only(Candidate(bare)).detail == "It states what is in nothing that was taught or asked: day 45."
+    assert only(Candidate(bare)).detail == "It states values that are in nothing that was taught or asked: day 45."
     assert picked(Candidate(bare), taught=Taught()) == []  # nothing to hold it against
 
 

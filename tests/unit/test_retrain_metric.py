@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import Server, serving
+from judges import Server, answers, serving
 
 from retuned.consumers.common.tool_calls import written
 from retuned.consumers.errors import ConfigurationError
-from retuned.retrain.decision.evaluate import BASE, CANDIDATE, LOGGED, measured, with_agreement
-from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED
+from retuned.retrain.decision.measures import measured, with_agreement
 from retuned.retrain.scoring.json_fields import Json, inferred_schema
 from retuned.retrain.scoring.judge import Judge
 from retuned.retrain.scoring.label import Label, confusion, learned_labels, macro_f1, mistaken
@@ -27,58 +27,6 @@ ROW: dict[str, Any] = {"messages": "[]", "context": None}
 
 def value(metric: Metric, answer: str, approved: str, **example: Any) -> float | None:
     return metric.score(answer, approved, ROW | example).value
-
-
-# Facts
-
-
-@pytest.mark.parametrize(
-    ("answer", "approved"),
-    [
-        ("It cannot be returned within 30 days.", "It can be returned within 30 days."),
-        ("It can be returned within 30 days.", "It can't be returned within 30 days."),
-        ("No returns within 30 days.", "Returns are accepted within 30 days."),
-        ("The buyer pays 10 EUR and the seller pays 5 EUR.", "The buyer pays 5 EUR and the seller pays 10 EUR."),
-        ("Express takes 3 days, standard 1 day.", "Standard delivery takes 3 days, express takes 1 day."),
-        ("very negative", "negative"),
-        ("not approved", "approved"),
-        ("It is not 30 days.", "You have 30 days."),
-        ("Within 30 days, or perhaps 45 days.", "Returns are accepted for 30 days."),
-        ("You can return it within 30 days. Some items have 21 days.", "You can return any item within 30 days."),
-    ],
-)
-def test_a_wrong_answer_with_the_same_values_is_wrong(answer: str, approved: str) -> None:
-    score = Facts().score(answer, approved, ROW)
-    assert score.value == 0.0
-    assert score.detail
-
-
-@pytest.mark.parametrize(
-    ("answer", "approved"),
-    [
-        ("You have 30 days to return it; refunds take 5 days.", "Returns are accepted for 30 days."),
-        ("Within 30 days, no questions asked.", "Returns are accepted within 30 days."),
-        ("You cannot return it after 30 days.", "You can return it within 30 days."),
-        ("It takes no more than 3 days.", "It takes 3 days."),
-        ("Don't worry, you have 30 days.", "You have 30 days."),
-        ("Delivery takes 4 working days, not 2.", "It takes 4 working days."),
-        (
-            "Express arrives in 1 day. With standard delivery it is 3 days.",
-            "Standard takes 3 days, express takes 1 day.",
-        ),
-        ("Between 9 am and 5 pm.", "We are open from 9 am to 5 pm."),
-    ],
-)
-def test_a_right_answer_in_other_words_is_right(answer: str, approved: str) -> None:
-    assert value(Facts(), answer, approved) == 1.0
-
-
-def test_facts_abstain_outside_english_and_nouns_are_no_names_there() -> None:
-    german = "Sie haben 30 Tage Zeit, um den Artikel an unser Lager zu senden."
-    score = Facts().score("Innerhalb von 30 Tagen.", german, ROW)
-    assert (score.value, score.detail) == (None, "the approved answer is not in English")
-    assert Facts().same(german, german.replace("Sie haben", "Es sind"))
-    assert not Facts().same(german, german.replace("30", "14"))
 
 
 # Labels
@@ -98,8 +46,28 @@ def test_a_label_is_right_by_its_whole_text() -> None:
     assert not metric.same("reverted card payment", "pending card payment")
 
 
+@pytest.mark.parametrize(
+    ("answer", "approved"),
+    [
+        ("配送。", "配送"),
+        ("iade", "İade"),
+        ("「返金」", "返金"),
+        ("¿Envío?", "envío"),
+        ("Straße", "STRASSE"),
+        ("ｒｅｆｕｎｄ", "refund"),
+    ],
+)
+def test_a_label_in_another_spelling_of_its_language_is_the_label(answer: str, approved: str) -> None:
+    assert value(Label([approved, "other"]), answer, approved) == 1.0
+
+
+@pytest.mark.parametrize(("answer", "approved"), [("C", "C#"), ("5", "5%"), ("1", "-1"), ("C", "C++")])
+def test_a_sign_that_belongs_to_a_label_is_kept(answer: str, approved: str) -> None:
+    assert value(Label([approved, answer]), answer, approved) == 0.0
+
+
 def test_labels_are_learned_in_their_most_frequent_spelling() -> None:
-    assert learned_labels(["Refund", "refund", "Refund", "shipping."]) == ["Refund", "shipping."]
+    assert learned_labels(["Refund", "refund", "Refund", "shipping.", "shipping."]) == ["Refund", "shipping."]
 
 
 def test_confusion_and_macro_f1_by_hand() -> None:
@@ -255,21 +223,58 @@ def judging(server: Server, cache: Path | None = None) -> Judge:
     return Judge("It is polite.", server.settings(), cache=cache)
 
 
-def shown(text: str, answer: str) -> str:
-    return text.partition(f"<answer {answer}>\n")[2].partition("\n</answer")[0]
+def agrees(shown: str) -> str:
+    """An honest judge: answers with the same words mean the same."""
+    one, other = (answer.casefold().strip(".!") for answer in answers(shown))
+    return json.dumps({"same": "yes" if one == other else "no"})
 
 
 def test_a_judge_is_asked_in_both_orders_and_never_twice(server: Server, tmp_path: Path) -> None:
-    server.reply = lambda text: f"Verdict: {'A' if shown(text, 'A') == 'Please wait.' else 'B'}"
+    server.reply = agrees
     metric = judging(server, tmp_path / "judged.jsonl")
-    assert value(metric, "Please wait.", "Wait.") == 1.0
-    assert value(metric, "Wait!", "Please wait.") == 0.0
+    assert value(metric, "Please WAIT! ", "Please wait, please") == 0.0
+    assert value(metric, "I am here", "I am over here") == 0.0
     assert value(metric, "Same.", "Same.") == 1.0
+    assert [answers(one["messages"][-1]["content"]) for one in server.asked[:2]] == [
+        ("Please wait, please", "Please WAIT! "),
+        ("Please WAIT! ", "Please wait, please"),
+    ]
     assert len(server.asked) == 4
     assert "It is polite." in server.asked[0]["messages"][0]["content"]
+    assert server.asked[0]["response_format"]["type"] == "json_schema"
     again = judging(server, tmp_path / "judged.jsonl")
-    assert (value(again, "Please wait.", "Wait."), len(server.asked)) == (1.0, 4)
-    assert "wait" not in (tmp_path / "judged.jsonl").read_text().casefold()
+    assert (value(again, "I am here", "I am over here"), len(server.asked)) == (0.0, 4)
+    assert "here" not in (tmp_path / "judged.jsonl").read_text().casefold()
+
+
+def test_a_server_without_json_schemas_is_asked_for_one_word(server: Server) -> None:
+    server.reply = lambda _: 400 if "response_format" in server.asked[-1] else "**Yes**"
+    metric = judging(server)
+    assert value(metric, "one", "other") == 1.0
+    assert value(metric, "two", "other") == 1.0
+    assert ["response_format" in one for one in server.asked] == [True, False, False, False, False]
+
+
+def test_the_odds_of_a_judge_decide_where_the_orders_disagree(server: Server) -> None:
+    server.reply = lambda shown: "yes" if answers(shown)[0] == "other" else "no"
+    assert value(judging(server), "one", "other") is None
+    for first, second, expected in ((3.0, -0.5, 1.0), (0.5, -3.0, 0.0), (0.5, -0.6, None)):
+        server.odds = lambda shown, first=first, second=second: first if answers(shown)[0] == "other" else second
+        assert value(judging(server), "one", "other") == expected
+
+
+def test_facts_hand_to_the_judge_what_values_do_not_settle(server: Server) -> None:
+    server.reply = lambda _: '{"same": "yes"}'
+    metric = choose(Settings(metric=MetricSettings(name="facts"), evaluate=server.settings()), []).metric
+    assert value(metric, "You have 14 days.", "You have 30 days.") == 0.0
+    assert server.asked == []
+    found = metric.score("You can send it back within 30 days.", "Returns are accepted for 30 days.", ROW)
+    assert found.value == 1.0
+    assert "the judge finds that both mean the same" in found.detail
+    assert len(server.asked) == 2
+    assert metric.compare("You can send it back within 30 days.", "Returns are accepted for 30 days.") is None
+    assert metric.agreement("Within 30 days.", "Returns are accepted for 30 days.", ROW) == 0.0
+    assert len(server.asked) == 2
 
 
 def test_agreement_asks_no_judge(server: Server) -> None:
@@ -287,11 +292,6 @@ def test_agreement_asks_no_judge(server: Server) -> None:
     assert server.asked == []
 
 
-def test_a_judge_that_favours_a_place_gives_half(server: Server) -> None:
-    server.reply = lambda _: "Verdict: A"
-    assert value(judging(server), "one", "other") == 0.5
-
-
 def test_a_judge_without_a_verdict_abstains_and_is_given_up(server: Server) -> None:
     server.reply = lambda _: 500
     metric = judging(server)
@@ -302,9 +302,7 @@ def test_a_judge_without_a_verdict_abstains_and_is_given_up(server: Server) -> N
     assert len(server.asked) == 8
 
 
-def test_a_judge_needs_criteria_and_an_address() -> None:
-    with pytest.raises(ValueError, match="criteria"):
-        MetricSettings(name="judge")
+def test_a_judge_needs_an_address() -> None:
     with pytest.raises(ConfigurationError, match=r"evaluate\.judge_url"):
         choose(Settings(metric=MetricSettings(name="judge", criteria="Polite.")), [])
 
@@ -341,11 +339,13 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # Auto
 
 INTENTS = ["card_arrival", "wrong_exchange_rate_for_cash_withdrawal", "pending_card_payment", "lost_or_stolen_card"]
+LETTER = "Thank you for your letter, which we have read with care. " * 10
 GERMAN = [
     "Sie haben 30 Tage Zeit für die Rückgabe.",
     "Die Lieferung dauert drei bis fünf Werktage.",
     "Bitte schreiben Sie an unseren Kundendienst in Berlin.",
     "Ja, der Versand ist ab 60 Euro kostenlos.",
+    "Der Umtausch ist 14 Tage lang möglich.",
 ]
 
 
@@ -361,8 +361,12 @@ GERMAN = [
         ([calling(WEATHER), "Which city?", calling(TIME)] * 10, "tool_calls"),
         ([f"You can return the {thing} within 30 days." for thing in ("lamp", "sofa", "desk", "bed")] * 5, "facts"),
         (["30 days", "14 days"] * 20, "facts"),
-        (GERMAN * 10, "text"),
-        ([f"Our lamps are made to last, and {word} is what people like about them." for word in INTENTS], "text"),
+        (GERMAN * 10, "facts"),
+        ([f"SELECT name FROM {table} WHERE id = {n}" for n, table in enumerate(INTENTS * 3)], "code"),
+        ([f"Our lamps are made to last, and {word} is what people like about them." for word in INTENTS], "none"),
+        ([f"{LETTER} It takes {number} days." for number in range(20)], "none"),
+        (["Yes, you can bring your own bottle.", "No, you cannot bring your own bottle."] * 3, "none"),
+        ([*BOOKINGS, "I could not find a date.", "Which day is meant?"], "json"),
         (["Hvala", "lopata", "stolica", "jabuka i kruška", "prozor"], "exact"),
         ([], "facts"),
     ],
@@ -373,6 +377,42 @@ def test_auto_chooses_by_the_approved_answers_and_says_why(approved: list[str], 
     assert "metric.name: auto" in chosen.reason
     kept = restored(Settings(), json.loads(json.dumps(chosen.as_dict())), [])
     assert (kept.metric.name, kept.reason, kept.metric.learned) == (name, chosen.reason, chosen.metric.learned)
+
+
+def test_where_nothing_can_judge_it_abstains_and_a_judge_is_taken_if_there_is_one(server: Server) -> None:
+    letters = [f"{LETTER} It takes {number} days." for number in range(20)]
+    nothing = choose(Settings(), letters)
+    assert "set evaluate.judge_url or metric.name" in str(nothing)
+    assert value(nothing.metric, letters[0], letters[1]) is None
+    assert value(nothing.metric, letters[0], letters[0]) == 1.0
+    assert choose(Settings(evaluate=server.settings()), letters).metric.name == "judge"
+
+
+# Code
+
+PYTHON = "```python\ndef f(a):\n    if a:\n        a = a + 1\n    return a\n```"
+
+
+@pytest.mark.parametrize(
+    ("answer", "approved", "expected"),
+    [
+        ("select a\nfrom t where x<5;", "SELECT a FROM t WHERE x < 5", 1.0),
+        ("SELECT a FROM t WHERE x <> 5", "SELECT a FROM t WHERE x != 5", 1.0),
+        ("SELECT a FROM t WHERE x > 5", "SELECT a FROM t WHERE x < 5", 0.0),
+        ("SELECT a FROM t WHERE b = 'X'", "SELECT a FROM t WHERE b = 'x'", 0.0),
+        ("SELECT b FROM t", "SELECT a FROM t", 0.0),
+        ("SELECT u.a FROM t u", "SELECT a FROM t", None),
+        (PYTHON.replace("a + 1", "a + 1  # one more"), PYTHON, 1.0),
+        (PYTHON.replace("a + 1", "a - 1"), PYTHON, 0.0),
+        (PYTHON.replace("    return", "        return"), PYTHON, 0.0),
+        (PYTHON.replace("a", "b"), PYTHON, None),
+        ("It adds one to the number.", PYTHON, None),
+    ],
+)
+def test_code_is_compared_by_its_tokens(answer: str, approved: str, expected: float | None) -> None:
+    metric = choose(Settings(metric=MetricSettings(name="code")), []).metric
+    assert value(metric, answer, approved) == expected
+    assert metric.compare(answer, approved) == (None if expected is None else bool(expected))
 
 
 def test_a_metric_that_is_named_by_now_is_taken_for_older_datasets_too() -> None:

@@ -1,11 +1,11 @@
-"""How each kind of personal data is recognised, in a copy of the text in which a character has one form."""
+"""Patterns of each kind of personal data, applied to a folded copy of the text (see `folding`)."""
 
 from collections.abc import Callable
 
 Mark = Callable[[str, str, str], str]
-"""Kind, what tells one value from another, and the text as it stands; returns what stands there instead."""
+"""Takes the kind, the normalized value and the matched text; returns the replacement."""
 
 FIRST = r"(?:(?<![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))"
-"""Where a word begins, also within a key: `new_password`, `newPassword`."""
+"""The start of a word, also within a key: `new_password`, `newPassword`."""
 GAP = r"(?:[^\w\n]|_){0,3}"
-"""What may stand between two words, nothing in `passportNumber`."""
+"""The gap between two words, empty in `passportNumber`."""

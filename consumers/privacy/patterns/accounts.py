@@ -1,4 +1,4 @@
-"""Numbers of cards and bank accounts, by their form and check digits."""
+"""Card numbers and IBANs, by their form and check digits."""
 
 import re
 
@@ -34,20 +34,20 @@ SUSPECT = (r"(?:[A-Za-z]{2}|[A-Z]{2}[ \-])[0-9]{2}(?:[ \-]{0,3}[A-Za-z0-9]){11}"
 
 
 def replace_cards(text: str, mark: Mark) -> str:
-    """Card numbers of known issuers whose check digit is right, `<CARD>`."""
+    """Replaces card numbers of known issuers with a valid check digit by `<CARD>`."""
     parts, position, search = [], 0, 0
     while match := _CARD.search(text, search):
         digits = re.sub(r"[^0-9]", "", match[0])
         if _ISSUED.fullmatch(digits) and luhn(digits):
             parts += [text[position : match.start()], mark("CARD", digits, match[0])]
             position = search = match.end()
-        else:  # the groups of another number may stand before those of a card
+        else:  # groups of another number may precede those of a card
             search = match.start() + 4
     return "".join([*parts, text[position:]]) if parts else text
 
 
 def replace_ibans(text: str, mark: Mark) -> str:
-    """IBANs of the right length whose check digits are right, `<IBAN>`."""
+    """Replaces IBANs with the right length and valid check digits by `<IBAN>`."""
     parts, position, search = [], 0, 0
     while start := _IBAN_START.search(text, search):
         found = _iban(text, start.start(), start["country"] or start["apart"])
@@ -60,7 +60,7 @@ def replace_ibans(text: str, mark: Mark) -> str:
 
 
 def _iban(text: str, start: int, country: str) -> tuple[int, str] | None:
-    """Where an IBAN that starts here ends, and the IBAN without spaces; None when there is none."""
+    """Returns the end of an IBAN that starts here, and the IBAN without spaces; None: there is none."""
     length = _IBAN_LENGTHS.get(country.upper())
     if length is None:
         return None

@@ -1,18 +1,18 @@
-"""E-mail addresses, also the ones spelled out, and addresses of machines: IP and MAC."""
+"""E-mail addresses, also spelled-out ones, and IP and MAC addresses."""
 
 import re
 from ipaddress import ip_address
 
 from retuned.consumers.privacy.patterns import Mark
 
-# Where words are not set apart, as in Japanese, an address ends where another script begins.
+# Without spaces between words, as in Japanese, an address ends where another script begins.
 _LATIN = r"A-Za-z0-9_\u00c0-\u024f\u1e00-\u1eff"
 _LABEL = rf"(?:[{_LATIN}-]++|[\w-]++)"
 _EMAIL = re.compile(
     rf"(?:(?<![{_LATIN}.+%'-])[{_LATIN}.+%'-]++|(?<![^\W{_LATIN}])(?:[^\W{_LATIN}]|[.+%'-])++)(?:@|%40)"
     rf"({_LABEL}(?:\.{_LABEL})++)"
 )
-# In a URL the sign is escaped, and the pattern above would take it for a part of the name.
+# In a URL the sign is escaped, and the pattern above would include it in the name.
 _ESCAPED_EMAIL = re.compile(r"(?<![\w.+'-])[\w.+'-]++%40([\w-]++(?:\.[\w-]++)++)")
 _DOT = r"(?:[ ]{0,2}[(\[{][ ]?(?:dot|punkt|punto|point)[ ]?[)\]}][ ]{0,2}|[ ](?:dot|punkt|punto)[ ])"
 _AT = r"[(\[{][ ]?(?:at|@|ät|æt|arroba|chez)[ ]?[)\]}]"
@@ -54,7 +54,7 @@ SUSPECT = (
 
 
 def replace_emails(text: str, mark: Mark) -> str:
-    """E-mail addresses, `<EMAIL>`: plain, escaped in a URL, and spelled out."""
+    """Replaces e-mail addresses by `<EMAIL>`: plain, escaped in a URL, and spelled out."""
 
     def plain(match: re.Match[str]) -> str:
         # react@18.2.0 is a version
@@ -83,7 +83,7 @@ def _email(text: str) -> str:
 
 
 def replace_machines(text: str, mark: Mark) -> str:
-    """IP addresses, `<IP>`, and MAC addresses, `<MAC>`. Those that only mean "this machine" stay."""
+    """Replaces IP addresses by `<IP>` and MAC addresses by `<MAC>`, except those that mean "this machine"."""
 
     def mac(match: re.Match[str]) -> str:
         plain = re.sub("[:.-]", "", match[0]).casefold()
@@ -102,7 +102,7 @@ def replace_machines(text: str, mark: Mark) -> str:
             return match[0]
         return mark("IP", str(address), match[0])
 
-    # Each pattern is looked for in the text that the one before has left.
+    # Each pattern searches the text that the previous one has left.
     text = _MAC.sub(mac, text)
     if ":" in text:
         text = _IPV6.sub(ip, text)

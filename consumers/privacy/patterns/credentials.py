@@ -1,4 +1,4 @@
-"""Keys, passwords, tokens and cookies: by their form, by the name that stands before them, and by their randomness."""
+"""Keys, passwords, tokens and cookies, by their form, by the name before them, and by their randomness."""
 
 import re
 from collections import Counter
@@ -11,10 +11,10 @@ _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?----
 _PRIVATE_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _URL_CREDENTIALS = re.compile(r"(?<=://)(?![<])[^\s/?#@:\"'<>]{0,256}:[^\s/?#@\"'<>]{1,256}(?=@)")
 
-# Forms that their issuers chose so that they can be found.
+# Forms that issuers chose to be recognisable.
 _KEY = re.compile(
     r"""(?<![A-Za-z0-9])(?:
-      sk-[A-Za-z0-9_\-]{16,}+                                        # OpenAI and those who took over its form
+      sk-[A-Za-z0-9_\-]{16,}+                                        # OpenAI and others with its form
     | (?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])                       # AWS
     | gh[pousr]_[A-Za-z0-9]{20,}+ | github_pat_[A-Za-z0-9_]{20,}+    # GitHub
     | xox[a-z]-[A-Za-z0-9%\-]{10,}+ | xapp-[A-Za-z0-9\-]{10,}+       # Slack
@@ -51,22 +51,22 @@ _SECRET = (
     rf"(?:{_PASSWORD}|credentials?|secret|token"
     r"|(?:api|access|secret|auth|account|private|encryption|license)[_\- ]?key)"
 )
-# What stands under such a name is no secret.
+# Values of these names are not secret.
 _ABOUT = (
     r"(?!s?[_.\- ]?(?:at|count|created|changed|error|expir[a-z]{1,6}|field|format|hint|id|label|length|limit|name|on"
     r"|policy|reset|status|strength|ttl|type|updated|ur[il]|usage|version)(?![a-z]))"
 )
 _IS = r"(?:[:=]|->|=>|\b(?:is now|is|was|ist|lautet|es|est|é|è|to jest)\b|は|是|[는은])"
-_CJK = r"\u3000-\u9fff\uac00-\ud7a3"  # a value ends where a sentence goes on
-_NO_TEMPLATE = r"(?!\$[{(]|\{[{a-z_]|%\(|[*•]{3})"  # nor what stands for one
-# What follows is only taken for a secret when it holds a digit or a sign: "password: please reset it" is no secret.
+_CJK = r"\u3000-\u9fff\uac00-\ud7a3"  # a value ends where a sentence continues
+_NO_TEMPLATE = r"(?!\$[{(]|\{[{a-z_]|%\(|[*•]{3})"  # not a placeholder in a template
+# A value is a secret only if it has a digit or a sign: "password: please reset it" is not.
 _NAMED = re.compile(
     rf"(?P<kept>(?:{FIRST}{_SECRET}|(?<=_)pass(?==)){_ABOUT}(?:[_.-][a-z]{{1,12}}|(?-i:[A-Z])[a-z]{{1,11}}){{0,2}}"
     rf"(?:\\?[\"'])?[ \t]{{0,3}}{_IS}[ \t]{{0,3}}(?:\\?[\"'])?)"
     rf"{_NO_TEMPLATE}(?=[^\s\"',;]{{0,64}}[0-9]|[^\s\"',;<>]{{1,64}}[#$%&*+=@^~!][^\s\"',;])[^\s\"',;\\<{_CJK}]{{6,}}+",
     re.I,
 )
-# Both in quotes, as in JSON: whatever the value holds.
+# A quoted name and a quoted value, as in JSON: any value.
 _QUOTED = re.compile(
     rf"(?P<kept>{FIRST}(?:{_PASSWORD}|pass|secret|(?:access|auth|bearer|device|id|refresh|reset|session)[_-]?token)"
     rf"\\?[\"'][ ]?:[ ]?(?P<quote>\\?[\"'])){_NO_TEMPLATE}(?=[^\s\"']{{0,64}}[^\W_])"
@@ -104,7 +104,7 @@ _COOKIE = re.compile(
     re.I,
 )
 
-# Randomness: what no name announces. Hexadecimal is left alone: most of it is hashes of commits and images.
+# Random tokens without a name. Hexadecimal ones are ignored: most are hashes of commits and images.
 _TOKEN = re.compile(r"(?<![A-Za-z0-9_+/\-])[A-Za-z0-9_+/\-]{20,128}+(?![A-Za-z0-9_+/\-])={0,2}")
 _ALNUM = re.compile(r"[A-Za-z0-9]{20}")
 _NUMBERS = re.compile("[0-9]{1,128}+")
@@ -148,7 +148,11 @@ SUSPECT = (
 
 
 def replace_credentials(text: str, lowered: str, mark: Mark) -> str:
-    """Keys, passwords and tokens, `<KEY>`, cookies and sessions, `<COOKIE>`. `lowered` is the text in lower case."""
+    """Replaces keys, passwords and tokens by `<KEY>`, and cookies and sessions by `<COOKIE>`.
+
+    Args:
+        lowered: the text in lower case.
+    """
 
     def key(match: re.Match[str]) -> str:
         kept = match.groupdict().get("kept") or ""
@@ -191,7 +195,7 @@ def _private_keys(text: str, mark: Mark) -> str:
     parts, position = [], 0
     while begin := _PRIVATE_KEY.search(text, position):
         end = _PRIVATE_KEY_END.search(text, begin.end())
-        after = end.end() if end else len(text)  # a key that was cut off reaches to the end
+        after = end.end() if end else len(text)  # a truncated key extends to the end
         found = text[begin.start() : after]
         parts += [text[position : begin.start()], mark("KEY", found, found)]
         position = after
@@ -199,10 +203,10 @@ def _private_keys(text: str, mark: Mark) -> str:
 
 
 def _is_random(token: str) -> bool:
-    """Whether a token looks drawn at random: three kinds of characters, often changing, digits in more than one place,
-    and high Shannon entropy.
+    """Whether a token looks random: three kinds of characters that alternate often, digits in several places, and a
+    high Shannon entropy.
 
-    Words, names in code, paths, UUIDs, hashes in hexadecimal and numbers of orders fail at least one of these.
+    Words, identifiers, paths, UUIDs, hexadecimal hashes and order numbers fail at least one of these tests.
     """
     if _IDS.match(token) or not _ALNUM.search(token):
         return False
@@ -215,5 +219,5 @@ def _is_random(token: str) -> bool:
 
 
 def entropy(text: str) -> float:
-    """Shannon's entropy of the characters, in bits for each."""
+    """Returns the Shannon entropy in bits per character."""
     return -sum(n / len(text) * log2(n / len(text)) for n in Counter(text).values())

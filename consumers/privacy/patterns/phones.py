@@ -1,4 +1,4 @@
-"""Phone numbers. Cheap patterns find candidates; where only the plan of a country can tell, `phonenumbers` does."""
+"""Phone numbers. Cheap patterns find candidates, and `phonenumbers` checks ambiguous ones by numbering plans."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ _BEFORE = r"(?<![A-Za-z0-9_.,/+\-])(?<![0-9]:)"
 _AFTER = r"(?![0-9]|[.,:][0-9])"
 _EXTENSION = r"(?:[ ,;]{0,3}\(?(?:(?:ext|extension|durchwahl|dw|poste|anexo|interno)\b\.?:?|x) ?[0-9]{1,6}\)?)?"
 
-# Forms that are phone numbers in themselves.
+# Unambiguous forms.
 _CERTAIN = re.compile(
     # +49 (0)30 123456, 0033 6 12 34 56 78; not +0.824 (98.75% …)
     rf"(?<![A-Za-z0-9_+.,])(?:\+(?!0\.)|00(?=[1-9]))(?:{_SEPARATOR}{{0,3}}[0-9]){{8,15}}(?![0-9%]){_EXTENSION}"
@@ -25,7 +25,7 @@ _CERTAIN = re.compile(
     rf"{_EXTENSION}",
     re.I,
 )
-# Forms that also other numbers have.
+# Ambiguous forms.
 _CANDIDATE = re.compile(
     rf"{_BEFORE}\(?[0-9](?:{_SEPARATOR}{{0,3}}[0-9]){{7,12}}(?![A-Za-z0-9_]|[.,:-][0-9]){_EXTENSION}", re.I
 )
@@ -54,23 +54,24 @@ _DATE = re.compile(
 )
 
 MOST_LOOKUPS = 200
-"""An event with more candidates is a list of numbers, or hostile: all further ones go."""
+"""An event with more candidates is a list of numbers, or hostile: all further candidates are replaced."""
 
 
 def check_regions(regions: Iterable[str]) -> None:
-    """
+    """Checks that the regions have numbering plans.
+
     Raises:
-        ConfigurationError: one of them has no plan of phone numbers.
+        ConfigurationError: a region has none.
     """
     if unknown := sorted(set(regions) - phonenumbers.SUPPORTED_REGIONS):
         raise ConfigurationError(
-            f"privacy.phone_regions: {', '.join(unknown)} is no country whose phone numbers are known; expected "
-            "codes of ISO 3166 such as DE, GB, US"
+            f"privacy.phone_regions: {', '.join(unknown)} is not a country with known phone numbers; expected ISO 3166 "
+            "codes such as DE, GB, US"
         )
 
 
 class Plans:
-    """The plans of countries' phone numbers. A look at all of them takes 0.2 ms, so an event has a number of them.
+    """The numbering plans of countries. A look-up in all of them takes 0.2 ms, so look-ups are limited per event.
 
     Args:
         regions: ISO 3166, two letters.
@@ -82,12 +83,12 @@ class Plans:
         self._lookups = 0
 
     def begin(self) -> None:
-        """Another event begins."""
+        """Starts another event."""
         self._lookups = 0
         self._invalid.clear()
 
     def may_have(self, number: str) -> bool:
-        """Whether a number is valid in one of the regions, or too many were looked up to tell."""
+        """Whether a number is valid in one of the regions, or the limit of look-ups is reached."""
         if number in self._invalid:
             return False
         self._lookups += 1
@@ -98,10 +99,10 @@ class Plans:
 
 
 def replace_phones(text: str, mark: Mark, plans: Plans) -> str:
-    """Phone numbers, `<PHONE>`.
+    """Replaces phone numbers by `<PHONE>`.
 
-    What has no certain form must be spoken of as a phone number nearby, or lead with an area code in brackets, and be
-    valid in one of the regions.
+    A number in an ambiguous form has to be valid in one of the regions, and to have a word for phones nearby or an area
+    code in brackets.
     """
 
     def certain(match: re.Match[str]) -> str:
@@ -134,5 +135,5 @@ def _is_valid(number: str, region: str) -> bool:
 
 
 def _identity(number: str) -> str:
-    """The same phone is written with and without its country: its last eight digits tell."""
+    """Returns the last eight digits, which are the same with and without a country code."""
     return re.sub(r"[^0-9]", "", re.split("[a-z]", number, maxsplit=1, flags=re.I)[0])[-8:]

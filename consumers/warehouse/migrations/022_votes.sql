@@ -15,8 +15,8 @@ CREATE TABLE rating_periods (
     since    TIMESTAMP NOT NULL,                            -- when the model came into service: where period 0 begins
     seconds  DOUBLE    NOT NULL,                            -- length of a period
     period   INTEGER   NOT NULL,                            -- its number
-    helpful  BIGINT    NOT NULL,                            -- of the total, so many accounts called their answer helpful
-    total    BIGINT    NOT NULL                             -- accounts, or else conversations, that rated
+    helpful  BIGINT    NOT NULL,                            -- of the total, so many called the answer helpful
+    total    BIGINT    NOT NULL                             -- votes
 );
 
 -- Monitors that have too few rows to report anything; those that have enough have no row.

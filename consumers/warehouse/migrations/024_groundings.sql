@@ -7,7 +7,7 @@ CREATE TABLE groundings (
     created_at     TIMESTAMP NOT NULL,
     score          DOUBLE,                              -- how well the passages bear the answer out, 0 to 1; null: abstained
     alarm          BOOLEAN,                             -- score < quality.grounding_threshold of then; null: abstained
-    abstained      VARCHAR                              -- why: no_words, no_context, language, table or code; null: it was judged
+    abstained      VARCHAR                              -- why: no_words, no_context, language, code, no_values or numbering (it cites numbers that nothing it was given has); null: it was judged
 );
 
 ALTER TABLE label_requests ALTER COLUMN score DROP NOT NULL;    -- null: of calibration, it is not known

@@ -1,1 +1,1 @@
-"""The events that the gateway publishes: from answers and feedback to Kafka."""
+"""The events that the gateway publishes to Kafka, made of answers and feedback."""

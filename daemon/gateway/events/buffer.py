@@ -1,8 +1,8 @@
-"""What has not reached Kafka yet, on this machine's disk: records in numbered files, appended, published, deleted.
+"""The disk buffer of records that wait for Kafka: numbered files that are appended to, published and deleted.
 
-A record is on its way to the disk before its answer ends, in the kernel's hands, so that the end of this process loses
-none; the end of the machine may lose those of the last second. The next file is open before a file ends, so that a
-process that may open no more files still keeps what it has answered.
+A record is written to the kernel before its answer ends, so that a killed process loses none; a power failure may lose
+those of the last second. The next file is opened before a file ends, so that a process without free file descriptors
+can still buffer records.
 """
 
 import fcntl
@@ -19,16 +19,16 @@ from retuned.consumers.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 FILE_BYTES = 8 * 2**20
-"""A file that is so long is followed by the next: files are published, after a crash again, as a whole."""
+"""The size at which the next file begins. Files are published as a whole, and again after a crash."""
 NEXT = "next"
 HEAD_BYTES = 8  # length and CRC-32 of the record
 
 
 class Full(Exception):
-    """A record is not kept.
+    """A record could not be buffered.
 
     Attributes:
-        reason: `full`: more waits than may; `disk`: it cannot be written.
+        reason: `full`: the buffer has reached its limit; `disk`: the record cannot be written.
     """
 
     def __init__(self, reason: str) -> None:
@@ -37,13 +37,13 @@ class Full(Exception):
 
 
 class Buffer:
-    """One thread appends, another one publishes and removes."""
+    """The buffer. One thread appends, another publishes and removes."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
-        """Take a folder, which no other process may use, with what is left in it.
+        """Opens a folder with its records, for exclusive use.
 
         Raises:
-            ConfigurationError: it cannot be used, or is another gateway's.
+            ConfigurationError: the folder cannot be used, or another gateway uses it.
         """
         self._folder, self._most = folder, most_bytes
         try:
@@ -60,31 +60,31 @@ class Buffer:
             ) from error
         except OSError as error:
             raise ConfigurationError(f"gateway.buffer {folder}: cannot be used ({error.strerror})") from error
-        left = {file: file.stat().st_size for file in sorted(folder.glob("*.records"))}
-        self._sizes, self._waiting_bytes = left, sum(left.values())
-        self._begun = {file: file.stat().st_mtime for file in left}
-        self._number = max((int(file.stem) for file in left), default=0)
+        self._sizes = {file: file.stat().st_size for file in sorted(folder.glob("*.records"))}
+        self._waiting_bytes = sum(self._sizes.values())
+        self._begun = {file: file.stat().st_mtime for file in self._sizes}
+        self._number = max((int(file.stem) for file in self._sizes), default=0)
         self._active: Path | None = None
         self._handle = -1
         self._lock = threading.Lock()
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that have not been published."""
+        """The bytes that wait for Kafka."""
         with self._lock:
             return self._waiting_bytes
 
     def waiting_seconds(self) -> float:
-        """For how long the first of what waits has waited, at most: since its file began; 0: nothing waits."""
+        """Returns the age of the oldest file, an upper bound of a record's wait; 0: no record waits."""
         with self._lock:
             first = next(iter(self._begun.values()), None)
         return 0.0 if first is None else max(0.0, time.time() - first)
 
     def append(self, record: bytes) -> None:
-        """Keep a record. Returns once the kernel has it.
+        """Appends a record. Returns once the kernel has it.
 
         Raises:
-            Full: it is not kept.
+            Full: the record was not appended.
         """
         framed = len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
         with self._lock:
@@ -106,24 +106,24 @@ class Buffer:
             os.close(full)
 
     def sealed(self) -> list[Path]:
-        """The files to publish, oldest first; nothing is appended to them any more, and they are on the disk."""
+        """Returns the files to publish, oldest first. They are synced to disk, and no longer appended to."""
         with self._lock:
             handle = self._seal()
-            found = [file for file in self._sizes if file != self._active]
+            files = [file for file in self._sizes if file != self._active]
         if handle >= 0:
-            os.fsync(handle)  # outside of the lock, for which an answer would wait
+            os.fsync(handle)  # outside the lock, on which an answer would wait
             os.close(handle)
-        return found
+        return files
 
     def remove(self, file: Path) -> None:
-        """Delete what is published."""
+        """Deletes a published file."""
         file.unlink(missing_ok=True)
         with self._lock:
             self._waiting_bytes -= self._sizes.pop(file, 0)
             self._begun.pop(file, None)
 
     def close(self) -> None:
-        """What waits stays; safe to repeat."""
+        """Closes all files; waiting records stay on disk. Safe to repeat."""
         with self._lock:
             for handle in {self._handle, self._next, self._lock_file} - {-1}:
                 os.close(handle)
@@ -133,7 +133,7 @@ class Buffer:
         return os.open(self._folder / NEXT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
 
     def _begin(self) -> Path:
-        """The file to append to. It was opened before it is needed: no open file is needed to keep a record."""
+        """Returns the file to append to. It is already open, so appending needs no new file descriptor."""
         if self._active is None:
             file = self._folder / f"{self._number + 1:012}.records"
             (self._folder / NEXT).rename(file)
@@ -143,7 +143,7 @@ class Buffer:
         return self._active
 
     def _seal(self) -> int:
-        """End the file that is appended to, once the next one is open; returns its handle, -1: it is not ended."""
+        """Ends the active file, if the next one can be opened. Returns its handle; -1: no file was ended."""
         if self._active is None:
             return -1
         try:
@@ -151,17 +151,17 @@ class Buffer:
         except OSError as error:
             log.warning("%s: the next file cannot be opened yet (%s)", self._folder, error.strerror)
             return -1
-        ended = self._handle
+        sealed = self._handle
         self._active, self._handle = None, -1
-        return ended
+        return sealed
 
 
 def records(file: Path) -> Iterator[bytes]:
-    """The records of a file. Its end may be missing: the machine stopped while it was written."""
+    """Yields the records of a file, whose end may be missing after a power failure."""
     with file.open("rb") as opened:
         while head := opened.read(HEAD_BYTES):
             record = opened.read(int.from_bytes(head[:4], "big"))
             if len(head) < HEAD_BYTES or zlib.crc32(record) != int.from_bytes(head[4:], "big"):
-                log.warning("%s: its end is not readable; the machine stopped while it was written", file)
+                log.warning("%s: the end is unreadable; the machine stopped while it was written", file)
                 return
             yield record

@@ -1,4 +1,4 @@
-"""Who may give feedback as an expert."""
+"""The principals that may give feedback as experts."""
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.gateway_settings import GatewaySettings
@@ -7,10 +7,10 @@ from retuned.daemon.web.principals import Principals
 
 
 def experts(settings: GatewaySettings) -> Principals | None:
-    """Whose tokens may be those of experts; None: nobody's.
+    """Returns the principals of `gateway.principals_file`; None: there are no experts.
 
     Raises:
-        ConfigurationError: their file cannot be used.
+        ConfigurationError: the file cannot be used.
     """
     if settings.principals_file is None:
         return None

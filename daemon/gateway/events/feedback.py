@@ -1,4 +1,4 @@
-"""Feedback over HTTP: whoever was shown an answer has its token, and may say what they think of that answer alone."""
+"""Accepts feedback over HTTP. Each answer has a token that allows feedback on this answer alone."""
 
 import base64
 import hashlib
@@ -15,10 +15,11 @@ import msgspec
 from retuned.consumers.formats.events import BadEvent, Bounds, convert
 from retuned.consumers.settings import IngestSettings
 from retuned.daemon.gateway.errors import Refused
-from retuned.daemon.web.principals import Principals, may
+from retuned.daemon.roles import may
+from retuned.daemon.web.principals import Principals
 
 MOST_OF_AN_ANSWER = 20
-"""Events of feedback on one answer that one gateway takes."""
+"""The most feedback events on one answer that a gateway accepts."""
 COUNTED_ANSWERS = 100_000
 MAC_BYTES = 16
 PREFLIGHT = {
@@ -37,28 +38,28 @@ class _Body(msgspec.Struct):
 
 
 class Tokens:
-    """`<interaction>.<expiry, Unix time>.<signature>`: the signature is an HMAC-SHA256 over what stands before it."""
+    """Makes and reads tokens `<interaction>.<expiry, Unix time>.<signature>`, signed with HMAC-SHA256."""
 
     def __init__(self, keys: tuple[str, ...], days: float, clock: Callable[[], float] = time.time) -> None:
-        """Of the keys the first one signs; tokens of all of them are accepted."""
+        """The first key signs; tokens of all keys are accepted."""
         self._keys = tuple(hashlib.sha256(b"retuned feedback " + key.encode()).digest() for key in keys)
         self._seconds, self._clock = days * DAY, clock
 
     def of(self, interaction: str) -> str:
-        """The token of an answer."""
-        said = f"{interaction}.{int(self._clock() + self._seconds)}"
-        return f"{said}.{_signature(self._keys[0], said)}"
+        """Returns the token for feedback on an answer."""
+        payload = f"{interaction}.{int(self._clock() + self._seconds)}"
+        return f"{payload}.{_signature(self._keys[0], payload)}"
 
     def interaction(self, token: str) -> str:
-        """The answer that a token is of.
+        """Returns the interaction of a token.
 
         Raises:
-            Refused: it is no token that was made here, or has expired.
+            Refused: the token is invalid or has expired.
         """
-        said, _, signature = token.rpartition(".")
-        interaction, _, expiry = said.rpartition(".")
-        expected = [_signature(key, said) for key in self._keys] if token.isascii() else []
-        if not any(hmac.compare_digest(one, signature) for one in expected):
+        payload, _, signature = token.rpartition(".")
+        interaction, _, expiry = payload.rpartition(".")
+        valid = [_signature(key, payload) for key in self._keys] if token.isascii() else []
+        if not any(hmac.compare_digest(expected, signature) for expected in valid):
             raise Refused(401, "invalid_token", "token: it was not made by this gateway, or was changed")
         if self._clock() >= int(expiry):
             raise Refused(401, "expired_token", "token: it has expired (gateway.feedback_days)")
@@ -66,22 +67,26 @@ class Tokens:
 
 
 class Feedback:
-    """What is sent to /v1/feedback."""
+    """Turns requests to /v1/feedback into events."""
 
     def __init__(
         self, tokens: Tokens, ingest: IngestSettings, origins: tuple[str, ...], experts: Principals | None
     ) -> None:
-        """`experts`: of these, whoever may label speaks as an expert; None: nobody does."""
+        """
+        Args:
+            origins: the origins of pages that may send feedback.
+            experts: principals; those with the role labeller or above may give feedback as experts.
+        """
         self._tokens, self._ingest, self._origins, self._experts = tokens, ingest, origins, experts
         self._counts: OrderedDict[str, int] = OrderedDict()
 
     def event(self, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-        """The event that a body stands for. A user is who was answered, and an expert is whose token was sent: nobody
-        can claim to be somebody else.
+        """Returns the event of a request body. The account is that of the answered user, or of the expert whose token
+        was sent, so that nobody can claim another account.
 
         Raises:
-            Refused: its token is not valid, its value is not one of that name, its sender is no expert, or there were
-                too many on one answer.
+            Refused: the token is invalid, the value does not fit the name, the sender is not an expert, or there was
+                too much feedback on one answer.
         """
         try:
             given = msgspec.json.decode(body, type=_Body)
@@ -112,27 +117,28 @@ class Feedback:
         return event
 
     def _expert(self, headers: Mapping[str, str], now: datetime) -> str:
-        """The name of the expert whose token came with a request. Raises Refused when it is nobody's."""
+        """Returns the name of the expert whose token was sent with a request. Raises Refused if there is none."""
         kind, _, token = headers.get("Authorization", "").partition(" ")
-        found = self._experts.find(token.strip(), now) if self._experts and kind.lower() == "bearer" else None
-        if found is None or not may(found.role, "labeller"):
+        expert = self._experts.find(token.strip(), now) if self._experts and kind.lower() == "bearer" else None
+        # One who is bound to workloads is not accepted here: only the warehouse knows of which workload an answer is.
+        if expert is None or expert.workloads is not None or not may(expert.role, "labeller"):
             raise Refused(
                 403,
                 "not_an_expert",
                 'source "expert": send `Authorization: Bearer TOKEN` with a token of the role labeller '
-                "(`retuned token NAME --role labeller`, kept in gateway.principals_file); leave source out to speak as "
-                "the user who was answered",
+                "(`retuned token NAME --role labeller`, kept in gateway.principals_file); leave source out to give "
+                "feedback as the user who got the answer",
             )
-        return found.name
+        return expert.name
 
     def allowed(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers by which a page of that origin may read the answer; empty: it may not."""
+        """Returns the CORS headers that allow the page to read the answer; empty if its origin is not allowed."""
         origin = headers.get("Origin")
         if origin is None or not ({"*", origin} & set(self._origins)):
             return {}
         return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
 
 
-def _signature(key: bytes, said: str) -> str:
-    mac = hmac.digest(key, said.encode(), "sha256")[:MAC_BYTES]
+def _signature(key: bytes, payload: str) -> str:
+    mac = hmac.digest(key, payload.encode(), "sha256")[:MAC_BYTES]
     return base64.urlsafe_b64encode(mac).decode().rstrip("=")

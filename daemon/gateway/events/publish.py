@@ -1,4 +1,4 @@
-"""The thread that takes what is buffered to Kafka."""
+"""The thread that publishes the buffer to Kafka."""
 
 import logging
 import threading
@@ -29,10 +29,13 @@ Message = tuple[str, dict[str, Any]]
 
 
 class Publishing:
-    """Publishes one file after the other, oldest first, and deletes each once all of it is acknowledged.
+    """Publishes one file after the other, oldest first, and deletes each once Kafka has acknowledged all of it.
 
-    A file of which a part was acknowledged is published again as a whole: events keep their ids, and the daemon stores
+    A file that was acknowledged in part is published again as a whole: events keep their ids, and the daemon stores
     each once.
+
+    Attributes:
+        problem: the reason why Kafka does not accept events; None: it does.
     """
 
     def __init__(self, buffer: Buffer, publisher: Publisher, kafka: KafkaSettings, metrics: Metrics) -> None:
@@ -42,22 +45,21 @@ class Publishing:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self.problem: str | None = None
-        """Why nothing reaches Kafka; None: it does."""
 
     def start(self) -> None:
-        """Begin with what an earlier process left."""
+        """Starts the thread, which begins with the records of an earlier process."""
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Try once more to publish what is there, for at most so long; what is left stays in the buffer."""
+        """Publishes the buffer once more, for at most `seconds`; the rest stays in the buffer."""
         self._stop.set()
         self._thread.join(seconds)
 
     def publish(self) -> None:
-        """Publish what is buffered now.
+        """Publishes the records that are buffered now.
 
         Raises:
-            RetunedError: Kafka does not take it; it stays.
+            RetunedError: Kafka does not accept them; they stay in the buffer.
         """
         for file in self._buffer.sealed():
             self._publish(file)
@@ -71,7 +73,7 @@ class Publishing:
                 self._solved()
             except RetunedError as error:
                 self._failed(str(error))
-            except Exception as error:  # the thread would end, and everything would be buffered for ever
+            except Exception as error:  # otherwise the thread would end, and no event would be published any more
                 log.exception("publishing")
                 self._failed(f"{type(error).__name__}: {error}")
             if last:
@@ -112,12 +114,12 @@ class Publishing:
             try:
                 record = decode(content)
                 message = _message(record)
-            except Exception as error:  # noqa: BLE001  (one that is not understood must not hold up those behind it)
+            except Exception as error:  # noqa: BLE001  (an unreadable record must not block those after it)
                 if isinstance(record, Shadow):
                     self._metrics.shadow.labels("unreadable").inc()
                     continue
                 reason = error.reason if isinstance(error, BadEvent) else type(error).__name__
-                self._drop("interactions", "unreadable", reason)  # its detail may quote the answer
+                self._drop("interactions", "unreadable", reason)  # the error's detail may quote the answer
             else:
                 yield message
 
@@ -127,25 +129,25 @@ class Publishing:
 
     def _failed(self, problem: str) -> None:
         if problem != self.problem:
-            log.warning("what was answered waits in the buffer: %s", problem)
+            log.warning("events wait in the buffer: %s", problem)
         self.problem = problem
 
     def _solved(self) -> None:
         if self.problem:
-            log.info("Kafka takes what waited in the buffer")
+            log.info("Kafka accepts events again")
         self.problem = None
 
 
 def _message(record: Record) -> tuple[Kind, Message]:
-    """Kind, key and event.
+    """Returns the kind of a record's event, and the message.
 
     Raises:
-        BadEvent: there is no answer in it.
+        BadEvent: the record holds no readable answer.
     """
     if isinstance(record, Vote):
         return "feedback", (record.interaction_id, record.event)
     event = shadow_answer(record) if isinstance(record, Shadow) else interaction(record)
-    msgspec.json.encode(event)  # a number that JSON may hold and no event
+    msgspec.json.encode(event)  # raises for a number that is valid in JSON but not in an event
     if isinstance(record, Shadow):
         return "feedback", (record.interaction_id, event)
     return "interactions", (str(event.get("conversation_id") or event.get("user_id") or event["id"]), event)

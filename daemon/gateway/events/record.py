@@ -1,28 +1,42 @@
-"""What is kept of an exchange, and the event that is made of it."""
+"""The records of the buffer, and their conversion to events."""
 
 from typing import Any
 
 import msgspec
 
-from retuned.consumers.formats import openai
+from retuned.consumers.formats import anthropic, openai
 from retuned.consumers.formats.events import SHADOW_ANSWER, BadEvent
 from retuned.consumers.formats.messages import objects_of
 
 CUT = "incomplete"
-"""Why an answer ended that its client did not get to the end; trainings leave such answers out."""
+"""The `finish_reason` of an answer that broke off; trainings leave such answers out."""
+
+
+class Incumbent(msgspec.Struct, frozen=True):
+    """The workload's incumbent, as the server of an exchange.
+
+    Attributes:
+        prices: of a million input and output tokens; None: the answer has no cost of its own.
+    """
+
+    prices: tuple[float, float] | None
 
 
 class Exchange(msgspec.Struct, tag="exchange", frozen=True):
-    """A request and what its client got, as they were sent.
+    """A request and its answer, as the app sent and received them.
 
     Attributes:
-        timestamp: when the request came, ISO 8601.
-        model: the name that answers of the model are stored under.
-        name: what the server was asked for. What another model answers is stored under its reported name.
+        timestamp: when the request arrived, ISO 8601.
+        model: the name under which the model's answers are stored.
+        name: the server's name of the model. If the server reports another name, the answer is stored under that name.
         assignment: experiment and arm; None: there is no experiment.
         request: the body, JSON.
         response: the body, JSON or, of a stream, server-sent events.
-        cut: why the client did not get all of it; None: it did.
+        cut: the side that broke the answer off, `client` or `upstream`; None: it is complete.
+        incumbent: None: a model server answered.
+        rule: the rule by which the incumbent answered; None: it answered as an arm or as a fallback.
+        confidence: the mean log-probability of a token; None: not known.
+        memory: what the memory of corrections did, for the attribute of that name; None: nothing.
     """
 
     id: str
@@ -38,15 +52,19 @@ class Exchange(msgspec.Struct, tag="exchange", frozen=True):
     cut: str | None
     latency_seconds: float
     first_token_seconds: float | None
+    incumbent: Incumbent | None = None
+    rule: str | None = None
+    confidence: float | None = None
+    memory: dict[str, Any] | None = None
 
 
 class Shadow(msgspec.Struct, tag="shadow", frozen=True):
-    """What a candidate answered to the request of an exchange; nobody was shown it.
+    """A candidate's answer in shadow to the request of an exchange.
 
     Attributes:
-        interaction_id: of the exchange.
+        interaction_id: the id of the exchange.
         model: the name of the candidate.
-        response, streamed: as those of an exchange.
+        response, streamed: as in an exchange.
     """
 
     id: str
@@ -59,7 +77,7 @@ class Shadow(msgspec.Struct, tag="shadow", frozen=True):
 
 
 class Vote(msgspec.Struct, tag="vote", frozen=True):
-    """An event of feedback, as it is published."""
+    """A feedback event, ready to be published."""
 
     interaction_id: str
     event: dict[str, Any]
@@ -72,10 +90,10 @@ decode = msgspec.msgpack.Decoder(Record).decode
 
 
 def interaction(exchange: Exchange) -> dict[str, Any]:
-    """The event of an exchange, in retuned's own format.
+    """Returns the event of an exchange, in the native format.
 
     Raises:
-        BadEvent: the answer is none.
+        BadEvent: the answer is not readable.
     """
     try:
         request = msgspec.json.decode(exchange.request, type=dict[str, Any])
@@ -85,7 +103,13 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     if exchange.assignment:
         attributes["assignment"] = dict(zip(("experiment", "arm"), exchange.assignment, strict=True))
-    event = openai.interaction(
+    if exchange.rule:
+        attributes["cascade"] = exchange.rule
+    if exchange.confidence is not None:
+        attributes["confidence"] = exchange.confidence
+    if exchange.memory:
+        attributes["memory"] = exchange.memory
+    event = _fields(
         {
             "request": request,
             "response": response,
@@ -98,7 +122,9 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
             "attributes": attributes,
         }
     )
-    if response.get("model") in (None, exchange.name):
+    if exchange.incumbent:
+        _of_incumbent(event, exchange.model, exchange.incumbent)
+    elif response.get("model") in (None, exchange.name):
         event["model"] = exchange.model
     cut = exchange.cut or ("upstream" if exchange.streamed and "finish_reason" not in event else None)
     if cut:
@@ -107,19 +133,28 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
     return event
 
 
+def _of_incumbent(event: dict[str, Any], model: str, incumbent: Incumbent) -> None:
+    """Stores an incumbent's answer under the workload's name for it, with the reported model and the cost."""
+    event["attributes"] = event.get("attributes", {}) | {"incumbent": event.get("model")}
+    event["model"] = model
+    if incumbent.prices and event.keys() >= {"input_tokens", "output_tokens"}:
+        input_price, output_price = incumbent.prices
+        event["cost"] = (event["input_tokens"] * input_price + event["output_tokens"] * output_price) / 1e6
+
+
 def shadow_answer(shadow: Shadow) -> dict[str, Any]:
-    """The event of what a candidate answered: feedback of that name on the champion's answer.
+    """Returns the event of a candidate's answer: feedback named `shadow_answer` on the champion's answer.
 
     Raises:
-        BadEvent: the answer is none, or is not the candidate's.
+        BadEvent: the answer is not readable.
     """
     response = _answer(shadow)
-    made = openai.interaction({"request": {}, "response": response})
-    if made.get("response") is None:
+    fields = _fields({"request": {}, "response": response})
+    if fields.get("response") is None:
         raise BadEvent("not_an_event", "there is no answer in it")
-    kept = ("response", "finish_reason", "input_tokens", "output_tokens")
-    value = {name: made[name] for name in kept if name in made}
-    calls = made.get("attributes", {}).get("tool_calls")
+    names = ("response", "finish_reason", "input_tokens", "output_tokens")
+    value = {name: fields[name] for name in names if name in fields}
+    calls = fields.get("attributes", {}).get("tool_calls")
     return {
         "id": shadow.id,
         "timestamp": shadow.timestamp,
@@ -132,24 +167,32 @@ def shadow_answer(shadow: Shadow) -> dict[str, Any]:
     }
 
 
-def _answer(of: Exchange | Shadow) -> Any:
-    """The response as OpenAI's API has it. Raises a BadEvent when it is none."""
+def _fields(log: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an interaction, from a call of OpenAI's or of Anthropic's API."""
+    return openai.interaction(anthropic.as_openai(log) if anthropic.is_response(log["response"]) else log)
+
+
+def _answer(kept: Exchange | Shadow) -> Any:
+    """Returns the response as an object of its API. Raises a BadEvent if it is not JSON."""
     try:
-        return openai.whole(_streamed(of.response) if of.streamed else msgspec.json.decode(of.response))
+        response = _streamed(kept.response) if kept.streamed else msgspec.json.decode(kept.response)
+        return anthropic.joined(response) if anthropic.are_events(response) else openai.whole(response)
     except msgspec.DecodeError as error:
         raise BadEvent("not_json", str(error)) from error
 
 
 def _streamed(body: bytes) -> Any:
-    """The data of server-sent events; a stream of a text completion as the completion."""
-    data = [line[5:].strip() for line in body.splitlines() if line.startswith(b"data:")]
-    found = [msgspec.json.decode(one) for one in data if one not in (b"", b"[DONE]")]
-    chunks = [one for one in found if not openai.failed(one)]  # of a server that reports an error in its stream
-    texts = [one for one in objects_of(chunks) if one.get("object") == "text_completion"]
+    """Returns the data of server-sent events as chunks, or joined to one completion for a text completion."""
+    lines = [line[5:].strip() for line in body.splitlines() if line.startswith(b"data:")]
+    events = [msgspec.json.decode(line) for line in lines if line not in (b"", b"[DONE]")]
+    chunks = [event for event in events if not openai.failed(event)]  # a server may report an error in its stream
+    if anthropic.are_events(chunks):
+        return chunks
+    texts = [chunk for chunk in objects_of(chunks) if chunk.get("object") == "text_completion"]
     if not texts:
         return chunks
-    firsts = [choice for one in texts for choice in objects_of(one.get("choices")) if not choice.get("index")]
+    firsts = [choice for chunk in texts for choice in objects_of(chunk.get("choices")) if not choice.get("index")]
     reasons = [choice["finish_reason"] for choice in firsts if choice.get("finish_reason")]
     text = "".join(str(choice.get("text") or "") for choice in firsts)
-    last = {key: value for one in texts for key, value in one.items() if value is not None}
+    last = {key: value for chunk in texts for key, value in chunk.items() if value is not None}
     return last | {"choices": [{"text": text, "finish_reason": reasons[-1] if reasons else None}]}

@@ -1,1 +1,1 @@
-"""The model servers behind the gateway: which are asked, and how."""
+"""The model servers behind the gateway: their models, their health, and their client."""

@@ -1,4 +1,4 @@
-"""Sends requests to model servers, and none again that a server may have started to process."""
+"""The HTTP client for model servers. It never repeats a request that a server may have started to process."""
 
 import errno
 from contextvars import ContextVar
@@ -11,14 +11,14 @@ from retuned.daemon.gateway.connections import busy
 
 CONNECT_SECONDS = 2.0
 KEPT_OPEN_SECONDS = 4.0
-"""Below the 5 s after which uvicorn, and so vLLM, closes a connection that is not used."""
+"""Below the 5 s after which uvicorn, and so vLLM, closes an idle connection."""
 MOST_SENDS = 2
 
 _is_new: ContextVar[bool] = ContextVar("_is_new")
 
 
 class Sends:
-    """How often an app's request was sent without an answer, to all servers together."""
+    """Counts the times that an app's request was sent without an answer, over all servers."""
 
     count = 0
 
@@ -27,48 +27,52 @@ class _Connector(aiohttp.TCPConnector):
     """Notes whether a request got a new connection."""
 
     async def _create_connection(self, *arguments: Any) -> Any:
-        made = await super()._create_connection(*arguments)
+        connection = await super()._create_connection(*arguments)
         _is_new.set(True)
-        return made
+        return connection
 
 
 class Client:
-    """aiohttp's client.
+    """Posts requests to model servers.
 
     Attributes:
-        session: with kept-alive connections.
+        session: aiohttp's session with kept-alive connections.
     """
 
-    def __init__(self, timeout_seconds: float) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout_seconds)
-
+    def __init__(self) -> None:
         def session(**options: Any) -> aiohttp.ClientSession:
             connector = _Connector(limit=0, **options)
             return aiohttp.ClientSession(
-                connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
             )
 
         self.session, self._fresh = session(keepalive_timeout=KEPT_OPEN_SECONDS), session(force_close=True)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Closes all connections."""
         await self.session.close()
         await self._fresh.close()
 
-    async def post(self, url: str, body: bytes, headers: CIMultiDict[str], sends: Sends) -> aiohttp.ClientResponse:
-        """Send a request; once more, on a new connection, if the server closed a kept-alive one: probably before the
-        request arrived.
+    async def post(
+        self, url: str, body: bytes, headers: CIMultiDict[str], sends: Sends, seconds: float
+    ) -> aiohttp.ClientResponse:
+        """Sends a request. If the server closes a kept-alive connection, probably before the request arrived, sends it
+        once more on a new connection.
+
+        Args:
+            seconds: longest wait for the next byte of the answer.
 
         Raises:
-            aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError: there is no connection; nothing was sent.
+            aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError: no connection was made; nothing was sent.
             aiohttp.ClientError, TimeoutError: there is no answer.
             Refused: the process is out of file descriptors.
         """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=seconds)
         for session in (self.session, self._fresh):
             _is_new.set(False)
             sends.count += 1
             try:
-                return await session.post(url, data=body, headers=headers, allow_redirects=False)
+                return await session.post(url, data=body, headers=headers, allow_redirects=False, timeout=timeout)
             except aiohttp.ClientConnectorError as error:
                 sends.count -= 1
                 if error.errno in (errno.EMFILE, errno.ENFILE):

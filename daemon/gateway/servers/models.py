@@ -1,4 +1,4 @@
-"""What a model server lists, and which of it is its base model."""
+"""A model server's list of models, and the choice of the base model among them."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ class Model(msgspec.Struct):
 
     @property
     def asked_as(self) -> str:
-        """Its name in a request. SGLang lists an adapter by its name, and takes that name alone for the base model."""
+        """The model's name in a request. SGLang answers an adapter's listed name with the base model."""
         return f"{self.parent}:{self.id}" if self.parent and self.owned_by == "sglang" else self.id
 
 
@@ -31,10 +31,10 @@ MODELS = msgspec.json.Decoder(Models)
 
 
 def base_of(models: Sequence[Model], configured: str | None) -> str | None:
-    """The name of the base model: the configured one, else the first that is listed without a parent; None: it is not
-    listed."""
+    """Returns the name of the base model: the configured one, else the first one listed without a parent; None if it
+    is not listed."""
     if configured:
         return configured if any(model.id == configured for model in models) else None
     first = next((model.id for model in models if model.parent is None), None)
-    # A server that names versions lists no base model, but one of them.
+    # If the first entry is a version, the server does not list its base model.
     return None if "@" in (first or "") else first

@@ -1,1 +1,1 @@
-"""What gets the versions in service."""
+"""Targets: the servers, folders and registries that get versions."""

@@ -1,7 +1,6 @@
-"""What model servers take of the adapters that PEFT makes, looked at before anything is loaded."""
+"""Checks before loading whether model servers support an adapter of PEFT."""
 
 import json
-from pathlib import Path
 
 from retuned.retrain.release.targets.target import Unservable
 from retuned.retrain.serving_settings import ServerTarget
@@ -13,7 +12,7 @@ from retuned.retrain.versions import Version
 def check(version: Version, server: str, maximum_rank: int) -> None:
     """
     Raises:
-        Unservable: servers of this kind do not load such an adapter.
+        Unservable: servers of this kind do not support the adapter.
     """
     file = version.path / "adapter_config.json"
     try:
@@ -26,7 +25,7 @@ def check(version: Version, server: str, maximum_rank: int) -> None:
     anew = f"retrain from the base model (`retuned promote {version.workload} base`, then `retuned retrain`)"
     if config.get("modules_to_save"):
         raise Unservable(
-            f"{version.name}: it holds whole layers (modules_to_save), which {server} does not load: set train.method "
+            f"{version.name}: it has whole layers (modules_to_save), which {server} does not load: set train.method "
             f"to lora and {anew}, or serve it merged"
         )
     if config.get("use_dora"):
@@ -52,28 +51,26 @@ def check(version: Version, server: str, maximum_rank: int) -> None:
 
 
 def adapts_experts(settings: Settings) -> bool:
-    """Whether what is trained would cover fused experts of the base model."""
+    """Returns whether adapters by these settings cover fused experts of the base model."""
     train, base = settings.train, settings.base
-    return train.method != "full" and not train.target_modules and isinstance(base, Path) and has_experts(base)
+    return train.method != "full" and not train.target_modules and base is not None and has_experts(base)
 
 
 def check_settings(settings: Settings, target: ServerTarget) -> list[str]:
-    """What of the settings of a workload makes adapters that a server would not load, each with the way out."""
-    train, found = settings.train, []
-    if train.engine == "api":
-        return [f"train.engine api: a provider keeps the weights, and {target.kind} has nothing to load"]
+    """Returns the settings of a workload that a server does not support, each with advice."""
+    train, problems = settings.train, []
     if train.method == "full":
-        found.append(f"train.method full: {target.kind} loads adapters alone; set it to lora or qlora")
+        problems.append(f"train.method full: {target.kind} loads adapters only; set it to lora or qlora")
     if train.use_dora:
-        found.append(f"train.use_dora: {target.kind} does not load DoRA; set it to false")
+        problems.append(f"train.use_dora: {target.kind} does not load DoRA; set it to false")
     if target.kind == "sglang" and adapts_experts(settings):
-        found.append(
+        problems.append(
             f"models.base: {settings.base} has experts, on which sglang loads no adapter; serve it by vllm, or name "
             "the layers beside the experts in train.target_modules"
         )
     if train.rank > target.maximum_rank:
-        found.append(
+        problems.append(
             f"train.rank {train.rank}: {target.kind} takes {target.maximum_rank} (serving.targets maximum_rank); "
             f"start it with --max-lora-rank {train.rank} and set maximum_rank to that, or lower train.rank"
         )
-    return found
+    return problems

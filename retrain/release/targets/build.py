@@ -1,4 +1,4 @@
-"""The targets of a configuration, each once, however many workloads name it."""
+"""Creates the targets of a configuration. Workloads share targets with the same address."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from retuned.retrain.release.targets.target import Target
 from retuned.retrain.release.targets.vllm import Vllm, holds_other
 from retuned.retrain.release.targets.webhook import Webhook, read_secret
 from retuned.retrain.serving_settings import FolderTarget, MlflowTarget, ServerTarget, TargetSettings, WebhookTarget
-from retuned.retrain.settings import Base, Settings
+from retuned.retrain.settings import Settings
 from retuned.retrain.versions import base_hash
 
 _NAMED = 5
@@ -25,12 +25,12 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Place:
-    """One replica of a target, as the configuration names it.
+    """A replica of a target in the configuration.
 
     Attributes:
-        settings: of its target.
-        replica: its address, or the folder.
-        workloads: whose versions it gets.
+        settings: the settings of its target.
+        replica: its address or folder.
+        workloads: the workloads whose versions it gets.
     """
 
     settings: TargetSettings
@@ -39,7 +39,7 @@ class Place:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its kind and its address."""
+        """Its kind and address."""
         return self.settings.kind, self.replica
 
     @property
@@ -49,33 +49,32 @@ class Place:
 
 
 def places(settings: Settings, workloads: Sequence[str]) -> list[Place]:
-    """The replicas of all targets of some workloads. Where two workloads name one of them, the settings of the first
-    count."""
-    found: dict[tuple[str, str], Place] = {}
+    """Returns the replicas of all targets of some workloads. The first workload's settings of a replica apply."""
+    known: dict[tuple[str, str], Place] = {}
     for workload in workloads:
-        for named in chain.from_iterable(places_in(settings.for_workload(workload))):
-            place = found.get(named.key, named)
+        for configured in chain.from_iterable(places_in(settings.for_workload(workload))):
+            place = known.get(configured.key, configured)
             if workload not in place.workloads:
                 place = replace(place, workloads=(*place.workloads, workload))
-            found[place.key] = place
-    return list(found.values())
+            known[place.key] = place
+    return list(known.values())
 
 
 def places_in(settings: Settings) -> list[list[Place]]:
-    """The replicas of each target in the settings of one workload, of no workload yet."""
+    """Returns the replicas of each target in the settings of one workload, without their workloads."""
     return [[Place(target, one, ()) for one in _replicas(target, settings)] for target in settings.serving.targets]
 
 
 def build(
     place: Place, settings: Settings, warehouse: Warehouse, now: Callable[[], datetime], lead: Lead = alone
 ) -> Target:
-    """What talks to a replica. Files of tokens are read each time.
+    """Returns the client of a replica. Reads token files each time.
 
     Args:
-        lead: checked before anything is changed there; links are this daemon's own.
+        lead: checked before changes, except of links, which belong to this daemon.
 
     Raises:
-        ConfigurationError: one cannot be read.
+        ConfigurationError: a token file cannot be read.
     """
     target, directory = place.settings, settings.models.directory
     match target:
@@ -90,20 +89,18 @@ def build(
 
 
 def server(target: ServerTarget, url: str, directory: Path, lead: Lead = alone) -> Vllm:
-    """One replica of a model server."""
+    """Returns the client of a model server's replica."""
     return (Vllm if target.kind == "vllm" else Sglang)(target, url, directory, lead)
 
 
 def check(place: Place, settings: Settings) -> tuple[str, str]:
-    """Ask one replica, of the targets in a workload's settings, for what it has and what it would take.
-
-    A webhook is sent nothing: its secret is read.
+    """Checks a replica. Of a webhook only the secret is checked; nothing is sent.
 
     Returns:
-        what to say of it, and what a person should look at although nothing is broken; empty: nothing.
+        a description, and a notice for a person, which may be empty.
 
     Raises:
-        RetunedError: it does not answer, refuses, or would not load what is trained.
+        RetunedError: the replica does not answer, refuses, or does not support the configured adapters.
     """
     target = place.settings
     match target:
@@ -112,36 +109,36 @@ def check(place: Place, settings: Settings) -> tuple[str, str]:
         case ServerTarget():
             if problems := adapters.check_settings(settings, target):
                 raise ConfigurationError("; ".join(problems))
-            asked = server(target, place.replica, settings.models.directory)
-            found, notice = _check_server(asked, target.maximum_rank, settings.base)
+            client = server(target, place.replica, settings.models.directory)
+            text, notice = _check_server(client, target.maximum_rank, settings.base)
             if adapters.adapts_experts(settings):
-                found += "; adapters on experts need its flag --enable-mixed-moe-lora-format"
-            return found, notice
+                text += "; adapters on experts need its flag --enable-mixed-moe-lora-format"
+            return text, notice
         case WebhookTarget():
             read_secret(target.secret_file)
-            return "gets signed requests; it is not asked", ""
+            return "gets signed requests; not checked", ""
         case MlflowTarget():
             models = Mlflow(target, ()).registered_models()
             return f"answers; {in_words(models, 'registered model')}", ""
 
 
-def _check_server(asked: Vllm, maximum_rank: int, base: Base | None) -> tuple[str, str]:
-    served = asked.base()
-    asked.check_loading()
+def _check_server(client: Vllm, maximum_rank: int, base: Path | None) -> tuple[str, str]:
+    served = client.base()
+    client.check_loading()
     root = str(served.get("root") or "")
-    found = f"serves {served['id']}" + (f" ({root})" if root not in ("", served["id"]) else "")
-    adapters = asked.listed()
-    found += f", loads adapters of rank {maximum_rank} at most (maximum_rank), {in_words(adapters, 'adapter')}"
+    text = f"serves {served['id']}" + (f" ({root})" if root not in ("", served["id"]) else "")
+    adapters = client.listed()
+    text += f", loads adapters of rank {maximum_rank} at most (maximum_rank), {in_words(adapters, 'adapter')}"
     try:
         other = isinstance(base, Path) and holds_other(root, base_hash(base))
     except RetunedError:
-        other = False  # what is wrong with the base model is not the server's
+        other = False  # a problem of the base model is not one of the server
     problems = [f"that is not {base}, whose versions would not be loaded there"] if other else []
-    return found, "; ".join(filter(None, [*problems, asked.crowded(list(adapters))]))
+    return text, "; ".join(filter(None, [*problems, client.crowded(list(adapters))]))
 
 
 def in_words(names: Iterable[str], what: str) -> str:
-    """How many things are listed, and the first of them by name."""
+    """Describes a list by its length and its first names."""
     names = sorted(names)
     if not names:
         return f"lists no {what}"

@@ -1,4 +1,4 @@
-"""Links in the workload's folder below `models.directory`, for whatever serves from there by path."""
+"""The target `folder`: links in the workload's folder below `models.directory`, for servers that load by path."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,14 +9,14 @@ from retuned.retrain.release.deployments import Wanted
 from retuned.retrain.versions import CANARY, CHAMPION, PREVIOUS, Version, model_name, workload_folder
 
 ALIASES = (PREVIOUS, CHAMPION, CANARY)
-"""In the order in which their links change."""
+"""The aliases, in the order in which their links change."""
 
 
 def link(directory: Path, workload: str, aliases: Mapping[str, str | None]) -> None:
-    """Point the links of a workload where its aliases say; an alias of the base model has no link.
+    """Makes the links of a workload point to its aliases' versions. An alias of the base model has no link.
 
     Raises:
-        OSError: they cannot be made.
+        OSError: the links cannot be created.
     """
     folder = workload_folder(directory, workload)
     folder.mkdir(parents=True, exist_ok=True)
@@ -24,8 +24,14 @@ def link(directory: Path, workload: str, aliases: Mapping[str, str | None]) -> N
         files.point(folder / alias, aliases.get(alias))
 
 
+def links(directory: Path, workload: str) -> dict[str, str]:
+    """Returns the versions that the links of a workload point to, by alias."""
+    folder = workload_folder(directory, workload)
+    return {alias: link.readlink().name for alias in ALIASES if (link := folder / alias).is_symlink()}
+
+
 class Folder:
-    """The links of some workloads."""
+    """The links of workloads."""
 
     kind, follows_aliases = "folder", True
 
@@ -34,37 +40,34 @@ class Folder:
         self._directory, self._workloads = directory, workloads
 
     def listed(self) -> dict[str, frozenset[str]]:
-        found: dict[str, frozenset[str]] = {}
+        aliases: dict[str, frozenset[str]] = {}
         for workload in self._workloads:
-            for alias, version in self._links(workload).items():
+            for alias, version in links(self._directory, workload).items():
                 name = model_name(workload, version)
-                found[name] = found.get(name, frozenset()) | {alias}
-        return found
+                aliases[name] = aliases.get(name, frozenset()) | {alias}
+        return aliases
 
     def check(self, version: Version) -> None:
-        """Whatever is in a folder can be linked."""
+        """Does nothing: every version can be linked."""
 
     def load(self, wanted: Wanted) -> None:
         workload, version = wanted.version.workload, wanted.version.version
-        links = {alias: target for alias, target in self._links(workload).items() if target != version}
-        self._link(workload, links | dict.fromkeys(wanted.aliases.intersection(ALIASES), version))
+        others = {alias: target for alias, target in links(self._directory, workload).items() if target != version}
+        self._link(workload, others | dict.fromkeys(wanted.aliases.intersection(ALIASES), version))
 
     def unload(self, name: str) -> None:
         workload, _, version = name.rpartition("@")
-        self._link(workload, {alias: target for alias, target in self._links(workload).items() if target != version})
+        linked = links(self._directory, workload)
+        self._link(workload, {alias: target for alias, target in linked.items() if target != version})
 
     def verify(self, version: Version) -> None:
-        """Who serves from the folder is not known."""
+        """Returns None: the servers that load from the folder are unknown."""
 
-    def _links(self, workload: str) -> dict[str, str]:
-        folder = workload_folder(self._directory, workload)
-        return {alias: link.readlink().name for alias in ALIASES if (link := folder / alias).is_symlink()}
-
-    def _link(self, workload: str, links: Mapping[str, str | None]) -> None:
+    def _link(self, workload: str, aliases: Mapping[str, str | None]) -> None:
         try:
-            link(self._directory, workload, links)
+            link(self._directory, workload, aliases)
         except OSError as error:
             raise RetunedError(
-                f"{workload_folder(self._directory, workload)}: its links cannot be made ({error.strerror}); correct "
-                "its permissions"
+                f"{workload_folder(self._directory, workload)}: its links cannot be created ({error.strerror}); "
+                "correct its permissions"
             ) from error

@@ -1,7 +1,7 @@
-"""MLflow's model registry: a registered model for each workload, whose versions have the adapter, its card and its
-metrics, and whose aliases `champion`, `challenger` and `previous` follow retuned's.
+"""The target `mlflow`: MLflow's model registry, with a registered model for each workload.
 
-Through MLflow's own client (mlflow-skinny), which knows its authentication and the stores of its artifacts.
+Its versions contain the adapter, its card and its metrics. Its aliases `champion`, `challenger` and `previous` follow
+retuned's. It uses MLflow's client (mlflow-skinny), which supports its authentication and artifact stores.
 """
 
 import os
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.consumers.settings import secret
+from retuned.consumers.sections import secret
 from retuned.retrain.release import card
 from retuned.retrain.release.deployments import Wanted
-from retuned.retrain.release.targets.target import Unservable
 from retuned.retrain.serving_settings import MlflowTarget
 from retuned.retrain.versions import Version
 
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
 _ALIASES = {"champion": "champion", "canary": "challenger", "previous": "previous"}
 _VERSION, _SERVED = "retuned.version", "retuned.served"
 _PASSWORD: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-"""MLflow would send these in place of a token."""
+"""MLflow would use these instead of a token."""
 _one_client = threading.Lock()
-"""Its token and its timeout are variables of the environment."""
+"""The client's token and timeout are environment variables, so only one client is used at a time."""
 
 
 class Mlflow:
-    """One registry."""
+    """A registry."""
 
     kind, follows_aliases = "mlflow", True
 
     def __init__(self, settings: MlflowTarget, workloads: Sequence[str], lead: Lead = alone) -> None:
         """
         Raises:
-            ConfigurationError: mlflow-skinny is not installed, or the file of the token cannot be read.
+            ConfigurationError: mlflow-skinny is not installed, or the token file cannot be read.
         """
         self.replica = settings.url
         self._settings, self._workloads, self._lead = settings, workloads, lead
@@ -49,30 +48,29 @@ class Mlflow:
             raise ConfigurationError("serving.targets (mlflow): needs pip install 'retuned[mlflow]'") from error
 
     def registered_models(self) -> list[str]:
-        """The names of the registered models, of which there may be more than these.
+        """Returns the names of registered models, of the first page.
 
         Raises:
-            RetunedError: it does not answer.
+            RetunedError: the server does not answer.
         """
         with self._client() as client:
             return [model.name for model in client.search_registered_models()]
 
     def listed(self) -> dict[str, frozenset[str]]:
         names = {alias: own for own, alias in _ALIASES.items()}
-        found: dict[str, frozenset[str]] = {}
+        served: dict[str, frozenset[str]] = {}
         with self._client() as client:
             for workload in self._workloads:
                 for version in client.search_model_versions(f"name='{_registered(workload)}'"):
                     if version.tags.get(_SERVED) == "true":
-                        # A search does not bring aliases with it on all servers.
+                        # On some servers a search does not return aliases.
                         known = client.get_model_version(version.name, version.version)
                         aliases = frozenset(names[alias] for alias in known.aliases if alias in names)
-                        found[f"{workload}@{version.tags[_VERSION]}"] = aliases
-        return found
+                        served[f"{workload}@{version.tags[_VERSION]}"] = aliases
+        return served
 
     def check(self, version: Version) -> None:
-        if version.provider_model is not None:
-            raise Unservable(f"{version.name}: a provider keeps its weights, and MLflow would have none")
+        """Does nothing: every version can be registered."""
 
     def load(self, wanted: Wanted) -> None:
         version, name = wanted.version, _registered(wanted.version.workload)
@@ -88,20 +86,20 @@ class Mlflow:
                     client.delete_registered_model_alias(name, alias)
 
     def unload(self, name: str) -> None:
-        """The version stays in the registry, without an alias."""
+        """Removes the aliases of a version, which stays in the registry."""
         workload, _, version = name.rpartition("@")
         with self._client() as client:
             self._lead()
-            for found in client.search_model_versions(f"name='{_registered(workload)}'"):
-                if found.tags.get(_VERSION) != version:
+            for registered in client.search_model_versions(f"name='{_registered(workload)}'"):
+                if registered.tags.get(_VERSION) != version:
                     continue
-                for alias in client.get_model_version(found.name, found.version).aliases:
+                for alias in client.get_model_version(registered.name, registered.version).aliases:
                     if alias in _ALIASES.values():
-                        client.delete_registered_model_alias(found.name, alias)
-                client.set_model_version_tag(found.name, found.version, _SERVED, "false")
+                        client.delete_registered_model_alias(registered.name, alias)
+                client.set_model_version_tag(registered.name, registered.version, _SERVED, "false")
 
     def verify(self, version: Version) -> None:
-        """It does not answer."""
+        """Returns None: a registry does not serve models."""
 
     @contextmanager
     def _client(self) -> "Iterator[MlflowClient]":
@@ -130,8 +128,10 @@ class Mlflow:
 
 @contextmanager
 def _environment(own: Mapping[str, str | None]) -> Iterator[None]:
-    """Meanwhile these variables have these values, None for none; afterwards those of before, so that the token of one
-    registry is not sent to the next."""
+    """Sets environment variables (None unsets one), and restores them afterwards.
+
+    So the token of one registry is not sent to another.
+    """
     before = {name: os.environ.get(name) for name in own}
     try:
         _set(own)
@@ -149,18 +149,18 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 
 def _registered(workload: str) -> str:
-    """The name of a workload's registered model; MLflow's have neither slashes nor colons, nor quotes in a search."""
+    """Returns the name of a workload's registered model. MLflow allows no slashes or colons, nor quotes in a search."""
     return workload.translate(str.maketrans("/:'\"", "----"))
 
 
 def _number(client: "MlflowClient", version: Version) -> str | None:
-    """Which version of MLflow's it is; None: none yet."""
-    found = client.search_model_versions(f"name='{_registered(version.workload)}'")
-    return next((str(one.version) for one in found if one.tags.get(_VERSION) == version.version), None)
+    """Returns the number of a version in MLflow, if it is registered."""
+    known = client.search_model_versions(f"name='{_registered(version.workload)}'")
+    return next((str(one.version) for one in known if one.tags.get(_VERSION) == version.version), None)
 
 
 def _register(client: "MlflowClient", version: Version) -> str:
-    """Make a run with the version's metrics and files, and a version of the registered model from it."""
+    """Creates a run with the version's metrics and files, and a version of the registered model from it."""
     from mlflow.exceptions import MlflowException
 
     name = _registered(version.workload)
@@ -181,11 +181,11 @@ def _register(client: "MlflowClient", version: Version) -> str:
     client.set_terminated(run)
     text = version.path / card.NAME
     source = f"{client.get_run(run).info.artifact_uri}/adapter"
-    made = client.create_model_version(
+    created = client.create_model_version(
         name,
         source,
         run,
         tags=tags | {"retuned.base_model": version.base_model},
         description=card.without_header(text.read_text(encoding="utf-8")) if text.is_file() else None,
     )
-    return str(made.version)
+    return str(created.version)

@@ -1,4 +1,4 @@
-"""SGLang: as vLLM, with routes for adapters that have no `/v1`, and log-probabilities by its own route."""
+"""The target `sglang`: like vLLM, with adapter routes without `/v1`, and its own route for log-probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from retuned.retrain.release.targets.vllm import Vllm
 
 
 class SglangServer(LoraServer):
-    """Its requests. An adapter is called `BASE:NAME` in OpenAI's routes, and NAME elsewhere."""
+    """A client of SGLang. An adapter's name is `BASE:NAME` in OpenAI's routes, and NAME elsewhere."""
 
     def __init__(self, client: Client, work_seconds: float) -> None:
         super().__init__(client, work_seconds)
@@ -23,7 +23,7 @@ class SglangServer(LoraServer):
             "return_logprob": True,
             "top_logprobs_num": TOP,
         }
-        if "@" in model:  # else it is the base model
+        if "@" in model:  # not the base model
             body["lora_path"] = model
         answers, _ = self._working.request("generate", body)
         with self.client.expected("generate"):
@@ -32,7 +32,7 @@ class SglangServer(LoraServer):
 
 
 class Sglang(Vllm):
-    """One replica."""
+    """A replica of SGLang."""
 
     kind = "sglang"
     start = (

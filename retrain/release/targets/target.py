@@ -1,4 +1,4 @@
-"""What every target keeps."""
+"""The interface of targets."""
 
 from typing import Protocol
 
@@ -8,23 +8,23 @@ from retuned.retrain.versions import Version
 
 
 class Unservable(RetunedError):
-    """A target cannot take a version; the text says what to change."""
+    """A target does not support a version. The message states what to change."""
 
 
 class WrongModel(RetunedError):
-    """A server does not answer with the version whose name was asked for; the text says with what."""
+    """A server does not answer with the requested version. The message states with what it answers."""
 
 
 class Target(Protocol):
-    """One place that has versions: a replica of a model server, the folder of links, a webhook, a registry.
+    """A replica of a model server, the folder of links, a webhook, or a registry.
 
-    Each method raises a RetunedError when the target refuses, or does not answer within its time; then nothing is known
-    of it, and the same call may be made again.
+    Each method raises a RetunedError if the target refuses, or does not answer in time. Then its state is unknown, and
+    the same call may be repeated.
 
     Attributes:
-        kind: as the configuration names it.
-        replica: which of its kind; an address or a folder.
-        follows_aliases: what it has names aliases; else it has versions alone.
+        kind: the kind in the configuration.
+        replica: its address or folder.
+        follows_aliases: the target stores aliases, not only versions.
     """
 
     kind: str
@@ -32,24 +32,24 @@ class Target(Protocol):
     follows_aliases: bool
 
     def listed(self) -> dict[str, frozenset[str]]:
-        """What it has: names, and the aliases of each. Of what is not retuned's it may list names too."""
+        """Returns the names of its versions, with their aliases. It may include models that are not retuned's."""
 
     def check(self, version: Version) -> None:
-        """Before a version is loaded.
+        """Checks a version before it is loaded.
 
         Raises:
-            Unservable: it cannot take it.
+            Unservable: the target does not support it.
         """
 
     def load(self, wanted: Wanted) -> None:
-        """Give it a version, or other aliases of one that it has; never other weights under a name."""
+        """Loads a version, or changes the aliases of a loaded one. A name never gets other weights."""
 
     def unload(self, name: str) -> None:
-        """Take a version away."""
+        """Unloads a version."""
 
     def verify(self, version: Version) -> bool | None:
-        """Whether it answers with a version that it has; None: that cannot be told.
+        """Returns whether the target answers with a loaded version; None if that cannot be determined.
 
         Raises:
-            WrongModel: it does not.
+            WrongModel: it answers with another model.
         """

@@ -1,4 +1,4 @@
-"""vLLM: adapters by `/v1/load_lora_adapter`, each under a name that holds its version, never reloaded in place."""
+"""The target `vllm`: adapters by `/v1/load_lora_adapter`, under names with their version, never replaced in place."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ _NO_ADAPTER = "retuned-check"
 
 
 class Vllm:
-    """One replica."""
+    """A replica of vLLM."""
 
     kind, follows_aliases = "vllm", False
     start = (
@@ -41,7 +41,7 @@ class Vllm:
             directory: `models.directory`.
 
         Raises:
-            ConfigurationError: the file of its token cannot be read.
+            ConfigurationError: the token file cannot be read.
         """
         self.replica = url
         self._settings, self._directory = settings, directory
@@ -56,14 +56,14 @@ class Vllm:
             lead=lead,
         )
         self.server = self._server(self._client)
-        self._models: list[dict[str, Any]] | None = None  # as listed, unless anything was loaded since
-        self._adapters = set[str]()  # as listed, and what was loaded since
+        self._models: list[dict[str, Any]] | None = None  # the last list, unless an adapter was loaded since
+        self._adapters = set[str]()  # the last list, and adapters loaded since
 
     def _server(self, client: Client) -> LoraServer:
         return LoraServer(client, self._settings.work_seconds)
 
     def base(self) -> dict[str, Any]:
-        """The base model, as the server lists it."""
+        """Returns the base model as the server lists it."""
         return self.server.base()
 
     def listed(self) -> dict[str, frozenset[str]]:
@@ -77,8 +77,8 @@ class Vllm:
         base = self.server.base(models)
         self._check_base(version, str(base.get("root") or ""))
         probe = Probe.from_manifest(version.manifest)
-        # Asked while no adapter is loaded: vLLM for CPUs (0.32) answers requests for the base model with an adapter
-        # where both are in one batch.
+        # Only while no adapter is loaded: vLLM for CPUs (0.32) applies an adapter to requests for the base model in
+        # the same batch.
         if probe is not None and not any(model.get("parent") for model in models):
             name = str(base["id"])
             other = probe.other_base(lambda prompts: self.server.next_tokens(name, prompts), self._tolerance)
@@ -92,12 +92,12 @@ class Vllm:
     def check_loading(self) -> None:
         """
         Raises:
-            RetunedError: it does not load adapters at run time; the text says how it would.
+            RetunedError: the server does not load adapters at run time. The message states how to enable it.
         """
         try:
             self.server.unload(_NO_ADAPTER)
         except Refused as error:
-            if _NO_ADAPTER not in str(error):  # else the server looked for it
+            if _NO_ADAPTER not in str(error):  # an error about this name means that the server supports adapters
                 raise RetunedError(f"{error}; {self.start}") from error
 
     def _check_base(self, version: Version, root: str) -> None:
@@ -114,7 +114,7 @@ class Vllm:
             self.server.load(wanted.name, path, fused=covers_experts(wanted.version.path))
         except Refused as error:
             if wanted.name in self.listed():
-                return  # by a request before, whose answer did not arrive
+                return  # loaded by an earlier request whose response was lost
             if error.status == 404 and "adapter" not in str(error).casefold():
                 raise RetunedError(f"{error}; {self.start}") from error
             raise RetunedError(
@@ -125,17 +125,19 @@ class Vllm:
             log.warning("%s: %s", self.replica, crowded)
 
     def crowded(self, adapters: Collection[str]) -> str:
-        """What is wrong where a server has more adapters than slots for them, as far as its metrics name these (vLLM's
-        do, once it has answered a request); empty: nothing."""
+        """Returns a warning if the server has more adapters than slots, by its metrics; else an empty text.
+
+        vLLM's metrics contain the number of slots once it has answered a request.
+        """
         metrics = replace(self._client, url=self._client.url.removesuffix("/v1"))
         try:
-            found = re.search(r'max_lora="(\d+)"', str(metrics.get("metrics")))
+            slots = re.search(r'max_lora="(\d+)"', str(metrics.get("metrics")))
         except RetunedError:
             return ""
-        if found is None or len(adapters) <= int(found[1]):
+        if slots is None or len(adapters) <= int(slots[1]):
             return ""
         return (
-            f"{len(adapters)} adapters share {found[1]} slots (--max-loras), so that requests wait for each other and "
+            f"{len(adapters)} adapters share {slots[1]} slots (--max-loras), so that requests wait for each other and "
             f"adapters are read again from disk; start it with --max-loras {len(adapters)} or more"
         )
 
@@ -160,7 +162,7 @@ class Vllm:
         return self._settings.probe_tolerance
 
     def _visible(self, path: Path) -> Path:
-        """A version's folder as the server sees it."""
+        """Returns a version's folder as the server sees it."""
         there = self._settings.models_directory
         if there is None:
             return path.resolve()
@@ -174,8 +176,8 @@ class Vllm:
 
 
 def holds_other(root: str, hash: str) -> bool:
-    """Whether a server's folder, where it is on this machine too, holds another base model than the one of a hash."""
+    """Returns whether a server's folder, if it exists on this machine, contains another base model."""
     try:
         return Path(root).is_absolute() and base_hash(Path(root)) != hash
     except (RetunedError, OSError):
-        return False  # it is none here
+        return False  # there is no base model in that folder here

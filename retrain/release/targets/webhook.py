@@ -1,6 +1,6 @@
-"""A service of one's own that loads models: it is told by signed requests, until it acknowledges.
+"""The target `webhook`: signed requests to a user's own service, repeated until it acknowledges them.
 
-Requests are signed as the Standard Webhooks specification 1.0 says (standardwebhooks.com): HMAC-SHA256 over
+Requests are signed by the Standard Webhooks specification 1.0 (standardwebhooks.com): HMAC-SHA256 over
 `id.timestamp.body`, in the headers webhook-id, webhook-timestamp and webhook-signature.
 """
 
@@ -25,7 +25,7 @@ LEAST_SECRET = 16
 
 
 class Webhook:
-    """One address. What it has is what it acknowledged, as the warehouse keeps it."""
+    """A webhook's address. The warehouse stores which versions it has acknowledged."""
 
     kind, follows_aliases = "webhook", True
 
@@ -34,7 +34,7 @@ class Webhook:
     ) -> None:
         """
         Raises:
-            ConfigurationError: the secret cannot be read, or is none.
+            ConfigurationError: the secret cannot be read, or is too short.
         """
         self.replica = settings.url
         self._warehouse, self._now = warehouse, now
@@ -44,7 +44,7 @@ class Webhook:
             "serving.targets (webhook)",
             None,
             settings.timeout_seconds,
-            if_away="start what listens there, or correct url",
+            if_away="start the service, or correct url",
             pauses=(),
             lead=lead,
         )
@@ -54,7 +54,7 @@ class Webhook:
         return {row["model"]: frozenset(filter(None, row["aliases"].split(","))) for row in rows}
 
     def check(self, version: Version) -> None:
-        """Its own service knows what it can load."""
+        """Does nothing: the service decides what it can load."""
 
     def load(self, wanted: Wanted) -> None:
         version, aliases = wanted.version, ",".join(sorted(wanted.aliases))
@@ -65,9 +65,8 @@ class Webhook:
                 "model": version.name,
                 "version": version.version,
                 "aliases": sorted(wanted.aliases),
-                "path": None if version.provider_model else str(version.path.resolve()),
+                "path": str(version.path.resolve()),
                 "base_model": version.base_model,
-                "provider_model": version.provider_model,
             },
             wanted.since,
         )
@@ -89,34 +88,35 @@ class Webhook:
         self._warehouse.execute(QUERIES["forget_acknowledged"], {"url": self.replica, "model": name})
 
     def verify(self, version: Version) -> None:
-        """What it serves is not known."""
+        """Returns None: what the service serves is unknown."""
 
     def _acknowledged_at(self, name: str) -> datetime | None:
         rows = self._warehouse.rows(QUERIES["acknowledged"], {"url": self.replica})
         return next((row["acknowledged_at"] for row in rows if row["model"] == name), None)
 
     def _send(self, message: Mapping[str, object], since: datetime | None) -> None:
-        """Send a message whose occasion was at a time: each try of it has one id, by which a receiver knows it."""
+        """Sends a message. All attempts for the same change, made at `since`, have the same id."""
         now = self._now().replace(tzinfo=UTC)
-        told = json.dumps({**message, "timestamp": now.isoformat(timespec="milliseconds")}).encode()
-        occasion = json.dumps([message, str(since)], sort_keys=True)
-        id = f"msg_{hashlib.sha256(occasion.encode()).hexdigest()[:24]}"
+        body = json.dumps({**message, "timestamp": now.isoformat(timespec="milliseconds")}).encode()
+        change = json.dumps([message, str(since)], sort_keys=True)
+        id = f"msg_{hashlib.sha256(change.encode()).hexdigest()[:24]}"
         at = str(int(now.timestamp()))
-        sent = {"webhook-id": id, "webhook-timestamp": at, "webhook-signature": signature(self._secret, id, at, told)}
-        self._client.request("", told, headers=sent, repeat=False)
+        signed = signature(self._secret, id, at, body)
+        headers = {"webhook-id": id, "webhook-timestamp": at, "webhook-signature": signed}
+        self._client.request("", body, headers=headers, repeat=False)
 
 
 def signature(secret: bytes, id: str, timestamp: str, body: bytes) -> str:
-    """The header webhook-signature of a request: `v1,` and the HMAC in base64."""
+    """Returns the header webhook-signature: `v1,` and the HMAC in base64."""
     digest = hmac.new(secret, f"{id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
 def read_secret(file: Path) -> bytes:
-    """The key of the signatures: what follows `whsec_` in base64, or the text of the file as it is.
+    """Reads the key of the signatures: base64 after `whsec_`, or the text of the file.
 
     Raises:
-        ConfigurationError: it cannot be read, or is too short to be a secret.
+        ConfigurationError: the file cannot be read, or the secret is too short.
     """
     try:
         text = file.read_text(encoding="utf-8").strip()
@@ -128,7 +128,7 @@ def read_secret(file: Path) -> bytes:
         secret = base64.b64decode(text.removeprefix("whsec_"), validate=True) if text.startswith("whsec_") else None
     except binascii.Error as error:
         raise ConfigurationError(
-            f"serving.targets (webhook): secret_file {file} begins with whsec_, and what follows is not base64"
+            f"serving.targets (webhook): secret_file {file} begins with whsec_, but the rest is not base64"
         ) from error
     secret = text.encode() if secret is None else secret
     if len(secret) < LEAST_SECRET:

@@ -17,17 +17,18 @@ from judges import serving
 
 from retuned.consumers.common import tool_calls
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.warehouse.connection import open_warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.demo.model import base_model
-from retuned.daemon.service import opened
+from retuned.daemon.operations.files import FileIntake
+from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import Settings, load
 from retuned.daemon.transfer.imports import import_files
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
-from retuned.retrain.decision.evaluate import CANDIDATE, LOGGED
-from retuned.retrain.queue import put_in_line
+from retuned.retrain.decision.evaluation import CANDIDATE, LOGGED
+from retuned.retrain.queue import enqueue
 from retuned.retrain.release.rollout import Rollout
-from retuned.retrain.run import RunResult, take_up
+from retuned.retrain.run import RunResult, resume
 from workloads.task import Item, Task
 
 ROOT = Path(__file__).parents[3]
@@ -60,8 +61,8 @@ def _figures(task: Task, place: Path, settings: Settings) -> dict[str, float]:
     try:
         rollout = Rollout(warehouse, settings, MemoryPublisher(), "models")
         now = START + timedelta(days=60)
-        run_id = put_in_line(warehouse, task.name, ["benchmark"], now)
-        result = take_up(rollout, run_id, lambda: now, threading.Event(), lambda _: None)
+        run_id = enqueue(warehouse, task.name, ["benchmark"], now)
+        result = resume(rollout, run_id, lambda: now, threading.Event(), lambda _: None)
         _tell(task, result)
         if result.version is None or result.dataset_version is None:
             return {f"workload_{task.name}_passed": 0.0}
@@ -77,7 +78,7 @@ def _figures(task: Task, place: Path, settings: Settings) -> dict[str, float]:
         warehouse.close()
     found = {"passed": float(result.promoted), "kept": _kept(dataset, asked)}
     found |= _gate_error(task, dataset, asked, judged, version.version)
-    found["logged"] = fmean(row["score"] for row in judged if row["model"] == LOGGED)
+    found["logged"] = fmean(row["score"] for row in judged if row["model"] == LOGGED and row["score"] is not None)
     for name, adapter in {"base": None, "promoted": str(version.path)}.items():
         found |= _examined(task, place, name, adapter, settings)
     peer = _child("peer", place, {
@@ -129,7 +130,7 @@ def _imported(task: Task, place: Path, settings: Settings) -> dict[str, Item]:
             for event in _events(task, number, item, luck):
                 lines.write(json.dumps(event, ensure_ascii=False) + "\n")
     with opened(settings) as service:
-        import_files([file], None, None, settings, service)
+        import_files([file], None, None, settings, FileIntake(service))
     return {f"i{number}": item for number, item in enumerate(items)}
 
 

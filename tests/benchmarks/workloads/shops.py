@@ -28,7 +28,8 @@ def task(language: str) -> Task:
     def wrong(item: Item, _: Random) -> str:
         return old[item.answer]
 
-    return Task(language, asked, exam, wrong, right)
+    # Values do not settle what a small model makes up in other words, and there is no judge here.
+    return Task(language, asked, exam, wrong, right, settings={"metric": {"name": "text"}})
 
 
 def right(answer: str, item: Item) -> float:

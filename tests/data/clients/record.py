@@ -108,6 +108,25 @@ def anthropic_message(asked: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def anthropic_events(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    message = anthropic_message(asked)
+    begun = {"stop_reason": None, "content": [], "usage": {"input_tokens": 21, "output_tokens": 1}}
+    found: list[dict[str, Any]] = [{"type": "message_start", "message": message | begun}]
+    for index, block in enumerate(message["content"]):
+        if block["type"] == "text":
+            empty = {"text": ""}
+            deltas = [{"type": "text_delta", "text": piece} for piece in ("Within ", "30 days.")]
+        else:
+            empty = {"input": {}}
+            deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in ('{"order": ', '"A-1"}')]
+        found.append({"type": "content_block_start", "index": index, "content_block": block | empty})
+        found += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+        found.append({"type": "content_block_stop", "index": index})
+    ended = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    found.append({"type": "message_delta", "delta": ended, "usage": {"output_tokens": 5}})
+    return [*found, {"type": "message_stop"}]
+
+
 def converse_answer(asked: dict[str, Any]) -> dict[str, Any]:
     content: list[dict[str, Any]] = [
         {"reasoningContent": {"reasoningText": {"text": "30, I think."}}},
@@ -166,6 +185,12 @@ class Double(BaseHTTPRequestHandler):
             self.answer(chat_completion(asked))
         elif path.endswith("/responses"):
             self.answer(response(asked))
+        elif path.endswith("/messages") and asked.get("stream"):
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            for event in anthropic_events(asked):
+                self.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
         elif path.endswith("/messages"):
             self.answer(anthropic_message(asked))
         elif path.endswith("/converse"):
@@ -247,6 +272,10 @@ def anthropic(url: str) -> None:
         request = {"model": "double-1", "system": SYSTEM, "max_tokens": 100, **more}
         answer = client.messages.create(**request)
         write(f"anthropic_{name}.json", {"request": request, "response": answer.model_dump(mode="json")})
+    request = {"model": "double-1", "system": SYSTEM, "max_tokens": 100, "messages": MESSAGES[1:], "stream": True}
+    for name, more in {"stream": {}, "stream_tools": {"tools": [tool]}}.items():
+        found = [event.model_dump(mode="json") for event in client.messages.create(**request, **more)]
+        write(f"anthropic_{name}.json", {"request": request | more, "response": found})
 
 
 def bedrock(url: str) -> None:

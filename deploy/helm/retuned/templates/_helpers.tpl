@@ -35,11 +35,12 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- define "retuned.gatewayConfig" -}}
 {{- $url := printf "%s://%s:8321" (include "retuned.scheme" .) (include "retuned.host" .) }}
 {{- $gateway := merge (deepCopy .Values.config.gateway) (dict "daemon_url" $url) }}
-{{- merge (dict "gateway" $gateway) (pick .Values.config "kafka" "ingest" "logging") | toYaml }}
+{{- merge (dict "gateway" $gateway) (pick .Values.config "kafka" "ingest" "privacy" "workloads" "logging") | toYaml }}
 {{- end }}
 
 {{- define "retuned.ingestConfig" -}}
-{{ pick .Values.config "kafka" "ingest" "privacy" "store" "http" "logging" | toYaml }}
+{{- $http := omit .Values.config.http "gateway_token_file" }}
+{{- merge (dict "http" $http) (pick .Values.config "kafka" "ingest" "privacy" "store" "logging") | toYaml }}
 {{- end }}
 
 {{/* What a process of a cluster has of objects.secretName. */}}

@@ -1,0 +1,97 @@
+"""Removes erased rows from the segments of a cluster, and keeps late copies out of new ones."""
+
+import hashlib
+import io
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from retuned.consumers.cluster.database import Database, File
+from retuned.consumers.cluster.objects import Objects
+from retuned.consumers.cluster.postgres import Postgres
+from retuned.consumers.cluster.sweep import delete_gone
+from retuned.consumers.privacy.pseudonyms import UserKeys
+from retuned.consumers.warehouse import rewriting
+from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.consumers.warehouse.rows import Rows
+from retuned.consumers.warehouse.tombstones import Tombstones
+
+SKEW = timedelta(days=1)
+"""Events may be received this long before their own time."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A file of a segment before and after."""
+
+    before: File
+    after: File
+
+
+def erase(database: Database, objects: Objects, tombstones: Tombstones, first: datetime | None) -> Iterator[Rewritten]:
+    """Writes the files of segments with erased rows again, and yields them. Safe to repeat, and to run twice at once.
+
+    Args:
+        first: the time of the first erased interaction, naive UTC; None: unknown.
+
+    Raises:
+        StoreUnavailable: the database or the storage does not answer.
+        StandsBy: another daemon leads.
+    """
+    for file in database.files_since(first and first - SKEW):
+        try:
+            content = objects.get(file.key)
+        except FileNotFoundError:  # lost, or replaced meanwhile
+            continue
+        erased = rewriting.erased_rows(io.BytesIO(content), tombstones)
+        if not erased.any():
+            continue
+        left = rewriting.left(io.BytesIO(content), erased)
+        key = re.sub(r"[0-9a-f]+\.parquet$", f"{secrets.token_hex(8)}.parquet", file.key)
+        sha256 = hashlib.sha256(left).hexdigest()
+        new = replace(file, key=key, rows=file.rows - int(erased.sum()), bytes=len(left), sha256=sha256)
+        objects.put(new.key, left)
+        if database.exchange_file(file, new):
+            yield Rewritten(file, new)
+    delete_gone(database, objects)
+
+
+def take_requests(postgres: Postgres, warehouse: Warehouse) -> int:
+    """Takes over the requests that ingesters left, each once; returns how many.
+
+    Raises:
+        RetunedError: this daemon does not lead, or PostgreSQL does not answer. The next call goes on.
+    """
+    requests = dict(postgres.rows("erasure_requests"))
+    if not requests:
+        return 0
+    # Of a call that was killed between the two databases.
+    known = {row["id"] for row in warehouse.rows("SELECT id FROM erasures WHERE list_contains(?, id)", [[*requests]])}
+    new = [row for id, row in requests.items() if id not in known]
+    if new:
+        with warehouse.transaction() as cursor:
+            for row in new:
+                insert(cursor, "erasures", **row | {"requested_at": datetime.fromisoformat(row["requested_at"])})
+    postgres.rows("take_erasure_requests", {"ids": [*requests]})
+    return len(new)
+
+
+class SharedTombstones:
+    """The tombstones of a cluster, for a process without a warehouse. For one thread at a time."""
+
+    def __init__(self, database: Database, keys: UserKeys) -> None:
+        self._database, self._tombstones = database, Tombstones(keys)
+        self._state: tuple[int, int] | None = None
+
+    def take_out(self, rows: Rows) -> None:
+        """Removes events that have a tombstone; see `Tombstones.take_out`.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if (changed := self._database.tombstones(self._state)) is not None:
+            self._state, found = changed
+            self._tombstones.use(found)
+        self._tombstones.take_out(rows)

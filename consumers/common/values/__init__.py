@@ -1,0 +1,1 @@
+"""Reads the values in texts: numbers, quantities, money, dates, times and addresses."""

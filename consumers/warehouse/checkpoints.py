@@ -1,0 +1,136 @@
+"""Signed checkpoints of the audit, and its verification.
+
+A chain of hashes shows what was changed, not that its end was cut off, or that all of it was written anew. A checkpoint
+fixes how many rows there were and the hash of the last one. It is signed, and kept where who may write the warehouse
+cannot: in a file that is collected, or in a topic. The idea is that of transparency logs, such as Tessera.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers.common.signing import BadSignature, sign, verify
+from retuned.consumers.common.times import iso
+from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.warehouse.audit import START, digest
+from retuned.consumers.warehouse.connection import Warehouse
+
+TYPE = "application/vnd.retuned.audit-checkpoint+json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The audit at one time.
+
+    Attributes:
+        origin: the hash of its first row, which tells audits apart.
+        size: the number of its rows.
+        hash: that of the last row.
+        at: UTC, ISO 8601.
+    """
+
+    origin: str
+    size: int
+    hash: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a verification.
+
+    Attributes:
+        size, hash: the number of rows, and the hash of the last one.
+        checkpoints: how many agree with the rows.
+        problems: what is wrong; empty: nothing.
+    """
+
+    size: int
+    hash: str
+    checkpoints: int
+    problems: list[str]
+
+
+def taken(warehouse: Warehouse, now: datetime) -> Checkpoint | None:
+    """Returns a checkpoint of the audit at this time (naive UTC); None: it has no rows."""
+    size, last = warehouse.trail.head()
+    first = warehouse.row("SELECT hash FROM audit WHERE sequence = 1")
+    if first is None:
+        return None
+    return Checkpoint(first["hash"], size, last, iso(now))
+
+
+def signed(checkpoint: Checkpoint, key_file: Path) -> dict[str, Any]:
+    """Returns the signed envelope of a checkpoint."""
+    return sign(json.dumps(asdict(checkpoint), sort_keys=True).encode(), TYPE, key_file)
+
+
+def read(file: Path, public_key_file: Path) -> list[Checkpoint]:
+    """Returns the checkpoints of a file, one envelope a line.
+
+    Raises:
+        BadSignature: a line is no checkpoint, or was not signed with the key.
+        ConfigurationError: a file cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"checkpoints {file}: cannot be read ({error})") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(Checkpoint(**json.loads(verify(json.loads(line), public_key_file, TYPE))))
+        except BadSignature as error:
+            raise BadSignature(f"checkpoints {file}, line {number}: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise BadSignature(f"checkpoints {file}, line {number}: no checkpoint") from error
+    return found
+
+
+def check(rows: Iterable[Mapping[str, Any]], checkpoints: Sequence[Checkpoint] = ()) -> Verdict:
+    """Verifies the rows of an audit, in the order in which they were kept."""
+    problems: list[str] = []
+    sizes = {one.size for one in checkpoints}
+    hashes, origin, size, last = dict[int, str](), None, 0, START
+    for row in rows:
+        size, number = size + 1, row["sequence"]
+        if number != size:
+            problems.append(_out_of_order(number, size))
+            size = number
+        elif row["previous"] != last:
+            problems.append(f"row {number} does not follow row {number - 1}: one of them was replaced")
+        if digest(row) != row["hash"]:
+            problems.append(f"row {number} was changed: its hash does not fit its content")
+        last = row["hash"]
+        origin = origin or last
+        if size in sizes:
+            hashes[size] = last
+    agree = 0
+    for one in checkpoints:
+        if problem := _contradiction(one, origin, size, hashes.get(one.size)):
+            problems.append(problem)
+        else:
+            agree += 1
+    return Verdict(size, last, agree, problems)
+
+
+def _out_of_order(number: int, expected: int) -> str:
+    if number < expected:
+        return f"row {number} is out of order: row {expected} was expected"
+    gone = f"row {expected} is" if number == expected + 1 else f"rows {expected} to {number - 1} are"
+    return f"{gone} missing before row {number}"
+
+
+def _contradiction(one: Checkpoint, origin: str | None, size: int, found: str | None) -> str | None:
+    """Returns how a checkpoint contradicts the rows; None: it does not."""
+    about = f"the checkpoint of {one.at}"
+    if size < one.size:
+        return f"the end is cut off: {about} has {one.size} rows, and {size} are left"
+    if one.origin != origin:
+        return f"{about} is of another audit: its first row has the hash {one.origin[:16]}…"
+    if found != one.hash:
+        return f"row {one.size} is not that of {about}: rows up to it were written anew"
+    return None

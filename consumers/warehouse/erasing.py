@@ -1,0 +1,223 @@
+"""Finds and deletes the rows of a warehouse that have a tombstone. No list of tables is kept: a row belongs to an
+erased event if one of its columns names it."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import get_args
+
+import duckdb
+import pyarrow as pa
+
+from retuned.consumers.warehouse import answer_minutes, judgements
+from retuned.consumers.warehouse.connection import NAME, Warehouse, literal
+from retuned.consumers.warehouse.selection import Selection
+from retuned.consumers.warehouse.tombstones import QUERIES, Kind, Tombstone, Tombstones, tokens
+
+_OF_COLUMN: dict[str, Kind] = {
+    "interaction_id": "interaction",
+    "feedback_id": "feedback",
+    "other_feedback_id": "feedback",
+    "first_feedback_id": "feedback",
+    "second_feedback_id": "feedback",
+}
+_OF_TABLE: dict[str, tuple[str, Kind]] = {
+    "interactions": ("id", "interaction"),
+    "feedback": ("id", "feedback"),
+    "shadow_answers": ("id", "feedback"),
+    "account_decisions": ("user_id", "user"),
+}
+_WITHOUT_MENTIONS = {"audit", "tombstones", "schema_migrations", "erasure_versions", "archives"}
+"""Tables whose texts are not searched for erased ids. Rows of the audit cannot change, and hold no conversations."""
+ERASED = "<ERASED>"
+AT_ONCE = 100_000
+"""The ids that are compared with the tombstones at once."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a selection chooses: tombstones, interactions, conversations of which nothing is left, the workloads, the
+    users (pseudonyms), and the time of the first interaction; None: there is none."""
+
+    tombstones: list[Tombstone]
+    interactions: list[str]
+    conversations: list[str]
+    workloads: list[str]
+    users: list[str]
+    first: datetime | None
+
+
+def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datetime) -> Chosen:
+    """Finds the events of a selection in the warehouse and in the archive.
+
+    Args:
+        now: until when events of its users and conversations are erased.
+    """
+    by_fields = bool(selection.workload or selection.after or selection.before or selection.attributes)
+    ids = {"users": list(selection.users), "interactions": list(selection.interactions)}
+    given = ids | {
+        "conversations": list(selection.conversations),
+        "by_fields": by_fields,
+        "workload": selection.workload,
+        "after": selection.after,
+        "before": selection.before,
+        "names": list(selection.attributes),
+        "values": list(selection.attributes.values()),
+    }
+    answers = ("id", "timestamp", "workload", "conversation_id", "user_id", "attributes", "messages", "context")
+    votes = ("id", "interaction_id", "user_id", "value")
+    interactions = _everywhere(("interactions",), answers, archive)
+    feedback = _everywhere(("feedback", "shadow_answers"), votes, archive)
+    with warehouse.cursor() as cursor:
+        cursor.execute(QUERIES["chosen"].format(interactions=interactions), given)
+        chosen = cursor.execute("SELECT id FROM chosen").fetchall()
+        cursor.execute(QUERIES["chosen_feedback"].format(feedback=feedback), ids)
+        feedbacks = cursor.execute("SELECT id FROM chosen_feedback").fetchall()
+        workloads = cursor.execute(QUERIES["workloads"].format(interactions=interactions)).fetchall()
+        conversations = cursor.execute(QUERIES["chosen_conversations"].format(interactions=interactions)).fetchall()
+        users = cursor.execute(QUERIES["chosen_users"]).fetchall()
+        (first,) = cursor.execute("SELECT min(timestamp) FROM chosen").fetchall()[0]
+    found: list[Tombstone] = [("interaction", id, None) for (id,) in chosen]
+    found += [("feedback", id, None) for (id,) in feedbacks]
+    return Chosen(
+        [*found, *named(selection, now)],
+        [*selection.interactions, *(id for (id,) in chosen)],
+        [*selection.conversations, *(id for (id,) in conversations)],
+        [workload for (workload,) in workloads],
+        [*selection.users, *(user for (user,) in users)],
+        first,
+    )
+
+
+def named(selection: Selection, now: datetime) -> list[Tombstone]:
+    """Returns the tombstones of the ids that a selection names."""
+    found: list[Tombstone] = [("interaction", id, None) for id in selection.interactions]
+    found += [("user", id, now) for id in selection.users]
+    found += [("conversation", id, now) for id in selection.conversations]
+    return found
+
+
+def _everywhere(tables: Sequence[str], columns: Sequence[str], archive: Path) -> str:
+    """Returns the query of all rows of tables of events, archived ones included. JSON columns are texts."""
+    cast = ", ".join(
+        f"{name}::VARCHAR AS {name}" if name in ("attributes", "messages", "context", "value") else name
+        for name in columns
+    )
+    sources = [f"SELECT {cast} FROM {table}" for table in tables]
+    for table in tables:
+        if files := sorted((archive / table).glob("day=*/*.parquet")):
+            names = ", ".join(map(literal, files))
+            sources.append(
+                f"SELECT {cast} FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
+            )
+    return " UNION ALL ".join(sources)
+
+
+class ErasedRows:
+    """The rows of a warehouse that have a tombstone, within one transaction."""
+
+    def __init__(
+        self, cursor: duckdb.DuckDBPyConnection, tombstones: Tombstones, followed: Collection[str] = ()
+    ) -> None:
+        """Finds the ids.
+
+        Args:
+            followed: tables that are left alone, because the leader of a cluster changes them.
+        """
+        self._cursor, self._tombstones = cursor, tombstones
+        columns = cursor.execute(QUERIES["columns"], {"database": NAME}).fetchall()
+        self._columns = [column for column in columns if column[0] not in followed]
+        self._followed = followed
+        self._registered: dict[str, list[str]] = {}
+        for kind in get_args(Kind):
+            self._register(f"erased_{kind}", self._erased(kind))
+        letters = cursor.execute(QUERIES["letters"]).fetchall()
+        quoting = [row for row, text, received_at in letters if tombstones.quoted(text, received_at)]
+        cursor.register("erased_letter", pa.table({"id": pa.array(quoting, pa.int64())}))
+
+    def conditions(self) -> dict[str, str]:
+        """Returns the condition of the erased rows of each table, in the order of deletion."""
+        conditions: dict[str, list[str]] = {}
+        for table, column, kind in self._ids():
+            conditions.setdefault(table, []).append(f"{column} IN (SELECT id FROM erased_{kind})")
+        found = {table: " OR ".join(parts) for table, parts in conditions.items()}
+        first = {"dead_letters": "rowid IN (SELECT id FROM erased_letter)"}
+        if not self._followed:
+            rows, requests = found["dataset_rows"], found["label_requests"]
+            first["evaluations"] = f"row_id IN (SELECT row_id FROM dataset_rows WHERE {rows})"
+            first["label_work"] = f"request_id IN (SELECT id FROM label_requests WHERE {requests})"
+        return first | found
+
+    def count(self) -> dict[str, int]:
+        """Returns the number of erased rows of each table that has some."""
+        counts = {}
+        for table, condition in self.conditions().items():
+            (rows,) = self._cursor.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchall()[0]
+            if rows:
+                counts[table] = rows
+        return counts
+
+    def versions(self) -> list[tuple[str, str, str, int]]:
+        """Returns the versions that learned from erased rows: workload, version, dataset_version, rows."""
+        return self._cursor.execute(QUERIES["taught_versions"]).fetchall()
+
+    def ids(self, kind: Kind) -> list[str]:
+        """Returns the erased ids of a kind."""
+        return [id for (id,) in self._cursor.execute(f"SELECT id FROM erased_{kind}").fetchall()]
+
+    def delete(self) -> None:
+        """Deletes the rows, and renews what is derived from them. The caller is alone in the warehouse."""
+        cursor = self._cursor
+        judged = [id for (id,) in cursor.execute(QUERIES["judged_otherwise"]).fetchall()]
+        minutes = cursor.execute(QUERIES["answered"]).fetchall()
+        for table, condition in self.conditions().items():
+            cursor.execute(f"DELETE FROM {table} WHERE {condition}")
+        judgements.renew(cursor, judged)
+        answer_minutes.renew(cursor, minutes)
+        self._blank_mentions()
+
+    def _blank_mentions(self) -> None:
+        """Replaces erased ids in the texts of tables that name no events, such as the reasons of decisions."""
+        others = {*_WITHOUT_MENTIONS, *self.conditions()}
+        for table, column, kind in self._columns:
+            if table in others:
+                continue
+            texts = self._cursor.execute(
+                f'SELECT DISTINCT "{column}"::VARCHAR FROM {table} WHERE "{column}" IS NOT NULL'
+            ).fetchall()
+            words = set[str]().union(*(tokens(text) for (text,) in texts))
+            erased = {id for kind_ in ("interaction", "feedback") for id in self._tombstones.matching(kind_, words)}
+            for id in erased:
+                self._cursor.execute(
+                    f'UPDATE {table} SET "{column}" = replace("{column}"::VARCHAR, $id, $erased)::{kind} '
+                    f'WHERE contains("{column}"::VARCHAR, $id)',
+                    {"id": id, "erased": ERASED},
+                )
+
+    def _ids(self) -> Iterable[tuple[str, str, Kind]]:
+        """Yields the columns that name events: table, column, kind."""
+        for table, column, _ in self._columns:
+            if table in ("tombstones", "erasures"):
+                continue
+            if column in _OF_COLUMN:
+                yield table, column, _OF_COLUMN[column]
+            elif table in _OF_TABLE and _OF_TABLE[table][0] == column:
+                yield table, column, _OF_TABLE[table][1]
+
+    def _erased(self, kind: Kind) -> list[str]:
+        """Returns the erased ids of a kind that any row names."""
+        sources = [
+            f"SELECT {column} AS id FROM {table} WHERE {column} IS NOT NULL"
+            for table, column, of in self._ids()
+            if of == kind
+        ]
+        found: list[str] = []
+        if sources:
+            self._cursor.execute(" UNION ".join(sources))
+            while rows := self._cursor.fetchmany(AT_ONCE):
+                found += self._tombstones.matching(kind, [id for (id,) in rows])
+        return found
+
+    def _register(self, name: str, ids: list[str]) -> None:
+        self._cursor.register(name, pa.table({"id": pa.array(ids, pa.string())}))

@@ -1,0 +1,116 @@
+-- name: state_of_tombstones
+SELECT count(*), max(until) FROM tombstones
+
+-- name: tombstones
+SELECT kind, key_id, hash, until FROM tombstones
+
+-- name: chosen
+-- The interactions of a selection, and the later turns of their conversations, which repeat them.
+-- {interactions}: all interactions, of the warehouse and of the archive.
+CREATE OR REPLACE TEMP TABLE chosen AS
+WITH events AS (
+    {interactions}
+), selected AS (
+    SELECT id, timestamp, workload, conversation_id, user_id
+    FROM events
+    WHERE id IN (SELECT unnest($interactions::VARCHAR[]))
+        OR conversation_id IN (SELECT unnest($conversations::VARCHAR[]))
+        OR user_id IN (SELECT unnest($users::VARCHAR[]))
+        OR EXISTS (
+            SELECT 1 FROM (SELECT unnest($users::VARCHAR[]) AS name) AS named
+            WHERE contains(attributes, name) OR contains(messages, name) OR contains(context, name)
+        )
+        OR ($by_fields
+            AND ($workload::VARCHAR IS NULL OR workload = $workload)
+            AND ($after::TIMESTAMP IS NULL OR timestamp >= $after)
+            AND ($before::TIMESTAMP IS NULL OR timestamp < $before)
+            AND NOT EXISTS (
+                SELECT 1 FROM (SELECT unnest($names::VARCHAR[]) AS name, unnest($values::VARCHAR[]) AS value) AS wanted
+                WHERE (attributes::JSON ->> ('$."' || name || '"')) IS DISTINCT FROM value
+            ))
+), starts AS (
+    SELECT conversation_id, min(timestamp) AS since FROM selected WHERE conversation_id IS NOT NULL GROUP BY ALL
+)
+SELECT id, timestamp, workload, conversation_id, user_id FROM selected
+UNION
+SELECT events.id, events.timestamp, events.workload, events.conversation_id, events.user_id
+FROM events JOIN starts ON starts.conversation_id = events.conversation_id AND events.timestamp >= starts.since
+
+-- name: chosen_feedback
+-- The feedback on chosen interactions, that of chosen users, and feedback that is named itself.
+CREATE OR REPLACE TEMP TABLE chosen_feedback AS
+SELECT DISTINCT id, interaction_id, user_id FROM (
+    {feedback}
+)
+WHERE interaction_id IN (SELECT id FROM chosen)
+    OR user_id IN (SELECT unnest($users::VARCHAR[]))
+    OR id IN (SELECT unnest($interactions::VARCHAR[]))
+    OR EXISTS (SELECT 1 FROM (SELECT unnest($users::VARCHAR[]) AS name) AS named WHERE contains(value, name))
+
+-- name: chosen_conversations
+-- Those of which nothing is left.
+SELECT conversation_id FROM chosen WHERE conversation_id IS NOT NULL
+EXCEPT
+SELECT conversation_id FROM (
+    {interactions}
+)
+WHERE id NOT IN (SELECT id FROM chosen)
+
+-- name: chosen_users
+SELECT user_id FROM chosen WHERE user_id IS NOT NULL UNION SELECT user_id FROM chosen_feedback WHERE user_id IS NOT NULL
+
+-- name: workloads
+SELECT DISTINCT workload FROM (
+    {interactions}
+)
+WHERE id IN (SELECT id FROM chosen UNION SELECT interaction_id FROM chosen_feedback)
+ORDER BY workload
+
+-- name: columns
+-- The text columns of the tables, without those of views.
+SELECT c.table_name, c.column_name, c.data_type
+FROM duckdb_columns() AS c
+JOIN duckdb_tables() AS t ON t.table_oid = c.table_oid AND t.database_name = c.database_name
+WHERE c.database_name = $database AND NOT c.internal AND c.data_type IN ('VARCHAR', 'JSON')
+ORDER BY c.table_name, c.column_index
+
+-- name: judged_otherwise
+-- Interactions that stay, with feedback that goes.
+SELECT DISTINCT interaction_id FROM feedback
+WHERE id IN (SELECT id FROM erased_feedback) AND interaction_id NOT IN (SELECT id FROM erased_interaction)
+
+-- name: answered
+-- Workloads and minutes of interactions that go.
+SELECT DISTINCT workload, date_trunc('minute', timestamp) FROM interactions
+WHERE id IN (SELECT id FROM erased_interaction)
+
+-- name: letters
+SELECT rowid, payload, received_at FROM dead_letters WHERE payload IS NOT NULL
+
+-- name: taught_versions
+-- The versions whose dataset contains erased rows, and their descendants: workload, version, dataset_version, rows.
+WITH RECURSIVE erased AS (
+    SELECT dataset_version, count(DISTINCT row_id) AS rows
+    FROM dataset_rows
+    WHERE split IN ('train', 'validation', 'thumbs')
+        AND (interaction_id IN (SELECT id FROM erased_interaction) OR feedback_id IN (SELECT id FROM erased_feedback))
+    GROUP BY dataset_version
+), taught AS (
+    SELECT workload, version, dataset_version FROM models WHERE dataset_version IN (SELECT dataset_version FROM erased)
+    UNION
+    SELECT m.workload, m.version, m.dataset_version
+    FROM models AS m JOIN taught ON taught.workload = m.workload AND taught.version = m.parent_version
+)
+SELECT workload, version, dataset_version, coalesce(rows, 0) AS rows
+FROM taught LEFT JOIN erased USING (dataset_version)
+ORDER BY ALL
+
+-- name: renew_archive
+UPDATE archives SET rows = $rows, bytes = $bytes, sha256 = $sha256 WHERE file = $file
+
+-- name: drop_archive
+DELETE FROM archives WHERE file = $file
+
+-- name: forget_archived_ids
+-- Tombstones keep these ids out.
+DELETE FROM archived_ids WHERE hash IN (SELECT md5_number_lower(id) FROM (SELECT unnest($ids::VARCHAR[]) AS id))

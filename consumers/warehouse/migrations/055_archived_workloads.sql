@@ -1,0 +1,1 @@
+ALTER TABLE archives ADD COLUMN workloads VARCHAR[];  -- of the events in the file, '' for events of none; null: not read yet

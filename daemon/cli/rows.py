@@ -1,0 +1,230 @@
+"""`retuned rows` and `retuned accounts`: look at what is taught, and overrule it."""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from retuned.consumers.errors import RetunedError
+from retuned.daemon.cli.command import FILE, LINES, Common, command
+from retuned.daemon.operations import rows as operations
+from retuned.daemon.operations.fields import OfWorkload
+from retuned.daemon.process import user_of_machine as user
+
+CHANGES = {
+    "added": "questions added",
+    "removed": "questions removed",
+    "answer": "answered anew",
+    "split": "in another split",
+    "same": "the same",
+}
+"""What a comparison of datasets counts."""
+_AUTHOR = click.option("--author", metavar="NAME", help="who decides (default: the user of this machine)")
+
+
+@command("rows", short_help="List what became of each row, or overrule it.")
+@click.argument("what", metavar="WORKLOAD|ACTION", help="keep, drop, pin, edit or release; else the workload")
+@click.argument("ids", nargs=-1, metavar="[ID]…", help="of feedback, for an action")
+@click.option("--state", help="list those in this state")
+@click.option("--reason", help="list those with this reason; of an action, why: it is kept with the decision")
+@click.option("--answer", metavar="TEXT", help="edit: what is taught instead")
+@click.option("--answer-file", type=FILE, metavar="FILE", help="edit: a file that holds it; -: standard input")
+@_AUTHOR
+@click.option("--json", "as_json", is_flag=True, help="as JSON, all of them")
+@click.pass_obj
+def rows(
+    common: Common,
+    what: str,
+    ids: tuple[str, ...],
+    state: str | None,
+    reason: str | None,
+    answer: str | None,
+    answer_file: Path | None,
+    author: str | None,
+    as_json: bool,
+) -> None:
+    """List the rows of a workload, each with its state (taught, held_out, waiting, set_aside or overruled) and the
+    reason; or decide about rows, by the id of their feedback. keep: teach a row although a rule sets it aside. drop:
+    never teach it. pin: keep it, and rehearse it in every dataset. edit: teach another answer instead. release: have
+    the rules decide again. The next dataset follows."""
+    if what not in operations.ROW_ACTIONS:
+        if ids:
+            raise RetunedError(
+                f"rows {what}: unknown action; expected {', '.join(operations.ROW_ACTIONS)}, or a workload without ids"
+            )
+        asked = operations.rows.parse({"workload": what, "state": state, "reason": reason})
+        with common.asking() as service:
+            _list(service.ask(operations.rows, asked), as_json=as_json)
+        return
+    if not ids:
+        raise RetunedError(f"rows {what}: name at least one row, by the id of its feedback")
+    why, taught = needed(reason, f"rows {what}"), _answer(what, answer, answer_file)
+    given = {"action": what, "ids": list(ids), "reason": why, "user": author or user(), "answer": taught}
+    with common.asking() as service:
+        done = service.ask(operations.decide_rows, operations.decide_rows.parse(given))
+    print(json.dumps(done, indent=2) if as_json else done["done"])
+
+
+@command("accounts", short_help="List decisions about accounts, ban or trust one.")
+@click.argument(
+    "what",
+    required=False,
+    metavar="[WORKLOAD|ACTION]",
+    help="ban, trust or release; else the workload (default: all)",
+)
+@click.argument("account", required=False, help="for an action, as `retuned rows` lists it")
+@click.option("--workload", help="for an action: of this workload (default: of all)")
+@click.option("--reason", help="why; kept with the decision, which needs one")
+@_AUTHOR
+@click.option("--json", "as_json", is_flag=True, help="as JSON")
+@click.pass_obj
+def accounts(
+    common: Common,
+    what: str | None,
+    account: str | None,
+    workload: str | None,
+    reason: str | None,
+    author: str | None,
+    as_json: bool,
+) -> None:
+    """List what was decided about accounts, or decide. ban: nothing of the account is taught or counts as a vote.
+    trust: it counts as an expert. release: have the rules decide again."""
+    if what in operations.ACCOUNT_ACTIONS:
+        if account is None:
+            raise RetunedError(f"accounts {what}: name the account")
+        why = needed(reason, f"accounts {what}")
+        given = {"action": what, "account": account, "workload": workload, "reason": why, "user": author or user()}
+        with common.asking() as service:
+            done = service.ask(operations.decide_account, operations.decide_account.parse(given))
+        print(json.dumps(done, indent=2) if as_json else done["done"])
+        return
+    if account is not None:
+        raise RetunedError(
+            f"accounts {what}: unknown action; expected {', '.join(operations.ACCOUNT_ACTIONS)}, or a workload alone"
+        )
+    with common.asking() as service:
+        found = service.ask(operations.accounts, OfWorkload(workload=what))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    if not found:
+        print("nobody has decided about an account", file=sys.stderr)
+    for one in found:
+        where = one["workload"] or "all workloads"
+        print(f"{one['account']}  {where}  {one['action']} by {one['author']} at {minute(one['decided_at'])}: ", end="")
+        print(line(one["reason"]))
+
+
+def line(text: str | None) -> str:
+    """A text on one line of a terminal, whatever stands in it."""
+    return textwrap.shorten("".join(c if c.isprintable() else " " for c in text or ""), 160, placeholder=" …")
+
+
+def counted(counts: dict[str, dict[str, dict[str, int]]]) -> Iterator[str]:
+    """How many rows are in each state, and for which reason."""
+    for state, reasons in counts.items():
+        for reason, count in reasons.items():
+            yield f"{state:9}  {reason or '-':20}  {count['rows']:>6}" + _changes(count)
+
+
+def _changes(count: dict[str, int]) -> str:
+    told = [f"{count[name]} {name}" for name in ("new", "changed") if count.get(name)]
+    return f"  ({', '.join(told)})" if told else ""
+
+
+def preview_lines(found: dict[str, Any]) -> Iterator[str]:
+    """What the next dataset would teach, for a person at a terminal."""
+    against = f"compared with {found['against']}" if found["against"] else "there is none yet"
+    yield f"next dataset of {found['workload']} ({against}): {found['total']} rows, scored by {found['metric']}"
+    if found["refused"]:
+        yield f"it would be refused: {found['refused']}"
+    shown: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        shown.setdefault((row["state"], row["reason"]), []).append(row)
+    for state, reasons in found["counts"].items():
+        for reason, count in reasons.items():
+            yield from counted({state: {reason: count if found["against"] else {"rows": count["rows"]}}})
+            for row in shown.get((state, reason), ()):
+                yield from _row(row, row["change"] if found["against"] else None)
+
+
+def compared_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """How two datasets differ, for a person at a terminal."""
+    splits = ", ".join(found["splits"])
+    yield f"{found['workload']}: dataset {found['after']} compared with {found['before']}, by question ({splits})"
+    for change, count in found["counts"].items():
+        yield f"{count:7}  {CHANGES[change]}"
+        for row in found["rows"]:
+            if row["change"] == change:
+                moved = f"{row['split_before'] or '-'} -> {row['split_after'] or '-'}"
+                yield f"    {row['feedback_id']}  {row['source']}  {moved}"
+                if row["why"]:
+                    yield f"        why       {line(row['why'])}"
+                yield f"        asked     {line(row['question'])}"
+                if row["answer_before"] and row["answer_before"] != row["answer_after"]:
+                    yield f"        before    {line(row['answer_before'])}"
+                if row["answer_after"]:
+                    yield f"        answer    {line(row['answer_after'])}"
+
+
+def _list(found: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(list(found), indent=2))
+        return
+    count, heading = 0, ""
+    for count, row in enumerate(found, 1):
+        if count <= LINES:
+            if heading != (heading := f"{row['state']:9}  {row['reason'] or '-'}"):
+                print(heading)
+            decision = row["decision"]
+            told = decision and f"{decision['action']} by {decision['author']}: {line(decision['reason'])}"
+            print("\n".join(_row(row, told)))
+    if not count:
+        print("no such rows", file=sys.stderr)
+    if count > LINES:
+        print(f"and {count - LINES} more; --json has them all")
+
+
+def _row(row: Mapping[str, Any], more: str | None) -> Iterator[str]:
+    by = f"{row['source'] or 'unknown'}{' ' + row['account'] if row['account'] else ''}"
+    yield f"    {row['feedback_id']}  {by}{'  ' + more if more else ''}"
+    if row["detail"]:
+        yield f"        why       {line(row['detail'])}"
+    yield f"        asked     {line(row['question'])}"
+    yield f"        answer    {line(row['answer'])}"
+
+
+def needed(reason: str | None, what: str) -> str:
+    """The reason of a change, which needs one."""
+    if not (reason or "").strip():
+        raise RetunedError(f"{what}: give the reason with --reason; it is kept with the decision")
+    return str(reason).strip()
+
+
+def _answer(action: str, answer: str | None, file: Path | None) -> str | None:
+    if action != "edit":
+        if answer is not None or file is not None:
+            raise RetunedError(f"rows {action}: takes no answer; use edit to have another answer taught")
+        return None
+    return answer_of("rows edit", answer, file)
+
+
+def answer_of(what: str, answer: str | None, file: Path | None) -> str:
+    """An answer that is given as an option or in a file."""
+    if (answer is None) == (file is None):
+        raise RetunedError(f"{what}: give the answer with --answer or --answer-file")
+    if file is None:
+        return str(answer)
+    try:
+        return sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RetunedError(f"--answer-file {file}: cannot be read as text ({error})") from error
+
+
+def minute(time: str) -> str:
+    """A time to the minute, for a person."""
+    return f"{time[:16].replace('T', ' ')} UTC"

@@ -1,0 +1,1 @@
+"""The console: pages on which people see what needs them, teach, and decide."""

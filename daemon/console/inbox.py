@@ -1,0 +1,63 @@
+"""The state of a label request: a pure function of what experts did with it."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+Status = Literal["open", "mine", "taken", "skipped", "answered", "second", "disputed"]
+CLAIM = timedelta(minutes=15)
+"""A claim without an answer ends after this."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one expert did with a request. `value` is JSON."""
+
+    expert: str
+    state: Literal["claimed", "skipped", "answered"]
+    since: datetime
+    name: str | None = None
+    value: str | None = None
+
+
+def status(work: Iterable[Work], expert: str, now: datetime, opinions: int = 1) -> Status:
+    """Returns the status of a request for one expert.
+
+    `answered`: enough experts agree, and the answer is on its way to the warehouse. `second`: this expert has answered
+    and another opinion is awaited. `disputed`: the answers differ, and one more expert decides. `taken`: another expert
+    works on it. `skipped`: this expert passed it over. `mine`: this expert claimed it. Otherwise `open`.
+
+    Args:
+        opinions: how many experts must agree.
+    """
+    work = list(work)
+    answers = [one for one in work if one.state == "answered"]
+    own = next((one for one in work if one.expert == expert), None)
+    agreeing = max((len(same) for same in _alike(answers)), default=0)
+    if agreeing >= opinions:
+        return "answered"
+    if own is not None and own.state == "answered":
+        return "disputed" if len(_alike(answers)) > 1 else "second"
+    if own is not None and own.state == "skipped":
+        return "skipped"
+    if any(one.expert != expert and one.state == "claimed" and now - one.since < CLAIM for one in work):
+        return "taken"
+    return "mine" if own is not None else "disputed" if len(_alike(answers)) > 1 else "open"
+
+
+def agreement(requests: Iterable[Sequence[Work]]) -> tuple[int, int]:
+    """Of the requests that two or more experts answered: on how many all agree, and how many they are."""
+    shared = [answers for work in requests if len(answers := [one for one in work if one.state == "answered"]) > 1]
+    return sum(len(_alike(answers)) == 1 for answers in shared), len(shared)
+
+
+def _alike(answers: Sequence[Work]) -> list[list[Work]]:
+    """The answers by what they state; texts that differ in case and space alone state the same."""
+    groups: dict[tuple[str | None, Any], list[Work]] = {}
+    for one in answers:
+        value = json.loads(one.value or "null")
+        key = " ".join(value.casefold().split()) if isinstance(value, str) else value
+        groups.setdefault((one.name, key), []).append(one)
+    return list(groups.values())

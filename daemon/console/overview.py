@@ -1,0 +1,115 @@
+"""The facts of each workload that the overview shows."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+
+QUERIES = named_queries("retuned.daemon.console", "overview.sql")
+HISTORY_DAYS = 28
+HALLUCINATION_SOURCES = ("grounding_calibrated", "expert", "judge", "user", "app")
+"""The first one that has a figure is shown."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share from 0 to 1 with its 95% interval, from n votes or answers."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a workload.
+
+    Attributes:
+        answers: of the last 24 hours.
+        helpful: votes of users; None: the latest measurement has none.
+        history: the last helpful rate of each day, oldest first, at most `HISTORY_DAYS` days.
+        drift: id, created_at, drifted, severity (with severity_low, severity_high) and example of the latest check.
+        service: champion, champion_since, canary, share, rollout, event, changed, changed_at, change_reason.
+        approvals: id, kind, version, expires_at, the first to expire first.
+        run: id, state, started_at, finished_at, version, error of the run under way or in line, else of the latest.
+        blind: monitor, found, needed, what.
+        earned: gains less costs of this month; None: nothing is booked.
+        paused: actor and reason.
+    """
+
+    workload: str
+    answers: int = 0
+    helpful: Rate | None = None
+    history: tuple[tuple[date, Rate], ...] = ()
+    hallucination: Rate | None = None
+    drift: dict[str, Any] | None = None
+    service: dict[str, Any] | None = None
+    approvals: tuple[dict[str, Any], ...] = ()
+    run: dict[str, Any] | None = None
+    labels: int = 0
+    blind: tuple[dict[str, Any], ...] = ()
+    earned: float | None = None
+    paused: dict[str, Any] | None = None
+
+
+def facts(warehouse: Warehouse, workloads: Iterable[str], now: datetime) -> list[Facts]:
+    """Returns the facts of each workload, in the given order, all of one moment."""
+    names = list(workloads)
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+
+    def rows(query: str, **more: datetime) -> defaultdict[str | None, list[dict[str, Any]]]:
+        grouped = defaultdict[str | None, list[dict[str, Any]]](list)
+        given = {"workloads": names} if query != "pauses" else {}
+        for row in warehouse.rows(QUERIES[query], given | more):
+            grouped[row.pop("workload")].append(row)
+        return grouped
+
+    with warehouse.snapshot():
+        rates = rows("rates", since=day - timedelta(days=HISTORY_DAYS - 1))
+        drift, service, approvals, runs = rows("drift"), rows("service"), rows("approvals"), rows("runs")
+        labels, blind, pauses = rows("labels"), rows("blind"), rows("pauses")
+        money, answers = rows("money", month=day.replace(day=1)), rows("answers", day=now - timedelta(days=1))
+    return [
+        Facts(
+            workload=name,
+            answers=_first(answers[name], "answers") or 0,
+            helpful=_current(rates[name], "helpful_rate", ("user",)),
+            history=_history(rates[name]),
+            hallucination=_current(rates[name], "hallucination_rate", HALLUCINATION_SOURCES),
+            drift=next(iter(drift[name]), None),
+            service=next(iter(service[name]), None),
+            approvals=tuple(approvals[name]),
+            run=next(iter(runs[name]), None),
+            labels=_first(labels[name], "open") or 0,
+            blind=tuple(blind[name]),
+            earned=_first(money[name], "earned"),
+            paused=next(iter(pauses[name] or pauses[None]), None),
+        )
+        for name in names
+    ]
+
+
+def _history(rows: list[dict[str, Any]]) -> tuple[tuple[date, Rate], ...]:
+    columns = ("days", "values", "lows", "highs", "ns")
+    return tuple(
+        (day, Rate(*rate)) for row in rows for day, *rate in zip(*(row[name] for name in columns), strict=True)
+    )
+
+
+def _first(rows: list[dict[str, Any]], column: str) -> Any:
+    return rows[0][column] if rows else None
+
+
+def _current(rows: list[dict[str, Any]], metric: str, sources: tuple[str, ...]) -> Rate | None:
+    """The figure of the latest measurement, by the first of the sources that has one."""
+    current = {
+        one["source"]: Rate(one["value"], one["low"], one["high"], one["n"])
+        for row in rows
+        for one in row["current"]
+        if one["metric"] == metric
+    }
+    return next((current[source] for source in sources if source in current), None)

@@ -1,0 +1,89 @@
+-- What the overview shows of all workloads: as many queries, however many workloads there are.
+
+-- name: rates
+-- The last helpful rate of each day, as lists in the order of days, and the rates of the latest measurement.
+WITH latest AS (
+    SELECT workload, max(created_at) AS created_at FROM quality
+    WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) GROUP BY workload
+), days AS (
+    SELECT workload, created_at::DATE AS day, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
+           arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
+    FROM quality
+    WHERE model = '*' AND metric = 'helpful_rate' AND source = 'user' AND created_at >= $since
+    GROUP BY workload, day
+), history AS (
+    SELECT workload, list(day ORDER BY day) AS days, list(value ORDER BY day) AS "values", list(low ORDER BY day) AS lows,
+           list(high ORDER BY day) AS highs, list(n ORDER BY day) AS ns
+    FROM days GROUP BY workload
+), current AS (
+    SELECT q.workload, list({'metric': metric, 'source': source, 'value': value, 'low': low, 'high': high, 'n': n}) AS current
+    FROM quality q JOIN latest USING (workload, created_at)
+    WHERE q.model = '*' AND q.metric IN ('helpful_rate', 'hallucination_rate')
+    GROUP BY q.workload
+)
+SELECT workload, coalesce(current, []) AS current, coalesce(days, []) AS days, coalesce("values", []) AS "values",
+       coalesce(lows, []) AS lows, coalesce(highs, []) AS highs, coalesce(ns, []) AS ns
+FROM latest LEFT JOIN history USING (workload) LEFT JOIN current USING (workload)
+
+-- name: drift
+-- The latest check, with an example of what became more frequent. What was accepted since, or was compared before another
+-- champion came into service, is no drift any more.
+SELECT workload, id, created_at, severity, severity_low, severity_high,
+       CASE WHEN created_at > coalesce(
+           greatest((SELECT max(r.created_at) FROM drift_references r WHERE r.workload = c.workload),
+                    (SELECT max(a.created_at) FROM aliases a WHERE a.workload = c.workload AND a.alias = 'champion')),
+           TIMESTAMP '1970-01-01'
+       ) THEN drifted END AS drifted,
+       list_filter(
+           features::JSON[], lambda feature: feature ->> 'drifted' = 'true' AND (feature ->> 'example') <> ''
+       )[1] ->> 'example' AS example
+FROM drift_checks c
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) = 1
+
+-- name: service
+-- The champion, the rollout under way, and the latest change.
+SELECT w.workload, a.version AS champion, a.created_at AS champion_since, r.version AS canary, r.share, r.state AS rollout,
+       p.event, p.version AS changed, p.created_at AS changed_at, p.reason AS change_reason
+FROM (SELECT unnest($workloads::VARCHAR[]) AS workload) w
+LEFT JOIN aliases a ON a.workload = w.workload AND a.alias = 'champion'
+LEFT JOIN rollouts r ON r.workload = w.workload AND r.ended_at IS NULL
+LEFT JOIN (
+    FROM promotions QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) = 1
+) p ON p.workload = w.workload
+
+-- name: approvals
+SELECT workload, id, kind, version, expires_at FROM approvals
+WHERE state = 'waiting' AND workload IN (SELECT unnest($workloads::VARCHAR[]))
+ORDER BY expires_at
+
+-- name: runs
+-- The run under way or in line, else the latest one.
+SELECT workload, id, state, started_at, finished_at, version, error FROM runs
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+QUALIFY row_number() OVER (
+    PARTITION BY workload ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'waiting' THEN 1 ELSE 2 END, started_at DESC
+) = 1
+
+-- name: labels
+SELECT workload, count(*) AS open FROM label_requests
+WHERE answered_at IS NULL AND workload IN (SELECT unnest($workloads::VARCHAR[]))
+GROUP BY workload
+
+-- name: blind
+SELECT workload, monitor, found, needed, what FROM blindness
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+ORDER BY monitor
+
+-- name: money
+SELECT workload, sum(CASE WHEN kind = 'gain' THEN amount ELSE -amount END) AS earned FROM ledger
+WHERE created_at >= $month AND workload IN (SELECT unnest($workloads::VARCHAR[]))
+GROUP BY workload
+
+-- name: answers
+SELECT workload, sum(answers) AS answers FROM answer_minutes
+WHERE minute >= $day AND NOT demonstration AND workload IN (SELECT unnest($workloads::VARCHAR[]))
+GROUP BY workload
+
+-- name: pauses
+SELECT workload, actor, reason FROM pauses WHERE ended_at IS NULL

@@ -1,0 +1,71 @@
+"use strict";
+// Reloads the live part of a page when the daemon has a newer snapshot. All tabs share one stream, and only those that
+// can be seen reload; a hidden one does so when it is shown.
+const live = () => document.querySelector("[data-live]");
+if (live() && window.SharedWorker) {
+  let isStale = false;
+  const reload = () => {
+    const part = live();
+    if (!isStale || !part || document.hidden || part.contains(document.activeElement)) return;
+    isStale = false;
+    htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML" });
+  };
+  new BroadcastChannel("retuned").onmessage = ({ data }) => {
+    document.querySelector("[data-lost]").hidden = data !== "lost";
+    isStale = data !== "lost";
+    reload();
+  };
+  document.addEventListener("visibilitychange", reload);
+  new SharedWorker("/static/stream.js");
+}
+// A link for an expert ends in #token: what follows # is sent to no server and stands in no log.
+const signIn = document.querySelector("[data-sign-in]");
+if (signIn && location.hash.length > 1) {
+  signIn.elements.token.value = decodeURIComponent(location.hash.slice(1));
+  history.replaceState(null, "", location.pathname + location.search);
+  signIn.requestSubmit();
+}
+// Teaching by keyboard: 1, 2, 3 choose, S skips, Ctrl+Enter saves; a wrong answer is edited in place and compared.
+const teach = document.querySelector("[data-teach]");
+if (teach) {
+  const text = teach.querySelector("textarea");
+  const choices = [...teach.querySelectorAll("[name=verdict]")];
+  const words = (value) => value.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
+  const show = () => {
+    const out = teach.querySelector("[data-diff]");
+    if (!text || !out) return;
+    const a = words(text.dataset.original), b = words(text.value);
+    if (a.length * b.length > 4e6 || text.dataset.original === text.value) return out.replaceChildren();
+    // Longest common subsequence, from the end.
+    const best = Array.from({ length: a.length + 1 }, () => new Uint32Array(b.length + 1));
+    for (let i = a.length - 1; i >= 0; i--)
+      for (let j = b.length - 1; j >= 0; j--)
+        best[i][j] = a[i] === b[j] ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1]);
+    const parts = [], add = (kind, word) => {
+      if (!parts.length || parts[parts.length - 1][0] !== kind) parts.push([kind, ""]);
+      parts[parts.length - 1][1] += word;
+    };
+    for (let i = 0, j = 0; i < a.length || j < b.length; ) {
+      if (i < a.length && j < b.length && a[i] === b[j]) { add("span", a[i++]); j++; }
+      else if (j >= b.length || (i < a.length && best[i + 1][j] >= best[i][j + 1])) add("del", a[i++]);
+      else add("ins", b[j++]);
+    }
+    out.replaceChildren("Changed: ", ...parts.map(([kind, word]) => Object.assign(document.createElement(kind), { textContent: word })));
+  };
+  const choose = (input) => {
+    input.checked = true;
+    if (input.value === "correction" && text) { text.focus(); text.setSelectionRange(text.value.length, text.value.length); }
+  };
+  text?.addEventListener("input", () => {
+    const correction = choices.find((one) => one.value === "correction");
+    if (correction) correction.checked = true;
+    show();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); teach.requestSubmit(teach.querySelector("[value=answer]")); }
+    if (event.key === "Escape") document.activeElement.blur();
+    if (event.target.matches("textarea, input[type=text]") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (/^[1-9]$/.test(event.key) && choices[event.key - 1]) { event.preventDefault(); choose(choices[event.key - 1]); }
+    if (event.key === "s") { event.preventDefault(); teach.requestSubmit(teach.querySelector("[value=skip]")); }
+  });
+}

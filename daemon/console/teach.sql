@@ -1,0 +1,53 @@
+-- name: queue
+-- Open requests, the oldest first, with what experts did with each. $workloads null: of all.
+SELECT r.id, r.interaction_id, r.workload, r.reason, coalesce(w.work, []) AS work
+FROM label_requests r
+LEFT JOIN (
+    SELECT request_id, list({'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value}) AS work
+    FROM label_work GROUP BY request_id
+) w ON w.request_id = r.id
+WHERE r.answered_at IS NULL AND ($workloads IS NULL OR list_contains($workloads::VARCHAR[], r.workload))
+    AND EXISTS (FROM interactions i WHERE i.id = r.interaction_id AND i.workload = r.workload)
+ORDER BY r.created_at, r.score DESC NULLS LAST, r.id
+LIMIT 2_000
+
+-- name: questions
+SELECT id, list_last(list_filter(messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question
+FROM interactions WHERE id IN (SELECT unnest($ids::VARCHAR[]))
+
+-- name: progress
+-- Answers of each expert since $since.
+SELECT expert, count(*) AS answers FROM label_work
+WHERE state = 'answered' AND since >= $since
+GROUP BY expert
+ORDER BY answers DESC, expert
+
+-- name: mine
+-- The latest answers of an expert, and the state of the row that each became.
+SELECT r.id, w.since, w.name, w.value, r.workload,
+       list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+       i.response, s.state, s.reason, s.dataset_version, m.version
+FROM label_work w
+JOIN label_requests r ON r.id = w.request_id
+JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
+LEFT JOIN row_states s ON s.feedback_id = r.feedback_id
+LEFT JOIN models m ON m.workload = r.workload AND m.dataset_version = s.dataset_version
+WHERE w.expert = $expert AND w.state = 'answered'
+ORDER BY w.since DESC
+LIMIT 50
+
+-- name: about
+-- A request, or those about an interaction, the open ones first, with what experts did with each.
+SELECT r.id, r.interaction_id, r.workload, r.reason, r.answered_at IS NULL AS open, coalesce(
+    list({'expert': w.expert, 'state': w.state, 'since': w.since, 'name': w.name, 'value': w.value})
+        FILTER (w.request_id IS NOT NULL), []
+) AS work
+FROM label_requests r
+JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
+LEFT JOIN label_work w ON w.request_id = r.id
+WHERE r.id = $id OR r.interaction_id = $id
+GROUP BY ALL
+ORDER BY open DESC, min(r.created_at)
+
+-- name: write
+INSERT OR REPLACE INTO label_work VALUES ($request, $expert, $state, $since, $name, $value)

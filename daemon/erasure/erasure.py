@@ -1,0 +1,360 @@
+"""Erases what people take back, in stages that a killed daemon resumes.
+
+    requested ─▶ deleting ─▶ rewriting ─▶ swapping ─▶ done
+                    ▲                         │ something is left that was written meanwhile
+                    └─────────────────────────┘
+
+requested: finds the events, stores tombstones of them, and records what was found. From then on the set is fixed, and
+    no copy of an event is stored again.
+deleting: deletes the rows that have a tombstone, in one transaction.
+rewriting: waits for jobs that may have read the rows before, empties texts that quote them, and rewrites or deletes
+    the files with erased content.
+swapping: copies what is left of the warehouse into a new file, which takes the place of the old one.
+
+Each stage may be repeated: it looks for tombstones again, and finds nothing where it was done.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import msgspec
+
+from retuned.consumers.errors import Busy
+from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
+from retuned.consumers.warehouse import archive, erasing
+from retuned.consumers.warehouse.audit import by_rule
+from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.consumers.warehouse.erasing import ErasedRows
+from retuned.consumers.warehouse.holds import holds
+from retuned.consumers.warehouse.rewriting import swap
+from retuned.consumers.warehouse.selection import Selection
+from retuned.consumers.warehouse.tombstones import Tombstones
+from retuned.daemon.erasure import receipt
+from retuned.daemon.erasure.files import QUERIES, Files, Place
+from retuned.daemon.settings import Settings
+from retuned.retrain.data import label_requests
+from retuned.retrain.memory import entries
+
+log = logging.getLogger(__name__)
+
+PAGES = (".html", ".json")
+State = Literal["requested", "deleting", "rewriting", "swapping", "done"]
+
+
+def following(state: State, *, is_clean: bool = True) -> State:
+    """Returns the state after a stage.
+
+    Args:
+        is_clean: whether no erased row is left; asked before the swap.
+    """
+    if state == "swapping" and not is_clean:
+        return "deleting"
+    order: dict[State, State] = {
+        "requested": "deleting", "deleting": "rewriting", "rewriting": "swapping", "swapping": "done", "done": "done",
+    }  # fmt: skip
+    return order[state]
+
+
+Segments = Callable[[Tombstones, datetime | None], Iterator[dict[str, Any]]]
+"""Removes erased rows from the segments of a cluster, received since a time, and yields each file with hashes."""
+
+
+class Erasures:
+    """The erasures of one warehouse. For one thread: that of the archive, which moves rows between files, too.
+
+    Attributes:
+        segments: of a cluster; None: there is none.
+        numbers: deletes the numbers of placeholders in a cluster, of interactions and of conversations.
+        readers: returns the jobs that run and may write what they read of events, by name; each run is another object.
+    """
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: Settings,
+        stop: threading.Event,
+        now: Callable[[], datetime],
+        stop_runs: Callable[[str, str], None],
+    ) -> None:
+        """Creates the erasures.
+
+        Args:
+            stop_runs: stops the runs of a workload that have started, with a reason, and removes their files; raises
+                Busy while one is still ending.
+        """
+        self._warehouse, self._settings, self._stop, self._now = warehouse, settings, stop, now
+        self._stop_runs = stop_runs
+        self.segments: Segments | None = None
+        self.numbers: Callable[[Sequence[str], Sequence[str]], None] = lambda _, __: None
+        self.readers: Callable[[], Mapping[str, object]] = dict
+        self._read_before: dict[str, object] = {}
+
+    @cached_property
+    def keys(self) -> UserKeys:
+        """The keys of pseudonyms and of tombstones."""
+        return load_user_keys(self._settings.privacy, self._warehouse.path)
+
+    def preview(self, selection: Selection) -> dict[str, Any]:
+        """Returns what an erasure would find, without changing anything."""
+        found, _ = self._find(selection)
+        return found
+
+    def request(self, selection: Selection, by: str, reason: str | None) -> str:
+        """Stores a request, and returns its id."""
+        id = secrets.token_hex(8)
+        self._warehouse.insert(
+            "erasures",
+            id=id,
+            requested_at=self._now(),
+            requested_by=by,
+            reason=reason,
+            selection=msgspec.json.encode(selection).decode(),
+            state="requested",
+        )
+        log.info("erasure %s: requested by %s", id, by)
+        return id
+
+    def run(self) -> None:
+        """Carries out all requests, or continues with them.
+
+        Raises:
+            Busy: a hold covers the events, or something is under way that cannot be stopped. The next call continues.
+            RetunedError: a stage failed. The next call continues.
+        """
+        failed: Exception | None = None
+        for row in self._warehouse.rows(QUERIES["unfinished"]):
+            try:
+                while (row := self._erasure(row["id"]))["state"] != "done" and not self._stop.is_set():
+                    self._advance(row)
+            except Exception as error:  # noqa: BLE001  (the first one is raised after all requests were tried)
+                if str(error) != row["error"]:
+                    self._warehouse.execute(QUERIES["failed"], {"id": row["id"], "error": str(error)})
+                    log.warning("erasure %s: %s", row["id"], error)
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def apply(self) -> None:
+        """Removes from the files of this daemon what the leader of its cluster has erased.
+
+        Raises:
+            Busy, RetunedError: as `run`.
+        """
+        journal = self._warehouse.journal
+        if journal is None or journal.leads:
+            return
+        due = self._warehouse.rows(QUERIES["to_apply"])
+        if not due:
+            return
+        with self._warehouse.turns.alone(), self._warehouse.transaction(recorded=False) as cursor:
+            tombstones = self._tombstones(cursor)
+            ErasedRows(cursor, tombstones, journal.recorded).delete()
+        files = Files(self._warehouse, self._settings, tombstones)
+        for row in due:
+            found = msgspec.json.decode(row["found"])
+            for place in files.find(found["workloads"], _time(found["first"]), shared=False):
+                files.erase(place)
+        swapped = swap(self._warehouse, self._stop)
+        with self._warehouse.transaction(recorded=False) as cursor:
+            for row in due:
+                cursor.execute(QUERIES["applied"], {"id": row["id"]})
+                log.info("erasure %s: applied here; reading paused for %.1f s", row["id"], swapped.seconds)
+
+    def waiting(self) -> dict[str, float]:
+        """Returns the age in seconds of the oldest erasure of each state that this daemon has not carried out."""
+        journal = self._warehouse.journal
+        follows = journal is not None and not journal.leads
+        rows = self._warehouse.rows(QUERIES["waiting"], {"follows": follows})
+        return {row["state"]: (self._now() - row["since"]).total_seconds() for row in rows}
+
+    def latest(self, limit: int) -> list[dict[str, Any]]:
+        """Returns the latest erasures without their receipts, newest first."""
+        return self._warehouse.rows(QUERIES["erasures"], {"limit": limit})
+
+    def of(self, id: str) -> dict[str, Any] | None:
+        """Returns an erasure with its receipt; None: there is none."""
+        row = self._warehouse.row(QUERIES["erasure"], {"id": id})
+        if row is None:
+            return None
+        names = ("id", "requested_at", "requested_by", "reason", "state", "error", "done_at")
+        return {name: row[name] for name in names} | receipt.parts(row["receipt"])
+
+    def _erasure(self, id: str) -> dict[str, Any]:
+        row = self._warehouse.row(QUERIES["erasure"], {"id": id})
+        assert row is not None
+        return row
+
+    def _advance(self, row: dict[str, Any]) -> None:
+        id, state = row["id"], row["state"]
+        found = msgspec.json.decode(row["found"]) if row["found"] else {}
+        log.info("erasure %s: %s", id, state)
+        if state == "requested":
+            self._collect(id, msgspec.json.decode(row["selection"], type=Selection))
+        elif state == "deleting":
+            self._delete(id, found)
+        elif state == "rewriting":
+            self._rewrite(id, found)
+        else:
+            self._swap(row, found)
+
+    # Stages
+
+    def _collect(self, id: str, selection: Selection) -> None:
+        """Fixes the set of erased events. Tombstones of what is named come first, so that none is added meanwhile."""
+        if holds(self._warehouse) and (held := self._find(selection)[0]["holds"]):
+            raise Busy(f"{'; '.join(held)}: the erasure waits until it is released (`retuned hold release`)")
+        tombstones = Tombstones(self.keys)
+        named = erasing.named(selection, self._now())
+        with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+            self._put(cursor, id, tombstones.rows(named))
+        found, chosen = self._find(selection)
+        self.numbers(chosen.interactions, chosen.conversations)
+        with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+            self._put(cursor, id, tombstones.rows(chosen.tombstones))
+            cursor.execute(QUERIES["forget_versions"], {"id": id})
+            for version in found["versions"]:
+                insert(cursor, "erasure_versions", erasure_id=id, **version)
+            self._enter(cursor, id, following("requested"), found)
+
+    def _put(self, cursor: duckdb.DuckDBPyConnection, id: str, rows: Sequence[Any]) -> None:
+        cursor.execute(QUERIES["forget_tombstones"], {"id": id})
+        if rows:
+            columns = dict(zip(("kinds", "keys", "hashes", "untils"), map(list, zip(*rows, strict=True)), strict=True))
+            cursor.execute(QUERIES["put_tombstones"], {"id": id, **columns})
+
+    def _delete(self, id: str, found: dict[str, Any]) -> None:
+        with entries.changing, self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+            rows = ErasedRows(cursor, self._tombstones(cursor))
+            later = rows.count()
+            entries.erase(cursor, rows.ids("interaction"), rows.ids("feedback"), self._now())
+            rows.delete()
+            # A repeated stage finds only what was written since.
+            found["tables"] = {
+                table: max(count, later.get(table, 0)) for table, count in (later | found["tables"]).items()
+            }
+            self._enter(cursor, id, following("deleting"), found)
+        self._read_before = dict(self.readers())
+
+    def _rewrite(self, id: str, found: dict[str, Any]) -> None:
+        for workload in found["workloads"]:
+            self._stop_runs(workload, f"erasure {id} removes rows that it may have read; ask for a new run")
+        self._wait_for_readers()
+        files, places = self._files(), self._places(found)
+        with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+            about = {"workloads": found["workloads"], "first": _time(found["first"])}
+            for check in cursor.execute(QUERIES["drift_checks"], about).fetchall():
+                cursor.execute(QUERIES["blank_drift_check"], _blanked(*check))
+            cursor.execute(QUERIES["blank_outputs"], {"workloads": found["workloads"]})
+            pages = {Path(place["path"]).with_suffix("") for place in places if Path(place["path"]).suffix in PAGES}
+            self._warehouse.artifacts.remove(cursor, "report", pages)
+            self._enter(cursor, id, "rewriting", found | {"files": places})
+        for place in places:
+            files.erase(msgspec.convert(place, Place))
+        label_requests.write_files(self._warehouse, self._settings)
+        if self.segments is not None:
+            with self._warehouse.cursor() as cursor:
+                tombstones = self._tombstones(cursor)
+            for file in self.segments(tombstones, _time(found["first"])):
+                found.setdefault("segments", []).append(file)
+                with self._warehouse.transaction() as cursor:  # a killed daemon would not find it again
+                    self._enter(cursor, id, "rewriting", found | {"files": places})
+        with self._warehouse.transaction() as cursor:
+            cursor.execute(QUERIES["forget_selection"], {"id": id})
+            self._enter(cursor, id, following("rewriting"), found | {"files": places})
+
+    def _wait_for_readers(self) -> None:
+        """Raises Busy while a job runs that began before the rows were deleted: it may write what it read of them."""
+        running = self.readers()
+        if left := sorted(name for name, run in self._read_before.items() if running.get(name) is run):
+            raise Busy(
+                f"job {', '.join(left)} began before the rows were deleted, and may write what it read; the erasure "
+                "continues once it has ended"
+            )
+
+    def _swap(self, row: dict[str, Any], found: dict[str, Any]) -> None:
+        id = row["id"]
+        with self._warehouse.transaction() as cursor:
+            left = ErasedRows(cursor, self._tombstones(cursor)).count()
+            if not self._is_clean(left, found):
+                self._enter(cursor, id, following("swapping", is_clean=False), found)
+                return
+        swapped = swap(self._warehouse, self._stop)
+        now = self._now()
+        written = receipt.receipt(self._warehouse, self._settings, row, found, asdict(swapped), now)
+        signed = receipt.signed(written, self._settings)
+        with self._warehouse.transaction() as cursor:
+            cursor.execute(QUERIES["applied"], {"id": id})
+            cursor.execute(QUERIES["done"], {"id": id, "now": now, "receipt": msgspec.json.encode(signed).decode()})
+            done = by_rule("erasure", "erased", subject=id, details={"tables": found["tables"]})
+            self._warehouse.trail.note(cursor, done)
+        log.info("erasure %s: done; ingestion paused for %.1f s", id, swapped.seconds)
+
+    # What is found
+
+    def _find(self, selection: Selection) -> tuple[dict[str, Any], erasing.Chosen]:
+        chosen = erasing.choose(
+            self._warehouse, selection, archive.folder_of(self._warehouse, self._settings), self._now()
+        )
+        tombstones = Tombstones(self.keys)
+        tombstones.use(tombstones.rows(chosen.tombstones))
+        with self._warehouse.cursor() as cursor:
+            cursor.begin()
+            rows = ErasedRows(cursor, tombstones)
+            tables = rows.count()
+            versions: list[dict[str, Any]] = [
+                dict(zip(("workload", "version", "dataset_version", "rows"), values, strict=True))
+                for values in rows.versions()
+            ]
+            cursor.rollback()
+        workloads = sorted({*chosen.workloads, *(version["workload"] for version in versions)})
+        files = Files(self._warehouse, self._settings, tombstones).find(workloads, chosen.first)
+        covering = (hold for workload in workloads for hold in holds(self._warehouse, workload))
+        return {
+            "holds": sorted({str(hold) for hold in covering if hold.user_id in (None, *chosen.users)}),
+            "workloads": workloads,
+            "first": chosen.first.isoformat() if chosen.first else None,
+            "tables": tables,
+            "files": [asdict(place) for place in files],
+            "versions": versions,
+        }, chosen
+
+    def _places(self, found: dict[str, Any]) -> list[dict[str, Any]]:
+        """Returns the places found first, and those that were written since."""
+        known = {place["path"]: place for place in found["files"]}
+        for place in self._files().find(found["workloads"], _time(found["first"])):
+            known.setdefault(place.path, asdict(place))
+        return list(known.values())
+
+    def _files(self) -> Files:
+        with self._warehouse.cursor() as cursor:
+            return Files(self._warehouse, self._settings, self._tombstones(cursor))
+
+    def _is_clean(self, left: dict[str, int], found: dict[str, Any]) -> bool:
+        files = self._files().find(found["workloads"], _time(found["first"]))
+        return not left and not any(place.rows for place in files)
+
+    def _tombstones(self, cursor: duckdb.DuckDBPyConnection) -> Tombstones:
+        tombstones = Tombstones(self.keys)
+        tombstones.refresh(cursor)
+        return tombstones
+
+    def _enter(self, cursor: duckdb.DuckDBPyConnection, id: str, state: State, found: dict[str, Any]) -> None:
+        cursor.execute(QUERIES["advance"], {"id": id, "state": state, "found": msgspec.json.encode(found).decode()})
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _blanked(id: str, features: str) -> dict[str, Any]:
+    """Returns a drift check without the texts that it quotes."""
+    figures = [feature | {"example": "", "reference": "", "current": ""} for feature in msgspec.json.decode(features)]
+    return {"id": id, "features": msgspec.json.encode(figures).decode(), "detail": "texts were erased"}

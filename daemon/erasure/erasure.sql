@@ -1,0 +1,76 @@
+-- name: dataset_paths
+SELECT path FROM datasets WHERE removed_at IS NULL ORDER BY path
+
+-- name: versions
+SELECT version FROM models WHERE workload = $workload
+
+-- name: reports
+-- Reports of drift checks that may have read erased events.
+SELECT report FROM drift_checks
+WHERE workload = $workload AND report IS NOT NULL AND created_at >= coalesce($first, created_at)
+ORDER BY report
+
+-- name: drift_checks
+-- Drift checks whose words and example may be those of erased events.
+SELECT id, features FROM drift_checks
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND created_at >= coalesce($first, created_at)
+
+-- name: blank_drift_check
+UPDATE drift_checks SET features = $features, detail = $detail, report = NULL WHERE id = $id
+
+-- name: blank_outputs
+-- Generated answers whose question is in no dataset any more, so that nothing shows whether it was an erased one.
+UPDATE evaluations SET output = ''
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND split <> 'general' AND output <> ''
+    AND row_id NOT IN (SELECT row_id FROM dataset_rows WHERE dataset_version = evaluations.dataset_version)
+
+-- name: unfinished
+SELECT * FROM erasures WHERE state <> 'done' ORDER BY requested_at, id
+
+-- name: waiting
+-- The oldest erasure of each state that this daemon has not carried out. `applying`: the leader of the cluster has erased the
+-- rows, and this daemon has not yet removed them from its files.
+SELECT if($follows, 'applying', state) AS state, min(requested_at) AS since
+FROM erasures
+WHERE CASE
+    WHEN $follows THEN state NOT IN ('requested', 'deleting') AND id NOT IN (SELECT erasure_id FROM erasures_applied)
+    ELSE state <> 'done'
+END
+GROUP BY ALL
+
+-- name: erasure
+SELECT * FROM erasures WHERE id = $id
+
+-- name: erasures
+SELECT id, requested_at, requested_by, reason, state, error, done_at FROM erasures ORDER BY requested_at DESC, id LIMIT $limit
+
+-- name: forget_tombstones
+DELETE FROM tombstones WHERE erasure_id = $id
+
+-- name: forget_versions
+DELETE FROM erasure_versions WHERE erasure_id = $id
+
+-- name: advance
+UPDATE erasures SET state = $state, found = $found, error = NULL WHERE id = $id
+
+-- name: failed
+UPDATE erasures SET error = $error WHERE id = $id
+
+-- name: forget_selection
+UPDATE erasures SET selection = NULL WHERE id = $id
+
+-- name: done
+UPDATE erasures SET state = 'done', done_at = $now, receipt = $receipt, error = NULL WHERE id = $id
+
+-- name: to_apply
+-- The erasures that the leader of a cluster has carried out, and this daemon has not yet.
+SELECT id, found FROM erasures
+WHERE state IN ('rewriting', 'swapping', 'done') AND id NOT IN (SELECT erasure_id FROM erasures_applied)
+ORDER BY requested_at, id
+
+-- name: applied
+INSERT INTO erasures_applied VALUES ($id) ON CONFLICT DO NOTHING
+
+-- name: put_tombstones
+INSERT INTO tombstones (erasure_id, kind, key_id, hash, until)
+SELECT $id, unnest($kinds::VARCHAR[]), unnest($keys::VARCHAR[]), unnest($hashes::VARCHAR[]), unnest($untils::TIMESTAMP[])

@@ -1,0 +1,157 @@
+"""The files that contain erased rows, or quote them: found, rewritten or deleted."""
+
+import glob
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from retuned.consumers.common.durable import fsync, sha256
+from retuned.consumers.warehouse import archive, rewriting
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.tombstones import QUERIES as ARCHIVES
+from retuned.consumers.warehouse.tombstones import Tombstones
+from retuned.daemon.reports import reports
+from retuned.daemon.settings import Settings
+from retuned.retrain.data import topics
+from retuned.retrain.versions import workload_folder
+
+QUERIES = named_queries("retuned.daemon.erasure", "erasure.sql")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder with erased content.
+
+    Attributes:
+        action: rewrite: its other rows stay; delete: it is derived, and is made again where it is needed.
+        rows: the number of erased rows; None: unknown.
+        sha256: of the file before; None: a folder.
+    """
+
+    path: str
+    action: Literal["rewrite", "delete"]
+    rows: int | None = None
+    sha256: str | None = None
+
+
+class Files:
+    """The files beside one warehouse."""
+
+    def __init__(self, warehouse: Warehouse, settings: Settings, tombstones: Tombstones) -> None:
+        self._warehouse, self._settings, self._tombstones = warehouse, settings, tombstones
+        self._archive = archive.folder_of(warehouse, settings)
+
+    def find(self, workloads: Sequence[str], first: datetime | None, *, shared: bool = True) -> list[Place]:
+        """Returns the places with erased content.
+
+        Args:
+            workloads: those of the erased events.
+            first: the time of the first erased interaction.
+            shared: with datasets and reports, which the leader of a cluster keeps for all daemons.
+        """
+        datasets = [Path(row["path"]) for row in self._warehouse.rows(QUERIES["dataset_paths"])] if shared else []
+        files = [*self._archive.glob("*/day=*/*.parquet"), *chain(*(path.glob("*.parquet") for path in datasets))]
+        derived = [*self._derived(workloads), *(self._reports(workloads, first) if shared else ())]
+        return [*self._with_rows(files), *(_place(path, "delete") for path in derived)]
+
+    def erase(self, place: Place) -> None:
+        """Removes the erased content from a place. Safe to repeat."""
+        path = Path(place.path)
+        if place.action == "delete":
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                fsync(path.parent)
+            return
+        in_archive = self._archive in path.parents
+        if path.exists() and (erased := rewriting.erased_rows(path, self._tombstones)).any():
+            if in_archive:
+                self._warehouse.execute(ARCHIVES["forget_archived_ids"], {"ids": rewriting.ids(path, erased)})
+            rewriting.without(path, erased)
+        if in_archive:
+            self._record_archive(path)
+        else:
+            self._clean_dataset(path.parent)
+
+    def _with_rows(self, files: Iterable[Path]) -> Iterator[Place]:
+        for file in sorted(files):
+            if rows := int(rewriting.erased_rows(file, self._tombstones).sum()):
+                yield _place(file, "rewrite", rows)
+
+    def _derived(self, workloads: Sequence[str]) -> Iterator[Path]:
+        path = self._warehouse.path
+        yield from path.parent.glob(f"{glob.escape(path.name)}.schema-[0-9][0-9][0-9]")  # from before migrations
+        models = self._settings.models.directory
+        for workload in workloads:  # caches of answers and verdicts, folders of runs and of other children
+            home = workload_folder(models, workload)
+            kept = {
+                "datasets",
+                *(row["version"] for row in self._warehouse.rows(QUERIES["versions"], {"workload": workload})),
+            }
+            yield from (one for one in sorted(home.glob("*")) if one.name not in kept and not one.is_symlink())
+        yield from (one for one in sorted(reports.folder_of(self._warehouse).glob("*")) if workloads and one.is_dir())
+
+    def _reports(self, workloads: Sequence[str], first: datetime | None) -> Iterator[Path]:
+        for workload in workloads:
+            for row in self._warehouse.rows(QUERIES["reports"], {"workload": workload, "first": first}):
+                yield from _pages(Path(row["report"]))
+            folder = reports.folder_of(self._warehouse)
+            for name in reports.reports(folder, workload):
+                if first is None or reports.ends_after(name, first):
+                    yield from _pages(folder / f"{name}.json")
+
+    def _record_archive(self, path: Path) -> None:
+        """Updates the record of an archived file, which is deleted with its last row."""
+        name = path.relative_to(self._archive).as_posix()
+        rows = rewriting.rows_in(path) if path.exists() else 0
+        if not rows:
+            path.unlink(missing_ok=True)
+            fsync(path.parent)
+            self._warehouse.execute(ARCHIVES["drop_archive"], {"file": name})
+        else:
+            about = {"file": name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256(path)}
+            self._warehouse.execute(ARCHIVES["renew_archive"], about)
+
+    def _clean_dataset(self, folder: Path) -> None:
+        """Removes words that are left in no row of a dataset from its topics, and stores its files."""
+        known = topics.Topics.load(folder)
+        if known.weights:
+            known.only(_questions(folder)).save(folder)
+        self._warehouse.artifacts.renew("dataset", folder)
+
+
+def after(places: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the places of a receipt: with their hashes before and after; null: the file does not exist."""
+    return [
+        {
+            "path": place["path"],
+            "action": place["action"],
+            "rows": place["rows"],
+            "sha256_before": place["sha256"],
+            "sha256_after": sha256(Path(place["path"])) if Path(place["path"]).is_file() else None,
+        }
+        for place in places
+    ]
+
+
+def _place(path: Path, action: Literal["rewrite", "delete"], rows: int | None = None) -> Place:
+    return Place(str(path.absolute()), action, rows, sha256(path) if path.is_file() else None)
+
+
+def _questions(dataset: Path) -> Iterator[str]:
+    """Yields the texts of a dataset that topics are made of."""
+    for file in sorted(dataset.glob("*.parquet")):
+        yield from pq.ParquetFile(file).read(columns=["question"])["question"].to_pylist()
+
+
+def _pages(report: Path) -> Iterator[Path]:
+    """Yields the files of a report that exist."""
+    yield from (page for page in (report, report.with_suffix(".html")) if page.exists())

@@ -1,0 +1,120 @@
+"""What the audit has besides requests and rules: the configuration at the start, the principals, signed checkpoints."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers.common.durable import fsync
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.warehouse import checkpoints
+from retuned.consumers.warehouse.audit import Entry
+from retuned.consumers.warehouse.checkpoints import Checkpoint
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.jobs.context import Context
+from retuned.daemon.process import user_of_machine
+from retuned.daemon.settings import Settings
+
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+"""Of a URL."""
+QUERIES = named_queries("retuned.daemon.jobs", "audit.sql")
+
+
+def record_start(warehouse: Warehouse, settings: Settings) -> None:
+    """Records that the daemon starts, and which settings changed since its last start. Secrets are masked."""
+    state = {"version": version("retuned"), **_flat(settings)}
+    _record(warehouse, "configuration", state, always=True)
+
+
+def record_principals(warehouse: Warehouse, principals: Iterable[dict[str, Any]]) -> None:
+    """Records which tokens were added, changed or removed since this was recorded last, however that came about.
+
+    Args:
+        principals: the tokens, each with `name` and `token_sha256`.
+    """
+    state = {}
+    for one in principals:
+        token = one.pop("token_sha256")
+        state[f"{one['name']} {token[:8]}"] = one
+    _record(warehouse, "principals", state, always=False)
+
+
+class Checkpoints:
+    """Makes signed checkpoints of the audit, whenever it has new rows."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._written: dict[str, Checkpoint] = {}
+
+    def __call__(self) -> None:
+        """Writes the checkpoint to the file, the topic, or both. What fails is tried again with the next one.
+
+        Raises:
+            RetunedError: the key, the file or the topic cannot be used.
+        """
+        settings, context = self._context.settings.audit, self._context
+        checkpoint = checkpoints.taken(context.warehouse, context.now())
+        if checkpoint is None or settings.key_file is None:
+            return
+        places = {"file": settings.checkpoint_file, "topic": settings.topic}
+        due = [kind for kind, place in places.items() if place and self._is_new(kind, checkpoint)]
+        if not due:
+            return
+        envelope = checkpoints.signed(checkpoint, settings.key_file)
+        if settings.checkpoint_file and "file" in due:
+            _append(settings.checkpoint_file, json.dumps(envelope))
+            self._written["file"] = checkpoint
+        if settings.topic and "topic" in due:
+            context.publisher.publish(settings.topic, checkpoint.origin, envelope)
+            self._written["topic"] = checkpoint
+
+    def _is_new(self, kind: str, checkpoint: Checkpoint) -> bool:
+        last = self._written.get(kind)
+        return last is None or last.size != checkpoint.size
+
+
+def _record(warehouse: Warehouse, action: str, state: dict[str, Any], *, always: bool) -> None:
+    """Records a state and how it differs from the one recorded last."""
+    last = warehouse.row(QUERIES["last_state"], {"action": action})
+    before: dict[str, Any] = json.loads(last["details"])["state"] if last else {}
+    now: dict[str, Any] = json.loads(json.dumps(state))
+    keys = sorted(before.keys() | now.keys())
+    changed = {key: [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
+    if changed or always:
+        details = {"changed": changed if last else {}, "state": now}
+        warehouse.trail.record(Entry(user_of_machine(), "local", action, details=details))
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """Returns the settings that differ from the defaults, by key; of a workload, those that differ from the others'."""
+    common = _leaves(settings.model_dump(mode="json", exclude={"workloads"}))
+    found = _leaves(settings.model_dump(mode="json", exclude={"workloads"}, exclude_defaults=True))
+    for name in settings.workloads:
+        own = _leaves(settings.for_workload(name).model_dump(mode="json", exclude={"workloads"}))
+        found |= {f"workloads.{name}.{key}": value for key, value in own.items() if common.get(key) != value}
+    return found
+
+
+def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _leaves(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = _CREDENTIALS.sub("//***@", value) if isinstance(value, str) else value
+    return found
+
+
+def _append(file: Path, line: str) -> None:
+    try:
+        is_new = not file.exists()
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as opened:
+            opened.write(line + "\n")
+        fsync(file)
+        if is_new:
+            fsync(file.parent)
+    except OSError as error:
+        raise RetunedError(f"audit.checkpoint_file {file}: cannot be written ({error.strerror})") from error

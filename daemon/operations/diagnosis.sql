@@ -1,0 +1,37 @@
+-- What of the stored events shows that something is set up wrongly.
+
+-- name: events
+SELECT count(*) AS stored, max(received_at) AS last_at, count(*) FILTER (received_at >= $since) AS recent,
+       count(*) FILTER (received_at >= $since AND timestamp > received_at + INTERVAL 60 SECOND) AS ahead,
+       max(timestamp - received_at) FILTER (received_at >= $since) AS most_ahead
+FROM interactions
+
+-- name: unrated
+-- Workloads with answers lately and no feedback lately.
+WITH rated AS (
+    SELECT DISTINCT i.workload FROM feedback f JOIN interactions i ON i.id = f.interaction_id WHERE f.received_at >= $since
+)
+SELECT workload, count(*) AS answers FROM interactions
+WHERE received_at >= $since AND workload NOT IN (FROM rated)
+GROUP BY workload
+HAVING count(*) >= $enough
+ORDER BY answers DESC, workload
+
+-- name: unmatched
+-- Feedback of the last days whose answer is not stored; the answer may come a little later.
+SELECT count(*) AS feedback, count(*) FILTER (i.id IS NULL) AS unmatched,
+       any_value(f.interaction_id) FILTER (i.id IS NULL) AS example
+FROM feedback f LEFT JOIN interactions i ON i.id = f.interaction_id
+WHERE f.received_at >= $since AND f.received_at < $settled
+
+-- name: dead_letters
+SELECT reason, count(*) AS letters, any_value(detail) AS detail FROM dead_letters
+WHERE received_at >= $since
+GROUP BY reason ORDER BY letters DESC
+
+-- name: future
+SELECT count(*) AS letters FROM dead_letters WHERE received_at >= $since AND detail LIKE '%ingest.max_ahead_seconds%'
+
+-- name: exams
+-- The latest exam of each workload on its own pairs.
+SELECT workload, arg_max(metric, taken_at) AS metric FROM exams WHERE list_contains($workloads, workload) GROUP BY workload

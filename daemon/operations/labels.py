@@ -1,0 +1,106 @@
+"""Operations on label requests: the answers that experts are asked to judge."""
+
+import json
+import logging
+import uuid
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+from pydantic import Field
+
+from retuned.consumers.common.times import iso
+from retuned.consumers.errors import RetunedError
+from retuned.daemon.operations.answers import Answered, LabelRequest
+from retuned.daemon.operations.fields import OfWorkload
+from retuned.daemon.operations.operation import Caller, Content, Request, operation
+
+if TYPE_CHECKING:
+    from retuned.daemon.console.teach import About
+    from retuned.daemon.operations.local import Local
+
+log = logging.getLogger(__name__)
+
+
+@operation("GET", "/labels", least="labeller", bound="own", reads="conversations")
+def labels(local: "Local", request: OfWorkload, caller: Caller) -> list[LabelRequest]:
+    """List the answers that experts are asked to judge, oldest first."""
+    from retuned.retrain.data.label_requests import open_requests
+
+    found = open_requests(local.warehouse, request.workload)
+    return cast("list[LabelRequest]", [one for one in found if caller.may_see(one["workload"])])
+
+
+class AnswerLabel(Request):
+    id: Annotated[str, Field(description="the id of the request, or of the interaction that it is about")]
+    name: Annotated[
+        Literal["correction", "helpful", "hallucination", "same"],
+        Field(
+            description="the kind of answer: hallucination for calibration, same or correction for a conflict, helpful "
+            "or correction for all others"
+        ),
+    ]
+    value: Annotated[
+        str | bool, Field(description="for correction, the right answer; otherwise true or false"), Content()
+    ]
+    comment: Annotated[str | None, Field(description="kept as feedback, too"), Content()] = None
+
+
+@operation("POST", "/labels/{id}", least="labeller", by_leader=True, bound="own", outdates=False)
+def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
+    """Answer a label request as an expert.
+
+    It is sent once `labels.opinions` experts agree, and counts once it is read from the topic. An expert may answer a
+    request again: the later answer counts.
+    """
+    from retuned.daemon.console import teach
+    from retuned.daemon.console.inbox import Work, status
+
+    context, name, who = local.jobs.context, request.name, caller.name or teach.NOBODY
+    asked = _answered_by(teach.about(local.warehouse, request.id, who), request.id, name)
+    caller.check(asked.workload)
+    value = _checked(name, request.value)
+    now = context.now()
+    work = Work(who, "answered", now, name, json.dumps(value, ensure_ascii=False))
+    opinions = local.settings.for_workload(asked.workload).labels.opinions
+    verdict = status([*(one for one in asked.work if one.expert != who), work], who, now, opinions)
+    if verdict == "answered":
+        kafka = local.settings.kafka
+        for feedback, content in ((name, value), *([("comment", request.comment)] if request.comment else [])):
+            event = {
+                "id": uuid.uuid4().hex,
+                "timestamp": iso(now),
+                "interaction_id": asked.interaction_id,
+                "name": feedback,
+                "value": content,
+                "source": "expert",
+            } | ({"user_id": caller.name} if caller.name else {})
+            context.publisher.publish(kafka.expert_topic or kafka.feedback_topic, asked.interaction_id, event)
+    teach.write(local.warehouse, asked.id, work)  # after it was sent: the request stays open if that fails
+    log.info("%s: %s answered the request about %s", asked.workload, who, asked.interaction_id)
+    done = {
+        "second": "another expert's answer is awaited",
+        "disputed": "experts differ; one more decides",
+    }.get(verdict, "it counts as feedback once it is read from the topic, in some seconds")
+    return Answered(interaction_id=asked.interaction_id, done=done)
+
+
+def _answered_by(asked: "list[About]", interaction: str, name: str) -> "About":
+    """The request that feedback of this name answers."""
+    from retuned.retrain.data.label_requests import ANSWERS
+
+    if not asked:
+        raise RetunedError(f"labels: no request about {interaction} is open; `retuned labels` lists those that are")
+    known = {one.reason: ANSWERS.get(one.reason, ANSWERS[None]) for one in asked}
+    found = next((one for one in asked if name in known[one.reason]), None)
+    if found is None:
+        expected = "; ".join(f"one with the reason {reason} by {' or '.join(names)}" for reason, names in known.items())
+        raise RetunedError(f"labels: {name} answers no open request about {interaction}: {expected}")
+    return found
+
+
+def _checked(name: str, value: str | bool) -> str | bool:
+    if name == "correction":
+        value = value.strip() if isinstance(value, str) else ""
+    if not isinstance(value, str if name == "correction" else bool) or value == "":
+        expected = "the right answer, a text" if name == "correction" else "true or false"
+        raise RetunedError(f"labels: {name}: expected {expected}")
+    return value

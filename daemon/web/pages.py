@@ -1,0 +1,414 @@
+"""The console: HTML of what operations return, and forms that ask for operations."""
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+
+from retuned.daemon import console as package
+from retuned.daemon.console.answers import DAYS, RATINGS
+from retuned.daemon.console.attention import State
+from retuned.daemon.console.version import CHANGES
+from retuned.daemon.jsontext import plain
+from retuned.daemon.operations import console, erasure, labels, memory, releases, rows, state, training
+from retuned.daemon.operations.operation import API, Operation
+from retuned.daemon.web.api import Api, caller_of
+from retuned.daemon.web.rendering import POLICY, Rendering, form_of, may_do
+
+NAME_MAX = 255
+"""Bytes in the name of a file."""
+ROWS_SHOWN = 50
+TICK_SECONDS = 5.0
+"""An open page is told of a newer snapshot this often."""
+STREAMS = 200
+"""Pages that may be told at once."""
+STATIC = Path(package.__file__).parent / "static"
+MEDIA = {".css": "text/css", ".js": "text/javascript"}
+REPORT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; frame-ancestors 'none'; form-action 'none'"
+)
+"""Content-Security-Policy: reports bring their scripts with them, and may send nothing anywhere."""
+SHOWN: dict[str, tuple[str, Callable[[State], bool]]] = {
+    "all": ("All", lambda _: True),
+    "attention": ("Need you", lambda one: one.needs_person),
+    "busy": ("Learning", lambda one: one.finding.level == "busy"),
+    "unrated": ("No ratings", lambda one: one.facts.helpful is None),
+}
+"""The filters of the overview."""
+CHOICES = {
+    "calibration": [("Yes, all of it", "hallucination no"), ("No, something is invented", "hallucination yes")],
+    "conflict": [("Yes", "same yes"), ("No", "same no"), ("No, and this is right:", "correction")],
+    None: [
+        ("Right as it is", "helpful yes"),
+        ("Wrong, this is right:", "correction"),
+        ("Wrong, and I do not know what is right", "helpful no"),
+    ],
+}
+"""What an expert may answer, by the reason of a request; None: any other."""
+
+
+DIFFERENCES = {
+    "added": "Added",
+    "removed": "Removed",
+    "answer": "Answered anew",
+    "split": "In another split",
+    "same": "The same",
+}
+"""Between two datasets."""
+
+
+class Reporting(Protocol):
+    """Has reports."""
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the reports."""
+
+
+class Pages(Rendering):
+    """The handlers of the pages."""
+
+    def __init__(self, api: Api, service: Reporting) -> None:
+        super().__init__(api)
+        self._service = service
+        self._streams = 0
+
+    async def index(self, request: Request) -> Response:
+        found = await self._overview(request)
+        states = found["workloads"]
+        show = request.query_params.get("show", "all")
+        show = show if show in SHOWN else "all"
+        filters = [(text, key, sum(map(wanted, states))) for key, (text, wanted) in SHOWN.items()]
+        page = found | {"states": states, "shown": [one for one in states if SHOWN[show][1](one)]}
+        return await self._page(request, "overview.html", section="/", show=show, filters=filters, **page)
+
+    async def workload(self, request: Request) -> Response:
+        if request.headers.get("hx-target") == "live" and (part := await self._live_part(request)):
+            return part
+        query = {name: value for name, value in request.query_params.items() if name in ("range", "since", "until")}
+        found = await self._ask(request, console.history, **request.path_params, **query)
+        status = plain(await self._api.recent(state.status))
+        workload = request.path_params["workload"]
+        return await self._page(
+            request,
+            "workload.html",
+            section="/",
+            range="" if query.get("since") else query.get("range", "7d"),
+            ranges=tuple(console.RANGES),
+            query=query,
+            status=status["workloads"].get(workload),
+            booked_at=status["booked_at"],
+            currency=status["currency"],
+            **_now(status, workload),
+            **found,
+        )
+
+    async def _live_part(self, request: Request) -> Response | None:
+        """What an open page of a workload shows anew: of snapshots that all share, without a query of its own."""
+        status, workload = plain(await self._api.recent(state.status)), request.path_params["workload"]
+        states = (await self._overview(request))["workloads"]
+        found = next((one for one in states if one.facts.workload == workload), None)
+        own = status["workloads"].get(workload)
+        if found is None or own is None:
+            return None
+        about = {name: own[name] for name in ("objective", "base_model")}
+        return await self._page(request, "workload/live.html", state=found, **about, **_now(status, workload))
+
+    async def cancel(self, request: Request) -> Response:
+        return await self._command(request, training.cancel)
+
+    async def rollback(self, request: Request) -> Response:
+        return await self._command(request, releases.rollback)
+
+    async def _command(self, request: Request, command: Operation[Any, Any]) -> Response:
+        """A command about a workload, with a reason; it leads back to the workload's page."""
+        form = await form_of(request, API + command.paths[0])
+        if not form.get("reason", "").strip():
+            raise HTTPException(400, "reason: expected a text; it is kept with the change")
+        await self._ask(request, command, **request.path_params, reason=form["reason"])
+        return RedirectResponse(request.url.path.rpartition("/")[0], 303)
+
+    async def system(self, request: Request) -> Response:
+        status = plain(await self._api.recent(state.status))
+        return await self._page(request, "system.html", section="/system", status=status)
+
+    async def answers(self, request: Request) -> Response:
+        asked = console.answers.parse(dict(request.query_params), is_text=True)
+        found = await self._api.perform(console.answers, asked, request)
+        query = {name: value for name, value in asked.model_dump().items() if value}
+        names = [one.facts.workload for one in (await self._overview(request))["workloads"]]
+        export: dict[str, Any] = {name: query[name] for name in ("workload", "since", "until") if name in query}
+        return await self._page(
+            request,
+            "answers.html",
+            section="/answers",
+            search=asked,
+            workloads=sorted(names),
+            ratings=RATINGS,
+            days=DAYS,
+            newer=urlencode(query | {"page": asked.page - 1}),
+            older=urlencode(query | {"page": asked.page + 1}),
+            export=urlencode(export),
+            **found,
+        )
+
+    async def interaction(self, request: Request) -> Response:
+        found = await self._ask(request, rows.interaction, **request.path_params)
+        return await self._page(request, "interaction.html", section="/answers", interaction=found)
+
+    async def version(self, request: Request) -> Response:
+        found = await self._ask(request, console.version, **request.path_params)
+        return await self._page(request, "version.html", section="/", **_shown_pairs(request, found))
+
+    def report(self, request: Request) -> Response:
+        name = request.path_params["id"]
+        file = self._service.reports / f"{name}.html"
+        if not re.fullmatch(r"[\w-]+", name) or len(file.name.encode()) > NAME_MAX or not file.is_file():
+            raise HTTPException(404, "no such report; it may have been deleted (drift.keep_reports)")
+        return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
+
+    def static(self, request: Request) -> Response:
+        file = STATIC / request.path_params["name"]
+        if file.parent != STATIC or file.suffix not in MEDIA or not file.is_file():
+            raise HTTPException(404, "no such file")
+        return FileResponse(
+            file,
+            media_type=MEDIA[file.suffix],
+            headers={"Content-Security-Policy": POLICY, "Cache-Control": "max-age=300"},
+        )
+
+    async def events(self, request: Request) -> Response:
+        """Server-sent events: the time of each newer snapshot of the overview."""
+        if self._streams >= STREAMS:
+            raise HTTPException(503, f"{STREAMS} pages are open; this one does not reload by itself")
+
+        async def ticks() -> AsyncIterator[str]:
+            self._streams += 1
+            try:
+                seen = None
+                while not await request.is_disconnected():
+                    now = (await self._api.recent(console.overview))["as_of"]
+                    yield f"data: {now.isoformat()}\n\n" if now != seen else ": nothing new\n\n"
+                    seen = now
+                    await anyio.sleep(TICK_SECONDS)
+            finally:
+                self._streams -= 1
+
+        return StreamingResponse(ticks(), media_type="text/event-stream")
+
+    def failed(self, problem: str, code: int) -> Response:
+        """Why there is no page; without the menu, for nobody may have been admitted."""
+        title = {403: "Not allowed", 404: "Not found"}.get(code, "Not done")
+        return self._bare("error.html", code, title=title, detail=problem)
+
+    # Teaching
+
+    async def teach(self, request: Request) -> Response:
+        return await self._show_inbox(request)
+
+    async def answer_label(self, request: Request) -> Response:
+        """It leads to the next request."""
+        form = await form_of(request, "/api/v1/labels/{id}")
+        workload, id = form.get("workload", ""), request.path_params["id"]
+        where = f"/workloads/{quote(workload, safe='')}/teach" if workload else "/teach"
+        try:
+            if form.get("action") == "skip":
+                await self._ask(request, console.work_on_label, id=id, state="skipped")
+            else:
+                name, _, verdict = form.get("verdict", "").partition(" ")
+                value = form.get("correction", "") if name == "correction" else {"yes": True, "no": False}.get(verdict)
+                comment = form.get("comment", "").strip() or None
+                await self._ask(request, labels.answer_label, id=id, name=name, value=value, comment=comment)
+        except HTTPException as error:
+            return await self._show_inbox(request, error.detail, error.status_code, id)
+        return RedirectResponse(where, 303)
+
+    async def my_answers(self, request: Request) -> Response:
+        return await self._page(
+            request, "mine.html", section="/teach", answers=await self._ask(request, console.my_answers)
+        )
+
+    async def _show_inbox(
+        self, request: Request, problem: str | None = None, code: int = 200, wanted: str | None = None
+    ) -> Response:
+        workload, wanted = request.path_params.get("workload"), wanted or request.query_params.get("item")
+        inbox = await self._ask(request, console.inbox, workload=workload, item=wanted)
+        item = inbox["item"]
+        choices = CHOICES.get(item["reason"], CHOICES[None]) if item else []
+        return await self._page(
+            request,
+            "teach.html",
+            code,
+            section="/teach",
+            inbox=inbox,
+            item=item,
+            workload=workload,
+            choices=choices,
+            problem=problem,
+        )
+
+    # Approvals
+
+    async def approval(self, request: Request) -> Response:
+        decision = request.query_params.get("decision")
+        return await self._show_approval(request, decision if decision in releases.VERDICTS else None)
+
+    async def decide_approval(self, request: Request) -> Response:
+        """It leads back to the page, which shows what was decided."""
+        form = await form_of(request, "/api/v1/approvals/{id}")
+        given = {name: form[name] for name in ("decision", "reason") if name in form}
+        try:
+            await self._ask(request, releases.decide_approval, **request.path_params, **given)
+        except HTTPException as error:
+            return await self._show_approval(request, given.get("decision"), error.detail, error.status_code)
+        return RedirectResponse(request.url.path, 303)
+
+    async def _show_approval(
+        self, request: Request, decision: str | None, problem: str | None = None, code: int = 200
+    ) -> Response:
+        found = plain(await self._ask(request, releases.approval, **request.path_params))
+        compared: dict[str, Any] = {}
+        if found["kind"] != "dataset" and may_do(request, "operator") and caller_of(request).conversations:
+            asked = {"workload": found["workload"], "version": found["version"]}
+            with suppress(HTTPException):  # retention may have removed it
+                compared = _shown_pairs(request, await self._ask(request, console.version, **asked))
+        page = compared | {
+            "approval": found,
+            "decision_asked": decision,
+            "problem": problem,
+            "compared": bool(compared),
+        }
+        return await self._page(request, "approval.html", code, section="/", **page)
+
+    # Rows
+
+    async def rows(self, request: Request) -> Response:
+        return await self._show_rows(request)
+
+    async def decide_rows(self, request: Request) -> Response:
+        """About one row; it leads back to the page."""
+        form = await form_of(request, "/api/v1/rows")
+        given = {name: form[name] for name in ("action", "reason", "answer") if name in form}
+        try:
+            await self._ask(request, rows.decide_rows, ids=[form.get("id", "")], **given)
+        except HTTPException as error:
+            return await self._show_rows(request, error.detail, error.status_code)
+        return RedirectResponse(f"{request.url.path}?{request.url.query}", 303)
+
+    async def _show_rows(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
+        state, reason = (request.query_params.get(name) for name in ("state", "reason"))
+        all_rows = await self._ask(request, rows.rows, **request.path_params)
+        shown = await run_in_threadpool(_rows_shown, all_rows, state, reason)
+        page = request.path_params | shown | {"actions": rows.ROW_ACTIONS, "problem": problem, "asked": (state, reason)}
+        return await self._page(request, "rows.html", code, section="/", **page)
+
+    async def datasets(self, request: Request) -> Response:
+        """Two datasets side by side: those that are asked for, else the last two."""
+        known = [one for one in await self._ask(request, rows.datasets, **request.path_params) if not one["removed_at"]]
+        latest = [one["version"] for one in known]
+        after = request.query_params.get("after") or next(iter(latest), None)
+        older = latest[latest.index(after) + 1 :] if after in latest else []
+        before = request.query_params.get("before") or next(iter(older), None)
+        found = None
+        if before and after:
+            found = await self._ask(request, rows.compare_datasets, before=before, after=after, limit=ROWS_SHOWN)
+            if found["workload"] != request.path_params["workload"]:
+                raise HTTPException(404, f"datasets {before} and {after}: of another workload")
+        page: dict[str, Any] = {
+            "known": known,
+            "before": before,
+            "after": after,
+            "found": found,
+            "changes": DIFFERENCES,
+        }
+        return await self._page(request, "datasets.html", section="/", **request.path_params, **page)
+
+    async def memory(self, request: Request) -> Response:
+        return await self._show_memory(request)
+
+    async def decide_memory(self, request: Request) -> Response:
+        """Decide about an entry of the memory; it leads back to the list."""
+        form = await form_of(request, "/api/v1/memory/entries")
+        given = {name: form[name] for name in ("action", "reason", "answer") if form.get(name)}
+        try:
+            await self._ask(request, memory.decide_memory, ids=[form.get("id", "")], **given)
+        except HTTPException as error:
+            return await self._show_memory(request, error.detail, error.status_code)
+        return RedirectResponse(str(request.url), 303)
+
+    async def _show_memory(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
+        asked = request.query_params.get("state")
+        asked = asked if asked in memory.STATES else None
+        entries = await self._ask(request, memory.memory_entries, **request.path_params, state=asked, limit=ROWS_SHOWN)
+        status = await self._ask(request, state.workload_status, **request.path_params)
+        own = plain(status)["workloads"].get(request.path_params["workload"], {}).get("memory", {})
+        page: dict[str, Any] = {"mode": own.get("mode"), "counts": own.get("entries", {}), "most": ROWS_SHOWN}
+        page |= {"entries": entries, "states": memory.STATES, "asked": asked, "problem": problem}
+        return await self._page(request, "memory.html", code, section="/", **request.path_params, **page)
+
+    # Erasures
+
+    async def erasures(self, request: Request) -> Response:
+        return await self._show_erasures(request)
+
+    async def forget(self, request: Request) -> Response:
+        """The first button shows what is found, with the second one, which erases it."""
+        form = await form_of(request, API + erasure.forget.paths[0])
+        given = {name: form[name].strip() for name in erasure.FIELDS if form.get(name, "").strip()}
+        events = {name: value for name, value in given.items() if name != "reason"}
+        try:
+            if form.get("action") == "erase":
+                await self._ask(request, erasure.forget, **given)
+                return RedirectResponse(request.url.path, 303)
+            found = await self._ask(request, erasure.preview_erasure, **events)
+        except HTTPException as error:
+            return await self._show_erasures(request, given, None, error.detail, error.status_code)
+        return await self._show_erasures(request, given, erasure.summary({**found}))
+
+    async def _show_erasures(
+        self,
+        request: Request,
+        given: dict[str, str] | None = None,
+        found: list[str] | None = None,
+        problem: str | None = None,
+        code: int = 200,
+    ) -> Response:
+        listed = plain(await self._ask(request, erasure.erasures))
+        page = {"erasures": listed, "fields": erasure.FIELDS.items(), "given": given or {}, "found": found}
+        return await self._page(request, "erasures.html", code, section="/system", problem=problem, **page)
+
+
+def _now(status: dict[str, Any], workload: str) -> dict[str, Any]:
+    """The retrainings of a workload that are under way or wait."""
+    runs = {name: [one for one in status[name] if one["workload"] == workload] for name in ("under_way", "queue")}
+    return {"workload": workload} | runs
+
+
+def _shown_pairs(request: Request, found: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a version, with the kind of change that was asked for, else the first there is."""
+    show = request.query_params.get("show")
+    if show not in CHANGES:
+        show = next((one for one in CHANGES if found["counts"][one]), "worse")
+    return found | {"changes": CHANGES, "show": show}
+
+
+def _rows_shown(all_rows: Any, state: str | None, reason: str | None) -> dict[str, Any]:
+    """How many rows of the workload are in each state, for each reason (`counts`), and the first of those that are
+    asked for (`rows`, of `total`)."""
+    counts, asked = Counter[tuple[str, str]](), list[dict[str, Any]]()
+    for row in all_rows:
+        counts[row["state"], row["reason"]] += 1
+        if state in (None, row["state"]) and reason in (None, row["reason"]) and len(asked) < ROWS_SHOWN:
+            asked.append(row)
+    total = sum(n for (one, why), n in counts.items() if state in (None, one) and reason in (None, why))
+    return {"counts": sorted(counts.items()), "rows": asked, "total": total}

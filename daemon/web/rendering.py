@@ -1,0 +1,102 @@
+"""What the pages of the console have in common: operations asked by a browser, templates, the menu, headers, forms."""
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from jinja2 import Environment, PackageLoader
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from retuned.daemon.console import chart
+from retuned.daemon.operations import console
+from retuned.daemon.operations.operation import API, InvalidRequest, Operation, Q, R
+from retuned.daemon.roles import Role, may
+from retuned.daemon.web.api import MOST_BODY_BYTES, Api, body_of, caller_of
+
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; worker-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; "
+    "frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
+)
+# With no-referrer a form would be sent with the origin null, which is refused as that of another site.
+HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+MENU: tuple[tuple[str, str, Role], ...] = (
+    ("Overview", "/", "viewer"),
+    ("Teach", "/teach", "labeller"),
+    ("Answers", "/answers", "operator"),
+    ("System", "/system", "viewer"),
+)
+TEXTS = ("/teach", "/answers")
+"""Entries of the menu for who may read conversations."""
+
+
+class Rendering:
+    """Makes pages of templates and of what operations return."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._templates = Environment(
+            loader=PackageLoader("retuned.daemon.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        self._templates.globals |= {"y": chart.y, "lines": chart.lines}
+
+    async def _overview(self, request: Request) -> dict[str, Any]:
+        """The latest snapshot, as far as who asks may see it."""
+        return console.kept_to(caller_of(request), await self._api.recent(console.overview))
+
+    async def _ask(self, request: Request, operation: Operation[Q, R], **values: Any) -> R:
+        """The result of an operation with these values; raises an HTTPException, as `Api.answer` does."""
+        try:
+            asked = operation.parse(values)
+        except InvalidRequest as error:
+            raise HTTPException(400, str(error)) from error
+        return await self._api.perform(operation, asked, request)
+
+    async def _page(self, request: Request, template: str, code: int = 200, /, **shown: Any) -> Response:
+        found = await self._overview(request)
+        counts = {"/teach": sum(one.facts.labels for one in found["workloads"])}
+        caller = caller_of(request)
+        bound, reads = caller.workloads is not None, caller.conversations
+        menu = [
+            (text, path, counts.get(path))
+            for text, path, least in MENU
+            if may_do(request, least) and not (bound and path == "/system") and (reads or path not in TEXTS)
+        ]
+        given = {
+            "menu": menu,
+            "may": lambda least: may_do(request, least),
+            "bound": bound,
+            "reads": reads,
+            "who": getattr(request.state, "principal", None),
+            "in_session": getattr(request.state, "in_session", False),
+            "as_of": found["as_of"],
+            "ingestion": found["ingestion"],
+            "problem": None,
+            "done": None,
+        }
+        page = await run_in_threadpool(self._templates.get_template(template).render, **given | shown)
+        return HTMLResponse(page, code, HEADERS)
+
+    def _bare(self, template: str, code: int, /, **shown: Any) -> Response:
+        """A page without the menu, for who may not be admitted."""
+        return HTMLResponse(self._templates.get_template(template).render(menu=(), **shown), code, HEADERS)
+
+
+def is_browser(request: Request) -> bool:
+    """Whether a browser asks for a page, or sends the form of one."""
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(API)
+
+
+def may_do(request: Request, least: Role) -> bool:
+    """Whether who asks has a role; everybody has, where no principals are configured."""
+    return may(getattr(request.state, "role", "admin"), least)
+
+
+async def form_of(request: Request, instead: str) -> dict[str, str]:
+    """What a form of a page holds; HTTPException 415: it is none, and programs have a route of their own."""
+    if request.headers.get("content-type") != "application/x-www-form-urlencoded":
+        raise HTTPException(415, f"send the form of this page; programs send JSON to {instead}")
+    body = await body_of(request, MOST_BODY_BYTES, "a body", "reasons and answers are short")
+    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))

@@ -1,0 +1,139 @@
+"""Normal forms of texts, and the identity of questions.
+
+Votes are merged and answers replaced only for the same question, so its normal form keeps every character that can
+carry meaning. This module needs no library, because the gateway identifies questions, too.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retuned.consumers.common import reasoning
+from retuned.consumers.formats.messages import joined_text
+from retuned.consumers.privacy.placeholders import unnumbered
+
+_REASONING = ("reasoning_content", "reasoning")
+"""Keys of reasoning in the messages of chat APIs."""
+_QUOTES = str.maketrans(dict.fromkeys("“”„«»‟", '"') | dict.fromkeys("‘’‚‛‹›`´", "'"))
+_ENDS = ".,;:!?…。、！？؟।\"'"
+_STOPS = ".,;:?…。、？"
+_MARKS = frozenset(_ENDS + "¿¡")
+_INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200e\u200f\u2060\ufe0e\ufe0f\ufeff]")
+_MONTH = (
+    "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+    "nov(?:ember)?|dec(?:ember)?)"
+)
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+_CLOCK = re.compile(
+    r"\b\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:z|[+-]\d\d:?\d\d)?)?"
+    r"|\b\d{1,2}[./]\d{1,2}[./]\d{2,4}\b"
+    r"|\b\d{1,2}:\d\d(?::\d\d)?(?:\s?[ap]m)?\b"
+    r"|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b"
+    rf"|\b(?:{_MONTH}\.? {_DAY}|{_DAY}\.? (?:of )?{_MONTH})\b(?:,? \d{{4}}\b)?",
+    re.IGNORECASE,
+)
+
+
+def normalise(text: str) -> str:
+    """Returns a text without features that carry no meaning: case, spacing, Unicode widths and quotes, punctuation at
+    the end of words, and the numbers of placeholders (`<EMAIL_2>`), which count within one conversation.
+
+    All other characters are kept: symbols, digits, emoji and superscripts ("C++" is not "C#", "x²" is not "x2").
+    """
+    text = unnumbered(text).translate(_QUOTES)
+    if not text.isascii():
+        text = "".join(char if _raised(char) else unicodedata.normalize("NFKC", char) for char in text)
+        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    words = text.casefold().split()
+    return " ".join(filter(None, map(_word, words)))
+
+
+def _word(word: str) -> str:
+    bare = word.lstrip("¿¡\"'").rstrip(_ENDS)
+    if bare[-1:].isdecimal():  # 5" and 5! differ from 5
+        bare = word.lstrip("¿¡\"'").rstrip(_STOPS)
+    return bare or ("" if set(word) <= _MARKS else word)
+
+
+def _raised(char: str) -> bool:
+    return unicodedata.decomposition(char).startswith(("<super>", "<sub>"))
+
+
+def text_hash(text: str) -> str:
+    """Returns a stable hash of a text, 16 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fraction(text: str) -> float:
+    """Returns a stable hash of a text as a number in [0, 1)."""
+    return int(text_hash(text)[:13], 16) / 16**13
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The identity of a question.
+
+    Attributes:
+        text: the conversation, normalised.
+        scope: a hash of the system prompt, the context and the tools; empty without these.
+    """
+
+    text: str
+    scope: str = ""
+
+    def __str__(self) -> str:
+        """Returns a text that is equal for the same question."""
+        return f"{self.scope} {self.text}" if self.scope else self.text
+
+
+def identity(question: str, system: str = "", context: Sequence[str] = (), tools: Any = None) -> Identity:
+    """Returns the identity of a question.
+
+    It ignores case, punctuation, the order of passages, and dates and times in the system prompt, which many
+    applications put there.
+
+    Args:
+        question: all turns of the conversation except system messages.
+        tools: the schemas that the model was offered, as parsed JSON.
+    """
+    given = [
+        normalise(_CLOCK.sub(" ", system)),
+        sorted(normalise(passage) for passage in context),
+        json.dumps(tools, sort_keys=True) if tools else "",
+    ]
+    return Identity(normalise(question), text_hash(json.dumps(given)) if any(given) else "")
+
+
+def text_turns(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """Returns the messages with text content and without reasoning; None if one has other content, such as an image."""
+    turns = []
+    for turn in messages:
+        text = joined_text(turn.get("content") or "")
+        if text is None:
+            return None
+        if turn["role"] == "assistant":
+            _, text = reasoning.split(text)  # models do not get the reasoning of earlier turns
+            turn = {key: value for key, value in turn.items() if key not in _REASONING}
+        turns.append({**turn, "content": text})
+    return turns
+
+
+def last_question(turns: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the last message of a user; empty if there is none."""
+    return next((str(turn["content"]) for turn in reversed(turns) if turn["role"] == "user"), "")
+
+
+def conversation_identity(turns: Sequence[Mapping[str, Any]], context: Sequence[Any], tools: Any) -> Identity:
+    """Returns the identity of the question that a conversation asks.
+
+    Args:
+        turns: as `text_turns` returns them.
+        tools: as `tool_calls.schemas` returns them.
+    """
+    system = [turn["content"] for turn in turns if turn["role"] == "system"]
+    other = [turn["content"] for turn in turns if turn["role"] != "system"]
+    return identity(" ".join(other), " ".join(system), [str(passage) for passage in context], tools)

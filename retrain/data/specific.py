@@ -1,0 +1,59 @@
+"""Finds answers that do not depend on the question, such as jokes or "as always".
+
+Questions that share a right answer have more words in common than random questions. A permutation test (Fisher 1935) on
+the mean cosine of TF-IDF checks this. If it finds no such similarity, there is no evidence that the text answers any of
+its questions.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from retuned.retrain.data.examples import Example
+from retuned.retrain.data.identity import normalise
+
+QUESTIONS = 5
+"""The minimum number of questions for the test."""
+CHANCE = 0.01
+_DRAWS = 400
+_SHARE = 0.5
+
+
+def unspecific(statements: Sequence[Example]) -> frozenset[str]:
+    """Returns such texts among users' corrections, normalised. Texts of experts and of most questions are exempt."""
+    asked: dict[str, str] = {}
+    groups: dict[str, set[str]] = defaultdict(set)
+    trusted = {normalise(row.completion) for row in statements if row.is_expert}
+    for row in statements:
+        asked.setdefault(row.prompt_hash, row.question)
+        if row.kind == "correction" and (text := normalise(row.completion)) not in trusted:
+            groups[text].add(row.prompt_hash)
+    tested = {text: own for text, own in groups.items() if QUESTIONS <= len(own) <= _SHARE * len(asked)}
+    if not tested:
+        return frozenset()
+    vectors, place = _vectors(list(asked.values())), {group: number for number, group in enumerate(asked)}
+    draw = np.random.default_rng(0)
+    usual: dict[int, np.ndarray] = {}
+    texts = []
+    for text, own in tested.items():
+        size = len(own)
+        if size not in usual:
+            drawn = [draw.choice(len(asked), size, replace=False) for _ in range(_DRAWS)]
+            usual[size] = np.array([_mean_cosine(vectors[one]) for one in drawn])
+        mine = _mean_cosine(vectors[sorted(place[group] for group in own)])
+        if (1 + (usual[size] >= mine).sum()) / (1 + _DRAWS) > CHANCE:
+            texts.append(text)
+    return frozenset(texts)
+
+
+def _vectors(questions: Sequence[str]):  # type: ignore[no-untyped-def]
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(token_pattern=r"\S+", sublinear_tf=True).fit_transform(questions)
+
+
+def _mean_cosine(vectors) -> float:  # type: ignore[no-untyped-def]
+    """Returns the mean cosine of all pairs of rows, which have length 1."""
+    size, total = vectors.shape[0], np.asarray(vectors.sum(axis=0)).ravel()
+    return float((total @ total - size) / (size * (size - 1)))

@@ -1,0 +1,97 @@
+"""Reads entries of the memory: for gateways, and for people."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.memory.consensus import Approved
+from retuned.retrain.memory.entries import QUERIES
+from retuned.retrain.memory.keys import question
+from retuned.retrain.settings import Settings
+
+_JSON = ("messages", "context", "tools", "feedback_ids")
+
+
+def feed(warehouse: Warehouse, settings: Settings, workloads: Sequence[str], after: int, limit: int) -> dict[str, Any]:
+    """Returns the entries of some workloads that changed after a sequence, in the form of the operation `memory_feed`.
+
+    Entries of workloads whose memory is off are included, as it may be switched on later.
+    """
+    with warehouse.snapshot():
+        epoch = epoch_of(warehouse)
+        last = warehouse.row(QUERIES["last_sequence"])
+        parameters = {"after": after, "workloads": list(workloads), "limit": limit + 1}
+        entries = warehouse.rows(QUERIES["feed"], parameters)
+    more, entries = len(entries) > limit, entries[:limit]
+    assert last is not None
+    return {
+        "epoch": epoch,
+        "entries": entries,
+        "sequence": entries[-1]["sequence"] if more else max(last["last"], after),
+        "more": more,
+        "modes": {workload: in_force(settings, workload, epoch) for workload in workloads},
+    }
+
+
+def in_force(settings: Settings, workload: str, epoch: str) -> dict[str, Any]:
+    """Returns the settings of a workload as gateways use them."""
+    own = settings.for_workload(workload).memory
+    return {
+        **own.model_dump(include={"mode", "holdout_share", "similar", "error_rate"}),
+        "salt": hashlib.sha256(f"{epoch} {workload}".encode()).hexdigest()[:16],
+    }
+
+
+def epoch_of(warehouse: Warehouse) -> str:
+    """Returns the epoch of sequences; empty before the first entry."""
+    row = warehouse.row(QUERIES["epoch"])
+    return row["epoch"] if row else ""
+
+
+def listed(warehouse: Warehouse, workload: str, state: str | None = None, limit: int = 1_000) -> list[dict[str, Any]]:
+    """Returns the entries of a workload, the latest change first."""
+    return warehouse.rows(QUERIES["listed"], {"workload": workload, "state": state, "limit": limit})
+
+
+def detail(warehouse: Warehouse, id: str) -> dict[str, Any] | None:
+    """Returns an entry with its conversation; None: there is none with this id."""
+    row = warehouse.row(QUERIES["of_ids"], {"ids": [id]})
+    return row and row | {name: json.loads(row[name]) if row[name] else None for name in _JSON}
+
+
+def stated(
+    redactor: Redactor,
+    messages: list[dict[str, Any]],
+    context: list[str] | None,
+    tools: list[dict[str, Any]] | None,
+    answer: str,
+    author: str,
+    now: datetime,
+) -> Approved:
+    """Returns what a person states about a question, redacted as in events.
+
+    Raises:
+        RetunedError: the conversation asks nothing.
+    """
+    scope = redactor.scope([messages, context])
+    messages, context = redactor.value(messages, scope), redactor.value(context, scope)
+    asked = question(messages, context, tools)
+    if asked is None:
+        raise RetunedError("memory add: the messages hold no question of a user in text")
+    return Approved(
+        key=asked.key.hex(),
+        messages=json.dumps(messages, ensure_ascii=False),
+        question=asked.text,
+        context=json.dumps(context, ensure_ascii=False) if context else None,
+        tools=json.dumps(tools, ensure_ascii=False) if tools else None,
+        answer=answer,
+        source="person",
+        author=author,
+        feedback_ids=(),
+        since=now,
+    )

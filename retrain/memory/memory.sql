@@ -1,0 +1,257 @@
+-- name: newest
+-- Changes with each event, each decision of a person and each promotion.
+SELECT (SELECT last FROM batches) AS batch,
+       (SELECT concat_ws(' ', count(*), max(decided_at), count(superseded_at)) FROM row_decisions) AS rows,
+       (SELECT concat_ws(' ', count(*), max(decided_at), count(superseded_at)) FROM account_decisions) AS accounts,
+       (SELECT count(*) FROM promotions) AS promotions
+
+-- name: behind
+-- What is stored and decided, and how far the memory has read of it.
+WITH decided AS (
+    SELECT greatest(decided_at, coalesce(superseded_at, decided_at)) AS moment FROM row_decisions WHERE workload = $workload
+    UNION ALL
+    SELECT greatest(decided_at, coalesce(superseded_at, decided_at)) FROM account_decisions
+    WHERE workload = $workload OR workload IS NULL
+)
+SELECT b.last AS until, p.last_batch AS since, p.decisions AS applied,
+       (SELECT concat_ws(' ', count(*), max(moment)) FROM decided) AS decided
+FROM batches b LEFT JOIN memory_positions p ON p.workload = $workload
+
+-- name: fresh
+-- New feedback on answers of the last day, and feedback of the last day on new answers.
+SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
+       CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
+       f.name = 'correction' AS correction, [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+FROM feedback f JOIN interactions i ON i.id = f.interaction_id
+WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
+  AND f.batch > $since AND i.received_at >= $recent
+UNION
+SELECT f.id, f.timestamp, i.id, i.timestamp,
+       CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END,
+       f.name = 'correction', [i.messages, i.context, i.attributes -> '$.tools']
+FROM interactions i JOIN feedback f ON f.interaction_id = i.id
+WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
+  AND i.batch > $since AND f.received_at >= $recent
+
+-- name: of_experts
+SELECT id FROM feedback WHERE batch > $since AND name = 'correction' AND source = 'expert'
+
+-- name: experts_unmatched
+-- New corrections of experts on answers that are not of the last day, of any workload.
+SELECT id FROM feedback
+WHERE batch > $since AND list_contains($ids, id)
+  AND interaction_id NOT IN (SELECT id FROM interactions WHERE received_at >= $recent)
+
+-- name: older
+-- Of corrections on older answers: the only query that reads all ids, for an expert who goes back that far.
+SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
+       f.user_id AS account, true AS correction, [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+FROM feedback f JOIN interactions i ON i.id = f.interaction_id
+WHERE i.workload = $workload AND f.batch > $since AND list_contains($ids, f.id)
+
+-- name: history
+-- All feedback that datasets would be built from, when the memory is switched on.
+SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
+       CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
+       f.name = 'correction' AS correction, [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+FROM feedback f JOIN interactions i ON i.id = f.interaction_id
+WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
+ORDER BY f.timestamp DESC, f.id
+LIMIT $limit
+
+-- name: add_statements
+INSERT INTO memory_statements
+SELECT $workload, unnest($keys::VARCHAR[]), unnest($feedback::VARCHAR[]), unnest($feedback_at::TIMESTAMP[]),
+       unnest($interactions::VARCHAR[]), unnest($answered_at::TIMESTAMP[]), unnest($accounts::VARCHAR[]), unnest($corrections::BOOLEAN[])
+
+-- name: known_statements
+SELECT feedback_id FROM memory_statements WHERE workload = $workload AND list_contains($ids, feedback_id)
+
+-- name: corrected
+-- Of some questions those that were ever corrected.
+SELECT DISTINCT question_key FROM memory_statements
+WHERE workload = $workload AND correction AND list_contains($keys, question_key)
+
+-- name: forget_statements
+DELETE FROM memory_statements WHERE workload = $workload
+
+-- name: statements
+-- The newest statements on some questions, and on other questions that the accounts which correct them have answered.
+WITH own AS (
+    SELECT * FROM memory_statements
+    WHERE workload = $workload AND list_contains($keys, question_key)
+    QUALIFY row_number() OVER (PARTITION BY question_key ORDER BY feedback_at DESC, feedback_id) <= $most
+), others AS (
+    SELECT question_key FROM memory_statements
+    WHERE workload = $workload AND account IN (SELECT account FROM own WHERE correction AND account IS NOT NULL)
+      AND NOT list_contains($keys, question_key)
+    QUALIFY row_number() OVER (PARTITION BY account ORDER BY feedback_at DESC, feedback_id) <= $elsewhere
+), beside AS (
+    SELECT * FROM memory_statements WHERE workload = $workload AND question_key IN (SELECT question_key FROM others)
+    QUALIFY row_number() OVER (PARTITION BY question_key ORDER BY feedback_at DESC, feedback_id) <= $most
+)
+SELECT * FROM own UNION ALL SELECT * FROM beside
+
+-- name: decided_about
+-- The questions with statements about which people have decided lately.
+SELECT DISTINCT question_key FROM memory_statements
+WHERE workload = $workload AND (
+    interaction_id IN (
+        SELECT interaction_id FROM row_decisions
+        WHERE workload = $workload AND ($applied IS NULL OR greatest(decided_at, coalesce(superseded_at, decided_at)) >= $applied)
+    ) OR account IN (
+        SELECT user_id FROM account_decisions
+        WHERE (workload = $workload OR workload IS NULL)
+          AND ($applied IS NULL OR greatest(decided_at, coalesce(superseded_at, decided_at)) >= $applied)
+    )
+)
+
+-- name: learned_until
+-- The newest evidence of the dataset that the champion learned from.
+SELECT coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), d.created_at) AS until
+FROM aliases a
+JOIN models m ON m.workload = a.workload AND m.version = a.version
+JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_version
+WHERE a.workload = $workload AND a.alias = 'champion'
+
+-- name: set_position
+INSERT INTO memory_positions VALUES ($workload, $until, $decided)
+
+-- name: move_position
+UPDATE memory_positions SET last_batch = $until, decisions = $decided WHERE workload = $workload
+
+-- name: begin_epoch
+INSERT INTO memory_epoch SELECT $epoch WHERE NOT EXISTS (FROM memory_epoch)
+
+-- name: epoch
+SELECT epoch FROM memory_epoch
+
+-- name: new_epoch
+UPDATE memory_epoch SET epoch = $epoch
+
+-- name: last_sequence
+SELECT coalesce(max(sequence), 0) AS last FROM memory_entries
+
+-- name: of_keys
+SELECT * FROM memory_entries WHERE workload = $workload AND list_contains($keys, question_key) ORDER BY sequence
+
+-- name: of_ids
+SELECT * FROM memory_entries WHERE list_contains($ids, id)
+
+-- name: change
+UPDATE memory_entries
+SET state = $state, reason = $reason, changed_by = $by, changed_at = $now, sequence = $sequence,
+    retired_by = coalesce($version, retired_by)
+WHERE id = $id
+
+-- name: beyond_account
+-- Entries in force of accounts that have more than their budget, the oldest ones.
+SELECT id FROM memory_entries
+WHERE workload = $workload AND state = 'active' AND source = 'users' AND author IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY author ORDER BY since DESC, id) > $most
+
+-- name: beyond_all
+SELECT id FROM memory_entries
+WHERE workload = $workload AND state = 'active'
+QUALIFY row_number() OVER (ORDER BY since DESC, id) > $most
+
+-- name: feed
+SELECT id, workload, question_key AS key, CASE WHEN state = 'active' THEN question ELSE '' END AS question,
+       CASE WHEN state = 'active' THEN answer ELSE '' END AS answer, since, threshold, sequence, state
+FROM memory_entries
+WHERE sequence > $after AND list_contains($workloads, workload) AND ($after > 0 OR state = 'active')
+ORDER BY sequence
+LIMIT $limit
+
+-- name: listed
+SELECT id, workload, question, answer, source, author, since, added_at, state, reason, changed_by, changed_at, threshold,
+       retired_by
+FROM memory_entries
+WHERE workload = $workload AND ($state IS NULL OR state = $state)
+ORDER BY changed_at DESC, sequence DESC
+LIMIT $limit
+
+-- name: counts
+SELECT workload, state, count(*) AS entries FROM memory_entries GROUP BY ALL
+
+-- name: changed
+-- Of all workloads, for look-ups in the daemon.
+SELECT id, workload, question_key AS key, question, answer, since, threshold, sequence, state
+FROM memory_entries WHERE sequence > $after ORDER BY sequence LIMIT $limit
+
+-- name: changes_of
+SELECT coalesce(max(sequence), 0) AS last FROM memory_entries WHERE workload = $workload
+
+-- name: active
+SELECT id, question_key AS key, messages, question, context, tools, answer, threshold, changed_at FROM memory_entries
+WHERE workload = $workload AND state = 'active' ORDER BY since DESC, id LIMIT $limit
+
+-- name: set_threshold
+UPDATE memory_entries SET threshold = $threshold, sequence = $sequence WHERE id = $id AND state = 'active'
+
+-- name: paraphrases
+-- Recorded questions that entries helped as related ones, the newest.
+SELECT u.entry_id, i.messages
+FROM memory_uses u JOIN interactions i ON i.id = u.interaction_id
+WHERE u.workload = $workload AND u.match = 'related' AND list_contains($entries, u.entry_id)
+QUALIFY row_number() OVER (PARTITION BY u.entry_id ORDER BY u.answered_at DESC, u.interaction_id) <= $most
+
+-- name: learned
+-- Entries whose questions the champion answered right in its evaluation, all of them. An entry that changed since is another.
+WITH champion AS (
+    SELECT a.version, m.run_id, m.created_at
+    FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version
+    WHERE a.workload = $workload AND a.alias = 'champion'
+), asked AS (
+    SELECT split_part(e.row_id, ':', 1) AS id, bool_and(e.score = 1) AS right
+    FROM evaluations e JOIN champion c ON e.run_id = c.run_id AND e.model = c.version
+    WHERE e.workload = $workload AND e.split = 'memory'
+    GROUP BY ALL
+)
+SELECT m.id, c.version
+FROM memory_entries m JOIN asked USING (id) CROSS JOIN champion c
+WHERE m.workload = $workload AND m.state = 'active' AND asked.right AND m.changed_at <= c.created_at
+
+-- name: unlearned
+-- Entries that a version had learned which is newer than the champion: it was taken back, or another one was promoted.
+WITH champion AS (
+    SELECT m.created_at FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version
+    WHERE a.workload = $workload AND a.alias = 'champion'
+)
+SELECT m.id, m.retired_by AS version
+FROM memory_entries m
+JOIN models learned ON learned.workload = m.workload AND learned.version = m.retired_by
+LEFT JOIN champion c ON true
+WHERE m.workload = $workload AND m.state = 'retired' AND coalesce(c.created_at < learned.created_at, true)
+
+-- name: resting_on
+-- Entries that rest on some feedback, or on feedback about some interactions.
+SELECT id FROM memory_entries
+WHERE list_has_any(from_json(feedback_ids, '["VARCHAR"]'), list_concat(
+    $feedback::VARCHAR[],
+    (SELECT coalesce(list(feedback_id), []) FROM memory_statements WHERE list_contains($interactions::VARCHAR[], interaction_id))
+))
+
+-- name: blank
+UPDATE memory_entries
+SET messages = '[]', question = '', context = NULL, tools = NULL, answer = '', author = NULL, feedback_ids = '[]',
+    state = 'removed', reason = 'the events that it rests on are erased', changed_by = NULL, changed_at = $now,
+    sequence = $sequence, threshold = NULL
+WHERE id = $id
+
+-- name: erase_statements
+DELETE FROM memory_statements
+WHERE list_contains($feedback::VARCHAR[], feedback_id) OR list_contains($interactions::VARCHAR[], interaction_id)
+
+-- name: erase_uses
+DELETE FROM memory_uses WHERE list_contains($interactions::VARCHAR[], interaction_id)
+
+-- name: forget_old
+DELETE FROM memory_statements WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND feedback_at < $before
+
+-- name: forget_ended
+-- The last change stays, as sequences continue from it.
+DELETE FROM memory_entries
+WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+    AND state NOT IN ('active', 'frozen', 'retired') AND changed_at < $before
+    AND sequence < (SELECT max(sequence) FROM memory_entries)

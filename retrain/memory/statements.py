@@ -1,0 +1,169 @@
+"""Statements: the feedback on each question, found by the question's key and read with its events.
+
+No query here reads all events: new feedback is found by the number of its transaction, and known feedback by the days
+of its events.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+
+from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
+from retuned.retrain.data.examples import Among, Statements, read_statements
+from retuned.retrain.memory.keys import question
+from retuned.retrain.settings import DatasetSettings
+
+QUERIES = named_queries("retuned.retrain.memory", "memory.sql")
+
+RECENT = timedelta(days=1)
+"""Answers that are older when feedback comes are not looked for, except for the corrections of experts."""
+ON_A_QUESTION = 200
+"""The most statements on a question that are read, the newest."""
+ELSEWHERE = 50
+"""The most other questions of an account that are read: they show whether it is reliable."""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What the memory of a workload has not read yet.
+
+    Attributes:
+        since: the last transaction that it has read; None: it never read.
+        applied, decided: fingerprints of the decisions that are applied, and of all.
+    """
+
+    until: int
+    since: int | None
+    applied: str | None
+    decided: str
+
+    @classmethod
+    def of(cls, warehouse: Warehouse, workload: str) -> "Behind | None":
+        """Returns None if it has read all."""
+        row = warehouse.row(QUERIES["behind"], {"workload": workload})
+        assert row is not None
+        behind = cls(**row)
+        return None if (behind.since, behind.applied) == (behind.until, behind.decided) else behind
+
+
+def store(
+    cursor: duckdb.DuckDBPyConnection,
+    workload: str,
+    behind: Behind,
+    now: datetime,
+    limit: int,
+    learned_until: datetime | None,
+) -> frozenset[str]:
+    """Stores new statements, and returns the keys of corrected questions with new feedback or decisions.
+
+    Args:
+        limit: the most statements that are read when the memory is switched on.
+        learned_until: then only questions with later feedback count as new.
+    """
+    found = _new(cursor, workload, behind, now, limit)
+    asked = {row["interaction_id"]: question(*map(_parsed, row["asked"])) for row in found}
+    rows = [row | {"question_key": one.key.hex()} for row in found if (one := asked[row["interaction_id"]])]
+    _add(cursor, workload, rows)
+    since = learned_until if behind.since is None else None
+    touched = {row["question_key"] for row in rows if since is None or row["feedback_at"] > since}
+    if behind.applied != behind.decided:
+        parameters: dict[str, Any] = {"workload": workload, "applied": _shortly_before(behind.applied)}
+        touched |= {key for (key,) in cursor.execute(QUERIES["decided_about"], parameters).fetchall()}
+    if not touched:
+        return frozenset()
+    parameters = {"workload": workload, "keys": sorted(touched)}
+    return frozenset(key for (key,) in cursor.execute(QUERIES["corrected"], parameters).fetchall())
+
+
+def _new(
+    cursor: duckdb.DuckDBPyConnection, workload: str, behind: Behind, now: datetime, limit: int
+) -> list[dict[str, Any]]:
+    """Returns new statements, each once."""
+    if behind.since is None:
+        cursor.execute(QUERIES["forget_statements"], {"workload": workload})
+        return rows_of(cursor.execute(QUERIES["history"], {"workload": workload, "limit": limit}))
+    if behind.since == behind.until:
+        return []
+    since, recent = {"since": behind.since}, {"recent": now - RECENT}
+    rows = rows_of(cursor.execute(QUERIES["fresh"], {"workload": workload} | since | recent))
+    found = {row["feedback_id"] for row in rows}
+    ids = [id for (id,) in cursor.execute(QUERIES["of_experts"], since).fetchall() if id not in found]
+    if ids:
+        unmatched = cursor.execute(QUERIES["experts_unmatched"], {"ids": ids} | since | recent).fetchall()
+        older = {"workload": workload, "ids": [id for (id,) in unmatched]} | since
+        rows += rows_of(cursor.execute(QUERIES["older"], older)) if unmatched else []
+    return list({row["feedback_id"]: row for row in rows}.values())
+
+
+def _add(cursor: duckdb.DuckDBPyConnection, workload: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds the statements that are not stored yet, which some are after a crash."""
+    found = {"workload": workload, "ids": [row["feedback_id"] for row in rows]}
+    known = {id for (id,) in cursor.execute(QUERIES["known_statements"], found).fetchall()} if rows else set()
+    rows = [row for row in rows if row["feedback_id"] not in known]
+    if not rows:
+        return
+    columns = {
+        "keys": "question_key",
+        "feedback": "feedback_id",
+        "feedback_at": "feedback_at",
+        "interactions": "interaction_id",
+        "answered_at": "answered_at",
+        "accounts": "account",
+        "corrections": "correction",
+    }
+    lists = {name: [row[column] for row in rows] for name, column in columns.items()}
+    cursor.execute(QUERIES["add_statements"], {"workload": workload} | lists)
+
+
+def read(
+    warehouse: Warehouse, workload: str, settings: DatasetSettings, keys: Collection[str]
+) -> tuple[Statements, dict[str, str]]:
+    """Returns the statements on some questions, newest first, and the key of the question of each interaction.
+
+    Statements on other questions of the same accounts are included.
+    """
+    limits = {"most": ON_A_QUESTION, "elsewhere": ELSEWHERE}
+    found = warehouse.rows(QUERIES["statements"], {"workload": workload, "keys": sorted(keys)} | limits)
+    parts = [read_statements(warehouse, workload, settings, among) for among in _by_day(found)]
+    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.timestamp, reverse=True)
+    cut: frozenset[str] = frozenset().union(*(part.cut for part in parts))
+    bought: frozenset[str] = frozenset().union(*(part.bought for part in parts))
+    return Statements(rows, cut, bought), {row["interaction_id"]: row["question_key"] for row in found}
+
+
+def _by_day(rows: Iterable[dict[str, Any]]) -> list[Among]:
+    """Groups statements by the day of the answer, so that few row groups of the events are read."""
+    days: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        days[row["answered_at"].date()].append(row)
+    return [
+        Among(
+            [row["interaction_id"] for row in own],
+            [row["feedback_id"] for row in own],
+            min(row["answered_at"] for row in own),
+            max(row["answered_at"] for row in own),
+            min(row["feedback_at"] for row in own),
+            max(row["feedback_at"] for row in own),
+        )
+        for own in days.values()
+    ]
+
+
+def _parsed(text: str | None) -> Any:
+    return json.loads(text) if text else None
+
+
+def _shortly_before(applied: str | None) -> datetime | None:
+    """Returns the time of the newest decision that is applied; a minute less, as decisions may commit out of order."""
+    count, _, at = (applied or "0").partition(" ")
+    return datetime.fromisoformat(at) - timedelta(minutes=1) if count != "0" else None
+
+
+def forget(warehouse: Warehouse, workloads: Sequence[str], before: datetime) -> int:
+    """Deletes statements of before a time, and returns how many. Entries that rest on them stay."""
+    return warehouse.delete(QUERIES["forget_old"], {"workloads": workloads, "before": before})

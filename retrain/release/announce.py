@@ -1,0 +1,123 @@
+"""Publishes messages about changes of what serves, and about requests for approval."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from retuned.consumers.common.times import iso
+from retuned.consumers.kafka.contract import Publisher
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain import versions
+from retuned.retrain.release import approvals
+from retuned.retrain.release.approvals import Approval
+from retuned.retrain.release.exclusive import one_at_a_time
+from retuned.retrain.settings import Settings
+from retuned.retrain.versions import QUERIES
+
+_publishing: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by workload
+
+
+def announce(
+    warehouse: Warehouse,
+    settings: Settings,
+    publisher: Publisher,
+    topic: str,
+    workload: str,
+    requests: Sequence[Approval],
+) -> int:
+    """Publishes the pending messages of a workload, oldest first. Returns how many.
+
+    A crash between publishing a message and marking it publishes the message twice, with the same id.
+
+    Args:
+        requests: requests for approval whose state has not been announced.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused: the remaining messages stay pending.
+    """
+    published = 0
+    with _publishing[workload]:
+        changes = warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False})
+        pending: list[tuple[datetime, dict[str, Any] | Approval]] = [(row["created_at"], row) for row in changes]
+        pending += [(request.state_since, request) for request in requests]
+        for _, subject in sorted(pending, key=lambda pair: pair[0]):
+            if not isinstance(subject, Approval):
+                publisher.publish(topic, workload, _message(subject, _base(settings, subject)))
+                warehouse.execute(QUERIES["announced"], {"id": subject["id"]})
+                published += 1
+                continue
+            if subject.state != "approved":  # an approval results in a change, which has a message of its own
+                publisher.publish(topic, workload, _request_message(warehouse, settings, subject))
+                published += 1
+            _mark(warehouse, subject)
+    return published
+
+
+@one_at_a_time
+def _mark(warehouse: Warehouse, approval: Approval) -> None:
+    """Needs the lock because DuckDB refuses to change a row that another transaction settles."""
+    warehouse.execute(approvals.QUERIES["announced"], {"id": approval.id, "state": approval.state})
+
+
+def _request_message(warehouse: Warehouse, settings: Settings, approval: Approval) -> dict[str, Any]:
+    """Returns the message about a request that waits, was refused or has expired.
+
+    It repeats the last change and adds the request, so readers that only need what serves, and a compacted topic, lose
+    nothing.
+    """
+    rows = warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
+    changes = [row for row in rows if row["created_at"] <= approval.state_since]
+    serving = changes[-1] if changes else _unchanged(approval.workload)
+    event = {"id": approval.id, "created_at": approval.state_since, "event": "approval_requested"}
+    if approval.state != "waiting":
+        event |= {"id": f"{approval.id}-{approval.state}", "event": f"approval_{approval.state}"}
+    request = {
+        "id": approval.id,
+        "kind": approval.kind,
+        "version": approval.version,
+        "model": approval.name if approval.kind == "version" else None,
+        "expires_at": iso(approval.expires_at),
+        "actor": approval.actor,
+        "reason": approval.reason,
+    }
+    return _message(serving, _base(settings, serving), **event, reason=str(approval)) | {"approval": request}
+
+
+def _unchanged(workload: str) -> dict[str, Any]:
+    """Returns a row in the form of `promotions` for a workload that the base model has always served."""
+    unset = dict.fromkeys(("version", "previous_version", "path", "base_model", "share", "experiment"))
+    return {"workload": workload, **unset}
+
+
+def _base(settings: Settings, row: dict[str, Any]) -> str | None:
+    """Returns the base model of what serves since a change.
+
+    It is the configured path if the version has that base model, else the path that the version was trained with. If
+    the base model itself serves, it is the base model of the next training.
+    """
+    configured, known = settings.for_workload(row["workload"]).base, row["base_model"]
+    if configured is None or (row["version"] is not None and configured.resolve() != Path(known or "").resolve()):
+        return None if known is None else str(known)
+    return str(configured)
+
+
+def _message(serving: dict[str, Any], base: str | None, **change: Any) -> dict[str, Any]:
+    """Returns a message about what serves, a row of `promotions`, and about a change, by default that row itself."""
+    event: dict[str, Any] = {name: serving.get(name) for name in ("id", "created_at", "event", "reason")} | change
+    return {
+        "id": event["id"],
+        "timestamp": iso(event["created_at"]),
+        "event": event["event"],
+        "workload": serving["workload"],
+        "model": versions.model_name(serving["workload"], serving["version"]),
+        "version": serving["version"],
+        "previous_version": serving["previous_version"],
+        "path": serving["path"] and str(Path(serving["path"]).resolve()),
+        "base_model": base,
+        "share": 1.0 if serving["share"] is None else serving["share"],
+        "experiment": serving["experiment"],
+        "reason": event["reason"],
+    }

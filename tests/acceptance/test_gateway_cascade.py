@@ -1,0 +1,147 @@
+"""Requests that go to the incumbent by rule, whichever version is in service."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import Broker, until
+from gateways import answered
+from incumbents import DATED, INCUMBENT, MODEL, OWN, Around, around_it, dated, error
+
+from retuned.retrain.release.assignment import bucket
+
+LONG, FRENCH = "How long does it take? " * 10, "Combien de temps est-ce que cela prend, s'il vous plaît ?"
+TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]
+RULES = {"longer_than": 200, "tools": True, "languages": ["en"], "helpful_rate": 0.9}
+CANARY = {"arm": "canary", "model": "support@2", "name": "support@2", "share": 0.5}
+
+
+@pytest.fixture(scope="module")
+def module_around(tansu: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Around]:
+    with around_it(tmp_path_factory.mktemp("cascade"), tansu, cascade=RULES) as made:
+        yield made
+
+
+@pytest.fixture
+def around(module_around: Around) -> Around:
+    module_around.vendor.answer, module_around.own.answer = dated, answered
+    module_around.route(OWN)
+    return module_around
+
+
+def sure(logprob: float) -> Any:
+    """A model server whose answers have this log-probability for each token, where they are asked for."""
+
+    def answer(handler: Any, asked: dict[str, Any]) -> None:
+        found = {"content": [{"token": "a", "logprob": logprob}, {"token": "b", "logprob": logprob}]}
+        choice = {"index": 0, "message": {"role": "assistant", "content": "30 days."}, "finish_reason": "stop"}
+        choice["logprobs"] = found if asked.get("logprobs") else None
+        handler.json(200, {"id": "c1", "object": "chat.completion", "model": asked["model"], "choices": [choice]})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("rule", "question", "more"),
+    [
+        ("length", LONG, {}),
+        ("tools", "How long?", {"tools": TOOLS}),
+        ("language", FRENCH, {}),
+        ("language", "どのくらいかかりますか", {}),
+    ],
+)
+def test_a_rule_on_the_request_sends_it_to_the_incumbent(
+    around: Around, rule: str, question: str, more: dict[str, Any]
+) -> None:
+    answer = around.ask("c-1", question, **more)
+    assert answer.parse().model == DATED
+    assert (answer.headers["X-Retuned-Model"], answer.headers["X-Retuned-Cascade"]) == ("support@cascade", rule)
+    assert "X-Retuned-Fallback" not in answer.headers
+    event = around.event(answer.headers["X-Retuned-Interaction"])
+    assert (event["model"], event["attributes"]["cascade"]) == ("support@cascade", rule)
+    assert event["cost"] > 0
+    assert not around.own.requests
+
+
+def test_all_arms_leave_out_the_same_requests(around: Around) -> None:
+    around.route(CANARY, INCUMBENT | {"share": 0.5}, experiment="e1")
+    conversations = [f"c-{number}" for number in range(20)]
+    assert {bucket("e1", one) < 5_000 for one in conversations} == {True, False}
+    for conversation in conversations:
+        answer = around.ask(conversation, LONG)
+        assert answer.headers["X-Retuned-Model"] == "support@cascade"
+    assert "assignment" not in around.event(answer.headers["X-Retuned-Interaction"])["attributes"]
+
+
+def test_a_version_answers_what_the_incumbent_fails_to_answer_by_rule(around: Around) -> None:
+    around.vendor.answer = error(503, "overloaded")
+    answer = around.ask("c-1", LONG)
+    assert answer.headers["X-Retuned-Model"] == "support@1"
+    assert answer.headers["X-Retuned-Fallback"] == "support@cascade failed"
+    assert "cascade" not in around.event(answer.headers["X-Retuned-Interaction"]).get("attributes", {})
+
+
+def test_confidence_is_recorded_and_hidden_from_an_app_that_did_not_ask_for_it(around: Around) -> None:
+    around.own.answer = sure(-2.5)
+    answer = around.ask()
+    assert answer.parse().choices[0].logprobs is None
+    assert answer.headers["X-Retuned-Model"] == "support@1"
+    assert around.event(answer.headers["X-Retuned-Interaction"])["attributes"]["confidence"] == -2.5
+    kept = around.ask(logprobs=True).parse().choices[0].logprobs
+    assert [token.logprob for token in kept.content] == [-2.5, -2.5]
+    around.own.answer = answered
+    assert {chunk.model for chunk in around.stream()} == {"support@1"}  # a stream passes on as it is
+
+
+def test_the_incumbent_replaces_an_answer_that_the_version_is_less_sure_of(around: Around) -> None:
+    around.own.answer = sure(-0.25)
+    around.daemon.routed["workloads"]["support"]["confident"] = {"support@1": -0.5, "support@2": -0.1}
+    assert around.ask().headers["X-Retuned-Model"] == "support@1"
+    around.own.answer = sure(-2.5)
+    until(lambda: around.ask().headers["X-Retuned-Model"] != "support@1")
+    answer = around.ask()
+    assert answer.parse().model == DATED
+    assert answer.headers["X-Retuned-Cascade"] == "confidence"
+    assert answer.headers["X-Retuned-Model"] == "support@1+cascade"
+    event = around.event(answer.headers["X-Retuned-Interaction"])
+    assert event["attributes"]["cascade"] == "confidence"
+    assert event["attributes"]["incumbent"] == DATED
+    assert not any(b"logprobs" in body for *_, body in around.vendor.requests)
+    for fault in (error(503, "overloaded"), error(401, "no key")):
+        around.vendor.answer = fault
+        answer = around.ask()
+        assert (answer.headers["X-Retuned-Model"], answer.parse().choices[0].message.content) == (
+            "support@1",
+            "30 days.",
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [("", {}), ("Within 30", {"response_format": {"type": "json_object"}})],
+    ids=["empty", "not the JSON that was asked for"],
+)
+def test_the_incumbent_replaces_an_answer_that_is_surely_of_no_use(
+    around: Around, content: str, asked: dict[str, Any]
+) -> None:
+    def said(text: str) -> Any:
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return lambda handler, call: handler.json(200, {"id": "c1", "model": call["model"], "choices": [choice]})
+
+    around.own.answer = said(content)
+    answer = around.ask(**asked)
+    assert (answer.headers["X-Retuned-Model"], answer.headers["X-Retuned-Cascade"]) == ("support@1+cascade", "invalid")
+    assert around.event(answer.headers["X-Retuned-Interaction"])["attributes"]["cascade"] == "invalid"
+    around.own.answer = said('{"days": 30}')
+    assert around.ask(**asked).headers["X-Retuned-Model"] == "support@1"
+
+
+def test_without_rules_a_request_is_not_changed(tmp_path: Path, tansu: Broker) -> None:
+    with around_it(tmp_path, tansu) as around:
+        around.route(OWN, confident={"support@1": 0.0})
+        around.own.answer = sure(-2.5)
+        assert around.ask("c-1", LONG).headers["X-Retuned-Model"] == "support@1"
+        assert b"logprobs" not in around.own.requests[-1][2]
+        assert MODEL not in around.own.asked()

@@ -1,0 +1,21 @@
+"""Whether it pays to keep a model up to date: a simulated year, systems that decide, and the money that they lose.
+
+    python tests/benchmarks/run.py loop                # 16 scenarios, 20 seeds: an hour; goes on where it was stopped
+    python tests/benchmarks/run.py loop.change         # one scenario
+    python tests/benchmarks/loop/external.py change 'python my_system.py'    # a system of your own
+
+Method, results and the interface are in docs/evidence.md.
+"""
+
+import sys
+
+
+def main(scenario: str = "") -> dict[str, float]:
+    """All scenarios, or one."""
+    from loop import score
+    from loop.world import SCENARIOS
+
+    results = score.played([scenario] if scenario else SCENARIOS, range(score.SEEDS))
+    print(score.table(results), file=sys.stderr)
+    print(score.decisions(results, ["oracle", *score.AGAINST, "ours", *score.WITHOUT]), file=sys.stderr)
+    return score.figures(results)

@@ -1,0 +1,247 @@
+"""Erasure in a cluster: from segments, from the control tables and from the warehouses of all daemons."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from erasing import ANN, LETTER, MINE, SECRET, THEIRS, now, shop_events, traces
+from ingestion import feedback, interaction
+from prometheus_client import CollectorRegistry
+
+pytest.importorskip("obstore", reason="the extra cluster is not installed")
+pytest.importorskip("moto", reason="the extra test is not installed")
+
+from cluster_doubles import KEY, Cluster, drain
+
+from retuned.consumers.cluster import erasing
+from retuned.consumers.cluster.control import Control
+from retuned.consumers.cluster.conversations import keys_of
+from retuned.consumers.cluster.follower import Follower, followed
+from retuned.consumers.cluster.metrics import store_up
+from retuned.consumers.cluster.postgres import Postgres
+from retuned.consumers.cluster.source import SegmentSource
+from retuned.consumers.errors import LeadershipLost, StandsBy
+from retuned.consumers.metrics import Metrics
+from retuned.consumers.settings import PrivacySettings
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.consumers.warehouse.selection import Request
+from retuned.daemon.erasure.erasure import Erasures
+from retuned.daemon.settings import Settings
+
+
+class Daemon:
+    """A daemon of the cluster: a warehouse that follows the segments and the control tables."""
+
+    def __init__(self, cluster: Cluster, folder: Path, *, leads: bool) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.settings = Settings(
+            warehouse={"path": folder / "w.duckdb"},
+            models={"directory": folder / "models"},
+            kafka=cluster.settings.kafka,
+            privacy=PrivacySettings(user_key=KEY),  # type: ignore[arg-type]
+            store=cluster.settings.store,
+        )  # type: ignore[arg-type]
+        self.warehouse: Warehouse = open_warehouse(self.settings.warehouse)
+        registry = CollectorRegistry()
+        self.source = SegmentSource(
+            cluster.database(), cluster.objects, self.settings.kafka.topics, lambda: followed(self.warehouse)
+        )
+        self.ingest = Follower(self.source, self.warehouse, cluster.settings, Metrics(registry), store_up(registry))
+        self.postgres = Postgres(cluster.settings.store)
+        self.control = Control(self.postgres, self.warehouse)
+        self.erasures = Erasures(self.warehouse, self.settings, threading.Event(), now, lambda *_: None)
+        self.erasures.segments = self._erase_segments
+        self.erasures.numbers = self._erase_numbers
+        if leads:
+            [(epoch,)] = self.postgres.rows("lead", {"instance": "leader", "seconds": 0.0})
+            self.control.follow()
+            self.control.epoch = epoch
+            self.control.publish_all()
+
+    def _erase_segments(self, tombstones: Any, first: Any) -> Iterator[dict[str, Any]]:
+        for file in erasing.erase(self.cluster.database(), self.cluster.objects, tombstones, first):
+            yield {"key_before": file.before.key, "key_after": file.after.key}
+
+    def _erase_numbers(self, interactions: Any, conversations: Any) -> None:
+        self.cluster.database().erase_placeholders(keys_of(self.erasures.keys, interactions, conversations))
+
+    def follow(self) -> None:
+        self.control.follow()
+        while not self.ingest.caught_up or self.ingest.step():
+            self.ingest.step()
+
+    def ids(self, table: str) -> list[str]:
+        return [row["id"] for row in self.warehouse.rows(f"SELECT id FROM {table} ORDER BY id")]
+
+    def close(self) -> None:
+        self.source.close()
+        self.postgres.close()
+        self.warehouse.close()
+
+
+def test_rows_leave_segments_and_the_warehouses_of_all_daemons(cluster: Cluster, tmp_path: Path) -> None:
+    ingester = cluster.ingester()
+    cluster.send(*shop_events())
+    drain(ingester)
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    other = Daemon(cluster, tmp_path / "b", leads=False)
+    for daemon in (leader, other):
+        daemon.follow()
+        assert len(daemon.ids("interactions")) == 3
+    leader.warehouse.insert(
+        "label_requests", id="r", created_at=now(), workload="support.refunds", interaction_id="ann-1", reason="poor",
+        detail=SECRET, announced=True,
+    )  # fmt: skip
+    other.follow()
+    asked = Request(user_id="ann@shop").selection(leader.erasures.keys)
+    id = leader.erasures.request(asked, "dpo", None)
+    leader.erasures.run()
+    done = leader.erasures.of(id)
+    assert done is not None
+    assert done["receipt"]["segments"]
+    assert traces(leader.folder, SECRET, MINE, LETTER, *ANN) == {}
+    assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+    assert cluster.query("SELECT row FROM retuned.control WHERE row LIKE '%" + SECRET + "%'") == []
+    assert [row["id"] for row in cluster.stored()] == ["bob-1"]
+
+    other.erasures.apply()  # it does not know yet
+    assert len(other.ids("interactions")) == 3
+    other.follow()
+    assert (list(leader.erasures.waiting()), list(other.erasures.waiting())) == ([], ["applying"])
+    other.erasures.apply()
+    assert other.erasures.waiting() == {}
+    assert traces(other.folder, SECRET, MINE, LETTER, *ANN) == {}
+    assert other.ids("interactions") == ["bob-1"]
+    assert list(traces(other.folder, THEIRS)) == [THEIRS]
+
+    # Late copies are not even written into segments, and a new daemon gets none.
+    cluster.send(*shop_events(), feedback("late", "ann-1", value=f"{SECRET}?", name="correction"))
+    drain(ingester)
+    assert traces(cluster.folder, SECRET, MINE, LETTER) == {}
+    new = Daemon(cluster, tmp_path / "c", leads=False)
+    new.follow()
+    assert new.ids("interactions") == ["bob-1"]
+    assert new.ids("feedback") == ["f-bob-on-bob"]
+    for daemon in (leader, other, new):
+        daemon.close()
+
+
+def test_numbers_of_placeholders_go_with_their_conversation(cluster: Cluster, tmp_path: Path) -> None:
+    ingester = cluster.ingester()
+    mail = [{"role": "user", "content": "I am ann@example.org"}]
+    cluster.send(
+        interaction("i1", messages=mail, user_id="ann@shop", conversation_id="c1"),
+        interaction("i2", messages=mail, user_id="ann@shop"),
+        interaction("i3", messages=mail, user_id="bob", conversation_id="c3"),
+    )
+    drain(ingester)
+    before = cluster.query("SELECT DISTINCT scope FROM retuned.placeholders")
+    assert len(before) == 3
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    leader.erasures.request(Request(user_id="ann@shop").selection(leader.erasures.keys), "dpo", None)
+    leader.erasures.run()
+    (left,) = cluster.query("SELECT DISTINCT scope FROM retuned.placeholders")
+    assert bytes(left[0]) in keys_of(leader.erasures.keys, [], ["c3"])
+    events = {bytes(event) for (event,) in cluster.query("SELECT event FROM retuned.numbered_events")}
+    assert events == set(keys_of(leader.erasures.keys, ["i3"], []))
+    leader.close()
+
+
+def test_a_daemon_that_takes_over_continues(cluster: Cluster, tmp_path: Path) -> None:
+    ingester = cluster.ingester()
+    cluster.send(*shop_events())
+    drain(ingester)
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    other = Daemon(cluster, tmp_path / "b", leads=False)
+    other.follow()
+    asked = Request(user_id="ann@shop").selection(leader.erasures.keys)
+    leader.erasures.request(asked, "dpo", None)
+
+    def lost(*_: Any) -> Any:
+        raise ConnectionError("the leader is gone")
+
+    leader.erasures.segments = lost
+    with pytest.raises(ConnectionError):
+        leader.erasures.run()
+    leader.close()
+    other.control.follow()
+    [(epoch,)] = other.postgres.rows("lead", {"instance": "other", "seconds": 0.0})
+    other.control.epoch = epoch
+    other.erasures.run()
+    assert traces(other.folder, SECRET, MINE, LETTER, *ANN) == {}
+    assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+    other.close()
+
+
+def with_erasure_topic(cluster: Cluster) -> None:
+    kafka = cluster.settings.kafka.model_copy(update={"erasure_topic": "erase"})
+    cluster.settings = cluster.settings.model_copy(update={"kafka": kafka})
+
+
+def test_a_message_on_the_erasure_topic_is_carried_out_once_by_the_leader(cluster: Cluster, tmp_path: Path) -> None:
+    with_erasure_topic(cluster)
+    ingester = cluster.ingester()
+    cluster.send(*shop_events())
+    cluster.log.append("erase", b'{"user_id": "ann@shop", "reason": "by mail"}')
+    cluster.log.append("erase", b'{"usr": "qzxann@shop"}')
+    cluster.log.append("erase", b'{"workload": "support.refunds"}')
+    drain(ingester)
+    leader, other = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    for daemon in (leader, other):
+        daemon.follow()
+    with pytest.raises(StandsBy):
+        erasing.take_requests(other.postgres, other.warehouse)
+    assert erasing.take_requests(leader.postgres, leader.warehouse) == 1
+    assert erasing.take_requests(leader.postgres, leader.warehouse) == 0
+    (row,) = leader.warehouse.rows("SELECT id, state, requested_by, reason FROM erasures")
+    assert row == {"id": "erase-0-0-erase 0", "state": "requested", "requested_by": "kafka erase", "reason": "by mail"}
+    refused = leader.warehouse.rows("SELECT payload FROM dead_letters WHERE reason = 'bad_erasure'")
+    assert refused == [{"payload": None}] * 2
+    leader.erasures.run()
+    other.follow()
+    other.erasures.apply()
+    for daemon in (leader, other):
+        assert daemon.ids("interactions") == ["bob-1"]
+        assert traces(daemon.folder, SECRET, MINE, LETTER, "qzxann") == {}
+    assert cluster.query("SELECT count(*) FROM retuned.erasure_requests") == [(0,)]
+    assert traces(cluster.folder, SECRET, "qzxann") == {}
+    for daemon in (leader, other):
+        daemon.close()
+
+
+def test_a_leader_that_is_killed_between_two_databases_asks_once(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_erasure_topic(cluster)
+    cluster.log.append("erase", b'{"user_id": "ann@shop"}')
+    drain(cluster.ingester())
+    leader, other = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    leader.follow()
+    asked = Postgres.rows
+
+    def killed(self: Postgres, name: str, *given: Any) -> Any:
+        if name == "take_erasure_requests":
+            raise ConnectionError("killed")
+        return asked(self, name, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Postgres, "rows", killed)
+        with pytest.raises(ConnectionError):
+            erasing.take_requests(leader.postgres, leader.warehouse)
+    [(epoch,)] = other.postgres.rows("lead", {"instance": "other", "seconds": 0.0})
+    other.follow()
+    other.control.epoch = epoch
+    with pytest.raises(LeadershipLost):  # the one that led before is fenced
+        leader.warehouse.insert("erasures", id="late", requested_at=now(), state="requested")
+    assert erasing.take_requests(other.postgres, other.warehouse) == 0
+    assert other.warehouse.rows("SELECT id FROM erasures") == [{"id": "erase-0-0-erase 0"}]
+    assert cluster.query("SELECT count(*) FROM retuned.erasure_requests") == [(0,)]
+    other.erasures.run()
+    assert erasing.take_requests(other.postgres, other.warehouse) == 0
+    for daemon in (leader, other):
+        daemon.close()

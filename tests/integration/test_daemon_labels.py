@@ -1,0 +1,150 @@
+"""Experts answer label requests: on the page and by the API; who may, what is sent, what is refused."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from bounds import BOUNDS
+from doors import FakeDaemon
+from starlette.testclient import TestClient
+from teaching import Teacher
+
+from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.formats.events import Feedback, decode
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.connection import insert, utc_now
+from retuned.daemon.operations.local import Local, opened
+from retuned.daemon.settings import Settings
+from retuned.daemon.web.principals import add
+from retuned.daemon.web.routes import application
+
+REASONS = {"uncertain": "May I return a lamp?", "calibration": "Is a sofa heavy?", "conflict": "Who is the boss?"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        warehouse={"path": tmp_path / "w.duckdb"},
+        http={"principals_file": tmp_path / "principals.yaml"},
+        kafka={"expert_topic": "experts"},
+    )
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Local]:
+    """With a request of each kind."""
+    with opened(settings) as made:
+        made.jobs.context.publisher = MemoryPublisher()
+        teacher = Teacher(made.warehouse)
+        for reason, question in REASONS.items():
+            first = teacher.correct(question, "<b>Certainly.</b>", "Mister Smith.", "user", "u1")
+            second = teacher.correct(question, "Certainly.", "Anna.", "user", "u2")
+            pair = {"first_feedback_id": first, "second_feedback_id": second} if reason == "conflict" else {}
+            (interaction,) = (
+                row["interaction_id"]
+                for row in made.warehouse.rows("SELECT interaction_id FROM feedback WHERE id = $1", [first])
+            )
+            with made.warehouse.transaction() as cursor:
+                insert(
+                    cursor, "label_requests", id=reason, created_at=teacher.now, workload="support", score=None,
+                    interaction_id=interaction, reason=reason, detail="Why not?", announced=True, **pair,
+                )  # fmt: skip
+        yield made
+
+
+@pytest.fixture
+def clients(service: Local, settings: Settings) -> dict[str, TestClient]:
+    file = settings.http.principals_file
+    assert file is not None
+    tokens = {
+        name: add(file, name, cast(Any, role), None, datetime.now(UTC))
+        for name, role in (("vera", "viewer"), ("ada", "labeller"))
+    }
+    made = application(service, cast(Any, FakeDaemon()), settings)
+    return {
+        name: TestClient(
+            made, "http://localhost:8321", headers={"Authorization": f"Bearer {token}"}, follow_redirects=False
+        )
+        for name, token in tokens.items()
+    }
+
+
+def asked_about(client: TestClient) -> dict[str, str]:
+    return {one["reason"]: one["interaction_id"] for one in client.get("/api/v1/labels").json()}
+
+
+def sent(service: Local) -> list[tuple[str, str, Any, str]]:
+    """Topic, interaction, name and value of what was published; each is an event of an expert."""
+    publisher = service.jobs.context.publisher
+    assert isinstance(publisher, MemoryPublisher)
+    found = []
+    for topic, key, message in publisher.messages:
+        event = decode("feedback", json.dumps(message).encode(), BOUNDS)
+        assert isinstance(event, Feedback)
+        assert (event.source, event.user_id, event.interaction_id) == ("expert", "ada", key)
+        found.append((topic, event.interaction_id, event.name, event.value))
+    return found
+
+
+def test_an_expert_judges_on_the_page(service: Local, clients: dict[str, TestClient]) -> None:
+    """The requests are about three answers, and one more about an answer that another request is about, too."""
+    ada, asked = clients["ada"], asked_about(clients["ada"])
+    with service.warehouse.transaction() as cursor:
+        insert(
+            cursor, "label_requests", id="both", created_at=utc_now(), workload="support", score=None,
+            interaction_id=asked["uncertain"], reason="calibration", detail="Why not?", announced=True,
+        )  # fmt: skip
+    assert clients["vera"].get("/teach").status_code == 403
+    for id, question in (*REASONS.items(), ("both", REASONS["uncertain"])):
+        assert question in ada.get(f"/teach?item={id}").text
+    page = ada.get("/teach?item=conflict").text
+    assert page.index("Mister Smith.") < page.index("Anna.")
+    assert "&lt;b&gt;Certainly.&lt;/b&gt;" in ada.get("/teach?item=uncertain").text
+    for id, form in (
+        ("uncertain", {"verdict": "correction", "correction": " Within 14 days. "}),
+        ("calibration", {"verdict": "hallucination no", "correction": ""}),
+        ("conflict", {"verdict": "same no", "correction": ""}),
+    ):
+        answer = ada.post(f"/labels/{id}", data=form)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/teach")
+    assert sent(service) == [
+        ("experts", asked["uncertain"], "correction", "Within 14 days."),
+        ("experts", asked["calibration"], "hallucination", False),
+        ("experts", asked["conflict"], "same", False),
+    ]
+    # What was answered is not asked again; the other request about the same answer is.
+    assert [one["request_id"] for one in ada.get("/api/v1/inbox").json()["items"]] == ["both"]
+    problem = ada.post("/labels/uncertain", data={"verdict": "correction", "correction": " "})
+    assert problem.status_code == 409
+    assert "correction: expected the right answer, a text" in problem.text
+    assert "May I return a lamp?" in problem.text
+    assert ada.post("/labels/both", data={"verdict": "hallucination yes"}).status_code == 303
+    assert ada.get("/api/v1/inbox").json()["items"] == []
+
+
+def test_a_program_answers_and_what_does_not_answer_is_refused(
+    service: Local, clients: dict[str, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, asked = clients["ada"], asked_about(clients["ada"])
+    path = f"/api/v1/labels/{asked['uncertain']}"
+    for where, body, status, named in (
+        (path, {"name": "same", "value": True}, 409, "one with the reason uncertain by helpful or correction"),
+        (path, {"name": "helpful", "value": "yes"}, 409, "helpful: expected true or false"),
+        (path, {"value": True}, 400, "name: expected correction or helpful"),
+        ("/api/v1/labels/nothing", {"name": "helpful", "value": True}, 409, "no request about nothing is open"),
+    ):
+        refused = ada.post(where, json=body)
+        assert (refused.status_code, named in refused.json()["error"]) == (status, True), refused.text
+    assert clients["vera"].post(path, json={"name": "helpful", "value": True}).status_code == 403
+    assert sent(service) == []
+    assert ada.post(path, json={"name": "helpful", "value": True}).json()["interaction_id"] == asked["uncertain"]
+    assert sent(service) == [("experts", asked["uncertain"], "helpful", True)]
+
+    def away(*_: Any) -> None:
+        raise BrokerUnavailable("kafka: it does not answer")
+
+    monkeypatch.setattr(service.jobs.context.publisher, "publish", away)
+    assert ada.post(path, json={"name": "helpful", "value": True}).status_code == 503

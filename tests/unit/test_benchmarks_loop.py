@@ -1,0 +1,146 @@
+"""The simulated year: what it counts, what it shows, and that another program can be scored."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from loop import score
+from loop.external import External
+from loop.ours import Ours
+from loop.systems import BASELINES, Never, Oracle
+from loop.terms import facts, once, pairs
+from loop.world import DAYS, POISON, SCENARIOS, TERMS, World
+from loop.year import Event, Year
+
+LOOP = Path(__file__).parents[1] / "benchmarks" / "loop"
+
+
+class Recorder:
+    """Does nothing, and keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def day(self, events: list[Event], _: Year) -> None:
+        self.events += events
+
+
+def test_another_program_is_scored_as_the_same_system_inside() -> None:
+    world = World(SCENARIOS["change"], 3)
+    inside = Year(world).play(BASELINES["monthly"]())
+    with External(f"{sys.executable} {LOOP / 'example.py'}") as program:
+        outside = Year(world).play(program)
+    assert inside.trainings > 5
+    assert outside == inside
+
+
+def test_no_event_states_what_is_right() -> None:
+    """Two worlds that differ in what is right after day 100 show the same events until then."""
+    shown = []
+    for scenario in ("change", "quiet"):
+        recorder = Recorder()
+        Year(World(SCENARIOS[scenario], 0)).play(recorder)
+        cut = next(k for k, one in enumerate(recorder.events) if one.get("day") == 100)
+        shown.append(json.dumps(recorder.events[:cut]))
+    assert shown[0] == shown[1]
+
+
+def test_the_oracle_loses_least_and_a_change_costs_who_never_learns() -> None:
+    world = World(SCENARIOS["change"], 1)
+    never, oracle = (Year(world).play(system()) for system in (Never, Oracle))
+    assert oracle.wrong_share < 0.05
+    assert never.right[50] > 0.85
+    assert never.right[150] < never.right[50] - 0.1
+    assert oracle.money > never.money
+    assert oracle.wrong_promotions == 0
+
+
+def test_ours_decides_by_the_products_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that never finds a reason trains nothing; a gate that refuses all promotes nothing."""
+    from loop import ours
+
+    from retuned.retrain.settings import GateSettings
+
+    world = World(SCENARIOS["change"], 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(ours, "POLICY", ours.POLICY.model_copy(update={"enabled": False}))
+        assert Year(world).play(Ours()).trainings == 0
+    monkeypatch.setattr(ours, "GATE", GateSettings(minimum_examples=10_000))
+    record = Year(world).play(Ours())
+    assert record.trainings > 0
+    assert record.promotions == 0
+
+
+def test_a_worse_version_is_counted_and_so_are_the_days_until_it_is_taken_back() -> None:
+    class Careless:
+        def day(self, events: list[Event], year: Year) -> None:
+            if events[0]["day"] == 10:
+                rows = [[f"t0.w{wording}", f"t0={POISON}"] for wording in range(4)]
+                made = year.act({"type": "train", "rows": rows})
+                year.act({"type": "promote", "version": made["version"]})
+            elif events[0]["day"] == 17:
+                year.act({"type": "promote", "version": "v0"})
+
+    record = Year(World(SCENARIOS["quiet"], 0)).play(Careless())
+    assert (record.promotions, record.wrong_promotions, record.rollback_days) == (1, 1, [7])
+    assert record.needless == 1
+    assert record.right[12] < record.right[5]
+    assert record.right[20] > record.right[12]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [{"type": "deploy"}, {"type": "train", "rows": [["t0.w0", "t1=0"]]}, {"type": "ask"}],
+)
+def test_an_action_that_means_nothing_is_refused(action: Event) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        Year(World(SCENARIOS["quiet"], 0)).act(action)
+
+
+def test_results_are_kept_and_not_played_again(tmp_path: Path) -> None:
+    kept = tmp_path / "loop.jsonl"
+    first = score.played(["quiet"], range(2), ["oracle", "never"], kept)
+    assert [one["system"] for one in first] == ["oracle", "never"] * 2
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    lines[0]["money"] = 12_345.0
+    kept.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert score.played(["quiet"], range(2), ["oracle", "never"], kept)[0]["money"] == 12_345.0
+
+
+def test_intervals_are_of_seeds() -> None:
+    middle, half = score.interval([1.0, 2.0, 3.0, 4.0])
+    assert middle == 2.5
+    assert half == pytest.approx(3.182 * 1.291 / 2, abs=0.01)
+
+
+def test_a_changed_value_becomes_a_question() -> None:
+    removed = ["*   You can return [any item](https://x) within 14 days of delivery. It is free."]
+    added = ["*   You can return any item within 30 days of the delivery. It is free."]
+    assert list(pairs(removed, added)) == [
+        ("You can return any item ____ of the delivery.", "duration", "14 days", "30 days")
+    ]
+    assert list(pairs(removed, ["You can return any item within 14 days of delivery, and it is really free."])) == []
+
+
+def test_what_is_undone_or_counts_on_is_no_change() -> None:
+    change = {"document": "A/Terms", "kind": "number", "question": "You must be ____ years or older to use this."}
+    there = change | {"day": "2024-01-01", "before": "13", "after": "16"}
+    back = change | {"day": "2024-01-09", "before": "16", "after": "13"}
+    later = back | {"day": "2024-06-01"}
+    assert once([there, back]) == []
+    assert once([there, later]) == [there, later]
+    assert facts([there | {"question": "See Section ____ of these terms for what applies."}]) == []
+    assert facts([there | {"day": f"2024-03-{day:02}"} for day in range(1, 30)]) == []
+    assert facts([there]) == [there]
+
+
+def test_the_real_changes_are_small_enough_to_read_and_have_their_days() -> None:
+    lines = [json.loads(line) for line in TERMS.read_text(encoding="utf-8").splitlines()]
+    assert TERMS.stat().st_size < 200_000
+    assert lines == facts(lines)
+    worlds = [World(SCENARIOS["real_dates"], seed) for seed in range(5)]
+    assert all(0 < day < DAYS for world in worlds for day, _ in world.changes)

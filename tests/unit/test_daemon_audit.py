@@ -1,0 +1,261 @@
+"""The audit: which requests and rules it has, and what it never has."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, cast
+
+import pytest
+import yaml
+from asking import ask
+from brokers import free_port
+from doors import FakeDaemon
+from promoting import model_row
+from starlette.testclient import TestClient
+from traffic import interactions
+
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.warehouse.audit import COLUMNS, digest
+from retuned.consumers.warehouse.audit import START as FIRST
+from retuned.consumers.warehouse.connection import Warehouse, insert, utc_now
+from retuned.daemon.operations.catalog import OPERATIONS
+from retuned.daemon.operations.local import Local, opened
+from retuned.daemon.operations.operation import Caller, Content, Operation, Request, operation
+from retuned.daemon.roles import may
+from retuned.daemon.settings import Settings, load
+from retuned.daemon.web.principals import add
+from retuned.daemon.web.routes import application
+from retuned.retrain.queue import enqueue
+from retuned.retrain.release import approve
+
+HOST = "http://localhost:8321"
+V1, V2 = "aaaaaaaa", "bbbbbbbb"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    principals = {"principals_file": str(tmp_path / "principals.yaml"), "port": free_port()}
+    file.write_text(yaml.safe_dump({**folders, "http": principals, "kafka": {"bootstrap_servers": "127.0.0.1:1"}}))
+    return load(file)
+
+
+@pytest.fixture
+def local(settings: Settings) -> Iterator[Local]:
+    with opened(settings) as service:
+        service.jobs.context.publisher = MemoryPublisher()
+        with service.warehouse.transaction() as cursor:
+            for version in (V1, V2):
+                path = settings.models.directory / "support" / version
+                path.mkdir(parents=True)
+                insert(cursor, "models", **model_row(version, path, utc_now()))
+        interactions(service.warehouse, ["Where is it?"], Random(1), start=utc_now() - timedelta(hours=1))
+        yield service
+
+
+def client(service: Local, settings: Settings, name: str, role: str, **more: Any) -> TestClient:
+    file = settings.http.principals_file
+    assert file is not None
+    token = add(file, name, cast(Any, role), None, datetime.now(UTC), **more)
+    made = application(service, cast(Any, FakeDaemon()), settings)
+    return TestClient(made, HOST, headers={"Authorization": f"Bearer {token}"}, follow_redirects=False)
+
+
+def entries(warehouse: Warehouse, *columns: str, **equal: str) -> list[tuple[Any, ...]]:
+    """The rows of the audit in their order, as far as these columns are equal."""
+    found = warehouse.rows("SELECT * FROM audit ORDER BY sequence")
+    return [tuple(row[one] for one in columns) for row in found if all(row[k] == v for k, v in equal.items())]
+
+
+def test_a_request_and_the_change_that_it_causes_share_an_id_and_name_who_asked(
+    local: Local, settings: Settings
+) -> None:
+    otto = client(local, settings, "otto", "operator")
+    answer = otto.post("/api/v1/workloads/support/promote", json={"version": V1, "reason": "because"})
+    assert answer.status_code == 200
+    columns = ("actor", "actor_kind", "action", "outcome", "workload", "subject", "reason")
+    assert entries(local.warehouse, *columns) == [
+        ("otto", "principal", "promote", "done", "support", V1, "because"),
+        ("otto", "principal", "promoted", "done", "support", f"support@{V1}", None),
+    ]
+    assert set(entries(local.warehouse, "request_id")) == {(answer.headers["X-Request-Id"],)}
+
+
+def test_a_rule_is_named_as_the_actor_of_what_it_does_by_itself(local: Local) -> None:
+    rollout = local.jobs.context.rollout
+    rollout.promote("support", V1, "gate", "it is better", utc_now())
+    rollout.promote("support", V2, "gate", "it is better still", utc_now())
+    rollout.rollback("support", "watch", "it does worse", utc_now())
+    columns = ("actor", "actor_kind", "action", "subject", "reason", "request_id")
+    assert entries(local.warehouse, *columns) == [
+        ("gate", "rule", "promoted", f"support@{V1}", "it is better", None),
+        ("gate", "rule", "promoted", f"support@{V2}", "it is better still", None),
+        ("watch", "rule", "rolled_back", f"support@{V1}", "it does worse", None),
+    ]
+
+
+def test_runs_and_approvals_name_the_rule_that_asks_for_them(local: Local) -> None:
+    rollout, now = local.jobs.context.rollout, utc_now()
+    run = enqueue(local.warehouse, "support", ["drift"], now)
+    approve.request(rollout, "support", V1, None, run, now)
+    approve.expire(rollout, now + timedelta(days=365))
+    name = f"support@{V1}"
+    assert entries(local.warehouse, "actor", "actor_kind", "action", "subject") == [
+        ("policy", "rule", "queued", run),
+        ("gate", "rule", "approval_requested", name),
+        ("approval", "rule", "approval_expired", name),
+    ]
+
+
+def test_an_entry_is_written_with_the_change_or_neither_is(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies between the change and its commit: nothing of both is there."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("retuned.retrain.release.rollout.deploy", killed)
+        with pytest.raises(Killed):
+            ask(local, "promote", workload="support", version=V1)
+    assert entries(local.warehouse, "action") == []
+    assert local.warehouse.rows("SELECT * FROM promotions") == []
+
+
+def test_what_fails_or_is_refused_is_there_with_its_reason(local: Local, settings: Settings) -> None:
+    with pytest.raises(RetunedError):
+        ask(local, "promote", workload="support", version="cccccccc")
+    bound = client(local, settings, "ada", "operator", workloads=("billing",))
+    viewer = client(local, settings, "vera", "viewer")
+    for _ in range(3):  # a program that tries again and again does not fill the audit
+        assert bound.post("/api/v1/workloads/support/rollback", json={}).status_code == 403
+    for _ in range(3):
+        assert viewer.post("/api/v1/workloads/support/rollback", json={}).status_code == 403
+    (failed, refused, least) = entries(local.warehouse, "actor", "action", "outcome", "details")
+    assert failed[1:3] == ("promote", "failed")
+    assert "no version cccccccc" in json.loads(failed[3])["problem"]
+    assert refused[:3] == ("ada", "rollback", "refused")
+    assert least[:3] == ("vera", "rollback", "refused")
+    assert "role operator" in json.loads(least[3])["problem"]
+
+
+def test_each_answer_with_conversations_is_one_entry_and_figures_are_none(local: Local, settings: Settings) -> None:
+    otto = client(local, settings, "otto", "operator")
+    for path in (
+        "answers?text=secret+words",
+        "exports/interactions",
+        "interactions/support-0",
+        "labels",
+        "dead-letters",
+    ):
+        assert otto.get(f"/api/v1/{path}").status_code == 200, path
+    for path in ("status", "overview", "versions", "runs", "openapi.json"):
+        assert otto.get(f"/api/v1/{path}").status_code == 200, path
+    found = entries(local.warehouse, "actor", "action", "subject")
+    named = [("answers", None), ("export", "interactions"), ("interaction", "support-0"), ("labels", None)]
+    assert found == [("otto", *one) for one in [*named, ("dead_letters", None)]]
+    assert "secret" not in str(entries(local.warehouse, *COLUMNS))
+
+
+def test_it_is_decided_of_each_operation_whether_its_answer_holds_conversations() -> None:
+    """A new one has to be decided about: `reads="conversations"`, or among these."""
+    figures = {"accounts", "datasets", "diagnosis", "erasure", "erasures", "holds", "lineage", "position"}
+    found = {one.name for one in OPERATIONS if one.method == "GET" and may(one.least, "labeller") and not one.reads}
+    assert {name for name in found if not name.startswith("audit")} == figures
+
+
+def test_it_is_decided_of_each_field_whether_the_audit_may_keep_it() -> None:
+    """A new one that holds text of a conversation, or personal data, is annotated with `Content`."""
+    kept = {
+        "account", "after", "as_of", "before", "base", "folder", "id", "ids", "item", "metric", "model", "reason",
+        "segment", "since", "until", "user", "version", "what", "workload",
+    }  # fmt: skip
+    found = set[str]()
+    for one in (one for one in OPERATIONS if one.is_public and (one.method == "POST" or one.reads)):
+        for name, field in one.request.model_fields.items():
+            if "str" in str(field.annotation) and not any(isinstance(mark, Content) for mark in field.metadata):
+                found.add(name)
+    assert found == kept
+
+
+def test_a_principal_without_conversations_gets_figures_and_commands_and_no_text(
+    local: Local, settings: Settings
+) -> None:
+    nora = client(local, settings, "nora", "operator", conversations=False)
+    for path in ("answers", "exports/interactions", "interactions/support-0", "labels", "workloads/support/rows"):
+        answer = nora.get(f"/api/v1/{path}")
+        assert (answer.status_code, "may not read conversations" in answer.text) == (403, True), path
+    assert nora.get("/api/v1/status").status_code == 200
+    assert nora.post("/api/v1/workloads/support/promote", json={"version": V1}).status_code == 200
+    browser = {"Accept": "text/html"}
+    page = nora.get("/workloads/support", headers=browser)
+    assert page.status_code == 200
+    assert 'href="/answers' not in page.text
+    assert nora.get("/answers", headers=browser).status_code == 403
+
+
+def test_no_text_of_a_conversation_and_no_personal_data_is_in_the_audit(local: Local) -> None:
+    with pytest.raises(RetunedError):
+        ask(local, "answer_label", id="support-0", name="correction", value="the right answer", comment="a remark")
+    with pytest.raises(RetunedError):
+        ask(local, "decide_rows", action="edit", ids=["f0"], answer="taught words", reason="ann@example.com asked")
+    found = str(entries(local.warehouse, *COLUMNS))
+    assert "16 characters" in found
+    assert "[EMAIL" in found.upper().replace("<", "[")
+    for text in ("right answer", "a remark", "taught words", "ann@example.com"):
+        assert text not in found
+
+
+def test_a_user_whom_a_request_is_about_is_neither_its_author_nor_in_the_audit(local: Local) -> None:
+    class About(Request):
+        user: Annotated[str | None, Content()] = None
+
+    def look_up(local: Local, request: About, caller: Caller) -> dict[str, Any]:  # noqa: ARG001
+        raise RetunedError(f"user {request.user}: unknown")
+
+    made: Operation[Any, Any] = operation("POST", "/look-up", least="admin")(look_up)
+    with pytest.raises(RetunedError):
+        local.ask(made, made.parse({"user": "anna-4711"}))
+    assert "anna-4711" not in str(entries(local.warehouse, *COLUMNS))
+
+
+def test_messages_are_counted_and_what_a_machine_looks_up_is_no_change(local: Local) -> None:
+    class Talk(Request):
+        messages: list[dict[str, Any]]
+
+    def talk(local: Local, request: Talk, caller: Caller) -> dict[str, Any]:  # noqa: ARG001
+        return {}
+
+    for least in ("metrics", "operator"):
+        made: Operation[Any, Any] = operation("POST", "/talk", least=cast(Any, least))(talk)
+        local.ask(made, made.parse({"messages": [{"role": "user", "content": "a secret"}]}))
+    assert entries(local.warehouse, "action", "details") == [("talk", '{"messages":"1 entries"}')]
+
+
+def test_an_operation_without_a_transaction_is_there_too(local: Local, tmp_path: Path) -> None:
+    ask(local, "backup", folder=str(tmp_path / "backups"))
+    ((action, details),) = entries(local.warehouse, "action", "details")
+    assert (action, json.loads(details)) == ("backup", {"folder": f"{tmp_path}/backups"})
+
+
+def test_rows_form_a_chain_whoever_writes_at_the_same_time(local: Local) -> None:
+    def read() -> None:
+        for _ in range(5):
+            ask(local, "labels")
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = local.warehouse.rows("SELECT * FROM audit ORDER BY sequence")
+    assert [row["sequence"] for row in found] == list(range(1, 21))
+    assert [row["previous"] for row in found] == [FIRST, *(row["hash"] for row in found[:-1])]
+    assert [row["hash"] for row in found] == [digest(row) for row in found]

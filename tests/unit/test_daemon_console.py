@@ -1,0 +1,239 @@
+"""What the console decides without a database: states of workloads, charts, the inbox, changes of words."""
+
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from retuned.daemon.console.attention import State, ranked, state_of
+from retuned.daemon.console.chart import HEIGHT, WIDTH, Frame, Point, lines, y
+from retuned.daemon.console.inbox import CLAIM, Work, agreement, status
+from retuned.daemon.console.overview import Facts, Rate
+from retuned.daemon.console.teach import diff
+from retuned.daemon.console.version import Pair
+from retuned.daemon.console.workload import chosen, compared
+from retuned.daemon.settings import Settings
+
+NOW = datetime(2026, 3, 30, 9, 0, 0)  # a Monday
+
+
+def rate(value: float, margin: float = 0.08, n: int = 50) -> Rate:
+    return Rate(value, max(value - margin, 0.0), min(value + margin, 1.0), n)
+
+
+def history(*values: float) -> tuple[tuple[date, Rate], ...]:
+    """One value a day, the last one of today."""
+    return tuple(
+        (NOW.date() - timedelta(days=back), rate(value))
+        for back, value in zip(range(len(values) - 1, -1, -1), values, strict=True)
+    )
+
+
+def drift(**more: Any) -> dict[str, Any]:
+    return {"id": "d", "created_at": NOW, "drifted": True, "severity": 0.23, "example": "Is it open on Sunday?"} | more
+
+
+def of(**facts: Any) -> State:
+    return state_of(Facts("support", **facts), NOW)
+
+
+FALLEN = {"helpful": rate(0.3), "history": history(*[0.9] * 10, 0.3, 0.3, 0.3)}
+SERVICE = {"champion": "v1", "rollout": None, "event": None}
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "sentence"),
+    [
+        (FALLEN, "bad", "Helpful 30%, was 90%; fell on Saturday"),
+        ({"helpful": rate(0.85), "history": history(*[0.9] * 8, 0.85)}, "quiet", "Quiet"),
+        ({"hallucination": rate(0.3)}, "bad", "30% of the answers are invented"),
+        ({"hallucination": rate(0.15)}, "quiet", "Quiet"),
+        ({"drift": drift()}, "bad", "Drift found today"),
+        ({"drift": drift(drifted=False)}, "quiet", "Quiet"),
+        ({"drift": drift(drifted=None)}, "quiet", "Quiet"),
+        (
+            {
+                "service": SERVICE
+                | {"event": "rolled_back", "changed_at": NOW - timedelta(days=2), "change_reason": "worse"}
+            },
+            "bad",
+            "A version was rolled back on Saturday",
+        ),
+        (
+            {
+                "service": SERVICE
+                | {"event": "rolled_back", "changed_at": NOW - timedelta(days=8), "change_reason": "worse"}
+            },
+            "quiet",
+            "Quiet",
+        ),
+        ({"run": {"state": "failed", "error": "the disk is full"}}, "bad", "The latest retraining failed"),
+        (
+            {"approvals": ({"id": "a", "kind": "version", "version": "v", "expires_at": NOW},)},
+            "warn",
+            "A better version waits for approval",
+        ),
+        ({"answers": 1_000}, "warn", "Nobody rates the answers"),
+        ({"answers": 10}, "quiet", "Quiet"),
+        ({"paused": {"actor": "anna", "reason": "audit"}}, "warn", "Retraining is paused by anna"),
+        ({"run": {"state": "running", "error": None}}, "busy", "Retraining"),
+        ({"service": SERVICE | {"rollout": "canary", "canary": "v2", "share": 0.25}}, "busy", "Rolling out v2"),
+    ],
+)
+def test_a_workload_has_one_state_in_words(facts: dict[str, Any], level: str, sentence: str) -> None:
+    found = of(**facts).finding
+    assert (found.level, found.sentence) == (level, sentence)
+
+
+def test_a_fall_comes_with_its_evidence_and_with_what_a_person_can_do() -> None:
+    found = of(**FALLEN, drift=drift(), labels=12).finding
+    assert found.evidence == (
+        "50 ratings, 95% interval 22% to 38%. "
+        "About 23% of the events differ from the reference: “Is it open on Sunday?”"
+    )
+    assert found.action is not None
+    assert (found.action.text, found.action.path) == ("Teach 12 answers", "/workloads/support/teach")
+
+
+def test_a_name_cannot_leave_its_path() -> None:
+    found = state_of(Facts("a/../b?c", labels=1), NOW).finding
+    assert found.action is not None
+    assert found.action.path == "/workloads/a%2F..%2Fb%3Fc/teach"
+
+
+def test_the_worst_come_first_and_among_equals_those_that_touch_most_answers() -> None:
+    facts = [
+        Facts("quiet"),
+        Facts("approval", approvals=({"id": "a", "kind": "version", "version": "v", "expires_at": NOW},)),
+        Facts("small", answers=10, **FALLEN),
+        Facts("large", answers=10_000, **FALLEN),
+    ]
+    assert [one.facts.workload for one in ranked(state_of(one, NOW) for one in facts)] == [
+        "large",
+        "small",
+        "approval",
+        "quiet",
+    ]
+
+
+def test_a_chart_covers_its_frame_and_breaks_where_figures_lack() -> None:
+    frame = Frame(NOW - timedelta(days=28), NOW)
+    assert (frame.x(frame.start), frame.x(frame.end), y(0), y(1)) == (0, WIDTH, HEIGHT, 0)
+    points = [Point(NOW - timedelta(hours=hours), 0.5, 0.4, 0.6, 10) for hours in (600, 599, 2, 1)]
+    assert len(lines(frame, points, 3_600)) == 2
+    assert [line.count(",") for line, _ in lines(frame, points, 3_600)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "length", [timedelta(minutes=10), timedelta(hours=5), timedelta(days=1), timedelta(days=28), timedelta(days=900)]
+)
+def test_a_chart_has_some_ticks_within_its_frame(length: timedelta) -> None:
+    ticks = Frame(NOW - length, NOW).ticks()
+    assert 2 <= len(ticks) <= 10
+    assert all(0 <= x <= WIDTH for x, _ in ticks)
+    assert len({label for _, label in ticks}) == len(ticks)
+
+
+def work(expert: str, state: Any, ago: float = 0.0, name: str | None = None, value: str | None = None) -> Work:
+    return Work(expert, state, NOW - timedelta(seconds=ago), name, value)
+
+
+YES, NO = ("helpful", "true"), ("helpful", "false")
+
+
+@pytest.mark.parametrize(
+    ("done", "opinions", "expected"),
+    [
+        ([], 1, "open"),
+        ([work("anna", "claimed")], 1, "mine"),
+        ([work("ben", "claimed")], 1, "taken"),
+        ([work("ben", "claimed", CLAIM.total_seconds() + 1)], 1, "open"),
+        ([work("anna", "skipped")], 1, "skipped"),
+        ([work("ben", "skipped")], 1, "open"),
+        ([work("ben", "answered", 0, *YES)], 1, "answered"),
+        ([work("ben", "answered", 0, *YES)], 2, "open"),
+        ([work("anna", "answered", 0, *YES)], 2, "second"),
+        ([work("anna", "answered", 0, *YES), work("ben", "answered", 0, *YES)], 2, "answered"),
+        ([work("ben", "answered", 0, *YES), work("cleo", "answered", 0, *NO)], 2, "disputed"),
+        ([work("anna", "answered", 0, *YES), work("ben", "answered", 0, *NO)], 2, "disputed"),
+        (
+            [work("ben", "answered", 0, *YES), work("cleo", "answered", 0, *NO), work("dora", "answered", 0, *NO)],
+            2,
+            "answered",
+        ),
+        (
+            [
+                work("ben", "answered", 0, "correction", '"14 Days"'),
+                work("cleo", "answered", 0, "correction", '"14  days"'),
+            ],
+            2,
+            "answered",
+        ),
+        (
+            [
+                work("ben", "answered", 0, "correction", '"14 days"'),
+                work("cleo", "answered", 0, "correction", '"30 days"'),
+            ],
+            2,
+            "disputed",
+        ),
+    ],
+)
+def test_a_request_has_one_status_for_an_expert(done: list[Work], opinions: int, expected: str) -> None:
+    assert status(done, "anna", NOW, opinions) == expected
+
+
+def test_agreement_is_counted_where_several_answered() -> None:
+    answered = [work("ben", "answered", 0, *YES)]
+    assert agreement(
+        [answered, [*answered, work("cleo", "answered", 0, *YES)], [*answered, work("cleo", "answered", 0, *NO)]]
+    ) == (1, 2)
+
+
+def test_words_that_changed_are_told_from_those_that_stay() -> None:
+    assert diff("You can do that within 30 days.", "You can do that within 14 days, once.") == [
+        ("equal", "You can do that within "),
+        ("delete", "30"),
+        ("insert", "14"),
+        ("equal", " days"),
+        ("insert", ", once"),
+        ("equal", "."),
+    ]
+    assert diff("", "Ja, täglich.") == [("insert", "Ja, täglich.")]
+
+
+def test_the_settings_that_are_not_the_default_come_with_where_they_are_set() -> None:
+    settings = Settings(
+        labels={"opinions": 2}, workloads={"support.*": {"train": {"rank": 4}}, "sales": {"train": {"rank": 8}}}
+    )  # type: ignore[arg-type]
+    assert [(one.name, one.value, one.default, one.source) for one in chosen(settings, "support.a")] == [
+        ("train.rank", 4, 16, "support.*"),
+        ("labels.opinions", 2, 1, None),
+    ]
+    assert [one.name for one in chosen(settings, "hr")] == ["labels.opinions"]
+
+
+def test_the_intervals_of_a_decision_are_drawn_on_one_scale() -> None:
+    figures = {"passed[gain]": 1.0, "score_candidate": 0.8, "score_champion": 0.6, "gain_low": 0.1, "gain_high": 0.3}
+    found = compared(figures | {"passed[form]": 0.0})
+    assert [(one.name, one.passed) for one in found["guards"]] == [
+        ("Form that programs read", False),
+        ("Score on held-out questions", True),
+    ]
+    assert found["reach"] == 0.3
+    assert compared({})["reach"] > 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        (1.0, 0.0, "worse"),
+        (0.0, 1.0, "better"),
+        (0.2, 0.4, "wrong"),
+        (0.9, 0.5, "right"),
+        (None, 1.0, "unknown"),
+        (1.0, None, "unknown"),
+    ],
+)
+def test_a_pair_of_answers_is_better_worse_or_unknown(before: float | None, after: float | None, change: str) -> None:
+    assert Pair("q", "a", "expert", "x", "y", before, after, "").change == change

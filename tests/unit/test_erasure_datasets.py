@@ -1,0 +1,201 @@
+"""What was made of erased rows: datasets and their models, caches, reports, texts that quote, and every table."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from building import build_dataset, promote, rows, teach, with_dataset
+from erasing import now, traces
+from teaching import Teacher
+
+from retuned.consumers.privacy.pseudonyms import load_user_keys
+from retuned.consumers.settings import WarehouseSettings
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.erasing import ErasedRows
+from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.consumers.warehouse.selection import Selection
+from retuned.consumers.warehouse.tombstones import Tombstones
+from retuned.daemon.erasure.erasure import Erasures
+from retuned.daemon.settings import Settings
+from retuned.retrain.data.dataset import Dataset, load
+from retuned.retrain.settings import ModelsSettings
+
+WORD = "qzxcobaltheron"
+
+
+class School:
+    """A workload with a dataset that contains a word of one person, and models that were trained on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = with_dataset(
+            Settings(
+                warehouse=WarehouseSettings(path=folder / "w.duckdb"), models=ModelsSettings(directory=folder / "m")
+            )
+        )
+        self.warehouse: Warehouse = open_warehouse(self.settings.warehouse)
+        teacher = Teacher(self.warehouse)
+        teach(teacher, range(40))
+        self.corrections = [
+            teacher.correct(f"May I return my {WORD} number {n}, please?", "No.", f"The {WORD} takes {n} days.")
+            for n in range(8)
+        ]
+        self.dataset: Dataset = build_dataset(self.warehouse, self.settings, "support", teacher.now)
+        promote(self.warehouse, self.dataset, "v1")
+        self.warehouse.insert(
+            "models", version="v2", workload="support", created_at=now(), path="/nowhere", base_model="/base",
+            base_hash="x", parent_version="v1", dataset_version="other", run_id="r", manifest="{}",
+        )  # fmt: skip
+        self.warehouse.insert(
+            "models", version="v3", workload="support", created_at=now(), path="/nowhere", base_model="/base",
+            base_hash="x", dataset_version="other", run_id="r", manifest="{}",
+        )  # fmt: skip
+
+    def erase(self, **selection: Any) -> dict[str, Any]:
+        erasures = Erasures(self.warehouse, self.settings, threading.Event(), now, lambda *_: None)
+        id = erasures.request(Selection(**selection), "dpo", None)
+        erasures.run()
+        found = erasures.of(id)
+        assert found is not None
+        assert found["state"] == "done"
+        receipt: dict[str, Any] = found["receipt"]
+        return receipt
+
+    def answers(self) -> list[str]:
+        """The ids of the interactions with the word."""
+        found = self.warehouse.rows("SELECT id FROM interactions WHERE contains(messages::VARCHAR, $1)", [WORD])
+        return [row["id"] for row in found]
+
+
+@pytest.fixture
+def school(tmp_path: Path) -> Iterator[School]:
+    school = School(tmp_path)
+    yield school
+    school.warehouse.close()
+
+
+def test_rows_leave_datasets_and_the_models_that_learned_them_are_named(school: School, tmp_path: Path) -> None:
+    before = {row["row_id"] for row in rows(school.dataset)}
+    mine = {row["row_id"] for row in rows(school.dataset) if WORD in row["completion"]}
+    learned = {row["row_id"] for row in rows(school.dataset, "train", "validation") if WORD in row["completion"]}
+    assert mine > learned > set()
+    receipt = school.erase(interactions=school.answers())
+    dataset = load(school.warehouse, "support", school.dataset.version)
+    assert dataset is not None
+    assert {row["row_id"] for row in rows(dataset)} == before - mine
+    assert traces(tmp_path, WORD) == {}
+    versions = school.warehouse.rows("SELECT * EXCLUDE erasure_id FROM erasure_versions ORDER BY version")
+    assert [(row["version"], row["rows"]) for row in versions] == [("v1", len(learned)), ("v2", 0)]
+    assert receipt["versions"] == versions
+    assert "support@v1, support@v2" in receipt["operator"][-1]
+
+
+def test_the_next_dataset_is_built_without_them_and_holds_out_the_same(school: School) -> None:
+    held = {row["row_id"] for row in rows(school.dataset, "holdout") if WORD not in row["completion"]}
+    school.erase(interactions=school.answers())
+    teacher = Teacher(school.warehouse)
+    teacher.acts = 200
+    teach(teacher, range(100, 120))
+    built = build_dataset(school.warehouse, school.settings, "support", teacher.now)
+    assert built.version != school.dataset.version
+    assert not [row for row in rows(built) if WORD in row["completion"] or WORD in row["prompt"]]
+    assert not held & {row["row_id"] for row in rows(built, "train", "validation")}
+
+
+def test_what_was_derived_goes(school: School, tmp_path: Path) -> None:
+    home, reports = tmp_path / "m" / "support", tmp_path / "reports"
+    (home / "runs" / "r1").mkdir(parents=True)
+    reports.mkdir()
+    named = school.answers()[0]
+    (reports / "benchmark").mkdir()
+    (home / "v1").mkdir()
+    (home / "v1" / "weights").write_text("stay")
+    (home / "champion").symlink_to("v1")
+    for file in (
+        home / "answers.jsonl", home / "judged.jsonl", home / "runs" / "r1" / "rows.json",
+        reports / "benchmark" / "evaluate.job.json", tmp_path / "w.duckdb.schema-040", reports / "d1.json",
+        reports / "d1.html",
+    ):  # fmt: skip
+        file.write_text(f"a {WORD}")
+    feature = {"feature": "prompt", "example": f"my {WORD}", "reference": WORD, "current": WORD, "value": 0.1}
+    school.warehouse.insert(
+        "drift_checks", id="d1", created_at=now(), workload="support", drifted=True, severity=0.1,
+        features=json.dumps([feature]), reference_rows=1, current_rows=1, report=str(reports / "d1.json"),
+        detail=f"new words: {WORD}",
+    )  # fmt: skip
+    school.warehouse.insert(
+        "decisions", id="x", created_at=now(), workload="support", kind="retrain", outcome=True,
+        reasons=json.dumps([f"Interaction {named} was corrected."]), figures="{}",
+    )  # fmt: skip
+    row = next(row for row in rows(school.dataset) if WORD not in row["completion"])
+    mine = next(row for row in rows(school.dataset) if WORD in row["completion"])
+    for row_id, output in ((row["row_id"], "stays"), (mine["row_id"], f"{WORD} 1"), ("gone", f"{WORD} 2")):
+        school.warehouse.insert(
+            "evaluations", run_id="r", workload="support", dataset_version=school.dataset.version, model="v1",
+            split="holdout", row_id=row_id, score=1.0, token_f1=1.0, latency_seconds=0.1,
+            output=output,
+        )  # fmt: skip
+    school.erase(interactions=school.answers())
+    assert traces(tmp_path, WORD, named) == {}
+    assert (home / "champion" / "weights").read_text() == "stay"
+    (check,) = school.warehouse.rows("SELECT report, features FROM drift_checks")
+    assert check["report"] is None
+    assert json.loads(check["features"])[0]["value"] == 0.1
+    assert school.warehouse.rows("SELECT reasons FROM decisions")[0]["reasons"] == (
+        '["Interaction <ERASED> was corrected."]'
+    )
+    outputs = school.warehouse.rows("SELECT row_id, output FROM evaluations ORDER BY output")
+    assert [(row["row_id"], row["output"]) for row in outputs] == [("gone", ""), (row["row_id"], "stays")]
+
+
+def test_feedback_alone_goes_and_its_answer_is_judged_anew(school: School, tmp_path: Path) -> None:
+    from retuned.consumers.warehouse import judgements
+
+    judgements.follow(school.warehouse)
+    (first, *_) = school.corrections
+    answers = school.answers()
+    judged = "SELECT DISTINCT feedback_id AS id FROM judgements ORDER BY id"
+    before = [row["id"] for row in school.warehouse.rows(judged)]
+    school.erase(interactions=[first])
+    assert school.answers() == answers
+    assert [row["id"] for row in school.warehouse.rows(judged)] == [id for id in before if id != first]
+    assert traces(tmp_path, "takes 0 days") == {}
+
+
+def test_entries_of_the_memory_that_rest_on_erased_feedback_are_emptied(school: School, tmp_path: Path) -> None:
+    for number, feedback in enumerate((school.corrections[0], "support-f2"), 1):
+        school.warehouse.insert(
+            "memory_entries", id=f"e{number}", workload="support", question_key="k", messages="[]", question="q",
+            answer=f"{WORD} 1" if number == 1 else "stays", source="expert", feedback_ids=json.dumps([feedback]),
+            since=now(), added_at=now(), state="active", reason="", changed_at=now(), sequence=number, threshold=0.9,
+        )  # fmt: skip
+    school.erase(interactions=school.answers())
+    rows = school.warehouse.rows("SELECT id, state, answer, sequence FROM memory_entries ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [("e1", "removed", "", 3), ("e2", "active", "stays", 2)]
+    assert traces(tmp_path, WORD) == {}
+
+
+NO_CONVERSATIONS = {
+    "aliases", "answer_minutes", "answer_minutes_position", "approvals", "archived_ids", "archives", "artifacts",
+    "audit", "batches", "blindness", "control_positions", "datasets", "decisions", "deployments", "drift_checks",
+    "drift_references", "erasure_versions", "erasures", "erasures_applied", "exams", "feedback_totals",
+    "followed_segments", "holds", "ingest_resumptions", "judgements_position", "ledger", "ledger_left_out",
+    "ledger_moments", "ledger_outcomes", "ledger_position", "ledger_progress", "models", "offsets", "pauses",
+    "promotions", "quality", "rating_periods", "rollout_checks", "rollouts", "runs", "schema_migrations", "tombstones",
+    "watch_checks", "webhook_models",
+    "erased_kept", "memory_entries", "memory_epoch", "memory_positions",
+    "memory_uses_position",
+}  # fmt: skip
+"""Tables of figures, decisions of rules and names of models. Erased ids in their texts are replaced. Entries
+of the memory are emptied, and stay."""
+
+
+def test_each_table_is_erased_from_or_holds_no_conversations(school: School) -> None:
+    with school.warehouse.cursor() as cursor:
+        erased = ErasedRows(cursor, Tombstones(load_user_keys(school.settings.privacy, school.warehouse.path)))
+        covered = erased.conditions().keys()
+    found = school.warehouse.rows("SELECT table_name FROM duckdb_tables() WHERE database_name = 'retuned'")
+    tables = {row["table_name"] for row in found}
+    assert tables - covered - NO_CONVERSATIONS == set()

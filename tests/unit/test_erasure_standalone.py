@@ -1,0 +1,225 @@
+"""What a person takes back is gone: from rows, from files and from every byte, and no copy of it is stored again."""
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from erasing import LETTER, MINE, SECRET, THEIRS, Shop, now, traces
+from ingestion import feedback, interaction
+
+from retuned.consumers.common.signing import make_key
+from retuned.consumers.errors import Busy, RetunedError
+from retuned.consumers.privacy.pseudonyms import UserKeys
+from retuned.consumers.settings import AuditSettings, RetentionSettings
+from retuned.consumers.warehouse import holds
+from retuned.consumers.warehouse.archive import Kept, archive
+from retuned.consumers.warehouse.selection import Request
+from retuned.consumers.warehouse.tombstones import Tombstones
+from retuned.daemon.cli.main import main
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path)
+    shop.rig.send(*shop.events())
+    shop.rig.drain()
+    yield shop
+    shop.warehouse.close()
+
+
+def test_a_user_is_gone_from_rows_and_from_every_byte(shop: Shop, tmp_path: Path) -> None:
+    shop.warehouse.checkpoint()
+    gone = (SECRET, LETTER, MINE, "ann-1", "ann-2", "f-ann-on-bob")
+    assert traces(tmp_path, *gone).keys() == set(gone)  # the search finds them
+    shop.erasures().request(shop.ann(), "dpo", "asked by mail")
+    shop.erasures().run()
+    assert shop.ids("interactions") == ["bob-1"]
+    assert shop.ids("feedback") == ["f-bob-on-bob"]
+    assert shop.warehouse.rows("SELECT * FROM dead_letters") == []
+    assert traces(tmp_path, *gone) == {}
+    shop.warehouse.checkpoint()
+    assert traces(tmp_path, *gone) == {}
+    assert list(traces(tmp_path, THEIRS)) == [THEIRS]
+
+
+def test_deleting_alone_would_leave_the_bytes(shop: Shop, tmp_path: Path) -> None:
+    shop.warehouse.execute("DELETE FROM interactions WHERE id LIKE 'ann%'")
+    shop.warehouse.checkpoint()
+    assert list(traces(tmp_path, SECRET)) == [SECRET]
+
+
+def test_no_copy_is_stored_again(shop: Shop, tmp_path: Path) -> None:
+    shop.erasures().request(shop.ann(), "dpo", None)
+    shop.erasures().run()
+    shop.rig.send(*shop.events(), feedback("late", "ann-1", value=f"{SECRET}?", name="correction"))
+    shop.rig.send(f'{{"user_id": "nobody", "interaction_id": "ann-2", "broken": "{LETTER}'.encode())
+    shop.rig.drain()
+    assert shop.ids("interactions") == ["bob-1"]
+    assert shop.ids("feedback") == ["f-bob-on-bob"]
+    assert traces(tmp_path, SECRET, LETTER, MINE) == {}
+    assert shop.rig.count("retuned_events_erased_total") == 7.0
+    coming = now() + timedelta(minutes=1)
+    shop.rig.send(interaction("ann-3", user_id="ann@shop", timestamp=f"{coming.isoformat()}Z"))
+    shop.rig.drain()
+    assert shop.ids("interactions") == ["ann-3", "bob-1"]  # she is a customer again
+
+
+def test_a_dry_run_changes_nothing_and_finds_the_same(shop: Shop) -> None:
+    found = shop.erasures().preview(shop.ann())
+    assert found["tables"] == {"interactions": 2, "feedback": 2, "dead_letters": 1}
+    assert shop.ids("interactions") == ["ann-1", "ann-2", "bob-1"]
+    assert shop.warehouse.rows("SELECT * FROM tombstones") == []
+
+
+def test_archived_rows_go(shop: Shop, tmp_path: Path) -> None:
+    at = {"timestamp": f"{now().isoformat()}Z"}  # old enough are events before the newest ones
+    shop.rig.send(interaction("new", **at), feedback("f-new", "new", **at))
+    shop.rig.drain()
+    settings = shop.settings.model_copy(update={"retention": RetentionSettings(keep_days=1)})
+    archive(shop.warehouse, settings, Kept(), now() + timedelta(days=3), threading.Event())
+    assert "ann-1" not in shop.ids("interactions")
+    assert traces(tmp_path / "archive", SECRET, MINE, LETTER).keys() == {SECRET, MINE, LETTER}
+    shop.erasures().request(shop.ann(), "dpo", None)
+    shop.erasures().run()
+    assert traces(tmp_path, SECRET, MINE, LETTER, "ann-1") == {}
+    files = shop.warehouse.rows("SELECT table_name, rows, sha256 FROM archives ORDER BY table_name")
+    assert [(row["table_name"], row["rows"]) for row in files] == [("feedback", 1), ("interactions", 1)]
+    (receipt,) = shop.warehouse.rows("SELECT receipt FROM erasures")
+    rewritten = {Path(file["path"]).parts[-3]: file for file in json.loads(receipt["receipt"])["files"]}
+    assert rewritten["dead_letters"]["sha256_after"] is None
+    assert rewritten["interactions"]["sha256_after"] == files[1]["sha256"] != rewritten["interactions"]["sha256_before"]
+
+
+def test_the_receipt_is_signed_and_verified_without_a_daemon(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    public = make_key(tmp_path / "key.pem")
+    shop.settings = shop.settings.model_copy(update={"audit": AuditSettings(key_file=tmp_path / "key.pem")})
+    id = shop.erasures().request(shop.ann(), "dpo", "asked by mail")
+    shop.erasures().run()
+    done = shop.erasures().of(id)
+    assert done is not None
+    file = tmp_path / "receipt.json"
+    file.write_text(json.dumps(done["envelope"]))
+    assert main(["audit", "verify-receipt", str(file), "--key", str(public)]) == 0
+    assert json.loads(capsys.readouterr().out) == done["receipt"]
+    receipt = done["receipt"]
+    assert (receipt["requested_by"], receipt["reason"]) == ("dpo", "asked by mail")
+    assert receipt["rows"] == {"interactions": 2, "feedback": 2, "dead_letters": 1}
+    assert receipt["warehouse"]["sha256_before"] != receipt["warehouse"]["sha256_after"]
+    assert not [one for one in ("ann", *shop.ann().users, SECRET) if one in file.read_text() + json.dumps(receipt)]
+    file.write_text(json.dumps(done["envelope"] | {"payload": base64.b64encode(b"{}").decode()}))
+    assert main(["audit", "verify-receipt", str(file), "--key", str(public)]) == 1
+
+
+def test_an_erasure_waits_for_a_legal_hold(shop: Shop, tmp_path: Path) -> None:
+    held = holds.place(shop.warehouse, None, shop.ann().users[0], "a lawsuit", "counsel", now())
+    assert shop.erasures().preview(shop.ann())["holds"] == [str(held)]
+    id = shop.erasures().request(shop.ann(), "dpo", None)
+    with pytest.raises(Busy, match="a lawsuit"):
+        shop.erasures().run()
+    waiting = shop.erasures().of(id)
+    assert waiting is not None
+    assert "a lawsuit" in waiting["error"]
+    assert shop.ids("interactions") == ["ann-1", "ann-2", "bob-1"]
+    holds.release(shop.warehouse, held.id, "settled", "counsel", now())
+    shop.erasures().run()
+    assert traces(tmp_path, SECRET) == {}
+
+
+def test_a_message_on_the_erasure_topic_asks_once_and_names_no_user(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, erasure_topic="erase")
+    shop.rig.send(*shop.events())
+    shop.log.append("erase", b'{"user_id": "ann@shop", "reason": "by mail"}')
+    shop.log.append("erase", b'{"usr": "qzxann@shop"}')
+    shop.log.append("erase", b'{"workload": "support.refunds"}')
+    shop.rig.drain()
+    (row,) = shop.warehouse.rows("SELECT id, state, requested_by, reason FROM erasures")
+    assert row == {"id": "erase-0-0-erase 0", "state": "requested", "requested_by": "kafka erase", "reason": "by mail"}
+    assert "ann@shop" not in traces(tmp_path, "ann@shop")
+    refused = shop.warehouse.rows("SELECT payload, detail FROM dead_letters WHERE reason = 'bad_erasure' ORDER BY ALL")
+    assert [one["payload"] for one in refused] == [None, None]
+    assert "add after, before or attribute" in refused[0]["detail"] + refused[1]["detail"]
+    assert traces(tmp_path, "qzxann") == {}
+    shop.erasures().run()
+    assert traces(tmp_path, SECRET, MINE, LETTER) == {}
+    assert shop.ids("interactions") == ["bob-1"]
+    shop.warehouse.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "left"),
+    [
+        ({"interaction_id": "ann-2"}, ["ann-1", "bob-1"]),
+        ({"interaction_id": "ann-1"}, ["bob-1"]),  # the later turn repeats it
+        ({"conversation_id": "c-bob"}, ["ann-1", "ann-2"]),
+        ({"workload": "support.refunds", "before": "2026-11-24T09:35"}, []),
+        ({"workload": "support.refunds", "after": "2026-11-24T09:35"}, ["ann-1", "bob-1"]),
+        ({"workload": "other", "before": "2027-01-01"}, ["ann-1", "ann-2", "bob-1"]),
+        ({"attribute": ["channel=app"]}, ["ann-1", "ann-2"]),
+        ({"attribute": ["channel=mail"]}, ["ann-1", "ann-2", "bob-1"]),
+    ],
+)
+def test_what_a_request_selects(tmp_path: Path, request_: dict[str, Any], left: list[str]) -> None:
+    shop = Shop(tmp_path)
+    shop.rig.send(*(event for event in shop.events() if isinstance(event, dict)))
+    shop.rig.drain()
+    shop.erasures().request(Request(**request_).selection(shop.erasures().keys), "dpo", None)
+    shop.erasures().run()
+    assert shop.ids("interactions") == left
+    about = {row["interaction_id"] for row in shop.warehouse.rows("SELECT interaction_id FROM feedback")}
+    assert about == {id for id in left if id != "ann-2"}
+    shop.warehouse.close()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{}, {"user_id": "a", "interaction_id": "b"}, {"user_id": "a", "before": "2026-01-01"}, {"workload": "w"},
+     {"attribute": ["channel"]}, {"before": "yesterday"}],
+)  # fmt: skip
+def test_a_request_that_is_not_clear_is_refused(shop: Shop, request_: dict[str, Any]) -> None:
+    with pytest.raises(RetunedError, match=r"^erasure: "):
+        Request(**request_).selection(shop.erasures().keys)
+
+
+def test_tombstones_match_under_each_key_of_the_file() -> None:
+    old, new = UserKeys([b"the old key of users"]), UserKeys([b"the new key of users", b"the old key of users"])
+    made = Tombstones(old).rows([("interaction", "i1", None)])
+    for keys, found in ((old, {"i1"}), (new, {"i1"}), (UserKeys([b"the new key of users"]), set())):
+        tombstones = Tombstones(keys)
+        tombstones.use(made)
+        assert set(tombstones.matching("interaction", ["i1", "i2"])) == found
+        assert not tombstones.matching("feedback", ["i1"])
+    assert "i1" not in str(made)
+
+
+def test_ids_of_archived_events_are_forgotten_in_a_cluster(shop: Shop) -> None:
+    shop.warehouse.execute("INSERT INTO archived_ids SELECT 'interactions', md5_number_lower(id) FROM interactions")
+    cluster = shop.settings.model_copy(update={"retention": RetentionSettings(keep_days=1)})
+    archive(shop.warehouse, cluster, Kept(), now() + timedelta(days=9), threading.Event())
+    at = {"timestamp": f"{now().isoformat()}Z"}
+    shop.rig.send(interaction("new", **at), feedback("f-new", "new", **at))
+    shop.rig.drain()
+    archive(shop.warehouse, cluster, Kept(), now() + timedelta(days=9), threading.Event())
+    assert "ann-1" not in shop.ids("interactions")
+    shop.erasures().request(shop.ann(), "dpo", None)
+    shop.erasures().run()
+    left = shop.warehouse.rows("SELECT hash FROM archived_ids")
+    assert left == shop.warehouse.rows("SELECT md5_number_lower('bob-1') AS hash")
+
+
+def test_a_topic_that_is_made_anew_asks_again_at_the_same_offset(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, erasure_topic="erase")
+    for user in ("ann@shop", "bob"):
+        shop.log.append("erase", json.dumps({"user_id": user}).encode())
+        shop.rig.drain()
+        shop.erasures().run()
+        shop.log.remake("erase")
+    asked = [row["state"] for row in shop.warehouse.rows("SELECT state FROM erasures")]
+    assert asked == ["done", "done"]
+    shop.warehouse.close()

@@ -1,0 +1,142 @@
+"""What is answered by rule, how confident a version must be, and that no rule favours a version in a comparison."""
+
+import json
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from traffic import MINUTE, START, feedback, interactions, new_warehouse
+from watched import NEW, NOW, OLD, compared, counted, promote, rated, seen
+
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.blindness import blind
+from retuned.monitors.metrics import Metrics
+from retuned.monitors.quality.cascade import LEAST, least_confidence
+from retuned.monitors.quality.figure import Figure
+from retuned.monitors.quality.measure import measure
+from retuned.monitors.settings import Settings, WindowsSettings
+from retuned.monitors.statistics import wilson
+from retuned.retrain.release.served import served_routes
+from retuned.retrain.settings import Settings as ReleaseSettings
+
+SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
+END = START + timedelta(hours=2)
+RATE = 0.8
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    opened = new_warehouse(tmp_path)
+    answered(opened, "support@base", 60, start=START)
+    yield opened
+    opened.close()
+
+
+def answered(warehouse: Warehouse, model: str, count: int, **columns: Any) -> list[str]:
+    offset = int(warehouse.rows("SELECT count(*) AS n FROM interactions")[0]["n"])
+    start = columns.pop("start", START + timedelta(hours=1))
+    asked = [f"question {offset + number}" for number in range(count)]
+    plain: dict[str, Any] = {"context": None, "model": model}
+    return interactions(
+        warehouse, asked, random.Random(1), start=start, step=MINUTE / 10, offset=offset, **plain | columns
+    )
+
+
+def rated_with(warehouse: Warehouse, model: str, confidence: float, good: int, bad: int) -> None:
+    """Answers given with this confidence, and votes on them."""
+    ids = answered(warehouse, model, good + bad, attributes=json.dumps({"confidence": confidence}))
+    offset = int(warehouse.rows("SELECT count(*) AS n FROM feedback")[0]["n"])
+    for some, is_good in ((ids[:good], True), (ids[good:], False)):
+        if some:
+            feedback(warehouse, some, "helpful", is_good, when=END, offset=offset)
+            offset += len(some)
+
+
+def found(figures: list[Figure], metric: str) -> dict[tuple[str, str], tuple[float, int]]:
+    return {(one.model, one.source): (one.value, one.n) for one in figures if one.metric == metric}
+
+
+def test_share_cost_and_helpful_rate_of_what_is_answered_by_rule(warehouse: Warehouse) -> None:
+    answered(warehouse, "support@v1", 70)
+    by_rule = {
+        "length": answered(warehouse, "support@cascade", 20, attributes=json.dumps({"cascade": "length"}), cost=0.5)
+    }
+    answered(warehouse, "support@v1+cascade", 10, attributes=json.dumps({"cascade": "confidence"}))
+    feedback(warehouse, by_rule["length"][:12], "helpful", True, when=END)
+    feedback(warehouse, by_rule["length"][12:16], "helpful", False, when=END, offset=12)
+    figures = measure(warehouse, SETTINGS, "support", END)
+    assert found(figures, "cascade_share") == {("*", "length"): (0.2, 100), ("*", "confidence"): (0.1, 100)}
+    assert found(figures, "cascade_cost") == {("*", "length"): (0.5, 20)}
+    assert found(figures, "cascade_helpful_rate") == {("*", "user"): (0.75, 16)}
+    assert found(figures, "least_confidence") == {}
+    registry = CollectorRegistry()
+    Metrics(registry).quality("support", figures)
+    of = {"workload": "support"}
+    assert registry.get_sample_value("retuned_cascade_ratio", of | {"rule": "length"}) == 0.2
+    assert registry.get_sample_value("retuned_cascade_cost_amount", of | {"rule": "length"}) == 0.5
+    assert registry.get_sample_value("retuned_cascade_helpful_ratio", of | {"source": "user"}) == 0.75
+
+
+def test_a_workload_without_rules_has_no_such_figures(warehouse: Warehouse) -> None:
+    answered(warehouse, "support@v1", 70)
+    assert not [one for one in measure(warehouse, SETTINGS, "support", END) if one.metric.startswith("cascade")]
+
+
+def test_a_version_is_calibrated_once_by_rated_answers(warehouse: Warehouse) -> None:
+    rated_with(warehouse, "support@v1", -0.1, 60, 0)
+    assert found(measure(warehouse, SETTINGS, "support", END, least_helpful=RATE), "least_confidence") == {}
+    (one,) = (one for one in blind(warehouse, "support") if one.monitor == "confidence")
+    assert str(one).startswith(f"blind: 60 of {LEAST} rated answers of support@v1")
+    rated_with(warehouse, "support@v1", -0.5, 40, 10)
+    rated_with(warehouse, "support@v1", -3.0, 10, 30)
+    figures = measure(warehouse, SETTINGS, "support", END, least_helpful=RATE)
+    assert found(figures, "least_confidence") == {("support@v1", "0.8"): (-0.5, 150)}
+    assert not [one for one in blind(warehouse, "support") if one.monitor == "confidence"]
+    rated_with(warehouse, "support@v1", -0.5, 0, 50)  # what is rated from now on is a selection
+    assert found(measure(warehouse, SETTINGS, "support", END, least_helpful=RATE), "least_confidence") == {
+        ("support@v1", "0.8"): (-0.5, 150)
+    }
+    incumbent = {"url": "https://api.example/v1", "model": "mini"}
+    own = ReleaseSettings.model_validate({"incumbent": incumbent, "cascade": {"helpful_rate": RATE}})
+    routed = served_routes(warehouse, own, ["support"])
+    assert routed["support"].confident == {"support@v1": -0.5}
+    assert served_routes(warehouse, ReleaseSettings(), ["support"])["support"].confident == {}
+
+
+def test_a_version_that_is_shown_to_be_good_nowhere_keeps_its_answers(warehouse: Warehouse) -> None:
+    rated_with(warehouse, "support@v1", -0.1, 50, 50)
+    assert found(measure(warehouse, SETTINGS, "support", END, least_helpful=RATE), "least_confidence") == {}
+    (one,) = (one for one in blind(warehouse, "support") if one.monitor == "confidence")
+    assert "its more confident half is not shown to be 80% helpful" in str(one)
+
+
+def test_the_kept_answers_are_helpful_at_the_configured_rate_in_nineteen_of_twenty_calibrations() -> None:
+    luck, kept = random.Random(1), list[float]()
+    for _ in range(300):
+        drawn = [luck.random() for _ in range(400)]  # an answer with this confidence is helpful with 0.55 + 0.4 of it
+        labels = [(one, f"c-{number}", luck.random() < 0.55 + 0.4 * one) for number, one in enumerate(drawn)]
+        if (least := least_confidence(labels, RATE)) is not None:
+            kept.append(0.55 + 0.4 * (1 + least) / 2)
+    assert len(kept) > 100
+    assert sum(one < RATE for one in kept) / len(kept) <= 0.05
+
+
+def test_a_watch_counts_replaced_answers_for_the_version_and_leaves_out_requests_by_rule(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, OLD, 160, 40)
+    rated(warehouse, NEW, 70, 10)
+    rated(warehouse, f"{NEW}+cascade", 10, 10, start=NOW - timedelta(hours=3))
+    rated(warehouse, "support@cascade", 0, 50, start=NOW - timedelta(hours=2))
+    assert counted(compared(seen(warehouse))) == (40, 200, 20, 100)
+
+
+def test_the_votes_of_one_person_are_not_independent() -> None:
+    labels = [(1.0, f"c-{number}", number % 10 > 0) for number in range(LEAST)]
+    assert wilson(90, 100)[1] > RATE
+    assert least_confidence(labels, RATE) == 1.0
+    ten_people = [(1.0, f"account {number % 10}", number % 10 > 0) for number in range(LEAST)]
+    assert least_confidence(ten_people, RATE) is None

@@ -1,0 +1,144 @@
+"""Retention of each workload: what is archived, what is deleted from the archive, and what a legal hold keeps."""
+
+import hashlib
+import random
+import threading
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from pydantic import ValidationError
+from traffic import START, feedback, interactions, prompts, store
+
+from retuned.consumers.warehouse.archive import Kept, archive
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.expiry import expire
+from retuned.consumers.warehouse.holds import place, release
+from retuned.daemon.settings import Settings
+
+DAY = timedelta(days=1)
+NOW = START + 10 * DAY  # nine in the morning, as START
+TABLES = ("interactions", "feedback", "dead_letters")
+
+
+def settings_of(workloads: Mapping[str, Any] | None = None, **retention: Any) -> Settings:
+    entries = {name: {"retention": keys} for name, keys in (workloads or {}).items()}
+    return Settings(retention=retention, workloads=entries)  # type: ignore[arg-type]
+
+
+def fill(warehouse: Warehouse) -> None:
+    """Each day one answer of two workloads, each rated, and a dead letter; feedback on no known answer."""
+    rng = random.Random(1)
+    for offset, workload in ((0, "support"), (100, "billing")):
+        for number, id in enumerate(
+            interactions(warehouse, prompts(10, rng), rng, step=DAY, workload=workload, offset=offset)
+        ):
+            feedback(warehouse, [id], "helpful", True, when=START + number * DAY, offset=offset + number)
+    feedback(warehouse, ["long-gone"], "helpful", True, when=START + DAY, offset=1_000)
+    letter = {"topic": "in", "partition": 0, "reason": "not_json", "detail": "…", "payload": "{"}
+    store(warehouse, "dead_letters", [letter | {"offset": day, "received_at": START + day * DAY} for day in range(10)])
+
+
+def run(warehouse: Warehouse, settings: Settings, now: datetime = NOW) -> Mapping[str, int]:
+    archive(warehouse, settings, Kept(), now, threading.Event())
+    return expire(warehouse, settings, now, is_audited=True)
+
+
+def in_warehouse(warehouse: Warehouse) -> dict[str, int]:
+    rows = warehouse.rows("SELECT workload, count(*) AS n FROM interactions GROUP BY ALL ORDER BY ALL")
+    return {row["workload"]: row["n"] for row in rows}
+
+
+def in_archive(folder: Path, table: str) -> int:
+    if not list(folder.glob(f"archive/{table}/*/*.parquet")):
+        return 0
+    with duckdb.connect() as connection:
+        ((rows,),) = connection.execute(f"SELECT count(*) FROM '{folder}/archive/{table}/*/*.parquet'").fetchall()
+    return int(rows)
+
+
+def test_each_workload_is_archived_after_its_own_days(warehouse: Warehouse, tmp_path: Path) -> None:
+    fill(warehouse)
+    run(warehouse, settings_of({"bill*": {"keep_days": 7}}, keep_days=3))
+    assert in_warehouse(warehouse) == {"billing": 7, "support": 3}
+    assert (in_archive(tmp_path, "interactions"), in_archive(tmp_path, "feedback")) == (10, 11)
+
+
+def test_a_workload_that_is_kept_for_good_does_not_keep_another_one(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    run(warehouse, settings_of({"support": {"keep_days": 3}}, keep_days=None))
+    assert in_warehouse(warehouse) == {"billing": 10, "support": 3}
+
+
+def test_archived_events_of_a_workload_are_deleted_and_those_beside_them_stay(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    fill(warehouse)
+    settings = settings_of({"support": {"delete_days": 5}}, keep_days=3)
+    assert run(warehouse, settings) == {"interactions": 5, "feedback": 5}
+    with duckdb.connect() as connection:
+        kept = connection.execute(
+            f"SELECT workload, count(*) FROM '{tmp_path}/archive/interactions/*/*.parquet' i "
+            f"JOIN '{tmp_path}/archive/feedback/*/*.parquet' f ON f.interaction_id = i.id GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+    assert kept == [("billing", 7), ("support", 2)]
+    assert in_archive(tmp_path, "feedback") == 10  # that on an unknown answer belongs to no workload
+    for row in warehouse.rows("FROM archives"):
+        assert row["bytes"] == (tmp_path / "archive" / row["file"]).stat().st_size
+    gone = warehouse.rows("SELECT actor, details ->> '$.workloads[0]' AS workload FROM audit WHERE action = 'removed'")
+    assert {tuple(row.values()) for row in gone} == {("retention", "support")}
+    assert not sum(run(warehouse, settings).values())
+
+
+def test_a_file_goes_with_its_last_row_and_old_dead_letters_go_by_themselves(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    fill(warehouse)
+    deleted = run(warehouse, settings_of(keep_days=5, delete_days=7, dead_letter_days=2))
+    assert deleted == {"interactions": 6, "feedback": 7, "dead_letters": 8}
+    assert in_warehouse(warehouse) == {"billing": 5, "support": 5}
+    assert (in_archive(tmp_path, "interactions"), in_archive(tmp_path, "dead_letters")) == (4, 0)
+    assert warehouse.row("SELECT count(*) AS n FROM dead_letters") == {"n": 2}
+    assert len(list(tmp_path.glob("archive/*/*/*.parquet"))) == len(warehouse.rows("FROM archives"))
+
+
+@pytest.mark.parametrize("user", [None, "u-1"])
+def test_a_legal_hold_stops_the_deletion_of_what_it_covers(
+    warehouse: Warehouse, tmp_path: Path, user: str | None
+) -> None:
+    fill(warehouse)
+    settings = settings_of(keep_days=5, delete_days=5, dead_letter_days=5)
+    hold = place(warehouse, "support", user, "case 17", "ann", NOW)
+    assert run(warehouse, settings) == {"interactions": 5, "feedback": 5}
+    assert in_archive(tmp_path, "interactions") == 5
+    release(warehouse, hold.id, "closed", "ann", NOW)
+    assert run(warehouse, settings) == {"interactions": 5, "feedback": 6, "dead_letters": 5}
+    assert in_archive(tmp_path, "interactions") == 0
+
+
+def test_a_deletion_that_was_killed_before_its_record_is_completed(warehouse: Warehouse, tmp_path: Path) -> None:
+    fill(warehouse)
+    settings = settings_of({"support": {"delete_days": 5}}, keep_days=3)
+    archive(warehouse, settings, Kept(), NOW, threading.Event())
+    expire(warehouse, settings_of(keep_days=3), NOW, is_audited=False)  # reads the workloads of files, deletes nothing
+    records = warehouse.rows("FROM archives")
+    expire(warehouse, settings, NOW, is_audited=False)
+    warehouse.execute("DELETE FROM archives")
+    for row in records:
+        warehouse.insert("archives", **row)
+    expire(warehouse, settings, NOW, is_audited=False)
+    assert sum(row["rows"] for row in warehouse.rows("FROM archives WHERE table_name = 'interactions'")) == 9
+    for row in warehouse.rows("FROM archives"):
+        assert row["sha256"] == hashlib.sha256((tmp_path / "archive" / row["file"]).read_bytes()).hexdigest()
+
+
+def test_keys_that_cannot_hold_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"delete_days: expected at least keep_days \(90\)"):
+        settings_of(delete_days=30)
+    with pytest.raises(ValidationError, match="delete_days: expected at least keep_days"):
+        settings_of({"support": {"keep_days": None}}, delete_days=100)
+    with pytest.raises(ValidationError, match=r"all workloads have one archive: set retention\.archive"):
+        settings_of({"support": {"archive": "/x"}})

@@ -1,0 +1,235 @@
+"""What enters the memory of corrections, and what makes it leave."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from teaching import Teacher
+from traffic import registered
+
+from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data import overrides
+from retuned.retrain.memory import entries
+from retuned.retrain.memory.settings import MemorySettings
+from retuned.retrain.settings import Settings
+
+SETTINGS = Settings(memory=MemorySettings(mode="context"))
+QUESTION = "How long may I return a lamp?"
+
+
+def follow(teacher: Teacher, **memory: Any) -> int:
+    settings = SETTINGS.model_copy(update={"memory": MemorySettings(mode="context", **memory)})
+    return entries.follow(teacher.warehouse, settings, teacher.workload, teacher.now + timedelta(seconds=1))
+
+
+def stored(warehouse: Warehouse, state: str | None = "active") -> list[dict[str, Any]]:
+    rows = warehouse.rows("SELECT * FROM memory_entries ORDER BY sequence")
+    return [row for row in rows if state in (None, row["state"])]
+
+
+def answers(warehouse: Warehouse) -> list[str]:
+    return sorted(row["answer"] for row in stored(warehouse))
+
+
+def test_an_experts_correction_is_an_entry_with_what_was_asked(teacher: Teacher, warehouse: Warehouse) -> None:
+    said = teacher.correct(QUESTION, "30 days.", "You have 14 days.", system="Be brief.")
+    assert follow(teacher) == 1
+    (entry,) = stored(warehouse)
+    assert (entry["question"], entry["answer"], entry["source"]) == (QUESTION, "You have 14 days.", "expert")
+    assert (entry["feedback_ids"], entry["threshold"]) == (f'["{said}"]', None)
+    assert follow(teacher) == 0
+
+
+def test_feedback_before_its_interaction_counts_once_that_arrives(teacher: Teacher, warehouse: Warehouse) -> None:
+    follow(teacher)
+    teacher.say("support-i2", "correction", "You have 14 days.")
+    follow(teacher)
+    assert answers(warehouse) == []
+    teacher.ask(QUESTION, "30 days.")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_an_expert_may_correct_an_old_answer(teacher: Teacher, warehouse: Warehouse) -> None:
+    asked = teacher.ask(QUESTION, "30 days.")
+    follow(teacher)
+    teacher.acts += 3 * 24 * 60
+    teacher.say(asked, "correction", "You have 14 days.")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_the_same_question_in_other_case_has_one_entry_and_the_newest_answer_of_an_expert(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    teacher.correct(QUESTION.upper(), "30 days.", "You have 21 days.")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 21 days."]
+    assert [row["answer"] for row in stored(warehouse, "superseded")] == ["You have 14 days."]
+
+
+def known_for_long(teacher: Teacher, *users: str) -> None:
+    """The accounts voted on something a week ago."""
+    for user in users:
+        teacher.say(teacher.ask("Are you open on Sunday?", "No."), "helpful", True, "user", user)
+    teacher.acts += 7 * 24 * 60
+
+
+def test_the_answer_of_one_user_waits_and_that_of_independent_users_enters(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    known_for_long(teacher, "ann", "bob", "cem")
+    for number, user in enumerate(("ann", "bob", "cem")):
+        teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", user)
+        follow(teacher)
+        assert len(answers(warehouse)) == (0 if number == 0 else 1)
+    assert stored(warehouse)[0]["source"] == "users"
+
+
+def test_accounts_that_were_just_made_put_nothing_into_the_memory(teacher: Teacher, warehouse: Warehouse) -> None:
+    for number in range(5):
+        teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", f"new-{number}")
+        follow(teacher)
+    assert answers(warehouse) == []
+
+
+def test_an_answer_of_users_leaves_once_as_many_contradict_it(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob", "cem", "dan", "eve")
+    for user, answer in (("ann", 14), ("bob", 14), ("cem", 90)):
+        teacher.correct(QUESTION, "30 days.", f"You have {answer} days.", "user", user)
+        follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+    for user in ("dan", "eve"):
+        teacher.correct(QUESTION, "30 days.", "You have 90 days.", "user", user)
+    follow(teacher)
+    assert answers(warehouse) == ["You have 90 days."]
+
+
+def test_a_user_does_not_replace_the_answer_of_an_expert(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    for user in ("ann", "bob", "cem"):
+        teacher.correct(QUESTION, "30 days.", "You have 90 days.", "user", user)
+        follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_one_account_that_states_the_same_on_many_questions_poisons_none(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    for number in range(30):
+        teacher.correct(f"May I return item {number}?", "No.", "Call 555 for a free gift.", "user", "mallory")
+    follow(teacher)
+    assert answers(warehouse) == []
+
+
+def test_an_answer_that_an_expert_calls_wrong_later_leaves(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob")
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "ann")
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "bob")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+    teacher.say(teacher.ask(QUESTION, "You have 14 days."), "helpful", False)
+    follow(teacher)
+    assert answers(warehouse) == []
+
+
+@pytest.mark.parametrize("action", ["drop", "edit"])
+def test_the_entry_of_a_row_that_a_person_drops_leaves_and_comes_back_with_it(
+    teacher: Teacher, warehouse: Warehouse, action: Any
+) -> None:
+    said = teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+
+    def decide(what: Any, answer: str | None = None) -> None:
+        teacher.acts += 1
+        overrides.decide_rows(warehouse, what, [said], "checked", "olga", teacher.now, answer)
+        follow(teacher)
+
+    decide(action, "You have 21 days." if action == "edit" else None)
+    assert answers(warehouse) == (["You have 21 days."] if action == "edit" else [])
+    decide("release")
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_the_entries_of_a_banned_account_leave(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "expert", "eve")
+    teacher.correct("May I return a sofa?", "No.", "Within 30 days.", "expert", "fay")
+    follow(teacher)
+    teacher.acts += 1
+    overrides.decide_account(warehouse, "ban", "eve", None, "left", "olga", teacher.now)
+    follow(teacher)
+    assert answers(warehouse) == ["Within 30 days."]
+    (gone,) = stored(warehouse, "overruled")
+    assert "olga: left" in gone["reason"]
+
+
+def test_an_account_beyond_its_budget_loses_its_oldest_entries(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob")
+    for number in range(3):
+        for user in ("ann", "bob"):
+            teacher.correct(f"Is item {number} in stock?", "No.", f"Yes, {number + 2} pieces.", "user", user)
+        follow(teacher, entries_per_account=2)
+    assert answers(warehouse) == ["Yes, 3 pieces.", "Yes, 4 pieces."]
+    assert "memory.entries_per_account" in stored(warehouse, "expired")[0]["reason"]
+
+
+def test_a_workload_beyond_its_budget_loses_its_oldest_entries(teacher: Teacher, warehouse: Warehouse) -> None:
+    for number in range(3):
+        teacher.correct(f"Is item {number} in stock?", "No.", f"Yes, {number + 2} pieces.")
+    follow(teacher, max_entries=2)
+    assert answers(warehouse) == ["Yes, 3 pieces.", "Yes, 4 pieces."]
+
+
+def test_answers_that_call_tools_and_demonstrations_are_left_to_training(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    call = {"tool_calls": [{"function": {"name": "refund", "arguments": {"order": 7}}}]}
+    teacher.say(teacher.ask("Refund order 7.", "No."), "correction", call)
+    shown = teacher.ask(QUESTION, "You have 14 days.", model="demonstration")
+    teacher.say(shown, "correction", "You have 14 days.")
+    follow(teacher)
+    assert answers(warehouse) == []
+
+
+def test_sequences_grow_and_are_unique(teacher: Teacher, warehouse: Warehouse) -> None:
+    for number in range(3):
+        teacher.correct(QUESTION, "30 days.", f"You have {number + 14} days.")
+        follow(teacher)
+    sequences = [row["sequence"] for row in stored(warehouse, None)]
+    assert len(set(sequences)) == len(sequences) == 3
+
+
+def test_what_was_read_before_a_crash_is_decided_after_it(
+    teacher: Teacher, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(teacher)
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entries, "find", crash)
+    with pytest.raises(KeyboardInterrupt):
+        follow(teacher)
+    monkeypatch.undo()
+    assert follow(teacher) == 1
+    assert answers(warehouse) == ["You have 14 days."]
+    assert len(warehouse.rows("SELECT * FROM memory_statements")) == 1
+
+
+def test_when_it_is_switched_on_it_takes_what_the_champion_has_not_learned(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    teacher.correct("Is item 1 in stock?", "No.", "Yes, 2 pieces.")
+    learned = teacher.now
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    dataset = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    card = f'{{"evidence_until": "{learned.isoformat()}"}}'
+    warehouse.insert("datasets", version="d1", workload="support", created_at=learned, path="/d1", card=card, **dataset)
+    registered(warehouse, "v1")
+    warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=learned)
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]

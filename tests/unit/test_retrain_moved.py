@@ -1,0 +1,63 @@
+"""Answers that changed for all questions about them."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from retuned.retrain.data.examples import Example
+from retuned.retrain.data.moved import Moved
+from retuned.retrain.scoring.exact import Exact
+
+CHANGE = datetime(2026, 5, 1)
+OLD, NEW = "within 30 days", "within 14 days"
+
+
+def stated(question: int, answer: str, day: int, rejected: str | None = None) -> Example:
+    """A statement so many days after the change."""
+    at, name, kind = CHANGE + timedelta(days=day), f"wording {question}", "correction" if rejected else "accepted"
+    return Example(
+        f"{name} {answer}", name, name, name, "[]", answer, kind, "user", rejected, None, "", f"{name} {day}", at, at
+    )  # fmt: skip
+
+
+def outdated(rows: Iterable[Example]) -> set[str]:
+    """The questions whose answer waits."""
+    ordered = sorted(rows, key=lambda row: row.timestamp)
+    today = {row.prompt_hash: row for row in ordered}
+    moved = Moved(ordered, today, Exact())
+    return {row.prompt_hash for row in today.values() if moved.outdated(row)}
+
+
+def elsewhere(count: int, day: int, confirmed: int) -> list[Example]:
+    """Answers to other questions, of which some are confirmed on a day."""
+    return [stated(100 + number, f"answer {number}", day if number < confirmed else -10) for number in range(count)]
+
+
+def test_an_old_answer_waits_if_nobody_confirms_it_where_people_confirm_others() -> None:
+    """Of eight wordings two were corrected since the change, and half of the other questions were confirmed."""
+    rows = [stated(number, OLD, -number - 1) for number in range(8)]
+    rows += [stated(number, NEW, 1, rejected=OLD) for number in (0, 1)]
+    assert outdated([*rows, *elsewhere(20, 2, confirmed=10)]) == {f"wording {number}" for number in range(2, 8)}
+
+
+def test_silence_shows_nothing_where_people_only_correct() -> None:
+    """Two of forty questions with one short answer are corrected, and nobody confirms anything."""
+    rows = [stated(number, "Yes.", -number - 1) for number in range(40)]
+    rows += [stated(number, "No, not any more.", 1, rejected="Yes.") for number in (0, 1)]
+    corrected = [stated(100 + number, f"answer {number}", 2, rejected="unknown") for number in range(20)]
+    assert outdated([*rows, *corrected]) == set()
+    assert outdated([*rows, *elsewhere(20, 2, confirmed=1)]) == set()
+
+
+def test_an_old_answer_stays_that_most_people_still_accept() -> None:
+    """Two of five wordings asked since then were corrected, and three were confirmed with the old answer."""
+    rows = [stated(number, OLD, -number - 1) for number in range(8)]
+    rows += [stated(number, NEW, 1, rejected=OLD) for number in (0, 1)]
+    rows += [stated(number, OLD, 2) for number in (2, 3, 4)]
+    assert outdated([*rows, *elsewhere(20, 2, confirmed=20)]) == set()
+
+
+def test_a_label_is_not_replaced_by_one_that_other_questions_have() -> None:
+    rows = [stated(number, "REFUND", -number - 1) for number in range(8)]
+    rows += [stated(number, "EXCHANGE", -number - 1) for number in range(10, 16)]
+    rows += [stated(number, "EXCHANGE", 1, rejected="REFUND") for number in (0, 1)]
+    assert outdated([*rows, *elsewhere(20, 2, confirmed=10)]) == set()
