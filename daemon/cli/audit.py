@@ -156,9 +156,10 @@ def _rows_of(file: Path) -> Iterator[Mapping[str, Any]]:
     """Yields the rows of an export, or of a warehouse, which is only read."""
     try:
         with file.open("rb") as opened:
-            start = opened.read(1)
+            # A DuckDB file begins with eight bytes of any value, its checksum, and then says what it is.
+            warehouse = opened.read(12)[8:] == b"DUCK"
             opened.seek(0)
-            if start in (b"{", b""):
+            if not warehouse:
                 yield from _parsed(opened)
                 return
     except OSError as error:

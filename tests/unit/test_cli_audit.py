@@ -122,6 +122,14 @@ def test_tampering_with_the_file_is_found(place: Place, sql: str, problem: str) 
     assert (status, problem in printed) == (1, True), printed
 
 
+def test_a_warehouse_is_known_by_its_own_mark_and_not_by_the_first_byte_of_its_checksum(place: Place) -> None:
+    place.record("a")
+    path = place.folder / "w.duckdb"
+    path.write_bytes(b"{" + path.read_bytes()[1:])
+    status, printed = place.run("audit", "verify", str(path))
+    assert (status, "no warehouse that can be read" in printed) == (1, True), printed
+
+
 def test_a_checkpoint_by_another_key_is_refused(place: Place) -> None:
     place.record("a")
     place.checkpoint()
