@@ -8,6 +8,7 @@ passages on the same subject has another value of its kind, and otherwise not su
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, lru_cache
 
 from retuned.consumers.common.languages import language_among
@@ -28,7 +29,7 @@ _SHARED_WORDS = 2
 _FEW_WORDS = 3
 """A sentence with fewer words takes its subject from the question."""
 _ABOUT = 0.1
-"""Amounts that differ by a smaller share may be the same: rounded, or quinze jours for two weeks."""
+"""Amounts that differ by a larger share are not the same, in any rounding or unit."""
 _SENTENCE_END = re.compile(r"[.!?]+[\"'”’»)\]]*\s+(?=[^\sa-zäöüßéèàçñ])|[;\n]+")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _ANY_WORD = re.compile(r"[^\W\d_]+")
@@ -219,11 +220,17 @@ def _occurs(value: Value, others: Iterable[Value], digits: set[str]) -> bool:
 
 
 def _is_rounded(value: Value, other: Value) -> bool:
-    """Whether a value may be another one rounded: nearly £20 for £19.95."""
+    """Whether a value may be another one rounded, or by a convention in another unit: £20 for £19.95, 15 days for two
+    weeks. Rounding changes less than one unit of the last digit that is not zero: 118,999 is not 116,116 rounded."""
     if value.kind != other.kind or (value.unit and other.unit and value.unit != other.unit) or value.per != other.per:
         return False
     a, b = value.readings[0], other.readings[0]
-    return isinstance(a, float) and isinstance(b, float) and abs(a - b) < _ABOUT * max(abs(a), abs(b))
+    if not isinstance(a, float) or not isinstance(b, float) or abs(a - b) >= _ABOUT * max(abs(a), abs(b)):
+        return False
+    if value.number is None or value.factor != other.factor:
+        return True
+    last_digit = int(Decimal(repr(value.number)).normalize().as_tuple().exponent)
+    return abs(a - b) < value.factor * 10.0**last_digit
 
 
 def _rivals(value: Value, sentence: Sentence, other: Sentence) -> Iterator[Value]:

@@ -40,6 +40,10 @@ def score(response: str, passages: Sequence[str] = CONTEXT, question: str = "", 
         ("Orders above 2,000 euros are insured.", "2,000 euros: the passages have 1,000 euros"),
         ("The sale ends on 20 April 2027.", "20 April 2027: the passages have 15 March 2027"),
         ("Orders are insured by Meridian Mutual.", "Meridian: the passages have Aurelia"),
+        # Near, but no rounding.
+        ("Returns are accepted within 31 days of delivery.", "31 days: the passages have 30 days"),
+        ("The customer pays return shipping of €4.70.", "€4.70: the passages have €4.90"),
+        ("Orders above 1,016 euros are insured.", "1,016 euros: the passages have 1,000 euros"),
     ],
 )
 def test_another_value_for_the_same_subject_is_contradicted(answer: str, why: str) -> None:
@@ -47,6 +51,14 @@ def test_another_value_for_the_same_subject_is_contradicted(answer: str, why: st
     # However much else is right.
     long = f"Our shop in Lisbon opens at 9:30. It is closed on Sundays. {answer} It closes at 6 pm."
     assert score(long) == 0.0
+
+
+def test_a_short_number_of_a_service_is_compared_digit_by_digit() -> None:
+    passages = ["Our helpline can be reached at 116 116 at any time of day."]
+    assert score("Call our helpline at 116116 at any time of day.", passages) == 1.0
+    assert found("Call our helpline at 118 999 at any time.", passages) == Judgement(
+        0.0, ("118 999: the passages have 116 116",)
+    )
 
 
 @pytest.mark.parametrize(
