@@ -208,7 +208,7 @@ class Pages(Rendering):
 
     def failed(self, problem: str, code: int) -> Response:
         """Why there is no page; without the menu, for nobody may have been admitted."""
-        title = {403: "Not allowed", 404: "Not found"}.get(code, "Not done")
+        title = {403: "Not allowed", 404: "Not found", 503: "Not available now"}.get(code, "Not done")
         return self._bare("error.html", code, title=title, detail=problem)
 
     # Teaching
