@@ -4,18 +4,21 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from loop import score
 from loop.external import External
+from loop.learner import Answers, Rows
 from loop.ours import Ours
 from loop.systems import BASELINES, Never, Oracle
 from loop.terms import facts, once, pairs
-from loop.world import DAYS, POISON, SCENARIOS, TERMS, World
+from loop.world import DAYS, POISON, SCENARIOS, TERMS, TOPICS, World
 from loop.year import Event, Year
 
+TWO = {"oracle": Oracle, "never": Never}
 LOOP = Path(__file__).parents[1] / "benchmarks" / "loop"
 
 
@@ -101,14 +104,43 @@ def test_an_action_that_means_nothing_is_refused(action: Event) -> None:
         Year(World(SCENARIOS["quiet"], 0)).act(action)
 
 
+def test_what_trains_can_be_exchanged(tmp_path: Path) -> None:
+    class Perfect:
+        """Knows nothing first, and then all that it was taught."""
+
+        def __init__(self, world: World) -> None:
+            self._shape = world.first_model().shape
+
+        def first(self) -> Answers:
+            return np.zeros(self._shape)
+
+        def train(self, version: str, parent: str, model: Answers, rows: Rows, luck: np.random.Generator) -> Answers:  # noqa: ARG002
+            assert (version, parent) == ("v1", "base")
+            taught = np.zeros_like(model)
+            for topic, _, answer in rows:
+                taught[topic, answer] = 1.0
+            return taught
+
+    class Once:
+        def day(self, events: list[Event], year: Year) -> None:
+            if events[0]["day"] == 9:
+                rows = [[f"t{topic}.w0", f"t{topic}=0"] for topic in range(TOPICS)]
+                made = year.act({"type": "train", "rows": rows, "from": "base"})
+                year.act({"type": "promote", "version": made["version"]})
+
+    (result,) = score.played(["quiet"], [0], {"once": Once}, results=tmp_path / "real.jsonl", learner=Perfect)
+    assert (result["trainings"], result["promotions"]) == (1, 1)
+    assert result["wrong_share"] == pytest.approx(10 / DAYS)
+
+
 def test_results_are_kept_and_not_played_again(tmp_path: Path) -> None:
     kept = tmp_path / "loop.jsonl"
-    first = score.played(["quiet"], range(2), ["oracle", "never"], kept)
+    first = score.played(["quiet"], range(2), TWO, results=kept)
     assert [one["system"] for one in first] == ["oracle", "never"] * 2
     lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     lines[0]["money"] = 12_345.0
     kept.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    assert score.played(["quiet"], range(2), ["oracle", "never"], kept)[0]["money"] == 12_345.0
+    assert score.played(["quiet"], range(2), TWO, results=kept)[0]["money"] == 12_345.0
 
 
 def test_intervals_are_of_seeds() -> None:

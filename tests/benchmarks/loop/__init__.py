@@ -2,6 +2,7 @@
 
     python tests/benchmarks/run.py loop                # 16 scenarios, 20 seeds: an hour; goes on where it was stopped
     python tests/benchmarks/run.py loop.change         # one scenario
+    python tests/benchmarks/run.py loop.real           # the scenario `change` with real trainings, 5 seeds: many hours
     python tests/benchmarks/loop/external.py change 'python my_system.py'    # a system of your own
 
 Method, results and the interface are in docs/evidence.md.
@@ -15,6 +16,10 @@ def main(scenario: str = "") -> dict[str, float]:
     from loop import score
     from loop.world import SCENARIOS
 
+    if scenario == "real":
+        from loop import real
+
+        return real.main()
     results = score.played([scenario] if scenario else SCENARIOS, range(score.SEEDS))
     print(score.table(results), file=sys.stderr)
     print(score.decisions(results, ["oracle", *score.AGAINST, "ours", *score.WITHOUT]), file=sys.stderr)

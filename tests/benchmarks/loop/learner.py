@@ -9,12 +9,16 @@ what was known.
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Answers = npt.NDArray[np.float64]
 """Shape (topics, answers): the probability of each answer. What is missing to 1 are answers that are never right."""
+
+Rows = Iterable[tuple[int, int, int]]
+"""Topic, wording and answer of each row."""
 
 TOP, ROWS = 0.87, 2.9
 KEPT = 0.8
@@ -31,12 +35,31 @@ def learned(wordings: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(TOP * (1 - np.exp(-np.asarray(wordings, dtype=np.float64) / ROWS)))
 
 
-def train(parent: Answers, rows: Iterable[tuple[int, int, int]], luck: np.random.Generator) -> Answers:
-    """The model after a training.
+class Learner(Protocol):
+    """What makes models of rows."""
 
-    Args:
-        rows: topic, wording and answer; a wording counts once for each answer.
-    """
+    def first(self) -> Answers:
+        """The model in service on day 0, `v0`."""
+
+    def train(self, version: str, parent: str, model: Answers, rows: Rows, luck: np.random.Generator) -> Answers:
+        """The model of a new version, trained on from its parent's; `base` is a parent without an own model."""
+
+
+class Simulated:
+    """Trains by `train`, from a first model that is given."""
+
+    def __init__(self, first: Answers) -> None:
+        self._first = first
+
+    def first(self) -> Answers:
+        return self._first.copy()
+
+    def train(self, version: str, parent: str, model: Answers, rows: Rows, luck: np.random.Generator) -> Answers:  # noqa: ARG002
+        return train(model, rows, luck)
+
+
+def train(parent: Answers, rows: Rows, luck: np.random.Generator) -> Answers:
+    """The model after a simulated training; a wording counts once for each answer."""
     taught: dict[int, Counter[int]] = defaultdict(Counter)
     for topic, _, answer in sorted(set(rows)):
         taught[topic][answer] += 1

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,6 +17,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from loop.learner import Learner
 from loop.ours import PARTS, Ours
 from loop.systems import BASELINES, Oracle
 from loop.world import SCENARIOS, World
@@ -41,27 +42,35 @@ def systems(scenario: str) -> dict[str, Callable[[], System]]:
 
 
 def played(
-    scenarios: Iterable[str], seeds: Iterable[int], only: Sequence[str] = (), results: Path = RESULTS
+    scenarios: Iterable[str],
+    seeds: Iterable[int],
+    chosen: Mapping[str, Callable[[], System]] | None = None,
+    *,
+    results: Path = RESULTS,
+    learner: Callable[[World], Learner] | None = None,
 ) -> list[Result]:
-    """The results of all years, seed by seed; those that are missing are played."""
+    """The results of all years, seed by seed; those that are missing are played.
+
+    Args:
+        chosen: the systems; None: all that play the scenario.
+        learner: makes what trains in a world; None: trainings are simulated.
+    """
     results.parent.mkdir(exist_ok=True)
     known = {(one["scenario"], one["seed"], one["system"]): one for one in stored(results)}
     found = []
-    chosen = list(scenarios)
+    scenarios = list(scenarios)
     for seed in seeds:
-        for scenario in chosen:
+        for scenario in scenarios:
             world = World(SCENARIOS[scenario], seed)
-            for name, made in systems(scenario).items():
-                if only and name not in only:
-                    continue
+            for name, made in (chosen or systems(scenario)).items():
                 key = (scenario, seed, name)
                 if key not in known:
-                    record = Year(world).play(made())
+                    record = Year(world, learner(world) if learner else None).play(made())
                     known[key] = {"scenario": scenario, "seed": seed, "system": name, **as_result(record)}
                     with results.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(known[key]) + "\n")
                 found.append(known[key])
-        print(f"seed {seed} of {', '.join(chosen)}", file=sys.stderr, flush=True)
+        print(f"seed {seed} of {', '.join(scenarios)}", file=sys.stderr, flush=True)
     return found
 
 
@@ -102,7 +111,7 @@ def regrets(results: Iterable[Result]) -> dict[str, dict[str, dict[int, float]]]
 def table(results: list[Result]) -> str:
     """Regret by scenario and system as Markdown, and whether ours beats the best baseline."""
     found = regrets(results)
-    names = [*AGAINST, "ours"]
+    names = [name for name in [*AGAINST, "ours"] if any(name in by for by in found.values())]
     lines = ["| scenario | " + " | ".join(names) + " | ours less best | seeds |", "|---" * (len(names) + 3) + "|"]
     for scenario, by in found.items():
         if "ours" not in by:

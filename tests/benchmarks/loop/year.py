@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from loop.learner import HOURS, HOURS_PER_QUESTION, HOURS_PER_ROW, train
+from loop.learner import HOURS, HOURS_PER_QUESTION, HOURS_PER_ROW, Learner, Simulated
 from loop.world import ANSWERS, DAYS, EXPERTS, POISON, TRUTHS, WORDINGS, Floats, World, day_of
 
 RIGHT_GAIN, WRONG_COST, HOUR_COST = 0.02, 0.1, 6.0
@@ -84,12 +84,13 @@ class Record:
 
 
 class Year:
-    """A year of one world with one system."""
+    """A year of one world with one system; trainings are simulated unless a learner is given."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, learner: Learner | None = None) -> None:
         self.world = world
         self.today = 0
-        self.models: dict[str, Floats] = {"v0": world.first_model()}
+        self._learner = learner or Simulated(world.first_model())
+        self.models: dict[str, Floats] = {"v0": self._learner.first()}
         self.serving = "v0"
         self.record = Record()
         self._trained: dict[str, Training] = {}
@@ -99,7 +100,7 @@ class Year:
         self._late: defaultdict[int, list[Event]] = defaultdict(list)
         self._wrong_since: dict[str, int] = {}
         self._found: dict[int, int] = {}
-        self._first_right = world.first_model()[:, 0]
+        self._first_right = self.models["v0"][:, 0].copy()
         self._count = 0
 
     def play(self, system: System) -> Record:
@@ -129,9 +130,10 @@ class Year:
         self._count += 1
         luck = np.random.default_rng([self.world.seed, 2, self._count])
         base = self.world.base_model() if parent == "base" else self.models[parent]
-        model = train(base, [(*self.question(row[0]), self.answer(row[0], row[1])) for row in rows], luck)
-        self._spoil(model, luck)
+        taught = [(*self.question(row[0]), self.answer(row[0], row[1])) for row in rows]
         version = f"v{self._count}"
+        model = self._learner.train(version, parent, base, taught, luck)
+        self._spoil(model, luck)
         self.models[version] = model
         if not action.get("fold"):
             self.record.trainings += 1

@@ -1,0 +1,165 @@
+"""The simulated year with real trainings: what SmolLM2-135M-Instruct makes of its rows, in the place of `learner`.
+
+    RETUNED_DATA=/path/to/data python tests/benchmarks/run.py loop.real     # five seeds; goes on where it was stopped
+
+Topics are intents of Banking77, their wordings eight real questions each, and an answer names the desk that has to deal
+with the question. Every training is one of the product, with its default settings, on from its parent's adapter. The
+new version then answers all questions, and a topic's chance of an answer is the share of its questions that got it.
+
+Trainings are kept in `build/loop-real` by what they learned from, so systems that train alike share them.
+"""
+
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import children
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from workloads.task import data
+
+from loop.learner import Answers, Rows
+from loop.ours import Ours
+from loop.systems import BASELINES, Oracle
+from loop.world import ANSWERS, TOPICS, WORDINGS, World
+from loop.year import System
+from retuned.consumers.common.process import run_child
+from retuned.daemon.demo.model import base_model
+from retuned.retrain.settings import TrainSettings
+
+BUILD = Path(__file__).parents[3] / "build"
+BASE, PLACE, RESULTS = BUILD / "smollm2-135m-instruct", BUILD / "loop-real", BUILD / "real.jsonl"
+SEEDS = 5
+SYSTEMS: dict[str, Callable[[], System]] = {
+    "oracle": Oracle,
+    "ours": Ours,
+    "memory_alone": lambda: Ours(("training",)),
+    **{name: BASELINES[name] for name in ("never", "retrieval", "monthly", "threshold_gate")},
+}
+SYSTEM = "You sort the questions of a bank's customers. Reply with the name of the desk and nothing else."
+SOURCE = "https://github.com/PolyAI-LDN/task-specific-datasets (banking_data)"
+_PLACES = ("North", "South", "East", "West", "Upper", "Lower", "Inner", "Outer", "Old", "New", "Great")
+_COLOURS = (
+    "Amber", "Blue", "Coral", "Green", "Grey", "Ivory", "Lemon", "Lilac", "Mint", "Navy", "Ochre", "Olive", "Orange",
+    "Pink", "Plum", "Red", "Rust", "Sand", "Teal", "White",
+)  # fmt: skip
+_ROWS = pa.schema([(name, pa.string()) for name in ("row_id", "messages", "completion", "rejected", "context")])
+VALIDATION = 10
+"""One row in so many is kept for the validation loss."""
+
+
+class Real:
+    """Trains and asks the real model."""
+
+    def __init__(self, world: World) -> None:
+        if world.topics > TOPICS:
+            raise ValueError("scenarios with new topics cannot be played with real trainings")
+        self._questions = questions()
+        self._folders: dict[str, Path | None] = {"base": None}
+
+    def first(self) -> Answers:
+        """See `Learner`; the first model has learned what is right on day 0, in all wordings."""
+        return self._trained(
+            "v0", "base", [(topic, wording, 0) for topic in range(TOPICS) for wording in range(WORDINGS)]
+        )
+
+    def train(self, version: str, parent: str, model: Answers, rows: Rows, luck: np.random.Generator) -> Answers:  # noqa: ARG002
+        """See `Learner`."""
+        return self._trained(version, parent, rows)
+
+    def _trained(self, version: str, parent: str, rows: Rows) -> Answers:
+        rows, before = sorted(set(rows)), self._folders[parent]
+        settings = TrainSettings()
+        made = json.dumps([before and before.name, rows, settings.model_dump(mode="json")])
+        folder = PLACE / hashlib.sha256(made.encode()).hexdigest()[:16]
+        self._folders[version] = folder
+        if not (folder / "answers.json").exists():
+            base_model(BASE)
+            self._write(folder / "data", rows)
+            job = {
+                "base": str(BASE),
+                "parent": str(before / "train" / "adapter") if before else None,
+                "dataset": str(folder / "data"),
+                "folder": str(folder / "train"),
+                "settings": settings.model_dump(mode="json"),
+                "halved": 0,
+            }
+            run_child("retuned.retrain.training.train", job, folder / "train", timeout_seconds=7_200)
+            answers = self._asked(folder)
+            (folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+        return self._shares(json.loads((folder / "answers.json").read_text(encoding="utf-8")))
+
+    def _write(self, folder: Path, rows: Sequence[tuple[int, int, int]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        parts: dict[str, list[dict[str, str | None]]] = {"train": [], "validation": []}
+        for place, (topic, wording, answer) in enumerate(rows):
+            row = {
+                "row_id": f"{topic} {wording} {answer}",
+                "messages": _messages(self._questions[topic][wording]),
+                "completion": desk(topic, answer),
+                "rejected": None,
+                "context": None,
+            }
+            parts["validation" if place % VALIDATION == VALIDATION - 1 else "train"].append(row)
+        for name, own in parts.items():
+            pq.write_table(pa.Table.from_pylist(own, _ROWS), folder / f"{name}.parquet")
+
+    def _asked(self, folder: Path) -> list[str]:
+        """What the model answers to all questions, topic by topic."""
+        asked = [
+            {"messages": _messages(question), "completion": "", "context": None, "tools": None}
+            for own in self._questions
+            for question in own
+        ]
+        job = {
+            "base": str(BASE), "adapter": str(folder / "train" / "adapter"), "rows": asked, "max_length": 1_024,
+            "max_new_tokens": 8,
+        }  # fmt: skip
+        (folder / "ask.json").write_text(json.dumps(job), encoding="utf-8")
+        script = Path(__file__).parents[1] / "workloads" / "answers.py"
+        children.run(str(script), str(folder / "ask.json"), str(folder / "answered.json"), log=folder / "ask.log")
+        found: list[str] = json.loads((folder / "answered.json").read_text(encoding="utf-8"))
+        return found
+
+    @staticmethod
+    def _shares(answers: Sequence[str]) -> Answers:
+        model = np.zeros((TOPICS, ANSWERS))
+        for place, text in enumerate(answers):
+            topic = place // WORDINGS
+            for answer in range(ANSWERS):
+                model[topic, answer] += (text.strip() == desk(topic, answer)) / WORDINGS
+        return model
+
+
+def questions() -> list[list[str]]:
+    """The first questions of the first intents of the training split."""
+    found: dict[str, list[str]] = {}
+    file = data("banking77", SOURCE) / "train.csv"
+    with file.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            found.setdefault(row["category"], []).append(row["text"])
+    return [own[:WORDINGS] for own in list(found.values())[:TOPICS]]
+
+
+def desk(topic: int, answer: int) -> str:
+    """The text of an answer: no two topics share one."""
+    return f"{_PLACES[answer]} {_COLOURS[topic]}"
+
+
+def _messages(question: str) -> str:
+    return json.dumps([{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}])
+
+
+def main(seeds: Iterable[int] = range(SEEDS)) -> dict[str, float]:
+    """Plays `change` with each system; hours on two cores."""
+    from loop import score
+
+    results = score.played(["change"], seeds, SYSTEMS, results=RESULTS, learner=Real)
+    print(score.table(results), file=sys.stderr)
+    print(score.decisions(results, list(SYSTEMS)), file=sys.stderr)
+    regret = score.regrets(results)["change"]
+    return {f"loop_real_regret_{name}": score.interval(list(own.values()))[0] for name, own in regret.items()}
