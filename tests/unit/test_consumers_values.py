@@ -1,11 +1,16 @@
 """Values: what texts state, however they write it, in four languages."""
 
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retuned.consumers.common.values.read import read
-from retuned.consumers.common.values.tables import LANGUAGES, LONE_LETTERS
+from retuned.consumers.common.values.tables import LANGUAGES, LONE_LETTERS, phrases, tables
 from retuned.consumers.common.values.value import Value, neighbours, opposed, same
 
 
@@ -182,3 +187,31 @@ def test_any_text_is_read_and_values_stand_where_they_were_found(language: str, 
         assert end <= value.start < value.end <= len(text)
         assert value.text in text[value.start : value.end]
         end = value.end
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [(" ", "-"), ("-", " "), (" ", "\u202f"), ("i", "İ"), ("i", "ı"), ("s", "ſ"), ("ss", "ẞ"), ("k", "K")],
+)
+def test_every_word_of_the_tables_is_read_however_it_is_spelled(language: str, written: str, instead: str) -> None:
+    text = (files("retuned.consumers.common.values") / "words.yaml").read_text(encoding="utf-8")
+    words = {word for word in phrases_in(yaml.safe_load(text)[language]) if written in word}
+    for word in {*words, *tables(language).units}:
+        spelled = word.replace(written, instead)
+        read(f"10 {spelled} 10 {spelled} 10. 10{spelled}/{spelled} {spelled} 10 {spelled.upper()}", language)
+
+
+def phrases_in(section: Any) -> Iterator[str]:
+    """All keys and all phrases of a section of `words.yaml`."""
+    for key, value in section.items():
+        yield str(key)
+        if isinstance(value, dict):
+            yield from phrases_in(value)
+        elif isinstance(value, str):
+            yield from phrases(value)
+
+
+@pytest.mark.parametrize("dash", [" ", "-", "\u00a0"])
+def test_a_bound_is_one_with_and_without_a_hyphen(dash: str) -> None:
+    assert only(f"au{dash}delà de 30 jours", "fr").bound == ">"

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 
 from retuned.consumers.common.values.context import bounded, ranges, summed
 from retuned.consumers.common.values.quantity import quantity, quantity_pattern
-from retuned.consumers.common.values.tables import Tables, one_of, tables
+from retuned.consumers.common.values.tables import Tables, one_of, plain, tables
 from retuned.consumers.common.values.value import Value, clock
 
 _ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)[^\s<>\"')\]]+", re.IGNORECASE)
@@ -124,7 +124,7 @@ def _patterns(language: str) -> list[tuple[re.Pattern[str], Parse]]:
         (quantity_pattern(language), quantity),
         (
             re.compile(rf"\b(?P<w>{weekday})s?\b", flags),
-            lambda match, _: _weekday(known.weekdays[match["w"].casefold()]),
+            lambda match, _: _weekday(known.weekdays[plain(match["w"])]),
         ),
         (
             re.compile(rf"\b(?P<w>{one_of(known.short_weekdays)})\b(?=\.?\s?(?:[-–,]|to\b|bis\b|au?\b))"),
@@ -165,11 +165,11 @@ def _numeric_date(match: re.Match[str], known: Tables) -> Value | None:
 
 
 def _named_date(match: re.Match[str], known: Tables) -> Value | None:
-    return _date(known.months[match["m"].casefold()], int(match["d"]), match["y"])
+    return _date(known.months[plain(match["m"])], int(match["d"]), match["y"])
 
 
 def _month(match: re.Match[str], known: Tables) -> Value:
-    name = match["m"].casefold()
+    name = plain(match["m"])
     soft = name in _MONTH_WORDS and not match["y"]
     return Value("calendar_month", (str(known.months[name]),), match["y"] or "", soft=soft)
 
@@ -188,7 +188,7 @@ def _hour(match: re.Match[str], known: Tables) -> Value:
 
 
 def _named_time(match: re.Match[str], known: Tables) -> Value:
-    return Value("time", (str(known.words["times"][match[0].casefold()]),), soft=True)
+    return Value("time", (str(known.words["times"][plain(match[0])]),), soft=True)
 
 
 def _weekday(number: int) -> Value:

@@ -23,6 +23,7 @@ _SYMBOLS = {
     "h": "duration-hour", "min": "duration-minute", "s": "duration-second",
 }  # fmt: skip
 """Symbols that CLDR writes differently, or that differ from others in case alone (ML, Mb, mW)."""
+_TURKISH = str.maketrans("İı", "ii")
 _CURRENCIES = {
     "EUR": ("€", "euro", "euros"), "USD": ("$", "us$"), "GBP": ("£",), "JPY": ("¥", "yen"), "INR": ("₹", "rupees"),
     "CHF": ("chf", "sfr", "franken"), "PLN": ("zł", "zloty"), "TRY": ("₺",), "BRL": ("r$",), "KRW": ("₩",),
@@ -41,7 +42,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Tables:
-    """The words of one language. Keys are in lower case, except case-sensitive symbols in `units`.
+    """The words of one language. Keys are as `plain` returns them; `units` has case-sensitive symbols, too.
 
     Attributes:
         words: the language's section of `words.yaml`.
@@ -78,6 +79,7 @@ def tables(language: str) -> Tables:
 
     text = (files("retuned.consumers.common.values") / "words.yaml").read_text(encoding="utf-8")
     words = yaml.safe_load(text)[language]
+    words |= {name: _plain_keys(words[name]) for name in ("scales", "halves", "periods", "times")}
     locale = Locale(language)
     days = locale.days["format"]
     symbols = {"≥": ">=", ">=": ">=", "≤": "<=", "<=": "<=", ">": ">", "<": "<"}
@@ -86,19 +88,22 @@ def tables(language: str) -> Tables:
         words,
         _units(locale._data["unit_patterns"], words["units"]),
         {
-            name.casefold().rstrip("."): number
+            plain(name): number
             for width in ("wide", "abbreviated")
             for number, name in locale.months["format"][width].items()
         },
-        {name.casefold(): number for number, name in days["wide"].items()},
+        {plain(name): number for number, name in days["wide"].items()},
         {name.rstrip("."): number for number, name in days["abbreviated"].items()},
         _numbers(language),
         {word: float(value) for word, value in words["scales"].items()},
-        {code.casefold(): code for code in _CURRENCIES}
-        | {word: code for code, known in _CURRENCIES.items() for word in known}
-        | {word: code for code, known in words["currencies"].items() for word in phrases(known)},
-        {phrase: bound for bound, listed in words["before"].items() for phrase in phrases(listed)} | symbols,
-        {phrase: bound for bound, listed in words["behind"].items() for phrase in phrases(listed)},
+        _plain_keys(
+            {code: code for code in _CURRENCIES}
+            | {word: code for code, known in _CURRENCIES.items() for word in known}
+            | {word: code for code, known in words["currencies"].items() for word in phrases(known)}
+        ),
+        _plain_keys({phrase: bound for bound, listed in words["before"].items() for phrase in phrases(listed)})
+        | symbols,
+        _plain_keys({phrase: bound for bound, listed in words["behind"].items() for phrase in phrases(listed)}),
         frozenset(phrases(words["denials"])),
         frozenset(phrases(words["vague"])) | words["periods"].keys(),
         frozenset(phrases(words["fillers"])),
@@ -114,6 +119,10 @@ def one_of(alternatives: Iterable[str]) -> str:
     """Returns a regular expression for any of some phrases, the longest first, with any white space or hyphens."""
     longest_first = sorted(set(alternatives), key=lambda phrase: (-len(phrase), phrase))
     return "|".join(re.escape(phrase).replace(r"\ ", r"[\s\u00a0-]+") for phrase in longest_first)
+
+
+def _plain_keys(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {plain(phrase): value for phrase, value in given.items()}
 
 
 def _units(patterns: Mapping[str, Any], more: Mapping[str, str]) -> dict[str, Unit]:
@@ -134,7 +143,7 @@ def _units(patterns: Mapping[str, Any], more: Mapping[str, str]) -> dict[str, Un
         if (added := _converted(kind, unit) if unit else Unit(kind)) is not None:
             units |= dict.fromkeys(phrases(known), added)
     # Symbols such as Mb and MB differ in case; words do not.
-    return {word.casefold(): unit for word, unit in reversed(units.items())} | units
+    return _plain_keys(dict(reversed(units.items()))) | units
 
 
 def _converted(kind: str, unit: str) -> Unit | None:
@@ -186,5 +195,7 @@ def _numbers(language: str) -> dict[str, int]:
 
 
 def plain(text: str) -> str:
-    """Normalizes a phrase to the form of the tables' keys."""
-    return re.sub(r"[\s\u00a0\u202f-]+", " ", text.casefold()).strip(" .'’")
+    """Normalizes a phrase to the form of the tables' keys: all that a pattern of `one_of` matches has one form. Without
+    regard to case, an i also matches the Turkish letters with and without a dot."""
+    text = text.translate(_TURKISH).casefold()
+    return re.sub(r"[\s\u00a0\u202f-]+", " ", text).strip(" .'’")
