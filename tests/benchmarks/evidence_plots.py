@@ -10,7 +10,6 @@ from loop import score
 Result = dict[str, Any]
 WIDTH, LEFT, BAR = 760, 210, 20
 OURS, OTHER, TEXT = "#2a7f9e", "#9aa7ad", "#808080"
-DAYS = (0, 1, 3, 7, 14, 30)
 
 
 def regret(results: list[Result]) -> str:
@@ -41,11 +40,11 @@ def regret(results: list[Result]) -> str:
 
 def after_change(results: list[Result]) -> str:
     """The share of wrong answers by days since a change."""
-    own = [one for one in results if one["scenario"] == "change" and len(one["by_day_after"]) > max(DAYS)]
+    own = [one for one in results if one["scenario"] == "change" and len(one["by_day_after"]) > max(score.DAYS_AFTER)]
     names = [name for name in ("never", "monthly", "threshold_gate", "retrieval", "memory_alone", "ours", "oracle")
              if any(one["system"] == name for one in own)]  # fmt: skip
     left, top, width, height = 60, 60, WIDTH - 220, 260
-    x = {day: left + width * index / (len(DAYS) - 1) for index, day in enumerate(DAYS)}
+    x = {day: left + width * index / (len(score.DAYS_AFTER) - 1) for index, day in enumerate(score.DAYS_AFTER)}
     parts = []
     for tick in range(0, 60, 10):
         y = top + height * (1 - tick / 50)
@@ -53,13 +52,14 @@ def after_change(results: list[Result]) -> str:
             _text(left - 8, y + 4, f"{tick}%", "end"),
             f'<path d="M{left} {y:.0f}h{width}" stroke="{TEXT}" opacity=".25"/>',
         ]
-    for day in DAYS:
+    for day in score.DAYS_AFTER:
         parts.append(_text(x[day], top + height + 20, str(day), "middle"))
     ends = []
     for name in names:
-        shares = [fmean(one["by_day_after"][day] for one in own if one["system"] == name) for day in DAYS]
+        shares = [fmean(one["by_day_after"][day] for one in own if one["system"] == name) for day in score.DAYS_AFTER]
         points = " ".join(
-            f"{x[day]:.1f},{top + height * (1 - share * 2):.1f}" for day, share in zip(DAYS, shares, strict=True)
+            f"{x[day]:.1f},{top + height * (1 - share * 2):.1f}"
+            for day, share in zip(score.DAYS_AFTER, shares, strict=True)
         )
         parts.append(f'<polyline points="{points}" fill="none" {_line(name)}/>')
         ends.append((top + height * (1 - shares[-1] * 2), name, shares[-1]))

@@ -21,6 +21,8 @@ def main(scenario: str = "") -> dict[str, float]:
 
         return real.main()
     results = score.played([scenario] if scenario else SCENARIOS, range(score.SEEDS))
-    print(score.table(results), file=sys.stderr)
-    print(score.decisions(results, ["oracle", *score.AGAINST, "ours", *score.WITHOUT]), file=sys.stderr)
+    names = ["oracle", *score.AGAINST, "ours", *score.WITHOUT]
+    tables = [score.table(results), score.decisions(results, names), score.after_change(results)]
+    tables += [score.apart(results, name) for name in score.TAKEN_APART]
+    print("\n\n".join(tables), file=sys.stderr)
     return score.figures(results)

@@ -30,6 +30,8 @@ WITHOUT = {f"ours_without_{part}": (part,) for part in PARTS}
 TAKEN_APART = ("change", "poison_few", "bad_candidates")
 """The scenarios in which ours also runs without each part."""
 
+DAYS_AFTER = (0, 1, 3, 7, 14, 30)
+
 Result = dict[str, Any]
 
 
@@ -143,6 +145,39 @@ def decisions(results: list[Result], names: Sequence[str]) -> str:
             f"{mean([day for one in own for day in one[column]]):.3g}" for column in ("rollback_days", "detection_days")
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def after_change(results: Iterable[Result], scenario: str = "change") -> str:
+    """The share of wrong answers by days since a change, as Markdown."""
+    lines = [
+        "| system | that day | " + " | ".join(map(str, DAYS_AFTER[1:])) + " |",
+        "|---" * (len(DAYS_AFTER) + 1) + "|",
+    ]
+    own = [one for one in results if one["scenario"] == scenario]
+    for name in ["oracle", *AGAINST, "ours"]:
+        years = [one["by_day_after"] for one in own if one["system"] == name]
+        if years:
+            cells = [f"{mean([year[day] for year in years]):.0%}" for day in DAYS_AFTER]
+            lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def apart(results: Sequence[Result], scenario: str = "change") -> str:
+    """What ours loses without each part in a scenario, as Markdown."""
+    by = regrets(results).get(scenario, {})
+    columns = ("wrong_share", "trainings", "promotions", "wrong_promotions", "missed")
+    lines = ["| without | regret more than ours | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for name in WITHOUT:
+        if name in by:
+            more = interval([by[name][seed] - by["ours"][seed] for seed in by[name].keys() & by["ours"].keys()])
+            own = [one for one in results if (one["scenario"], one["system"]) == (scenario, name)]
+            cells = [f"{mean([one[column] for one in own]):.3g}" for column in columns]
+            lines.append(
+                f"| `{name.removeprefix('ours_without_')}` | {more[0]:+,.0f} ± {more[1]:,.0f} | "
+                + " | ".join(cells)
+                + " |"
+            )
     return "\n".join(lines)
 
 
