@@ -27,13 +27,21 @@ def load_identifier() -> Any:
 identifier = cache(load_identifier)
 
 
-@lru_cache(maxsize=4_096)
 def language_among(text: str, languages: tuple[str, ...]) -> str | None:
     """Returns the most likely of some languages; None: the text is clearly in another language or script.
 
     A text with too few words always gets the most likely of the languages.
     """
-    text = text[:_READ]
+    return _among(text[:_READ], languages)
+
+
+def is_in_another(text: str, languages: tuple[str, ...]) -> bool:
+    """Whether a text is surely in none of some languages; False for one that is too short to tell."""
+    return _is_in_another(text[:_READ], languages)
+
+
+@lru_cache(maxsize=4_096)
+def _among(text: str, languages: tuple[str, ...]) -> str | None:
     letters = len(_LETTER.findall(text))
     if letters - len(_LATIN.findall(text)) > _FOREIGN_LETTERS * letters:
         return None
@@ -44,9 +52,7 @@ def language_among(text: str, languages: tuple[str, ...]) -> str | None:
 
 
 @lru_cache(maxsize=4_096)
-def is_in_another(text: str, languages: tuple[str, ...]) -> bool:
-    """Whether a text is surely in none of some languages; False for one that is too short to tell."""
-    text = text[:_READ]
+def _is_in_another(text: str, languages: tuple[str, ...]) -> bool:
     foreign = len(_LETTER.findall(text)) - len(_LATIN.findall(text))
     if len(_WORD.findall(text)) < _FEWEST_WORDS and foreign < _FEWEST_FOREIGN:  # not all scripts separate words
         return False

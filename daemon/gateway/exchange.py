@@ -81,6 +81,7 @@ class Tries:
         sends: the number of times it was sent without an answer.
         reasons: why servers did not answer it.
         failed: whether a server got it and failed, so that only the fallback may answer.
+        model: the model that was asked last.
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,7 @@ class Tries:
         self.sends = Sends()
         self.reasons: list[str] = []
         self.failed = False
+        self.model = ""
 
 
 class Exchange:

@@ -99,7 +99,8 @@ class Proxy:
             if answer is None:
                 answer = await self._ask(request, call, target, target.models[1:], tries)
         except Refused as refused:
-            if target.fallback is None or refused.code not in FAILURES:
+            # A model that may have begun to process the request is not asked again.
+            if target.fallback is None or tries.model == target.fallback.model or refused.code not in FAILURES:
                 raise
             tries.failed = True
             answer = await self._ask(request, call, target, [target.fallback], tries)
@@ -150,7 +151,10 @@ class Proxy:
                 if self._routes.withholds(replica.url, served.name):
                     tries.reasons.append(f"{replica.url}: may answer with another model under the name {served.name}")
                     continue
-                exchange = Exchange(self._parts, request, call, target, served, replica, name, tries)
+                exchange, tries.model = (
+                    Exchange(self._parts, request, call, target, served, replica, name, tries),
+                    served.model,
+                )
                 try:
                     return await exchange.run()
                 except Elsewhere as reason:

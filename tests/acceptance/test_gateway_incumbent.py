@@ -132,6 +132,9 @@ def test_what_the_incumbent_fails_to_answer_the_version_answers_that_others_get(
     try:
         around.vendor.answer = error(429, "slow down")
         until(is_the_incumbents)
+        around.vendor.requests.clear()
+        assert is_the_incumbents()
+        assert len(around.vendor.requests) == 1  # it may have begun to process the request, and is not asked again
     finally:
         around.own.models.append("support@2")
 
