@@ -187,6 +187,31 @@ async def _both(copy: Copy) -> None:
     assert await copy.help("Do you sell boots?") is not None
 
 
+def test_what_could_not_be_written_is_not_missing_after_a_restart(tmp_path: Path, double: MemoryDouble) -> None:
+    async def first(copy: Copy) -> None:
+        await copy.feed.refresh()
+        before = copy.file.read_bytes()
+        copy.file.unlink()
+        copy.file.mkdir()  # nothing can be written, as on a full disk
+        double.end("e-1")
+        for _ in range(2):
+            await copy.feed.refresh()
+            assert "cannot be written" in str(copy.feed.problem)
+        copy.file.rmdir()
+        copy.file.write_bytes(before)
+        double.add("Do you sell boots?", "Yes.", "e-2")
+        await copy.feed.refresh()
+        assert copy.feed.problem is None
+
+    async def restarted(copy: Copy) -> None:
+        copy.double.is_away = True
+        assert await copy.help(QUESTION) is None
+        assert await copy.help("Do you sell boots?") is not None
+
+    run(tmp_path, double, first)
+    run(tmp_path, double, restarted)
+
+
 def test_another_epoch_starts_over(tmp_path: Path, double: MemoryDouble) -> None:
     async def steps(copy: Copy) -> None:
         await copy.feed.refresh()

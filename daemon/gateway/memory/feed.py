@@ -49,6 +49,7 @@ class Feed:
         self._modes: dict[str, Mode] = {}
         self._active: dict[str, Change] = {}
         self._outdated_since: float | None = None
+        self._is_whole = True
         self.problem: str | None = None
 
     async def load(self) -> None:
@@ -61,6 +62,7 @@ class Feed:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, RetunedError) as error:
+            self._is_whole = False
             log.warning("%s: the rest cannot be used until the daemon returns its memory: %s", self._file, error)
 
     async def follow(self, seconds: float) -> None:
@@ -80,7 +82,8 @@ class Feed:
                 return
             while (await self._next()).more:
                 pass
-            await self._compact()
+            if not self._is_whole or self._is_outdated():
+                await self._rewrite()
         except msgspec.DecodeError as error:
             problem = f"the memory cannot be decoded ({error}); does the daemon have another version?"
         except OSError as error:
@@ -102,8 +105,10 @@ class Feed:
             return msgspec.structs.replace(page, more=True)
         is_new = page.entries or (page.epoch, page.modes) != (self._epoch, self._modes)
         await self._take(page)
-        if is_new:
+        if is_new and self._is_whole:
+            self._is_whole = False  # until all of the page is written
             await asyncio.to_thread(_append, self._file, page)
+            self._is_whole = True
         return page
 
     async def _take(self, page: Page) -> None:
@@ -123,18 +128,20 @@ class Feed:
             await self._memory.clear()
             await asyncio.to_thread(self._file.unlink, missing_ok=True)
         self._epoch, self._sequence, self._modes, self._active, self._outdated_since = "", 0, {}, {}, None
+        self._is_whole = True
 
-    async def _compact(self) -> None:
-        """Writes the file without removed entries."""
-        if self._outdated_since is None or time.monotonic() - self._outdated_since < COMPACT_SECONDS:
-            return
-        self._outdated_since = None
+    def _is_outdated(self) -> bool:
+        return self._outdated_since is not None and time.monotonic() - self._outdated_since >= COMPACT_SECONDS
+
+    async def _rewrite(self) -> None:
+        """Writes the file anew with the entries in force: without removed ones, and whole after a failed write."""
         active = list(self._active.values())
         pages = (
             Page(self._epoch, active[start : start + PAGE], self._sequence, False, self._modes)
             for start in range(0, len(active) or 1, PAGE)
         )
         await asyncio.to_thread(_write, self._file, pages)
+        self._is_whole, self._outdated_since = True, None
 
 
 def _pages(file: Path) -> Iterator[Page]:
