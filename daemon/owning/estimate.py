@@ -165,14 +165,25 @@ def _taught(facts: Facts, settings: Settings) -> float:
 
 def _held(good: float, corrected: float, facts: Facts, settings: Settings) -> Held:
     """Returns what would be held out: as many distinct questions among so many conversations as in the last dataset."""
-    return Held(good, corrected) * (settings.dataset.holdout_share * _distinct(facts, settings))
+    return _split_off(good, corrected, facts, settings) * _distinct(facts, settings)
+
+
+def _split_off(good: float, corrected: float, facts: Facts, settings: Settings) -> Held:
+    """Returns the conversations that are held out: a share of all, and all good answers that may not be learned."""
+    dataset, judged = settings.dataset, facts.judged
+    if not dataset.accepted_answers:
+        good = 0.0
+    unlearned = 0.0 if dataset.learn_from_incumbent or not judged.good else judged.good_of_incumbent / judged.good
+    share = dataset.holdout_share
+    return Held(good * (unlearned + share * (1 - unlearned)), share * corrected)
 
 
 def _distinct(facts: Facts, settings: Settings) -> float:
     """Returns the share of conversations that became distinct questions of the last holdout; 1: there is none."""
     judged = facts.judged
-    stated = settings.dataset.holdout_share * (judged.good + judged.corrected + judged.demonstrated)
-    return min(facts.dataset["holdout"] / stated, 1.0) if facts.dataset and stated else 1.0
+    stated = _split_off(judged.good, judged.corrected + judged.demonstrated, facts, settings)
+    total = stated.good + stated.corrected
+    return min(facts.dataset["holdout"] / total, 1.0) if facts.dataset and total else 1.0
 
 
 def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:

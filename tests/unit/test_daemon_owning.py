@@ -214,6 +214,19 @@ def test_good_answers_of_the_incumbent_are_no_rows_to_teach(planned: Planned) ->
     assert value(planned(*logs, incumbent=own, dataset={"learn_from_incumbent": True}), "rows_to_teach") == 60
 
 
+def test_all_good_answers_of_the_incumbent_are_held_out_unless_they_may_be_learned(planned: Planned) -> None:
+    logs = [log(number, 30, helpful=number % 5 > 0, model="mini") for number in range(100)]
+    for one in logs[::5]:
+        one["correction"] = "Another answer."
+    own = AS_GOOD | {"url": "https://api.example/v1", "model": "mini"}
+    counts = {}
+    for learned, accepted in ((False, True), (True, True), (False, False)):
+        dataset = {"learn_from_incumbent": learned, "accepted_answers": accepted}
+        found = planned(*logs, incumbent=own, dataset=dataset)
+        counts[learned, accepted] = value(found, "held_out_good"), value(found, "held_out_corrected")
+    assert counts == {(False, True): (80, 5), (True, True): (20, 5), (False, False): (0, 5)}
+
+
 def test_the_gate_promotes_as_good_a_candidate_with_as_many_conversations_as_the_plan_states() -> None:
     """A simulation of the gate itself, with half and with all of the conversations; the margin is 10 points."""
     gate, luck, runs = GateSettings(), np.random.default_rng(0), 60
