@@ -1,11 +1,12 @@
 """What the pages of the console have in common: operations asked by a browser, templates, the menu, headers, forms."""
 
 import re
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, pass_context
 from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -94,12 +95,13 @@ def frame(request: Request, counts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def when(time: datetime | str | None) -> str:
-    """A time in UTC, naive or ISO 8601, as all pages show it; of another year with the year."""
+@pass_context
+def when(page: Mapping[str, Any], time: datetime | str | None) -> str:
+    """A time in UTC, naive or ISO 8601, as all pages show it; of another year than that of the page with the year."""
     if time is None:
         return "never"
     moment = datetime.fromisoformat(time) if isinstance(time, str) else time
-    form = "%-d %b %H:%M" if moment.year == datetime.now(UTC).year else "%-d %b %Y %H:%M"
+    form = "%-d %b %H:%M" if moment.year == page["as_of"].year else "%-d %b %Y %H:%M"
     return Markup('<time datetime="{}Z" title="{} UTC">{}</time>').format(
         moment.replace(tzinfo=None).isoformat(), moment.strftime("%A, %-d %B %Y, %H:%M:%S"), moment.strftime(form)
     )

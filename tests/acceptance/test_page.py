@@ -172,7 +172,7 @@ def test_two_experts_differ_and_a_third_decides(
 ) -> None:
     url, tokens = fleet
     queue, shown = "nav[aria-label=Queue]", []
-    for name, answer in (("ada", "Within 14 days."), ("ben", "Within 30 days."), ("cleo", "Within 14 days.")):
+    for name, answer in (("ada", "Within 20 days."), ("ben", "Within 30 days."), ("cleo", "Within 20 days.")):
         page = browser.new_page(java_script_enabled=with_script)
         page.goto(f"{url}/sign-in")
         page.fill("[name=token]", tokens[name])
