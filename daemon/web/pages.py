@@ -323,14 +323,14 @@ class Pages(Rendering):
             with suppress(HTTPException):  # retention may have removed it
                 compared = _shown_pairs(request, await self._ask(request, console.version, **asked))
         rollout = self._settings.for_workload(found["workload"]).rollout
-        listed = await self._ask(request, releases.approvals)
+        listed = await self._ask(request, releases.approvals) if found["state"] != "waiting" else []
         page = compared | {
             "approval": found,
             "reason": reason,
             "problem": problem,
             "compared": bool(compared),
             "in_steps": len(rollout.steps) > 1 or rollout.shadow > 0,
-            "others": [one for one in listed if one["state"] == "waiting" and one["id"] != found["id"]],
+            "others": [one for one in listed if one["state"] == "waiting"],
         }
         return await self._page(request, "approval.html", code, section="/", **page)
 

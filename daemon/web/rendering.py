@@ -98,7 +98,7 @@ def frame(request: Request, counts: dict[str, int]) -> dict[str, Any]:
 @pass_context
 def when(page: Mapping[str, Any], time: datetime | str | None) -> str:
     """A time in UTC, naive or ISO 8601, as all pages show it; of another year than that of the page with the year."""
-    if time is None:
+    if not time:
         return "never"
     moment = datetime.fromisoformat(time) if isinstance(time, str) else time
     form = "%-d %b %H:%M" if moment.year == page["as_of"].year else "%-d %b %Y %H:%M"
