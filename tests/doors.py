@@ -156,7 +156,8 @@ class FakeDaemon:
         return self.found
 
     def rows(self, **_: Any) -> Any:
-        return [{"state": "taught", "reason": "", "decision": None} | self.found]
+        texts = dict.fromkeys(("reason", "detail", "feedback_id", "interaction_id"), "")
+        return [{"state": "taught", "decision": None} | texts | self.found]
 
     def accounts(self, **_: Any) -> Any:
         return [self.found]
