@@ -136,7 +136,10 @@ def _workloads(context: Context, names: list[str]) -> dict[str, dict[str, Any]]:
 def _states(context: Context, names: list[str]) -> dict[str, dict[str, Any]]:
     """Returns what of each workload a person should know first; the workload that needs a person most comes first."""
     now = context.now()
-    found = attention.ranked(attention.state_of(facts, now) for facts in overview.facts(context.warehouse, names, now))
+    found = attention.ranked(
+        attention.state_of(facts, now)
+        for facts in overview.facts(context.warehouse, names, now, context.experts_needed)
+    )
     return {
         state.facts.workload: {
             "level": state.finding.level,

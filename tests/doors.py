@@ -84,6 +84,7 @@ class FakeDaemon:
 
     def inbox(self, **_: Any) -> Any:
         nothing: dict[str, Any] = {"items": [], "by_status": {}, "today": {}, "agreement": (0, 0), "item": None}
+        nothing |= dict.fromkeys(("own", "earlier", "later", "next", "skipped"))
         return {"expert": "expert", "waiting": 0, "opinions": None} | nothing
 
     def my_answers(self) -> Any:
@@ -129,8 +130,8 @@ class FakeDaemon:
             "kind": "version",
             "version": "v1",
             "state": "waiting",
-            "requested_at": "",
-            "expires_at": "",
+            "requested_at": "2026-03-02T09:00:00.000Z",
+            "expires_at": "2026-03-09T09:00:00.000Z",
         }
 
     def decide_approval(self, **fields: Any) -> Any:
@@ -155,7 +156,8 @@ class FakeDaemon:
         return self.found
 
     def rows(self, **_: Any) -> Any:
-        return [{"state": "taught", "reason": "", "decision": None} | self.found]
+        texts = dict.fromkeys(("reason", "detail", "feedback_id", "interaction_id"), "")
+        return [{"state": "taught", "decision": None} | texts | self.found]
 
     def accounts(self, **_: Any) -> Any:
         return [self.found]

@@ -3,6 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 
+from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
 
 
@@ -16,4 +17,5 @@ def fill(warehouse: Warehouse, now: datetime, workloads: int = 50, events: int =
         for statement in filter(str.strip, text.split(";\n")):
             cursor.execute(statement, {name: value for name, value in values.items() if f"${name}" in statement})
         found = cursor.execute("SELECT workload FROM fleet ORDER BY n").fetchall()
+    judgements.follow(warehouse)
     return [name for (name,) in found]

@@ -33,12 +33,14 @@ class Finding:
 
     Attributes:
         sentence: the fact; `evidence`: what supports it; both plain text.
+        least: the least role that can do something about it.
     """
 
     level: Level
     sentence: str
     evidence: str = ""
     action: Action | None = None
+    least: Role = "viewer"
 
 
 @dataclass(frozen=True)
@@ -140,16 +142,17 @@ def _waits_for_approval(facts: Facts, _: datetime) -> Finding | None:
     return Finding(
         "warn",
         f"{what} waits for approval",
-        f"until {waiting['expires_at']:%-d %B, %H:%M} UTC",
-        Action("Review", f"/approvals/{waiting['id']}"),
+        f"until {waiting['expires_at']:%-d %b %H:%M} UTC",
+        Action("Review", f"/approvals/{waiting['id']}", "operator"),
+        "operator",
     )
 
 
 def _unrated(facts: Facts, _: datetime) -> Finding | None:
     if facts.helpful is not None or facts.answers < UNRATED_ANSWERS:
         return None
-    evidence = f"{facts.answers:,} answers in 24 hours and no rating: without ratings the quality is unknown."
-    return Finding("warn", "Nobody rates the answers", evidence, _teach(facts))
+    evidence = f"{facts.answers:,} answers in 24 hours and none of them rated: their quality is unknown."
+    return Finding("warn", "No answers are rated", evidence, _teach(facts))
 
 
 def _paused(facts: Facts, _: datetime) -> Finding | None:
@@ -218,7 +221,9 @@ def _fell_on(facts: Facts, before: Rate, today: date) -> date:
 
 def _day(day: date, today: date) -> str:
     passed = (today - day).days
-    return "today" if passed <= 0 else f"on {day:%A}" if passed < COMPARED_DAYS else f"on {day.day} {day:%B}"
+    if passed <= 0:
+        return "today"
+    return f"on {day:%A, %-d %b}" if passed < COMPARED_DAYS else f"on {day:%-d %b}"
 
 
 def _news(facts: Facts) -> str:

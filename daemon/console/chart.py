@@ -1,5 +1,6 @@
 """Where the points of a chart of shares over time lie: pure arithmetic, drawn as SVG by the template chart.html."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
@@ -83,4 +84,17 @@ def lines(frame: Frame, points: Sequence[Point], bucket_seconds: float) -> list[
             ),
         )
         for stretch in stretches
+    ]
+
+
+def columns(frame: Frame, *series: Sequence[Point]) -> list[tuple[float, float, datetime, list[Point | None]]]:
+    """Returns for each moment with a point the left edge and the width of the stretch that is nearest to it, the
+    moment, and the point of each series, if it has one."""
+    known = [{point.at: point for point in points} for points in series]
+    moments = sorted(set().union(*known))
+    xs = [frame.x(moment) for moment in moments]
+    edges = [0.0, *((left + right) / 2 for left, right in itertools.pairwise(xs)), WIDTH]
+    return [
+        (edges[place], round(edges[place + 1] - edges[place], 1), moment, [points.get(moment) for points in known])
+        for place, moment in enumerate(moments)
     ]

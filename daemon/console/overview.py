@@ -1,12 +1,13 @@
 """The facts of each workload that the overview shows."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.daemon.console.inbox import Work, status
 
 QUERIES = named_queries("retuned.daemon.console", "overview.sql")
 HISTORY_DAYS = 28
@@ -35,6 +36,7 @@ class Facts:
         drift: id, created_at, drifted, severity (with severity_low, severity_high) and example of the latest check.
         service: champion, champion_since, canary, share, rollout, event, changed, changed_at, change_reason.
         approvals: id, kind, version, expires_at, the first to expire first.
+        labels: open label requests, without those that enough experts have answered.
         run: id, state, started_at, finished_at, version, error of the run under way or in line, else of the latest.
         blind: monitor, found, needed, what.
         earned: gains less costs of this month; None: nothing is booked.
@@ -56,8 +58,14 @@ class Facts:
     paused: dict[str, Any] | None = None
 
 
-def facts(warehouse: Warehouse, workloads: Iterable[str], now: datetime) -> list[Facts]:
-    """Returns the facts of each workload, in the given order, all of one moment."""
+def facts(
+    warehouse: Warehouse, workloads: Iterable[str], now: datetime, opinions: Callable[[str], int] = lambda _: 1
+) -> list[Facts]:
+    """Returns the facts of each workload, in the given order, all of one moment.
+
+    Args:
+        opinions: how many experts must agree in a workload.
+    """
     names = list(workloads)
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -84,7 +92,7 @@ def facts(warehouse: Warehouse, workloads: Iterable[str], now: datetime) -> list
             service=next(iter(service[name]), None),
             approvals=tuple(approvals[name]),
             run=next(iter(runs[name]), None),
-            labels=_first(labels[name], "open") or 0,
+            labels=sum(row["requests"] for row in labels[name] if _waits(row["work"], now, opinions(name))),
             blind=tuple(blind[name]),
             earned=_first(money[name], "earned"),
             paused=next(iter(pauses[name] or pauses[None]), None),
@@ -98,6 +106,11 @@ def _history(rows: list[dict[str, Any]]) -> tuple[tuple[date, Rate], ...]:
     return tuple(
         (day, Rate(*rate)) for row in rows for day, *rate in zip(*(row[name] for name in columns), strict=True)
     )
+
+
+def _waits(work: list[dict[str, Any]], now: datetime, opinions: int) -> bool:
+    """Whether a request still needs an answer."""
+    return not work or status([Work(**one) for one in work], "", now, opinions) != "answered"
 
 
 def _first(rows: list[dict[str, Any]], column: str) -> Any:

@@ -66,9 +66,15 @@ QUALIFY row_number() OVER (
 ) = 1
 
 -- name: labels
-SELECT workload, count(*) AS open FROM label_requests
-WHERE answered_at IS NULL AND workload IN (SELECT unnest($workloads::VARCHAR[]))
-GROUP BY workload
+-- Open requests, by what experts answered.
+SELECT r.workload, coalesce(w.work, []) AS work, count(*) AS requests
+FROM label_requests r
+LEFT JOIN (
+    SELECT request_id, list({'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value}) AS work
+    FROM label_work WHERE state = 'answered' GROUP BY request_id
+) w ON w.request_id = r.id
+WHERE r.answered_at IS NULL AND r.workload IN (SELECT unnest($workloads::VARCHAR[]))
+GROUP BY ALL
 
 -- name: blind
 SELECT workload, monitor, found, needed, what FROM blindness

@@ -10,6 +10,7 @@ from typing import Any
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.console.inbox import Status, Work, agreement, status
+from retuned.retrain.data.examples import logged_answer
 
 QUERIES = named_queries("retuned.daemon.console", "teach.sql")
 SHOWN = 12
@@ -18,7 +19,7 @@ NOBODY = "expert"
 OPEN: tuple[Status, ...] = ("mine", "disputed", "open", "skipped")
 """What an expert may answer, in this order."""
 WHY = {
-    "uncertain": "called wrong, or hesitant",
+    "uncertain": "called wrong, or the model was unsure",
     "unreadable": "programs cannot read it",
     "ungrounded": "states what no source has",
     "new topic": "a new kind of question",
@@ -30,13 +31,14 @@ WHY = {
 
 @dataclass(frozen=True)
 class About:
-    """A request, and what experts did with it."""
+    """A request, the answer that it is about, and what experts did with it."""
 
     id: str
     interaction_id: str
     workload: str
     reason: str
     open: bool
+    answer: str
     work: Sequence[Work]
 
     @property
@@ -63,8 +65,11 @@ class Inbox:
     """The queue of one expert.
 
     Attributes:
-        items: the first that this expert may answer, at most SHOWN.
+        items: those that this expert may answer, at most SHOWN, with the one that is asked for among them.
         waiting: how many there are.
+        earlier, later: the id of the first of the SHOWN before these, and of those after them; None: there are none.
+        next: the id of the one after the one that is asked for; None: that is the last.
+        skipped: the id of the first that this expert passed over.
         by_status: of all open requests.
         today: answers of the last 24 hours, by expert.
         agreement: of the requests that several experts answered, on how many they agree; and how many they are.
@@ -72,19 +77,29 @@ class Inbox:
 
     items: list[Item]
     waiting: int
+    earlier: str | None
+    later: str | None
+    next: str | None
+    skipped: str | None
     by_status: dict[Status, int]
     today: dict[str, int]
     agreement: tuple[int, int]
 
 
 def inbox(
-    warehouse: Warehouse, workloads: Sequence[str] | None, expert: str, now: datetime, opinions: Callable[[str], int]
+    warehouse: Warehouse,
+    workloads: Sequence[str] | None,
+    expert: str,
+    now: datetime,
+    opinions: Callable[[str], int],
+    wanted: str | None = None,
 ) -> Inbox:
     """Returns the queue of an expert.
 
     Args:
         workloads: None: all.
         opinions: how many experts must agree in a workload.
+        wanted: the id of the request that is asked for; None, or not among those that wait: the first.
     """
     found: list[Item] = []
     for row in warehouse.rows(QUERIES["queue"], {"workloads": workloads}):
@@ -93,7 +108,10 @@ def inbox(
         why = WHY.get(row["reason"], row["reason"].replace("_", " "))
         found.append(Item(row["id"], row["interaction_id"], row["workload"], row["reason"], "", of, work, why))
     mine = sorted((one for one in found if one.status in OPEN), key=lambda one: OPEN.index(one.status))
-    shown = mine[:SHOWN]
+    ids = [one.request_id for one in mine]
+    place = ids.index(wanted) if wanted in ids else 0
+    start = place // SHOWN * SHOWN
+    shown = mine[start : start + SHOWN]
     asked = warehouse.rows(QUERIES["questions"], {"ids": [one.interaction_id for one in shown]})
     questions = {row["id"]: row["question"] or "" for row in asked}
     counts: dict[Status, int] = {}
@@ -103,6 +121,10 @@ def inbox(
     return Inbox(
         [replace(one, question=questions.get(one.interaction_id, "")) for one in shown],
         len(mine),
+        ids[start - SHOWN] if start else None,
+        next(iter(ids[start + SHOWN :]), None),
+        next(iter(ids[place + 1 :]), None),
+        next((one.request_id for one in mine if one.status == "skipped"), None),
         counts,
         {row["expert"]: row["answers"] for row in today},
         agreement(one.work for one in found),
@@ -112,10 +134,10 @@ def inbox(
 def about(warehouse: Warehouse, id: str, expert: str) -> list[About]:
     """Returns the requests that an expert may answer, open or answered by them: the one with this id, or those about
     the interaction with this id."""
-    found = [
-        About(**row | {"work": [Work(**one) for one in row["work"]]})
-        for row in warehouse.rows(QUERIES["about"], {"id": id})
-    ]
+    found = []
+    for row in warehouse.rows(QUERIES["about"], {"id": id}):
+        answer, work = logged_answer(row.pop("response"), row.pop("calls"))[1], [Work(**one) for one in row["work"]]
+        found.append(About(**row | {"answer": answer, "work": work}))
     return [one for one in found if one.open or any(work.expert == expert for work in one.answers)]
 
 
@@ -137,9 +159,9 @@ def diff(before: str, after: str) -> list[tuple[str, str]]:
     return found
 
 
-def mine(warehouse: Warehouse, expert: str) -> list[dict[str, Any]]:
-    """Returns the latest answers of an expert, each with what became of it."""
-    found = warehouse.rows(QUERIES["mine"], {"expert": expert})
+def mine(warehouse: Warehouse, expert: str, id: str | None = None) -> list[dict[str, Any]]:
+    """Returns the latest answers of an expert, or that to the request with this id, each with what became of it."""
+    found = warehouse.rows(QUERIES["mine"], {"expert": expert, "id": id})
     for row in found:
         row["value"] = json.loads(row["value"]) if row["value"] else None
         row["diff"] = diff(row["response"] or "", row["value"]) if row["name"] == "correction" else []

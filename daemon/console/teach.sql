@@ -23,8 +23,12 @@ GROUP BY expert
 ORDER BY answers DESC, expert
 
 -- name: mine
--- The latest answers of an expert, and the state of the row that each became.
-SELECT r.id, w.since, w.name, w.value, r.workload,
+-- The latest answers of an expert, or that to one request, with the comment, once it is read from the topic, and the state
+-- of the row that each became.
+SELECT r.id, w.since, w.name, w.value, r.workload, r.reason AS asked_for,
+       (SELECT any_value(c.value ->> '$') FROM feedback c
+        WHERE c.interaction_id = r.interaction_id AND c.name = 'comment' AND c.source = 'expert'
+            AND c.timestamp = date_trunc('millisecond', w.since)) AS comment,
        list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
        i.response, s.state, s.reason, s.dataset_version, m.version
 FROM label_work w
@@ -32,13 +36,14 @@ JOIN label_requests r ON r.id = w.request_id
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
 LEFT JOIN row_states s ON s.feedback_id = r.feedback_id
 LEFT JOIN models m ON m.workload = r.workload AND m.dataset_version = s.dataset_version
-WHERE w.expert = $expert AND w.state = 'answered'
+WHERE w.expert = $expert AND w.state = 'answered' AND ($id IS NULL OR r.id = $id)
 ORDER BY w.since DESC
 LIMIT 50
 
 -- name: about
 -- A request, or those about an interaction, the open ones first, with what experts did with each.
-SELECT r.id, r.interaction_id, r.workload, r.reason, r.answered_at IS NULL AS open, coalesce(
+SELECT r.id, r.interaction_id, r.workload, r.reason, r.answered_at IS NULL AS open, i.response,
+       i.attributes -> '$.tool_calls' AS calls, coalesce(
     list({'expert': w.expert, 'state': w.state, 'since': w.since, 'name': w.name, 'value': w.value})
         FILTER (w.request_id IS NOT NULL), []
 ) AS work

@@ -22,7 +22,7 @@ GUARDS = {
     "refusal": "Refusals",
     "regression": "Answers that people called good",
     "slices": "Worst slice",
-    "latency": "Seconds a token",
+    "latency": "Seconds per token",
     "length": "Length of answers",
     "traffic": "Answers that nobody rated",
     "general": "Unrelated prompts",

@@ -87,6 +87,10 @@ class Context:
         """Returns the workloads that are measured."""
         return workloads.measured(self.warehouse, self.now())
 
+    def experts_needed(self, workload: str) -> int:
+        """Returns how many experts must agree in a workload before an answer counts."""
+        return self.settings.for_workload(workload).labels.opinions
+
     def retired(self, workload: str) -> bool:
         """Whether a workload has had no answer for a week."""
         return workloads.retired(self.warehouse, workload, self.now())

@@ -301,7 +301,10 @@ class Row(TypedDict):
     timestamp: Annotated[str | None, about("when the feedback was given")]
     dataset_version: Annotated[str | None, about("the dataset that decided; null: the row waits for the next one")]
     decision: Annotated[
-        dict[str, Any] | None, about("a person's decision: action, answer, reason, author and decided_at")
+        dict[str, Any] | None,
+        about(
+            "a person's decision: action, answer, reason, author, decided_at, and whether the last dataset followed it"
+        ),
     ]
 
 

@@ -35,7 +35,7 @@ def overview(local: "Local", request: Nothing, caller: Caller) -> dict[str, Any]
 
     context = local.jobs.context
     now = context.now()
-    found = overview.facts(local.warehouse, context.measured(), now)
+    found = overview.facts(local.warehouse, context.measured(), now, context.experts_needed)
     return kept_to(
         caller,
         {
@@ -78,7 +78,7 @@ def history(local: "Local", request: WorkloadPage, caller: Caller) -> dict[str, 
     end = datetime.fromisoformat(request.until) + timedelta(days=1) if request.until else now
     if request.workload not in {*local.jobs.context.workloads(), *local.jobs.context.measured()}:
         raise NotFound(f"workload {request.workload}: unknown; GET /api/v1/overview lists those that have events")
-    (facts,) = overview.facts(local.warehouse, [request.workload], now)
+    (facts,) = overview.facts(local.warehouse, [request.workload], now, local.jobs.context.experts_needed)
     state = attention.state_of(facts, now)
     if request.since:
         start = datetime.fromisoformat(request.since)
@@ -125,8 +125,10 @@ class FindAnswers(Request):
 @operation("GET", "/answers", least="operator", refused=400, bound="own", reads="conversations")
 def answers(local: "Local", request: FindAnswers, caller: Caller) -> dict[str, Any]:
     """Stored answers that match all filters, the newest first."""
+    from retuned.consumers.warehouse import judgements
     from retuned.daemon.console import answers
 
+    judgements.follow(local.warehouse)
     search, now = answers.Search(**request.model_dump()), local.jobs.context.now()
     found = answers.found(local.warehouse, search, now, local.visible(caller))
     return {"answers": found[: answers.PAGE], "more": len(found) > answers.PAGE}
@@ -150,14 +152,21 @@ def version(local: "Local", request: OneVersion, caller: Caller) -> dict[str, An
 
 class Inbox(Request):
     workload: Annotated[str | None, Field(description="requests of this workload alone")] = None
-    item: Annotated[str | None, Field(description="id of the request to show; default: the first")] = None
+    item: Annotated[
+        str | None,
+        Field(description="id of the request to show, open or answered by this expert; default: the first that waits"),
+    ] = None
 
 
 @operation("GET", "/inbox", least="labeller", bound="own", reads="conversations")
 def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
-    """The label requests that this expert may answer, those in progress first, and how far others are."""
+    """The label requests that this expert may answer, those in progress first, and how far others are.
+
+    The `item` is the request that is asked for, if it waits for an answer or this expert answered it, which is `own`
+    then; else the first one that waits.
+    """
     from retuned.daemon.console import teach
-    from retuned.retrain.data.label_requests import open_requests
+    from retuned.retrain.data import label_requests
 
     now, expert = local.jobs.context.now(), caller.name or teach.NOBODY
     workloads = local.visible(caller)
@@ -165,15 +174,15 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
         caller.check(request.workload)
         workloads = [request.workload]
 
-    @cache
-    def opinions(workload: str) -> int:
-        return local.settings.for_workload(workload).labels.opinions
-
-    found = asdict(teach.inbox(local.warehouse, workloads, expert, now, opinions))
-    wanted = request.item or next((one["request_id"] for one in found["items"]), None)
-    asked = open_requests(local.warehouse, id=wanted) if wanted else []
-    item = next((one for one in asked if caller.may_see(one["workload"])), None)
-    return {"expert": expert, "item": item, "opinions": opinions(item["workload"]) if item else None} | found
+    opinions = cache(local.jobs.context.experts_needed)
+    may_answer = teach.about(local.warehouse, request.item, expert) if request.item else []
+    wanted = next((one.id for one in may_answer if caller.may_see(one.workload)), None)
+    found = asdict(teach.inbox(local.warehouse, workloads, expert, now, opinions, wanted))
+    shown = wanted or next((one["request_id"] for one in found["items"]), None)
+    item = label_requests.find(local.warehouse, shown) if shown else None
+    own = next(iter(teach.mine(local.warehouse, expert, wanted)), None) if wanted else None
+    needed = opinions(item["workload"]) if item else None
+    return {"expert": expert, "item": item, "own": own, "opinions": needed} | found
 
 
 @operation("GET", "/inbox/mine", least="labeller", bound="own", reads="conversations")

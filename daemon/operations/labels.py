@@ -57,10 +57,10 @@ def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answer
     context, name, who = local.jobs.context, request.name, caller.name or teach.NOBODY
     asked = _answered_by(teach.about(local.warehouse, request.id, who), request.id, name)
     caller.check(asked.workload)
-    value = _checked(name, request.value)
+    value = _checked(name, request.value, asked)
     now = context.now()
     work = Work(who, "answered", now, name, json.dumps(value, ensure_ascii=False))
-    opinions = local.settings.for_workload(asked.workload).labels.opinions
+    opinions = context.experts_needed(asked.workload)
     verdict = status([*(one for one in asked.work if one.expert != who), work], who, now, opinions)
     if verdict == "answered":
         kafka = local.settings.kafka
@@ -97,10 +97,15 @@ def _answered_by(asked: "list[About]", interaction: str, name: str) -> "About":
     return found
 
 
-def _checked(name: str, value: str | bool) -> str | bool:
+def _checked(name: str, value: str | bool, asked: "About") -> str | bool:
     if name == "correction":
         value = value.strip() if isinstance(value, str) else ""
     if not isinstance(value, str if name == "correction" else bool) or value == "":
         expected = "the right answer, a text" if name == "correction" else "true or false"
         raise RetunedError(f"labels: {name}: expected {expected}")
+    if name == "correction" and asked.reason != "conflict" and str(value).split() == asked.answer.split():
+        raise RetunedError(
+            "the correction is the answer that was given, unchanged: change the text, or choose that the answer is "
+            "right (helpful: true), or wrong (helpful: false)"
+        )
     return value

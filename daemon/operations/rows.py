@@ -32,6 +32,20 @@ NEXT = "The next dataset will follow; see `retuned dataset preview {}`."
 RowAction = Literal["keep", "drop", "pin", "edit", "release"]
 AccountAction = Literal["ban", "trust", "release"]
 ROW_ACTIONS: tuple[RowAction, ...] = get_args(RowAction)
+MEANINGS: dict[RowAction, str] = {
+    "keep": "taught although a rule sets it aside",
+    "drop": "never taught",
+    "pin": "kept, and rehearsed in every dataset",
+    "edit": "another answer is taught instead",
+    "release": "the rules decide again",
+}
+DECIDED: dict[RowAction, str] = {
+    "release": "Released",
+    "keep": "Kept",
+    "drop": "Dropped",
+    "pin": "Pinned",
+    "edit": "Edited",
+}
 ACCOUNT_ACTIONS: tuple[AccountAction, ...] = get_args(AccountAction)
 
 
@@ -123,10 +137,7 @@ def rows(local: "Local", request: Rows, caller: Caller) -> Iterable[Row]:
 class DecideRows(Request):
     action: Annotated[
         RowAction,
-        Field(
-            description="keep: taught although a rule sets it aside; drop: never taught; pin: kept, and rehearsed in "
-            "every dataset; edit: another answer is taught instead; release: the rules decide again"
-        ),
+        Field(description="; ".join(f"{action}: {meaning}" for action, meaning in MEANINGS.items())),
     ]
     ids: Annotated[list[str], Field(min_length=1, description="ids of the rows' feedback; exactly one for edit")]
     reason: Reason
@@ -159,9 +170,8 @@ def decide_rows(local: "Local", request: DecideRows, caller: Caller) -> DecidedR
     for workload in workloads:
         _make_anew(local, workload, author)
     count = f"{len(decided)} {'row' if len(decided) == 1 else 'rows'}"
-    words = {"release": "Released", "keep": "Kept", "drop": "Dropped", "pin": "Pinned", "edit": "Edited"}
     next_one = NEXT.format(workloads[0] if len(workloads) == 1 else "WORKLOAD")
-    done = f"{words[action]} {count} of {', '.join(workloads)}. {next_one}"
+    done = f"{DECIDED[action]} {count} of {', '.join(workloads)}. {next_one}"
     return cast("DecidedRows", {"rows": decided, "done": done})
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +16,13 @@ from starlette.responses import FileResponse, RedirectResponse, Response, Stream
 
 from retuned.daemon import console as package
 from retuned.daemon.console.answers import DAYS, RATINGS
-from retuned.daemon.console.attention import State
 from retuned.daemon.console.version import CHANGES
 from retuned.daemon.jsontext import plain
 from retuned.daemon.operations import console, erasure, labels, memory, releases, rows, state, training
 from retuned.daemon.operations.operation import API, Operation
+from retuned.daemon.settings import Settings
 from retuned.daemon.web.api import Api, caller_of
-from retuned.daemon.web.rendering import POLICY, Rendering, form_of, may_do
+from retuned.daemon.web.rendering import POLICY, Rendering, form_of, frame, may_do
 
 NAME_MAX = 255
 """Bytes in the name of a file."""
@@ -38,16 +38,18 @@ REPORT_POLICY = (
     "img-src data: blob:; font-src data:; frame-ancestors 'none'; form-action 'none'"
 )
 """Content-Security-Policy: reports bring their scripts with them, and may send nothing anywhere."""
-SHOWN: dict[str, tuple[str, Callable[[State], bool]]] = {
-    "all": ("All", lambda _: True),
-    "attention": ("Need you", lambda one: one.needs_person),
-    "busy": ("Learning", lambda one: one.finding.level == "busy"),
-    "unrated": ("No ratings", lambda one: one.facts.helpful is None),
-}
+FILTERS = {"all": "All", "attention": "Need you", "busy": "Learning", "unrated": "No ratings"}
 """The filters of the overview."""
 CHOICES = {
-    "calibration": [("Yes, all of it", "hallucination no"), ("No, something is invented", "hallucination yes")],
-    "conflict": [("Yes", "same yes"), ("No", "same no"), ("No, and this is right:", "correction")],
+    "calibration": [
+        ("Yes, the source supports all of it", "hallucination no"),
+        ("No, something is invented", "hallucination yes"),
+    ],
+    "conflict": [
+        ("Yes, both mean the same", "same yes"),
+        ("No, they differ", "same no"),
+        ("No, and this is right:", "correction"),
+    ],
     None: [
         ("Right as it is", "helpful yes"),
         ("Wrong, this is right:", "correction"),
@@ -78,18 +80,24 @@ class Reporting(Protocol):
 class Pages(Rendering):
     """The handlers of the pages."""
 
-    def __init__(self, api: Api, service: Reporting) -> None:
+    def __init__(self, api: Api, service: Reporting, settings: Settings) -> None:
         super().__init__(api)
-        self._service = service
+        self._service, self._settings = service, settings
         self._streams = 0
 
     async def index(self, request: Request) -> Response:
         found = await self._overview(request)
         states = found["workloads"]
+        groups = {
+            "all": states,
+            "attention": [one for one in states if one.needs_person and may_do(request, one.finding.least)],
+            "busy": [one for one in states if one.finding.level == "busy"],
+            "unrated": [one for one in states if one.facts.helpful is None],
+        }
         show = request.query_params.get("show", "all")
-        show = show if show in SHOWN else "all"
-        filters = [(text, key, sum(map(wanted, states))) for key, (text, wanted) in SHOWN.items()]
-        page = found | {"states": states, "shown": [one for one in states if SHOWN[show][1](one)]}
+        show = show if show in groups else "all"
+        filters = [(text, key, len(groups[key])) for key, text in FILTERS.items()]
+        page = found | {"states": states, "ill": groups["attention"], "shown": groups[show]}
         return await self._page(request, "overview.html", section="/", show=show, filters=filters, **page)
 
     async def workload(self, request: Request) -> Response:
@@ -206,10 +214,11 @@ class Pages(Rendering):
 
         return StreamingResponse(ticks(), media_type="text/event-stream")
 
-    def failed(self, problem: str, code: int) -> Response:
-        """Why there is no page; without the menu, for nobody may have been admitted."""
+    def failed(self, request: Request, problem: str, code: int) -> Response:
+        """Why there is no page; with the menu of who is known."""
         title = {403: "Not allowed", 404: "Not found", 503: "Not available now"}.get(code, "Not done")
-        return self._bare("error.html", code, title=title, detail=problem)
+        known = frame(request, {}) if hasattr(request.state, "principal") else {}
+        return self._bare("error.html", code, **known, title=title, detail=problem)
 
     # Teaching
 
@@ -217,51 +226,82 @@ class Pages(Rendering):
         return await self._show_inbox(request)
 
     async def answer_label(self, request: Request) -> Response:
-        """It leads to the next request."""
+        """It leads to the next request; a change, back to the answers of this expert."""
         form = await form_of(request, "/api/v1/labels/{id}")
         workload, id = form.get("workload", ""), request.path_params["id"]
-        where = f"/workloads/{quote(workload, safe='')}/teach" if workload else "/teach"
         try:
             if form.get("action") == "skip":
+                done = "skipped"
                 await self._ask(request, console.work_on_label, id=id, state="skipped")
             else:
+                done = "saved"
                 name, _, verdict = form.get("verdict", "").partition(" ")
+                if not name:
+                    raise HTTPException(400, "choose one of the answers")
                 value = form.get("correction", "") if name == "correction" else {"yes": True, "no": False}.get(verdict)
                 comment = form.get("comment", "").strip() or None
                 await self._ask(request, labels.answer_label, id=id, name=name, value=value, comment=comment)
         except HTTPException as error:
-            return await self._show_inbox(request, error.detail, error.status_code, id)
-        return RedirectResponse(where, 303)
+            return await self._show_inbox(request, error.detail, error.status_code, id, form)
+        if form.get("action") == "change":
+            return RedirectResponse(f"/teach/mine?{urlencode({done: id})}", 303)
+        then = {"item": form["next"]} if form.get("next") else {}
+        return RedirectResponse(f"{_inbox_of(workload)}?{urlencode(then | {done: id})}", 303)
 
     async def my_answers(self, request: Request) -> Response:
-        return await self._page(
-            request, "mine.html", section="/teach", answers=await self._ask(request, console.my_answers)
-        )
+        answers = await self._ask(request, console.my_answers)
+        saved = request.query_params.get("saved")
+        done = "Saved." if any(one["id"] == saved for one in answers) else None
+        page = {"answers": answers, "chosen": _chosen, "learns": self._learns, "done": done}
+        return await self._page(request, "mine.html", section="/teach", **page)
 
     async def _show_inbox(
-        self, request: Request, problem: str | None = None, code: int = 200, wanted: str | None = None
+        self,
+        request: Request,
+        problem: str | None = None,
+        code: int = 200,
+        wanted: str | None = None,
+        typed: dict[str, str] | None = None,
     ) -> Response:
-        workload, wanted = request.path_params.get("workload"), wanted or request.query_params.get("item")
+        """A request, with what was typed before a problem, or answered before."""
+        workload = request.path_params.get("workload") or (typed or {}).get("workload")
+        wanted = wanted or request.query_params.get("item")
         inbox = await self._ask(request, console.inbox, workload=workload, item=wanted)
-        item = inbox["item"]
-        choices = CHOICES.get(item["reason"], CHOICES[None]) if item else []
-        return await self._page(
-            request,
-            "teach.html",
-            code,
-            section="/teach",
-            inbox=inbox,
-            item=item,
-            workload=workload,
-            choices=choices,
-            problem=problem,
-        )
+        item, own, saved = inbox["item"], inbox["own"], None
+        if (id := request.query_params.get("saved")) and not problem:
+            answers = await self._ask(request, console.my_answers)
+            saved = next((one for one in answers if one["id"] == id), None)
+        if typed is None and own is not None:
+            is_text, value = own["name"] == "correction", own["value"]
+            verdict = own["name"] if is_text else f"{own['name']} {'yes' if value else 'no'}"
+            typed = {"verdict": verdict, "comment": own["comment"] or ""} | ({"correction": value} if is_text else {})
+        page: dict[str, Any] = {
+            "inbox": inbox,
+            "item": item,
+            "own": own,
+            "workload": workload,
+            "here": _inbox_of(workload),
+            "is_gone": bool(wanted and (not item or item["id"] != wanted)),
+            "choices": CHOICES.get(item["reason"], CHOICES[None]) if item else [],
+            "typed": typed or {},
+            "problem": problem,
+            "saved": saved,
+            "skipped": request.query_params.get("skipped"),
+            "chosen": _chosen,
+            "learns": bool(item) and self._learns(item["workload"]),
+        }
+        if not workload:
+            page["waiting"] = sum(n for of, n in inbox["by_status"].items() if of != "answered")
+        return await self._page(request, "teach.html", code, section="/teach", **page)
+
+    def _learns(self, workload: str) -> bool:
+        """Whether a model of a workload is trained."""
+        return self._settings.for_workload(workload).models.base is not None
 
     # Approvals
 
     async def approval(self, request: Request) -> Response:
-        decision = request.query_params.get("decision")
-        return await self._show_approval(request, decision if decision in releases.VERDICTS else None)
+        return await self._show_approval(request)
 
     async def decide_approval(self, request: Request) -> Response:
         """It leads back to the page, which shows what was decided."""
@@ -270,11 +310,11 @@ class Pages(Rendering):
         try:
             await self._ask(request, releases.decide_approval, **request.path_params, **given)
         except HTTPException as error:
-            return await self._show_approval(request, given.get("decision"), error.detail, error.status_code)
+            return await self._show_approval(request, given.get("reason", ""), error.detail, error.status_code)
         return RedirectResponse(request.url.path, 303)
 
     async def _show_approval(
-        self, request: Request, decision: str | None, problem: str | None = None, code: int = 200
+        self, request: Request, reason: str = "", problem: str | None = None, code: int = 200
     ) -> Response:
         found = plain(await self._ask(request, releases.approval, **request.path_params))
         compared: dict[str, Any] = {}
@@ -282,11 +322,15 @@ class Pages(Rendering):
             asked = {"workload": found["workload"], "version": found["version"]}
             with suppress(HTTPException):  # retention may have removed it
                 compared = _shown_pairs(request, await self._ask(request, console.version, **asked))
+        rollout = self._settings.for_workload(found["workload"]).rollout
+        listed = await self._ask(request, releases.approvals) if found["state"] != "waiting" else []
         page = compared | {
             "approval": found,
-            "decision_asked": decision,
+            "reason": reason,
             "problem": problem,
             "compared": bool(compared),
+            "in_steps": len(rollout.steps) > 1 or rollout.shadow > 0,
+            "others": [one for one in listed if one["state"] == "waiting"],
         }
         return await self._page(request, "approval.html", code, section="/", **page)
 
@@ -309,7 +353,8 @@ class Pages(Rendering):
         state, reason = (request.query_params.get(name) for name in ("state", "reason"))
         all_rows = await self._ask(request, rows.rows, **request.path_params)
         shown = await run_in_threadpool(_rows_shown, all_rows, state, reason)
-        page = request.path_params | shown | {"actions": rows.ROW_ACTIONS, "problem": problem, "asked": (state, reason)}
+        page = request.path_params | shown | {"actions": rows.MEANINGS, "decided": rows.DECIDED}
+        page |= {"problem": problem, "asked": (state, reason)}
         return await self._page(request, "rows.html", code, section="/", **page)
 
     async def datasets(self, request: Request) -> Response:
@@ -388,6 +433,18 @@ class Pages(Rendering):
         return await self._page(request, "erasures.html", code, section="/system", problem=problem, **page)
 
 
+def _inbox_of(workload: str | None) -> str:
+    return f"/workloads/{quote(workload, safe='')}/teach" if workload else "/teach"
+
+
+def _chosen(answer: dict[str, Any]) -> str:
+    """What an expert chose, as it is read on the form."""
+    name, value = answer["name"], answer["value"]
+    key = name if name == "correction" else f"{name} {'yes' if value else 'no'}"
+    texts = {verdict: text for text, verdict in CHOICES.get(answer["asked_for"], CHOICES[None])}
+    return texts.get(key, key)
+
+
 def _now(status: dict[str, Any], workload: str) -> dict[str, Any]:
     """The retrainings of a workload that are under way or wait."""
     runs = {name: [one for one in status[name] if one["workload"] == workload] for name in ("under_way", "queue")}
@@ -404,11 +461,14 @@ def _shown_pairs(request: Request, found: dict[str, Any]) -> dict[str, Any]:
 
 def _rows_shown(all_rows: Any, state: str | None, reason: str | None) -> dict[str, Any]:
     """How many rows of the workload are in each state, for each reason (`counts`), and the first of those that are
-    asked for (`rows`, of `total`)."""
-    counts, asked = Counter[tuple[str, str]](), list[dict[str, Any]]()
+    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names."""
+    counts, asked, named = Counter[tuple[str, str]](), list[dict[str, Any]](), dict[str, str]()
     for row in all_rows:
+        named[row["feedback_id"]] = row["interaction_id"]
         counts[row["state"], row["reason"]] += 1
         if state in (None, row["state"]) and reason in (None, row["reason"]) and len(asked) < ROWS_SHOWN:
             asked.append(row)
+    for row in asked:
+        row["why"] = [(part, named.get(part)) for part in re.split(r"([^\s:,]+)", row["detail"]) if part]
     total = sum(n for (one, why), n in counts.items() if state in (None, one) and reason in (None, why))
     return {"counts": sorted(counts.items()), "rows": asked, "total": total}

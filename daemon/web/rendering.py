@@ -1,9 +1,13 @@
 """What the pages of the console have in common: operations asked by a browser, templates, the menu, headers, forms."""
 
+import re
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, pass_context
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -40,7 +44,8 @@ class Rendering:
         self._templates = Environment(
             loader=PackageLoader("retuned.daemon.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        self._templates.globals |= {"y": chart.y, "lines": chart.lines}
+        self._templates.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns}
+        self._templates.filters |= {"when": when, "sentence": sentence}
 
     async def _overview(self, request: Request) -> dict[str, Any]:
         """The latest snapshot, as far as who asks may see it."""
@@ -56,32 +61,56 @@ class Rendering:
 
     async def _page(self, request: Request, template: str, code: int = 200, /, **shown: Any) -> Response:
         found = await self._overview(request)
-        counts = {"/teach": sum(one.facts.labels for one in found["workloads"])}
-        caller = caller_of(request)
-        bound, reads = caller.workloads is not None, caller.conversations
-        menu = [
-            (text, path, counts.get(path))
-            for text, path, least in MENU
-            if may_do(request, least) and not (bound and path == "/system") and (reads or path not in TEXTS)
-        ]
-        given = {
-            "menu": menu,
-            "may": lambda least: may_do(request, least),
-            "bound": bound,
-            "reads": reads,
-            "who": getattr(request.state, "principal", None),
-            "in_session": getattr(request.state, "in_session", False),
+        waiting = sum(one.facts.labels for one in found["workloads"])
+        given = frame(request, {"/teach": shown.pop("waiting", waiting)}) | {
             "as_of": found["as_of"],
             "ingestion": found["ingestion"],
-            "problem": None,
-            "done": None,
         }
         page = await run_in_threadpool(self._templates.get_template(template).render, **given | shown)
         return HTMLResponse(page, code, HEADERS)
 
     def _bare(self, template: str, code: int, /, **shown: Any) -> Response:
-        """A page without the menu, for who may not be admitted."""
-        return HTMLResponse(self._templates.get_template(template).render(menu=(), **shown), code, HEADERS)
+        """A page without a figure of the warehouse, and without the menu unless `shown` has one."""
+        return HTMLResponse(self._templates.get_template(template).render({"menu": ()} | shown), code, HEADERS)
+
+
+def frame(request: Request, counts: dict[str, int]) -> dict[str, Any]:
+    """What surrounds each page: the menu of what the principal may do, with these counts."""
+    caller = caller_of(request)
+    bound, reads = caller.workloads is not None, caller.conversations
+    menu = [
+        (text, path, counts.get(path))
+        for text, path, least in MENU
+        if may_do(request, least) and not (bound and path == "/system") and (reads or path not in TEXTS)
+    ]
+    return {
+        "menu": menu,
+        "may": lambda least: may_do(request, least),
+        "bound": bound,
+        "reads": reads,
+        "who": getattr(request.state, "principal", None),
+        "in_session": getattr(request.state, "in_session", False),
+        "problem": None,
+        "done": None,
+    }
+
+
+@pass_context
+def when(page: Mapping[str, Any], time: datetime | str | None) -> str:
+    """A time in UTC, naive or ISO 8601, as all pages show it; of another year than that of the page with the year."""
+    if not time:
+        return "never"
+    moment = datetime.fromisoformat(time) if isinstance(time, str) else time
+    form = "%-d %b %H:%M" if moment.year == page["as_of"].year else "%-d %b %Y %H:%M"
+    return Markup('<time datetime="{}Z" title="{} UTC">{}</time>').format(
+        moment.replace(tzinfo=None).isoformat(), moment.strftime("%A, %-d %B %Y, %H:%M:%S"), moment.strftime(form)
+    )
+
+
+def sentence(text: str) -> str:
+    """A text as a sentence: with a capital, unless it begins with the name of a key, and a full stop."""
+    text = text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,]", text) else text
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
 def is_browser(request: Request) -> bool:

@@ -201,7 +201,7 @@ def application(service: "Local", process: Process, settings: Settings) -> Starl
     """
     api = Api(service, settings)
     gate = _gate(settings)
-    pages = Pages(api, service)
+    pages = Pages(api, service, settings)
     sign_in = SignIn(api, gate, settings.http)
     owners = ((Health(process), HEALTH), (sign_in, SIGN_IN), (pages, PAGES), (api, OPERATED))
     endpoints = [(route, partial(route.endpoint, owner)) for owner, routes in owners for route in routes]
@@ -310,7 +310,7 @@ def _problem(request: Request, error: Exception) -> Response:
     is_unknown = error.detail == HTTPStatus.NOT_FOUND.phrase  # what Starlette raises where no route fits
     detail = f"no such route; GET {API}/openapi.json lists them" if is_unknown else error.detail
     if pages is not None and browses:
-        return pages.failed(detail, error.status_code)
+        return pages.failed(request, detail, error.status_code)
     return json_response({"error": detail}, error.status_code, error.headers)
 
 

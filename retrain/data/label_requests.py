@@ -176,10 +176,16 @@ def announce_pending(warehouse: Warehouse, publisher: Publisher, topic: str) -> 
     return len(rows)
 
 
-def open_requests(warehouse: Warehouse, workload: str | None = None, id: str | None = None) -> list[dict[str, Any]]:
-    """Returns the open requests as published messages, oldest first: of a workload, or the one with this id."""
-    given = {"workload": workload, "pending": False, "id": id}
+def open_requests(warehouse: Warehouse, workload: str | None = None) -> list[dict[str, Any]]:
+    """Returns the open requests as published messages, oldest first, of a workload or of all."""
+    given = {"workload": workload, "pending": False, "id": None}
     return [_message(row) for row in warehouse.rows(QUERIES["open"], given)]
+
+
+def find(warehouse: Warehouse, id: str) -> dict[str, Any] | None:
+    """Returns a request as a published message, even if it is answered; None: its interaction is not here."""
+    rows = warehouse.rows(QUERIES["open"], {"workload": None, "pending": False, "id": id})
+    return _message(rows[0]) if rows else None
 
 
 def write_files(warehouse: Warehouse, settings: Settings) -> None:

@@ -147,7 +147,8 @@ FROM (
 WHERE label_requests.id = answer.request_id
 
 -- name: open
--- Requests whose interaction is not archived: feedback on an archived one would teach nothing.
+-- Open requests, or the one with this id even if it is answered. Their interaction is not archived: feedback on an archived
+-- one would teach nothing.
 SELECT r.id, r.created_at, r.workload, r.interaction_id, i.model, i.messages, i.response, i.context,
     i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, r.reason, r.detail, r.score,
     CASE WHEN r.reason = 'conflict' THEN [
@@ -159,8 +160,8 @@ JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
 LEFT JOIN feedback a ON a.id = r.first_feedback_id
 LEFT JOIN feedback o ON o.id = r.second_feedback_id
 LEFT JOIN interactions oi ON oi.id = o.interaction_id
-WHERE r.answered_at IS NULL AND ($workload IS NULL OR r.workload = $workload) AND (NOT $pending OR NOT r.announced)
-    AND ($id IS NULL OR r.id = $id)
+WHERE ($workload IS NULL OR r.workload = $workload) AND (NOT $pending OR NOT r.announced)
+    AND CASE WHEN $id IS NULL THEN r.answered_at IS NULL ELSE r.id = $id END
 ORDER BY r.created_at, r.score DESC NULLS LAST, r.id
 
 -- name: announced

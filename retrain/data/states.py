@@ -97,7 +97,8 @@ def listed(
     """Yields the rows of a workload with their state in the last dataset, and the rows that wait for the next one.
 
     Each has `state`, `reason`, `detail`, `question`, `answer`, `source`, `account`, `feedback_id`, `interaction_id`,
-    `timestamp`, `dataset_version` (None if it waits) and `decision`, the decision of a person, if any.
+    `timestamp`, `dataset_version` (None if it waits) and `decision`, the decision of a person, if any, and
+    whether the last dataset `followed` it.
     """
     with warehouse.cursor() as cursor:
         cursor.execute(QUERIES["listed"], {"workload": workload, "state": state, "reason": reason})

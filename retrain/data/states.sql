@@ -28,7 +28,7 @@ WITH decided AS (
             ORDER BY f.timestamp DESC, f.id
         ) = 1
 ), known AS (
-    SELECT state, reason, detail, feedback_id, interaction_id, user_id, dataset_version FROM row_states
+    SELECT state, reason, detail, feedback_id, interaction_id, user_id, dataset_version, decided_at FROM row_states
     WHERE workload = $workload
     UNION ALL BY NAME
     SELECT 'waiting' AS state, 'not_decided' AS reason,
@@ -42,7 +42,8 @@ SELECT k.state, k.reason, k.detail,
        CASE WHEN f.name = 'correction' THEN coalesce(f.value ->> '$.content', f.value ->> '$') ELSE i.response END AS answer,
        f.source, k.user_id AS account, k.feedback_id, k.interaction_id, f.timestamp, k.dataset_version,
        CASE WHEN d.id IS NOT NULL THEN {
-           'action': d.action, 'answer': d.answer, 'reason': d.reason, 'author': d.author, 'decided_at': d.decided_at
+           'action': d.action, 'answer': d.answer, 'reason': d.reason, 'author': d.author, 'decided_at': d.decided_at,
+           'followed': coalesce(d.decided_at <= k.decided_at, false)
        } END AS decision
 FROM known k
 LEFT JOIN feedback f ON f.id = k.feedback_id

@@ -79,10 +79,11 @@ def published(service: Local) -> list[tuple[str, Any, str | None]]:
 def test_the_overview_begins_with_what_needs_a_person(service: Local, clients: dict[str, TestClient]) -> None:
     page = clients["vera"].get("/").text
     of = names(service)
-    assert "3 of 10 workloads need you" in page
-    places = [page.index(f'/workloads/{of[number]}"') for number in (FALLS, APPROVAL, UNRATED)]
+    assert "2 of 10 workloads need you" in page, "an approval needs an operator"
+    assert "3 of 10 workloads need you" in clients["otto"].get("/").text
+    places = [page.index(f'/workloads/{of[number]}"') for number in (FALLS, UNRATED, APPROVAL)]
     assert places == sorted(places)
-    assert "fell on Friday" in page
+    assert "fell on Friday, 27 Mar" in page
     found = clients["vera"].get("/api/v1/overview").json()
     assert [one["finding"]["level"] for one in found["workloads"][:3]] == ["bad", "warn", "warn"]
     assert clients["vera"].get("/?show=unrated").text.count('<th scope="row"') == 1
@@ -163,7 +164,12 @@ def test_answers_are_found_by_text_rating_and_day(service: Local, clients: dict[
     assert [one["question"] for one in found["answers"]] == ["How long does the refund of order 17 take?"]
     assert len(otto.get("/api/v1/answers").json()["answers"]) == 50
     assert otto.get("/api/v1/answers").json()["more"]
-    assert otto.get("/api/v1/answers", params={"rating": "helpful"}).json()["answers"] == []
+    for rating, name, value in (
+        ("helpful", "helpful", True), ("unhelpful", "helpful", False), ("corrected", "corrected", True)
+    ):  # fmt: skip
+        rated = otto.get("/api/v1/answers", params={"rating": rating, "workload": workload}).json()["answers"]
+        assert rated
+        assert {one[name] for one in rated} == {value}
     assert otto.get("/api/v1/answers", params={"since": "2026-04-02"}).json()["answers"] == []
     assert otto.get("/api/v1/answers", params={"segment": "country"}).status_code == 400
     page = otto.get("/answers", params={"workload": workload, "text": "order 17 "}).text
@@ -180,7 +186,7 @@ def test_an_expert_answers_and_gets_the_next(service: Local, clients: dict[str, 
     answer = ada.post(
         f"/labels/{item}", data={"verdict": "correction", "correction": " Within 14 days. ", "comment": "new terms"}
     )
-    assert (answer.status_code, answer.headers["location"]) == (303, "/teach")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/teach?saved={item}")
     assert published(service) == [("correction", "Within 14 days.", "ada"), ("comment", "new terms", "ada")]
     then = ada.get("/api/v1/inbox").json()
     assert then["waiting"] == 59
@@ -191,6 +197,180 @@ def test_an_expert_answers_and_gets_the_next(service: Local, clients: dict[str, 
     ada.post(f"/labels/{item}", data={"verdict": "correction", "correction": "Within 30 days."})
     assert published(service)[-1] == ("correction", "Within 30 days.", "ada")
     assert clients["ben"].post(f"/labels/{item}", data={"verdict": "helpful yes"}).status_code == 303
+
+
+def queue(client: TestClient, **query: str) -> tuple[list[str], str, dict[str, str]]:
+    """Of the inbox's page: the ids in its list, the one that is current, and the fields of the form."""
+    page = client.get("/teach", params=query).text
+    (current,) = re.findall(r'\?item=([\w-]+)" aria-current', page) or [""]
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
+    return re.findall(r'<li><a href="/teach\?item=([\w-]+)"', page), current, fields
+
+
+def test_what_was_saved_is_shown_and_the_next_one_follows(clients: dict[str, TestClient]) -> None:
+    ada = clients["ada"]
+    ids, _, _ = queue(ada)
+    _, current, fields = queue(ada, item=ids[4])
+    assert (current, fields["next"]) == (ids[4], ids[5])
+    saved = ada.post(f"/labels/{ids[4]}", data={"verdict": "helpful no", **fields})
+    assert saved.headers["location"] == f"/teach?item={ids[5]}&saved={ids[4]}"
+    page = ada.get(saved.headers["location"]).text
+    assert "Saved." in page
+    assert "Wrong, and I do not know what is right" in page
+    assert f'<a href="/teach?item={ids[4]}">Change it</a>' in page
+    assert re.findall(r'badge">(\d+)', page) == ["59"]
+    assert "<b>59</b> answers wait for you" in page
+    kept = ada.post(f"/labels/{ids[5]}", data={"verdict": "correction", "correction": " ", "comment": "see the terms"})
+    assert kept.status_code == 409
+    assert 'value="correction" required checked' in kept.text
+    assert 'value="see the terms"' in kept.text
+
+
+def test_what_is_skipped_and_all_that_waits_can_be_found(clients: dict[str, TestClient]) -> None:
+    ada = clients["ada"]
+    ids, first, fields = queue(ada)
+    skipped = ada.post(f"/labels/{first}", data={"action": "skip", **fields})
+    assert skipped.headers["location"] == f"/teach?item={ids[1]}&skipped={first}"
+    page = ada.get(skipped.headers["location"]).text
+    assert f'<a href="/teach?item={first}">1 skipped</a>' in page
+    shown, current, fields = queue(ada, item=first)
+    assert (shown[-1], current, fields) == (first, first, {})
+    seen, later = set[str](), ids[1]
+    while later:
+        seen.update(queue(ada, item=later)[0])
+        later = next(iter(re.findall(r'item=([\w-]+)">Later', ada.get("/teach", params={"item": later}).text)), "")
+    assert len(seen) == 60
+
+
+def test_an_expert_sees_and_changes_what_they_answered(service: Local, clients: dict[str, TestClient]) -> None:
+    ada = clients["ada"]
+    _, first, _ = queue(ada)
+    ada.post(f"/labels/{first}", data={"verdict": "helpful yes", "comment": "as in the terms"})
+    (interaction,) = [row["interaction_id"] for row in service.warehouse.rows(
+        "SELECT interaction_id FROM label_requests WHERE id = ?", [first]
+    )]  # fmt: skip
+    service.warehouse.insert(
+        "feedback", id="c", timestamp=NOW, interaction_id=interaction, name="comment", value='"as in the terms"',
+        source="expert", topic="experts", partition=0, offset=0, received_at=NOW,
+    )  # fmt: skip
+    service.warehouse.execute("UPDATE label_requests SET answered_at = ? WHERE id = ?", [NOW, first])
+    mine = ada.get("/teach/mine").text
+    assert "<dt>It answered</dt><dd>Within 21 days.</dd><dt>You chose</dt><dd>Right as it is</dd>" in mine
+    assert "as in the terms" in mine
+    assert "no model of this workload is trained" in mine
+    change = ada.get(f"/teach?item={first}").text
+    assert "You answered this" in change
+    assert 'value="helpful yes" required checked' in change
+    assert 'value="as in the terms"' in change
+    assert ">\nWithin 21 days.</textarea>" in change
+    form = {"action": "change", "verdict": "correction", "correction": "Within 14 days."}
+    answer = ada.post(f"/labels/{first}", data=form)
+    assert answer.headers["location"] == f"/teach/mine?saved={first}"
+    assert "Saved." in ada.get(answer.headers["location"]).text
+    assert published(service)[-1] == ("correction", "Within 14 days.", "ada")
+    assert 'value="correction" required checked' in ada.get(f"/teach?item={first}").text
+    others = clients["ben"].get(f"/teach?item={first}").text
+    assert "needs no answer any more" in others
+    assert f'action="/labels/{first}"' not in others
+
+
+def test_a_correction_that_changes_nothing_is_refused(service: Local, clients: dict[str, TestClient]) -> None:
+    item = clients["ada"].get("/api/v1/inbox").json()["item"]
+    for same in (item["answer"], f" {item['answer']}\n"):
+        page = clients["ada"].post(f"/labels/{item['id']}", data={"verdict": "correction", "correction": same})
+        assert (page.status_code, "the answer that was given, unchanged" in page.text) == (409, True)
+    refused = clients["ada"].post(f"/api/v1/labels/{item['id']}", json={"name": "correction", "value": item["answer"]})
+    assert (refused.status_code, published(service)) == (409, [])
+    assert clients["ada"].get("/api/v1/inbox").json()["waiting"] == 60
+
+
+@pytest.mark.parametrize("service", [1, 2], indirect=True)
+def test_the_overview_and_the_inbox_count_the_same(service: Local, clients: dict[str, TestClient]) -> None:
+    opinions = service.settings.for_workload("support").labels.opinions
+    ids, _, _ = queue(clients["ada"])
+    for id in ids[:5]:
+        assert clients["ada"].post(f"/labels/{id}", data={"verdict": "helpful no"}).status_code == 303
+    clients["ben"].post(f"/labels/{ids[0]}", data={"verdict": "helpful no"})
+    clients["otto"].post("/api/v1/dead-letters/replay", json={})  # a command outdates what is kept
+    states = clients["ada"].get("/api/v1/overview").json()["workloads"]
+    assert sum(one["facts"]["labels"] for one in states) == (55 if opinions == 1 else 59)
+    page = clients["ada"].get("/teach").text
+    assert re.findall(r'badge">(\d+)', page) == ["55" if opinions == 1 else "59"]
+    assert "<b>55</b> answers wait for you" in page
+    assert ("4 for other experts" in page) == (opinions == 2)
+
+
+def test_a_labeller_is_shown_what_labellers_may_do(clients: dict[str, TestClient]) -> None:
+    ada = clients["ada"]
+    page = ada.get("/").text
+    assert "Review" not in page
+    assert "2 of 10 workloads need you" in page
+    assert "the whole conversation" not in ada.get("/teach").text
+    assert "the whole conversation" in clients["otto"].get("/teach").text
+    refused = ada.get("/answers", headers={"Accept": "text/html"})
+    assert refused.status_code == 403
+    assert re.findall(r'<a href="(/[^"]*)"', refused.text) == ["/", "/teach", "/system", "/"]
+    assert "This is for the role operator; ada has the role labeller." in refused.text
+
+
+def test_an_approval_that_is_decided_asks_nothing_any_more(service: Local, clients: dict[str, TestClient]) -> None:
+    otto, path = clients["otto"], f"/approvals/a{APPROVAL}"
+    page = otto.get(path).text
+    assert "put 8c01dd2e into service?" in page
+    assert "It answers all conversations at once" in page
+    assert "Read these before you decide" not in clients["ada"].get(path).text
+    assert otto.post(path, data={"decision": "refuse", "reason": "too early"}).status_code == 303
+    page = otto.get(path).text
+    assert "8c01dd2e is refused</h1>" in page
+    assert "Answers side by side" in page
+    assert "Read these before you decide" not in page
+    assert "Nothing else waits for approval." in page
+    service.warehouse.execute("UPDATE approvals SET state = 'waiting', id = 'other'")
+    service.warehouse.insert(
+        "approvals", id="a5", workload=names(service)[APPROVAL], version="8c01dd2e", run_id="r5", requested_at=NOW,
+        expires_at=NOW, state="expired", decided_at=NOW, announced=True,
+    )  # fmt: skip
+    assert 'Still waiting for approval: <a href="/approvals/other">' in otto.get(path).text
+
+
+def test_a_row_shows_what_was_decided_and_what_each_decision_does(
+    service: Local, clients: dict[str, TestClient]
+) -> None:
+    otto, path = clients["otto"], f"/workloads/{names(service)[0]}/rows"
+    set_aside = f"{path}?state=set_aside&reason=outvoted"
+    page = otto.get(set_aside).text
+    for text in ("taught although a rule sets it aside", "kept, and rehearsed in every dataset", "never taught"):
+        assert text in page
+    assert ">release<" not in page, "there is nothing to release"
+    assert ">\nWithin 14 days, and at once for gift cards.</textarea>" in page
+    row = otto.get(f"/api/v1{set_aside}").json()[0]
+    otto.post(set_aside, data={"id": row["feedback_id"], "action": "keep", "reason": "it is right"})
+    page = " ".join(otto.get(set_aside).text.split())
+    assert "<b>Kept</b> in the next dataset<br><small>otto: it is right</small>" in page
+    assert ">release<" in page
+    service.warehouse.execute("UPDATE row_states SET decided_at = ?", [NOW + timedelta(hours=1)])
+    assert "in the next dataset<br>" not in otto.get(set_aside).text
+    taught = otto.get(f"/api/v1{path}?state=taught").json()
+    service.warehouse.execute(
+        "UPDATE row_states SET reason = 'duplicates', detail = ? WHERE feedback_id = ?",
+        [f"{taught[1]['feedback_id']} gives the same answer", taught[0]["feedback_id"]],
+    )
+    page = otto.get(f"{path}?state=taught&reason=duplicates").text
+    assert f'<a href="/interactions/{taught[1]["interaction_id"]}">another row</a> gives the same answer' in page
+
+
+def test_an_interaction_lists_who_stated_what(clients: dict[str, TestClient]) -> None:
+    page = " ".join(clients["otto"].get("/interactions/i1-1").text.split())
+    assert "<th>when</th><th>what</th><th>by</th><th>value</th>" in page
+    assert "(3 against, 0 for). Not answered yet." in page
+    assert "No feedback yet." in clients["otto"].get("/interactions/i0-1").text
+
+
+def test_the_system_page_states_what_its_figures_ask_for(clients: dict[str, TestClient]) -> None:
+    page = clients["vera"].get("/system").text
+    for text in ("not asked: no daemon runs", "Act if it grows.", "nothing to do", "not yet"):
+        assert text in page
+    assert "MB used" not in page
 
 
 def test_what_experts_did_goes_with_its_request(service: Local, clients: dict[str, TestClient]) -> None:

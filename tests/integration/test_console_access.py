@@ -76,7 +76,7 @@ def test_a_browser_is_led_to_sign_in_and_back(service: Local, file: Path) -> Non
     assert 'value="/teach?item=l1-0"' in page.text
     assert "script-src 'self';" in page.headers["Content-Security-Policy"]
     wrong = sign_in(client, "retuned_not-the-token-at-all")
-    assert (wrong.status_code, "the token is unknown, or has expired" in wrong.text) == (401, True)
+    assert (wrong.status_code, "The token is unknown, or has expired." in wrong.text) == (401, True)
     assert COOKIE not in client.cookies
     begun = sign_in(client, secret, next="/teach?item=l1-0")
     assert (begun.status_code, begun.headers["location"]) == (303, "/teach?item=l1-0")

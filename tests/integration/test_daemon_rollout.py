@@ -241,7 +241,7 @@ def test_a_person_sees_who_answers_how_much_and_what_the_next_step_waits_for(dae
         "support@v2 0.25 of the conversations since 2026-03-03 09:00 UTC, then 1, not before "
         "2026-03-04 09:00 UTC; hold: the step has lasted 12 hours of 24 hours; the canary gave 100 of 200 answers"
     ), line
-    assert "25% of new conversations since 2026-03-03 09:00 UTC; then 100%, not before 2026-03-04 09:00 UTC" in shown
+    assert "25% of new conversations since 3 Mar 09:00 UTC; then 100%, not before 4 Mar 09:00 UTC" in shown
     assert "30% of 100 15% of 500" in shown
     assert "canary v2 25% by gate" in shown
     daemon.now += 13 * HOUR  # it is due

@@ -220,7 +220,7 @@ def test_an_operator_looks_and_decides_on_the_page(config: Path, ids: list[str])
         form = {"action": "drop", "id": ids[-1], "reason": "<i>spam</i>", "answer": ""}
         done = browser.post(f"{url}?state=waiting", data=form)
         assert (done.status_code, done.headers["location"]) == (303, "/workloads/support/rows?state=waiting")
-        assert "<b>drop</b> by an operator" in browser.get(url).text
+        assert "<b>Dropped</b> in the next dataset<br><small>an operator: " in browser.get(url).text
         assert "&lt;i&gt;spam&lt;/i&gt;" in browser.get(url).text
         (row,) = service.warehouse.rows("SELECT feedback_id, action, answer FROM row_decisions")
         assert row == {"feedback_id": ids[-1], "action": "drop", "answer": None}

@@ -190,7 +190,7 @@ def test_the_form_of_the_page_decides_for_who_may(local: Local, settings: Settin
     assert "it is rude" in shown
     late = client(local, settings, tokens["olga"]).post(path, data=form | {"decision": "approve"})
     assert late.status_code == 409
-    assert f"approval of support@{V1}: refused by otto at " in late.text
+    assert f"Approval of support@{V1}: refused by otto at " in late.text
     assert "Refused by otto" in late.text, "what is shown is what is so now"
     assert otto.get("/approvals/none").status_code == 404
 

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from retuned.daemon.console.attention import State, ranked, state_of
-from retuned.daemon.console.chart import HEIGHT, WIDTH, Frame, Point, lines, y
+from retuned.daemon.console.chart import HEIGHT, WIDTH, Frame, Point, columns, lines, y
 from retuned.daemon.console.inbox import CLAIM, Work, agreement, status
 from retuned.daemon.console.overview import Facts, Rate
 from retuned.daemon.console.teach import diff
 from retuned.daemon.console.version import Pair
 from retuned.daemon.console.workload import chosen, compared
 from retuned.daemon.settings import Settings
+from retuned.daemon.web.rendering import sentence, when
 
 NOW = datetime(2026, 3, 30, 9, 0, 0)  # a Monday
 
@@ -44,7 +45,7 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
 @pytest.mark.parametrize(
     ("facts", "level", "sentence"),
     [
-        (FALLEN, "bad", "Helpful 30%, was 90%; fell on Saturday"),
+        (FALLEN, "bad", "Helpful 30%, was 90%; fell on Saturday, 28 Mar"),
         ({"helpful": rate(0.85), "history": history(*[0.9] * 8, 0.85)}, "quiet", "Quiet"),
         ({"hallucination": rate(0.3)}, "bad", "30% of the answers are invented"),
         ({"hallucination": rate(0.15)}, "quiet", "Quiet"),
@@ -57,7 +58,7 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
                 | {"event": "rolled_back", "changed_at": NOW - timedelta(days=2), "change_reason": "worse"}
             },
             "bad",
-            "A version was rolled back on Saturday",
+            "A version was rolled back on Saturday, 28 Mar",
         ),
         (
             {
@@ -73,7 +74,7 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
             "warn",
             "A better version waits for approval",
         ),
-        ({"answers": 1_000}, "warn", "Nobody rates the answers"),
+        ({"answers": 1_000}, "warn", "No answers are rated"),
         ({"answers": 10}, "quiet", "Quiet"),
         ({"paused": {"actor": "anna", "reason": "audit"}}, "warn", "Retraining is paused by anna"),
         ({"run": {"state": "running", "error": None}}, "busy", "Retraining"),
@@ -132,6 +133,41 @@ def test_a_chart_has_some_ticks_within_its_frame(length: timedelta) -> None:
     assert 2 <= len(ticks) <= 10
     assert all(0 <= x <= WIDTH for x, _ in ticks)
     assert len({label for _, label in ticks}) == len(ticks)
+
+
+def test_each_place_of_a_chart_belongs_to_the_nearest_moment() -> None:
+    frame = Frame(NOW - timedelta(hours=10), NOW)
+    one, two, three = (Point(NOW - timedelta(hours=hours), 0.5, 0.4, 0.6, 10) for hours in (8, 4, 0))
+    assert columns(frame, [one, three], [two]) == [
+        (0.0, 400.0, one.at, [one, None]),
+        (400.0, 400.0, two.at, [None, two]),
+        (800.0, 200.0, three.at, [three, None]),
+    ]
+    assert columns(frame, [], []) == []
+
+
+def test_times_have_one_form_and_those_of_another_year_name_it() -> None:
+    page = {"as_of": NOW}
+    assert when(page, datetime(2026, 3, 5, 7, 8)).endswith(">5 Mar 07:08</time>")
+    assert when(page, "2026-03-05T07:08:09.123Z").endswith(">5 Mar 07:08</time>")
+    assert when(page, datetime(2019, 3, 5, 7, 8)) == (
+        '<time datetime="2019-03-05T07:08:00Z" title="Tuesday, 5 March 2019, 07:08:00 UTC">5 Mar 2019 07:08</time>'
+    )
+    assert when(page, None) == "never"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nothing moved", "Nothing moved."),
+        ("the token is unknown, or has expired", "The token is unknown, or has expired."),
+        ("Is it open?", "Is it open?"),
+        ("http.port 8321: no daemon runs there", "http.port 8321: no daemon runs there."),
+        ("", ""),
+    ],
+)
+def test_a_problem_is_shown_as_a_sentence(text: str, expected: str) -> None:
+    assert sentence(text) == expected
 
 
 def work(expert: str, state: Any, ago: float = 0.0, name: str | None = None, value: str | None = None) -> Work:

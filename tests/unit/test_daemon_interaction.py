@@ -65,7 +65,7 @@ def test_an_interaction_is_shown_with_all_that_came_of_it(rig: Rig, site: TestCl
         "Refunds take a week.",
         "3.21 s",
         "A week, to &lt;EMAIL",
-        "passages say nothing; not answered yet",
+        "Passages say nothing. Not answered yet.",
         "in no dataset",
         "alarm",
     ):

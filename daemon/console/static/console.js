@@ -35,7 +35,7 @@ if (teach) {
     const out = teach.querySelector("[data-diff]");
     if (!text || !out) return;
     const a = words(text.dataset.original), b = words(text.value);
-    if (a.length * b.length > 4e6 || text.dataset.original === text.value) return out.replaceChildren();
+    if (!text.dataset.original || a.length * b.length > 4e6 || text.dataset.original === text.value) return out.replaceChildren();
     // Longest common subsequence, from the end.
     const best = Array.from({ length: a.length + 1 }, () => new Uint32Array(b.length + 1));
     for (let i = a.length - 1; i >= 0; i--)
@@ -52,20 +52,38 @@ if (teach) {
     }
     out.replaceChildren("Changed: ", ...parts.map(([kind, word]) => Object.assign(document.createElement(kind), { textContent: word })));
   };
+  // Only a correction has a text of its own; what was typed comes back with it.
+  let typed = null, isSent = false;
+  const chosen = (input) => {
+    if (!text) return;
+    if (input.value === "correction") text.value = typed ?? text.value;
+    else if (text.value !== text.dataset.original) { typed = text.value; text.value = text.dataset.original; }
+    show();
+  };
   const choose = (input) => {
     input.checked = true;
-    if (input.value === "correction" && text) { text.focus(); text.setSelectionRange(text.value.length, text.value.length); }
+    chosen(input);
+    if (input.value === "correction" && text) { text.focus(); text.select(); }
   };
+  for (const one of choices) one.addEventListener("change", () => chosen(one));
   text?.addEventListener("input", () => {
     const correction = choices.find((one) => one.value === "correction");
     if (correction) correction.checked = true;
+    typed = null;
     show();
   });
+  show();
+  teach.addEventListener("submit", () => { isSent = true; });
+  addEventListener("beforeunload", (event) => {
+    const isTyped = [text, teach.elements.comment].some((one) => one && one.value !== one.defaultValue);
+    if (isTyped && !isSent) event.preventDefault();
+  });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); teach.requestSubmit(teach.querySelector("[value=answer]")); }
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); teach.requestSubmit(teach.querySelector(".main")); }
     if (event.key === "Escape") document.activeElement.blur();
     if (event.target.matches("textarea, input[type=text]") || event.ctrlKey || event.metaKey || event.altKey) return;
     if (/^[1-9]$/.test(event.key) && choices[event.key - 1]) { event.preventDefault(); choose(choices[event.key - 1]); }
-    if (event.key === "s") { event.preventDefault(); teach.requestSubmit(teach.querySelector("[value=skip]")); }
+    const skip = teach.querySelector("[value=skip]");
+    if (event.key === "s" && skip) { event.preventDefault(); teach.requestSubmit(skip); }
   });
 }
