@@ -21,12 +21,12 @@ def rig(tmp_path: Path, warehouse: Warehouse) -> Rig:
     return Rig(settings_for(tmp_path), warehouse, MemoryLog())
 
 
-def test_a_detail_that_quotes_a_value_is_redacted_with_the_numbers_of_its_payload(rig: Rig) -> None:
+def test_the_payload_is_redacted_and_the_detail_quotes_none_of_it(rig: Rig) -> None:
     rig.send(feedback("f", "i", value=f"{CARD}, or anna@example.com"))
     rig.drain()
     (letter,) = dead_letters(rig.warehouse, 10)
     assert letter["reason"] == "bad_value"
-    assert "<CARD_1>, or <EMAIL_1>" in letter["detail"]
+    assert letter["detail"].endswith('as in "value": true, got a text')
     assert "<CARD_1>, or <EMAIL_1>" in letter["payload"]
 
 
