@@ -107,7 +107,9 @@ def check_classes(chosen: Selection, workload: str, metric: Metric) -> None:
         gone = Counter(lost[question].reason for question in questions & lost.keys())
         if len(questions) >= least and 2 * gone.total() > len(questions):
             rules = ", ".join(f"{times} {reason}" for reason, times in gone.most_common())
-            examples = ", ".join(lost[question].row.feedback_id for question in sorted(questions & lost.keys())[:_SHOWN])
+            examples = ", ".join(
+                lost[question].row.feedback_id for question in sorted(questions & lost.keys())[:_SHOWN]
+            )
             raise LostClass(
                 f"workload {workload}: {gone.total()} of {len(questions)} questions with {named[one]} would be left "
                 f"out ({rules}), so that a model would not learn them and nothing would show it, such as those of "

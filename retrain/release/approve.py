@@ -116,8 +116,8 @@ def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
 
 @one_at_a_time
 def make_anew(rollout: Rollout, workload: str | None, reason: str, now: datetime) -> list[str]:
-    """Supersedes the waiting requests, of one workload or of all, for datasets that were built from other decisions than
-    those in force, so that their runs build new ones. Returns their workloads."""
+    """Supersedes waiting requests for datasets that were built from other decisions than those in force, so that their
+    runs build new ones. Returns their workloads."""
     outdated = [
         one.workload
         for one in approvals.waiting(rollout.warehouse, workload)

@@ -101,7 +101,7 @@ def test_a_long_message_that_is_kept_whole_is_not_cut(rig: Rig) -> None:
     assert event["response"] in letter["payload"]
 
 
-def test_letters_are_read_page_by_page_as_they_were_when_the_first_was_asked_for(
+def test_letters_are_read_page_by_page_and_what_is_deleted_meanwhile_is_left_out(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retuned.consumers.warehouse.dead_letters.PAGE", 2)
@@ -115,8 +115,9 @@ def test_letters_are_read_page_by_page_as_they_were_when_the_first_was_asked_for
     assert list(dead_letters(rig.warehouse, 2, reason)) == [one for one in everything if one["reason"] == reason][:2]
     reading = dead_letters(rig.warehouse, 100)
     assert next(reading) == everything[0]
+    rig.warehouse.checkpoint()  # a client that reads no further holds nothing up
     rig.warehouse.execute("DELETE FROM dead_letters")
-    assert list(reading) == everything[1:]
+    assert list(reading) == everything[1:2]
     left = dead_letters(rig.warehouse, 100)
     assert next(left, None) is None
 

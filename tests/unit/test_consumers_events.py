@@ -297,7 +297,7 @@ def test_reserved_names_have_one_type_and_others_any_scalar(name: str, good: lis
         ("helpful", {"up": 1}, 'value of helpful: expected true or false, as in "value": true, got an object'),
         ("rating", 5, 'value of rating: expected a number from 0 to 1, as in "value": 0.75, got a number'),
         ("correction", "", 'expected a text that is not empty, as in "value": "Within 30 days.", got an empty text'),
-        ("mood", {"up": 1}, 'value of mood: expected a boolean, a number or a string, got an object'),
+        ("mood", {"up": 1}, "value of mood: expected a boolean, a number or a string, got an object"),
     ],
 )
 def test_a_wrong_value_is_told_what_was_expected_with_an_example(name: str, value: Any, said: str) -> None:

@@ -189,7 +189,14 @@ def test_a_principal_without_conversations_gets_figures_and_commands_and_no_text
     local: Local, settings: Settings
 ) -> None:
     nora = client(local, settings, "nora", "operator", conversations=False)
-    for path in ("answers", "exports/interactions", "interactions/support-0", "labels", "workloads/support/rows", "lineage/x"):
+    for path in (
+        "answers",
+        "exports/interactions",
+        "interactions/support-0",
+        "labels",
+        "workloads/support/rows",
+        "lineage/x",
+    ):
         answer = nora.get(f"/api/v1/{path}")
         assert (answer.status_code, "may not read conversations" in answer.text) == (403, True), path
     assert nora.get("/api/v1/status").status_code == 200

@@ -135,7 +135,12 @@ def test_a_chart_has_some_ticks_within_its_frame(length: timedelta) -> None:
 
 
 def work(
-    expert: str, state: Any, ago: float = 0.0, name: str | None = None, value: str | None = None, sent: bool | None = None
+    expert: str,
+    state: Any,
+    ago: float = 0.0,
+    name: str | None = None,
+    value: str | None = None,
+    sent: bool | None = None,
 ) -> Work:
     return Work(expert, state, NOW - timedelta(seconds=ago), name, value, sent)
 
@@ -162,7 +167,11 @@ YES, NO = ("helpful", "true"), ("helpful", "false")
         ([work("ben", "answered", 0, *YES), work("cleo", "answered", 0, *NO)], 2, "disputed"),
         ([work("anna", "answered", 0, *YES), work("ben", "answered", 0, *NO)], 2, "disputed"),
         (
-            [work("ben", "answered", 0, *YES), work("cleo", "answered", 0, *NO), work("dora", "answered", 0, *NO, True)],
+            [
+                work("ben", "answered", 0, *YES),
+                work("cleo", "answered", 0, *NO),
+                work("dora", "answered", 0, *NO, True),
+            ],
             2,
             "answered",
         ),
