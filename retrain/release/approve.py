@@ -96,9 +96,10 @@ def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
     if request is None:
         raise RetunedError(f"approval {verdict.approval_id}: unknown; `retuned approve` lists those that wait")
     if request.state == "waiting":
-        if verdict.state == "approved" and make_anew(rollout, request.workload, DECIDED, now):
+        is_dataset = request.kind == "dataset"
+        if is_dataset and verdict.state == "approved" and make_anew(rollout, request.workload, DECIDED, now):
             raise RetunedError(f"{request.name}: {DECIDED}, and waits for approval again")
-        if verdict.state == "approved" and request.kind == "version":
+        if not is_dataset and verdict.state == "approved":
             row = rollout.warehouse.row(QUERIES["gate_decision"], {"run_id": request.run_id})
             passed = f"{json.loads(row['reasons'])[0]} " if row else ""
             reason = f"{passed}(approved by {verdict.actor}: {verdict.reason})"
@@ -130,10 +131,10 @@ def make_anew(rollout: Rollout, workload: str | None, reason: str, now: datetime
 
 
 def _is_outdated(rollout: Rollout, workload: str, version: str) -> bool:
-    """Returns whether people decided about the rows of a dataset after the state that it was built from."""
+    """Returns whether a dataset was built from other decisions about its rows than those in force. It is outdated, too,
+    if an earlier release built it: from which decisions is unknown."""
     dataset = datasets.load(rollout.warehouse, workload, version)
-    known = dataset.decisions if dataset is not None else None
-    return known is not None and known != overrides.digest(rollout.warehouse, workload)
+    return dataset is not None and dataset.decisions != overrides.digest(rollout.warehouse, workload)
 
 
 def expire(rollout: Rollout, now: datetime) -> None:

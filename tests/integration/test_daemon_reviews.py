@@ -186,6 +186,16 @@ def test_a_dataset_is_outdated_though_a_kill_followed_the_decision(
     assert second["counts"]["overruled"] == {"dropped": {"rows": 1}}
 
 
+def test_a_dataset_that_an_earlier_release_built_is_made_anew_once(queue: RunQueue) -> None:
+    """It is unknown from which decisions it was built."""
+    asked(queue)
+    queue.warehouse.execute("UPDATE datasets SET decisions = NULL")
+    for _ in range(2):
+        queue.jobs.run("quality")
+        queue.jobs.run("resume")
+    assert [one["state"] for one in ask(queue.service, "approvals", workload="support")] == ["waiting", "superseded"]
+
+
 def test_without_it_a_dataset_is_trained_on_at_once(queue: RunQueue) -> None:
     queue.configure(**REVIEWED | {"dataset": {"minimum_rows": 1}})
     queue.runs.ask("support", asked_by="an operator")
