@@ -145,7 +145,7 @@ HAVING avg(score) IS NOT NULL
 SELECT * FROM datasets WHERE workload = $workload AND version = $version
 
 -- name: keep_dataset
-UPDATE datasets SET removed_at = NULL WHERE workload = $workload AND version = $version
+UPDATE datasets SET removed_at = NULL, decisions = $decisions WHERE workload = $workload AND version = $version
 
 -- name: dataset_lineage
 INSERT INTO dataset_rows (dataset_version, row_id, split, prompt_hash, interaction_id, feedback_id)

@@ -1,5 +1,6 @@
 """The two events that apps publish, interactions and feedback: their fields, decoding and validation."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,8 @@ Timestamp = Annotated[datetime, Meta(description="ISO 8601 (RFC 3339); without a
 
 
 UNFORESEEN = "internal_error"
+_QUOTED = re.compile(r"(?s)\AInvalid enum value .*(?= - at )")
+"""The decoder's only message that quotes a value."""
 
 
 class BadEvent(Exception):
@@ -32,7 +35,7 @@ class BadEvent(Exception):
         reason: the code that is counted: empty, too_large, not_utf8, not_json, too_deep, not_an_event, bad_value,
             otlp_protobuf, schema_registry, too_many; unreadable for a batch that is corrupt on the broker;
             internal_error for an unexpected exception.
-        detail: what is wrong, as a sentence. It may quote the message.
+        detail: what is wrong, as a sentence without text of the message: people who may not read conversations see it.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -234,7 +237,7 @@ def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                     _plain, (event.messages, event.context, event.attributes)
                 )
     except msgspec.ValidationError as error:
-        raise BadEvent("not_an_event", f"{field}{error}") from error
+        raise BadEvent("not_an_event", field + _QUOTED.sub("Invalid enum value", str(error))) from error
     except msgspec.DecodeError as error:
         raise BadEvent("not_json", str(error)) from error
     except UnicodeDecodeError as error:
@@ -295,7 +298,7 @@ def _check(event: Event, bounds: Bounds) -> None:
     if type(event) is Feedback:
         _check_value(event.name, event.value, bounds)
         if event.name == SHADOW_ANSWER and event.source != "app":
-            raise BadEvent("bad_value", f"source of {SHADOW_ANSWER}: expected app, got {event.source}")
+            raise BadEvent("bad_value", f"source of {SHADOW_ANSWER}: expected app")
         return
     assert type(event) is Interaction
     workload = event.workload
@@ -329,7 +332,7 @@ def _check_name(field: str, name: str) -> None:
 
 def _check_number(name: str, value: float | None, most: float, key: str) -> None:
     if value is not None and not abs(value) <= most:
-        raise BadEvent("bad_value", f"{name}: {str(value)[:24]} is beyond {most:,.16g} (ingest.{key})")
+        raise BadEvent("bad_value", f"{name}: is beyond {most:,.16g} (ingest.{key})")
 
 
 def _time_problem(timestamp: datetime, bounds: Bounds) -> str:
@@ -369,4 +372,22 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     else:
         return
     if not fits:
-        raise BadEvent("bad_value", f"value of {name}: expected {expected}, got {to_json(value)[:100]}")
+        # Without the value: the detail of a dead letter is shown to people who may not read conversations.
+        raise BadEvent("bad_value", f"value of {name}: expected {expected}, got {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    """Returns what kind of value a decoded value is, in words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text" if value.strip() else "an empty text"
+        case list():
+            return "a list" if value else "an empty list"
+        case _:
+            return "an object" if value else "an empty object"

@@ -16,7 +16,7 @@ from retuned.consumers.formats.users import KEY, Pseudonyms
 from retuned.consumers.kafka.contract import Record
 from retuned.consumers.privacy.placeholders import Scope
 from retuned.consumers.privacy.redactor import Redactor
-from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 PAGE = 200
@@ -179,14 +179,14 @@ def count_dead_letters(warehouse: Warehouse, topic: str) -> int:
 def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> Iterator[dict[str, Any]]:
     """Yields the newest dead letters first: topic, partition, offset, reason, detail, payload, received_at.
 
-    Payloads are read page by page from one state of the warehouse.
+    Payloads are read page by page, so that no cursor stays open while a slow client reads. Letters that are gone by
+    then are left out.
     """
-    with warehouse.cursor() as cursor:
-        cursor.begin()  # row ids are stable within a transaction
-        try:
-            cursor.execute(QUERIES["newest_dead_letters"], {"limit": limit, "reason": reason})
-            rows = [row for (row,) in cursor.fetchall()]
-            for start in range(0, len(rows), PAGE):
-                yield from rows_of(cursor.execute(QUERIES["dead_letters"], {"rows": rows[start : start + PAGE]}))
-        finally:
-            cursor.rollback()
+    newest = warehouse.rows(QUERIES["newest_dead_letters"], {"limit": limit, "reason": reason})
+    places = list(dict.fromkeys(tuple(row.values()) for row in newest))  # parts of a message share its place
+    for start in range(0, len(places), PAGE):
+        topics, partitions, offsets, times = map(list, zip(*places[start : start + PAGE], strict=True))
+        page = {"topics": topics, "partitions": partitions, "offsets": offsets, "times": times, "reason": reason}
+        found = warehouse.rows(QUERIES["dead_letters"], page)
+        yield from found[:limit]
+        limit -= len(found[:limit])

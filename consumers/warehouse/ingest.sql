@@ -79,14 +79,18 @@ SELECT
 SELECT count(*) AS letters FROM dead_letters WHERE topic = $topic;
 
 -- name: newest_dead_letters
-SELECT rowid FROM dead_letters
+SELECT topic, partition, "offset", received_at FROM dead_letters
 WHERE $reason IS NULL OR reason = $reason
 ORDER BY received_at DESC, topic, partition, "offset" DESC
 LIMIT $limit;
 
 -- name: dead_letters
 SELECT topic, partition, "offset", reason, detail, payload, received_at FROM dead_letters
-WHERE rowid IN (SELECT unnest($rows))
+SEMI JOIN (
+    SELECT unnest($topics::VARCHAR[]) AS topic, unnest($partitions::INTEGER[]) AS partition, unnest($offsets::BIGINT[]) AS "offset",
+           unnest($times::TIMESTAMP[]) AS received_at
+) page USING (topic, partition, "offset", received_at)
+WHERE $reason IS NULL OR reason = $reason
 ORDER BY received_at DESC, topic, partition, "offset" DESC;
 
 -- name: letters_to_replay

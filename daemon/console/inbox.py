@@ -13,13 +13,20 @@ CLAIM = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Work:
-    """What one expert did with a request. `value` is JSON."""
+    """What one expert did with a request. `value` is JSON; `sent`: the answer was published as feedback."""
 
     expert: str
     state: Literal["claimed", "skipped", "answered"]
     since: datetime
     name: str | None = None
     value: str | None = None
+    sent: bool | None = None
+
+
+def agreeing(work: Iterable[Work], own: Work) -> int:
+    """Returns how many experts give the same answer as `own`, which is among `work`."""
+    answers = [one for one in work if one.state == "answered"]
+    return next(len(same) for same in _alike(answers) if own in same)
 
 
 def status(work: Iterable[Work], expert: str, now: datetime, opinions: int = 1) -> Status:
@@ -27,7 +34,8 @@ def status(work: Iterable[Work], expert: str, now: datetime, opinions: int = 1) 
 
     `answered`: enough experts agree, and the answer is on its way to the warehouse. `second`: this expert has answered
     and another opinion is awaited. `disputed`: the answers differ, and one more expert decides. `taken`: another expert
-    works on it. `skipped`: this expert passed it over. `mine`: this expert claimed it. Otherwise `open`.
+    works on it. `skipped`: this expert passed it over. `mine`: this expert claimed it. Otherwise `open`; so is, for all
+    experts, a request on which enough of them agree although no answer was sent: fewer have to agree than before.
 
     Args:
         opinions: how many experts must agree.
@@ -35,10 +43,12 @@ def status(work: Iterable[Work], expert: str, now: datetime, opinions: int = 1) 
     work = list(work)
     answers = [one for one in work if one.state == "answered"]
     own = next((one for one in work if one.expert == expert), None)
-    agreeing = max((len(same) for same in _alike(answers)), default=0)
-    if agreeing >= opinions:
+    agreed = [same for same in _alike(answers) if len(same) >= opinions]
+    if any(one.sent for same in agreed for one in same):
         return "answered"
     if own is not None and own.state == "answered":
+        if agreed:
+            return "open"
         return "disputed" if len(_alike(answers)) > 1 else "second"
     if own is not None and own.state == "skipped":
         return "skipped"

@@ -144,7 +144,7 @@ def about(warehouse: Warehouse, id: str, expert: str) -> list[About]:
 def write(warehouse: Warehouse, request: str, work: Work) -> None:
     """Keeps what an expert did with a request, in the place of what they did before."""
     given = {"request": request, "expert": work.expert, "state": work.state, "since": work.since}
-    warehouse.execute(QUERIES["write"], given | {"name": work.name, "value": work.value})
+    warehouse.execute(QUERIES["write"], given | {"name": work.name, "value": work.value, "sent": work.sent})
 
 
 def diff(before: str, after: str) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 SELECT r.id, r.interaction_id, r.workload, r.reason, coalesce(w.work, []) AS work
 FROM label_requests r
 LEFT JOIN (
-    SELECT request_id, list({'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value}) AS work
+    SELECT request_id, list({'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value, 'sent': sent}) AS work
     FROM label_work GROUP BY request_id
 ) w ON w.request_id = r.id
 WHERE r.answered_at IS NULL AND ($workloads IS NULL OR list_contains($workloads::VARCHAR[], r.workload))
@@ -44,7 +44,7 @@ LIMIT 50
 -- A request, or those about an interaction, the open ones first, with what experts did with each.
 SELECT r.id, r.interaction_id, r.workload, r.reason, r.answered_at IS NULL AS open, i.response,
        i.attributes -> '$.tool_calls' AS calls, coalesce(
-    list({'expert': w.expert, 'state': w.state, 'since': w.since, 'name': w.name, 'value': w.value})
+    list({'expert': w.expert, 'state': w.state, 'since': w.since, 'name': w.name, 'value': w.value, 'sent': w.sent})
         FILTER (w.request_id IS NOT NULL), []
 ) AS work
 FROM label_requests r
@@ -55,4 +55,4 @@ GROUP BY ALL
 ORDER BY open DESC, min(r.created_at)
 
 -- name: write
-INSERT OR REPLACE INTO label_work VALUES ($request, $expert, $state, $since, $name, $value)
+INSERT OR REPLACE INTO label_work VALUES ($request, $expert, $state, $since, $name, $value, $sent)

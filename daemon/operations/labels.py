@@ -2,7 +2,9 @@
 
 import json
 import logging
+import threading
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import Field
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from retuned.daemon.operations.local import Local
 
 log = logging.getLogger(__name__)
+_answering = threading.Lock()
+"""Held from reading what other experts answered to writing the answer: of two that agree, the second is sent."""
 
 
 @operation("GET", "/labels", least="labeller", bound="own", reads="conversations")
@@ -51,8 +55,13 @@ def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answer
     It is sent once `labels.opinions` experts agree, and counts once it is read from the topic. An expert may answer a
     request again: the later answer counts.
     """
+    with _answering:
+        return _answer(local, request, caller)
+
+
+def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
     from retuned.daemon.console import teach
-    from retuned.daemon.console.inbox import Work, status
+    from retuned.daemon.console.inbox import Work, agreeing, status
 
     context, name, who = local.jobs.context, request.name, caller.name or teach.NOBODY
     asked = _answered_by(teach.about(local.warehouse, request.id, who), request.id, name)
@@ -60,9 +69,10 @@ def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answer
     value = _checked(name, request.value, asked)
     now = context.now()
     work = Work(who, "answered", now, name, json.dumps(value, ensure_ascii=False))
+    others = [one for one in asked.work if one.expert != who]
     opinions = context.experts_needed(asked.workload)
-    verdict = status([*(one for one in asked.work if one.expert != who), work], who, now, opinions)
-    if verdict == "answered":
+    if agreeing([*others, work], work) >= opinions:
+        work = replace(work, sent=True)
         kafka = local.settings.kafka
         for feedback, content in ((name, value), *([("comment", request.comment)] if request.comment else [])):
             event = {
@@ -76,10 +86,12 @@ def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answer
             context.publisher.publish(kafka.expert_topic or kafka.feedback_topic, asked.interaction_id, event)
     teach.write(local.warehouse, asked.id, work)  # after it was sent: the request stays open if that fails
     log.info("%s: %s answered the request about %s", asked.workload, who, asked.interaction_id)
-    done = {
-        "second": "another expert's answer is awaited",
-        "disputed": "experts differ; one more decides",
-    }.get(verdict, "it counts as feedback once it is read from the topic, in some seconds")
+    done = "it counts as feedback once it is read from the topic, in some seconds"
+    if not work.sent:
+        done = {
+            "second": "another expert's answer is awaited",
+            "disputed": "experts differ; one more decides",
+        }.get(status([*others, work], who, now, opinions), "it is kept; enough experts agree on another answer")
     return Answered(interaction_id=asked.interaction_id, done=done)
 
 

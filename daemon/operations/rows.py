@@ -232,7 +232,7 @@ class LineageOf(Request):
     ]
 
 
-@operation("GET", "/lineage/{id}", least="operator", refused=404)
+@operation("GET", "/lineage/{id}", least="operator", refused=404, reads="conversations")
 def lineage(local: "Local", request: LineageOf, caller: Caller) -> Lineage:
     """Trace an interaction or feedback to datasets and versions, or a version to the rows that it learned from."""
     from retuned.retrain.data.lineage import lineage

@@ -1,7 +1,9 @@
 """`retuned export`: writes tables and training sets as JSON Lines or Parquet, with or without a running
 daemon."""
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,11 @@ TEXTS = {"evaluations": "evaluation_texts"}
 TABLES = tuple(name for name in QUERIES if name not in TEXTS.values())
 FORMATS = ("jsonl", "parquet")
 ROWS = 5_000  # read at a time, and in a row group
+MEMORY_BYTES = 8 * 2**20
+"""The part of an export that is held in memory. The rest waits in a file for who reads it."""
+FREE_BYTES = 2**30
+"""The bytes that such a file leaves free on the disk of the warehouse."""
+PIECE_BYTES = 2**20
 
 _CALL = pa.struct(
     [
@@ -105,7 +112,7 @@ def content(export: Export, warehouse: Warehouse, settings: Settings) -> Iterato
     """Returns the bytes of an export piece by piece, as of the moment when the first piece is requested."""
     export.check()
     if export.query:
-        return _table(QUERIES[export.query], export, warehouse)
+        return _aside(_table(QUERIES[export.query], export, warehouse), warehouse.path.parent)
     rows = _training_rows(export, warehouse, settings)
     if export.format == "jsonl":
         return _joined(msgspec.json.encode(row) + b"\n" for row in rows)
@@ -165,6 +172,28 @@ def _table(query: str, export: Export, warehouse: Warehouse) -> Iterator[bytes]:
         # `sql` streams; Arrow from `execute` holds the whole result.
         reader = cursor.sql(f"SELECT {_replaced(plain)} FROM ({query})", params=parameters).to_arrow_reader(ROWS)
         yield from _parquet(reader.schema, reader)
+
+
+def _aside(pieces: Iterator[bytes], folder: Path) -> Iterator[bytes]:
+    """Yields pieces once all of them are read, so that no cursor stays open while a slow client reads.
+
+    They wait in a file without a name, which is gone with the process.
+
+    Raises:
+        RetunedError: the disk has no room for them.
+    """
+    advice = "free disk space, or narrow the export by a workload or a time"
+    with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES, dir=str(folder)) as file:
+        try:
+            for piece in pieces:
+                if file.tell() + len(piece) > MEMORY_BYTES and shutil.disk_usage(folder).free < FREE_BYTES + len(piece):
+                    raise RetunedError(f"export: less than {FREE_BYTES >> 20} MiB are free in {folder}; {advice}")
+                file.write(piece)
+        except OSError as error:
+            raise RetunedError(f"export: cannot be written to {folder} ({error.strerror}); {advice}") from error
+        file.seek(0)
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def _replaced(columns: list[str]) -> str:

@@ -16,6 +16,8 @@ BACKLOG = 64
 HEADER_BYTES = 16 * 2**10
 HEADER_SECONDS, REQUEST_SECONDS = 10.0, 60.0
 """From the beginning of a request (or of the connection) to the end of its headers, and of its body."""
+WRITE_SECONDS = 60.0
+"""How long a client may read nothing of an answer that waits for it."""
 REST_SECONDS = 2.0
 """How long the rest of a request is read, and dropped, that was answered before its end: a client that is cut off while
 it sends would not see the answer."""
@@ -38,6 +40,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
         self._reading: str | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self._since = 0.0  # not the loop's time: uvloop reads it once for all connections that it accepts together
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -61,6 +64,21 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_timer()
+        self._reads_again()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._since = time.monotonic()
+        self._stalled = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reads_again()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether an answer waits for the client to read."""
+        return self._stalled is not None
 
     @property
     def waiting(self) -> bool:
@@ -68,8 +86,8 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _make_room(self) -> None:
-        """Close the connection that has been without a request for longest; it may be this one."""
-        idle = [one for one in self.connections if isinstance(one, Connection) and one.waiting]
+        """Close the connection that has waited for its client for longest; it may be this one."""
+        idle = [one for one in self.connections if isinstance(one, Connection) and (one.waiting or one.stalled)]
         oldest = min(idle, key=lambda one: one._since, default=self)
         oldest.transport.abort()
         self.connections.discard(oldest)
@@ -91,6 +109,11 @@ class Connection(H11Protocol):
         if name != "SEND_BODY":
             return None, 0.0
         return ("rest", REST_SECONDS) if self.waiting else ("body", REQUEST_SECONDS)
+
+    def _reads_again(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+        self._stalled = None
 
     def _stop_timer(self) -> None:
         if self._deadline is not None:

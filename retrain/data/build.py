@@ -37,6 +37,7 @@ from retuned.retrain.data.dataset import (
 from retuned.retrain.data.evidence import Earlier, Evidence
 from retuned.retrain.data.examples import Example, unrated
 from retuned.retrain.data.identity import text_hash
+from retuned.retrain.data.overrides import digest
 from retuned.retrain.data.selection import Selection, sample_of_traffic, select
 from retuned.retrain.data.states import as_rows, row_states, write_preview
 from retuned.retrain.settings import SECRETS, Settings
@@ -165,13 +166,15 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
         traffic = sample_of_traffic(sample, chosen, evidence.related, settings.dataset)
         version = _version(workload, chosen, traffic)
         card = _card(workload, settings, earlier, evidence, chosen, traffic)
+        decisions = digest(warehouse, workload)  # of the extract: a person may decide while the child works
         known = load(warehouse, workload, version)
     path = versions.workload_folder(settings.models.directory, workload) / "datasets" / version
     if known is not None and known.reduced:
         shutil.rmtree(known.path)  # it is written again, complete
     if known is None or not known.path.is_dir():
         _write_files(path, version, chosen, traffic, card)
-    return {"version": version, "path": str(path.resolve()), "card": card, "states": as_rows(states)}
+    about = {"version": version, "path": str(path.resolve()), "decisions": decisions}
+    return about | {"card": card, "states": as_rows(states)}
 
 
 def _go_back(warehouse: Warehouse, workload: str, start: str) -> Version | None:
@@ -246,10 +249,12 @@ def registered(warehouse: Warehouse, workload: str, result: dict[str, Any], now:
                 path=str(path),
                 replay=card["replay"],
                 card=json.dumps(card),
+                decisions=result["decisions"],
                 **{name: card["rows"][name] for name in ("train", "validation", "holdout")},
             )
-        elif known.removed_at is not None:  # retention had removed it with its rows
-            cursor.execute(QUERIES["keep_dataset"], {"workload": workload, "version": version})
+        else:  # built before; retention may have removed it with its rows
+            again = {"workload": workload, "version": version, "decisions": result["decisions"]}
+            cursor.execute(QUERIES["keep_dataset"], again)
         if known is None or known.removed_at is not None:
             files = [str(path / f"{name}.parquet") for name in (*SPLITS, THUMBS, TRAFFIC)]
             cursor.execute(QUERIES["dataset_lineage"], {"version": version, "files": files})

@@ -70,7 +70,8 @@ def check_classes(chosen: Selection, workload: str, metric: Metric) -> None:
     The unit is the question: one is lost if no row of it is left. Answers with the same metric key are one class.
 
     Raises:
-        LostClass: the message names the class, the reasons, examples, and what to do.
+        LostClass: the message names the class, the reasons, the ids of examples, and what to do. It quotes no text: the
+            error of a run is shown to people who may not read conversations.
     """
     kept = [row for name in SPLITS for row in chosen.splits[name]]
     kept += [one.row for one in chosen.left if one.reason.endswith("_share")]
@@ -85,29 +86,34 @@ def check_classes(chosen: Selection, workload: str, metric: Metric) -> None:
     rows = [row for row in kept if row.row_id not in chosen.replayed] + [left.row for left in lost.values()]
     unread = {question for question, one in lost.items() if one.reason == "unreadable"}
     of_form = {question: one.reason in FILTERED for question, one in lost.items()}
+    labels = {normalise(label) for label in metric.learned.get("labels", ())}
     named: dict[tuple[str, Hashable], str] = {}
     classes: dict[tuple[str, Hashable], set[str]] = {}
     for row, topic in zip(rows, chosen.topics.of([row.question for row in rows]), strict=True):
+        text = normalise(row.completion)
+        answer = repr(text) if text in labels else f"of feedback {row.feedback_id}"
         for kind, key, name in (
             # Answers that programs cannot read are no class.
-            ("answer", OTHER if row.prompt_hash in unread else metric.key(row.completion), _short(row.completion)),
-            ("topic", topic, topic),
+            ("answer", OTHER if row.prompt_hash in unread else metric.key(row.completion), answer),
+            ("topic", topic, repr(topic)),
             # Neither is a source that was outvoted: it could stop all training.
-            ("source", row.taught_by if of_form.get(row.prompt_hash, True) else OTHER, row.taught_by),
+            ("source", row.taught_by if of_form.get(row.prompt_hash, True) else OTHER, repr(row.taught_by)),
         ):
             if key != OTHER:
-                named.setdefault((kind, key), f"the {kind} {name!r}")
+                named.setdefault((kind, key), f"the {kind} {name}")
                 classes.setdefault((kind, key), set()).add(row.prompt_hash)
     least = max(FREQUENT, FREQUENT_SHARE * len({row.prompt_hash for row in rows}))
     for one, questions in sorted(classes.items(), key=lambda item: -len(item[1] & lost.keys()) / len(item[1])):
         gone = Counter(lost[question].reason for question in questions & lost.keys())
         if len(questions) >= least and 2 * gone.total() > len(questions):
             rules = ", ".join(f"{times} {reason}" for reason, times in gone.most_common())
-            shown = [lost[question].row for question in sorted(questions & lost.keys())[:_SHOWN]]
-            examples = "; ".join(f"{_short(row.question)!r}: {_short(row.completion)!r}" for row in shown)
+            examples = ", ".join(
+                lost[question].row.feedback_id for question in sorted(questions & lost.keys())[:_SHOWN]
+            )
             raise LostClass(
                 f"workload {workload}: {gone.total()} of {len(questions)} questions with {named[one]} would be left "
-                f"out ({rules}), so that a model would not learn them and nothing would show it, such as {examples}; "
+                f"out ({rules}), so that a model would not learn them and nothing would show it, such as those of "
+                f"feedback {examples} (`retuned dataset preview {workload}` shows them); "
                 f"{_CURATION[gone.most_common(1)[0][0]]}"
             )
 
@@ -126,11 +132,6 @@ def check_leaks(
         near = judged.get(related.of(row.prompt_hash))
         if near is not None:
             raise Leak(
-                f"dataset: row {row.row_id} of {name} asks the held-out question of row {near.row_id} "
-                f"({near.question!r}); nothing was written: please report this"
+                f"dataset: row {row.row_id} of {name} asks the held-out question of row {near.row_id}; nothing was "
+                "written: please report this"
             )
-
-
-def _short(text: str) -> str:
-    text = normalise(text)
-    return text if len(text) <= 60 else f"{text[:59]}…"

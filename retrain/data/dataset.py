@@ -57,6 +57,7 @@ class Dataset:
         replay: the number of rows of train that repeat an earlier dataset.
         card: the sources, and the numbers of rows that were left out by reason.
         removed_at: the time when retention deleted its folder, naive UTC; None if it exists.
+        decisions: `overrides.digest` of what it was last built from; None: unknown.
     """
 
     version: str
@@ -67,6 +68,7 @@ class Dataset:
     replay: int
     card: dict[str, Any]
     removed_at: datetime | None = None
+    decisions: str | None = None
 
     @property
     def reduced(self) -> bool:
@@ -89,7 +91,15 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
         return None
     card = json.loads(row["card"])
     return Dataset(
-        version, workload, row["created_at"], Path(row["path"]), card["rows"], row["replay"], card, row["removed_at"]
+        version=version,
+        workload=workload,
+        created_at=row["created_at"],
+        path=Path(row["path"]),
+        rows=card["rows"],
+        replay=row["replay"],
+        card=card,
+        removed_at=row["removed_at"],
+        decisions=row["decisions"],
     )
 
 

@@ -255,6 +255,13 @@ def decide_account(
     return {"account": account, "workload": workload, "action": action, "before": before and before[0]}
 
 
+def digest(warehouse: Warehouse, workload: str) -> str:
+    """Returns a hash of the decisions in force for a workload. It differs after each decision, whatever the clock."""
+    row = warehouse.row(QUERIES["digest"], {"workload": workload})
+    assert row is not None
+    return str(row["digest"])
+
+
 def kept_interactions(warehouse: Warehouse, workload: str) -> list[str]:
     """Returns the interactions that people decided to teach. Retention keeps them in the warehouse."""
     return [row["interaction_id"] for row in warehouse.rows(QUERIES["kept_interactions"], {"workload": workload})]

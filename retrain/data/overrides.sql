@@ -15,6 +15,15 @@ FROM account_decisions
 WHERE (workload = $workload OR workload IS NULL) AND superseded_at IS NULL AND action <> 'release'
 ORDER BY workload NULLS FIRST, decided_at
 
+-- name: digest
+-- A hash of the decisions in force for a workload.
+SELECT coalesce(md5(string_agg(id, ' ' ORDER BY id)), 'none') AS digest
+FROM (
+    SELECT id FROM row_decisions WHERE workload = $workload AND superseded_at IS NULL
+    UNION ALL
+    SELECT id FROM account_decisions WHERE (workload = $workload OR workload IS NULL) AND superseded_at IS NULL
+)
+
 -- name: account_decisions
 -- Decisions in force about accounts, for one workload or for all, latest first.
 SELECT user_id AS account, workload, action, reason, author, decided_at

@@ -99,9 +99,16 @@ def listed(
     Each has `state`, `reason`, `detail`, `question`, `answer`, `source`, `account`, `feedback_id`, `interaction_id`,
     `timestamp`, `dataset_version` (None if it waits) and `decision`, the decision of a person, if any, and
     whether the last dataset `followed` it.
+
+    States and decisions are those of one moment. Texts are read in parts, so that no cursor stays open while a slow
+    client reads.
     """
-    with warehouse.cursor() as cursor:
-        cursor.execute(QUERIES["listed"], {"workload": workload, "state": state, "reason": reason})
-        names = [column[0] for column in cursor.description or []]
-        while batch := cursor.fetchmany(_ROWS):
-            yield from (dict(zip(names, row, strict=True)) for row in batch)
+    rows = warehouse.rows(QUERIES["listed"], {"workload": workload, "state": state, "reason": reason})
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        ids = {
+            "feedback": [row["feedback_id"] for row in part],
+            "interactions": [row["interaction_id"] for row in part],
+        }
+        texts = {row["feedback_id"]: row for row in warehouse.rows(QUERIES["texts"], ids)}
+        yield from (row | texts[row["feedback_id"]] for row in part)

@@ -8,7 +8,7 @@ SELECT arg_max(dataset_version, decided_at) AS version FROM row_states WHERE wor
 SELECT feedback_id, state FROM row_states
 
 -- name: listed
--- Rows with question, answer and the decision of a person in force. Feedback since the last dataset waits: corrections, and
+-- Rows with the decision of a person in force, without their texts. Feedback since the last dataset waits: corrections, and
 -- the last vote of each account for each answer.
 WITH decided AS (
     SELECT max(decided_at) AS decided_at FROM row_states WHERE workload = $workload
@@ -37,19 +37,23 @@ WITH decided AS (
            feedback_id, interaction_id, user_id
     FROM late
 )
-SELECT k.state, k.reason, k.detail,
-       list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
-       CASE WHEN f.name = 'correction' THEN coalesce(f.value ->> '$.content', f.value ->> '$') ELSE i.response END AS answer,
-       f.source, k.user_id AS account, k.feedback_id, k.interaction_id, f.timestamp, k.dataset_version,
+SELECT k.state, k.reason, k.detail, NULL AS question, NULL AS answer, f.source, k.user_id AS account, k.feedback_id, k.interaction_id, f.timestamp, k.dataset_version,
        CASE WHEN d.id IS NOT NULL THEN {
            'action': d.action, 'answer': d.answer, 'reason': d.reason, 'author': d.author, 'decided_at': d.decided_at,
            'followed': coalesce(d.decided_at <= k.decided_at, false)
        } END AS decision
 FROM known k
 LEFT JOIN feedback f ON f.id = k.feedback_id
-LEFT JOIN interactions i ON i.id = k.interaction_id
 LEFT JOIN row_decisions d ON d.workload = $workload AND d.superseded_at IS NULL AND d.action <> 'release'
     AND (d.feedback_id = k.feedback_id OR (d.accepted AND f.name <> 'correction' AND d.interaction_id = k.interaction_id))
 WHERE ($state IS NULL OR k.state = $state) AND ($reason IS NULL OR k.reason = $reason)
 ORDER BY k.state, k.reason, f.timestamp DESC, k.feedback_id
 
+-- name: texts
+-- Question and answer of rows.
+SELECT k.feedback_id,
+       list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+       CASE WHEN f.name = 'correction' THEN coalesce(f.value ->> '$.content', f.value ->> '$') ELSE i.response END AS answer
+FROM (SELECT unnest($feedback::VARCHAR[]) AS feedback_id, unnest($interactions::VARCHAR[]) AS interaction_id) k
+LEFT JOIN feedback f ON f.id = k.feedback_id
+LEFT JOIN interactions i ON i.id = k.interaction_id

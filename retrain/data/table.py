@@ -39,7 +39,7 @@ class Decided:
     Attributes:
         state: `taught` if it has the learned answer or the same meaning; `selection` then decides about the split.
         reason: a word; empty for the row that is learned.
-        detail: a sentence.
+        detail: a sentence without text of conversations: it names other statements by the id of their feedback.
         other: the feedback with a different answer, if it is unknown whether it means the same or which one is right.
     """
 
@@ -225,15 +225,14 @@ class _Asked:
     def _other(self, row: Example, learned: Example, verdict: Verdict) -> Decided:
         claim = self._claim_of[plain(row.completion)]
         assert verdict.claim is not None
-        instead = f"{learned.feedback_id}: {_short(learned.completion)}"
+        instead = learned.feedback_id
         rivals = self.question.rivals
         rival = verdict.claim < len(rivals) and claim in rivals[verdict.claim]
         rival = rival or self._metric.compare(learned.completion, row.completion) is False
         last = self._last[self._of(row)]
         if last.timestamp > row.timestamp and self._claim_of[plain(last.completion)] == verdict.claim:
-            return Decided(
-                row, "set_aside", "superseded", f"the same account has given another answer since, {instead}"
-            )
+            why = f"the same account has given another answer since, {instead}"
+            return Decided(row, "set_aside", "superseded", why)
         if not rival:
             why = f"another answer is learned, and the metric cannot tell whether this one means the same, {instead}"
             return Decided(row, "waiting", "alternative", why, learned.feedback_id)
@@ -243,9 +242,8 @@ class _Asked:
                 return Decided(row, "set_aside", "superseded", why)
             return Decided(row, "set_aside", "contradicts_expert", f"an expert gives another answer, {instead}")
         if verdict.changed_at is not None and row.timestamp < verdict.changed_at and claim == verdict.before:
-            return Decided(
-                row, "set_aside", "superseded", f"independent accounts have given another answer since, {instead}"
-            )
+            why = f"independent accounts have given another answer since, {instead}"
+            return Decided(row, "set_aside", "superseded", why)
         number = self.accounts(verdict.claim)
         who = f"{number} independent accounts give" if number > 1 else "an account that is right more often gives"
         return Decided(row, "set_aside", "outvoted", f"{who} another answer, {instead}")
@@ -352,7 +350,3 @@ def _accounts(rows: Sequence[Example]) -> list[str]:
         row.user_id or (f"source {row.source}" if row.source != "user" else "nobody" if named else row.feedback_id)
         for row in rows
     ]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.audit import by_rule
 from retuned.consumers.warehouse.connection import insert
+from retuned.retrain.data import dataset as datasets
+from retuned.retrain.data import overrides
 from retuned.retrain.release import approvals
 from retuned.retrain.release.approvals import Approval, Kind, Verdict
 from retuned.retrain.release.exclusive import one_at_a_time
@@ -16,6 +18,7 @@ from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.versions import QUERIES
 
 log = logging.getLogger(__name__)
+DECIDED = "people decided about its rows after it was built; it is made anew"
 
 
 @one_at_a_time
@@ -31,7 +34,8 @@ def request(
     """Requests approval of a version or a dataset. Supersedes a request that waits.
 
     A run makes one request of a kind, however often it is resumed, and another one if it built its dataset again. A
-    version that a person has refused gets no new request.
+    version that a person has refused gets no new request. A request for a dataset is superseded at once if people
+    decided about its rows while it was built.
 
     Args:
         champion: the version that it was compared with; None for the base model.
@@ -45,6 +49,7 @@ def request(
         known = None
     if (known := known or approvals.refused(warehouse, workload, version)) is not None:
         return known
+    is_late = kind == "dataset" and _is_outdated(rollout, workload, version)
     within = timedelta(seconds=rollout.settings.for_workload(workload).rollout.approve_within_seconds)
     approval = Approval(
         id=uuid.uuid4().hex,
@@ -54,10 +59,10 @@ def request(
         run_id=run_id,
         requested_at=now,
         expires_at=now + within,
-        state="waiting",
-        decided_at=None,
+        state="superseded" if is_late else "waiting",
+        decided_at=now if is_late else None,
         actor=None,
-        reason=None,
+        reason=DECIDED if is_late else None,
         announced=False,
         kind=kind,
     )
@@ -91,7 +96,10 @@ def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
     if request is None:
         raise RetunedError(f"approval {verdict.approval_id}: unknown; `retuned approve` lists those that wait")
     if request.state == "waiting":
-        if verdict.state == "approved" and request.kind == "version":
+        is_dataset = request.kind == "dataset"
+        if is_dataset and verdict.state == "approved" and make_anew(rollout, request.workload, DECIDED, now):
+            raise RetunedError(f"{request.name}: {DECIDED}, and waits for approval again")
+        if not is_dataset and verdict.state == "approved":
             row = rollout.warehouse.row(QUERIES["gate_decision"], {"run_id": request.run_id})
             passed = f"{json.loads(row['reasons'])[0]} " if row else ""
             reason = f"{passed}(approved by {verdict.actor}: {verdict.reason})"
@@ -108,15 +116,30 @@ def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
 
 
 @one_at_a_time
-def make_anew(rollout: Rollout, workload: str | None, reason: str, now: datetime) -> None:
-    """Supersedes the waiting requests for datasets of one workload or of all, so that their runs build new ones."""
-    if any(one.kind == "dataset" for one in approvals.waiting(rollout.warehouse, workload)):
+def make_anew(rollout: Rollout, workload: str | None, reason: str, now: datetime) -> list[str]:
+    """Supersedes waiting requests for datasets that were built from other decisions than those in force, so that their
+    runs build new ones. Returns their workloads."""
+    outdated = [
+        one.workload
+        for one in approvals.waiting(rollout.warehouse, workload)
+        if one.kind == "dataset" and _is_outdated(rollout, one.workload, one.version)
+    ]
+    for name in outdated:
         with rollout.warehouse.transaction() as cursor:
-            approvals.supersede(cursor, workload, reason, now, "dataset")
+            approvals.supersede(cursor, name, reason, now, "dataset")
+    return outdated
+
+
+def _is_outdated(rollout: Rollout, workload: str, version: str) -> bool:
+    """Returns whether a dataset was built from other decisions about its rows than those in force. It is outdated, too,
+    if an earlier release built it: from which decisions is unknown."""
+    dataset = datasets.load(rollout.warehouse, workload, version)
+    return dataset is not None and dataset.decisions != overrides.digest(rollout.warehouse, workload)
 
 
 def expire(rollout: Rollout, now: datetime) -> None:
-    """Expires the requests whose time is over, of all workloads."""
+    """Expires the requests whose time is over, and supersedes those for outdated datasets, of all workloads."""
+    make_anew(rollout, None, DECIDED, now)  # a kill came between a decision and its own call
     for workload in _expire(rollout, now):
         rollout.follow_up_or_log(workload)
 

@@ -56,7 +56,7 @@ def review(run: Context, dataset: Dataset, parent: Version | None) -> None:
     """Checks that a person has approved the dataset, if that is required.
 
     Raises:
-        Cancelled: the approval is pending. The run resumes once it is settled.
+        Cancelled: the approval is pending, or the dataset is outdated. The run resumes once it is settled, or at once.
         DatasetRefused: a person refused the dataset, or the request expired.
     """
     if run.settings.dataset.review != "required":
@@ -67,6 +67,8 @@ def review(run: Context, dataset: Dataset, parent: Version | None) -> None:
         run.record.report("review", dataset_version=dataset.version)
         run.rollout.follow_up_or_log(run.workload)
         raise Cancelled(f"run {run.id}: {request}")
+    if request.state == "superseded":
+        raise Cancelled(f"run {run.id}: {request}")  # resumed at once, it builds its dataset again
     if request.state != "approved":
         raise DatasetRefused(f"workload {run.workload}: {request}")
 

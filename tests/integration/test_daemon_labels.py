@@ -1,7 +1,9 @@
 """Experts answer label requests: on the page and by the API; who may, what is sent, what is refused."""
 
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +18,11 @@ from retuned.consumers.errors import BrokerUnavailable
 from retuned.consumers.formats.events import Feedback, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import insert, utc_now
+from retuned.daemon.console import teach
+from retuned.daemon.operations.console import Inbox, inbox
+from retuned.daemon.operations.labels import AnswerLabel, answer_label
 from retuned.daemon.operations.local import Local, opened
+from retuned.daemon.operations.operation import Caller
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import add
 from retuned.daemon.web.routes import application
@@ -148,3 +154,56 @@ def test_a_program_answers_and_what_does_not_answer_is_refused(
 
     monkeypatch.setattr(service.jobs.context.publisher, "publish", away)
     assert ada.post(path, json={"name": "helpful", "value": True}).status_code == 503
+
+
+def test_of_two_experts_who_agree_at_the_same_moment_one_answer_is_sent(
+    service: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both read what others answered before either has written."""
+    several(service, 2)
+    read, about = threading.Barrier(2), teach.about
+
+    def together(*arguments: Any) -> Any:
+        found = about(*arguments)
+        with suppress(threading.BrokenBarrierError):
+            read.wait(0.5)
+        return found
+
+    monkeypatch.setattr(teach, "about", together)
+    threads = [threading.Thread(target=answer, args=(service, who)) for who in ("ada", "bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cast(Any, service.jobs.context.publisher).messages) == 1
+    assert service.perform(inbox, Inbox(), Caller("cleo"))["by_status"] == {"answered": 1, "open": 2}
+
+
+def test_a_request_is_open_again_once_fewer_experts_have_to_agree(service: Local) -> None:
+    several(service, 2)
+    assert "another expert's answer is awaited" in answer(service, "ada")
+    several(service, 1)
+    for who in ("ada", "cleo"):
+        assert service.perform(inbox, Inbox(), Caller(who))["waiting"] == 3
+    assert "it counts as feedback" in answer(service, "ada")
+    assert len(cast(Any, service.jobs.context.publisher).messages) == 1
+
+
+def test_an_answer_against_those_who_agree_is_not_sent(service: Local) -> None:
+    several(service, 2)
+    for who in ("ada", "bob"):
+        answer(service, who)
+    assert "enough experts agree on another answer" in answer(service, "cleo", value=False)
+    assert len(cast(Any, service.jobs.context.publisher).messages) == 1
+
+
+def several(service: Local, opinions: int) -> None:
+    settings = service.settings.model_copy(
+        update={"labels": service.settings.labels.model_copy(update={"opinions": opinions})}
+    )
+    service.settings = service.jobs.context.settings = settings
+
+
+def answer(service: Local, who: str, value: bool = True) -> str:
+    request = AnswerLabel(id="uncertain", name="helpful", value=value)
+    return str(service.perform(answer_label, request, Caller(who))["done"])

@@ -14,13 +14,17 @@ from run_queues import NOON, RunQueue
 from starlette.testclient import TestClient
 from teaching import Teacher
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.approve import lines
 from retuned.daemon.cli.summary import details
 from retuned.daemon.jsontext import through_json
+from retuned.daemon.operations import rows
 from retuned.daemon.web.routes import application
+from retuned.retrain.data import build
 from retuned.retrain.data import dataset as datasets
+from retuned.retrain.release import approve
 from retuned.retrain.stages import dataset as dataset_stage
 
 REVIEWED = {
@@ -136,6 +140,60 @@ def test_a_decision_about_a_row_or_an_account_has_the_dataset_made_anew(queue: R
     queue.jobs.run("resume")
     assert queue.began == ["support"]
     assert [row["attempts"] for row in queue.warehouse.rows("SELECT attempts FROM runs")] == [0]
+
+
+def test_a_row_that_is_dropped_while_the_dataset_is_built_is_not_in_the_one_that_waits(
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has its extract already; its work takes minutes."""
+    work, dropped = build.work, list[str]()
+
+    def during(*given: Any) -> dict[str, Any]:
+        result = work(*given)
+        if not dropped:
+            (row,) = queue.warehouse.rows("SELECT id FROM feedback LIMIT 1")
+            dropped.append(row["id"])
+            ask(queue.service, "decide_rows", action="drop", ids=dropped, reason="libel", user="anna")
+        return result
+
+    monkeypatch.setattr(build, "work", during)
+    request = asked(queue)
+    held = queue.warehouse.rows("SELECT feedback_id FROM dataset_rows WHERE dataset_version = $1", [request["version"]])
+    assert dropped[0] not in {row["feedback_id"] for row in held}
+    assert request["counts"]["overruled"] == {"dropped": {"rows": 1}}
+    waiting, before = ask(queue.service, "approvals", workload="support")
+    assert (waiting["state"], before["state"], before["reason"]) == ("waiting", "superseded", approve.DECIDED)
+
+
+@pytest.mark.parametrize("found_by", ["approval", "job"])
+def test_a_dataset_is_outdated_though_a_kill_followed_the_decision(
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch, found_by: str
+) -> None:
+    request = asked(queue)
+    id = next(row["feedback_id"] for row in ask(queue.service, "rows", workload="support", state="taught"))
+    with monkeypatch.context() as patched:
+        patched.setattr(rows, "_make_anew", lambda *_: None)
+        ask(queue.service, "decide_rows", action="drop", ids=[id], reason="libel", user="anna")
+    if found_by == "approval":
+        with pytest.raises(RetunedError, match="it is made anew, and waits for approval again"):
+            ask(queue.service, "decide_approval", id=request["id"], decision="approve", reason="fine", user="otto")
+    else:
+        queue.jobs.run("quality")
+    queue.jobs.run("resume")
+    assert queue.began == []
+    second, before = ask(queue.service, "approvals", workload="support")
+    assert (second["state"], before["state"]) == ("waiting", "superseded")
+    assert second["counts"]["overruled"] == {"dropped": {"rows": 1}}
+
+
+def test_a_dataset_that_an_earlier_release_built_is_made_anew_once(queue: RunQueue) -> None:
+    """It is unknown from which decisions it was built."""
+    asked(queue)
+    queue.warehouse.execute("UPDATE datasets SET decisions = NULL")
+    for _ in range(2):
+        queue.jobs.run("quality")
+        queue.jobs.run("resume")
+    assert [one["state"] for one in ask(queue.service, "approvals", workload="support")] == ["waiting", "superseded"]
 
 
 def test_without_it_a_dataset_is_trained_on_at_once(queue: RunQueue) -> None:

@@ -23,9 +23,11 @@ from ingestion import not_writable
 from teaching import GOODS, Teacher, questions
 
 from retuned.consumers.errors import RetunedError
+from retuned.consumers.warehouse import connection
 from retuned.daemon.client import Client
 from retuned.daemon.policy.evidence import gather
 from retuned.daemon.settings import Settings
+from retuned.daemon.transfer import exports
 from retuned.daemon.transfer.exports import TABLES, Export, content, write
 from retuned.monitors.money import ledger
 from retuned.monitors.windows import windows
@@ -376,6 +378,29 @@ def test_a_training_set_is_chosen_in_another_process_and_leaves_no_files(
     assert list(tmp_path.glob("retuned-export-*"))
     del rows  # as a client does that goes away
     assert not list(tmp_path.glob("retuned-export-*"))
+
+
+def test_a_reader_that_stops_in_the_middle_holds_nothing_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(house.warehouse)
+    for number in range(20):
+        teacher.ask(f"Question {number}", "It takes 30 days.")
+    whole = b"".join(content(Export("interactions"), house.warehouse, house.settings))
+    monkeypatch.setattr(connection, "CHECKPOINT_SECONDS", 1)
+    for name in ("ROWS", "MEMORY_BYTES", "PIECE_BYTES"):
+        monkeypatch.setattr(exports, name, 7)
+    reading = content(Export("interactions"), house.warehouse, house.settings)
+    first = next(reading)
+    teacher.ask("One more", "It takes 30 days.")  # else there is nothing to write
+    house.warehouse.checkpoint()
+    assert first + b"".join(reading) == whole, "as of the moment of the first piece"
+
+
+def test_an_export_leaves_room_on_the_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    Teacher(house.warehouse).ask("Question", "It takes 30 days.")
+    monkeypatch.setattr(exports, "MEMORY_BYTES", 7)
+    monkeypatch.setattr(exports, "FREE_BYTES", 2**60)
+    with pytest.raises(RetunedError, match=r"export: less than .* MiB are free in"):
+        b"".join(content(Export("interactions"), house.warehouse, house.settings))
 
 
 def test_every_table_can_be_exported(house: House) -> None:

@@ -160,7 +160,7 @@ def test_a_dataset_that_loses_most_of_a_frequent_answer_is_refused(
     for number in range(12):
         asked = f"Does {number * 6857:b} belong to {THINGS[number % 10]}s at all?"
         teacher.say(teacher.ask(asked, "Not at all", finish_reason="length"), "helpful", True)
-    with pytest.raises(LostClass, match=r"12 of 12 .*not at all.*12 incomplete"):
+    with pytest.raises(LostClass, match=r"12 of 12 .*answer of feedback .*12 incomplete"):
         build_dataset(warehouse, settings, "support", NOW)
     assert warehouse.rows("FROM datasets") == []
     unfiltered = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, filters=())})

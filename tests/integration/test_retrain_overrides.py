@@ -40,6 +40,24 @@ def answers(built: Dataset, *splits: str) -> dict[str, str]:
     return {row["question"]: row["completion"] for row in rows(built, *splits)}
 
 
+def test_a_reader_of_rows_that_stops_in_the_middle_holds_nothing_up(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retuned.retrain.data.states._ROWS", 2)
+    monkeypatch.setattr("retuned.consumers.warehouse.connection.CHECKPOINT_SECONDS", 1)
+    teacher = Teacher(warehouse)
+    teach(teacher, range(5), source="expert")
+    whole = list(listed(warehouse, "support"))
+    assert {(row["question"], row["answer"]) for row in whole} == {
+        (question(number), "It takes 30 days.") for number in range(5)
+    }
+    reading = listed(warehouse, "support")
+    first = next(reading)
+    teach(teacher, range(5, 6), source="expert")  # else there is nothing to write
+    warehouse.checkpoint()
+    assert [first, *reading] == whole
+
+
 def test_each_row_has_one_state_and_what_came_after_the_dataset_waits(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:

@@ -21,12 +21,12 @@ def rig(tmp_path: Path, warehouse: Warehouse) -> Rig:
     return Rig(settings_for(tmp_path), warehouse, MemoryLog())
 
 
-def test_a_detail_that_quotes_a_value_is_redacted_with_the_numbers_of_its_payload(rig: Rig) -> None:
+def test_the_payload_is_redacted_and_the_detail_quotes_none_of_it(rig: Rig) -> None:
     rig.send(feedback("f", "i", value=f"{CARD}, or anna@example.com"))
     rig.drain()
     (letter,) = dead_letters(rig.warehouse, 10)
     assert letter["reason"] == "bad_value"
-    assert "<CARD_1>, or <EMAIL_1>" in letter["detail"]
+    assert letter["detail"].endswith('as in "value": true, got a text')
     assert "<CARD_1>, or <EMAIL_1>" in letter["payload"]
 
 
@@ -101,7 +101,7 @@ def test_a_long_message_that_is_kept_whole_is_not_cut(rig: Rig) -> None:
     assert event["response"] in letter["payload"]
 
 
-def test_letters_are_read_page_by_page_as_they_were_when_the_first_was_asked_for(
+def test_letters_are_read_page_by_page_and_what_is_deleted_meanwhile_is_left_out(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retuned.consumers.warehouse.dead_letters.PAGE", 2)
@@ -115,8 +115,9 @@ def test_letters_are_read_page_by_page_as_they_were_when_the_first_was_asked_for
     assert list(dead_letters(rig.warehouse, 2, reason)) == [one for one in everything if one["reason"] == reason][:2]
     reading = dead_letters(rig.warehouse, 100)
     assert next(reading) == everything[0]
+    rig.warehouse.checkpoint()  # a client that reads no further holds nothing up
     rig.warehouse.execute("DELETE FROM dead_letters")
-    assert list(reading) == everything[1:]
+    assert list(reading) == everything[1:2]
     left = dead_letters(rig.warehouse, 100)
     assert next(left, None) is None
 

@@ -293,17 +293,26 @@ def test_reserved_names_have_one_type_and_others_any_scalar(name: str, good: lis
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("helpful", "yes", 'value of helpful: expected true or false, as in "value": true, got "yes"'),
-        ("helpful", {"up": 1}, 'value of helpful: expected true or false, as in "value": true, got {"up":1}'),
-        ("rating", 5, 'value of rating: expected a number from 0 to 1, as in "value": 0.75, got 5'),
-        ("correction", "", 'expected a text that is not empty, as in "value": "Within 30 days.", got ""'),
-        ("mood", {"up": 1}, 'value of mood: expected a boolean, a number or a string, got {"up":1}'),
+        ("helpful", "yes", 'value of helpful: expected true or false, as in "value": true, got a text'),
+        ("helpful", {"up": 1}, 'value of helpful: expected true or false, as in "value": true, got an object'),
+        ("rating", 5, 'value of rating: expected a number from 0 to 1, as in "value": 0.75, got a number'),
+        ("correction", "", 'expected a text that is not empty, as in "value": "Within 30 days.", got an empty text'),
+        ("mood", {"up": 1}, "value of mood: expected a boolean, a number or a string, got an object"),
     ],
 )
 def test_a_wrong_value_is_told_what_was_expected_with_an_example(name: str, value: Any, said: str) -> None:
     with pytest.raises(BadEvent) as refused:
         feedback(name=name, value=value)
     assert said in refused.value.detail
+
+
+def test_what_is_wrong_quotes_no_value() -> None:
+    """The detail of a dead letter is in the status, which people see who may not read conversations."""
+    secret = "Erika Mustermann - at Kiel"
+    for fields in ({"source": secret}, {"name": "helpful", "value": secret}, {"name": "mood", "value": [secret]}):
+        with pytest.raises(BadEvent) as refused:
+            feedback(**fields)
+        assert "Mustermann" not in refused.value.detail
 
 
 def test_only_known_sources() -> None:

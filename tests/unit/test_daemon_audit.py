@@ -166,7 +166,7 @@ def test_each_answer_with_conversations_is_one_entry_and_figures_are_none(local:
 
 def test_it_is_decided_of_each_operation_whether_its_answer_holds_conversations() -> None:
     """A new one has to be decided about: `reads="conversations"`, or among these."""
-    figures = {"accounts", "datasets", "diagnosis", "erasure", "erasures", "holds", "lineage", "position"}
+    figures = {"accounts", "datasets", "diagnosis", "erasure", "erasures", "holds", "position"}
     found = {one.name for one in OPERATIONS if one.method == "GET" and may(one.least, "labeller") and not one.reads}
     assert {name for name in found if not name.startswith("audit")} == figures
 
@@ -189,7 +189,14 @@ def test_a_principal_without_conversations_gets_figures_and_commands_and_no_text
     local: Local, settings: Settings
 ) -> None:
     nora = client(local, settings, "nora", "operator", conversations=False)
-    for path in ("answers", "exports/interactions", "interactions/support-0", "labels", "workloads/support/rows"):
+    for path in (
+        "answers",
+        "exports/interactions",
+        "interactions/support-0",
+        "labels",
+        "workloads/support/rows",
+        "lineage/x",
+    ):
         answer = nora.get(f"/api/v1/{path}")
         assert (answer.status_code, "may not read conversations" in answer.text) == (403, True), path
     assert nora.get("/api/v1/status").status_code == 200

@@ -170,8 +170,15 @@ def test_a_problem_is_shown_as_a_sentence(text: str, expected: str) -> None:
     assert sentence(text) == expected
 
 
-def work(expert: str, state: Any, ago: float = 0.0, name: str | None = None, value: str | None = None) -> Work:
-    return Work(expert, state, NOW - timedelta(seconds=ago), name, value)
+def work(
+    expert: str,
+    state: Any,
+    ago: float = 0.0,
+    name: str | None = None,
+    value: str | None = None,
+    sent: bool | None = None,
+) -> Work:
+    return Work(expert, state, NOW - timedelta(seconds=ago), name, value, sent)
 
 
 YES, NO = ("helpful", "true"), ("helpful", "false")
@@ -186,21 +193,28 @@ YES, NO = ("helpful", "true"), ("helpful", "false")
         ([work("ben", "claimed", CLAIM.total_seconds() + 1)], 1, "open"),
         ([work("anna", "skipped")], 1, "skipped"),
         ([work("ben", "skipped")], 1, "open"),
-        ([work("ben", "answered", 0, *YES)], 1, "answered"),
+        ([work("ben", "answered", 0, *YES, True)], 1, "answered"),
+        ([work("ben", "answered", 0, *YES)], 1, "open"),
+        ([work("anna", "answered", 0, *YES)], 1, "open"),
         ([work("ben", "answered", 0, *YES)], 2, "open"),
         ([work("anna", "answered", 0, *YES)], 2, "second"),
-        ([work("anna", "answered", 0, *YES), work("ben", "answered", 0, *YES)], 2, "answered"),
+        ([work("anna", "answered", 0, *YES), work("ben", "answered", 0, *YES, True)], 2, "answered"),
+        ([work("anna", "answered", 0, *YES), work("ben", "answered", 0, *YES)], 2, "open"),
         ([work("ben", "answered", 0, *YES), work("cleo", "answered", 0, *NO)], 2, "disputed"),
         ([work("anna", "answered", 0, *YES), work("ben", "answered", 0, *NO)], 2, "disputed"),
         (
-            [work("ben", "answered", 0, *YES), work("cleo", "answered", 0, *NO), work("dora", "answered", 0, *NO)],
+            [
+                work("ben", "answered", 0, *YES),
+                work("cleo", "answered", 0, *NO),
+                work("dora", "answered", 0, *NO, True),
+            ],
             2,
             "answered",
         ),
         (
             [
                 work("ben", "answered", 0, "correction", '"14 Days"'),
-                work("cleo", "answered", 0, "correction", '"14  days"'),
+                work("cleo", "answered", 0, "correction", '"14  days"', True),
             ],
             2,
             "answered",

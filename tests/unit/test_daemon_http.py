@@ -138,6 +138,47 @@ def test_a_slow_answer_is_waited_for(place: Place, monkeypatch: pytest.MonkeyPat
     assert httpx.post(place.command, json={}, timeout=10).json() == {"done": "slowly"}
 
 
+FILE = b"GET /static/htmx.min.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def unread(place: Place) -> socket.socket:
+    """A client that asks for more than fits into its buffers, and reads nothing."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    connection.settimeout(5)
+    connection.connect(("127.0.0.1", place.port))
+    connection.sendall(FILE * 200)
+    return connection
+
+
+def test_clients_that_read_no_answer_make_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "most_connections", lambda: 10)
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(unread(place))
+
+        def served() -> bool:
+            with suppress(httpx.TransportError):
+                return place.well()
+            return False
+
+        until(served)  # once answers fill the buffers
+        assert all(served() for _ in range(3))
+
+
+def test_a_client_that_reads_no_answer_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.5)
+    with unread(place) as connection:
+
+        def cut_off() -> bool:
+            with suppress(OSError):
+                connection.send(b"\r\n")
+                return False
+            return True
+
+        until(cut_off)
+
+
 def test_connections_are_kept_alive(place: Place) -> None:
     with httpx.Client() as client:
         for _ in range(3):

@@ -556,10 +556,12 @@ def check(found: Selection, metric: Metric | None = None) -> None:
 )  # fmt: skip
 def test_a_class_that_loses_most_of_its_questions_is_refused_with_the_way_out(reason: str, way_out: str) -> None:
     with pytest.raises(
-        LostClass, match=rf"^workload support: 6 of 11 questions with the answer 'approve'.*\(6 {reason}\)"
+        LostClass, match=rf"^workload support: 6 of 11 questions with the answer of feedback f0 .*\(6 {reason}\)"
     ) as error:
         check(lost(5, 6, reason))
     assert way_out in str(error.value)
+    assert "such as those of feedback f100, f103 (`retuned dataset preview support` shows them)" in str(error.value)
+    assert "approve" not in str(error.value)
     check(lost(6, 6, reason))  # half of it is no loss of most
     check(lost(4, 5, reason))  # nine questions are not frequent
     check(lost(0, 6, "spent"))
@@ -588,7 +590,7 @@ def test_the_class_that_lost_most_is_named_and_the_rule_that_took_most() -> None
     worse = [lost_row(example(number, "refuse"), "incomplete") for number in range(300, 312)]
     worse += [lost_row(example(number, "refuse"), "ungrounded") for number in range(320, 321)]
     with pytest.raises(
-        LostClass, match=r"13 of 13 questions with the answer 'refuse'.*\(12 incomplete, 1 ungrounded\)"
+        LostClass, match=r"13 of 13 questions with the answer of feedback f300 .*\(12 incomplete, 1 ungrounded\)"
     ):
         check(replace(half, states=[*half.states, *worse]))
 
