@@ -111,7 +111,7 @@ def test_a_legal_hold_stops_the_deletion_of_what_it_covers(
 ) -> None:
     fill(warehouse)
     settings = settings_of(keep_days=5, delete_days=5, dead_letter_days=5)
-    hold = place(warehouse, "support", user, "case 17", "ann", NOW)
+    (hold,) = place(warehouse, "support", [user], "case 17", "ann", NOW)
     assert run(warehouse, settings) == {"interactions": 5, "feedback": 5}
     assert in_archive(tmp_path, "interactions") == 5
     release(warehouse, hold.id, "closed", "ann", NOW)
