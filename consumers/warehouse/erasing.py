@@ -12,6 +12,8 @@ from typing import Any, get_args
 import duckdb
 import pyarrow as pa
 
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import ArchiveError
 from retuned.consumers.warehouse import answer_minutes, judgements
 from retuned.consumers.warehouse.connection import NAME, Warehouse, literal, rows_of
 from retuned.consumers.warehouse.selection import Selection
@@ -33,8 +35,8 @@ _OF_TABLE: dict[str, tuple[str, Kind]] = {
 _WITHOUT_MENTIONS = {"audit"}
 """Tables whose texts are not searched for erased ids: rows of the audit cannot change, and hold no conversations."""
 PROSE = {"reason", "reasons", "detail", "error", "figures", "release_reason"}
-"""Columns with sentences, which may quote an id. All other columns are keys, names and figures, where a word that equals
-an id is no mention of it."""
+"""Columns with sentences, which may quote an id. All other columns have keys, names and figures, where a word that
+equals an id is no mention of it."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?')
 """A string in JSON; with the group, it is a key."""
 _MARKS = ".:!?"
@@ -64,6 +66,9 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
 
     Args:
         now: until when events of its users and conversations are erased.
+
+    Raises:
+        ArchiveError: a file of the archive cannot be read.
     """
     by_fields = bool(selection.workload or selection.after or selection.before or selection.attributes)
     ids = {"users": list(selection.users), "interactions": list(selection.interactions)}
@@ -81,7 +86,13 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
     interactions = _everywhere(("interactions",), answers, archive)
     feedback = _everywhere(("feedback", "shadow_answers"), votes, archive)
     with warehouse.cursor() as cursor:
-        cursor.execute(QUERIES["chosen"].format(interactions=interactions), given)
+        try:
+            cursor.execute(QUERIES["chosen"].format(interactions=interactions), given)
+        except (duckdb.InvalidInputException, duckdb.IOException) as error:
+            raise ArchiveError(
+                f"archive {archive}: {first_line(error)}; restore the file from a backup, or move it away: the erasure "
+                "continues then"
+            ) from error
         chosen = cursor.execute("SELECT id FROM chosen").fetchall()
         cursor.execute(QUERIES["chosen_feedback"].format(feedback=feedback), ids)
         feedbacks = cursor.execute("SELECT id FROM chosen_feedback").fetchall()
@@ -265,8 +276,14 @@ class ErasedRows:
 
 def _words(text: str, kind: str) -> set[str]:
     """Returns the words of the sentences in a text, and what they are without a mark at their end."""
-    found = set[str]()
-    _each(text, kind, lambda sentence: found.update(tokens(sentence)) or sentence)
+    sentences = list[str]()
+
+    def read(sentence: str) -> str:
+        sentences.append(sentence)
+        return sentence
+
+    _each(text, kind, read)
+    found = set[str]().union(*map(tokens, sentences))
     return found | {word.rstrip(_MARKS) for word in found}
 
 

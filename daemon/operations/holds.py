@@ -27,7 +27,9 @@ def holds(local: "Local", request: Nothing, caller: Caller) -> list[AHold]:
 class PlaceHold(Request):
     workload: Annotated[str | None, Field(description="the workload that it covers; default: all")] = None
     account: Annotated[
-        str | None, Field(description="the user whose data it covers, by id or pseudonym; default: all users"), Content()
+        str | None,
+        Field(description="the user whose data it covers, by id or pseudonym; default: all users"),
+        Content(),
     ] = None
     reason: Because
 

@@ -1,4 +1,4 @@
-"""What an erasure finds that no column names: entries of the memory, late versions, ids in sentences; and the receipt."""
+"""What no column names: entries of the memory, late versions and ids in sentences; and a receipt without its key."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from erasing import MINE, SECRET, Shop, now
 from ingestion import feedback, interaction
 
 from retuned.consumers.common.signing import make_key
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import ArchiveError, RetunedError
 from retuned.consumers.settings import AuditSettings, RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.selection import Selection
@@ -83,7 +83,8 @@ def test_a_version_that_is_registered_after_the_rows_were_deleted_has_learned_th
     assert warehouse.rows("FROM dataset_rows") == []
     for version, parent, dataset in (("v1", None, "d1"), ("v2", "v1", "d2")):
         warehouse.insert("models", version=version, workload=WORKLOAD, path="/x", base_model="b", base_hash="h",
-                         parent_version=parent, dataset_version=dataset, created_at=now(), run_id="x", manifest="{}")  # fmt: skip
+                         parent_version=parent, dataset_version=dataset, created_at=now(), run_id="x",
+                         manifest="{}")  # fmt: skip
     erasures.run()
     assert {row["version"] for row in warehouse.rows("FROM erased_versions")} == {"v1", "v2"}
     found = erasures.of(id)
@@ -98,7 +99,7 @@ def test_an_id_that_is_a_number_or_a_name_is_blanked_in_sentences_alone(shop: Sh
     manifest = '{"settings": {"rank": 16, "seed": 42}, "metrics": {"loss": 1.1613}, "name": "champion"}'
     warehouse.insert("models", version="v1", workload=WORKLOAD, path="/x", base_model="b", base_hash="h",
                      dataset_version="d", created_at=now(), run_id="x", manifest=manifest)  # fmt: skip
-    warehouse.insert("aliases", workload=WORKLOAD, alias="champion", version="v1", updated_at=now())
+    warehouse.insert("aliases", workload=WORKLOAD, alias="champion", version="v1", created_at=now())
     figures = '{"16": 16, "rate": 0.16,  "said": "on 16: \\"16\\""}'
     warehouse.insert("decisions", id="16", workload=WORKLOAD, created_at=now(), kind="retrain", outcome=True,
                      reasons='["Answer 16 was wrong.", "It was 16."]', figures=figures)  # fmt: skip
@@ -119,6 +120,21 @@ def test_an_id_that_is_a_number_or_a_name_is_blanked_in_sentences_alone(shop: Sh
     }
     shown = [row["reason"] for row in warehouse.rows("SELECT reason FROM promotions ORDER BY id")]
     assert shown == ["<ERASED> was better (<ERASED>), said <ERASED>.", reasons[2]]
+
+
+def test_a_file_of_the_archive_that_cannot_be_read_is_named(shop: Shop, tmp_path: Path) -> None:
+    shop.rig.send(interaction("16"))
+    shop.rig.drain()
+    broken = tmp_path / "archive" / "interactions" / "day=2026-11-01" / "x.parquet"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"broken")
+    erasures = shop.erasures()
+    id = erasures.request(Selection(interactions=["16"]), "dpo", None)
+    with pytest.raises(ArchiveError, match=r"day=2026-11-01/x\.parquet.*move it away"):
+        erasures.run()
+    broken.unlink()
+    erasures.run()
+    assert (erasures.of(id) or {})["state"] == "done"
 
 
 def test_the_file_is_swapped_once_although_the_receipt_cannot_be_signed(

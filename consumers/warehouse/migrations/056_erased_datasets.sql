@@ -5,6 +5,8 @@ CREATE TABLE erasure_datasets (
     rows BIGINT NOT NULL,  -- erased rows that a training on it learns
     PRIMARY KEY (erasure_id, dataset_version)
 );
+INSERT INTO erasure_datasets
+SELECT erasure_id, dataset_version, max(rows) FROM erasure_versions WHERE rows > 0 GROUP BY ALL;
 
 CREATE OR REPLACE VIEW erased_versions AS
 WITH RECURSIVE learned AS (
