@@ -37,6 +37,8 @@ _WITHOUT_MENTIONS = {"audit"}
 PROSE = {"reason", "reasons", "detail", "error", "figures", "release_reason"}
 """Columns with sentences, which may quote an id. All other columns have keys, names and figures, where a word that
 equals an id is no mention of it."""
+_QUOTING = {"memory_entries", "row_states"}
+"""Tables whose sentences may quote the text of an event beside its id, so that all of such a sentence goes."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?')
 """A string in JSON; with the group, it is a key."""
 _MARKS = ".:!?"
@@ -226,10 +228,10 @@ class ErasedRows:
         self._blank_mentions()
 
     def _blank_mentions(self) -> None:
-        """Replaces erased ids in the sentences of tables that name no events, such as the reasons of decisions."""
-        others = {*_WITHOUT_MENTIONS, *self.conditions()}
+        """Replaces erased ids in sentences, such as the reasons of decisions, of tables whose rows stay."""
+        others = {*_WITHOUT_MENTIONS, *self.conditions()} - _QUOTING
         for table, column, kind in self._columns:
-            if table in others or column not in PROSE:
+            if table in others or column not in PROSE or (table, column) == ("row_states", "reason"):  # a rule's name
                 continue
             texts = self._cursor.execute(
                 f'SELECT DISTINCT "{column}"::VARCHAR FROM {table} WHERE "{column}" IS NOT NULL'
@@ -238,7 +240,10 @@ class ErasedRows:
             known = set[str]().union(*words.values())
             erased = {id for kind_ in ("interaction", "feedback") for id in self._tombstones.matching(kind_, known)}
             for text, of_text in words.items():
-                if not erased.isdisjoint(of_text) and (blanked := _blanked(text, kind, erased)) != text:
+                if (
+                    not erased.isdisjoint(of_text)
+                    and (blanked := ERASED if table in _QUOTING else _blanked(text, kind, erased)) != text
+                ):
                     self._cursor.execute(
                         f'UPDATE {table} SET "{column}" = $blanked WHERE "{column}"::VARCHAR = $text',
                         {"blanked": blanked, "text": text},

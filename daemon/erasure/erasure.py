@@ -31,7 +31,7 @@ from retuned.consumers.errors import Busy
 from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.warehouse import archive, erasing
 from retuned.consumers.warehouse.audit import by_rule
-from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.erasing import ErasedRows
 from retuned.consumers.warehouse.holds import Hold, holds
 from retuned.consumers.warehouse.rewriting import swap
@@ -319,15 +319,14 @@ class Erasures:
             found["swapped"] = asdict(swap(self._warehouse, self._stop))
             with self._warehouse.transaction() as cursor:
                 self._enter(cursor, id, "swapping", found)
-        now = self._now()
-        with self._warehouse.transaction() as cursor:
+        with self._warehouse.cursor() as cursor:
             datasets = dict(cursor.execute(QUERIES["datasets"], {"id": id}).fetchall())
             found["versions"] = erasing.versions(cursor, datasets)
-            written = receipt.receipt(self._warehouse, self._settings, row, found, now)
-            signed = receipt.signed(written, self._settings)
-            cursor.execute(QUERIES["forget_versions"], {"id": id})
+        now = self._now()
+        signed = receipt.signed(receipt.receipt(self._warehouse, self._settings, row, found, now), self._settings)
+        with self._warehouse.transaction() as cursor:
             for version in found["versions"]:
-                insert(cursor, "erasure_versions", erasure_id=id, **version)
+                cursor.execute(QUERIES["put_version"], {"id": id, **version})
             cursor.execute(QUERIES["applied"], {"id": id})
             cursor.execute(QUERIES["done"], {"id": id, "now": now, "receipt": msgspec.json.encode(signed).decode()})
             done = by_rule("erasure", "erased", subject=id, details={"tables": found["tables"]})
@@ -351,7 +350,7 @@ class Erasures:
             cursor.rollback()
         workloads = sorted({*chosen.workloads, *(version["workload"] for version in versions)})
         files = Files(self._warehouse, self._settings, tombstones).find(workloads, chosen.first)
-        letters = tables.get("dead_letters") or any(Path(file.path).parts[-3] == "dead_letters" for file in files)
+        letters = tables.get("dead_letters") or any("dead_letters" in Path(file.path).parts[-3:-2] for file in files)
         covering = (
             hold
             for hold in holds(self._warehouse)

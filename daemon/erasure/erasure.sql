@@ -61,8 +61,8 @@ ON CONFLICT DO UPDATE SET rows = greatest(rows, excluded.rows)
 -- name: datasets
 SELECT dataset_version, rows FROM erasure_datasets WHERE erasure_id = $id
 
--- name: forget_versions
-DELETE FROM erasure_versions WHERE erasure_id = $id
+-- name: put_version
+INSERT INTO erasure_versions VALUES ($id, $workload, $version, $dataset_version, $rows) ON CONFLICT DO NOTHING
 
 -- name: advance
 UPDATE erasures SET state = $state, found = $found, error = NULL WHERE id = $id

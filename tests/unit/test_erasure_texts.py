@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasing import MINE, SECRET, Shop, now
+from erasing import LETTER, MINE, SECRET, Shop, now
 from ingestion import feedback, interaction
 
 from retuned.consumers.common.signing import make_key
@@ -60,8 +60,18 @@ def test_an_entry_of_the_memory_goes_that_rests_on_archived_feedback_or_has_the_
     entry(shop, "1", None, "f-ann-on-bob")
     entry(shop, "2", shop.ann().users[0], "deleted-long-ago")
     entry(shop, "3", "someone", "f-bob-on-bob")
+    quoting = f"contradicted: f-ann-on-bob: {LETTER}"
+    shop.warehouse.execute("UPDATE memory_entries SET reason = $1 WHERE id = '3'", [quoting])
+    shop.warehouse.insert(
+        "row_states", workload=WORKLOAD, feedback_id="f-bob-on-bob", interaction_id="bob-1", state="set_aside",
+        reason="superseded", detail=quoting, quarantined=False, dataset_version="d", decided_at=now(),
+    )  # fmt: skip
     receipt = erase(shop, shop.ann())
     assert receipt["rows"]["memory_entries"] == 2
+    assert shop.warehouse.rows("SELECT reason, detail FROM row_states") == [
+        {"reason": "superseded", "detail": "<ERASED>"}
+    ]
+    assert shop.warehouse.rows("SELECT reason FROM memory_entries WHERE id = '3'") == [{"reason": "<ERASED>"}]
     entries = shop.warehouse.rows("SELECT id, answer, state, author FROM memory_entries ORDER BY id")
     assert [tuple(row.values()) for row in entries] == [
         ("1", "", "removed", None), ("2", "", "removed", None), ("3", MINE, "active", "someone")

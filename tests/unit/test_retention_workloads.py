@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_read_keeps_no_other_one(warehouse: Warehouse, tmp
     assert in_warehouse(warehouse) == {
         "billing": 1,
         "support": 1,
-    }  # the newest ones, by which duplicates are recognised
+    }  # the newest ones always stay
     broken.write_bytes(content)
     expired(warehouse, settings)
     assert not broken.exists()
