@@ -79,6 +79,7 @@ TABLES = {
     "appended.",
     "holds": "A legal hold. It stays when it is released.",
     "erasures": "A request to erase events, its state and, in the end, its receipt.",
+    "erasure_datasets": "A dataset that had erased rows. Versions that are trained on it learned them.",
     "erasure_versions": "A version that was trained on erased rows, or whose ancestor was.",
     "erased_kept": "A decision to keep a version that learned erased rows in service until a time.",
     "erased_versions": "A version that learned erased rows, itself or through a version before it; a view.",

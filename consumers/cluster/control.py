@@ -42,6 +42,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "drift_references": ("workload", "created_at"),
     "exams": ("workload", "metric", "source", "taken_at", "kind", "language"),
     "erased_kept": ("workload", "created_at"),
+    "erasure_datasets": ("erasure_id", "dataset_version"),
     "erasure_versions": ("erasure_id", "workload", "version"),
     "erasures": ("id",),
     "evaluations": ("run_id", "model", "split", "row_id"),

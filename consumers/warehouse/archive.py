@@ -1,8 +1,8 @@
 """The archive: moves whole days of old events from the warehouse to Parquet files without losing any.
 
 Files are `archive/<table>/day=<day>/<hash>.parquet`, compressed with zstd, which DuckDB and pandas read directly. The
-day is the one on which an event was received, so past days never get new events; feedback is filed under the day of its
-interaction.
+day is the one on which an event was received; feedback is filed under the day of its interaction, whenever it arrives,
+so that both are deleted together.
 
 A file is written under another name, fsynced and renamed. Then one transaction deletes its rows and records the file. A
 file that is not recorded (the run was killed in between, or the warehouse is an older copy) gets this transaction in
@@ -89,7 +89,8 @@ def archive(
         tables: the tables to archive, from `TABLES`.
 
     Raises:
-        ArchiveError: a file cannot be written or read, or keep_bytes cannot be met. Events not moved stay.
+        ArchiveError: a file cannot be written or read, or keep_bytes cannot be met. Events not moved stay; if only
+            answers of late feedback cannot be read, all other events are moved first.
         WarehouseError: the warehouse cannot be written.
     """
     retention = settings.retention
@@ -98,6 +99,8 @@ def archive(
     run.move()
     if retention.keep_bytes is not None:
         run.shrink(retention.keep_bytes)
+    if run.failed is not None:
+        raise run.failed
     return run.done
 
 
@@ -127,6 +130,7 @@ class _Run:
         self._keeps_ids = settings.store.kind == "cluster"
         self._distance = timedelta(seconds=2 * settings.ingest.deduplicate_seconds)
         self.done = Archived(0, 0, 0)
+        self.failed: ArchiveError | None = None
 
     def finish(self) -> None:
         """Records files that were written but not recorded, and deletes their rows from the warehouse."""
@@ -189,11 +193,17 @@ class _Run:
                 distance = self._distance // timedelta(microseconds=1)
                 wanted = {"day": day, "before": before, "distance": distance, "rows": PART_ROWS}
                 wanted |= {"workloads": workloads}
+                if table == "feedback" and not self._look_up_answers(cursor, day):
+                    return False
                 leaving = QUERIES[f"leaving_{table}"]
                 count = cursor.execute(leaving, parameters_of(leaving, wanted)).fetchone()
                 if count is None or not count[0]:
                     return False
-                files += self._write(cursor, table, day, table)
+                if table == "feedback":
+                    for (filed,) in cursor.execute(QUERIES["filed"]).fetchall():
+                        files += self._write(cursor, table, day, table, filed)
+                else:
+                    files += self._write(cursor, table, day, table)
                 if table == "interactions":
                     files += self._write(cursor, "feedback_with_interactions", day, "feedback")
             except (duckdb.IOException, duckdb.OutOfMemoryException, OSError) as error:
@@ -204,9 +214,33 @@ class _Run:
             raise ArchiveError(f"archive {self._folder}: rows of {day} in {table} were written but not deleted")
         return True
 
-    def _write(self, cursor: duckdb.DuckDBPyConnection, query: str, day: date, table: str) -> list[_File]:
-        """Writes and fsyncs the rows of a query as a file of the archive; no file if there are no rows."""
-        folder = self._folder / table / f"day={day}"
+    def _look_up_answers(self, cursor: duckdb.DuckDBPyConnection, day: date) -> bool:
+        """Finds the archived answers on which there is feedback of a day. Returns False if a file cannot be read: the
+        feedback stays, and the run fails in the end."""
+        answers = [str(path) for path in sorted((self._folder / "interactions").glob("day=*/*.parquet"))]
+        query = QUERIES["answered_before" if answers else "answered_nowhere"]
+        try:
+            cursor.execute(query, parameters_of(query, {"archived": answers, "day": day}))
+        except duckdb.FatalException:
+            raise
+        except duckdb.Error as error:
+            self.failed = ArchiveError(
+                f"archive {self._folder}: {first_line(error)}; feedback on archived answers stays in the warehouse: "
+                "repair the file, or move it away"
+            )
+            return False
+        return True
+
+    def _write(
+        self, cursor: duckdb.DuckDBPyConnection, query: str, day: date, table: str, filed: date | None = None
+    ) -> list[_File]:
+        """Writes and fsyncs the rows of a query as a file of the archive; no file if there are no rows.
+
+        Args:
+            day: on which the rows were received, or those that they belong to.
+            filed: the day under which they lie; default: the same.
+        """
+        folder = self._folder / table / f"day={filed or day}"
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
         if free < FREE_BYTES:
@@ -214,7 +248,7 @@ class _Run:
         aside = folder.parent / "writing.tmp"
         try:
             sql = f"COPY ({QUERIES[query]}) TO {literal(aside)} (FORMAT parquet, COMPRESSION zstd)"
-            written = cursor.execute(sql, parameters_of(sql, {"day": day})).fetchone()
+            written = cursor.execute(sql, parameters_of(sql, {"day": day, "filed": filed})).fetchone()
             if written is None or not written[0]:
                 return []
             fsync(aside)

@@ -35,15 +35,31 @@ WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
     )
 LIMIT $rows
 
+-- name: answered_before
+-- Answers in the archive on which there is feedback of one day, with the day under which they lie.
+CREATE OR REPLACE TEMP TABLE answered AS
+SELECT id, max(regexp_extract(filename, 'day=([0-9-]+)/', 1))::DATE AS day
+FROM read_parquet($archived::VARCHAR[], hive_partitioning = false, union_by_name = true, filename = true)
+WHERE id IN (SELECT interaction_id FROM feedback WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY)
+GROUP BY id
+
+-- name: answered_nowhere
+CREATE OR REPLACE TEMP TABLE answered (id VARCHAR, day DATE)
+
 -- name: leaving_feedback
--- Feedback of one day whose interaction is not in the warehouse: it was archived earlier, or never arrived.
+-- Feedback of one day whose interaction is not in the warehouse: it was archived earlier, and is joined under its day, or
+-- never arrived.
 CREATE OR REPLACE TEMP TABLE leaving AS
-SELECT id, timestamp, topic, partition, "offset", received_at
+SELECT id, timestamp, topic, partition, "offset", received_at,
+       coalesce((SELECT day FROM answered WHERE answered.id = feedback.interaction_id), $day) AS filed
 FROM feedback
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
     AND timestamp < (SELECT max(timestamp) FROM feedback) - to_microseconds($distance)
     AND interaction_id NOT IN (SELECT id FROM interactions)
 LIMIT $rows
+
+-- name: filed
+SELECT DISTINCT filed FROM leaving ORDER BY filed
 
 -- name: leaving_dead_letters
 CREATE OR REPLACE TEMP TABLE leaving AS
@@ -61,7 +77,8 @@ WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
 SELECT * EXCLUDE (batch) FROM feedback WHERE interaction_id IN (SELECT id FROM leaving)
 
 -- name: feedback
-SELECT feedback.* EXCLUDE (batch) FROM feedback SEMI JOIN leaving USING (id, timestamp, topic, partition, "offset", received_at)
+SELECT feedback.* EXCLUDE (batch)
+FROM feedback SEMI JOIN (FROM leaving WHERE filed = $filed) USING (id, timestamp, topic, partition, "offset", received_at)
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
 
 -- name: dead_letters

@@ -68,31 +68,39 @@ def signed(checkpoint: Checkpoint, key_file: Path) -> dict[str, Any]:
     return sign(json.dumps(asdict(checkpoint), sort_keys=True).encode(), TYPE, key_file)
 
 
-def read(file: Path, public_key_file: Path) -> list[Checkpoint]:
-    """Returns the checkpoints of a file, one envelope a line.
+def read(file: Path, public_key_file: Path) -> tuple[list[Checkpoint], list[str]]:
+    """Returns the checkpoints of a file, one envelope a line, and what is wrong with the file: it does not exist, or a
+    line is no checkpoint, or was not signed with the key.
 
     Raises:
-        BadSignature: a line is no checkpoint, or was not signed with the key.
         ConfigurationError: a file cannot be read.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"checkpoints {file}: cannot be read ({error})") from error
-    found = []
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return [], [f"checkpoints {file}: no such file: it was removed, or no checkpoint was written yet"]
+    except OSError as error:
+        raise ConfigurationError(f"checkpoints {file}: cannot be read ({error.strerror})") from error
+    found, problems = list[Checkpoint](), list[str]()
     for number, line in enumerate(lines, 1):
         try:
             found.append(Checkpoint(**json.loads(verify(json.loads(line), public_key_file, TYPE))))
         except BadSignature as error:
-            raise BadSignature(f"checkpoints {file}, line {number}: {error}") from error
-        except (ValueError, TypeError) as error:
-            raise BadSignature(f"checkpoints {file}, line {number}: no checkpoint") from error
-    return found
+            problems.append(f"checkpoints {file}, line {number}: {error}")
+        except (ValueError, TypeError):
+            problems.append(f"checkpoints {file}, line {number}: no checkpoint")
+    return found, problems
 
 
-def check(rows: Iterable[Mapping[str, Any]], checkpoints: Sequence[Checkpoint] = ()) -> Verdict:
-    """Verifies the rows of an audit, in the order in which they were kept."""
-    problems: list[str] = []
+def check(
+    rows: Iterable[Mapping[str, Any]], checkpoints: Sequence[Checkpoint] = (), known: Sequence[str] = ()
+) -> Verdict:
+    """Verifies the rows of an audit, in the order in which they were kept.
+
+    Args:
+        known: problems that were found before.
+    """
+    problems = list(known)
     sizes = {one.size for one in checkpoints}
     hashes, origin, size, last = dict[int, str](), None, 0, START
     for row in rows:

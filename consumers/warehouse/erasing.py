@@ -1,19 +1,23 @@
 """Finds and deletes the rows of a warehouse that have a tombstone. No list of tables is kept: a row belongs to an
 erased event if one of its columns names it."""
 
-from collections.abc import Collection, Iterable, Sequence
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import duckdb
 import pyarrow as pa
 
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import ArchiveError
 from retuned.consumers.warehouse import answer_minutes, judgements
-from retuned.consumers.warehouse.connection import NAME, Warehouse, literal
+from retuned.consumers.warehouse.connection import NAME, Warehouse, literal, rows_of
 from retuned.consumers.warehouse.selection import Selection
-from retuned.consumers.warehouse.tombstones import QUERIES, Kind, Tombstone, Tombstones, tokens
+from retuned.consumers.warehouse.tombstones import QUERIES, TOKEN, Kind, Tombstone, Tombstones, tokens
 
 _OF_COLUMN: dict[str, Kind] = {
     "interaction_id": "interaction",
@@ -28,8 +32,17 @@ _OF_TABLE: dict[str, tuple[str, Kind]] = {
     "shadow_answers": ("id", "feedback"),
     "account_decisions": ("user_id", "user"),
 }
-_WITHOUT_MENTIONS = {"audit", "tombstones", "schema_migrations", "erasure_versions", "archives"}
-"""Tables whose texts are not searched for erased ids. Rows of the audit cannot change, and hold no conversations."""
+_WITHOUT_MENTIONS = {"audit"}
+"""Tables whose texts are not searched for erased ids: rows of the audit cannot change, and hold no conversations."""
+PROSE = {"reason", "reasons", "detail", "error", "figures", "release_reason"}
+"""Columns with sentences, which may quote an id. All other columns have keys, names and figures, where a word that
+equals an id is no mention of it."""
+_QUOTING = {"memory_entries", "row_states"}
+"""Tables whose sentences may quote the text of an event beside its id, so that all of such a sentence goes."""
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?')
+"""A string in JSON; with the group, it is a key."""
+_MARKS = ".:!?"
+"""They end a word in a sentence, and may also be part of an id."""
 ERASED = "<ERASED>"
 AT_ONCE = 100_000
 """The ids that are compared with the tombstones at once."""
@@ -38,13 +51,15 @@ AT_ONCE = 100_000
 @dataclass(frozen=True)
 class Chosen:
     """What a selection chooses: tombstones, interactions, conversations of which nothing is left, the workloads, the
-    users (pseudonyms), and the time of the first interaction; None: there is none."""
+    users (pseudonyms), whether some feedback belongs to no workload because its answer is unknown, and the time of the
+    first interaction; None: there is none."""
 
     tombstones: list[Tombstone]
     interactions: list[str]
     conversations: list[str]
     workloads: list[str]
     users: list[str]
+    is_unplaced: bool
     first: datetime | None
 
 
@@ -53,6 +68,9 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
 
     Args:
         now: until when events of its users and conversations are erased.
+
+    Raises:
+        ArchiveError: a file of the archive cannot be read.
     """
     by_fields = bool(selection.workload or selection.after or selection.before or selection.attributes)
     ids = {"users": list(selection.users), "interactions": list(selection.interactions)}
@@ -70,13 +88,20 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
     interactions = _everywhere(("interactions",), answers, archive)
     feedback = _everywhere(("feedback", "shadow_answers"), votes, archive)
     with warehouse.cursor() as cursor:
-        cursor.execute(QUERIES["chosen"].format(interactions=interactions), given)
+        try:
+            cursor.execute(QUERIES["chosen"].format(interactions=interactions), given)
+        except (duckdb.InvalidInputException, duckdb.IOException) as error:
+            raise ArchiveError(
+                f"archive {archive}: {first_line(error)}; restore the file from a backup, or move it away: the erasure "
+                "continues then"
+            ) from error
         chosen = cursor.execute("SELECT id FROM chosen").fetchall()
         cursor.execute(QUERIES["chosen_feedback"].format(feedback=feedback), ids)
         feedbacks = cursor.execute("SELECT id FROM chosen_feedback").fetchall()
         workloads = cursor.execute(QUERIES["workloads"].format(interactions=interactions)).fetchall()
         conversations = cursor.execute(QUERIES["chosen_conversations"].format(interactions=interactions)).fetchall()
         users = cursor.execute(QUERIES["chosen_users"]).fetchall()
+        ((is_unplaced,),) = cursor.execute(QUERIES["unplaced"].format(interactions=interactions)).fetchall()
         (first,) = cursor.execute("SELECT min(timestamp) FROM chosen").fetchall()[0]
     found: list[Tombstone] = [("interaction", id, None) for (id,) in chosen]
     found += [("feedback", id, None) for (id,) in feedbacks]
@@ -86,6 +111,7 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
         [*selection.conversations, *(id for (id,) in conversations)],
         [workload for (workload,) in workloads],
         [*selection.users, *(user for (user,) in users)],
+        is_unplaced,
         first,
     )
 
@@ -112,6 +138,19 @@ def _everywhere(tables: Sequence[str], columns: Sequence[str], archive: Path) ->
                 f"SELECT {cast} FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
             )
     return " UNION ALL ".join(sources)
+
+
+def versions(cursor: duckdb.DuckDBPyConnection, datasets: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Returns the versions that were trained on datasets with erased rows, and their descendants.
+
+    Args:
+        datasets: how many erased rows each has.
+
+    Returns:
+        `workload`, `version`, `dataset_version` and `rows` of each; rows 0: only an ancestor learned erased rows.
+    """
+    given = {"datasets": list(datasets), "rows": list(datasets.values())}
+    return list(rows_of(cursor.execute(QUERIES["taught_versions"], given)))
 
 
 class ErasedRows:
@@ -156,15 +195,26 @@ class ErasedRows:
             (rows,) = self._cursor.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchall()[0]
             if rows:
                 counts[table] = rows
+        if entries := self.entries():
+            counts["memory_entries"] = len(entries)
         return counts
 
-    def versions(self) -> list[tuple[str, str, str, int]]:
-        """Returns the versions that learned from erased rows: workload, version, dataset_version, rows."""
-        return self._cursor.execute(QUERIES["taught_versions"]).fetchall()
+    def entries(self) -> list[str]:
+        """Returns the entries of the memory that rest on erased feedback, or have the wording of an erased user. They
+        are emptied by `memory.entries.erase`, and stay."""
+        if "memory_entries" in self._followed:
+            return []
+        rows = self._cursor.execute(QUERIES["entries"]).fetchall()
+        authors = self._tombstones.matching("user", {author for _, _, author, _ in rows if author})
+        return [
+            id
+            for id, is_resting, author, since in rows
+            if is_resting or (author in authors and ((until := authors[author]) is None or since < until))
+        ]
 
-    def ids(self, kind: Kind) -> list[str]:
-        """Returns the erased ids of a kind."""
-        return [id for (id,) in self._cursor.execute(f"SELECT id FROM erased_{kind}").fetchall()]
+    def datasets(self) -> dict[str, int]:
+        """Returns the datasets with erased rows that a version may be trained on, and how many each has."""
+        return dict(self._cursor.execute(QUERIES["erased_datasets"]).fetchall())
 
     def delete(self) -> None:
         """Deletes the rows, and renews what is derived from them. The caller is alone in the warehouse."""
@@ -178,22 +228,26 @@ class ErasedRows:
         self._blank_mentions()
 
     def _blank_mentions(self) -> None:
-        """Replaces erased ids in the texts of tables that name no events, such as the reasons of decisions."""
-        others = {*_WITHOUT_MENTIONS, *self.conditions()}
+        """Replaces erased ids in sentences, such as the reasons of decisions, of tables whose rows stay."""
+        others = {*_WITHOUT_MENTIONS, *self.conditions()} - _QUOTING
         for table, column, kind in self._columns:
-            if table in others:
+            if table in others or column not in PROSE or (table, column) == ("row_states", "reason"):  # a rule's name
                 continue
             texts = self._cursor.execute(
                 f'SELECT DISTINCT "{column}"::VARCHAR FROM {table} WHERE "{column}" IS NOT NULL'
             ).fetchall()
-            words = set[str]().union(*(tokens(text) for (text,) in texts))
-            erased = {id for kind_ in ("interaction", "feedback") for id in self._tombstones.matching(kind_, words)}
-            for id in erased:
-                self._cursor.execute(
-                    f'UPDATE {table} SET "{column}" = replace("{column}"::VARCHAR, $id, $erased)::{kind} '
-                    f'WHERE contains("{column}"::VARCHAR, $id)',
-                    {"id": id, "erased": ERASED},
-                )
+            words = {text: _words(text, kind) for (text,) in texts}
+            known = set[str]().union(*words.values())
+            erased = {id for kind_ in ("interaction", "feedback") for id in self._tombstones.matching(kind_, known)}
+            for text, of_text in words.items():
+                if (
+                    not erased.isdisjoint(of_text)
+                    and (blanked := ERASED if table in _QUOTING else _blanked(text, kind, erased)) != text
+                ):
+                    self._cursor.execute(
+                        f'UPDATE {table} SET "{column}" = $blanked WHERE "{column}"::VARCHAR = $text',
+                        {"blanked": blanked, "text": text},
+                    )
 
     def _ids(self) -> Iterable[tuple[str, str, Kind]]:
         """Yields the columns that name events: table, column, kind."""
@@ -212,6 +266,8 @@ class ErasedRows:
             for table, column, of in self._ids()
             if of == kind
         ]
+        if kind == "feedback" and "memory_entries" not in self._followed:
+            sources.append(QUERIES["entries_feedback"])
         found: list[str] = []
         if sources:
             self._cursor.execute(" UNION ".join(sources))
@@ -221,3 +277,43 @@ class ErasedRows:
 
     def _register(self, name: str, ids: list[str]) -> None:
         self._cursor.register(name, pa.table({"id": pa.array(ids, pa.string())}))
+
+
+def _words(text: str, kind: str) -> set[str]:
+    """Returns the words of the sentences in a text, and what they are without a mark at their end."""
+    sentences = list[str]()
+
+    def read(sentence: str) -> str:
+        sentences.append(sentence)
+        return sentence
+
+    _each(text, kind, read)
+    found = set[str]().union(*map(tokens, sentences))
+    return found | {word.rstrip(_MARKS) for word in found}
+
+
+def _blanked(text: str, kind: str, erased: Collection[str]) -> str:
+    """Returns a text without erased ids."""
+    return _each(text, kind, lambda sentence: TOKEN.sub(lambda word: _without(word[0], erased), sentence))
+
+
+def _each(text: str, kind: str, change: Callable[[str], str]) -> str:
+    """Returns a text whose sentences are changed: all of it, or the strings of JSON that are no keys."""
+    if kind != "JSON":
+        return change(text)
+
+    def value(string: re.Match[str]) -> str:
+        if string[1] is not None:
+            return string[0]
+        content = json.loads(string[0])
+        changed = change(content)
+        return string[0] if changed == content else json.dumps(changed, ensure_ascii=False)
+
+    return _STRING.sub(value, text)
+
+
+def _without(word: str, erased: Collection[str]) -> str:
+    if word in erased:
+        return ERASED
+    bare = word.rstrip(_MARKS)
+    return ERASED + word[len(bare) :] if bare in erased else word

@@ -59,6 +59,15 @@ WHERE id NOT IN (SELECT id FROM chosen)
 -- name: chosen_users
 SELECT user_id FROM chosen WHERE user_id IS NOT NULL UNION SELECT user_id FROM chosen_feedback WHERE user_id IS NOT NULL
 
+-- name: unplaced
+-- Whether some chosen feedback is on an answer that is in neither the warehouse nor the archive.
+SELECT count(*) > 0 FROM chosen_feedback
+WHERE interaction_id NOT IN (
+    SELECT id FROM (
+        {interactions}
+    )
+)
+
 -- name: workloads
 SELECT DISTINCT workload FROM (
     {interactions}
@@ -84,17 +93,39 @@ WHERE id IN (SELECT id FROM erased_feedback) AND interaction_id NOT IN (SELECT i
 SELECT DISTINCT workload, date_trunc('minute', timestamp) FROM interactions
 WHERE id IN (SELECT id FROM erased_interaction)
 
+-- name: entries_feedback
+-- Once feedback is archived and its statement forgotten, only the entry of the memory that rests on it names it.
+SELECT unnest(from_json(feedback_ids, '["VARCHAR"]')) AS id FROM memory_entries
+
+-- name: entries
+-- The entries of the memory that rest on erased feedback, or on feedback about erased interactions, and all of a person:
+-- id, whether it rests on such feedback, author, since.
+WITH resting AS (
+    SELECT id FROM erased_feedback
+    UNION
+    SELECT feedback_id FROM memory_statements WHERE interaction_id IN (SELECT id FROM erased_interaction)
+), found AS (
+    SELECT id, list_has_any(from_json(feedback_ids, '["VARCHAR"]'), (SELECT coalesce(list(id), []) FROM resting)) AS is_resting,
+           author, since
+    FROM memory_entries
+)
+SELECT * FROM found WHERE is_resting OR author IS NOT NULL
+
 -- name: letters
 SELECT rowid, payload, received_at FROM dead_letters WHERE payload IS NOT NULL
+
+-- name: erased_datasets
+-- Datasets with erased rows that a version learns or is chosen by in its training.
+SELECT dataset_version, count(DISTINCT row_id) AS rows
+FROM dataset_rows
+WHERE split IN ('train', 'validation', 'thumbs')
+    AND (interaction_id IN (SELECT id FROM erased_interaction) OR feedback_id IN (SELECT id FROM erased_feedback))
+GROUP BY dataset_version
 
 -- name: taught_versions
 -- The versions whose dataset contains erased rows, and their descendants: workload, version, dataset_version, rows.
 WITH RECURSIVE erased AS (
-    SELECT dataset_version, count(DISTINCT row_id) AS rows
-    FROM dataset_rows
-    WHERE split IN ('train', 'validation', 'thumbs')
-        AND (interaction_id IN (SELECT id FROM erased_interaction) OR feedback_id IN (SELECT id FROM erased_feedback))
-    GROUP BY dataset_version
+    SELECT unnest($datasets::VARCHAR[]) AS dataset_version, unnest($rows::BIGINT[]) AS rows
 ), taught AS (
     SELECT workload, version, dataset_version FROM models WHERE dataset_version IN (SELECT dataset_version FROM erased)
     UNION

@@ -5,13 +5,18 @@ of its events are due. A killed run is repeated: a file is changed first, and it
 """
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
+
 from retuned.consumers.common.durable import fsync, replaced, sha256
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import ArchiveError
 from retuned.consumers.settings import Settings
 from retuned.consumers.warehouse.archive import folder_of
 from retuned.consumers.warehouse.audit import by_rule
@@ -26,28 +31,32 @@ QUERIES = named_queries("retuned.consumers.warehouse", "expiry.sql")
 NO_WORKLOAD = ""
 
 
-def expire(warehouse: Warehouse, settings: Settings, now: datetime, *, is_audited: bool) -> Mapping[str, int]:
-    """Deletes what is due, except what a legal hold covers; returns the number of deleted rows by table.
+def expire(warehouse: Warehouse, settings: Settings, now: datetime, *, is_audited: bool) -> Iterator[tuple[str, int]]:
+    """Deletes what is due, except what a legal hold covers. Yields the table and the number of rows of each deletion.
 
     Args:
         now: naive UTC.
         is_audited: whether this daemon writes the audit.
 
     Raises:
-        OSError, duckdb.Error: a file cannot be read or written. The next call continues.
+        ArchiveError: files cannot be read or written, all others are done. The next call tries again.
         WarehouseError: the warehouse cannot be written.
     """
     run = _Run(warehouse, settings, now)
     run.read_workloads()
-    deleted = Counter[str]()
     for row in warehouse.rows(QUERIES["files"]):
         if due := [one for one in row["workloads"] if run.is_due(one, row["table_name"], row["day"])]:
-            rows = run.delete(row, due, is_audited=is_audited)
-            deleted[row["table_name"]] += rows
-            log.info("retention: %d rows of %s are deleted", rows, row["file"])
+            with run.one(row["file"]):
+                rows = run.delete(row, due, is_audited=is_audited)
+                log.info("retention: %d rows of %s are deleted", rows, row["file"])
+                yield row["table_name"], rows
     if before := run.before(NO_WORKLOAD, "dead_letters"):
-        deleted["dead_letters"] += warehouse.delete(QUERIES["expired_letters"], {"before": before})
-    return deleted
+        yield "dead_letters", warehouse.delete(QUERIES["expired_letters"], {"before": before})
+    if run.failed:
+        raise ArchiveError(
+            f"retention: {'; '.join(run.failed)}; what is due in them stays, and all else is deleted: repair these "
+            "files, or move them away"
+        )
 
 
 class _Run:
@@ -55,6 +64,17 @@ class _Run:
         self._warehouse, self._settings, self._now = warehouse, settings, now
         self._folder, self._holds = folder_of(warehouse, settings), holds(warehouse)
         self._bounds: dict[tuple[str, str], datetime | None] = {}
+        self.failed: list[str] = []
+
+    @contextmanager
+    def one(self, file: str) -> Iterator[None]:
+        """Handles one file. Its failure is noted, so that the others are handled, too."""
+        try:
+            yield
+        except duckdb.FatalException:
+            raise
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            self.failed.append(f"{self._folder / file} ({first_line(error)})")
 
     def before(self, workload: str, table: str) -> datetime | None:
         """Returns the midnight before which events of a workload are due; None: they are kept."""
@@ -77,13 +97,14 @@ class _Run:
             path = self._folder / row["file"]
             if not path.exists():  # a person moved it away
                 continue
-            workloads = [NO_WORKLOAD]
-            if row["table_name"] != "dead_letters":
-                with self._warehouse.cursor() as cursor:
-                    source, given = self._rows(path, row["table_name"])
-                    found = cursor.execute(f"SELECT DISTINCT workload FROM ({source}) ORDER BY ALL", given).fetchall()
-                workloads = [workload for (workload,) in found]
-            self._warehouse.execute(QUERIES["record_workloads"], {"file": row["file"], "workloads": workloads})
+            with self.one(row["file"]):
+                workloads = [NO_WORKLOAD]
+                if row["table_name"] != "dead_letters":
+                    with self._warehouse.cursor() as cursor:
+                        source, given = self._rows(path, row["table_name"])
+                        sql = f"SELECT DISTINCT workload FROM ({source}) ORDER BY ALL"
+                        workloads = [workload for (workload,) in cursor.execute(sql, given).fetchall()]
+                self._warehouse.execute(QUERIES["record_workloads"], {"file": row["file"], "workloads": workloads})
 
     def delete(self, row: Mapping[str, Any], due: list[str], *, is_audited: bool) -> int:
         """Deletes the rows of some workloads from a file, and the file with its last row. Returns how many."""

@@ -15,7 +15,7 @@ ORDER BY day, table_name = 'interactions', file
 SELECT workload, row FROM read_parquet($file, hive_partitioning = false) AS row
 
 -- name: of_feedback
--- Feedback lies under the day of its interaction, unless that was archived before.
+-- Feedback lies under the day of its interaction. Otherwise the interaction is unknown.
 SELECT coalesce(answered.workload, '') AS workload, row
 FROM read_parquet($file, hive_partitioning = false) AS row
 LEFT JOIN (

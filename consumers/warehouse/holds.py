@@ -1,11 +1,12 @@
 """Legal holds: what they cover is neither deleted by retention nor erased."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from retuned.consumers.errors import RetunedError
-from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "holds.sql")
 
@@ -51,11 +52,19 @@ def listed(warehouse: Warehouse) -> list[Hold]:
     return [Hold(**row) for row in warehouse.rows(QUERIES["listed"])]
 
 
-def place(warehouse: Warehouse, workload: str | None, user_id: str | None, reason: str, by: str, now: datetime) -> Hold:
-    """Places a hold."""
-    hold = Hold(uuid.uuid4().hex[:8], workload, user_id, reason, by, now)
-    warehouse.insert("holds", **vars(hold))
-    return hold
+def place(
+    warehouse: Warehouse, workload: str | None, users: Sequence[str | None], reason: str, by: str, now: datetime
+) -> list[Hold]:
+    """Places a hold for each of some users, in one transaction.
+
+    Args:
+        users: the pseudonyms of one user, one for each key; or None: all users.
+    """
+    placed = [Hold(uuid.uuid4().hex[:8], workload, user, reason, by, now) for user in users]
+    with warehouse.transaction() as cursor:
+        for hold in placed:
+            insert(cursor, "holds", **vars(hold))
+    return placed
 
 
 def release(warehouse: Warehouse, id: str, reason: str, by: str, now: datetime) -> Hold:

@@ -61,7 +61,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if wrong := [name for name, equals, _ in pairs if not (name and equals) or '"' in name]:
             raise RetunedError(f"erasure: attribute {wrong[0]}: expected name=value")
         return Selection(
-            users=_pseudonyms(keys, self.user_id) if self.user_id else (),
+            users=pseudonyms(keys, self.user_id) if self.user_id else (),
             interactions=(self.interaction_id,) if self.interaction_id else (),
             # The id may be an address, which is stored as its pseudonym.
             conversations=[self.conversation_id, *keys.pseudonyms(self.conversation_id)]
@@ -74,5 +74,6 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def _pseudonyms(keys: UserKeys, user: str) -> list[str]:
+def pseudonyms(keys: UserKeys, user: str) -> list[str]:
+    """Returns the pseudonyms of a user under each key; a pseudonym stands for itself."""
     return [user] if is_pseudonym(user) else keys.pseudonyms(user)

@@ -23,7 +23,7 @@ Kind = Literal["interaction", "feedback", "conversation", "user"]
 Tombstone = tuple[Kind, str, datetime | None]
 """The kind, the id, and for a conversation or a user the time until which events are erased."""
 
-_TOKEN = re.compile(r"[^\s\"'\\,;{}\[\]()]+")
+TOKEN = re.compile(r"[^\s\"'\\,;{}\[\]()]+")
 _COLUMNS: dict[str, tuple[tuple[str, Kind], ...]] = {
     "interactions": (("id", "interaction"), ("conversation_id", "conversation"), ("user_id", "user")),
     "feedback": (("id", "feedback"), ("interaction_id", "interaction"), ("user_id", "user")),
@@ -33,7 +33,7 @@ _COLUMNS: dict[str, tuple[tuple[str, Kind], ...]] = {
 
 def tokens(text: str) -> set[str]:
     """Returns the parts of a text that may be ids: what stands between quotes, brackets, commas and spaces."""
-    return set(_TOKEN.findall(text))
+    return set(TOKEN.findall(text))
 
 
 class Tombstones:

@@ -69,15 +69,16 @@ def export(common: Common, output: Path | None) -> None:
 def verify(common: Common, file: Path | None, checkpoints: Path | None, key: Path | None, as_json: bool) -> int:
     """Verify the audit of the daemon, of an export or of a warehouse file: that no row was changed, removed or
     reordered and, by signed checkpoints, that its end was not cut off and that it was not written anew. A file and
-    checkpoints with a key need neither a daemon nor a configuration. The exit status is 1 if anything is wrong."""
+    checkpoints with a key need neither a daemon nor a configuration. The exit status is 1 if anything is wrong, also if
+    the file of checkpoints does not exist."""
     from retuned.consumers.warehouse.checkpoints import check
 
-    known = _checkpoints(common, file, checkpoints, key)
+    known, problems = _checkpoints(common, file, checkpoints, key)
     if file is None:
         with common.asking() as service:
-            verdict = check(_parsed(service.ask(operations.audit_log, Nothing())), known)
+            verdict = check(_parsed(service.ask(operations.audit_log, Nothing())), known, problems)
     else:
-        verdict = check(_rows_of(file), known)
+        verdict = check(_rows_of(file), known, problems)
     if as_json:
         print(json.dumps(asdict(verdict), indent=2))
         return int(bool(verdict.problems))
@@ -135,18 +136,21 @@ for one in (list_, export, verify, verify_receipt, verify_version, keygen):
     audit.add_command(one)
 
 
-def _checkpoints(common: Common, file: Path | None, checkpoints: Path | None, key: Path | None) -> "list[Checkpoint]":
-    """Returns the checkpoints to compare; of the configuration, unless a file or checkpoints are named."""
+def _checkpoints(
+    common: Common, file: Path | None, checkpoints: Path | None, key: Path | None
+) -> "tuple[list[Checkpoint], list[str]]":
+    """Returns the checkpoints to compare, and what is wrong with their file; of the configuration, unless a file or
+    checkpoints are named."""
     from retuned.consumers.warehouse.checkpoints import read
 
     if file is not None and checkpoints is None:
-        return []
+        return [], []
     if checkpoints is None or key is None:
         settings = common.settings().audit
         checkpoints = checkpoints or settings.checkpoint_file
         key = key or (settings.key_file and settings.key_file.with_name(f"{settings.key_file.name}.pub"))
-    if checkpoints is None or (key is not None and not checkpoints.exists()):
-        return []
+    if checkpoints is None:
+        return [], []
     if key is None:
         raise ConfigurationError("audit verify: checkpoints are signed; name the public key with --key")
     return read(checkpoints, key)

@@ -70,7 +70,7 @@ QUALIFY row_number() OVER (
 SELECT r.workload, coalesce(w.work, []) AS work, count(*) AS requests
 FROM label_requests r
 LEFT JOIN (
-    SELECT request_id, list({'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value}) AS work
+    SELECT request_id, list({'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value, 'sent': sent}) AS work
     FROM label_work WHERE state = 'answered' GROUP BY request_id
 ) w ON w.request_id = r.id
 WHERE r.answered_at IS NULL AND r.workload IN (SELECT unnest($workloads::VARCHAR[]))

@@ -31,11 +31,11 @@ from retuned.consumers.errors import Busy
 from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.warehouse import archive, erasing
 from retuned.consumers.warehouse.audit import by_rule
-from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.erasing import ErasedRows
-from retuned.consumers.warehouse.holds import holds
+from retuned.consumers.warehouse.holds import Hold, holds
 from retuned.consumers.warehouse.rewriting import swap
-from retuned.consumers.warehouse.selection import Selection
+from retuned.consumers.warehouse.selection import Selection, pseudonyms
 from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.erasure import receipt
 from retuned.daemon.erasure.files import QUERIES, Files, Place
@@ -104,8 +104,7 @@ class Erasures:
 
     def preview(self, selection: Selection) -> dict[str, Any]:
         """Returns what an erasure would find, without changing anything."""
-        found, _ = self._find(selection)
-        return found
+        return self._find(selection)[0]
 
     def request(self, selection: Selection, by: str, reason: str | None) -> str:
         """Stores a request, and returns its id."""
@@ -199,7 +198,8 @@ class Erasures:
         if state == "requested":
             self._collect(id, msgspec.json.decode(row["selection"], type=Selection))
         elif state == "deleting":
-            self._delete(id, found)
+            selection = row["selection"] and msgspec.json.decode(row["selection"], type=Selection)
+            self._delete(id, found, selection)
         elif state == "rewriting":
             self._rewrite(id, found)
         else:
@@ -209,20 +209,34 @@ class Erasures:
 
     def _collect(self, id: str, selection: Selection) -> None:
         """Fixes the set of erased events. Tombstones of what is named come first, so that none is added meanwhile."""
-        if holds(self._warehouse) and (held := self._find(selection)[0]["holds"]):
-            raise Busy(f"{'; '.join(held)}: the erasure waits until it is released (`retuned hold release`)")
+        self._check_holds(id, selection)
         tombstones = Tombstones(self.keys)
         named = erasing.named(selection, self._now())
         with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
             self._put(cursor, id, tombstones.rows(named))
-        found, chosen = self._find(selection)
+        found, chosen, datasets = self._find(selection)
         self.numbers(chosen.interactions, chosen.conversations)
         with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
             self._put(cursor, id, tombstones.rows(chosen.tombstones))
-            cursor.execute(QUERIES["forget_versions"], {"id": id})
-            for version in found["versions"]:
-                insert(cursor, "erasure_versions", erasure_id=id, **version)
+            self._put_datasets(cursor, id, datasets)
             self._enter(cursor, id, following("requested"), found)
+
+    def _check_holds(self, id: str, selection: Selection) -> list[Hold]:
+        """Returns the holds in force, none of which covers the events. What was fixed of a held erasure is given up, so
+        that events of it are stored again, and its versions stay in service.
+
+        Raises:
+            Busy: a hold covers the events.
+        """
+        in_force = holds(self._warehouse)
+        if not in_force or not (held := self._find(selection)[0]["holds"]):
+            return in_force
+        if self._warehouse.row(QUERIES["fixed"], {"id": id}) is not None:
+            with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+                for table in ("tombstones", "datasets"):
+                    cursor.execute(QUERIES[f"forget_{table}"], {"id": id})
+                self._enter(cursor, id, "requested", {})
+        raise Busy(f"{'; '.join(held)}: the erasure waits until it is released (`retuned hold release`)")
 
     def _put(self, cursor: duckdb.DuckDBPyConnection, id: str, rows: Sequence[Any]) -> None:
         cursor.execute(QUERIES["forget_tombstones"], {"id": id})
@@ -230,11 +244,25 @@ class Erasures:
             columns = dict(zip(("kinds", "keys", "hashes", "untils"), map(list, zip(*rows, strict=True)), strict=True))
             cursor.execute(QUERIES["put_tombstones"], {"id": id, **columns})
 
-    def _delete(self, id: str, found: dict[str, Any]) -> None:
+    def _put_datasets(self, cursor: duckdb.DuckDBPyConnection, id: str, datasets: Mapping[str, int]) -> None:
+        """Stores which datasets have erased rows. A run that has read one may register its version later."""
+        given = {"id": id, "datasets": list(datasets), "rows": list(datasets.values())}
+        cursor.execute(QUERIES["put_datasets"], given)
+
+    def _delete(self, id: str, found: dict[str, Any], selection: Selection | None) -> None:
+        """Deletes the rows.
+
+        Args:
+            selection: None: rows were deleted before, and what was written since follows them, whatever is held now.
+        """
+        in_force = self._check_holds(id, selection) if selection is not None else None
         with entries.changing, self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+            if in_force is not None and holds(self._warehouse) != in_force:
+                raise Busy("a hold was placed or released meanwhile; the erasure continues if it is not covered")
             rows = ErasedRows(cursor, self._tombstones(cursor))
             later = rows.count()
-            entries.erase(cursor, rows.ids("interaction"), rows.ids("feedback"), self._now())
+            self._put_datasets(cursor, id, rows.datasets())
+            entries.erase(cursor, rows.entries(), self._now())
             rows.delete()
             # A repeated stage finds only what was written since.
             found["tables"] = {
@@ -284,22 +312,31 @@ class Erasures:
         with self._warehouse.transaction() as cursor:
             left = ErasedRows(cursor, self._tombstones(cursor)).count()
             if not self._is_clean(left, found):
+                found.pop("swapped", None)
                 self._enter(cursor, id, following("swapping", is_clean=False), found)
                 return
-        swapped = swap(self._warehouse, self._stop)
+        if "swapped" not in found:  # whatever fails after it, such as the signature, the swap is not repeated
+            found["swapped"] = asdict(swap(self._warehouse, self._stop))
+            with self._warehouse.transaction() as cursor:
+                self._enter(cursor, id, "swapping", found)
+        with self._warehouse.cursor() as cursor:
+            datasets = dict(cursor.execute(QUERIES["datasets"], {"id": id}).fetchall())
+            found["versions"] = erasing.versions(cursor, datasets)
         now = self._now()
-        written = receipt.receipt(self._warehouse, self._settings, row, found, asdict(swapped), now)
-        signed = receipt.signed(written, self._settings)
+        signed = receipt.signed(receipt.receipt(self._warehouse, self._settings, row, found, now), self._settings)
         with self._warehouse.transaction() as cursor:
+            for version in found["versions"]:
+                cursor.execute(QUERIES["put_version"], {"id": id, **version})
             cursor.execute(QUERIES["applied"], {"id": id})
             cursor.execute(QUERIES["done"], {"id": id, "now": now, "receipt": msgspec.json.encode(signed).decode()})
             done = by_rule("erasure", "erased", subject=id, details={"tables": found["tables"]})
             self._warehouse.trail.note(cursor, done)
-        log.info("erasure %s: done; ingestion paused for %.1f s", id, swapped.seconds)
+        log.info("erasure %s: done; ingestion paused for %.1f s", id, found["swapped"]["seconds"])
 
     # What is found
 
-    def _find(self, selection: Selection) -> tuple[dict[str, Any], erasing.Chosen]:
+    def _find(self, selection: Selection) -> tuple[dict[str, Any], erasing.Chosen, dict[str, int]]:
+        """Returns what is found, what the selection chooses, and the datasets with erased rows."""
         chosen = erasing.choose(
             self._warehouse, selection, archive.folder_of(self._warehouse, self._settings), self._now()
         )
@@ -308,23 +345,30 @@ class Erasures:
         with self._warehouse.cursor() as cursor:
             cursor.begin()
             rows = ErasedRows(cursor, tombstones)
-            tables = rows.count()
-            versions: list[dict[str, Any]] = [
-                dict(zip(("workload", "version", "dataset_version", "rows"), values, strict=True))
-                for values in rows.versions()
-            ]
+            tables, datasets = rows.count(), rows.datasets()
+            versions = erasing.versions(cursor, datasets)
             cursor.rollback()
         workloads = sorted({*chosen.workloads, *(version["workload"] for version in versions)})
         files = Files(self._warehouse, self._settings, tombstones).find(workloads, chosen.first)
-        covering = (hold for workload in workloads for hold in holds(self._warehouse, workload))
-        return {
-            "holds": sorted({str(hold) for hold in covering if hold.user_id in (None, *chosen.users)}),
-            "workloads": workloads,
-            "first": chosen.first.isoformat() if chosen.first else None,
-            "tables": tables,
-            "files": [asdict(place) for place in files],
-            "versions": versions,
-        }, chosen
+        letters = tables.get("dead_letters") or any("dead_letters" in Path(file.path).parts[-3:-2] for file in files)
+        covering = (
+            hold
+            for hold in holds(self._warehouse)
+            if (hold.workload in (None, *workloads) or letters or chosen.is_unplaced)
+            and (hold.user_id is None or not set(chosen.users).isdisjoint(pseudonyms(self.keys, hold.user_id)))
+        )
+        return (
+            {
+                "holds": sorted(map(str, covering)),
+                "workloads": workloads,
+                "first": chosen.first.isoformat() if chosen.first else None,
+                "tables": tables,
+                "files": [asdict(place) for place in files],
+                "versions": versions,
+            },
+            chosen,
+            datasets,
+        )
 
     def _places(self, found: dict[str, Any]) -> list[dict[str, Any]]:
         """Returns the places found first, and those that were written since."""

@@ -47,8 +47,22 @@ SELECT id, requested_at, requested_by, reason, state, error, done_at FROM erasur
 -- name: forget_tombstones
 DELETE FROM tombstones WHERE erasure_id = $id
 
--- name: forget_versions
-DELETE FROM erasure_versions WHERE erasure_id = $id
+-- name: fixed
+SELECT 1 FROM tombstones WHERE erasure_id = $id LIMIT 1
+
+-- name: forget_datasets
+DELETE FROM erasure_datasets WHERE erasure_id = $id
+
+-- name: put_datasets
+-- A repeated stage finds only what was written since.
+INSERT INTO erasure_datasets SELECT $id, unnest($datasets::VARCHAR[]), unnest($rows::BIGINT[])
+ON CONFLICT DO UPDATE SET rows = greatest(rows, excluded.rows)
+
+-- name: datasets
+SELECT dataset_version, rows FROM erasure_datasets WHERE erasure_id = $id
+
+-- name: put_version
+INSERT INTO erasure_versions VALUES ($id, $workload, $version, $dataset_version, $rows) ON CONFLICT DO NOTHING
 
 -- name: advance
 UPDATE erasures SET state = $state, found = $found, error = NULL WHERE id = $id

@@ -9,9 +9,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import fsync, sha256
+from retuned.consumers.common.text import first_line
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import archive, rewriting
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.tombstones import QUERIES as ARCHIVES
@@ -83,7 +86,14 @@ class Files:
 
     def _with_rows(self, files: Iterable[Path]) -> Iterator[Place]:
         for file in sorted(files):
-            if rows := int(rewriting.erased_rows(file, self._tombstones).sum()):
+            try:
+                rows = int(rewriting.erased_rows(file, self._tombstones).sum())
+            except (pa.ArrowException, OSError) as error:
+                raise RetunedError(
+                    f"{file}: cannot be read ({first_line(error)}); restore it from a backup, or move it away: the "
+                    "erasure continues then"
+                ) from error
+            if rows:
                 yield _place(file, "rewrite", rows)
 
     def _derived(self, workloads: Sequence[str]) -> Iterator[Path]:

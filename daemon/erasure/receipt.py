@@ -25,10 +25,10 @@ def receipt(
     settings: Settings,
     erasure: dict[str, Any],
     found: dict[str, Any],
-    swapped: dict[str, Any],
     now: datetime,
 ) -> dict[str, Any]:
     """Returns the receipt, in JSON's types. It names no erased id."""
+    swapped = found["swapped"]
     tombstones = warehouse.row("SELECT count(*) AS n FROM tombstones WHERE erasure_id = ?", [erasure["id"]])
     assert tombstones is not None
     return {

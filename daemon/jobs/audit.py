@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,29 @@ def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _append(file: Path, line: str) -> None:
+    """Appends a line, or nothing. What a crash has left of a line before it stays a line of its own."""
     try:
         is_new = not file.exists()
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as opened:
-            opened.write(line + "\n")
+        opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(opened).st_size
+            is_torn = size > 0 and os.pread(opened, 1, size - 1) != b"\n"
+            _write(opened, size, (b"\n" * is_torn) + line.encode() + b"\n")
+        finally:
+            os.close(opened)
         fsync(file)
         if is_new:
             fsync(file.parent)
     except OSError as error:
         raise RetunedError(f"audit.checkpoint_file {file}: cannot be written ({error.strerror})") from error
+
+
+def _write(opened: int, size: int, content: bytes) -> None:
+    """Writes all of it to the end of a file of this size, or none of it, as far as the file can be cut off."""
+    try:
+        while content:
+            content = content[os.write(opened, content) :]
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(opened, size)
+        raise

@@ -60,7 +60,7 @@ def archive(context: Context) -> Archived:
         if done.files:
             log.info("archived %d rows in %d files, %d bytes", done.rows, done.files, done.bytes)
         with parts.step("deletion"):
-            for table, rows in expire(context.warehouse, context.settings, now, is_audited=leads).items():
+            for table, rows in expire(context.warehouse, context.settings, now, is_audited=leads):
                 context.metrics.removed.labels(table.removesuffix("s")).inc(rows)
     return done
 

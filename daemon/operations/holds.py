@@ -8,7 +8,7 @@ from pydantic import Field
 from retuned.daemon.operations.answers import Done
 from retuned.daemon.operations.answers import Hold as AHold
 from retuned.daemon.operations.fields import Nothing, Text
-from retuned.daemon.operations.operation import Caller, Placeholder, Request, operation
+from retuned.daemon.operations.operation import Caller, Content, Placeholder, Request, operation
 
 if TYPE_CHECKING:
     from retuned.daemon.operations.local import Local
@@ -27,7 +27,9 @@ def holds(local: "Local", request: Nothing, caller: Caller) -> list[AHold]:
 class PlaceHold(Request):
     workload: Annotated[str | None, Field(description="the workload that it covers; default: all")] = None
     account: Annotated[
-        str | None, Field(description="the pseudonym of the user whose data it covers; default: all users")
+        str | None,
+        Field(description="the user whose data it covers, by id or pseudonym; default: all users"),
+        Content(),
     ] = None
     reason: Because
 
@@ -36,11 +38,16 @@ class PlaceHold(Request):
 def place_hold(local: "Local", request: PlaceHold, caller: Caller) -> Done:
     """Place a legal hold: what it covers is neither deleted by retention nor erased, until it is released."""
     from retuned.consumers.warehouse.holds import place
+    from retuned.consumers.warehouse.selection import pseudonyms
 
     workload = local.known(request.workload, *local.configured()) if request.workload is not None else None
     by, now = local.actor(caller), local.jobs.context.now()
-    hold = place(local.warehouse, workload, request.account, local.redacted(request.reason), by, now)
-    return Done(workload=workload, done=f"hold {hold.id} is in force until `retuned hold release {hold.id}`")
+    users = [None] if request.account is None else pseudonyms(local.jobs.erasures.keys, request.account)
+    placed = place(local.warehouse, workload, users, local.redacted(request.reason), by, now)
+    return Done(
+        workload=workload,
+        done="; ".join(f"hold {hold.id} is in force until `retuned hold release {hold.id}`" for hold in placed),
+    )
 
 
 class ReleaseHold(Request):

@@ -325,21 +325,14 @@ def counts(warehouse: Warehouse) -> dict[str, dict[str, int]]:
     return found
 
 
-def erase(
-    cursor: duckdb.DuckDBPyConnection, interactions: Sequence[str], feedback: Sequence[str], now: datetime
-) -> int:
-    """Removes entries that rest on erased events, with their texts, in the transaction that deletes the events.
+def erase(cursor: duckdb.DuckDBPyConnection, ids: Sequence[str], now: datetime) -> None:
+    """Removes entries, with their texts, in the transaction that deletes the events that they rest on.
 
-    The caller holds `changing` until the transaction has ended. Returns the number of entries.
+    The caller holds `changing` until the transaction has ended.
     """
-    erased = {"interactions": list(interactions), "feedback": list(feedback)}
-    ids = [id for (id,) in cursor.execute(QUERIES["resting_on"], erased).fetchall()]
     (last,) = cursor.execute(QUERIES["last_sequence"]).fetchall()[0]
     for sequence, id in enumerate(ids, last + 1):
         cursor.execute(QUERIES["blank"], {"id": id, "now": now, "sequence": sequence})
-    cursor.execute(QUERIES["erase_statements"], erased)
-    cursor.execute(QUERIES["erase_uses"], {"interactions": erased["interactions"]})
-    return len(ids)
 
 
 def forget(warehouse: Warehouse, workloads: Sequence[str], before: datetime) -> int:

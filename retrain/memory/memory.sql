@@ -224,27 +224,12 @@ JOIN models learned ON learned.workload = m.workload AND learned.version = m.ret
 LEFT JOIN champion c ON true
 WHERE m.workload = $workload AND m.state = 'retired' AND coalesce(c.created_at < learned.created_at, true)
 
--- name: resting_on
--- Entries that rest on some feedback, or on feedback about some interactions.
-SELECT id FROM memory_entries
-WHERE list_has_any(from_json(feedback_ids, '["VARCHAR"]'), list_concat(
-    $feedback::VARCHAR[],
-    (SELECT coalesce(list(feedback_id), []) FROM memory_statements WHERE list_contains($interactions::VARCHAR[], interaction_id))
-))
-
 -- name: blank
 UPDATE memory_entries
 SET messages = '[]', question = '', context = NULL, tools = NULL, answer = '', author = NULL, feedback_ids = '[]',
     state = 'removed', reason = 'the events that it rests on are erased', changed_by = NULL, changed_at = $now,
     sequence = $sequence, threshold = NULL
 WHERE id = $id
-
--- name: erase_statements
-DELETE FROM memory_statements
-WHERE list_contains($feedback::VARCHAR[], feedback_id) OR list_contains($interactions::VARCHAR[], interaction_id)
-
--- name: erase_uses
-DELETE FROM memory_uses WHERE list_contains($interactions::VARCHAR[], interaction_id)
 
 -- name: forget_old
 DELETE FROM memory_statements WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND feedback_at < $before

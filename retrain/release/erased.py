@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.holds import holds
 from retuned.retrain import versions
 from retuned.retrain.release import approvals, retention
 from retuned.retrain.release.rollout import Rollout
@@ -85,19 +86,21 @@ def due(warehouse: Warehouse, workload: str, now: datetime) -> datetime | None:
 
 
 def standing(warehouse: Warehouse, settings: Settings, now: datetime) -> dict[str, tuple[int, int]]:
-    """Returns the number of erased versions that still exist, and how many of them are overdue, by workload."""
+    """Returns the number of erased versions that still exist, and how many of them are overdue, by workload. What a
+    person or a legal hold keeps is not overdue."""
     counts: dict[str, tuple[int, int]] = {}
     for row in warehouse.rows(QUERIES["erased_standing"]):
         days = settings.for_workload(row["workload"]).forget.within_days
-        is_late = row["since"] + timedelta(days=days) < now and kept(warehouse, row["workload"], now) is None
+        is_late = row["since"] + timedelta(days=days) < now
+        is_late = is_late and kept(warehouse, row["workload"], now) is None and not holds(warehouse, row["workload"])
         number, late = counts.get(row["workload"], (0, 0))
         counts[row["workload"]] = (number + 1, late + is_late)
     return counts
 
 
 def settle(rollout: Rollout, workload: str, now: datetime) -> list[str]:
-    """Takes erased versions out of service as the settings require, and removes those that nothing needs. Returns the
-    removed versions.
+    """Takes erased versions out of service as the settings require, and removes those that nothing needs and no legal
+    hold covers. Returns the removed versions.
 
     Raises:
         RetunedError: a version changed meanwhile, or a folder cannot be deleted. The next call tries again.
@@ -120,6 +123,8 @@ def settle(rollout: Rollout, workload: str, now: datetime) -> list[str]:
     )
     for step in steps(standing):
         _carry_out(rollout, workload, step, running, now)
+    if holds(warehouse, workload):
+        return []
     return retention.remove_versions(warehouse, settings, workload, list(since), now)
 
 

@@ -13,7 +13,7 @@ from retuned.consumers.settings import RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.opening import open_warehouse
 
-KILLS, STEP = 50, 8
+KILLS, STEP = 50, 5
 
 
 @pytest.fixture(scope="module")

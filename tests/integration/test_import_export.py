@@ -431,6 +431,7 @@ def test_every_table_can_be_exported(house: House) -> None:
         "audit",  # `retuned audit export`
         "holds",  # `retuned hold list`
         "erasures",  # `retuned erasures`
+        "erasure_datasets",
         "erasure_versions",
         "erasures_applied",
         "erased_kept",

@@ -1,7 +1,9 @@
 """`retuned audit`, beside a daemon and without one; the checkpoints and the states that a daemon records."""
 
 import json
+import resource
 import shutil
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import yaml
 from asking import ask
 from brokers import free_port, until
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.daemon.app import App
 from retuned.daemon.cli.main import main
-from retuned.daemon.jobs.audit import Checkpoints
+from retuned.daemon.jobs.audit import Checkpoints, _append
 from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import load
 from retuned.daemon.web.principals import add, revoke
@@ -156,7 +159,41 @@ def test_what_is_no_checkpoint_is_named_by_its_line(place: Place, text: str) -> 
     with place.checkpoints.open("a") as file:
         file.write(text + "\n")
     status, printed = place.run("audit", "verify")
-    assert (status, "line 2" in printed) == (1, True), printed
+    assert (status, "line 2" in printed, "1 of 1 checkpoints agree: 1 problems" in printed) == (1, True, True), printed
+
+
+def test_checkpoints_that_are_gone_are_a_problem(place: Place) -> None:
+    place.record("a")
+    place.checkpoint()
+    assert place.run("audit", "verify")[0] == 0
+    place.checkpoints.unlink()
+    file = str(place.folder / "w.duckdb")
+    for named in ((), (file, "--checkpoints", str(place.checkpoints), "--key", f"{place.key}.pub")):
+        status, printed = place.run("audit", "verify", *named)
+        assert (status, "no such file" in printed, "sound" in printed) == (1, True, False), printed
+
+
+def test_a_line_that_was_written_in_part_spoils_no_other_one(place: Place) -> None:
+    place.record("a")
+    place.checkpoint()
+    place.record("", "b")
+    (first,) = place.checkpoints.read_bytes().splitlines(keepends=True)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 100, most))
+        with pytest.raises(RetunedError, match="cannot be written"):
+            _append(place.checkpoints, "x" * 1_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert place.checkpoints.read_bytes() == first  # nothing is left of a line for which the disk had no room
+    place.checkpoints.write_bytes(first + first[:100])  # as a crash leaves it
+    place.checkpoint()
+    status, printed = place.run("audit", "verify")
+    assert (status, "line 2: no checkpoint" in printed, "2 of 2" in printed, "1 problems" in printed) == (
+        1, True, True, True
+    ), printed  # fmt: skip
 
 
 def test_checkpoints_need_a_key_and_a_start_needs_one_that_can_be_read(place: Place) -> None:

@@ -118,7 +118,7 @@ def test_an_erasure_that_a_legal_hold_stops_has_an_age_until_it_is_done(house: H
 
     assert age() is None
     (asked,) = house.warehouse.rows("SELECT id FROM interactions")
-    hold = holds.place(house.warehouse, "support", None, "case 17", "ann", utc_now())
+    (hold,) = holds.place(house.warehouse, "support", [None], "case 17", "ann", utc_now())
     id = house.jobs.erasures.request(Selection(interactions=[asked["id"]]), "dpo", None)
     with pytest.raises(Busy, match="case 17"):
         house.jobs.erasures.run()

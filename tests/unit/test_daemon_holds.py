@@ -75,11 +75,15 @@ def test_a_hold_on_a_workload_keeps_its_versions_and_rows_until_it_is_released(l
 
 
 def test_a_hold_on_a_user_may_cover_rows_of_any_workload(local: Local) -> None:
-    ask(local, "place_hold", account="u-1", reason="case 18")
+    ask(local, "place_hold", account="ann@shop", reason="case 18")
     remove_old(local.jobs.context)
     assert kept(local) == (4, list(WORKLOADS))
-    assert holds(local.warehouse, "billing", "u-2") == []
-    assert len(holds(local.warehouse, "billing", "u-1")) == 1
+    keys = local.jobs.erasures.keys
+    assert holds(local.warehouse, "billing", keys.pseudonym("bob@shop")) == []
+    (hold,) = holds(local.warehouse, "billing", keys.pseudonym("ann@shop"))
+    ask(local, "place_hold", account=hold.user_id, reason="case 19")
+    assert {one.user_id for one in holds(local.warehouse)} == {hold.user_id}
+    assert "ann@shop" not in str(local.warehouse.rows("FROM audit"))
 
 
 def test_what_is_not_held_is_not_released_and_an_unknown_workload_is_named(local: Local) -> None:

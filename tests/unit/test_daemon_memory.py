@@ -16,6 +16,7 @@ from teaching import Teacher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_existing
+from retuned.consumers.warehouse.selection import Selection
 from retuned.daemon.backup.create import back_up
 from retuned.daemon.backup.restore import choose, restore
 from retuned.daemon.cli.summary import details
@@ -169,8 +170,12 @@ def test_an_erasure_takes_the_texts_of_entries_with_it(rig: Rig, teacher: Teache
     correct(teacher, 2)
     rig.jobs.run("memory")
     kept, erased = sorted(rig.feed()["entries"], key=lambda one: str(one["question"]))
-    with entries.changing, warehouse.transaction() as cursor:
-        assert entries.erase(cursor, ["support-i3"], [], teacher.now) == 1
+    erasures = rig.jobs.erasures
+    id = erasures.request(Selection(interactions=["support-i3"]), "dpo", None)
+    erasures.run()
+    found = erasures.of(id)
+    assert found is not None
+    assert found["receipt"]["rows"]["memory_entries"] == 1
     (row,) = warehouse.rows("SELECT * FROM memory_entries WHERE state = 'removed'")
     assert (row["id"], row["question"], row["answer"], row["feedback_ids"]) == (erased["id"], "", "", "[]")
     assert [one["id"] for one in rig.feed()["entries"]] == [kept["id"]]

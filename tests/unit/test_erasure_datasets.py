@@ -180,7 +180,8 @@ def test_entries_of_the_memory_that_rest_on_erased_feedback_are_emptied(school: 
 NO_CONVERSATIONS = {
     "aliases", "answer_minutes", "answer_minutes_position", "approvals", "archived_ids", "archives", "artifacts",
     "audit", "batches", "blindness", "control_positions", "datasets", "decisions", "deployments", "drift_checks",
-    "drift_references", "erasure_versions", "erasures", "erasures_applied", "exams", "feedback_totals",
+    "drift_references", "erasure_datasets", "erasure_versions", "erasures", "erasures_applied", "exams",
+    "feedback_totals",
     "followed_segments", "holds", "ingest_resumptions", "judgements_position", "ledger", "ledger_left_out",
     "ledger_moments", "ledger_outcomes", "ledger_position", "ledger_progress", "models", "offsets", "pauses",
     "promotions", "quality", "rating_periods", "rollout_checks", "rollouts", "runs", "schema_migrations", "tombstones",

@@ -118,7 +118,7 @@ def test_the_receipt_is_signed_and_verified_without_a_daemon(
 
 
 def test_an_erasure_waits_for_a_legal_hold(shop: Shop, tmp_path: Path) -> None:
-    held = holds.place(shop.warehouse, None, shop.ann().users[0], "a lawsuit", "counsel", now())
+    (held,) = holds.place(shop.warehouse, None, shop.ann().users, "a lawsuit", "counsel", now())
     assert shop.erasures().preview(shop.ann())["holds"] == [str(held)]
     id = shop.erasures().request(shop.ann(), "dpo", None)
     with pytest.raises(Busy, match="a lawsuit"):

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 from traffic import START, feedback, interactions, prompts, store
 
+from retuned.consumers.errors import ArchiveError
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.expiry import expire
@@ -44,7 +46,14 @@ def fill(warehouse: Warehouse) -> None:
 
 def run(warehouse: Warehouse, settings: Settings, now: datetime = NOW) -> Mapping[str, int]:
     archive(warehouse, settings, Kept(), now, threading.Event())
-    return expire(warehouse, settings, now, is_audited=True)
+    return expired(warehouse, settings, now)
+
+
+def expired(warehouse: Warehouse, settings: Settings, now: datetime = NOW) -> Counter[str]:
+    deleted = Counter[str]()
+    for table, rows in expire(warehouse, settings, now, is_audited=True):
+        deleted[table] += rows
+    return deleted
 
 
 def in_warehouse(warehouse: Warehouse) -> dict[str, int]:
@@ -111,7 +120,7 @@ def test_a_legal_hold_stops_the_deletion_of_what_it_covers(
 ) -> None:
     fill(warehouse)
     settings = settings_of(keep_days=5, delete_days=5, dead_letter_days=5)
-    hold = place(warehouse, "support", user, "case 17", "ann", NOW)
+    (hold,) = place(warehouse, "support", [user], "case 17", "ann", NOW)
     assert run(warehouse, settings) == {"interactions": 5, "feedback": 5}
     assert in_archive(tmp_path, "interactions") == 5
     release(warehouse, hold.id, "closed", "ann", NOW)
@@ -123,16 +132,79 @@ def test_a_deletion_that_was_killed_before_its_record_is_completed(warehouse: Wa
     fill(warehouse)
     settings = settings_of({"support": {"delete_days": 5}}, keep_days=3)
     archive(warehouse, settings, Kept(), NOW, threading.Event())
-    expire(warehouse, settings_of(keep_days=3), NOW, is_audited=False)  # reads the workloads of files, deletes nothing
+    expired(warehouse, settings_of(keep_days=3))  # reads the workloads of files, deletes nothing
     records = warehouse.rows("FROM archives")
-    expire(warehouse, settings, NOW, is_audited=False)
+    expired(warehouse, settings)
     warehouse.execute("DELETE FROM archives")
     for row in records:
         warehouse.insert("archives", **row)
-    expire(warehouse, settings, NOW, is_audited=False)
+    expired(warehouse, settings)
     assert sum(row["rows"] for row in warehouse.rows("FROM archives WHERE table_name = 'interactions'")) == 9
     for row in warehouse.rows("FROM archives"):
         assert row["sha256"] == hashlib.sha256((tmp_path / "archive" / row["file"]).read_bytes()).hexdigest()
+
+
+def test_feedback_on_an_archived_answer_follows_the_retention_of_its_answer(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    rng = random.Random(1)
+    for offset, workload in ((0, "support"), (100, "billing")):
+        interactions(warehouse, prompts(10, rng), rng, step=DAY, workload=workload, offset=offset)
+    settings = settings_of({"support": {"delete_days": 5}}, keep_days=3, delete_days=None)
+    archive(warehouse, settings, Kept(), NOW, threading.Event())
+    day = f"day={(START + 4 * DAY).date()}"
+    late = [*ids_of(tmp_path, day), "never-arrived"]
+    feedback(warehouse, late, "helpful", True, when=NOW)
+    feedback(warehouse, [warehouse.rows("SELECT id FROM interactions")[0]["id"]], "helpful", True, when=NOW + 9 * DAY,
+             offset=100)  # fmt: skip
+    later = NOW + 4 * DAY
+    archive(warehouse, settings, Kept(), later, threading.Event())
+    assert {path.parent.name for path in tmp_path.glob("archive/feedback/*/*.parquet")} == {
+        day, f"day={NOW.date()}"
+    }  # fmt: skip
+    assert expired(warehouse, settings, later)["feedback"] == 1
+    with duckdb.connect() as connection:
+        left = connection.execute(f"SELECT interaction_id FROM '{tmp_path}/archive/feedback/*/*.parquet'").fetchall()
+    assert {id for (id,) in left} == {"never-arrived", *ids_of(tmp_path, day)}
+
+
+def ids_of(folder: Path, day: str) -> list[str]:
+    """The archived answers of a day."""
+    with duckdb.connect() as connection:
+        rows = connection.execute(f"SELECT id FROM '{folder}/archive/interactions/{day}/*.parquet'").fetchall()
+    return [id for (id,) in rows]
+
+
+def test_a_file_that_cannot_be_read_keeps_no_other_one(warehouse: Warehouse, tmp_path: Path) -> None:
+    fill(warehouse)
+    settings = settings_of(keep_days=3, delete_days=5)
+    archive(warehouse, settings, Kept(), NOW, threading.Event())
+    broken = next(tmp_path.glob(f"archive/interactions/day={START.date()}/*.parquet"))
+    content = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    for _ in range(2):
+        with pytest.raises(ArchiveError, match=broken.name):
+            expired(warehouse, settings)
+        assert broken.exists()
+        assert in_archive_but(tmp_path, broken) == 4
+    feedback(warehouse, ["unknown"], "helpful", True, when=NOW, offset=2_000)
+    with pytest.raises(ArchiveError, match="feedback on archived answers stays"):
+        archive(warehouse, settings, Kept(), NOW + 4 * DAY, threading.Event())
+    assert in_warehouse(warehouse) == {
+        "billing": 1,
+        "support": 1,
+    }  # the newest ones always stay
+    broken.write_bytes(content)
+    expired(warehouse, settings)
+    assert not broken.exists()
+
+
+def in_archive_but(folder: Path, file: Path) -> int:
+    """The archived interactions in all files but one."""
+    files = [str(one) for one in folder.glob("archive/interactions/*/*.parquet") if one != file]
+    with duckdb.connect() as connection:
+        ((rows,),) = connection.execute("SELECT count(*) FROM read_parquet(?)", [files]).fetchall()
+    return int(rows)
 
 
 def test_keys_that_cannot_hold_are_refused() -> None:

@@ -8,6 +8,7 @@ from simulation import Row
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings
+from retuned.consumers.warehouse import holds
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.policy.decision import Evidence
 from retuned.daemon.policy.decision import decide as decide_to_retrain
@@ -162,6 +163,18 @@ def test_a_person_may_keep_the_champion_for_a_time(rollout: Rollout) -> None:
     assert erased.due(warehouse, "support", late) is None
     assert erased.standing(warehouse, settings, late) == {"support": (2, 0)}
     assert erased.due(warehouse, "support", NOW + timedelta(days=61)) is not None
+
+
+def test_a_legal_hold_keeps_the_files_of_erased_versions_and_not_their_service(rollout: Rollout) -> None:
+    warehouse, late = rollout.warehouse, NOW + timedelta(days=40)
+    erase(warehouse)
+    (hold,) = holds.place(warehouse, "support", [None], "case 17", "legal", NOW)
+    assert settled(rollout) == []
+    assert aliases(rollout) == {"champion": SECOND}
+    assert (rollout.settings.models.directory / "support" / FIRST).is_dir()
+    assert erased.standing(warehouse, rollout.settings, late) == {"support": (2, 0)}
+    holds.release(warehouse, hold.id, "closed", "legal", NOW)
+    assert settled(rollout) == [FIRST]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25])

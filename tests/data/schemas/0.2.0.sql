@@ -63,6 +63,9 @@ INSERT INTO drift_references VALUES ('workload 2, it''s “2”', '2026-03-04 09
 CREATE TABLE erased_kept(workload VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, actor VARCHAR NOT NULL, reason VARCHAR NOT NULL);
 INSERT INTO erased_kept VALUES ('workload 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'actor 1, it''s “1”', 'reason 1, it''s “1”');
 INSERT INTO erased_kept VALUES ('workload 2, it''s “2”', '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'actor 2, it''s “2”', 'reason 2, it''s “2”');
+CREATE TABLE erasure_datasets(erasure_id VARCHAR, dataset_version VARCHAR, "rows" BIGINT NOT NULL, PRIMARY KEY(erasure_id, dataset_version));
+INSERT INTO erasure_datasets VALUES ('erasure_id 1, it''s “1”', 'dataset_version 1, it''s “1”', 1099511627777);
+INSERT INTO erasure_datasets VALUES ('erasure_id 2, it''s “2”', 'dataset_version 2, it''s “2”', 1099511627778);
 CREATE TABLE erasure_versions(erasure_id VARCHAR, workload VARCHAR, "version" VARCHAR, dataset_version VARCHAR NOT NULL, "rows" BIGINT NOT NULL, PRIMARY KEY(erasure_id, workload, "version"));
 INSERT INTO erasure_versions VALUES ('erasure_id 1, it''s “1”', 'workload 1, it''s “1”', 'version 1, it''s “1”', 'dataset_version 1, it''s “1”', 1099511627777);
 INSERT INTO erasure_versions VALUES ('erasure_id 2, it''s “2”', 'workload 2, it''s “2”', 'version 2, it''s “2”', 'dataset_version 2, it''s “2”', 1099511627778);
@@ -232,6 +235,7 @@ INSERT INTO schema_migrations VALUES (48, '048_erasures.sql', '2026-03-02 09:00:
 INSERT INTO schema_migrations VALUES (49, '049_audit.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (50, '050_erased_versions.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (55, '055_archived_workloads.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (56, '056_erased_datasets.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (61, '061_decisions_and_labels_sent.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
@@ -248,7 +252,7 @@ INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123
 CREATE TABLE webhook_models(url VARCHAR NOT NULL, model VARCHAR NOT NULL, aliases VARCHAR NOT NULL, acknowledged_at TIMESTAMP NOT NULL);
 INSERT INTO webhook_models VALUES ('url 1, it''s “1”', 'model 1, it''s “1”', 'aliases 1, it''s “1”', '2026-03-03 09:30:00.123000');
 INSERT INTO webhook_models VALUES ('url 2, it''s “2”', 'model 2, it''s “2”', 'aliases 2, it''s “2”', '2026-03-04 09:30:00.123000');
-CREATE VIEW erased_versions AS WITH RECURSIVE learned AS ((SELECT m.workload, m."version", x.requested_at AS since FROM ((erasure_versions AS e INNER JOIN erasures AS x ON ((x.id = e.erasure_id))) INNER JOIN models AS m ON (((m.workload = e.workload) AND ((m."version" = e."version") OR ((e."rows" > 0) AND (m.dataset_version = e.dataset_version))))))) UNION (SELECT m.workload, m."version", l.since FROM (models AS m INNER JOIN learned AS l ON (((l.workload = m.workload) AND (l."version" = m.parent_version)))))) SELECT workload, "version", min(since) AS since, max(since) AS latest FROM learned GROUP BY workload, "version";
+CREATE VIEW erased_versions AS WITH RECURSIVE learned AS (((SELECT m.workload, m."version", x.requested_at AS since FROM ((erasure_datasets AS e INNER JOIN erasures AS x ON ((x.id = e.erasure_id))) INNER JOIN models AS m ON ((m.dataset_version = e.dataset_version)))) UNION (SELECT m.workload, m."version", x.requested_at FROM ((erasure_versions AS e INNER JOIN erasures AS x ON ((x.id = e.erasure_id))) INNER JOIN models AS m ON (((m.workload = e.workload) AND ((m."version" = e."version") OR ((e."rows" > 0) AND (m.dataset_version = e.dataset_version)))))))) UNION (SELECT m.workload, m."version", l.since FROM (models AS m INNER JOIN learned AS l ON (((l.workload = m.workload) AND (l."version" = m.parent_version)))))) SELECT workload, "version", min(since) AS since, max(since) AS latest FROM learned GROUP BY workload, "version";
 CREATE VIEW grounding_strata AS SELECT g.workload, g.interaction_id, (COALESCE(g.alarm, false) OR COALESCE(d.alarm, false)) AS alarm FROM (groundings AS g LEFT JOIN (SELECT workload, interaction_id, bool_or(alarm) AS alarm FROM detections GROUP BY ALL) AS d USING (workload, interaction_id)) WHERE ((g."method" = 'values') AND ((g.abstained IS NULL) OR (NOT (g.abstained IN ('no_words', 'no_context')))));
 CREATE VIEW quarantine AS SELECT workload, feedback_id, interaction_id, user_id, reason, detail, dataset_version, decided_at AS created_at FROM row_states WHERE quarantined;
 CREATE VIEW traffic AS SELECT * EXCLUDE (batch) FROM interactions WHERE (model != 'demonstration');
