@@ -276,6 +276,7 @@ class Database:
         if number == known:
             return None
         rows = (json.loads(row) for (row,) in self._postgres.rows("tombstones"))
+        # A leader of an older release writes no `since`.
         return int(number), [
             (row["kind"], row["key_id"], row["hash"], _parsed(row.get("since")), _parsed(row["until"])) for row in rows
         ]

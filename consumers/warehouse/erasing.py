@@ -243,8 +243,11 @@ class ErasedRows:
                 prefixes = (literal(f"{key_id}:") for key_id in self._tombstones.key_ids)
                 about["found"] = " OR ".join(f"contains({column}::VARCHAR, {prefix})" for prefix in prefixes)
                 source = QUERIES["users_in_texts"].format(table=table, column=column, **about)
-            names = self._cursor.execute(f"SELECT DISTINCT name FROM ({source}) WHERE name IS NOT NULL").fetchall()
-            if spans := self._tombstones.matching(of, [name for (name,) in names]):
+            spans = {}
+            self._cursor.execute(f"SELECT DISTINCT name FROM ({source}) WHERE name IS NOT NULL")
+            while names := self._cursor.fetchmany(AT_ONCE):
+                spans |= self._tombstones.matching(of, [name for (name,) in names])
+            if spans:
                 columns = zip(*((name, *span) for name, span in spans.items()), strict=True)
                 self._cursor.register("spans", pa.table(dict(zip(("name", "since", "until"), columns, strict=True))))
                 for (id,) in self._cursor.execute(QUERIES["within_spans"].format(source=source)).fetchall():
