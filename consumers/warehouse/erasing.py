@@ -13,7 +13,16 @@ import pyarrow as pa
 from retuned.consumers.warehouse import answer_minutes, judgements
 from retuned.consumers.warehouse.connection import NAME, Warehouse, literal
 from retuned.consumers.warehouse.selection import Selection
-from retuned.consumers.warehouse.tombstones import QUERIES, TEXTS, Kind, Tombstone, Tombstones, pseudonyms_under, tokens
+from retuned.consumers.warehouse.tombstones import (
+    QUERIES,
+    TEXTS,
+    Kind,
+    Span,
+    Tombstone,
+    Tombstones,
+    pseudonyms_under,
+    tokens,
+)
 
 _OF_COLUMN: dict[str, Kind] = {
     "interaction_id": "interaction",
@@ -243,7 +252,7 @@ class ErasedRows:
                 prefixes = (literal(f"{key_id}:") for key_id in self._tombstones.key_ids)
                 about["found"] = " OR ".join(f"contains({column}::VARCHAR, {prefix})" for prefix in prefixes)
                 source = QUERIES["users_in_texts"].format(table=table, column=column, **about)
-            spans = {}
+            spans: dict[str, Span] = {}
             self._cursor.execute(f"SELECT DISTINCT name FROM ({source}) WHERE name IS NOT NULL")
             while names := self._cursor.fetchmany(AT_ONCE):
                 spans |= self._tombstones.matching(of, [name for (name,) in names])
