@@ -57,6 +57,10 @@ class Reassigned(RetunedError):
     """Another ingester has partitions of a batch by now. Nothing of it was stored: restart from the stored offsets."""
 
 
+class ErasedMeanwhile(RetunedError):
+    """Events were erased since a batch was read. Nothing of it was stored: remove them from it, and try again."""
+
+
 class StandsBy(RetunedError):
     """This daemon of a cluster must not change anything: another one leads, or none does yet."""
 

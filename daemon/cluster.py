@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -123,11 +122,11 @@ class Cluster:
         """The daemons that reported in the last minute; empty while they are unknown."""
         return self._leadership.members
 
-    def erase_segments(self, tombstones: Tombstones, first: datetime | None) -> Iterator[dict[str, Any]]:
+    def erase_segments(self, tombstones: Tombstones) -> Iterator[dict[str, Any]]:
         """Remove erased rows from segments, while this daemon leads; see `erasing.erase`. Yields each file."""
         with closing(Database(self._settings.store)) as database:
             objects = Objects(self._settings.store, lead=self.check)
-            for file in erasing.erase(database, objects, tombstones, first):
+            for file in erasing.erase(database, objects, tombstones):
                 yield {
                     "key_before": file.before.key,
                     "sha256_before": file.before.sha256,

@@ -177,6 +177,7 @@ class Database:
         files: Sequence[File],
         received_at: datetime,
         counts: dict[str, Any],
+        tombstones: int,
         requests: Sequence[dict[str, Any]] = (),
     ) -> int:
         """Records a segment: moves the partitions, records the files and leaves requests to erase events for the
@@ -184,10 +185,12 @@ class Database:
 
         Args:
             received_at: naive UTC.
+            tombstones: the last change of those that are known to have no event in the files.
             requests: rows of the table `erasures`.
 
         Raises:
             Reassigned: another ingester has claimed or moved a partition, or this batch is already recorded.
+            ErasedMeanwhile: there are more tombstones.
             StoreUnavailable: the database does not answer; the segment may be recorded or not.
         """
         parameters = {
@@ -197,6 +200,7 @@ class Database:
             "counts": Jsonb(counts),
             "requests": Jsonb([row | {"requested_at": row["requested_at"].isoformat()} for row in requests]),
             "messages": sum(counts["messages"].values()),
+            "tombstones": tombstones,
         }
         return int(self._postgres.rows("record", parameters)[0][0])
 
@@ -242,30 +246,39 @@ class Database:
         return int(self._postgres.rows("expire", {"days": days, "up_to": up_to})[0][0])
 
     def gone_files(self) -> list[str]:
-        """Returns the keys of some files that have to be deleted; raises like `claim`."""
+        """Returns the keys of some files that have to be deleted, and which no segment gets from now on; raises like
+        `claim`."""
         return [key for (key,) in self._postgres.rows("gone_files", {"some": AT_ONCE})]
 
-    def files_since(self, since: datetime | None) -> list[File]:
-        """Returns the files of segments received since a time (naive UTC; None: all of them); raises like `claim`."""
-        given = {"since": since and since.replace(tzinfo=UTC)}
-        return [File(*row) for row in self._postgres.rows("files_since", given)]
+    def files_of_segments(self) -> list[File]:
+        """Returns the files of all segments; raises like `claim`.
+
+        A segment that is recorded later was read with all tombstones that the database has now.
+        """
+        return [File(*row) for row in self._postgres.rows("files_of_segments")]
+
+    def announce_file(self, key: str) -> None:
+        """Records that a file will be written for `exchange_file`, and is to be deleted until then; raises like
+        `claim`."""
+        self._postgres.rows("announce_file", {"key": key})
 
     def exchange_file(self, old: File, new: File) -> bool:
-        """Replaces a file of a segment, and returns False if another process has replaced it or it is gone. The old one
-        is deleted by the next sweep; raises like `claim`."""
+        """Replaces a file of a segment by one that was announced. Returns False if another process has replaced it, it
+        is gone, or a sweep deletes the new one. What is not in a segment then is deleted by the next sweep; raises like
+        `claim`."""
         given = {"old": old.key, "new": new.key, "rows": new.rows, "bytes": new.bytes, "sha256": new.sha256}
         return bool(self._postgres.rows("exchange_file", given)[0][0])
 
-    def tombstones(self, known: tuple[int, int] | None) -> tuple[tuple[int, int], list[tuple[Any, ...]]] | None:
-        """Returns the state of the tombstones and the tombstones: kind, key_id, hash, until; None: they are in the
-        state `known`. Raises like `claim`."""
-        [(number, latest)] = self._postgres.rows("state_of_tombstones")
-        if (state := (int(number), int(latest))) == known:
+    def tombstones(self, known: int | None) -> tuple[int, list[tuple[Any, ...]]] | None:
+        """Returns the number of the last change of the tombstones, and the tombstones: kind, key_id, hash, since,
+        until; None: the last change is `known`. Raises like `claim`."""
+        [(number,)] = self._postgres.rows("state_of_tombstones")
+        if number == known:
             return None
         rows = (json.loads(row) for (row,) in self._postgres.rows("tombstones"))
-        return state, [
-            (row["kind"], row["key_id"], row["hash"], row["until"] and datetime.fromisoformat(row["until"]))
-            for row in rows
+        # A leader of an older release writes no `since`.
+        return int(number), [
+            (row["kind"], row["key_id"], row["hash"], _parsed(row.get("since")), _parsed(row["until"])) for row in rows
         ]
 
     def note_deleted(self, keys: Sequence[str]) -> None:
@@ -377,3 +390,7 @@ class Database:
 
 def _naive(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(tzinfo=None)
+
+
+def _parsed(time: str | None) -> datetime | None:
+    return datetime.fromisoformat(time) if time else None

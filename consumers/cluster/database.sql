@@ -30,7 +30,7 @@ WITH asked AS (
     SELECT request ->> 'id', request FROM jsonb_array_elements(%(requests)s) AS request
     ON CONFLICT DO NOTHING
 )
-SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s, %(messages)s);
+SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s, %(messages)s, %(tombstones)s);
 
 -- name: segment
 SELECT
@@ -54,7 +54,12 @@ WHERE number > %(number)s;
 SELECT retuned.expire_segments(now() - %(days)s * INTERVAL '1 day', %(up_to)s);
 
 -- name: gone_files
-SELECT key FROM retuned.gone_files LIMIT %(some)s;
+-- From now on exchange_file takes none of them out.
+UPDATE retuned.gone_files SET is_new = false
+WHERE key = ANY(ARRAY(SELECT key FROM retuned.gone_files LIMIT %(some)s)) RETURNING key;
+
+-- name: announce_file
+INSERT INTO retuned.gone_files (key, is_new) VALUES (%(key)s, true) ON CONFLICT DO NOTHING RETURNING key;
 
 -- name: delete_gone_files
 WITH deleted AS (DELETE FROM retuned.gone_files WHERE key = ANY(%(keys)s) RETURNING key)
@@ -68,7 +73,7 @@ UPDATE retuned.sweeps SET swept_on = %(day)s RETURNING swept_on;
 
 -- name: unrecorded
 -- The listed files without a segment, and whether no segment can get them any more, because their ingester has lost the
--- partition or moved it further.
+-- partition or moved it further. Those of erasures are in gone_files until a segment has them.
 SELECT listed.key, EXISTS (
     SELECT FROM retuned.partitions AS known
     WHERE known.topic = listed.topic AND known.partition = listed.partition
@@ -77,7 +82,8 @@ SELECT listed.key, EXISTS (
 FROM unnest(
     %(keys)s::TEXT[], %(topics)s::TEXT[], %(partitions)s::INTEGER[], %(epochs)s::BIGINT[], %(starts)s::BIGINT[]
 ) AS listed(key, topic, partition, epoch, start_offset)
-WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key);
+WHERE NOT EXISTS (SELECT FROM retuned.segment_files AS recorded WHERE recorded.key = listed.key)
+  AND NOT EXISTS (SELECT FROM retuned.gone_files AS gone WHERE gone.key = listed.key);
 
 -- name: lock_user_keys
 LOCK TABLE retuned.user_keys IN EXCLUSIVE MODE;
@@ -142,17 +148,14 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone;
 
--- name: files_since
-SELECT file.key, file.table_name, file.rows, file.bytes, file.sha256
-FROM retuned.segment_files AS file JOIN retuned.segments AS segment USING (number)
-WHERE %(since)s::TIMESTAMPTZ IS NULL OR segment.received_at >= %(since)s
-ORDER BY number, key;
+-- name: files_of_segments
+SELECT key, table_name, rows, bytes, sha256 FROM retuned.files_of_segments();
 
 -- name: exchange_file
 SELECT retuned.exchange_file(%(old)s, %(new)s, %(rows)s, %(bytes)s, %(sha256)s);
 
 -- name: state_of_tombstones
-SELECT count(*), coalesce(max(number), 0) FROM retuned.control WHERE table_name = 'tombstones';
+SELECT coalesce(max(number), 0) FROM retuned.control WHERE table_name = 'tombstones';
 
 -- name: tombstones
 SELECT row FROM retuned.control WHERE table_name = 'tombstones' AND row IS NOT NULL;

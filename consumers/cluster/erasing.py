@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from retuned.consumers.cluster.database import Database, File
 from retuned.consumers.cluster.objects import Objects
@@ -18,9 +18,6 @@ from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.tombstones import Tombstones
 
-SKEW = timedelta(days=1)
-"""Events may be received this long before their own time."""
-
 
 @dataclass(frozen=True)
 class Rewritten:
@@ -30,31 +27,37 @@ class Rewritten:
     after: File
 
 
-def erase(database: Database, objects: Objects, tombstones: Tombstones, first: datetime | None) -> Iterator[Rewritten]:
+def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Iterator[Rewritten]:
     """Writes the files of segments with erased rows again, and yields them. Safe to repeat, and to run twice at once.
 
-    Args:
-        first: the time of the first erased interaction, naive UTC; None: unknown.
+    All segments are read: they may hold events that the warehouse has deleted, or has not followed yet.
 
     Raises:
         StoreUnavailable: the database or the storage does not answer.
         StandsBy: another daemon leads.
     """
-    for file in database.files_since(first and first - SKEW):
-        try:
-            content = objects.get(file.key)
-        except FileNotFoundError:  # lost, or replaced meanwhile
-            continue
-        erased = rewriting.erased_rows(io.BytesIO(content), tombstones)
-        if not erased.any():
-            continue
-        left = rewriting.left(io.BytesIO(content), erased)
-        key = re.sub(r"[0-9a-f]+\.parquet$", f"{secrets.token_hex(8)}.parquet", file.key)
-        sha256 = hashlib.sha256(left).hexdigest()
-        new = replace(file, key=key, rows=file.rows - int(erased.sum()), bytes=len(left), sha256=sha256)
-        objects.put(new.key, left)
-        if database.exchange_file(file, new):
-            yield Rewritten(file, new)
+    clean = False
+    while not clean:
+        clean = True
+        for file in database.files_of_segments():
+            try:
+                content = objects.get(file.key)
+            except FileNotFoundError:  # lost, or replaced meanwhile
+                continue
+            erased = rewriting.erased_rows(io.BytesIO(content), tombstones)
+            if not erased.any():
+                continue
+            left = rewriting.left(io.BytesIO(content), erased)
+            key = re.sub(r"[0-9a-f]+\.parquet$", f"{secrets.token_hex(8)}.parquet", file.key)
+            sha256 = hashlib.sha256(left).hexdigest()
+            new = replace(file, key=key, rows=file.rows - int(erased.sum()), bytes=len(left), sha256=sha256)
+            database.announce_file(new.key)
+            objects.put(new.key, left)
+            if database.exchange_file(file, new):
+                yield Rewritten(file, new)
+            else:
+                database.announce_file(new.key)  # a sweep may have deleted it before it was there
+                clean = False
     delete_gone(database, objects)
 
 
@@ -79,11 +82,19 @@ def take_requests(postgres: Postgres, warehouse: Warehouse) -> int:
 
 
 class SharedTombstones:
-    """The tombstones of a cluster, for a process without a warehouse. For one thread at a time."""
+    """The tombstones of a cluster, for a process without a warehouse. For one thread at a time.
+
+    Attributes:
+        number: the last change of those that `take_out` used.
+    """
 
     def __init__(self, database: Database, keys: UserKeys) -> None:
         self._database, self._tombstones = database, Tombstones(keys)
-        self._state: tuple[int, int] | None = None
+        self._read: int | None = None
+
+    @property
+    def number(self) -> int:
+        return self._read or 0
 
     def take_out(self, rows: Rows) -> None:
         """Removes events that have a tombstone; see `Tombstones.take_out`.
@@ -91,7 +102,7 @@ class SharedTombstones:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        if (changed := self._database.tombstones(self._state)) is not None:
-            self._state, found = changed
+        if (changed := self._database.tombstones(self._read)) is not None:
+            self._read, found = changed
             self._tombstones.use(found)
         self._tombstones.take_out(rows)

@@ -12,7 +12,14 @@ import psycopg
 from psycopg import conninfo
 
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import ConfigurationError, LeadershipLost, OutdatedWarehouse, Reassigned, StoreUnavailable
+from retuned.consumers.errors import (
+    ConfigurationError,
+    ErasedMeanwhile,
+    LeadershipLost,
+    OutdatedWarehouse,
+    Reassigned,
+    StoreUnavailable,
+)
 from retuned.consumers.settings import StoreSettings
 from retuned.consumers.warehouse.connection import named_queries
 
@@ -32,6 +39,7 @@ _OURS: Mapping[str, tuple[type[Exception], str]] = {
     "RT001": (Reassigned, "the events are read again from the stored offsets"),
     "RT002": (LeadershipLost, "this one must not change anything any more: restart it to stand by"),
     "RT003": (OutdatedWarehouse, "they are read now, and the change can be retried"),
+    "RT004": (ErasedMeanwhile, "the batch is stored without them"),
 }
 """The errors of the schema's functions, by SQLSTATE."""
 # Transient errors: connections, resources, operator intervention, system errors, conflicts, standby servers.
@@ -73,7 +81,7 @@ class Postgres:
         Raises:
             StoreUnavailable: the database does not answer; the statement may have been executed.
             ConfigurationError: the database rejects the statement.
-            Reassigned, LeadershipLost, OutdatedWarehouse: raised by a function of the schema.
+            Reassigned, LeadershipLost, OutdatedWarehouse, ErasedMeanwhile: raised by a function of the schema.
         """
         with self._asked() as connection:
             return connection.execute(sql(name), parameters).fetchall()

@@ -1,19 +1,21 @@
 """Writes batches as segments: redacts and encodes them, puts them into object storage, and records them.
 
 One statement in the database records each segment: it moves the partitions and names the files, so events are stored
-exactly once. A batch is dropped if another process has its partitions by then.
+exactly once. A batch is dropped if another process has its partitions by then. If events were erased since they were
+removed from the batch, it is not recorded, but written again without them.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from retuned.consumers.cluster import segments
 from retuned.consumers.cluster.conversations import SharedConversations
-from retuned.consumers.cluster.database import NO_KEY, Database
+from retuned.consumers.cluster.database import NO_KEY, Database, File, Move
 from retuned.consumers.cluster.erasing import SharedTombstones
 from retuned.consumers.cluster.objects import Objects
-from retuned.consumers.errors import ConfigurationError, Reassigned, StoreUnavailable
+from retuned.consumers.errors import ConfigurationError, ErasedMeanwhile, Reassigned, StoreUnavailable
 from retuned.consumers.kafka.contract import Partition
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
@@ -79,15 +81,24 @@ class SegmentWriter:
         started = time.perf_counter()
         requests = rows.erasures(self.keys)
         moves = segments.moves(rows, epochs)
+        while (files := self._stored(rows, moves, requests)) is None:
+            self._tombstones.take_out(rows)
+        rows.seconds += time.perf_counter() - started
+        return sum(file.bytes for file in files)
+
+    def _stored(self, rows: Rows, moves: Sequence[Move], requests: Sequence[dict[str, Any]]) -> list[File] | None:
+        """Writes and records the files of a batch, and returns them; None: events were erased since `take_out`."""
         encoded = segments.encode(rows, moves[0])
         for file, content in encoded:
             self._objects.put(file.key, content)
         files = [file for file, _ in encoded]
+        counts, tombstones = segments.counts(rows), self._tombstones.number
         try:
-            self._database.record(moves, files, rows.received_at, segments.counts(rows), requests)
-        except Reassigned:
+            self._database.record(moves, files, rows.received_at, counts, tombstones, requests)
+        except (Reassigned, ErasedMeanwhile) as error:
             with suppress(StoreUnavailable):
                 self._objects.delete([file.key for file in files])
-            raise
-        rows.seconds += time.perf_counter() - started
-        return sum(file.bytes for file in files)
+            if isinstance(error, Reassigned):
+                raise
+            return None
+        return files

@@ -3,7 +3,7 @@ erased event if one of its columns names it."""
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,17 @@ from retuned.consumers.errors import ArchiveError
 from retuned.consumers.warehouse import answer_minutes, judgements
 from retuned.consumers.warehouse.connection import NAME, Warehouse, literal, rows_of
 from retuned.consumers.warehouse.selection import Selection
-from retuned.consumers.warehouse.tombstones import QUERIES, TOKEN, Kind, Tombstone, Tombstones, tokens
+from retuned.consumers.warehouse.tombstones import (
+    QUERIES,
+    TEXTS,
+    TOKEN,
+    Kind,
+    Span,
+    Tombstone,
+    Tombstones,
+    pseudonyms_under,
+    tokens,
+)
 
 _OF_COLUMN: dict[str, Kind] = {
     "interaction_id": "interaction",
@@ -32,8 +42,20 @@ _OF_TABLE: dict[str, tuple[str, Kind]] = {
     "shadow_answers": ("id", "feedback"),
     "account_decisions": ("user_id", "user"),
 }
-_WITHOUT_MENTIONS = {"audit"}
-"""Tables whose texts are not searched for erased ids: rows of the audit cannot change, and hold no conversations."""
+_NAMES: Sequence[tuple[str, str, Kind]] = (
+    ("interactions", "conversation_id", "conversation"),
+    ("interactions", "user_id", "user"),
+    ("interactions", "attributes", "user"),
+    ("interactions", "messages", "user"),
+    ("interactions", "context", "user"),
+    ("feedback", "user_id", "user"),
+    ("feedback", "value", "user"),
+    ("shadow_answers", "user_id", "user"),
+    ("shadow_answers", "value", "user"),
+)
+"""The columns of events that name a conversation or users: table, column, kind."""
+_WITHOUT_MENTIONS = {"audit", "tombstones", "schema_migrations", "erasure_versions", "archives"}
+"""Tables whose texts are not searched for erased ids. Rows of the audit cannot change, and hold no conversations."""
 PROSE = {"reason", "reasons", "detail", "error", "figures", "release_reason"}
 """Columns with sentences, which may quote an id. All other columns have keys, names and figures, where a word that
 equals an id is no mention of it."""
@@ -52,7 +74,7 @@ AT_ONCE = 100_000
 class Chosen:
     """What a selection chooses: tombstones, interactions, conversations of which nothing is left, the workloads, the
     users (pseudonyms), whether some feedback belongs to no workload because its answer is unknown, and the time of the
-    first interaction; None: there is none."""
+    first event; None: there is none."""
 
     tombstones: list[Tombstone]
     interactions: list[str]
@@ -84,7 +106,7 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
         "values": list(selection.attributes.values()),
     }
     answers = ("id", "timestamp", "workload", "conversation_id", "user_id", "attributes", "messages", "context")
-    votes = ("id", "interaction_id", "user_id", "value")
+    votes = ("id", "timestamp", "interaction_id", "user_id", "value")
     interactions = _everywhere(("interactions",), answers, archive)
     feedback = _everywhere(("feedback", "shadow_answers"), votes, archive)
     with warehouse.cursor() as cursor:
@@ -102,9 +124,11 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
         conversations = cursor.execute(QUERIES["chosen_conversations"].format(interactions=interactions)).fetchall()
         users = cursor.execute(QUERIES["chosen_users"]).fetchall()
         ((is_unplaced,),) = cursor.execute(QUERIES["unplaced"].format(interactions=interactions)).fetchall()
-        (first,) = cursor.execute("SELECT min(timestamp) FROM chosen").fetchall()[0]
-    found: list[Tombstone] = [("interaction", id, None) for (id,) in chosen]
-    found += [("feedback", id, None) for (id,) in feedbacks]
+        starts = cursor.execute(QUERIES["starts"]).fetchall()
+        (first,) = cursor.execute(QUERIES["first"]).fetchall()[0]
+    found: list[Tombstone] = [("interaction", id, None, None) for (id,) in chosen]
+    found += [("feedback", id, None, None) for (id,) in feedbacks]
+    found += [("conversation", id, since, None) for id, since in starts]
     return Chosen(
         [*found, *named(selection, now)],
         [*selection.interactions, *(id for (id,) in chosen)],
@@ -118,18 +142,17 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
 
 def named(selection: Selection, now: datetime) -> list[Tombstone]:
     """Returns the tombstones of the ids that a selection names."""
-    found: list[Tombstone] = [("interaction", id, None) for id in selection.interactions]
-    found += [("user", id, now) for id in selection.users]
-    found += [("conversation", id, now) for id in selection.conversations]
+    # What is of that id is not known before it arrives.
+    kinds: tuple[Kind, ...] = ("interaction", "feedback")
+    found: list[Tombstone] = [(kind, id, None, None) for id in selection.interactions for kind in kinds]
+    found += [("user", id, None, now) for id in selection.users]
+    found += [("conversation", id, None, None) for id in selection.conversations]
     return found
 
 
 def _everywhere(tables: Sequence[str], columns: Sequence[str], archive: Path) -> str:
     """Returns the query of all rows of tables of events, archived ones included. JSON columns are texts."""
-    cast = ", ".join(
-        f"{name}::VARCHAR AS {name}" if name in ("attributes", "messages", "context", "value") else name
-        for name in columns
-    )
+    cast = ", ".join(f"{name}::VARCHAR AS {name}" if name in TEXTS else name for name in columns)
     sources = [f"SELECT {cast} FROM {table}" for table in tables]
     for table in tables:
         if files := sorted((archive / table).glob("day=*/*.parquet")):
@@ -170,7 +193,7 @@ class ErasedRows:
         self._followed = followed
         self._registered: dict[str, list[str]] = {}
         for kind in get_args(Kind):
-            self._register(f"erased_{kind}", self._erased(kind))
+            self._register(f"erased_{kind}", sorted({*self._erased(kind), *self._at_their_time(kind)}))
         letters = cursor.execute(QUERIES["letters"]).fetchall()
         quoting = [row for row, text, received_at in letters if tombstones.quoted(text, received_at)]
         cursor.register("erased_letter", pa.table({"id": pa.array(quoting, pa.int64())}))
@@ -274,6 +297,27 @@ class ErasedRows:
             while rows := self._cursor.fetchmany(AT_ONCE):
                 found += self._tombstones.matching(kind, [id for (id,) in rows])
         return found
+
+    def _at_their_time(self, kind: Kind) -> Iterator[str]:
+        """Yields the ids of events of a kind whose conversation or user has a tombstone at their time."""
+        for table, column, of in _NAMES:
+            if of not in self._tombstones.kinds or kind != _OF_TABLE[table][1]:
+                continue
+            source = f"SELECT id, timestamp, {column} AS name FROM {table}"
+            if column in TEXTS:
+                about = {"pattern": literal(pseudonyms_under(self._tombstones.key_ids))}
+                prefixes = (literal(f"{key_id}:") for key_id in self._tombstones.key_ids)
+                about["found"] = " OR ".join(f"contains({column}::VARCHAR, {prefix})" for prefix in prefixes)
+                source = QUERIES["users_in_texts"].format(table=table, column=column, **about)
+            spans: dict[str, Span] = {}
+            self._cursor.execute(f"SELECT DISTINCT name FROM ({source}) WHERE name IS NOT NULL")
+            while names := self._cursor.fetchmany(AT_ONCE):
+                spans |= self._tombstones.matching(of, [name for (name,) in names])
+            if spans:
+                columns = zip(*((name, *span) for name, span in spans.items()), strict=True)
+                self._cursor.register("spans", pa.table(dict(zip(("name", "since", "until"), columns, strict=True))))
+                for (id,) in self._cursor.execute(QUERIES["within_spans"].format(source=source)).fetchall():
+                    yield id
 
     def _register(self, name: str, ids: list[str]) -> None:
         self._cursor.register(name, pa.table({"id": pa.array(ids, pa.string())}))

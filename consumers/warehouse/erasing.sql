@@ -2,7 +2,7 @@
 SELECT count(*), max(until) FROM tombstones
 
 -- name: tombstones
-SELECT kind, key_id, hash, until FROM tombstones
+SELECT kind, key_id, hash, since, until FROM tombstones
 
 -- name: chosen
 -- The interactions of a selection, and the later turns of their conversations, which repeat them.
@@ -39,13 +39,20 @@ FROM events JOIN starts ON starts.conversation_id = events.conversation_id AND e
 -- name: chosen_feedback
 -- The feedback on chosen interactions, that of chosen users, and feedback that is named itself.
 CREATE OR REPLACE TEMP TABLE chosen_feedback AS
-SELECT DISTINCT id, interaction_id, user_id FROM (
+SELECT DISTINCT id, timestamp, interaction_id, user_id FROM (
     {feedback}
 )
 WHERE interaction_id IN (SELECT id FROM chosen)
     OR user_id IN (SELECT unnest($users::VARCHAR[]))
     OR id IN (SELECT unnest($interactions::VARCHAR[]))
     OR EXISTS (SELECT 1 FROM (SELECT unnest($users::VARCHAR[]) AS name) AS named WHERE contains(value, name))
+
+-- name: starts
+-- The conversations of chosen interactions, each with the time of the first one: later turns repeat it.
+SELECT conversation_id, min(timestamp) FROM chosen WHERE conversation_id IS NOT NULL GROUP BY ALL
+
+-- name: first
+SELECT min(timestamp) FROM (SELECT timestamp FROM chosen UNION ALL SELECT timestamp FROM chosen_feedback)
 
 -- name: chosen_conversations
 -- Those of which nothing is left.
@@ -110,6 +117,18 @@ WITH resting AS (
     FROM memory_entries
 )
 SELECT * FROM found WHERE is_resting OR author IS NOT NULL
+
+-- name: users_in_texts
+-- The users that a column with JSON names, by the ids of the events.
+SELECT id, timestamp, unnest(regexp_extract_all({column}::VARCHAR, {pattern})) AS name
+FROM {table}
+WHERE {found}
+
+-- name: within_spans
+SELECT DISTINCT id FROM (
+    {source}
+) JOIN spans USING (name)
+WHERE timestamp >= spans.since AND timestamp < spans.until
 
 -- name: letters
 SELECT rowid, payload, received_at FROM dead_letters WHERE payload IS NOT NULL

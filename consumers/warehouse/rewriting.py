@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +20,7 @@ from retuned.consumers.common.durable import fsync, replaced, sha256
 from retuned.consumers.errors import BackupError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.copying import copy_to
-from retuned.consumers.warehouse.tombstones import Kind, Tombstones
+from retuned.consumers.warehouse.tombstones import Tombstones
 
 
 @dataclass(frozen=True)
@@ -58,24 +57,11 @@ def swap(warehouse: Warehouse, stop: threading.Event) -> Swapped:
 
 
 def erased_rows(source: Path | BinaryIO, tombstones: Tombstones) -> Any:
-    """Returns a boolean array of the rows of a Parquet file: True if one of its columns has a tombstone."""
+    """Returns a boolean array of the rows of a Parquet file: True if a row has a tombstone."""
     file = pq.ParquetFile(source)
-    names = set(file.schema_arrow.names)
-    columns: list[tuple[str, Kind]] = [("interaction_id", "interaction"), ("feedback_id", "feedback")]
-    columns.append(("id", "feedback" if "interaction_id" in names else "interaction"))
-    known = [(name, kind) for name, kind in columns if name in names]
-    letters = {"payload", "received_at"} & names
-    table = file.read(columns=[*(name for name, _ in known), *sorted(letters)])
-    erased = np.zeros(table.num_rows, bool)
-    for name, kind in known:
-        ids = table[name].to_pylist()
-        if found := tombstones.matching(kind, set(ids) - {None}):
-            erased |= np.fromiter((id in found for id in ids), bool, len(ids))
-    if "payload" in letters:
-        times = table["received_at"].to_pylist() if "received_at" in letters else [datetime.min] * table.num_rows  # noqa: DTZ901
-        pairs = zip(table["payload"].to_pylist(), times, strict=True)
-        quoting = (bool(text) and tombstones.quoted(text, at) for text, at in pairs)
-        erased |= np.fromiter(quoting, bool, table.num_rows)
+    table = file.read(columns=tombstones.columns(file.schema_arrow.names))
+    erased = np.zeros(file.metadata.num_rows, bool)
+    erased[tombstones.erased(table)] = True
     return erased
 
 

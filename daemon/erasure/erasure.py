@@ -46,6 +46,8 @@ from retuned.retrain.memory import entries
 log = logging.getLogger(__name__)
 
 PAGES = (".html", ".json")
+_COLUMNS = ("kinds", "keys", "hashes", "sinces", "untils")
+"""Those of new tombstones, as parameters."""
 State = Literal["requested", "deleting", "rewriting", "swapping", "done"]
 
 
@@ -63,8 +65,8 @@ def following(state: State, *, is_clean: bool = True) -> State:
     return order[state]
 
 
-Segments = Callable[[Tombstones, datetime | None], Iterator[dict[str, Any]]]
-"""Removes erased rows from the segments of a cluster, received since a time, and yields each file with hashes."""
+Segments = Callable[[Tombstones], Iterator[dict[str, Any]]]
+"""Removes erased rows from the segments of a cluster, and yields each file with hashes."""
 
 
 class Erasures:
@@ -142,21 +144,16 @@ class Erasures:
             raise failed
 
     def apply(self) -> None:
-        """Removes from the files of this daemon what the leader of its cluster has erased.
+        """Removes from the files of this daemon what a leader of its cluster has erased. A daemon that leads now may
+        have been down then.
 
         Raises:
             Busy, RetunedError: as `run`.
         """
-        journal = self._warehouse.journal
-        if journal is None or journal.leads:
+        if not (due := self._to_apply()):
             return
-        due = self._warehouse.rows(QUERIES["to_apply"])
-        if not due:
-            return
-        with self._warehouse.turns.alone(), self._warehouse.transaction(recorded=False) as cursor:
-            tombstones = self._tombstones(cursor)
-            ErasedRows(cursor, tombstones, journal.recorded).delete()
-        files = Files(self._warehouse, self._settings, tombstones)
+        self.delete_applied()
+        files = self._files()
         for row in due:
             found = msgspec.json.decode(row["found"])
             for place in files.find(found["workloads"], _time(found["first"]), shared=False):
@@ -167,11 +164,22 @@ class Erasures:
                 cursor.execute(QUERIES["applied"], {"id": row["id"]})
                 log.info("erasure %s: applied here; reading paused for %.1f s", row["id"], swapped.seconds)
 
+    def delete_applied(self) -> None:
+        """Deletes the rows that a leader of the cluster has erased. A daemon does so before it leads, so that no job of
+        the leader reads them; `apply` does the rest.
+
+        Raises:
+            Busy: another thread uses the warehouse for long. The next call continues.
+        """
+        if not self._to_apply():
+            return
+        followed = self._warehouse.journal.recorded if self._warehouse.journal else ()
+        with self._warehouse.turns.alone(), self._warehouse.transaction(recorded=False) as cursor:
+            ErasedRows(cursor, self._tombstones(cursor), followed).delete()
+
     def waiting(self) -> dict[str, float]:
         """Returns the age in seconds of the oldest erasure of each state that this daemon has not carried out."""
-        journal = self._warehouse.journal
-        follows = journal is not None and not journal.leads
-        rows = self._warehouse.rows(QUERIES["waiting"], {"follows": follows})
+        rows = self._warehouse.rows(QUERIES["waiting"], {"follows": self._follows})
         return {row["state"]: (self._now() - row["since"]).total_seconds() for row in rows}
 
     def latest(self, limit: int) -> list[dict[str, Any]]:
@@ -185,6 +193,15 @@ class Erasures:
             return None
         names = ("id", "requested_at", "requested_by", "reason", "state", "error", "done_at")
         return {name: row[name] for name in names} | receipt.parts(row["receipt"])
+
+    @property
+    def _follows(self) -> bool:
+        """Whether another daemon of the cluster carries out the requests."""
+        journal = self._warehouse.journal
+        return journal is not None and not journal.leads
+
+    def _to_apply(self) -> list[dict[str, Any]]:
+        return self._warehouse.rows(QUERIES["to_apply"], {"follows": self._follows})
 
     def _erasure(self, id: str) -> dict[str, Any]:
         row = self._warehouse.row(QUERIES["erasure"], {"id": id})
@@ -241,7 +258,7 @@ class Erasures:
     def _put(self, cursor: duckdb.DuckDBPyConnection, id: str, rows: Sequence[Any]) -> None:
         cursor.execute(QUERIES["forget_tombstones"], {"id": id})
         if rows:
-            columns = dict(zip(("kinds", "keys", "hashes", "untils"), map(list, zip(*rows, strict=True)), strict=True))
+            columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
             cursor.execute(QUERIES["put_tombstones"], {"id": id, **columns})
 
     def _put_datasets(self, cursor: duckdb.DuckDBPyConnection, id: str, datasets: Mapping[str, int]) -> None:
@@ -290,7 +307,7 @@ class Erasures:
         if self.segments is not None:
             with self._warehouse.cursor() as cursor:
                 tombstones = self._tombstones(cursor)
-            for file in self.segments(tombstones, _time(found["first"])):
+            for file in self.segments(tombstones):
                 found.setdefault("segments", []).append(file)
                 with self._warehouse.transaction() as cursor:  # a killed daemon would not find it again
                     self._enter(cursor, id, "rewriting", found | {"files": places})

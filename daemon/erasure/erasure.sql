@@ -28,14 +28,12 @@ WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND split <> 'general' 
 SELECT * FROM erasures WHERE state <> 'done' ORDER BY requested_at, id
 
 -- name: waiting
--- The oldest erasure of each state that this daemon has not carried out. `applying`: the leader of the cluster has erased the
--- rows, and this daemon has not yet removed them from its files.
-SELECT if($follows, 'applying', state) AS state, min(requested_at) AS since
+-- The oldest erasure of each state that this daemon has not carried out. `applying`: the leader of the cluster, now or then,
+-- has erased the rows, and this daemon has not yet removed them from its files.
+SELECT if($follows OR state = 'done', 'applying', state) AS state, min(requested_at) AS since
 FROM erasures
-WHERE CASE
-    WHEN $follows THEN state NOT IN ('requested', 'deleting') AND id NOT IN (SELECT erasure_id FROM erasures_applied)
-    ELSE state <> 'done'
-END
+WHERE state IN ('rewriting', 'swapping', 'done') AND id NOT IN (SELECT erasure_id FROM erasures_applied)
+    OR state <> 'done' AND NOT $follows
 GROUP BY ALL
 
 -- name: erasure
@@ -77,14 +75,17 @@ UPDATE erasures SET selection = NULL WHERE id = $id
 UPDATE erasures SET state = 'done', done_at = $now, receipt = $receipt, error = NULL WHERE id = $id
 
 -- name: to_apply
--- The erasures that the leader of a cluster has carried out, and this daemon has not yet.
+-- The erasures that a leader of the cluster has carried out, and this daemon has not. A leader carries out those that are
+-- not done itself.
 SELECT id, found FROM erasures
-WHERE state IN ('rewriting', 'swapping', 'done') AND id NOT IN (SELECT erasure_id FROM erasures_applied)
+WHERE id NOT IN (SELECT erasure_id FROM erasures_applied)
+    AND (state = 'done' OR $follows AND state IN ('rewriting', 'swapping'))
 ORDER BY requested_at, id
 
 -- name: applied
 INSERT INTO erasures_applied VALUES ($id) ON CONFLICT DO NOTHING
 
 -- name: put_tombstones
-INSERT INTO tombstones (erasure_id, kind, key_id, hash, until)
-SELECT $id, unnest($kinds::VARCHAR[]), unnest($keys::VARCHAR[]), unnest($hashes::VARCHAR[]), unnest($untils::TIMESTAMP[])
+INSERT INTO tombstones (erasure_id, kind, key_id, hash, since, until)
+SELECT $id, unnest($kinds::VARCHAR[]), unnest($keys::VARCHAR[]), unnest($hashes::VARCHAR[]),
+    unnest($sinces::TIMESTAMP[]), unnest($untils::TIMESTAMP[])

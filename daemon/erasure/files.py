@@ -55,7 +55,7 @@ class Files:
 
         Args:
             workloads: those of the erased events.
-            first: the time of the first erased interaction.
+            first: the time of the first erased event.
             shared: with datasets and reports, which the leader of a cluster keeps for all daemons.
         """
         datasets = [Path(row["path"]) for row in self._warehouse.rows(QUERIES["dataset_paths"])] if shared else []

@@ -148,7 +148,13 @@ class Jobs:
         self._scheduler.start()
 
     def lead(self) -> None:
-        """Run all jobs from now on."""
+        """Run all jobs from now on, once the rows are deleted that were erased while this daemon was down."""
+        while not self.context.stop.is_set():
+            try:
+                self.erasures.delete_applied()
+                break
+            except Busy:  # a query runs for long; it may have read the rows, but writes nothing
+                self.context.stop.wait(1)
         self._add(everywhere=False)
         self._show_latest_drift()
 

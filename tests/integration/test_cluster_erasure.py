@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from erasing import ANN, LETTER, MINE, SECRET, THEIRS, now, shop_events, traces
 from ingestion import feedback, interaction
@@ -18,10 +19,12 @@ from cluster_doubles import KEY, Cluster, drain
 from retuned.consumers.cluster import erasing
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.conversations import keys_of
+from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
+from retuned.consumers.cluster.sweep import sweep
 from retuned.consumers.errors import LeadershipLost, StandsBy
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import PrivacySettings
@@ -61,8 +64,8 @@ class Daemon:
             self.control.epoch = epoch
             self.control.publish_all()
 
-    def _erase_segments(self, tombstones: Any, first: Any) -> Iterator[dict[str, Any]]:
-        for file in erasing.erase(self.cluster.database(), self.cluster.objects, tombstones, first):
+    def _erase_segments(self, tombstones: Any) -> Iterator[dict[str, Any]]:
+        for file in erasing.erase(self.cluster.database(), self.cluster.objects, tombstones):
             yield {"key_before": file.before.key, "key_after": file.after.key}
 
     def _erase_numbers(self, interactions: Any, conversations: Any) -> None:
@@ -245,3 +248,152 @@ def test_a_leader_that_is_killed_between_two_databases_asks_once(
     assert erasing.take_requests(other.postgres, other.warehouse) == 0
     for daemon in (leader, other):
         daemon.close()
+
+
+def erase_ann(leader: Daemon) -> None:
+    leader.erasures.request(Request(user_id="ann@shop").selection(leader.erasures.keys), "dpo", None)
+    leader.erasures.run()
+    assert leader.warehouse.rows("SELECT DISTINCT state FROM erasures") == [{"state": "done"}]
+
+
+def test_a_daemon_that_was_down_applies_what_it_missed_although_it_leads(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.send(*shop_events())
+    drain(cluster.ingester())
+    leader, other = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    leader.follow()
+    other.follow()
+    erase_ann(leader)
+    leader.close()
+    [(epoch,)] = other.postgres.rows("lead", {"instance": "other", "seconds": 0.0})
+    other.follow()
+    other.control.epoch = epoch
+    assert list(other.erasures.waiting()) == ["applying"]
+    other.erasures.delete_applied()  # before any job of a leader reads them
+    assert other.ids("interactions") == ["bob-1"]
+    other.erasures.apply()
+    assert other.erasures.waiting() == {}
+    assert traces(other.folder, SECRET, MINE, LETTER, *ANN) == {}
+    other.close()
+
+
+def test_a_segment_under_way_is_not_recorded_with_erased_events(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    cluster.send(*shop_events())
+    drain(cluster.ingester())
+    leader.follow()
+    record = Database.record
+
+    def erased_meanwhile(self: Database, *given: Any) -> int:
+        if not leader.warehouse.rows("SELECT id FROM erasures"):
+            erase_ann(leader)
+        return record(self, *given)
+
+    monkeypatch.setattr(Database, "record", erased_meanwhile)
+    cluster.send(*shop_events(), interaction("bob-2", user_id="bob"))
+    ingester = cluster.ingester()
+    drain(ingester)
+    assert sorted(row["id"] for row in cluster.stored()) == ["bob-1", "bob-1", "bob-2"]
+    assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+    leader.follow()
+    assert leader.ids("interactions") == ["bob-1", "bob-2"]
+    leader.close()
+
+
+def test_events_that_the_leader_has_not_followed_yet_go_as_well(cluster: Cluster, tmp_path: Path) -> None:
+    ingester = cluster.ingester()
+    cluster.send(*shop_events())
+    drain(ingester)
+    leader, other = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    leader.follow()
+    about = {"customer": {"user_id": "ann@shop"}}
+    cluster.send(
+        interaction("ann-3", user_id="ann@shop", response=f"{SECRET}!"),
+        interaction("ann-4", conversation_id="c-ann", response=f"{SECRET}!", timestamp="2026-11-24T09:50:00Z"),
+        interaction("team-1", user_id="team", attributes=about, response=f"{SECRET}!"),
+        feedback("f-ann-new", "bob-1", user_id="ann@shop", name="correction", value=MINE),
+    )
+    drain(ingester)
+    other.follow()
+    assert len(other.ids("interactions")) == 6
+    erase_ann(leader)
+    for daemon in (leader, other):
+        daemon.follow()
+        daemon.erasures.apply()
+        assert daemon.ids("interactions") == ["bob-1"]
+        assert daemon.ids("feedback") == ["f-bob-on-bob"]
+        assert traces(daemon.folder, SECRET, MINE, LETTER, *ANN) == {}
+        daemon.close()
+    assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+
+
+def test_segments_from_before_the_first_interaction_are_written_again(cluster: Cluster, tmp_path: Path) -> None:
+    old = "2026-01-05T10:00:00Z"
+    ingester = cluster.ingester()
+    cluster.send(
+        feedback("f-ann-old", "bob-0", user_id="ann@shop", name="correction", value=MINE, timestamp=old),
+        f'{{"id": "ann-2", "broken": "{LETTER}'.encode(),
+    )
+    drain(ingester)
+    with psycopg.connect(cluster.url) as connection:
+        connection.execute("UPDATE retuned.segments SET received_at = '2026-01-05T10:00:01Z'")
+    cluster.send(*shop_events())
+    drain(ingester)
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    erase_ann(leader)
+    assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+    assert traces(leader.folder, SECRET, MINE, LETTER, *ANN) == {}
+    leader.close()
+
+
+def test_no_file_of_a_killed_erasure_stays(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.send(*shop_events())
+    drain(cluster.ingester())
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+
+    def killed(*_: Any) -> bool:
+        raise ConnectionError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "exchange_file", killed)
+        leader.erasures.request(Request(user_id="ann@shop").selection(leader.erasures.keys), "dpo", None)
+        with pytest.raises(ConnectionError):
+            leader.erasures.run()
+    recorded = {key for (key,) in cluster.query("SELECT key FROM retuned.segment_files")}
+    assert len(cluster.files() - recorded) == 1
+    leader.erasures.run()
+    recorded = {key for (key,) in cluster.query("SELECT key FROM retuned.segment_files")}
+    assert cluster.files() == recorded
+    assert cluster.query("SELECT key FROM retuned.gone_files") == []
+    leader.close()
+
+
+@pytest.mark.parametrize("when", ["announce_file", "exchange_file"])
+def test_a_sweep_beside_an_erasure_deletes_no_file_of_a_segment(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    cluster.send(*shop_events())
+    drain(cluster.ingester())
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    call, sweeping, swept = getattr(Database, when), cluster.database(), list[int]()
+
+    def swept_meanwhile(self: Database, *given: Any) -> Any:
+        if when == "exchange_file" and not swept:
+            swept.append(sweep(sweeping, cluster.objects))
+        result = call(self, *given)
+        if when == "announce_file" and not swept:
+            swept.append(sweep(sweeping, cluster.objects))
+        return result
+
+    monkeypatch.setattr(Database, when, swept_meanwhile)
+    erase_ann(leader)
+    assert len(swept) == 1
+    recorded = {key for (key,) in cluster.query("SELECT key FROM retuned.segment_files")}
+    assert cluster.files() == recorded
+    assert [row["id"] for row in cluster.stored()] == ["bob-1"]
+    assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+    leader.close()

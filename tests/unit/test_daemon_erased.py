@@ -20,6 +20,7 @@ from retuned.consumers.warehouse import holds
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.consumers.warehouse.opening import open_existing
 from retuned.consumers.warehouse.selection import Selection
+from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.cli.main import main
 from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
@@ -127,6 +128,15 @@ def test_an_erasure_that_a_legal_hold_stops_has_an_age_until_it_is_done(house: H
     holds.release(house.warehouse, hold.id, "closed", "ann", utc_now())
     house.jobs.run("erasures")
     assert age() is None
+
+
+def test_before_a_daemon_leads_it_deletes_what_was_erased_while_it_was_down(house: House) -> None:
+    (asked,) = house.warehouse.rows("SELECT id FROM interactions")
+    made = Tombstones(house.jobs.erasures.keys).rows([("interaction", asked["id"], None, None)])
+    for kind, key_id, digest, _, _ in made:
+        house.warehouse.insert("tombstones", erasure_id="e1", kind=kind, key_id=key_id, hash=digest)
+    house.jobs.lead()
+    assert house.warehouse.rows("SELECT id FROM interactions") == []
 
 
 def test_what_a_job_writes_that_read_the_rows_before_is_erased_too(

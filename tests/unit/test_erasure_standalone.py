@@ -189,7 +189,7 @@ def test_a_request_that_is_not_clear_is_refused(shop: Shop, request_: dict[str, 
 
 def test_tombstones_match_under_each_key_of_the_file() -> None:
     old, new = UserKeys([b"the old key of users"]), UserKeys([b"the new key of users", b"the old key of users"])
-    made = Tombstones(old).rows([("interaction", "i1", None)])
+    made = Tombstones(old).rows([("interaction", "i1", None, None)])
     for keys, found in ((old, {"i1"}), (new, {"i1"}), (UserKeys([b"the new key of users"]), set())):
         tombstones = Tombstones(keys)
         tombstones.use(made)
@@ -223,3 +223,62 @@ def test_a_topic_that_is_made_anew_asks_again_at_the_same_offset(tmp_path: Path)
     asked = [row["state"] for row in shop.warehouse.rows("SELECT state FROM erasures")]
     assert asked == ["done", "done"]
     shop.warehouse.close()
+
+
+ASKED = [
+    {"role": "user", "content": f"My {SECRET} is broken."},
+    {"role": "assistant", "content": "Oh."},
+    {"role": "user", "content": "And now?"},
+]
+
+
+@pytest.mark.parametrize(
+    "request_", [{"interaction_id": "ann-1"}, {"user_id": "ann@shop"}, {"conversation_id": "c-ann"}], ids=str
+)
+@pytest.mark.parametrize("sent", [timedelta(days=-1), timedelta(seconds=5)], ids=["before", "after"])
+def test_later_turns_of_an_erased_conversation_stay_out_whenever_they_come(
+    shop: Shop, tmp_path: Path, request_: dict[str, Any], sent: timedelta
+) -> None:
+    shop.erasures().request(Request(**request_).selection(shop.erasures().keys), "dpo", None)
+    shop.erasures().run()
+    at = {"timestamp": f"{(now() + sent).isoformat()}Z"}
+    shop.rig.send(interaction("ann-3", conversation_id="c-ann", messages=ASKED, user_id="ann@shop", **at))
+    shop.rig.send(interaction("bob-2", conversation_id="c-bob", user_id="bob", **at))
+    if sent > timedelta():  # what she writes later in another conversation is new
+        shop.rig.send(interaction("ann-4", conversation_id="c-ann-2", user_id="ann@shop", **at))
+    shop.rig.drain()
+    assert shop.ids("interactions") == [*(["ann-4"] if sent > timedelta() else []), "bob-1", "bob-2"]
+    assert traces(tmp_path, SECRET) == {}
+
+
+def test_an_earlier_turn_than_the_erased_one_is_stored_when_it_comes_late(shop: Shop) -> None:
+    shop.erasures().request(Request(interaction_id="ann-2").selection(shop.erasures().keys), "dpo", None)
+    shop.erasures().run()
+    shop.rig.send(interaction("ann-0", conversation_id="c-ann", timestamp="2026-11-24T09:20:00Z"))
+    shop.rig.drain()
+    assert shop.ids("interactions") == ["ann-0", "ann-1", "bob-1"]
+
+
+def test_events_whose_json_names_an_erased_user_stay_out(shop: Shop, tmp_path: Path) -> None:
+    shop.erasures().request(shop.ann(), "dpo", None)
+    shop.erasures().run()
+    about = {"attributes": {"customer": {"user_id": "ann@shop"}}, "response": f"{SECRET}."}
+    coming = f"{(now() + timedelta(minutes=1)).isoformat()}Z"
+    shop.rig.send(
+        interaction("team-1", user_id="team", timestamp="2026-11-24T09:41:00Z", **about),
+        feedback("f-team", "bob-1", user_id="team", name="seen", value={"customer": {"user_id": "ann@shop"}}),
+        interaction("team-2", user_id="team", attributes={"customer": {"user_id": "ann@shop"}}, timestamp=coming),
+        interaction("team-3", user_id="team", attributes={"customer": {"user_id": "bob"}}),
+    )
+    shop.rig.drain()
+    assert shop.ids("interactions") == ["bob-1", "team-2", "team-3"]
+    assert shop.ids("feedback") == ["f-bob-on-bob"]
+    assert traces(tmp_path, SECRET) == {}
+
+
+def test_feedback_that_is_erased_by_its_id_before_it_comes_stays_out(shop: Shop) -> None:
+    shop.erasures().request(Request(interaction_id="f-late").selection(shop.erasures().keys), "dpo", None)
+    shop.erasures().run()
+    shop.rig.send(feedback("f-late", "bob-1", user_id="ann@shop"))
+    shop.rig.drain()
+    assert "f-late" not in shop.ids("feedback")

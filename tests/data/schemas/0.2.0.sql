@@ -236,6 +236,7 @@ INSERT INTO schema_migrations VALUES (49, '049_audit.sql', '2026-03-02 09:00:00'
 INSERT INTO schema_migrations VALUES (50, '050_erased_versions.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (55, '055_archived_workloads.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (56, '056_erased_datasets.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (58, '058_tombstones_of_conversations.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (61, '061_decisions_and_labels_sent.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
@@ -243,9 +244,9 @@ INSERT INTO shadow_answers VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.1
 CREATE TABLE shadow_scores(experiment VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, conversation VARCHAR NOT NULL, scored_at TIMESTAMP NOT NULL, scorer VARCHAR NOT NULL, champion DOUBLE, candidate DOUBLE, tokens BIGINT NOT NULL, booked BOOLEAN NOT NULL);
 INSERT INTO shadow_scores VALUES ('experiment 1, it''s “1”', 'interaction_id 1, it''s “1”', 'conversation 1, it''s “1”', '2026-03-03 09:30:00.123000', 'scorer 1, it''s “1”', 1.1, 1.1, 1099511627777, True);
 INSERT INTO shadow_scores VALUES ('experiment 2, it''s “2”', 'interaction_id 2, it''s “2”', 'conversation 2, it''s “2”', '2026-03-04 09:30:00.123000', 'scorer 2, it''s “2”', NULL, NULL, 1099511627778, False);
-CREATE TABLE tombstones(erasure_id VARCHAR NOT NULL, kind VARCHAR NOT NULL, key_id VARCHAR NOT NULL, hash VARCHAR NOT NULL, "until" TIMESTAMP);
-INSERT INTO tombstones VALUES ('erasure_id 1, it''s “1”', 'kind 1, it''s “1”', 'key_id 1, it''s “1”', 'hash 1, it''s “1”', '2026-03-03 09:30:00.123000');
-INSERT INTO tombstones VALUES ('erasure_id 2, it''s “2”', 'kind 2, it''s “2”', 'key_id 2, it''s “2”', 'hash 2, it''s “2”', NULL);
+CREATE TABLE tombstones(erasure_id VARCHAR NOT NULL, kind VARCHAR NOT NULL, key_id VARCHAR NOT NULL, hash VARCHAR NOT NULL, "until" TIMESTAMP, since TIMESTAMP);
+INSERT INTO tombstones VALUES ('erasure_id 1, it''s “1”', 'kind 1, it''s “1”', 'key_id 1, it''s “1”', 'hash 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000');
+INSERT INTO tombstones VALUES ('erasure_id 2, it''s “2”', 'kind 2, it''s “2”', 'key_id 2, it''s “2”', 'hash 2, it''s “2”', NULL, NULL);
 CREATE TABLE watch_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, promotion_id VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, since TIMESTAMP NOT NULL, "until" TIMESTAMP NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL, votes_per_day DOUBLE, seconds_to_find DOUBLE);
 INSERT INTO watch_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'promotion_id 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000', 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}', 1.1, 1.1);
 INSERT INTO watch_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'promotion_id 2, it''s “2”', 'version 2, it''s “2”', NULL, '2026-03-04 09:30:00.123000', '2026-03-04 09:30:00.123000', 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}', NULL, NULL);
