@@ -232,7 +232,7 @@ class ErasedRows:
         return [
             id
             for id, is_resting, author, since in rows
-            if is_resting or (author in authors and ((until := authors[author]) is None or since < until))
+            if is_resting or ((span := authors.get(author)) is not None and span[0] <= since < span[1])
         ]
 
     def datasets(self) -> dict[str, int]:

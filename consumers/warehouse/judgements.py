@@ -79,7 +79,7 @@ def comparable_votes(
     - With `period`, time is cut into periods of that length, the last of which ends at `now`, and votes until the end
       of the answer's period count. So an earlier period looks as it did when it was the last one, and is comparable
       with the last one, whose newest answers had little time.
-    - Demonstrations are excluded.
+    - Demonstrations are excluded, and so are votes of accounts that are banned now, whenever they voted.
 
     Columns: interaction_id, conversation, answered_at, model, version (the workload's version that the model names,
     else `base`), imported (from a file), name, source, value (helpful, or invented), account (null: none), voted_at,

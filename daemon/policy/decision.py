@@ -10,6 +10,8 @@ from retuned.daemon.settings import PolicySettings
 
 LONGEST_WAIT = timedelta(days=7)
 """Longest cool-down. It doubles with each run that is not promoted."""
+_MOST_DOUBLINGS = 60
+"""More make any cool-down longer than the longest one, and their product too large for a time."""
 MOST_NEEDED = 16
 """Most new corrections that a run needs, as a multiple of policy.minimum_corrections. They double in the same way."""
 
@@ -135,12 +137,16 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
     if evidence.running:
         against.append("but a run is under way")
     if evidence.last_run_finished_at is not None:
-        wait = timedelta(seconds=settings.cooldown_seconds)
-        rested = evidence.last_run_finished_at + min(wait * 2**evidence.refused_runs, max(wait, LONGEST_WAIT))
+        rested = evidence.last_run_finished_at + _wait(settings.cooldown_seconds, evidence.refused_runs)
         if now < rested:
             after = f", after {_refused(evidence)}" if evidence.refused_runs else ""
             against.append(f"but the cool-down lasts until {rested:%Y-%m-%d %H:%M:%S}{after}")
     return tuple(against)
+
+
+def _wait(seconds: float, refused_runs: int) -> timedelta:
+    doubled = seconds * 2.0 ** min(refused_runs, _MOST_DOUBLINGS)
+    return timedelta(seconds=min(doubled, max(seconds, LONGEST_WAIT.total_seconds())))
 
 
 def _lacking(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:

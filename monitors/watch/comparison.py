@@ -291,10 +291,11 @@ def power(kinds: Mapping[tuple[str, str], Sequence[Counts]], elapsed: timedelta,
 
 
 def votes_per_day(references: Sequence[Counts], elapsed: timedelta) -> float:
-    """Returns the votes a day: on the first day by the reference, then as observed."""
+    """Returns the votes a day on all traffic: on the first day by the reference, then as observed."""
     if elapsed < timedelta(days=1):
         return max(counts.baseline.per_day for counts in references)
-    return max(counts.n_after / (1 - counts.baseline.share) for counts in references) / (elapsed / timedelta(days=1))
+    votes = (counts.n_after + counts.n_before * (counts.against == "same_time") for counts in references)
+    return max(votes) / (elapsed / timedelta(days=1))
 
 
 def seconds_to_find(

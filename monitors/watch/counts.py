@@ -30,7 +30,7 @@ CHANGING_OVER, SETTLED = timedelta(hours=6), timedelta(hours=12)
 """The ages of the watch between which it is decided whether traffic is split; apps that switch slowly do not split it.
 Until then the weaker evidence counts."""
 SPLIT = 0.01
-"""Traffic is split if the former champion gives at least this share of the answers."""
+"""Traffic is split if both versions answer, the former champion at least this share."""
 WARM_UP = timedelta(minutes=15)
 """Latency is not compared at first, while the adapter is loaded."""
 LATENCY_FOR = timedelta(days=3)
@@ -252,7 +252,7 @@ def _settled(
     The choice depends only on data from before, so every later check makes the same choice, and the error is that of
     one comparison. It does not depend on votes on the watched version.
     """
-    if not before or share < SPLIT:
+    if not before or not SPLIT <= share < 1:
         return before or [_beside(counts, share) for counts in beside]
     if kind[0] == "latency":
         return beside

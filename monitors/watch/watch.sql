@@ -7,9 +7,11 @@ SELECT id, workload, created_at AS since, version, previous_version,
 FROM (
     SELECT * FROM promotions WHERE list_contains($workloads, workload) AND event IN ('promoted', 'rolled_back')
     QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, rowid DESC) = 1
-)
+) AS change
 WHERE event = 'promoted' AND (actor IN ('gate', 'approver') OR experiment IS NOT NULL)
-  AND (workload, previous_version) NOT IN (SELECT workload, version FROM erased_versions)
+  AND NOT EXISTS (  -- the base model, which has no version, has no erased rows
+      FROM erased_versions e WHERE e.workload = change.workload AND e.version = change.previous_version
+  )
 
 -- name: latest
 SELECT * FROM watch_checks

@@ -31,6 +31,7 @@ _CURATION = {
     "incomplete": "take incomplete out of dataset.filters",
     "repetitive": "take repetitive out of dataset.filters",
     "off_language": "take off_language out of dataset.filters",
+    "unspecific": "keep one such row if its answer is right (retuned rows keep), or have an expert give it",
     "ungrounded": "check the passages, or take ungrounded out of dataset.filters",
 }
 
@@ -84,7 +85,7 @@ def check_classes(chosen: Selection, workload: str, metric: Metric) -> None:
     if not lost:
         return
     rows = [row for row in kept if row.row_id not in chosen.replayed] + [left.row for left in lost.values()]
-    unread = {question for question, one in lost.items() if one.reason == "unreadable"}
+    unclassed = {question for question, one in lost.items() if one.reason in ("unreadable", "unspecific")}
     of_form = {question: one.reason in FILTERED for question, one in lost.items()}
     labels = {normalise(label) for label in metric.learned.get("labels", ())}
     named: dict[tuple[str, Hashable], str] = {}
@@ -93,8 +94,8 @@ def check_classes(chosen: Selection, workload: str, metric: Metric) -> None:
         text = normalise(row.completion)
         answer = repr(text) if text in labels else f"of feedback {row.feedback_id}"
         for kind, key, name in (
-            # Answers that programs cannot read are no class.
-            ("answer", OTHER if row.prompt_hash in unread else metric.key(row.completion), answer),
+            # Answers that programs cannot read are no class. Nor is one joke, by which anybody could stop all training.
+            ("answer", OTHER if row.prompt_hash in unclassed else metric.key(row.completion), answer),
             ("topic", topic, repr(topic)),
             # Neither is a source that was outvoted: it could stop all training.
             ("source", row.taught_by if of_form.get(row.prompt_hash, True) else OTHER, repr(row.taught_by)),

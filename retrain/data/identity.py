@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retuned.consumers.common import reasoning
-from retuned.consumers.formats.messages import joined_text
+from retuned.consumers.common import reasoning, tool_calls
+from retuned.consumers.formats.messages import joined_text, object_of, objects_of
 from retuned.consumers.privacy.placeholders import unnumbered
 
 _REASONING = ("reasoning_content", "reasoning")
@@ -90,7 +90,9 @@ class Identity:
         return f"{self.scope} {self.text}" if self.scope else self.text
 
 
-def identity(question: str, system: str = "", context: Sequence[str] = (), tools: Any = None) -> Identity:
+def identity(
+    question: str, system: str = "", context: Sequence[str] = (), tools: Any = None, calls: str = ""
+) -> Identity:
     """Returns the identity of a question.
 
     It ignores case, punctuation, the order of passages, and dates and times in the system prompt, which many
@@ -99,13 +101,15 @@ def identity(question: str, system: str = "", context: Sequence[str] = (), tools
     Args:
         question: all turns of the conversation except system messages.
         tools: the schemas that the model was offered, as parsed JSON.
+        calls: the tool calls of the conversation. Programs read them, so every character counts.
     """
     given = [
         normalise(_CLOCK.sub(" ", system)),
         sorted(normalise(passage) for passage in context),
         json.dumps(tools, sort_keys=True) if tools else "",
     ]
-    return Identity(normalise(question), text_hash(json.dumps(given)) if any(given) else "")
+    text = " ".join(filter(None, (normalise(question), calls)))
+    return Identity(text, text_hash(json.dumps(given)) if any(given) else "")
 
 
 def text_turns(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
@@ -136,4 +140,25 @@ def conversation_identity(turns: Sequence[Mapping[str, Any]], context: Sequence[
     """
     system = [turn["content"] for turn in turns if turn["role"] == "system"]
     other = [turn["content"] for turn in turns if turn["role"] != "system"]
-    return identity(" ".join(other), " ".join(system), [str(passage) for passage in context], tools)
+    calls = " ".join(filter(None, map(calls_of, turns)))
+    return identity(" ".join(other), " ".join(system), [str(passage) for passage in context], tools, calls)
+
+
+def calls_of(turn: Mapping[str, Any]) -> str:
+    """Returns the names and arguments of a turn's tool calls; empty if it has none.
+
+    Ids are ignored, because they differ each time, and so are the order of keys and the numbers of placeholders.
+    """
+    calls = objects_of(turn.get("tool_calls")) or objects_of([turn.get("function_call")])
+    return " ".join(_call(object_of(call.get("function", call))) for call in calls)
+
+
+def _call(function: Mapping[str, Any]) -> str:
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = tool_calls.parsed(arguments)
+    try:
+        text = json.dumps([function.get("name"), arguments], sort_keys=True, ensure_ascii=False)
+    except RecursionError:
+        text = str(function.get("arguments"))
+    return unnumbered(text).encode("utf-8", "backslashreplace").decode()  # JSON can hold half of a surrogate pair

@@ -2,14 +2,21 @@
 
 Related questions are on the same side of a split, so that no held-out question was trained on in other words. They are
 one cluster in statistics. Their votes are never merged, and their answers never replace each other.
+
+A conversation is recognised by its id, which may be wrong: an app may send one id for a channel or a customer. An id of
+a few questions is taken at its word. Of an id of many, a question belongs to the one before it if it continues it: its
+messages hold the other question and its answer. So a conversation of any length is one group, and unrelated questions
+under one id are not.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
+from retuned.consumers.common.tool_calls import are_calls, written
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.identity import normalise, text_hash
+from retuned.retrain.data.identity import calls_of, normalise, text_hash
 from retuned.retrain.data.similarity import NearIndex, Template
 
 GENERAL = 0.05
@@ -22,8 +29,9 @@ _NEIGHBOURS = 8
 class Related:
     """The groups of related questions among examples.
 
-    Relations are applied from the strongest kind to the weakest: conversation, wording, document. A relation that would
-    make a group larger than GENERAL of the questions (and LEAST) is skipped, so that a group fits into one split.
+    Relations are applied from the strongest kind to the weakest: conversation, wording, document. Except between the
+    turns of one conversation, a relation that would make a group larger than GENERAL of the questions (and LEAST) is
+    skipped, so that a group fits into one split.
     """
 
     def __init__(self, examples: Iterable[Example], similarity: float) -> None:
@@ -37,7 +45,8 @@ class Related:
         self._of = {question: question for question in asked}
         self._size = dict.fromkeys(asked, 1)
         self._most = max(LEAST, int(GENERAL * len(asked)))
-        self._join_by((key, one) for one, rows in members.items() for row in rows for key in _conversations(row))
+        self._join_conversations(members)
+        self._join_by((key, one) for one, rows in members.items() for row in rows for key in _beginnings(row))
         self._join_near(list(asked.values()), similarity)
         self._join_by((key, one) for one, rows in members.items() for row in rows for key in _documents(row))
 
@@ -52,9 +61,9 @@ class Related:
             self._of[question], question = root, self._of[question]
         return root
 
-    def _join(self, one: str, other: str) -> None:
+    def _join(self, one: str, other: str, *, of_any_size: bool = False) -> None:
         first, second = self.of(one), self.of(other)
-        if first != second and self._size[first] + self._size[second] <= self._most:
+        if first != second and (of_any_size or self._size[first] + self._size[second] <= self._most):
             self._of[second] = first
             self._size[first] += self._size.pop(second)
 
@@ -67,6 +76,28 @@ class Related:
                 first, *others = questions
                 for other in others:
                     self._join(first, other)
+
+    def _join_conversations(self, members: Mapping[str, Sequence[Example]]) -> None:
+        """Joins the turns of each conversation.
+
+        A question that several conversations ask, such as a greeting, would make one group of all of them: it joins one
+        only within the limit.
+        """
+        asking: dict[str, set[str | None]] = {one: {row.conversation for row in rows} for one, rows in members.items()}
+        turns: dict[str, list[Example]] = defaultdict(list)
+        for rows in members.values():
+            for row in rows:
+                if row.conversation is not None:
+                    turns[row.conversation].append(row)
+        for rows in turns.values():
+            questions = dict.fromkeys(row.prompt_hash for row in rows)
+            pairs: Iterable[tuple[str, str]]
+            if len(questions) <= self._most:
+                pairs = pairwise(sorted(questions, key=lambda one: len(asking[one])))
+            else:
+                pairs = _continued(rows)
+            for one, other in pairs:
+                self._join(one, other, of_any_size=len(asking[one]) == len(asking[other]) == 1)
 
     def _join_near(self, asked: Sequence[Example], similarity: float) -> None:
         template = Template(one.prompt for one in asked)
@@ -84,18 +115,44 @@ class Related:
                 near.add(text, one.prompt_hash, block)
 
 
-def _conversations(row: Example) -> Iterator[str]:
-    """Yields keys of a row's conversation: its id, and a hash of its messages up to each answer."""
-    if row.conversation is not None:
-        yield f"conversation {row.conversation}"
+def _continued(rows: Sequence[Example]) -> Iterator[tuple[str, str]]:
+    """Yields, for each question whose messages hold another one with its answer, the latest such one and itself.
+
+    An exchange of many questions, such as "Thanks", says nothing; of several, the one rated at the nearest time counts.
+    """
+    answered: dict[tuple[str, str], list[Example]] = defaultdict(list)
+    for row in rows:
+        for answer in {normalise(text) for text in (row.rejected, row.completion) if text}:
+            answered[row.question, answer].append(row)
+    for row in rows:
+        for exchange in reversed(list(_exchanges(row))):
+            before = answered.get(exchange, ())
+            if 0 < len(before) <= LEAST:
+                nearest = min(before, key=lambda one: (abs(one.timestamp - row.timestamp), one.row_id))
+                yield nearest.prompt_hash, row.prompt_hash
+                break
+
+
+def _exchanges(row: Example) -> Iterator[tuple[str, str]]:
+    asked = ""
+    for turn in json.loads(row.messages):
+        if turn["role"] == "user":
+            asked = normalise(turn["content"])
+        elif turn["role"] == "assistant":
+            calls = turn.get("tool_calls")
+            yield asked, normalise(written(turn["content"], calls if are_calls(calls) else []))
+
+
+def _beginnings(row: Example) -> Iterator[str]:
+    """Yields a hash of the messages up to each answer, for apps that send no id of the conversation."""
     begun: list[str] = []
     for turn in json.loads(row.messages):
         if turn["role"] == "system":
             continue
-        begun.append(f"{turn['role']} {normalise(turn['content'])}")
+        begun.append(f"{turn['role']} {normalise(turn['content'])} {calls_of(turn)}")
         if turn["role"] == "assistant":
             yield text_hash("\n".join(begun))
-    yield text_hash("\n".join([*begun, f"assistant {normalise(row.rejected or row.completion)}"]))
+    yield text_hash("\n".join([*begun, f"assistant {normalise(row.rejected or row.completion)} "]))
 
 
 def _documents(row: Example) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Finds answers that do not depend on the question, such as jokes or "as always".
 
-Questions that share a right answer have more words in common than random questions. A permutation test (Fisher 1935) on
-the mean cosine of TF-IDF checks this. If it finds no such similarity, there is no evidence that the text answers any of
-its questions.
+Questions that share a right answer have more wording in common than random questions. A permutation test (Fisher 1935)
+on the mean cosine of TF-IDF checks this. If it finds no such similarity, there is no evidence that the text answers any
+of its questions. Wording is compared by character n-grams, because many languages put no spaces between words. Where
+random questions have none in common, the test could find nothing, and no text is returned.
 """
 
 from collections import defaultdict
@@ -18,6 +19,7 @@ QUESTIONS = 5
 CHANCE = 0.01
 _DRAWS = 400
 _SHARE = 0.5
+_NOTHING = 1e-9
 
 
 def unspecific(statements: Sequence[Example]) -> frozenset[str]:
@@ -41,6 +43,8 @@ def unspecific(statements: Sequence[Example]) -> frozenset[str]:
         if size not in usual:
             drawn = [draw.choice(len(asked), size, replace=False) for _ in range(_DRAWS)]
             usual[size] = np.array([_mean_cosine(vectors[one]) for one in drawn])
+        if usual[size].max() < _NOTHING:
+            continue
         mine = _mean_cosine(vectors[sorted(place[group] for group in own)])
         if (1 + (usual[size] >= mine).sum()) / (1 + _DRAWS) > CHANCE:
             texts.append(text)
@@ -50,7 +54,13 @@ def unspecific(statements: Sequence[Example]) -> frozenset[str]:
 def _vectors(questions: Sequence[str]):  # type: ignore[no-untyped-def]
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(token_pattern=r"\S+", sublinear_tf=True).fit_transform(questions)
+    return TfidfVectorizer(analyzer=_grams, sublinear_tf=True).fit_transform(questions)
+
+
+def _grams(question: str) -> list[str]:
+    text = f" {question} "
+    grams = (text[start : start + length] for length in (1, 2, 3) for start in range(len(text) - length + 1))
+    return [gram for gram in grams if gram.strip()]
 
 
 def _mean_cosine(vectors) -> float:  # type: ignore[no-untyped-def]

@@ -42,7 +42,7 @@ def assigned_splits(
     A question stays in the split that it first had since the holdout was drawn. Related questions share a split: that
     of one of them, or else the one that the hash of the first of them selects. The holdout gets its share of all
     questions, and its share of each label if that is one or more; if answers are not labels, of each topic. Questions
-    beyond the holdout's share are trained on.
+    beyond the holdout's share are trained on, and so are groups that are larger than a split.
 
     Args:
         learned, judged: the groups that the champion was trained and evaluated on.
@@ -61,19 +61,20 @@ def assigned_splits(
     identity = {row.prompt_hash: row.identity for row in rows}
     leader = {name: identity.get(name, name) for name in touched}
     taught = {name for question, name in group.items() if question not in bought}
+    members = Counter(group.values())
+    most = max(settings.validation_share * len(group), 1)
     place: dict[str, str] = {}
     for name, sides in touched.items():
         if not sides and name not in taught:
             place[name] = "holdout"
             continue
         drawn = split_of(leader[name], settings, generation)
-        unseen = "validation" if drawn == "validation" else "train"
+        unseen = "validation" if drawn == "validation" and members[name] <= most else "train"
         place[name] = next((split for split in ("holdout", "validation", "train") if split in sides), unseen)
     order = {name: _drawn(leader[name], generation) for name in touched}
     counted = {
         question for question, name in group.items() if name in taught and (question in known or name not in judged)
     }
-    members = Counter(group.values())
     free = {name for name, sides in touched.items() if not sides and place[name] == "train"}
 
     def hold_out(questions: Collection[str], whole: Callable[[float], int]) -> None:

@@ -4,9 +4,11 @@ import json
 import math
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
+from promoting import model_row
 from traffic import store
 from watched import HOUR, NEW, NOW, OLD, OVER, SETTINGS, SINCE, compared, counted, promote, rated, seen
 
@@ -265,6 +267,20 @@ def test_what_is_not_watched(warehouse: Warehouse) -> None:
     assert check(warehouse, SETTINGS, "support", NOW + HOUR) is None  # a person's choice is a person's to undo
     promote(warehouse, "v0", "v1", event="rolled_back", created_at=NOW + HOUR)
     assert check(warehouse, SETTINGS, "support", NOW + 2 * HOUR) is None  # nor is a version that came back
+
+
+def test_a_version_with_erased_rows_never_comes_back(warehouse: Warehouse) -> None:
+    """So a version that replaced it is not watched; one that replaced the base model is."""
+    warehouse.insert("models", **model_row("v1", Path("v1"), SINCE))
+    warehouse.insert("erasures", id="e", requested_at=SINCE, state="done")
+    warehouse.insert("erasure_versions", erasure_id="e", workload="support", version="v1", dataset_version="d", rows=3)
+    promote(warehouse)
+    assert check(warehouse, SETTINGS, "support", NOW) is None
+    promote(warehouse, previous=None, created_at=NOW)
+    rated(warehouse, "support@base", 425, 75, start=NOW - HOUR)
+    rated(warehouse, NEW, 130, 70, start=NOW)
+    found = seen(warehouse, NOW + 2 * HOUR)
+    assert (found.previous_version, found.verdict) == (None, "roll_back")
 
 
 def test_a_later_promotion_is_watched_anew(warehouse: Warehouse) -> None:

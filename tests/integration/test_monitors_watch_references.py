@@ -196,6 +196,26 @@ def test_what_is_compared_with_is_settled_once(warehouse: Warehouse) -> None:
     assert against == ["same_time"] * 5
 
 
+def test_a_champion_that_nobody_asked_while_it_was_settled_is_taken_back(warehouse: Warehouse) -> None:
+    """Apps change over after twenty hours, and experts label answers for the first time in the first hours."""
+    promote(warehouse)
+    votes = [(OLD if hour < 20 else NEW, hour >= 20, SINCE + hour * HOUR) for hour in range(-48, 68)]
+    voted(warehouse, *((model, bad, when, MINUTE, 4) for model, bad, when in votes))
+    rated(warehouse, OLD, 10, 0, name="hallucination", source="expert", start=SINCE + HOUR)
+    found = seen(warehouse, SINCE + 68 * HOUR)
+    assert found.verdict == "roll_back"
+    assert latest(warehouse, "support") == found
+
+
+def test_votes_a_day_are_those_on_all_traffic(warehouse: Warehouse) -> None:
+    """The former champion, which had no votes before the promotion, answers a third of the traffic for two days."""
+    promote(warehouse)
+    hours = [(SINCE + hour * HOUR, hour < 48) for hour in range(96)]
+    voted(warehouse, *((OLD, False, when, MINUTE, 2) for when, split in hours if split))
+    voted(warehouse, *((NEW, False, when, MINUTE, 4 if split else 6) for when, split in hours))
+    assert seen(warehouse, SINCE + 96 * HOUR).votes_per_day == pytest.approx(6 * 24)
+
+
 def test_until_it_is_settled_the_weaker_evidence_counts(warehouse: Warehouse) -> None:
     """The new version is worse than before, and no worse than the other half of the traffic."""
     promote(warehouse)

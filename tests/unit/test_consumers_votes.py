@@ -1,5 +1,6 @@
 """The one definition of a vote: the last one, on answers that had the same time to be voted on."""
 
+import json
 from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from traffic import store
 
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, rows_of
+from retuned.retrain.data import overrides
 
 NOW, DAY = START + timedelta(days=30), timedelta(days=1)
 EVERYTHING: dict[str, Any] = {"start": START - 9 * DAY, "end": NOW, "now": NOW}
@@ -140,3 +142,55 @@ def test_each_vote_of_an_account_counts_and_they_are_of_one_unit(warehouse: Ware
     assert {vote["unit"] for vote in users} == {"account asker"}
     experts = [vote for vote in votes(warehouse) if vote["source"] == "expert"]
     assert len({vote["unit"] for vote in experts}) == len(experts) == 12  # of conversations of one answer each
+
+
+def test_votes_of_a_banned_account_do_not_count_while_it_is_banned(warehouse: Warehouse) -> None:
+    place = {"topic": "t", "partition": 0, "offset": 0, "received_at": START, "timestamp": START}
+    about = {"workload": "support", "model": "support@v1", "messages": "[]", "response": "", "user_id": "asker"}
+    store(warehouse, "interactions", [{"id": f"i{number}", **about, **place} for number in range(4)])
+    given = [
+        ("i0", "vandal", "user"),
+        ("i0", "other", "user"),
+        ("i1", "vandal", "user"),
+        ("i2", None, "user"),
+        ("i3", None, "app"),
+    ]
+    store(
+        warehouse,
+        "feedback",
+        [
+            {
+                "id": f"f{number}",
+                "interaction_id": id,
+                "name": "helpful",
+                "value": json.dumps(user != "vandal"),
+                "source": source,
+                "user_id": user,
+            }
+            | place
+            | {"timestamp": START + (9 - number) * HOUR}
+            for number, (id, user, source) in enumerate(given)
+        ],
+    )
+
+    def counted() -> dict[str, bool]:
+        return {row["interaction_id"]: row["value"] for row in votes(warehouse)}
+
+    def decide(action: str, account: str, workload: str | None) -> None:
+        overrides.decide_account(warehouse, action, account, workload, "bot", "anna", NOW)
+
+    everything = {"i0": False, "i1": False, "i2": True, "i3": True}
+    assert counted() == everything
+    decide("ban", "vandal", None)
+    assert counted() == {"i0": True, "i2": True, "i3": True}  # the vote of another account on the same answer counts
+    decide("ban", "asker", "support")
+    assert counted() == {"i0": True, "i3": True}
+    decide("ban", "other", "sales")
+    assert counted() == {"i0": True, "i3": True}
+    decide("trust", "vandal", "support")  # for this workload, whatever holds for all
+    assert counted() == {"i0": False, "i1": False, "i3": True}
+    decide("release", "vandal", "support")
+    assert "i1" not in counted()
+    decide("release", "vandal", None)
+    decide("release", "asker", "support")
+    assert counted() == everything

@@ -158,7 +158,7 @@ def test_each_run_that_is_not_promoted_doubles_what_must_be_new(refused: int, ti
     assert asked.retrain
 
 
-@pytest.mark.parametrize(("refused", "hours"), [(0, 1), (1, 2), (3, 8), (20, 7 * 24)])
+@pytest.mark.parametrize(("refused", "hours"), [(0, 1), (1, 2), (3, 8), (20, 7 * 24), (5_000, 7 * 24)])
 def test_each_run_that_is_not_promoted_doubles_the_cool_down(refused: int, hours: int) -> None:
     many = {"drifted": (True, True), "refused_runs": refused, "untried_corrections": 5_000}
     ended = NOW - timedelta(hours=hours)

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from simulation import Candidate, Row, graded, simulate, skewed
 
+from retuned.retrain.decision import harm
 from retuned.retrain.decision.gate import decide, lacks_evidence
 from retuned.retrain.decision.interval import POWER, error_of_try, examples_needed, interval
 from retuned.retrain.settings import GateSettings, IncumbentSettings
@@ -675,3 +677,33 @@ def test_small_errors_are_kept_as_well_as_large_ones(tries: int) -> None:
                 differences = np.array([1.0] * gains + [-1.0] * losses + [0.0] * same)
                 wrong += chance * (interval(differences, error)[0] > 0)
     assert 0.2 * error < wrong < error
+
+
+def one_by_one(total: int, sizes: np.ndarray, chance: float) -> float:
+    """The probability of at least this sum, exact, with work that grows with the square of the number of sizes."""
+    chances = np.array([1.0])
+    for size in sizes:
+        grown = np.zeros(len(chances) + size)
+        grown[: len(chances)] = (1 - chance) * chances
+        grown[size:] += chance * chances
+        chances = grown
+    return float(chances[total:].sum())
+
+
+@pytest.mark.parametrize("number", [1, 2, 8, 50, 400])
+def test_the_chance_of_a_drop_is_exact(number: int) -> None:
+    draw = np.random.default_rng(number)
+    for chance in (0.5, 0.6, 0.97, 1.0):
+        for step in (1, 5, 100):
+            sizes = step * draw.integers(1, 100 // step + 1, number)
+            for total in (0, int(sizes[draw.random(number) < chance].sum()), int(sizes.sum())):
+                expected = one_by_one(total, sizes, chance)
+                assert harm.at_least(total, sizes, chance) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_guard_of_a_large_holdout_takes_no_minutes() -> None:
+    drops = np.clip(np.random.default_rng(0).uniform(-1, 1, 20_000) + 0.12, -1, 1)
+    before = time.process_time()
+    verdicts = [harm.within(list(drops + more), 0.1).passed for more in (-0.05, 0.0, 0.05)]
+    assert time.process_time() - before < 30
+    assert verdicts == [True, False, False]

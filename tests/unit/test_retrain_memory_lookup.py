@@ -68,6 +68,8 @@ def test_a_request_has_the_key_of_its_row_in_the_warehouse() -> None:
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "I am ann@example.com"},
         {"role": "assistant", "content": "<think>Hm.</think>Hello."},
+        {"role": "assistant", "content": None, "tool_calls": [track("+49 171 2345678")]},
+        {"role": "tool", "tool_call_id": "c1", "content": "in transit"},
         {"role": "user", "content": [{"type": "text", "text": "My number is +49 171 2345678. How long?"}]},
     ]
     tools = [{"type": "function", "function": {"name": "order", "parameters": {"type": "object"}}}]
@@ -78,6 +80,27 @@ def test_a_request_has_the_key_of_its_row_in_the_warehouse() -> None:
     assert row is not None
     of_row = question_key(json.loads(row.messages), tools=json.loads(row.tools or "null"))
     assert question_key(Redactor().value(messages), tools=tools) == of_row
+
+
+def track(number: str) -> dict[str, Any]:
+    """A call of a tool that tracks an order."""
+    arguments = json.dumps({"order": number})
+    return {"id": "c1", "type": "function", "function": {"name": "track", "arguments": arguments}}
+
+
+def test_an_answer_about_one_order_is_not_given_about_another() -> None:
+    """Which order is asked about stands only in the call of the tool."""
+    one, other = (
+        question_key(
+            [
+                *asked("Where is my parcel?"),
+                {"role": "assistant", "content": None, "tool_calls": [track(number)]},
+                {"role": "tool", "tool_call_id": "c1", "content": "in transit"},
+            ]
+        )
+        for number in ("1001", "1002")
+    )
+    assert one != other
 
 
 @pytest.mark.parametrize(

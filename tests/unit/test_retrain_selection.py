@@ -18,6 +18,7 @@ from retuned.retrain.data.examples import Example
 from retuned.retrain.data.identity import fraction, text_hash
 from retuned.retrain.data.related import Related
 from retuned.retrain.data.selection import Selection, select
+from retuned.retrain.data.specific import unspecific
 from retuned.retrain.data.splits import assigned_splits, split_of
 from retuned.retrain.data.table import Decided, decide
 from retuned.retrain.data.topics import OTHER, Topics
@@ -266,6 +267,51 @@ def test_the_turns_of_a_conversation_stand_on_one_side() -> None:
     assert len(selection.splits["holdout"]) == 50
 
 
+def talk(first: int, turns: int, window: int = 5, **changes: Any) -> list[Example]:
+    """A conversation whose requests hold the last few messages, and whose history holds the right answers."""
+    said: list[dict[str, str]] = []
+    rows = []
+    for number in range(first, first + turns):
+        said.append({"role": "user", "content": words(number)})
+        row = example(number, messages=json.dumps(said[-window:]), **changes)
+        said.append({"role": "assistant", "content": row.completion})
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("turns", [20, 21, 60])
+def test_a_conversation_of_any_length_stands_on_one_side(turns: int) -> None:
+    others = [example(number, conversation=f"c{number}") for number in range(100, 180)]
+    rows = [*reversed(talk(0, turns, conversation="long")), *others]  # people label in any order
+    selection = chosen(evidence(rows))
+    (side,) = {name for name in SPLITS for row in selection.splits[name] if row.conversation == "long"}
+    assert turns <= 25 or side == "train"  # it is longer than the holdout
+    assert {len(selection.splits["holdout"])} == {round((80 + turns) / 4)}
+    assert len({row.cluster for row in selection.splits[side] if row.conversation == "long"}) == 1
+
+
+def test_an_id_of_many_questions_that_do_not_continue_one_another_relates_none() -> None:
+    """One id for a channel, and one for a customer, with one conversation after another."""
+    channel = [example(number, conversation="web") for number in range(100)]
+    customer = [row for first in range(100, 200, 5) for row in talk(first, 5, conversation="customer")]
+    groups = Counter(Related([*channel, *customer], 0.8).of(row.prompt_hash) for row in [*channel, *customer])
+    assert Counter(groups.values()) == {1: 100, 5: 20}
+
+
+def test_a_question_of_many_conversations_does_not_make_them_one() -> None:
+    rows = []
+    for number in range(100):
+        more = [example(1_000 + 10 * number + turn, conversation=f"c{number}") for turn in range(4)]
+        rows += [example(number, question="Hello", conversation=f"c{number}"), *more]
+    related = Related(rows, 0.8)
+    assert max(Counter(related.of(row.prompt_hash) for row in rows if row.question != "Hello").values()) <= 20
+    for number in range(100):
+        own = {
+            related.of(row.prompt_hash) for row in rows if row.conversation == f"c{number}" and row.question != "Hello"
+        }
+        assert len(own) == 1
+
+
 def test_what_is_common_to_many_questions_relates_none() -> None:
     """A greeting that opens every conversation, a handbook that is behind every answer, a wording that all share."""
     opening = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, how can I help?"}]
@@ -487,6 +533,39 @@ def test_thumbs_come_oldest_first_and_never_from_the_holdout() -> None:
     assert chosen(evidence(rows, thumbs=other, places=stood), **asked).thumbs == []
 
 
+# Answers that fit no question
+
+
+@pytest.mark.parametrize(
+    ("goods", "asked"),
+    [
+        ("lamp sofa chair phone tent coat kettle desk", ("Until when can I return the {}?", "Days to return a {}?")),
+        ("台灯 沙发 椅子 手机 帐篷 外套 水壶 书桌", ("{}的退货期限是多少天?", "{}可以在几天内退货?")),
+        (
+            "ランプ ソファ 椅子 電話 テント コート やかん 机",
+            ("{}の返品期限は何日ですか", "{}は何日以内に返品できますか"),
+        ),
+        ("โคมไฟ โซฟา เก้าอี้ โทรศัพท์ เต็นท์ เสื้อโค้ท กาต้มน้ำ โต๊ะ", ("กำหนดคืน{}คือกี่วัน", "คืน{}ได้ภายในกี่วัน")),
+    ],
+)
+def test_in_any_script_a_right_answer_fits_its_questions_and_a_joke_fits_none(
+    goods: str, asked: tuple[str, ...]
+) -> None:
+    things = goods.split()
+    rows = [
+        example(100 * number + place, f"{thing} {number}", source="user", question=f"{opening}{text.format(thing)}")
+        for number, thing in enumerate(things)
+        for place, (opening, text) in enumerate((opening, text) for opening in ("", "? ", "! ") for text in asked)
+    ]
+    jokes = [replace(row, completion="cat", row_id=f"j{row.row_id}") for row in rows[:: len(rows) // 8 + 1]]
+    assert unspecific([*rows, *jokes]) == {"cat"}
+
+
+def test_where_questions_have_nothing_in_common_no_answer_is_called_unspecific() -> None:
+    rows = [example(n, "42" if n < 6 else f"{n}", source="user", question=chr(0x4E00 + n) * 2) for n in range(60)]
+    assert unspecific(rows) == frozenset()
+
+
 # What is refused
 
 
@@ -621,6 +700,15 @@ def test_a_topic_is_a_class_too_and_the_rest_is_none() -> None:
     with pytest.raises(LostClass, match="8 of 12 questions with the topic 'refund'"):
         check(selection(left, topics=topical(), train=rows))
     check(selection(left, train=rows))
+
+
+def test_a_joke_cannot_stop_all_training_and_a_topic_without_answers_is_refused() -> None:
+    check(lost(0, 30, "unspecific", "Ask my cat."))
+    questions = [example(number, "Ask my cat.", question=f"refund {words(number, 1)}") for number in range(100, 112)]
+    left = [Decided(row, "waiting", "unspecific") for row in questions]
+    rows = [example(number) for number in range(20, 60)]
+    with pytest.raises(LostClass, match=r"12 of 12 questions with the topic 'refund' .*rows keep"):
+        check(selection(left, topics=topical(), train=rows))
 
 
 def test_what_is_learned_never_asks_what_is_judged_on() -> None:
