@@ -2,10 +2,10 @@
 
 Questions that share a right answer have more wording in common than random questions. A permutation test (Fisher 1935)
 on the mean cosine of TF-IDF checks this. If it finds no such similarity, there is no evidence that the text answers any
-of its questions. Wording is compared by character n-grams, because many languages put no spaces between words. Where
-random questions have none in common, the test could find nothing, and no text is returned.
+of its questions. Where random questions have no word in common, the test could find nothing, and no text is returned.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -20,6 +20,10 @@ CHANCE = 0.01
 _DRAWS = 400
 _SHARE = 0.5
 _NOTHING = 1e-9
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+"""Scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Kana and Han."""
 
 
 def unspecific(statements: Sequence[Example]) -> frozenset[str]:
@@ -54,13 +58,14 @@ def unspecific(statements: Sequence[Example]) -> frozenset[str]:
 def _vectors(questions: Sequence[str]):  # type: ignore[no-untyped-def]
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(analyzer=_grams, sublinear_tf=True).fit_transform(questions)
+    return TfidfVectorizer(analyzer=_words, sublinear_tf=True).fit_transform(questions)
 
 
-def _grams(question: str) -> list[str]:
-    text = f" {question} "
-    grams = (text[start : start + length] for length in (1, 2, 3) for start in range(len(text) - length + 1))
-    return [gram for gram in grams if gram.strip()]
+def _words(question: str) -> list[str]:
+    """Returns the words of a question; where a script has no spaces, characters and pairs of them, as Lucene does."""
+    unspaced = _UNSPACED.findall(question)
+    pairs = (text[at : at + 2] for text in unspaced for at in range(len(text) - 1))
+    return [*_UNSPACED.sub(" ", question).split(), *(sign for text in unspaced for sign in text), *pairs]
 
 
 def _mean_cosine(vectors) -> float:  # type: ignore[no-untyped-def]
