@@ -124,24 +124,41 @@ def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     """Applies new feedback and decisions to the entries of a workload, and returns the number of changes.
 
     New feedback is found by the number of its transaction, as in the ledger. When the memory is switched on, feedback
-    counts from which the champion has not learned.
+    counts from which the champion has not learned. What is erased while the answers are being decided counts for none.
     """
     behind = statements.Behind.of(warehouse, workload)
     if behind is None:
         return 0
     learned = warehouse.row(QUERIES["learned_until"], {"workload": workload}) if behind.since is None else None
     until = learned["until"] if learned else None
-    with warehouse.transaction() as cursor:
-        keys = statements.store(cursor, workload, behind, now, settings.dataset.maximum_rows, until)
-    found = find(warehouse, settings, workload, keys) if keys else Findings({}, {})
     with changing, warehouse.transaction() as cursor:
-        actions = list(_actions(cursor, workload, keys, found, until))
-        apply(cursor, workload, actions, now)
-        actions += (expired := list(_beyond_budget(cursor, settings.memory, workload)) if actions else [])
-        apply(cursor, workload, expired, now)
-        cursor.execute(QUERIES["begin_epoch"], {"epoch": uuid.uuid4().hex})
-        position = {"workload": workload, "until": behind.until, "decided": behind.decided}
-        cursor.execute(QUERIES["set_position" if behind.since is None else "move_position"], position)
+        keys = statements.store(cursor, workload, behind, now, settings.dataset.maximum_rows, until)
+    while True:  # to find takes long where a judge compares answers, so nobody waits for it
+        with warehouse.cursor() as cursor:
+            read = statements.count(cursor, workload)
+        found = find(warehouse, settings, workload, keys) if keys else Findings({}, {})
+        with changing, warehouse.transaction() as cursor:
+            if statements.count(cursor, workload) == read:
+                return _carry_out(cursor, settings, workload, behind, keys, found, until, now)
+
+
+def _carry_out(
+    cursor: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    workload: str,
+    behind: statements.Behind,
+    keys: Iterable[str],
+    found: Findings,
+    until: datetime | None,
+    now: datetime,
+) -> int:
+    actions = list(_actions(cursor, workload, keys, found, until))
+    apply(cursor, workload, actions, now)
+    actions += (expired := list(_beyond_budget(cursor, settings.memory, workload)) if actions else [])
+    apply(cursor, workload, expired, now)
+    cursor.execute(QUERIES["begin_epoch"], {"epoch": uuid.uuid4().hex})
+    position = {"workload": workload, "until": behind.until, "decided": behind.decided}
+    cursor.execute(QUERIES["set_position" if behind.since is None else "move_position"], position)
     return len(actions)
 
 

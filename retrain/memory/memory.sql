@@ -67,6 +67,9 @@ SELECT $workload, unnest($keys::VARCHAR[]), unnest($feedback::VARCHAR[]), unnest
 -- name: known_statements
 SELECT feedback_id FROM memory_statements WHERE workload = $workload AND list_contains($ids, feedback_id)
 
+-- name: count_statements
+SELECT count(*) FROM memory_statements WHERE workload = $workload
+
 -- name: corrected
 -- Of some questions those that were ever corrected.
 SELECT DISTINCT question_key FROM memory_statements

@@ -120,6 +120,12 @@ def _add(cursor: duckdb.DuckDBPyConnection, workload: str, rows: Sequence[dict[s
     cursor.execute(QUERIES["add_statements"], {"workload": workload} | lists)
 
 
+def count(cursor: duckdb.DuckDBPyConnection, workload: str) -> int:
+    """Returns the number of stored statements. Between two calls of `store` it changes only if some are deleted."""
+    (statements,) = cursor.execute(QUERIES["count_statements"], {"workload": workload}).fetchall()[0]
+    return int(statements)
+
+
 def read(
     warehouse: Warehouse, workload: str, settings: DatasetSettings, keys: Collection[str]
 ) -> tuple[Statements, dict[str, str]]:

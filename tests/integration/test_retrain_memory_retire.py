@@ -61,6 +61,28 @@ def test_an_entry_retires_only_if_all_of_its_questions_are_answered_right(
     assert states(warehouse) == {"active": 3}
 
 
+def test_an_entry_that_a_person_edits_just_before_it_retires_stays_as_the_person_left_it(
+    teacher: Teacher, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher.correct("How long may I return a lamp?", "No.", "You have 14 days.")
+    entries.follow(warehouse, Settings(memory=MemorySettings(mode="context")), "support", teacher.now)
+    (entry,) = entries.active(warehouse, "support")
+    teacher.acts += 10
+    evaluated(warehouse, teacher, {f"{entry['id']}:0": 1})
+
+    class Late:
+        def __enter__(self) -> None:
+            entries.decide(warehouse, "edit", [entry["id"]], "wrong", "olga", teacher.now, "You have 21 days.")
+            entries.changing.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            entries.changing.release()
+
+    monkeypatch.setattr(retire, "changing", Late())
+    assert retire.follow_champion(warehouse, "support", teacher.now) == 0
+    assert states(warehouse) == {"active": 1, "superseded": 1}
+
+
 def test_related_questions_that_an_entry_helped_are_asked_too(teacher: Teacher, warehouse: Warehouse) -> None:
     teacher.correct("How long may I return a lamp?", "No.", "You have 14 days.")
     entries.follow(warehouse, Settings(memory=MemorySettings(mode="context")), "support", teacher.now)

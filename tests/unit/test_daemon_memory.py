@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from doors import FakeDaemon
+from erasing import now
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 from teaching import Teacher
@@ -16,9 +17,11 @@ from teaching import Teacher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_existing
+from retuned.consumers.warehouse.selection import Selection
 from retuned.daemon.backup.create import back_up
 from retuned.daemon.backup.restore import choose, restore
 from retuned.daemon.cli.summary import details
+from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
@@ -175,6 +178,33 @@ def test_an_erasure_takes_the_texts_of_entries_with_it(rig: Rig, teacher: Teache
     assert (row["id"], row["question"], row["answer"], row["feedback_ids"]) == (erased["id"], "", "", "[]")
     assert [one["id"] for one in rig.feed()["entries"]] == [kept["id"]]
     assert not warehouse.rows("SELECT * FROM memory_statements WHERE interaction_id = 'support-i3'")
+
+
+def erase(rig: Rig, interaction: str) -> None:
+    erasures = Erasures(rig.teacher.warehouse, rig.settings, threading.Event(), now, lambda *_: None)
+    id = erasures.request(Selection(interactions=[interaction]), "olga", "asked")
+    erasures.run()
+    found = erasures.of(id)
+    assert found is not None
+    assert found["state"] == "done"
+
+
+def test_what_is_erased_while_the_memory_decides_does_not_come_back(
+    rig: Rig, teacher: Teacher, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    correct(teacher, 2)
+    find = entries.find
+
+    def interrupted(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        found = find(*arguments)
+        erase(rig, "support-i3")
+        return found
+
+    monkeypatch.setattr(entries, "find", interrupted)
+    rig.jobs.run("memory")
+    rows = warehouse.rows("SELECT question, state FROM memory_entries")
+    assert rows == [{"question": "Is item 0 in stock?", "state": "active"}]
 
 
 @pytest.fixture
