@@ -78,7 +78,7 @@ def transitions(
     """Yields the changes of the entries of one question.
 
     An answer of users is replaced by any other approved answer, that of an expert by an expert's, and that of a person
-    by an expert's newer one. An entry leaves if none of its statements is upheld any more.
+    by an expert's newer one. An entry leaves if none of its statements is upheld any more, unless a person upholds it.
 
     Args:
         entries: all entries of the question, the latest change last.
@@ -106,7 +106,10 @@ def transitions(
 
 
 def _gone(entry: Entry, states: Mapping[str, Decided]) -> tuple[State, str] | None:
-    """Returns the state and the reason for which an entry leaves; None: a statement upholds it, or none was read."""
+    """Returns the state and the reason for which an entry leaves; None: a person or a statement upholds it, or none
+    was read."""
+    if entry.source == "person":
+        return None
     known = [states[id] for id in entry.feedback_ids if id in states]
     if not known or any(one.state == "taught" for one in known):
         return None
@@ -299,12 +302,14 @@ def decide(
 
 
 def _edited(row: Mapping[str, Any], answer: str, author: str, now: datetime) -> Approved:
+    """Returns an entry with a person's answer. It keeps the feedback, because the question is from there: an erasure of
+    the feedback takes it along."""
     return Approved(
         key=row["question_key"],
         answer=answer,
         source="person",
         author=author,
-        feedback_ids=(),
+        feedback_ids=tuple(json.loads(row["feedback_ids"])),
         since=now,
         **{name: row[name] for name in ("messages", "question", "context", "tools")},
     )

@@ -189,6 +189,24 @@ def erase(rig: Rig, interaction: str) -> None:
     assert found["state"] == "done"
 
 
+def test_an_erasure_takes_entries_with_it_that_a_person_edited(
+    rig: Rig, teacher: Teacher, warehouse: Warehouse
+) -> None:
+    correct(teacher, 2)
+    rig.jobs.run("memory")
+    (id,) = (one["id"] for one in rig.feed()["entries"] if one["question"] == "Is item 1 in stock?")
+    for answer in ("Yes, many.", "Yes, very many."):
+        teacher.acts += 1
+        (edited,) = entries.decide(warehouse, "edit", [id], "wording", "olga", teacher.now, answer)
+        id = edited["id"]
+    erase(rig, "support-i3")
+    assert [one["question"] for one in rig.feed()["entries"]] == ["Is item 0 in stock?"]
+    gone = warehouse.rows(
+        "SELECT state, question, messages FROM memory_entries WHERE question != 'Is item 0 in stock?'"
+    )
+    assert gone == [{"state": "removed", "question": "", "messages": "[]"}] * 3
+
+
 def test_what_is_erased_while_the_memory_decides_does_not_come_back(
     rig: Rig, teacher: Teacher, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,24 @@ def test_the_entries_of_a_banned_account_leave(teacher: Teacher, warehouse: Ware
     assert "olga: left" in gone["reason"]
 
 
+@pytest.mark.parametrize("decision", ["drop", "ban"])
+def test_an_entry_that_a_person_edited_stays_whatever_becomes_of_the_correction(
+    teacher: Teacher, warehouse: Warehouse, decision: str
+) -> None:
+    said = teacher.correct(QUESTION, "30 days.", "You have 14 days.", "expert", "eve")
+    follow(teacher)
+    (entry,) = stored(warehouse)
+    teacher.acts += 1
+    entries.decide(warehouse, "edit", [entry["id"]], "wording", "olga", teacher.now, "You have 14 days, unused.")
+    teacher.acts += 1
+    if decision == "ban":
+        overrides.decide_account(warehouse, "ban", "eve", None, "left", "olga", teacher.now)
+    else:
+        overrides.decide_rows(warehouse, "drop", [said], "checked", "olga", teacher.now)
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days, unused."]
+
+
 def test_an_account_beyond_its_budget_loses_its_oldest_entries(teacher: Teacher, warehouse: Warehouse) -> None:
     known_for_long(teacher, "ann", "bob")
     for number in range(3):
