@@ -78,7 +78,8 @@ def transitions(
     """Yields the changes of the entries of one question.
 
     An answer of users is replaced by any other approved answer, that of an expert by an expert's, and that of a person
-    by an expert's newer one. An entry leaves if none of its statements is upheld any more, unless a person upholds it.
+    by an expert's newer one. An entry leaves if none of its statements is upheld any more, unless a person upholds it; a
+    retired one, too, so that it does not come back.
 
     Args:
         entries: all entries of the question, the latest change last.
@@ -86,10 +87,13 @@ def transitions(
         states: the decision on each statement.
         until: the champion has learned from statements up to this time, which make no entry.
     """
-    current = next((one for one in reversed(entries) if one.state in ("active", "frozen")), None)
-    if current is not None and (reason := _gone(current, states)) is not None:
-        yield Change(current.id, *reason)
-        current = None
+    current = None
+    for one in entries:
+        if one.state in ("active", "frozen", "retired"):
+            if (reason := _gone(one, states)) is not None:
+                yield Change(one.id, *reason)
+            elif one.state != "retired":
+                current = one
     if approved is None or (until is not None and approved.since <= until):
         return
     if current is None:
@@ -197,6 +201,8 @@ def apply(
 ) -> list[str]:
     """Carries out actions within a transaction; the caller holds `changing`. Returns the ids of added entries.
 
+    An entry does not come back in place of a newer one of its question: it ends as superseded.
+
     Args:
         by: who asked for it; None: retuned.
         reason: of entries that are added.
@@ -206,9 +212,9 @@ def apply(
     for sequence, action in enumerate(actions, last + 1):
         shared = {"now": now, "sequence": sequence, "by": by}
         if isinstance(action, Change):
-            version = {"version": action.version}
-            given = {"id": action.id, "state": action.state, "reason": action.reason}
-            cursor.execute(QUERIES["change"], given | shared | version)
+            if action.state == "active" and (newer := _newer(cursor, action.id)) is not None:
+                action = Change(action.id, "superseded", f"a newer entry answers the question: {newer['id']}")
+            cursor.execute(QUERIES["change"], asdict(action) | shared)
             continue
         values = asdict(action.approved)
         added.append(id := uuid.uuid4().hex[:16])
@@ -230,6 +236,11 @@ def apply(
     return added
 
 
+def _newer(cursor: duckdb.DuckDBPyConnection, id: str) -> dict[str, Any] | None:
+    """Returns the `id` and `state` of the newest entry that an entry must not come back in place of."""
+    return next(iter(rows_of(cursor.execute(QUERIES["newer"], {"id": id}))), None)
+
+
 def add(warehouse: Warehouse, workload: str, approved: Approved, now: datetime, author: str, reason: str) -> str:
     """Adds the answer of a person to a question in place of its current entry, and returns the new entry's id."""
     with changing, warehouse.transaction() as cursor:
@@ -245,7 +256,7 @@ _FROM: Mapping[Decision, tuple[State, ...]] = {
     "edit": ("active", "frozen"),
     "freeze": ("active",),
     "unfreeze": ("frozen", "withdrawn"),
-    "remove": ("active", "frozen"),
+    "remove": ("active", "frozen", "retired"),
 }
 _TO: Mapping[Decision, State] = {
     "edit": "superseded", "freeze": "frozen", "unfreeze": "active", "remove": "removed"
@@ -272,7 +283,8 @@ def decide(
         `id`, `workload` and `state` of each entry; an edit makes a new one.
 
     Raises:
-        RetunedError: an id is unknown, or the action does not apply in the entry's state.
+        RetunedError: an id is unknown, the action does not apply in the entry's state, or a newer entry answers the
+            question of one that is to come back.
     """
     with changing, warehouse.transaction() as cursor:
         known = {row["id"]: row for row in rows_of(cursor.execute(QUERIES["of_ids"], {"ids": list(ids)}))}
@@ -287,6 +299,11 @@ def decide(
                 raise RetunedError(
                     f"memory {action}: entry {row['id']} is {row['state']}; this applies to entries that are "
                     f"{' or '.join(_FROM[action])}. Nothing is changed"
+                )
+            if _TO[action] == "active" and (newer := _newer(cursor, row["id"])) is not None:
+                raise RetunedError(
+                    f"memory {action}: entry {newer['id']}, which is {newer['state']}, is newer than {row['id']} and "
+                    "answers the same question. Nothing is changed. `retuned memory add` puts an answer in its place"
                 )
         results = []
         for id, row in known.items():

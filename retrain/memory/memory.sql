@@ -141,6 +141,15 @@ SELECT * FROM memory_entries WHERE workload = $workload AND list_contains($keys,
 -- name: of_ids
 SELECT * FROM memory_entries WHERE list_contains($ids, id)
 
+-- name: newer
+-- The newest entry of the same question that is in force, or was added later and not rejected.
+SELECT other.id, other.state
+FROM memory_entries one JOIN memory_entries other USING (workload, question_key)
+WHERE one.id = $id AND other.id != one.id
+    AND (other.state IN ('active', 'frozen') OR (other.added_at > one.added_at AND other.state NOT IN ('removed', 'overruled')))
+ORDER BY other.added_at DESC, other.id
+LIMIT 1
+
 -- name: change
 UPDATE memory_entries
 SET state = $state, reason = $reason, changed_by = $by, changed_at = $now, sequence = $sequence,

@@ -7,6 +7,7 @@ import pytest
 from teaching import Teacher
 from traffic import registered
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import overrides
 from retuned.retrain.memory import entries
@@ -182,6 +183,50 @@ def test_an_entry_that_a_person_edited_stays_whatever_becomes_of_the_correction(
         overrides.decide_rows(warehouse, "drop", [said], "checked", "olga", teacher.now)
     follow(teacher)
     assert answers(warehouse) == ["You have 14 days, unused."]
+
+
+def test_a_withdrawn_entry_is_not_put_back_beside_a_newer_one(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    (old,) = stored(warehouse)
+    teacher.acts += 1
+    entries.withdraw(warehouse, "support", {old["id"]: "worse"}, teacher.now)
+    teacher.correct(QUESTION, "30 days.", "You have 21 days.")
+    follow(teacher)
+    (new,) = stored(warehouse)
+    with pytest.raises(RetunedError, match=f"entry {new['id']}, which is active, is newer than {old['id']}"):
+        entries.decide(warehouse, "unfreeze", [old["id"]], "why", "olga", teacher.now)
+    assert answers(warehouse) == ["You have 21 days."]
+    teacher.acts += 1
+    entries.decide(warehouse, "remove", [new["id"]], "wrong", "olga", teacher.now)
+    entries.decide(warehouse, "unfreeze", [old["id"]], "right after all", "olga", teacher.now)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def retire(teacher: Teacher, id: str) -> None:
+    teacher.acts += 1
+    with entries.changing, teacher.warehouse.transaction() as cursor:
+        learned = entries.Change(id, "retired", "learned", "v2")
+        entries.apply(cursor, teacher.workload, [learned], teacher.now)
+
+
+def test_a_retired_entry_leaves_with_its_statements(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "expert", "eve")
+    follow(teacher)
+    retire(teacher, stored(warehouse)[0]["id"])
+    teacher.acts += 1
+    overrides.decide_account(warehouse, "ban", "eve", None, "left", "olga", teacher.now)
+    follow(teacher)
+    assert [row["state"] for row in stored(warehouse, None)] == ["overruled"]
+
+
+def test_a_person_may_remove_a_retired_entry(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    (entry,) = stored(warehouse)
+    retire(teacher, entry["id"])
+    entries.decide(warehouse, "remove", [entry["id"]], "outdated", "olga", teacher.now)
+    assert [row["state"] for row in stored(warehouse, None)] == ["removed"]
 
 
 def test_an_account_beyond_its_budget_loses_its_oldest_entries(teacher: Teacher, warehouse: Warehouse) -> None:
