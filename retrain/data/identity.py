@@ -93,8 +93,8 @@ class Identity:
 def identity(question: str, system: str = "", context: Sequence[str] = (), tools: Any = None) -> Identity:
     """Returns the identity of a question.
 
-    It ignores case, punctuation, the order of passages, and dates and times in the system prompt, which many
-    applications put there.
+    It ignores case, punctuation, the order of passages, the numbers of placeholders, and dates and times in the system
+    prompt, which many applications put there.
 
     Args:
         question: all turns of the conversation except system messages.
@@ -103,7 +103,7 @@ def identity(question: str, system: str = "", context: Sequence[str] = (), tools
     given = [
         normalise(_CLOCK.sub(" ", system)),
         sorted(normalise(passage) for passage in context),
-        json.dumps(tools, sort_keys=True) if tools else "",
+        unnumbered(json.dumps(tools, sort_keys=True)) if tools else "",
     ]
     return Identity(normalise(question), text_hash(json.dumps(given)) if any(given) else "")
 

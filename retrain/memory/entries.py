@@ -78,8 +78,8 @@ def transitions(
     """Yields the changes of the entries of one question.
 
     An answer of users is replaced by any other approved answer, that of an expert by an expert's, and that of a person
-    by an expert's newer one. An entry leaves if none of its statements is upheld any more, unless a person upholds it; a
-    retired one, too, so that it does not come back.
+    by an expert's newer one. An entry leaves if none of its statements is upheld any more, unless a person upholds it.
+    So does a retired one, which would come back otherwise.
 
     Args:
         entries: all entries of the question, the latest change last.

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 from teaching import Teacher
 
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_existing
@@ -33,7 +34,9 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.web.routes import application
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.watch import memory
-from retuned.retrain.memory import entries, statements
+from retuned.retrain.memory import entries, keys, statements
+from retuned.retrain.memory.feed import stated
+from retuned.retrain.memory.lookup import look_up
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 ON: dict[str, Any] = {"memory": {"mode": "context"}}
@@ -223,6 +226,23 @@ def test_what_is_erased_while_the_memory_decides_does_not_come_back(
     rig.jobs.run("memory")
     rows = warehouse.rows("SELECT question, state FROM memory_entries")
     assert rows == [{"question": "Is item 0 in stock?", "state": "active"}]
+
+
+def test_tools_are_redacted_however_the_memory_learns_of_them(rig: Rig, teacher: Teacher, warehouse: Warehouse) -> None:
+    mail = {"name": "mail", "description": "Writes to ann@example.com", "parameters": {"type": "object"}}
+    tools: list[Any] = [{"type": "function", "function": mail}]
+    text, redactor = "Is bob@example.com in the office?", Redactor(rig.settings.privacy)
+    question, offered = redactor.value([text, tools])
+    assert "<EMAIL_2>" in str(offered)
+    teacher.correct(question, "No.", "Yes.", attributes={"tools": offered})
+    rig.jobs.run("memory")
+    messages = [{"role": "user", "content": text}]
+    (entry,) = rig.feed()["entries"]
+    settings = rig.settings.for_workload("support")
+    assert look_up(warehouse, settings, "support", messages, None, tools, None)["entries"] == [entry["id"]]
+    by_hand = stated(redactor, messages, None, tools, "No.", "olga", teacher.now)
+    assert by_hand.key == entry["key"] == keys.question(redactor.value(messages), None, redactor.value(tools)).key.hex()
+    assert "Writes to <EMAIL_2>" in str(by_hand.tools)
 
 
 @pytest.fixture
