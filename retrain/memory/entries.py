@@ -94,11 +94,12 @@ def transitions(
                 yield Change(one.id, *reason)
             elif one.state != "retired":
                 current = one
-    if approved is None or (until is not None and approved.since <= until):
+    if approved is None:
         return
+    is_learned = until is not None and approved.since <= until
     if current is None:
         past = [one for one in entries if one.state in _ENDED and one.answer == approved.answer]
-        if not any(one.changed_at >= approved.since for one in past):
+        if not is_learned and not any(one.changed_at >= approved.since for one in past):
             yield Add(approved)
         return
     outranked = current.source != "users" and approved.source == "users"
@@ -106,7 +107,8 @@ def transitions(
     if current.answer == approved.answer or outranked or outdated:
         return
     yield Change(current.id, "superseded", f"a newer answer is approved: {', '.join(approved.feedback_ids)}")
-    yield Add(approved)
+    if not is_learned:
+        yield Add(approved)
 
 
 def _gone(entry: Entry, states: Mapping[str, Decided]) -> tuple[State, str] | None:
@@ -130,10 +132,10 @@ def newest(warehouse: Warehouse) -> dict[str, Any] | None:
 def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> int:
     """Applies new feedback and decisions to the entries of a workload, and returns the number of changes.
 
-    New feedback is found by the number of its transaction, as in the ledger. When the memory is switched on, feedback
-    counts from which the champion has not learned. What is erased while the answers are being decided counts for none.
+    New feedback is found by the number of its transaction, as in the ledger. When the memory is switched on, also after
+    a time in which it was off, feedback counts from which the champion has not learned. What is erased while the answers are being decided counts for none.
     """
-    behind = statements.Behind.of(warehouse, workload)
+    behind = statements.Behind.of(warehouse, workload, now)
     if behind is None:
         return 0
     learned = warehouse.row(QUERIES["learned_until"], {"workload": workload}) if behind.since is None else None
@@ -165,7 +167,8 @@ def _carry_out(
     apply(cursor, workload, expired, now)
     cursor.execute(QUERIES["begin_epoch"], {"epoch": uuid.uuid4().hex})
     position = {"workload": workload, "until": behind.until, "decided": behind.decided}
-    cursor.execute(QUERIES["set_position" if behind.since is None else "move_position"], position)
+    cursor.execute(QUERIES["set_position"], position)
+    cursor.execute(QUERIES["move_position"], position)
     return len(actions)
 
 

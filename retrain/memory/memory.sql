@@ -17,6 +17,13 @@ SELECT b.last AS until, p.last_batch AS since, p.decisions AS applied,
        (SELECT concat_ws(' ', count(*), max(moment)) FROM decided) AS decided
 FROM batches b LEFT JOIN memory_positions p ON p.workload = $workload
 
+-- name: missed
+-- Whether there are events that the memory has not read and that `fresh` would not find any more.
+SELECT 1 FROM feedback WHERE batch > $since AND received_at < $recent
+UNION ALL
+SELECT 1 FROM interactions WHERE batch > $since AND received_at < $recent
+LIMIT 1
+
 -- name: fresh
 -- New feedback on answers of the last day, and feedback of the last day on new answers.
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
@@ -75,6 +82,10 @@ SELECT count(*) FROM memory_statements WHERE workload = $workload
 SELECT DISTINCT question_key FROM memory_statements
 WHERE workload = $workload AND correction AND list_contains($keys, question_key)
 
+-- name: standing
+-- Questions whose entries newer statements may end.
+SELECT DISTINCT question_key FROM memory_entries WHERE workload = $workload AND state IN ('active', 'frozen', 'retired')
+
 -- name: forget_statements
 DELETE FROM memory_statements WHERE workload = $workload
 
@@ -118,7 +129,8 @@ JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_version
 WHERE a.workload = $workload AND a.alias = 'champion'
 
 -- name: set_position
-INSERT INTO memory_positions VALUES ($workload, $until, $decided)
+INSERT INTO memory_positions
+SELECT $workload, $until, $decided WHERE NOT EXISTS (FROM memory_positions WHERE workload = $workload)
 
 -- name: move_position
 UPDATE memory_positions SET last_batch = $until, decisions = $decided WHERE workload = $workload

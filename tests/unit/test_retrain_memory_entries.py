@@ -283,16 +283,51 @@ def test_what_was_read_before_a_crash_is_decided_after_it(
     assert len(warehouse.rows("SELECT * FROM memory_statements")) == 1
 
 
+def trained(teacher: Teacher) -> None:
+    """A champion has learned all that was taught."""
+    warehouse, now = teacher.warehouse, teacher.now
+    dataset = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    card = f'{{"evidence_until": "{now.isoformat()}"}}'
+    warehouse.insert("datasets", version="d1", workload="support", created_at=now, path="/d1", card=card, **dataset)
+    registered(warehouse, "v1")
+    warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=now)
+
+
 def test_when_it_is_switched_on_it_takes_what_the_champion_has_not_learned(
     teacher: Teacher, warehouse: Warehouse
 ) -> None:
     teacher.correct("Is item 1 in stock?", "No.", "Yes, 2 pieces.")
-    learned = teacher.now
+    trained(teacher)
     teacher.correct(QUESTION, "30 days.", "You have 14 days.")
-    dataset = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
-    card = f'{{"evidence_until": "{learned.isoformat()}"}}'
-    warehouse.insert("datasets", version="d1", workload="support", created_at=learned, path="/d1", card=card, **dataset)
-    registered(warehouse, "v1")
-    warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=learned)
     follow(teacher)
     assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_after_days_off_it_takes_what_happened_meanwhile(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob", "cem", "dan", "eve")
+    for user in ("ann", "bob"):
+        teacher.correct("Is a sofa in stock?", "No.", "Yes, 5 pieces.", "user", user)
+    follow(teacher)
+    assert answers(warehouse) == ["Yes, 5 pieces."]
+    for user in ("cem", "dan", "eve"):
+        teacher.correct("Is a sofa in stock?", "No.", "Yes, 90 pieces.", "user", user)
+    for user in ("ann", "bob"):
+        teacher.correct("Do you ship to Oslo?", "No.", "Yes, we do.", "user", user)
+    teacher.acts += 3 * 24 * 60
+    follow(teacher)
+    assert answers(warehouse) == ["Yes, 90 pieces.", "Yes, we do."]
+    assert len(warehouse.rows("SELECT * FROM memory_positions")) == 1
+    assert follow(teacher) == 0
+
+
+def test_an_entry_ends_whose_newer_answer_the_champion_learned_while_the_memory_was_off(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    teacher.correct(QUESTION, "30 days.", "You have 21 days.")
+    trained(teacher)
+    teacher.acts += 3 * 24 * 60
+    follow(teacher)
+    assert answers(warehouse) == []
+    assert [row["answer"] for row in stored(warehouse, "superseded")] == ["You have 14 days."]
