@@ -133,7 +133,8 @@ def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     """Applies new feedback and decisions to the entries of a workload, and returns the number of changes.
 
     New feedback is found by the number of its transaction, as in the ledger. When the memory is switched on, also after
-    a time in which it was off, feedback counts from which the champion has not learned. What is erased while the answers are being decided counts for none.
+    a time in which it was off, feedback counts from which the champion has not learned. What is erased while the
+    answers are being decided does not count.
     """
     behind = statements.Behind.of(warehouse, workload, now)
     if behind is None:
