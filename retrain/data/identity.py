@@ -95,8 +95,8 @@ def identity(
 ) -> Identity:
     """Returns the identity of a question.
 
-    It ignores case, punctuation, the order of passages, and dates and times in the system prompt, which many
-    applications put there.
+    It ignores case, punctuation, the order of passages, the numbers of placeholders, and dates and times in the system
+    prompt, which many applications put there.
 
     Args:
         question: all turns of the conversation except system messages.
@@ -106,7 +106,7 @@ def identity(
     given = [
         normalise(_CLOCK.sub(" ", system)),
         sorted(normalise(passage) for passage in context),
-        json.dumps(tools, sort_keys=True) if tools else "",
+        unnumbered(json.dumps(tools, sort_keys=True)) if tools else "",
     ]
     text = " ".join(filter(None, (normalise(question), calls)))
     return Identity(text, text_hash(json.dumps(given)) if any(given) else "")

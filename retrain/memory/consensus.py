@@ -28,7 +28,7 @@ class Approved:
     Attributes:
         messages, context, tools: JSON, as in `Example`.
         author: keyed hash of the account; None if unknown.
-        feedback_ids: the feedback that states this answer.
+        feedback_ids: the feedback that states this answer; of an edited entry, the feedback that its question is from.
         since: the time of the newest of these statements.
     """
 

@@ -78,7 +78,8 @@ def transitions(
     """Yields the changes of the entries of one question.
 
     An answer of users is replaced by any other approved answer, that of an expert by an expert's, and that of a person
-    by an expert's newer one. An entry leaves if none of its statements is upheld any more.
+    by an expert's newer one. An entry leaves if none of its statements is upheld any more, unless a person upholds it.
+    So does a retired one, which would come back otherwise.
 
     Args:
         entries: all entries of the question, the latest change last.
@@ -86,15 +87,19 @@ def transitions(
         states: the decision on each statement.
         until: the champion has learned from statements up to this time, which make no entry.
     """
-    current = next((one for one in reversed(entries) if one.state in ("active", "frozen")), None)
-    if current is not None and (reason := _gone(current, states)) is not None:
-        yield Change(current.id, *reason)
-        current = None
-    if approved is None or (until is not None and approved.since <= until):
+    current = None
+    for one in entries:
+        if one.state in ("active", "frozen", "retired"):
+            if (reason := _gone(one, states)) is not None:
+                yield Change(one.id, *reason)
+            elif one.state != "retired":
+                current = one
+    if approved is None:
         return
+    is_learned = until is not None and approved.since <= until
     if current is None:
         past = [one for one in entries if one.state in _ENDED and one.answer == approved.answer]
-        if not any(one.changed_at >= approved.since for one in past):
+        if not is_learned and not any(one.changed_at >= approved.since for one in past):
             yield Add(approved)
         return
     outranked = current.source != "users" and approved.source == "users"
@@ -102,11 +107,15 @@ def transitions(
     if current.answer == approved.answer or outranked or outdated:
         return
     yield Change(current.id, "superseded", f"a newer answer is approved: {', '.join(approved.feedback_ids)}")
-    yield Add(approved)
+    if not is_learned:
+        yield Add(approved)
 
 
 def _gone(entry: Entry, states: Mapping[str, Decided]) -> tuple[State, str] | None:
-    """Returns the state and the reason for which an entry leaves; None: a statement upholds it, or none was read."""
+    """Returns the state and the reason for which an entry leaves; None: a person or a statement upholds it, or none
+    was read."""
+    if entry.source == "person":
+        return None
     known = [states[id] for id in entry.feedback_ids if id in states]
     if not known or any(one.state == "taught" for one in known):
         return None
@@ -123,25 +132,44 @@ def newest(warehouse: Warehouse) -> dict[str, Any] | None:
 def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> int:
     """Applies new feedback and decisions to the entries of a workload, and returns the number of changes.
 
-    New feedback is found by the number of its transaction, as in the ledger. When the memory is switched on, feedback
-    counts from which the champion has not learned.
+    New feedback is found by the number of its transaction, as in the ledger. When the memory is switched on, also after
+    a time in which it was off, feedback counts from which the champion has not learned. What is erased while the
+    answers are being decided does not count.
     """
-    behind = statements.Behind.of(warehouse, workload)
+    behind = statements.Behind.of(warehouse, workload, now)
     if behind is None:
         return 0
     learned = warehouse.row(QUERIES["learned_until"], {"workload": workload}) if behind.since is None else None
     until = learned["until"] if learned else None
-    with warehouse.transaction() as cursor:
-        keys = statements.store(cursor, workload, behind, now, settings.dataset.maximum_rows, until)
-    found = find(warehouse, settings, workload, keys) if keys else Findings({}, {})
     with changing, warehouse.transaction() as cursor:
-        actions = list(_actions(cursor, workload, keys, found, until))
-        apply(cursor, workload, actions, now)
-        actions += (expired := list(_beyond_budget(cursor, settings.memory, workload)) if actions else [])
-        apply(cursor, workload, expired, now)
-        cursor.execute(QUERIES["begin_epoch"], {"epoch": uuid.uuid4().hex})
-        position = {"workload": workload, "until": behind.until, "decided": behind.decided}
-        cursor.execute(QUERIES["set_position" if behind.since is None else "move_position"], position)
+        keys = statements.store(cursor, workload, behind, now, settings.dataset.maximum_rows, until)
+    while True:  # to find takes long where a judge compares answers, so nobody waits for it
+        with warehouse.cursor() as cursor:
+            read = statements.count(cursor, workload)
+        found = find(warehouse, settings, workload, keys) if keys else Findings({}, {})
+        with changing, warehouse.transaction() as cursor:
+            if statements.count(cursor, workload) == read:
+                return _carry_out(cursor, settings, workload, behind, keys, found, until, now)
+
+
+def _carry_out(
+    cursor: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    workload: str,
+    behind: statements.Behind,
+    keys: Iterable[str],
+    found: Findings,
+    until: datetime | None,
+    now: datetime,
+) -> int:
+    actions = list(_actions(cursor, workload, keys, found, until))
+    apply(cursor, workload, actions, now)
+    actions += (expired := list(_beyond_budget(cursor, settings.memory, workload)) if actions else [])
+    apply(cursor, workload, expired, now)
+    cursor.execute(QUERIES["begin_epoch"], {"epoch": uuid.uuid4().hex})
+    position = {"workload": workload, "until": behind.until, "decided": behind.decided}
+    cursor.execute(QUERIES["set_position"], position)
+    cursor.execute(QUERIES["move_position"], position)
     return len(actions)
 
 
@@ -177,6 +205,8 @@ def apply(
 ) -> list[str]:
     """Carries out actions within a transaction; the caller holds `changing`. Returns the ids of added entries.
 
+    An entry does not come back in place of a newer one of its question: it ends as superseded.
+
     Args:
         by: who asked for it; None: retuned.
         reason: of entries that are added.
@@ -186,9 +216,9 @@ def apply(
     for sequence, action in enumerate(actions, last + 1):
         shared = {"now": now, "sequence": sequence, "by": by}
         if isinstance(action, Change):
-            version = {"version": action.version}
-            given = {"id": action.id, "state": action.state, "reason": action.reason}
-            cursor.execute(QUERIES["change"], given | shared | version)
+            if action.state == "active" and (newer := _newer(cursor, action.id)) is not None:
+                action = Change(action.id, "superseded", f"a newer entry answers the question: {newer['id']}")
+            cursor.execute(QUERIES["change"], asdict(action) | shared)
             continue
         values = asdict(action.approved)
         added.append(id := uuid.uuid4().hex[:16])
@@ -210,6 +240,11 @@ def apply(
     return added
 
 
+def _newer(cursor: duckdb.DuckDBPyConnection, id: str) -> dict[str, Any] | None:
+    """Returns the `id` and `state` of the newest entry that an entry must not come back in place of."""
+    return next(iter(rows_of(cursor.execute(QUERIES["newer"], {"id": id}))), None)
+
+
 def add(warehouse: Warehouse, workload: str, approved: Approved, now: datetime, author: str, reason: str) -> str:
     """Adds the answer of a person to a question in place of its current entry, and returns the new entry's id."""
     with changing, warehouse.transaction() as cursor:
@@ -225,7 +260,7 @@ _FROM: Mapping[Decision, tuple[State, ...]] = {
     "edit": ("active", "frozen"),
     "freeze": ("active",),
     "unfreeze": ("frozen", "withdrawn"),
-    "remove": ("active", "frozen"),
+    "remove": ("active", "frozen", "retired"),
 }
 _TO: Mapping[Decision, State] = {
     "edit": "superseded", "freeze": "frozen", "unfreeze": "active", "remove": "removed"
@@ -252,7 +287,8 @@ def decide(
         `id`, `workload` and `state` of each entry; an edit makes a new one.
 
     Raises:
-        RetunedError: an id is unknown, or the action does not apply in the entry's state.
+        RetunedError: an id is unknown, the action does not apply in the entry's state, or a newer entry answers the
+            question of one that is to come back.
     """
     with changing, warehouse.transaction() as cursor:
         known = {row["id"]: row for row in rows_of(cursor.execute(QUERIES["of_ids"], {"ids": list(ids)}))}
@@ -268,6 +304,11 @@ def decide(
                     f"memory {action}: entry {row['id']} is {row['state']}; this applies to entries that are "
                     f"{' or '.join(_FROM[action])}. Nothing is changed"
                 )
+            if _TO[action] == "active" and (newer := _newer(cursor, row["id"])) is not None:
+                raise RetunedError(
+                    f"memory {action}: entry {newer['id']}, which is {newer['state']}, is newer than {row['id']} and "
+                    "answers the same question. Nothing is changed. `retuned memory add` puts an answer in its place"
+                )
         results = []
         for id, row in known.items():
             actions: list[Action] = [Change(id, _TO[action], reason)]
@@ -282,12 +323,14 @@ def decide(
 
 
 def _edited(row: Mapping[str, Any], answer: str, author: str, now: datetime) -> Approved:
+    """Returns an entry with a person's answer. It keeps the feedback, because the question is from there: an erasure of
+    the feedback takes it along."""
     return Approved(
         key=row["question_key"],
         answer=answer,
         source="person",
         author=author,
-        feedback_ids=(),
+        feedback_ids=tuple(json.loads(row["feedback_ids"])),
         since=now,
         **{name: row[name] for name in ("messages", "question", "context", "tools")},
     )

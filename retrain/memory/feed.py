@@ -64,6 +64,17 @@ def detail(warehouse: Warehouse, id: str) -> dict[str, Any] | None:
     return row and row | {name: json.loads(row[name]) if row[name] else None for name in _JSON}
 
 
+def redacted(
+    redactor: Redactor,
+    messages: list[dict[str, Any]],
+    context: list[str] | None,
+    tools: list[dict[str, Any]] | None,
+) -> tuple[list[dict[str, Any]], list[str] | None, list[dict[str, Any]] | None]:
+    """Returns all that identifies a question, redacted as in events."""
+    scope = redactor.scope([messages, context, tools])
+    return redactor.value(messages, scope), redactor.value(context, scope), redactor.value(tools, scope)
+
+
 def stated(
     redactor: Redactor,
     messages: list[dict[str, Any]],
@@ -78,8 +89,7 @@ def stated(
     Raises:
         RetunedError: the conversation asks nothing.
     """
-    scope = redactor.scope([messages, context])
-    messages, context = redactor.value(messages, scope), redactor.value(context, scope)
+    messages, context, tools = redacted(redactor, messages, context, tools)
     asked = question(messages, context, tools)
     if asked is None:
         raise RetunedError("memory add: the messages hold no question of a user in text")

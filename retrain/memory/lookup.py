@@ -9,7 +9,7 @@ from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.memory import embed
 from retuned.retrain.memory.entries import QUERIES
-from retuned.retrain.memory.feed import epoch_of, in_force
+from retuned.retrain.memory.feed import epoch_of, in_force, redacted
 from retuned.retrain.memory.help import is_held_out, message
 from retuned.retrain.memory.index import Entry, Index
 from retuned.retrain.memory.keys import question
@@ -72,9 +72,7 @@ def look_up(
     result: dict[str, Any] = {"entries": [], "held_out": [], "mode": own["mode"]} | nothing
     if own["mode"] == "off":
         return result
-    redactor = Redactor(settings.privacy)
-    scope = redactor.scope([messages, context])
-    asked = question(redactor.value(messages, scope), redactor.value(context, scope), tools)
+    asked = question(*redacted(Redactor(settings.privacy), messages, context, tools))
     if asked is None:
         return result
     with _making:

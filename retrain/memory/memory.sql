@@ -17,6 +17,13 @@ SELECT b.last AS until, p.last_batch AS since, p.decisions AS applied,
        (SELECT concat_ws(' ', count(*), max(moment)) FROM decided) AS decided
 FROM batches b LEFT JOIN memory_positions p ON p.workload = $workload
 
+-- name: missed
+-- Whether there are events that the memory has not read and that `fresh` would not find any more.
+SELECT 1 FROM feedback WHERE batch > $since AND received_at < $recent
+UNION ALL
+SELECT 1 FROM interactions WHERE batch > $since AND received_at < $recent
+LIMIT 1
+
 -- name: fresh
 -- New feedback on answers of the last day, and feedback of the last day on new answers.
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
@@ -67,10 +74,17 @@ SELECT $workload, unnest($keys::VARCHAR[]), unnest($feedback::VARCHAR[]), unnest
 -- name: known_statements
 SELECT feedback_id FROM memory_statements WHERE workload = $workload AND list_contains($ids, feedback_id)
 
+-- name: count_statements
+SELECT count(*) FROM memory_statements WHERE workload = $workload
+
 -- name: corrected
 -- Of some questions those that were ever corrected.
 SELECT DISTINCT question_key FROM memory_statements
 WHERE workload = $workload AND correction AND list_contains($keys, question_key)
+
+-- name: standing
+-- Questions whose entries newer statements may end.
+SELECT DISTINCT question_key FROM memory_entries WHERE workload = $workload AND state IN ('active', 'frozen', 'retired')
 
 -- name: forget_statements
 DELETE FROM memory_statements WHERE workload = $workload
@@ -115,7 +129,8 @@ JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_version
 WHERE a.workload = $workload AND a.alias = 'champion'
 
 -- name: set_position
-INSERT INTO memory_positions VALUES ($workload, $until, $decided)
+INSERT INTO memory_positions
+SELECT $workload, $until, $decided WHERE NOT EXISTS (FROM memory_positions WHERE workload = $workload)
 
 -- name: move_position
 UPDATE memory_positions SET last_batch = $until, decisions = $decided WHERE workload = $workload
@@ -137,6 +152,15 @@ SELECT * FROM memory_entries WHERE workload = $workload AND list_contains($keys,
 
 -- name: of_ids
 SELECT * FROM memory_entries WHERE list_contains($ids, id)
+
+-- name: newer
+-- The newest entry of the same question that is in force, or was added later and not rejected.
+SELECT other.id, other.state
+FROM memory_entries one JOIN memory_entries other USING (workload, question_key)
+WHERE one.id = $id AND other.id != one.id
+    AND (other.state IN ('active', 'frozen') OR (other.added_at > one.added_at AND other.state NOT IN ('removed', 'overruled')))
+ORDER BY other.added_at DESC, other.id
+LIMIT 1
 
 -- name: change
 UPDATE memory_entries

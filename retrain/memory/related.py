@@ -88,16 +88,22 @@ def _questions(folder: Path) -> Iterator[Known]:
 
 
 def _trials(embedding: embed.Embedding, known: Sequence[Known], metric: Chosen) -> Iterator[tuple[float, bool]]:
-    """Yields a look-up of each question among the others: the similarity, and whether the answer means the same."""
+    """Yields a look-up of each question among the others: the similarity, and whether the answer means the same.
+
+    Two questions that are each other's nearest are one look-up, as the same outcome is no evidence a second time.
+    """
     scopes = {scope: number for number, scope in enumerate({one.scope for one in known})}
     vectors, scope = embedding([one.text for one in known]), np.array([scopes[one.scope] for one in known])
+    nearest, found = np.zeros(len(known), dtype=int), np.zeros(len(known))
     for start in range(0, len(known), _BLOCK):
         similarity = vectors[start : start + _BLOCK] @ vectors.T
         similarity[scope[start : start + _BLOCK, None] != scope[None, :]] = -1.0
         similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -1.0
-        for place, nearest in enumerate(similarity.argmax(axis=1).tolist()):
-            if (found := float(similarity[place, nearest])) > 0:
-                yield found, metric.compare(known[nearest].answer, known[start + place].answer) is True
+        nearest[start : start + _BLOCK] = similarity.argmax(axis=1)
+        found[start : start + _BLOCK] = similarity.max(axis=1)
+    for place, other in enumerate(nearest.tolist()):
+        if found[place] > 0 and not (nearest[other] == place and other < place):
+            yield float(found[place]), metric.compare(known[other].answer, known[place].answer) is True
 
 
 def _of_entries(

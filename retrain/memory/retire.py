@@ -1,9 +1,12 @@
 """Retirement: entries leave once a champion has learned them, as its answers without the memory prove."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from retuned.consumers.warehouse.connection import Warehouse
+import duckdb
+
+from retuned.consumers.warehouse.connection import Warehouse, rows_of
 from retuned.retrain.memory.entries import QUERIES, Change, active, apply, changing
 
 SPLIT = "memory"
@@ -40,18 +43,15 @@ def follow_champion(warehouse: Warehouse, workload: str, now: datetime) -> int:
     A champion has learned an entry if all of its answers about the entry meant the same as the approved one, in the
     evaluation before its promotion. Returns the number of changes.
     """
-    rows = warehouse.rows(QUERIES["learned"], {"workload": workload})
-    changes = [
-        Change(
-            row["id"], "retired", f"{workload}@{row['version']} gives the approved answer without it", row["version"]
-        )
-        for row in rows
-    ]
-    changes += [
-        Change(row["id"], "active", f"{workload}@{row['version']}, which had learned it, does not serve")
-        for row in warehouse.rows(QUERIES["unlearned"], {"workload": workload})
-    ]
-    if changes:
-        with changing, warehouse.transaction() as cursor:
-            apply(cursor, workload, changes, now)
+    with changing, warehouse.transaction() as cursor:
+        changes = list(_changes(cursor, workload))
+        apply(cursor, workload, changes, now)
     return len(changes)
+
+
+def _changes(cursor: duckdb.DuckDBPyConnection, workload: str) -> Iterator[Change]:
+    for row in rows_of(cursor.execute(QUERIES["learned"], {"workload": workload})):
+        reason = f"{workload}@{row['version']} gives the approved answer without it"
+        yield Change(row["id"], "retired", reason, row["version"])
+    for row in rows_of(cursor.execute(QUERIES["unlearned"], {"workload": workload})):
+        yield Change(row["id"], "active", f"{workload}@{row['version']}, which had learned it, does not serve")

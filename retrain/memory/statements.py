@@ -21,7 +21,8 @@ from retuned.retrain.settings import DatasetSettings
 QUERIES = named_queries("retuned.retrain.memory", "memory.sql")
 
 RECENT = timedelta(days=1)
-"""Answers that are older when feedback comes are not looked for, except for the corrections of experts."""
+"""Answers that are older when feedback comes are not looked for, except for the corrections of experts. A memory that
+has read nothing for longer, because it was off, starts anew."""
 ON_A_QUESTION = 200
 """The most statements on a question that are read, the newest."""
 ELSEWHERE = 50
@@ -33,7 +34,7 @@ class Behind:
     """What the memory of a workload has not read yet.
 
     Attributes:
-        since: the last transaction that it has read; None: it never read.
+        since: the last transaction that it has read; None: it reads the history, as it never read or not for RECENT.
         applied, decided: fingerprints of the decisions that are applied, and of all.
     """
 
@@ -43,12 +44,17 @@ class Behind:
     decided: str
 
     @classmethod
-    def of(cls, warehouse: Warehouse, workload: str) -> "Behind | None":
+    def of(cls, warehouse: Warehouse, workload: str, now: datetime) -> "Behind | None":
         """Returns None if it has read all."""
         row = warehouse.row(QUERIES["behind"], {"workload": workload})
         assert row is not None
         behind = cls(**row)
-        return None if (behind.since, behind.applied) == (behind.until, behind.decided) else behind
+        if (behind.since, behind.applied) == (behind.until, behind.decided):
+            return None
+        missed = {"since": behind.since, "recent": now - RECENT}
+        if behind.since != behind.until and warehouse.row(QUERIES["missed"], missed):
+            return cls(behind.until, None, None, behind.decided)
+        return behind
 
 
 def store(
@@ -63,7 +69,7 @@ def store(
 
     Args:
         limit: the most statements that are read when the memory is switched on.
-        learned_until: then only questions with later feedback count as new.
+        learned_until: then only questions with later feedback count as new, and those that have an entry.
     """
     found = _new(cursor, workload, behind, now, limit)
     asked = {row["interaction_id"]: question(*map(_parsed, row["asked"])) for row in found}
@@ -71,6 +77,8 @@ def store(
     _add(cursor, workload, rows)
     since = learned_until if behind.since is None else None
     touched = {row["question_key"] for row in rows if since is None or row["feedback_at"] > since}
+    if behind.since is None:
+        touched |= {key for (key,) in cursor.execute(QUERIES["standing"], {"workload": workload}).fetchall()}
     if behind.applied != behind.decided:
         parameters: dict[str, Any] = {"workload": workload, "applied": _shortly_before(behind.applied)}
         touched |= {key for (key,) in cursor.execute(QUERIES["decided_about"], parameters).fetchall()}
@@ -118,6 +126,12 @@ def _add(cursor: duckdb.DuckDBPyConnection, workload: str, rows: Sequence[dict[s
     }
     lists = {name: [row[column] for row in rows] for name, column in columns.items()}
     cursor.execute(QUERIES["add_statements"], {"workload": workload} | lists)
+
+
+def count(cursor: duckdb.DuckDBPyConnection, workload: str) -> int:
+    """Returns the number of stored statements. Between two calls of `store` it changes only if some are deleted."""
+    (statements,) = cursor.execute(QUERIES["count_statements"], {"workload": workload}).fetchall()[0]
+    return int(statements)
 
 
 def read(

@@ -1,10 +1,10 @@
 """The similarity from which an entry may help related questions, with a bound on the share of wrong help.
 
 A look-up takes the nearest known question. Evidence are trials of just that: each question whose approved answer is
-known looks up the nearest other one, and the answers either mean the same or not. The bound holds for questions like
-these. Thresholds for each entry, and abstention without evidence, follow vCache (Schroeder et al. 2025,
-arXiv:2502.03771); its model of one entry is replaced by a test on all trials of a workload, because entries are hours
-old and have hardly any of their own.
+known looks up the nearest other one, and the answers either mean the same or not. Two that are each other's nearest are
+one trial, because the test needs independent ones. The bound holds for questions like these. Thresholds for each entry,
+and abstention without evidence, follow vCache (Schroeder et al. 2025, arXiv:2502.03771); its model of one entry is
+replaced by a test on all trials of a workload, because entries are hours old and have hardly any of their own.
 """
 
 from collections.abc import Iterable, Sequence

@@ -16,7 +16,10 @@ from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.settings import Settings
 
 SETTINGS = Settings(memory=MemorySettings(mode="context"))
-GOODS = {"lamp": "14 days", "sofa": "30 days", "gift card": "5 euros"}
+GOODS = {
+    "lamp": "14 days", "sofa": "30 days", "gift card": "5 euros", "kettle": "7 days", "carpet": "8 weeks",
+    "bicycle": "2 years", "piano": "one month", "tent": "10 days", "mirror": "3 weeks",
+}  # fmt: skip
 
 pytestmark = pytest.mark.skipif(embed.load() is None, reason="the extra memory is not installed")
 

@@ -10,10 +10,12 @@ from models import ANY_LATENCY, tiny_llama
 from teaching import GOODS, START, Teacher, question, teach_policies
 
 from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.settings import PrivacySettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import queue, run
 from retuned.retrain.data.dataset import load, logged_answers
-from retuned.retrain.memory import entries, retire
+from retuned.retrain.memory import entries, feed, retire
 from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
@@ -59,6 +61,48 @@ def test_an_entry_retires_only_if_all_of_its_questions_are_answered_right(
     warehouse.execute("UPDATE aliases SET version = 'v1'")
     assert retire.follow_champion(warehouse, "support", teacher.now + timedelta(seconds=1)) == 1
     assert states(warehouse) == {"active": 3}
+
+
+def test_an_entry_that_a_person_edits_just_before_it_retires_stays_as_the_person_left_it(
+    teacher: Teacher, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher.correct("How long may I return a lamp?", "No.", "You have 14 days.")
+    entries.follow(warehouse, Settings(memory=MemorySettings(mode="context")), "support", teacher.now)
+    (entry,) = entries.active(warehouse, "support")
+    teacher.acts += 10
+    evaluated(warehouse, teacher, {f"{entry['id']}:0": 1})
+
+    class Late:
+        def __enter__(self) -> None:
+            entries.decide(warehouse, "edit", [entry["id"]], "wrong", "olga", teacher.now, "You have 21 days.")
+            entries.changing.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            entries.changing.release()
+
+    monkeypatch.setattr(retire, "changing", Late())
+    assert retire.follow_champion(warehouse, "support", teacher.now) == 0
+    assert states(warehouse) == {"active": 1, "superseded": 1}
+
+
+def test_of_two_retired_entries_of_a_question_only_the_newer_one_comes_back(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    question, ids = "How long may I return a lamp?", []
+    for days in (14, 21):
+        entry = feed.stated(
+            Redactor(PrivacySettings()), [{"role": "user", "content": question}], None, None, f"You have {days} days.",
+            "olga", teacher.now,
+        )  # fmt: skip
+        ids.append(entries.add(warehouse, "support", entry, teacher.now, "olga", "asked"))
+        teacher.acts += 10
+        with entries.changing, warehouse.transaction() as cursor:
+            entries.apply(cursor, "support", [entries.Change(ids[-1], "retired", "learned", "v2")], teacher.now)
+    evaluated(warehouse, teacher, {})
+    warehouse.execute("UPDATE aliases SET version = 'v1'")
+    retire.follow_champion(warehouse, "support", teacher.now)
+    rows = warehouse.rows("SELECT id, state FROM memory_entries ORDER BY added_at")
+    assert rows == [{"id": ids[0], "state": "superseded"}, {"id": ids[1], "state": "active"}]
 
 
 def test_related_questions_that_an_entry_helped_are_asked_too(teacher: Teacher, warehouse: Warehouse) -> None:

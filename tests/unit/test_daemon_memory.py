@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pytest
 from doors import FakeDaemon
+from erasing import now
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 from teaching import Teacher
 
+from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_existing
@@ -20,6 +22,7 @@ from retuned.consumers.warehouse.selection import Selection
 from retuned.daemon.backup.create import back_up
 from retuned.daemon.backup.restore import choose, restore
 from retuned.daemon.cli.summary import details
+from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
@@ -31,7 +34,9 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.web.routes import application
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.watch import memory
-from retuned.retrain.memory import entries, statements
+from retuned.retrain.memory import entries, keys, statements
+from retuned.retrain.memory.feed import stated
+from retuned.retrain.memory.lookup import look_up
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
 ON: dict[str, Any] = {"memory": {"mode": "context"}}
@@ -180,6 +185,68 @@ def test_an_erasure_takes_the_texts_of_entries_with_it(rig: Rig, teacher: Teache
     assert (row["id"], row["question"], row["answer"], row["feedback_ids"]) == (erased["id"], "", "", "[]")
     assert [one["id"] for one in rig.feed()["entries"]] == [kept["id"]]
     assert not warehouse.rows("SELECT * FROM memory_statements WHERE interaction_id = 'support-i3'")
+
+
+def erase(rig: Rig, interaction: str) -> None:
+    erasures = Erasures(rig.teacher.warehouse, rig.settings, threading.Event(), now, lambda *_: None)
+    id = erasures.request(Selection(interactions=[interaction]), "olga", "asked")
+    erasures.run()
+    found = erasures.of(id)
+    assert found is not None
+    assert found["state"] == "done"
+
+
+def test_an_erasure_takes_entries_with_it_that_a_person_edited(
+    rig: Rig, teacher: Teacher, warehouse: Warehouse
+) -> None:
+    correct(teacher, 2)
+    rig.jobs.run("memory")
+    (id,) = (one["id"] for one in rig.feed()["entries"] if one["question"] == "Is item 1 in stock?")
+    for answer in ("Yes, many.", "Yes, very many."):
+        teacher.acts += 1
+        (edited,) = entries.decide(warehouse, "edit", [id], "wording", "olga", teacher.now, answer)
+        id = edited["id"]
+    erase(rig, "support-i3")
+    assert [one["question"] for one in rig.feed()["entries"]] == ["Is item 0 in stock?"]
+    gone = warehouse.rows(
+        "SELECT state, question, messages FROM memory_entries WHERE question != 'Is item 0 in stock?'"
+    )
+    assert gone == [{"state": "removed", "question": "", "messages": "[]"}] * 3
+
+
+def test_what_is_erased_while_the_memory_decides_does_not_come_back(
+    rig: Rig, teacher: Teacher, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    correct(teacher, 2)
+    find = entries.find
+
+    def interrupted(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        found = find(*arguments)
+        erase(rig, "support-i3")
+        return found
+
+    monkeypatch.setattr(entries, "find", interrupted)
+    rig.jobs.run("memory")
+    rows = warehouse.rows("SELECT question, state FROM memory_entries")
+    assert rows == [{"question": "Is item 0 in stock?", "state": "active"}]
+
+
+def test_tools_are_redacted_however_the_memory_learns_of_them(rig: Rig, teacher: Teacher, warehouse: Warehouse) -> None:
+    mail = {"name": "mail", "description": "Writes to ann@example.com", "parameters": {"type": "object"}}
+    tools: list[Any] = [{"type": "function", "function": mail}]
+    text, redactor = "Is bob@example.com in the office?", Redactor(rig.settings.privacy)
+    question, offered = redactor.value([text, tools])
+    assert "<EMAIL_2>" in str(offered)
+    teacher.correct(question, "No.", "Yes.", attributes={"tools": offered})
+    rig.jobs.run("memory")
+    messages = [{"role": "user", "content": text}]
+    (entry,) = rig.feed()["entries"]
+    settings = rig.settings.for_workload("support")
+    assert look_up(warehouse, settings, "support", messages, None, tools, None)["entries"] == [entry["id"]]
+    by_hand = stated(redactor, messages, None, tools, "No.", "olga", teacher.now)
+    assert by_hand.key == entry["key"] == keys.question(redactor.value(messages), None, redactor.value(tools)).key.hex()
+    assert "Writes to <EMAIL_2>" in str(by_hand.tools)
 
 
 @pytest.fixture

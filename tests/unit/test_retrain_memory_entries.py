@@ -7,6 +7,7 @@ import pytest
 from teaching import Teacher
 from traffic import registered
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import overrides
 from retuned.retrain.memory import entries
@@ -166,6 +167,68 @@ def test_the_entries_of_a_banned_account_leave(teacher: Teacher, warehouse: Ware
     assert "olga: left" in gone["reason"]
 
 
+@pytest.mark.parametrize("decision", ["drop", "ban"])
+def test_an_entry_that_a_person_edited_stays_whatever_becomes_of_the_correction(
+    teacher: Teacher, warehouse: Warehouse, decision: str
+) -> None:
+    said = teacher.correct(QUESTION, "30 days.", "You have 14 days.", "expert", "eve")
+    follow(teacher)
+    (entry,) = stored(warehouse)
+    teacher.acts += 1
+    entries.decide(warehouse, "edit", [entry["id"]], "wording", "olga", teacher.now, "You have 14 days, unused.")
+    teacher.acts += 1
+    if decision == "ban":
+        overrides.decide_account(warehouse, "ban", "eve", None, "left", "olga", teacher.now)
+    else:
+        overrides.decide_rows(warehouse, "drop", [said], "checked", "olga", teacher.now)
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days, unused."]
+
+
+def test_a_withdrawn_entry_is_not_put_back_beside_a_newer_one(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    (old,) = stored(warehouse)
+    teacher.acts += 1
+    entries.withdraw(warehouse, "support", {old["id"]: "worse"}, teacher.now)
+    teacher.correct(QUESTION, "30 days.", "You have 21 days.")
+    follow(teacher)
+    (new,) = stored(warehouse)
+    with pytest.raises(RetunedError, match=f"entry {new['id']}, which is active, is newer than {old['id']}"):
+        entries.decide(warehouse, "unfreeze", [old["id"]], "why", "olga", teacher.now)
+    assert answers(warehouse) == ["You have 21 days."]
+    teacher.acts += 1
+    entries.decide(warehouse, "remove", [new["id"]], "wrong", "olga", teacher.now)
+    entries.decide(warehouse, "unfreeze", [old["id"]], "right after all", "olga", teacher.now)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def retire(teacher: Teacher, id: str) -> None:
+    teacher.acts += 1
+    with entries.changing, teacher.warehouse.transaction() as cursor:
+        learned = entries.Change(id, "retired", "learned", "v2")
+        entries.apply(cursor, teacher.workload, [learned], teacher.now)
+
+
+def test_a_retired_entry_leaves_with_its_statements(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "expert", "eve")
+    follow(teacher)
+    retire(teacher, stored(warehouse)[0]["id"])
+    teacher.acts += 1
+    overrides.decide_account(warehouse, "ban", "eve", None, "left", "olga", teacher.now)
+    follow(teacher)
+    assert [row["state"] for row in stored(warehouse, None)] == ["overruled"]
+
+
+def test_a_person_may_remove_a_retired_entry(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    (entry,) = stored(warehouse)
+    retire(teacher, entry["id"])
+    entries.decide(warehouse, "remove", [entry["id"]], "outdated", "olga", teacher.now)
+    assert [row["state"] for row in stored(warehouse, None)] == ["removed"]
+
+
 def test_an_account_beyond_its_budget_loses_its_oldest_entries(teacher: Teacher, warehouse: Warehouse) -> None:
     known_for_long(teacher, "ann", "bob")
     for number in range(3):
@@ -220,16 +283,51 @@ def test_what_was_read_before_a_crash_is_decided_after_it(
     assert len(warehouse.rows("SELECT * FROM memory_statements")) == 1
 
 
+def trained(teacher: Teacher) -> None:
+    """A champion has learned all that was taught."""
+    warehouse, now = teacher.warehouse, teacher.now
+    dataset = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    card = f'{{"evidence_until": "{now.isoformat()}"}}'
+    warehouse.insert("datasets", version="d1", workload="support", created_at=now, path="/d1", card=card, **dataset)
+    registered(warehouse, "v1")
+    warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=now)
+
+
 def test_when_it_is_switched_on_it_takes_what_the_champion_has_not_learned(
     teacher: Teacher, warehouse: Warehouse
 ) -> None:
     teacher.correct("Is item 1 in stock?", "No.", "Yes, 2 pieces.")
-    learned = teacher.now
+    trained(teacher)
     teacher.correct(QUESTION, "30 days.", "You have 14 days.")
-    dataset = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
-    card = f'{{"evidence_until": "{learned.isoformat()}"}}'
-    warehouse.insert("datasets", version="d1", workload="support", created_at=learned, path="/d1", card=card, **dataset)
-    registered(warehouse, "v1")
-    warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=learned)
     follow(teacher)
     assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_after_days_off_it_takes_what_happened_meanwhile(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob", "cem", "dan", "eve")
+    for user in ("ann", "bob"):
+        teacher.correct("Is a sofa in stock?", "No.", "Yes, 5 pieces.", "user", user)
+    follow(teacher)
+    assert answers(warehouse) == ["Yes, 5 pieces."]
+    for user in ("cem", "dan", "eve"):
+        teacher.correct("Is a sofa in stock?", "No.", "Yes, 90 pieces.", "user", user)
+    for user in ("ann", "bob"):
+        teacher.correct("Do you ship to Oslo?", "No.", "Yes, we do.", "user", user)
+    teacher.acts += 3 * 24 * 60
+    follow(teacher)
+    assert answers(warehouse) == ["Yes, 90 pieces.", "Yes, we do."]
+    assert len(warehouse.rows("SELECT * FROM memory_positions")) == 1
+    assert follow(teacher) == 0
+
+
+def test_an_entry_ends_whose_newer_answer_the_champion_learned_while_the_memory_was_off(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    teacher.correct(QUESTION, "30 days.", "You have 21 days.")
+    trained(teacher)
+    teacher.acts += 3 * 24 * 60
+    follow(teacher)
+    assert answers(warehouse) == []
+    assert [row["answer"] for row in stored(warehouse, "superseded")] == ["You have 14 days."]
