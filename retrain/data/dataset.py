@@ -103,9 +103,12 @@ def load(warehouse: Warehouse, workload: str, version: str) -> Dataset | None:
     )
 
 
-def logged_answers(warehouse: Warehouse, dataset: Dataset, split: str = "holdout") -> dict[str, str]:
-    """Returns the known answers of production to the questions of a split, by row_id."""
-    parameters = {"workload": dataset.workload, "version": dataset.version, "split": split}
+def logged_answers(
+    warehouse: Warehouse, dataset: Dataset, split: str = "holdout", incumbent: str | None = None
+) -> dict[str, str]:
+    """Returns the known answers of production to the questions of a split, by row_id; with an incumbent, its alone."""
+    about = {"workload": dataset.workload, "version": dataset.version}
+    parameters = about | {"split": split, "incumbent": incumbent}
     return {
         row["row_id"]: logged_answer(row["response"], row["calls"])[1]
         for row in warehouse.rows(QUERIES["logged_answers"], parameters)

@@ -53,7 +53,7 @@ def evaluations(
         stored = json.loads(kept.read_text(encoding="utf-8"))
         return [Evaluation(**row) for row in stored["rows"]], stored["lengths"]
     run.record.report("evaluate")
-    logged = datasets.logged_answers(run.warehouse, dataset)
+    logged = _logged(run, dataset, "holdout", parent)
     pairs = exam.due(run.warehouse, run.workload, datasets.metric_of(dataset, run.settings).metric)
     memory = retire.questions(run.warehouse, run.workload)
     rows, figures = _evaluated(run, dataset, parent, training, run.folder, run.settings, logged, pairs, memory)
@@ -76,11 +76,18 @@ def with_folds(
         return rows
     if not gate.lacks_evidence(compared(run, dataset, rows, lengths)):
         return rows
-    logged = datasets.logged_answers(run.warehouse, dataset, "train")
+    logged = _logged(run, dataset, "train", parent)
     rows = list(rows)
     for number, fold in enumerate(folds(dataset, run.settings, run.folder), 1):
         rows += _fold(run, number, fold, parent, training["dtype"], logged)
     return rows
+
+
+def _logged(run: Context, dataset: Dataset, split: str, champion: Version | None) -> dict[str, str]:
+    """Returns the answers to compare with: while no version serves, those of the incumbent, if there is one."""
+    own = run.settings.incumbent
+    incumbent = own.model if own.url and champion is None else None
+    return datasets.logged_answers(run.warehouse, dataset, split, incumbent)
 
 
 def _fold(

@@ -147,7 +147,7 @@ def test_the_answer_of_a_sign_in_serves_its_own_browser_once(console: str, brows
         for one in (page, other):
             one.goto(came[0])
             expect(one.locator("[role=alert]:not([hidden])")).to_contain_text(
-                "this sign-in was begun in another browser"
+                "This sign-in was begun in another browser"
             )
         other.goto(console)
         expect(other).to_have_title("Sign in · retuned")

@@ -428,6 +428,25 @@ def test_the_logged_answers_are_those_of_production(warehouse: Warehouse, tmp_pa
     assert 0 < len(logged) < len(held_out)
 
 
+def test_beside_an_incumbent_only_its_answers_are_compared(warehouse: Warehouse, tmp_path: Path, base: Path) -> None:
+    """Neither those of a canary that was taken back, nor of another model in the logs."""
+    teacher = Teacher(warehouse)
+    given = {"support@base": "mini", "mini-2026-01-01": None, "support@v1": None, "other": None}
+    asked = {}
+    for number, (asks, right) in enumerate(questions(GOODS)):
+        model = list(given)[number % 4]
+        attributes = {"incumbent": given[model]} if given[model] else None
+        asked[teacher.ask(asks, f"{right} {model}", model=model, attributes=attributes)] = model
+    for interaction in asked:
+        teacher.say(interaction, "helpful", True, "expert")
+    dataset = build_dataset(warehouse, settings_for(tmp_path, base), "support", teacher.now)
+    model_of = {row["row_id"]: asked[row["interaction_id"]] for row in dataset.split("holdout")}
+    assert set(model_of.values()) == set(given)
+    own = {row for row, model in model_of.items() if model in ("support@base", "mini-2026-01-01")}
+    assert logged_answers(warehouse, dataset, incumbent="mini").keys() == own
+    assert logged_answers(warehouse, dataset).keys() == model_of.keys()
+
+
 def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
 ) -> None:
