@@ -157,7 +157,7 @@ def test_the_commands_do_it_with_a_daemon_and_without(
         text = done("dataset", "preview", "support")
         assert text.startswith("next dataset of support (there is none yet): 14 rows, scored by ")
         assert "set_aside  contradicts_expert         1\n" in text
-        assert re.search(r"why       an expert gives another answer.*: At 8 am\.", text)
+        assert re.search(r"why       an expert gives another answer, support-f\d+", text)
         found = json.loads(done("dataset", "preview", "support", "--json"))
         assert len(found["rows"]) == 14
         listed = done("rows", "support", "--state", "waiting")

@@ -535,7 +535,7 @@ def test_most_of_a_class_would_be_left_out(bench: Bench, warehouse: Warehouse) -
         teacher.say(shown, "helpful", True)
     result = bench.retrain()
     assert (result.state, result.version, result.passed) == ("refused", None, None)
-    assert "12 of 12 questions with the answer 'not at all'" in result.reasons[0]
+    assert "12 of 12 questions with the answer of feedback" in result.reasons[0]
     (row,) = warehouse.rows("SELECT state, error FROM runs")
     assert row == {"state": "refused", "error": result.error}
 
