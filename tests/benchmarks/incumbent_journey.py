@@ -97,7 +97,8 @@ class Journey:
             if len(taught) < DATASET.minimum_rows:
                 continue
             right = self.world.learn(taught)
-            asked, was_good = known[held_out[known]], good[held_out[known]]
+            compared = held_out[known] | (good & (not self.world.bought))  # what may not be taught is held out
+            asked, was_good = known[compared], good[compared]
             most = examples_to_ask(Held(was_good.sum(), (~was_good).sum()), SETTINGS, MARGIN, tries)
             if self.promoted(asked[:most], was_good[:most], right, tries):
                 figures = {"days_to_promotion": 7.0 * week, "rows": float(len(asked)), "right": float(right.mean())}
@@ -117,7 +118,7 @@ class Journey:
         good, wrong = sum(rated), len(rated) - sum(rated)
         judged = Judged(0, wrong, good, good, 0, wrong, good, float(PLANNED_DAY))
         facts = Facts(traffic=None, feedback=[], judged=judged, dataset=None, trained=[])
-        settings = Settings(incumbent=MARGIN)
+        settings = Settings(incumbent=MARGIN, dataset=DatasetSettings(learn_from_incumbent=self.world.bought))
         found = {
             one.name: one.value for one in estimate(facts, settings, Machines(), [], datetime(2026, 11, 1)).figures
         }
