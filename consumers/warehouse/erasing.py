@@ -54,7 +54,7 @@ _NAMES: Sequence[tuple[str, str, Kind]] = (
     ("shadow_answers", "value", "user"),
 )
 """The columns of events that name a conversation or users: table, column, kind."""
-_WITHOUT_MENTIONS = {"audit", "tombstones", "schema_migrations", "erasure_versions", "archives"}
+_WITHOUT_MENTIONS = {"audit"}
 """Tables whose texts are not searched for erased ids. Rows of the audit cannot change, and hold no conversations."""
 PROSE = {"reason", "reasons", "detail", "error", "figures", "release_reason"}
 """Columns with sentences, which may quote an id. All other columns have keys, names and figures, where a word that
