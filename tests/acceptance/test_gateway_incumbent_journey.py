@@ -87,7 +87,7 @@ class Shop:
         model = answer.headers["X-Retuned-Model"]
         self.answers[conversation].append((model, "X-Retuned-Fallback" in answer.headers))
         if is_rated:
-            token, is_good = answer.headers["X-Retuned-Feedback-Token"], crc32(conversation.encode()) % 10 > 0
+            token, is_good = answer.headers["X-Retuned-Feedback-Token"], crc32(conversation.encode()) % 20 > 0
             vote = {"token": token, "name": "helpful", "value": is_good}
             self._client.post("/v1/feedback", json=vote).raise_for_status()
         return model
@@ -189,10 +189,10 @@ def test_from_the_first_request_to_a_model_of_ones_own_and_back(tmp_path: Path, 
                 shares.append(share)
                 shop.in_trouble(f"at {share}", *[shop.own] if share == 0 else [shop.own, shop.vendor])
             else:  # fewer answers than two steps need, so that no step passes unseen
-                for _ in range(2 if 0 < share < 0.1 else 1):
+                for _ in range(3 if 0 < share < 0.1 else 1):
                     shop.day(f"day {(number := number + 1)}")
             shop.settle()
-            assert number < 60, daemon.workload()["rollout"]
+            assert number < 200, daemon.workload()["rollout"]
         assert shares == [0.0, 0.05, 0.25, 0.5], daemon.workload()["promotions"]
         assert daemon.workload()["champion"] == "v1"
         until(lambda: {*shop.day("the last step")} == {OWN})
