@@ -34,7 +34,7 @@ class RunnerSettings(Section):
     )
     runtime_env: dict[str, Any] = Field(
         {},
-        description="of kind ray: Ray's runtime_env of the jobs, for example {image_uri: registry/retuned:0.2.0}; "
+        description="of kind ray: Ray's runtime_env of the jobs, for example {image_uri: registry/retuned:1.0.0}; "
         "{}: the environment of the nodes",
     )
     python: str = Field(

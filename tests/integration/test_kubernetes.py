@@ -357,7 +357,7 @@ def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
     ingest = configured("ingest", monkeypatch, tmp_path, *PROTECTED)
     pod = pods(*PROTECTED)["ingest"]["spec"]
     (container,) = pod["containers"]
-    assert container["image"] == "registry.example.com/retuned:0.2.0-ingest"
+    assert container["image"] == "registry.example.com/retuned:1.0.0-ingest"
     assert 'CMD ["ingest"]' in stage("ingest")
     assert (ingest.http.host, ingest.http.port) == ("::", container["ports"][0]["containerPort"])
     assert ingest.kafka.sasl_username == "retuned"
