@@ -65,7 +65,7 @@ def worlds() -> Iterator[World]:
         folder = Path(named or "") / name
         files = [folder / file for file in source.files]
         if named and all(file.exists() for file in files):
-            world = World(name, same=_like_one_of_three if name == "qa" else equal)
+            world = World(name, same=like_one_of_three if name == "qa" else equal)
             _SETS[name](world, files, random.Random(name))
             yield world
         else:
@@ -112,9 +112,9 @@ def _people_who_disagree(world: World, files: Sequence[Path], luck: random.Rando
 
     Some were answered by three people each, in words of their own; in four of ten cases somebody adds the answer to
     another question. Of others, real users called the system's answer correct, wrong, or partly correct."""
-    answered = [one for one in _lines(files[1]) if one["annotation"]]
+    answered = [one for one in records(files[1]) if one["annotation"]]
     for number, one in enumerate(answered):
-        given = [text for text in _listed(one["annotations"]) if text.strip()]
+        given = [text for text in listed(one["annotations"]) if text.strip()]
         when = START + timedelta(minutes=20 * number)
         wrong = luck.choice(answered)["annotation"]
         interaction = world.asked(one["question"], wrong, when, right=given, context=[one["context"]])
@@ -122,7 +122,7 @@ def _people_who_disagree(world: World, files: Sequence[Path], luck: random.Rando
         luck.shuffle(stated)
         for minute, text in enumerate(stated):
             world.taught(interaction, text, when + timedelta(minutes=minute), who=f"reader-{luck.randrange(120)}")
-    for number, one in enumerate(_lines(files[0])):
+    for number, one in enumerate(records(files[0])):
         when, correct = START + timedelta(minutes=13 * number), one["feedback"] == "Correct"
         right = [one["pred"]] if correct else []
         who = one["workerId"]
@@ -239,17 +239,17 @@ def _any_of(answers: Sequence[str]) -> Callable[[random.Random], str]:
     return lambda luck: luck.choice(answers)
 
 
-def _like_one_of_three(answer: str, given: str) -> bool:
+def like_one_of_three(answer: str, given: str) -> bool:
     """Whether at least half of the words are shared (their F1), as people copy more or less of a passage."""
     ours, theirs = set(plain(answer).split()), set(plain(given).split())
     return plain(answer) == plain(given) or 2 * len(ours & theirs) >= (len(ours) + len(theirs)) / 2
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def records(file: Path) -> list[dict[str, Any]]:
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def _listed(value: list[str] | str) -> list[str]:
+def listed(value: list[str] | str) -> list[str]:
     """A list, which some rows hold as Python writes it."""
     return value if isinstance(value, list) else list(ast.literal_eval(value))

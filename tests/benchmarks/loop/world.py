@@ -40,6 +40,7 @@ class Scenario:
         ramp: days until that share is reached.
         season: by how much the mix of topics moves within the year, without any change of what is right.
         rated: share of right answers that are rated; of wrong ones twice as many.
+        likes: how often users call a wrong and a right answer helpful; None: by account.
         late: mean days until a vote arrives.
         correcting: share of the votes against an answer that state another one.
         expert_wrong: share of the experts' corrections that are wrong.
@@ -59,6 +60,7 @@ class Scenario:
     season: float = 0.0
     answers: int = 300
     rated: float = 0.04
+    likes: tuple[float, float] | None = None
     late: float = 0.7
     correcting: float = 0.4
     expert_wrong: float = 0.02
@@ -86,6 +88,7 @@ SCENARIOS = {
     "vanishing_classes": replace(CHANGE, forgotten=0.5),
     "outages": replace(CHANGE, no_training=(95, 125), no_feedback=(230, 244)),
     "late_feedback": replace(CHANGE, late=12.0),
+    "real_feedback": replace(CHANGE, likes=(10 / 16, 26 / 28)),  # see `likes.py`
     "rated_1_percent": replace(CHANGE, rated=0.008),
     "rated_20_percent": replace(CHANGE, rated=0.17),
 }
@@ -107,6 +110,8 @@ class World:
         rank = activity.argsort().argsort() / ACCOUNTS
         # Those who vote most are the most critical.
         self.likes: Floats = np.stack([0.3 - 0.2 * rank, 0.97 - 0.1 * rank])
+        if scenario.likes is not None:
+            self.likes = np.repeat(np.array(scenario.likes)[:, None], ACCOUNTS, axis=1)
         self.enemies = luck.permutation(ACCOUNTS)[: round(scenario.enemies * ACCOUNTS)]
         self.targets = luck.permutation(TOPICS)[:4]
         self.phase: Floats = luck.uniform(0, 2 * np.pi, TOPICS)
