@@ -83,7 +83,7 @@ def test_the_overview_begins_with_what_needs_a_person(service: Local, clients: d
     assert "3 of 10 workloads need you" in clients["otto"].get("/").text
     places = [page.index(f'/workloads/{of[number]}"') for number in (FALLS, UNRATED, APPROVAL)]
     assert places == sorted(places)
-    assert "fell on Friday, 27 Mar" in page
+    assert "fell on Friday, 27 Mar 10:00 UTC" in page, "the first figure below the interval of a week before"
     found = clients["vera"].get("/api/v1/overview").json()
     assert [one["finding"]["level"] for one in found["workloads"][:3]] == ["bad", "warn", "warn"]
     assert clients["vera"].get("/?show=unrated").text.count('<th scope="row"') == 1
@@ -98,7 +98,7 @@ def test_the_overview_counts_each_answer_once(clients: dict[str, TestClient]) ->
 def test_what_was_accepted_is_no_drift_any_more(service: Local, clients: dict[str, TestClient]) -> None:
     workload = names(service)[FALLS]
     service.warehouse.execute("DELETE FROM quality")
-    assert "Drift found today" in clients["vera"].get("/").text
+    assert "Drift found today 08:00 UTC" in clients["vera"].get("/").text
     service.warehouse.insert(
         "drift_references",
         workload=workload,
