@@ -1,4 +1,4 @@
-"""Times as text: what people write, and what events and answers have."""
+"""Times as text: what people write and read, and what events and answers have."""
 
 from datetime import UTC, datetime
 
@@ -19,3 +19,13 @@ def utc(name: str, text: str | None) -> datetime | None:
 def iso(time: datetime) -> str:
     """Returns a time in UTC as in events and answers: 2026-11-24T09:30:00.000Z."""
     return time.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def shown(time: datetime | str) -> str:
+    """Returns a moment as people read it on a terminal and in messages: 2026-11-24 09:30 UTC.
+
+    Args:
+        time: or its ISO 8601; in UTC if it names no zone.
+    """
+    moment = datetime.fromisoformat(time) if isinstance(time, str) else time
+    return f"{moment.astimezone(UTC) if moment.tzinfo else moment:%Y-%m-%d %H:%M} UTC"

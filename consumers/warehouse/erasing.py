@@ -197,6 +197,11 @@ class ErasedRows:
         letters = cursor.execute(QUERIES["letters"]).fetchall()
         quoting = [row for row, text, received_at in letters if tombstones.quoted(text, received_at)]
         cursor.register("erased_letter", pa.table({"id": pa.array(quoting, pa.int64())}))
+        experts = cursor.execute(QUERIES["experts"]).fetchall()
+        spans = [(name, *span) for (name,) in experts if (span := tombstones.of_user(name))]
+        names, starts, ends = zip(*spans, strict=True) if spans else ((), (), ())
+        times = {"since": pa.array(starts, pa.timestamp("us")), "until": pa.array(ends, pa.timestamp("us"))}
+        cursor.register("erased_expert", pa.table({"name": pa.array(names, pa.string())} | times))
 
     def conditions(self) -> dict[str, str]:
         """Returns the condition of the erased rows of each table, in the order of deletion."""
@@ -208,7 +213,7 @@ class ErasedRows:
         if not self._followed:
             rows, requests = found["dataset_rows"], found["label_requests"]
             first["evaluations"] = f"row_id IN (SELECT row_id FROM dataset_rows WHERE {rows})"
-            first["label_work"] = f"request_id IN (SELECT id FROM label_requests WHERE {requests})"
+            first["label_work"] = QUERIES["erased_work"].format(requests=requests)
         return first | found
 
     def count(self) -> dict[str, int]:

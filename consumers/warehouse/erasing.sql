@@ -133,6 +133,18 @@ WHERE timestamp >= spans.since AND timestamp < spans.until
 -- name: letters
 SELECT rowid, payload, received_at FROM dead_letters WHERE payload IS NOT NULL
 
+-- name: experts
+SELECT DISTINCT expert FROM label_work
+
+-- name: erased_work
+-- What experts did with erased requests ({requests}), what erased experts did, and answers whose comment is erased feedback.
+request_id IN (SELECT id FROM label_requests WHERE {requests})
+OR EXISTS (FROM erased_expert e WHERE e.name = expert AND label_work.since >= e.since AND label_work.since < e.until)
+OR (request_id, comment) IN (
+    SELECT r.id, f.value ->> '$' FROM label_requests r JOIN feedback f ON f.interaction_id = r.interaction_id
+    WHERE f.name = 'comment' AND f.id IN (SELECT id FROM erased_feedback)
+)
+
 -- name: erased_datasets
 -- Datasets with erased rows that a version learns or is chosen by in its training.
 SELECT dataset_version, count(DISTINCT row_id) AS rows

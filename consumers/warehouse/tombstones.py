@@ -56,6 +56,7 @@ class Tombstones:
     def __init__(self, keys: UserKeys) -> None:
         self._keys = dict(zip(keys.ids, keys.derived("tombstones"), strict=True))
         self._newest = keys.ids[0]
+        self._pseudonyms = keys.pseudonyms
         self._known: dict[Kind, dict[str, dict[str, Span]]] = {}
         self._state: tuple[int, datetime | None] = (0, None)
 
@@ -90,6 +91,10 @@ class Tombstones:
                 if (digest := _hash(key, kind, id)) in known:
                     found[id] = known[digest]
         return found
+
+    def of_user(self, user_id: str) -> Span | None:
+        """Returns the span of a user's tombstone, by the id of which pseudonyms are made; None: there is none."""
+        return next(iter(self.matching("user", self._pseudonyms(user_id)).values()), None)
 
     @property
     def kinds(self) -> Collection[Kind]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.command import Common, command
 from retuned.daemon.cli.rows import counted
@@ -67,7 +68,7 @@ def approve(
 
 def lines(approval: Mapping[str, Any]) -> Iterator[str]:
     """A request that waits, for a person at a terminal."""
-    since, until = (_minute(approval[when]) for when in ("requested_at", "expires_at"))
+    since, until = (shown(approval[when]) for when in ("requested_at", "expires_at"))
     to_compare = f"compared with {approval['workload']}@{approval['champion'] or 'base'}"
     more = to_compare if approval["kind"] == "version" else "before it is trained on"
     yield f"{_name(approval)}  waits since {since}, expires {until}, {more}"
@@ -83,7 +84,3 @@ def _name(approval: Mapping[str, Any]) -> str:
     if approval["kind"] == "dataset":
         return f"dataset {approval['version']} of {approval['workload']}"
     return f"{approval['workload']}@{approval['version']}"
-
-
-def _minute(time: str) -> str:
-    return f"{time[:16].replace('T', ' ')} UTC"

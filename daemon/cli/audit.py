@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.cli.command import FILE, Common, command, option
 from retuned.daemon.operations import audit as operations
@@ -206,11 +207,11 @@ def _table(found: Any) -> Any:
 
     styles = {"refused": "yellow", "failed": "red"}
     return screen.table(
-        (">#", "TIME (UTC)", "ACTOR", "ACTION", "OUTCOME", "WORKLOAD", "SUBJECT", "REASON"),
+        (">#", "TIME", "ACTOR", "ACTION", "OUTCOME", "WORKLOAD", "SUBJECT", "REASON"),
         [
             (
                 str(row["sequence"]),
-                row["created_at"][:19].replace("T", " "),
+                shown(row["created_at"]),
                 screen.printable(row["actor"]),
                 row["action"],
                 (row["outcome"], styles.get(row["outcome"], "")),

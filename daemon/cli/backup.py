@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retuned.consumers.common.extras import needing
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import BackupError, ConfigurationError, StoreUnavailable
 from retuned.daemon.settings import Settings
 
@@ -37,7 +38,7 @@ def restore(settings: Settings, folder: Path, generation: str | None, *, replace
 
     now = datetime.now(UTC).replace(tzinfo=None)
     done = restore(settings, choose(folder, generation), replace=replace, now=now)
-    print(f"{done.generation.name} is in place, as of {done.manifest.created_at:%Y-%m-%d %H:%M:%S} UTC")
+    print(f"{done.generation.name} is in place, as of {shown(done.manifest.created_at)}")
     for offset in done.manifest.offsets:
         print(f"  reading goes on at {offset.topic}[{offset.partition}]@{offset.next_offset}")
     if done.missing_key:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from retuned.consumers.common.extras import needing
 from retuned.consumers.common.memory import available_bytes, gibibytes
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
@@ -267,10 +268,10 @@ def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: Retune
         bind(settings.http).close()
         found += "is free"
     else:
-        found += f"is the daemon's that runs (version {daemon['version']}, since {daemon['started_at']:.19})"
+        found += f"is the daemon's that runs (version {daemon['version']}, since {shown(daemon['started_at'])})"
     found += "" if principals.required else "; no token is asked for"
     if tls is not None:
-        found += f"; {tls.warning(datetime.now(UTC)) or f'the certificate is valid until {tls.expires_at:%Y-%m-%d}'}"
+        found += f"; {tls.warning(datetime.now(UTC)) or f'the certificate is valid until {shown(tls.expires_at)}'}"
     if settings.store.kind == "cluster" and principals.required and settings.http.key_of_sessions() is None:
         raise _Notice(
             f"{found}; without http.session_key each daemon signs sessions by a key of its own: a browser is signed "

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.command import FILE, Common, command, option
 from retuned.daemon.cli.progress import moving
@@ -128,4 +129,4 @@ def dead_letters(common: Common, action: str, limit: int, reason: str | None, as
         print("no dead letters", file=sys.stderr)  # what reads the list gets an empty one
     for letter in letters:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
-        print(f"{letter['received_at'][:19]}  {where}  {letter['reason']}: {letter['detail']}")
+        print(f"{shown(letter['received_at'])}  {where}  {letter['reason']}: {letter['detail']}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.command import Common, command, option
 from retuned.daemon.cli.rows import line
@@ -55,7 +56,7 @@ def _lines(part: dict[str, Any]) -> list[str]:
         case "answer":
             memory = [f"memory     {', '.join(map(str, part['memory']))}"] if part["memory"] else []
             return [
-                f"{part['id']}  {part['workload']}  {part['timestamp'][:19]}  answered by {part['model']}",
+                f"{part['id']}  {part['workload']}  {shown(part['timestamp'])}  answered by {part['model']}",
                 f"asked      {line(part['question'])}",
                 f"answered   {line(part['answer'])}",
                 *memory,
@@ -77,7 +78,7 @@ def _lines(part: dict[str, Any]) -> list[str]:
 
 def _version(part: dict[str, Any]) -> Iterator[str]:
     base, files = part["base"], part["files"]
-    yield f"{part['name']}  {part['created_at'][:19]}"
+    yield f"{part['name']}  {shown(part['created_at'])}"
     yield f"base       {base['path']} (hash {base['hash']}, licence {base['licence']})"
     state = files["problem"] or (
         "unchanged since they were registered" if files["hashes"] else "registered without hashes"
@@ -91,7 +92,7 @@ def _version(part: dict[str, Any]) -> Iterator[str]:
         start = f"continued {one['parent']}" if one["parent"] else "began from the base model"
         yield f"dataset    {one['version']}  learned by {one['learned_by']}, which {start}"
         if "train" in one:
-            gone = f"; removed by retention on {one['removed_at'][:10]}" if one["removed_at"] else ""
+            gone = f"; removed by retention at {shown(one['removed_at'])}" if one["removed_at"] else ""
             yield (
                 f"           {one['train']} rows taught, {one['replay']} of them again; {one['validation']} for "
                 f"validation, {one['holdout']} held out{gone}"
@@ -106,5 +107,5 @@ def _version(part: dict[str, Any]) -> Iterator[str]:
         yield f"evaluated  {row['split']:10}  {row['model']:10}  {row['score']:.3f}  ({row['answers']} answers)"
     for row in part["decisions"]:
         done = "" if row["outcome"] else " (no)"
-        yield f"decided    {row['created_at'][:19]}  {row['kind']}{done}  by {row['actor']}"
+        yield f"decided    {shown(row['created_at'])}  {row['kind']}{done}  by {row['actor']}"
         yield from (f"           {line(reason)}" for reason in row["reasons"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.daemon.cli.command import FILE, Common, command, option
 from retuned.daemon.operations import erasure as operations
 from retuned.daemon.operations.fields import Named, Nothing
@@ -75,7 +76,7 @@ def erasures(common: Common, id: str | None, as_json: bool) -> None:
         print(json.dumps(listed, indent=2))
     for one in [] if as_json else listed:
         problem = f": {one['error']}" if one["error"] else ""
-        print(f"{one['requested_at'][:19]}  {one['id']}  {one['state']}{problem}")
+        print(f"{shown(one['requested_at'])}  {one['id']}  {one['state']}{problem}")
 
 
 def _done(service: Service, id: str) -> dict[str, Any]:

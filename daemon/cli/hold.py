@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.daemon.cli.command import Common, command, derived
 from retuned.daemon.operations import holds as operations
 from retuned.daemon.operations.fields import Nothing
@@ -28,8 +29,8 @@ def list_(common: Common, as_json: bool) -> None:
             one["id"],
             one["workload"] or "all",
             screen.printable(one["user_id"] or "all"),
-            f"{one['placed_at'][:10]} by {screen.printable(one['placed_by'])}",
-            f"{one['released_at'][:10]} by {screen.printable(one['released_by'])}" if one["released_at"] else "",
+            f"{shown(one['placed_at'])} by {screen.printable(one['placed_by'])}",
+            f"{shown(one['released_at'])} by {screen.printable(one['released_by'])}" if one["released_at"] else "",
             screen.printable(one["reason"]),
         )
         for one in found

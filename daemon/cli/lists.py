@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers.common.times import shown
 from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import LINES
 from retuned.daemon.jobs.progress import words
@@ -21,10 +22,10 @@ def runs(found: Sequence[Mapping[str, Any]]) -> Iterator["RenderableType"]:
         yield screen.text("No retraining yet. `retuned status WORKLOAD` shows what the policy decided last.")
         return
     yield screen.table(
-        ("STARTED (UTC)", "WORKLOAD", "STATE", ">TOOK", "RESULT"),
+        ("STARTED", "WORKLOAD", "STATE", ">TOOK", "RESULT"),
         [
             (
-                _minute(run["started_at"]),
+                shown(run["started_at"]),
                 run["workload"],
                 (run["state"], STYLES.get(run["state"], "")),
                 _took(run["started_at"], run["finished_at"]),
@@ -45,7 +46,7 @@ def versions(found: Sequence[Mapping[str, Any]]) -> Iterator["RenderableType"]:
         ("TRAINED", "VERSION", ">EXAMPLES", ">SCORE", ">CHAMPION", "GATE", "SERVES"),
         [
             (
-                one["created_at"][:10],
+                shown(one["created_at"]).partition(" ")[0],  # the line has no room for more
                 f"{one['workload']}@{one['version']}",
                 "" if one["examples"] is None else f"{one['examples']:,}",
                 _score(one["scores"], "candidate"),
@@ -83,7 +84,7 @@ def _result(run: Mapping[str, Any]) -> str:
 
 def _serves(one: Mapping[str, Any]) -> str:
     if one["removed_at"]:
-        return f"removed by retention on {one['removed_at'][:10]}"
+        return f"removed by retention at {shown(one['removed_at'])}"
     share = f"{one['share']:.0%}" if one["share"] else ""
     return " ".join(filter(None, [", ".join(one["aliases"]), share]))
 
@@ -91,10 +92,6 @@ def _serves(one: Mapping[str, Any]) -> str:
 def _score(scores: Mapping[str, Any] | None, *models: str) -> str:
     value = next((scores[model] for model in models if scores and scores.get(model) is not None), None)
     return "" if value is None else f"{value:.3f}"
-
-
-def _minute(time: str) -> str:
-    return time[:16].replace("T", " ")
 
 
 def _took(started: str, finished: str | None) -> str:

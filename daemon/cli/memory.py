@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.command import FILE, LINES, Common, command
-from retuned.daemon.cli.rows import answer_of, line, minute, needed
+from retuned.daemon.cli.rows import answer_of, line, needed
 from retuned.daemon.operations import memory as operations
 from retuned.daemon.process import user_of_machine as user
 
@@ -91,7 +92,7 @@ def _list(found: list[Any], *, as_json: bool) -> None:
 
 def _lines(entry: Mapping[str, Any]) -> Iterator[str]:
     by = f"{entry['source']}{' ' + entry['author'] if entry['author'] else ''}"
-    yield f"{entry['id']}  {entry['state']:10}  {by}, {minute(entry['since'])}"
+    yield f"{entry['id']}  {entry['state']:10}  {by}, {shown(entry['since'])}"
     if entry["reason"]:
         yield f"    why       {line(entry['reason'])}"
     yield f"    asked     {line(entry['question'])}"
@@ -100,7 +101,7 @@ def _lines(entry: Mapping[str, Any]) -> Iterator[str]:
 
 def _shown(entry: Mapping[str, Any]) -> Iterator[str]:
     yield from _lines(entry)
-    yield f"    added     {minute(entry['added_at'])}, changed {minute(entry['changed_at'])}"
+    yield f"    added     {shown(entry['added_at'])}, changed {shown(entry['changed_at'])}"
     if entry["feedback_ids"]:
         yield f"    feedback  {', '.join(entry['feedback_ids'])}"
     related = (

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.command import FILE, LINES, Common, command
 from retuned.daemon.operations import rows as operations
@@ -115,7 +116,7 @@ def accounts(
         print("nobody has decided about an account", file=sys.stderr)
     for one in found:
         where = one["workload"] or "all workloads"
-        print(f"{one['account']}  {where}  {one['action']} by {one['author']} at {minute(one['decided_at'])}: ", end="")
+        print(f"{one['account']}  {where}  {one['action']} by {one['author']} at {shown(one['decided_at'])}: ", end="")
         print(line(one["reason"]))
 
 
@@ -223,8 +224,3 @@ def answer_of(what: str, answer: str | None, file: Path | None) -> str:
         return sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RetunedError(f"--answer-file {file}: cannot be read as text ({error})") from error
-
-
-def minute(time: str) -> str:
-    """A time to the minute, for a person."""
-    return f"{time[:16].replace('T', ' ')} UTC"

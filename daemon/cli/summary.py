@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from retuned.consumers.common.times import shown
 from retuned.daemon.cli import progress, screen
 from retuned.daemon.cli.command import LINES
 from retuned.daemon.jobs.progress import words
@@ -112,8 +113,8 @@ def details(name: str, status: dict[str, Any]) -> list[tuple[str, str]]:
 def _running(status: dict[str, Any]) -> Iterator["RenderableType"]:
     """What runs, and what is stored."""
     ingestion = status["ingestion"]
-    since = f"runs since {_at(status['started_at'])}" if status["running"] else "is not running"
-    yield screen.text(f"retuned {status['version']} {since}; as of {_at(status['as_of'])}", "dim")
+    since = f"runs since {shown(status['started_at'])}" if status["running"] else "is not running"
+    yield screen.text(f"retuned {status['version']} {since}; as of {shown(status['as_of'])}", "dim")
     stored = f"{_count(ingestion['interactions'], 'answer')}, {ingestion['feedback']:,} feedback"
     if dead := ingestion["dead_letters"]:
         stored += f", {dead:,} not decoded (`retuned dead-letters list`)"
@@ -134,7 +135,7 @@ def _notices(status: dict[str, Any]) -> Iterator["RenderableType"]:
     for pause in status["pauses"]:
         yield screen.text(
             f"Retraining of {pause['workload'] or 'all workloads'} is paused by {pause['actor']} since "
-            f"{_at(pause['created_at'])}: {pause['reason']}",
+            f"{shown(pause['created_at'])}: {pause['reason']}",
             "yellow",
         )
     for daemon in status.get("daemons", ()):
@@ -186,7 +187,7 @@ def _quality(figures: list[dict[str, Any]]) -> Iterator[str]:
             f"{name} {_number(latency[metric])} s" for metric, name in LATENCIES.items() if metric in latency
         )
     if found:
-        yield f"measured {_at(found[0]['created_at'])}"
+        yield f"measured {shown(found[0]['created_at'])}"
 
 
 def _serves(name: str, workload: Mapping[str, Any]) -> Iterator[str]:
@@ -207,12 +208,12 @@ def _rollout(workload: str, rollout: dict[str, Any], as_of: str) -> str:
     """Who answers how much, since when, and what the next step waits for."""
     share = "in shadow for {shadow:.4g}" if rollout["shadow"] is not None else "{share:.4g}"
     parts = f"{workload}@{rollout['version']} {share.format(**rollout)}"
-    parts += f" of the conversations since {_at(rollout['step_since'])}"
+    parts += f" of the conversations since {shown(rollout['step_since'])}"
     if rollout["state"] == "holdback":
         return f"{parts}; {workload}@{rollout['previous_version'] or 'base'} the rest until the watch has ended"
     check = rollout["check"]
     seen = f"{check['verdict'].replace('_', ' ')}: {'; '.join(check['reasons'])}" if check else "not looked at yet"
-    when = f"not before {_at(rollout['next_at'])}" if as_of < rollout["next_at"] else "once nothing holds it"
+    when = f"not before {shown(rollout['next_at'])}" if as_of < rollout["next_at"] else "once nothing holds it"
     return f"{parts}, then {rollout['next_share']:.4g}, {when}; {seen}"
 
 
@@ -226,7 +227,7 @@ def _drift(workload: Mapping[str, Any]) -> str:
     if not workload["drift"]:
         return ""
     latest = workload["drift"][0]
-    found = f"{_at(latest['created_at'])}: {latest['detail']}"
+    found = f"{shown(latest['created_at'])}: {latest['detail']}"
     return f"{found}; {_estimate(latest['estimate'])}" if latest["estimate"] else found
 
 
@@ -243,7 +244,7 @@ def _decision(decisions: list[dict[str, Any]]) -> str:
         return ""
     latest = decisions[0]
     verdict = "yes" if latest["outcome"] else "no"
-    return f"{_at(latest['created_at'])}, {latest['kind']}: {verdict}: {'; '.join(latest['reasons'])}"
+    return f"{shown(latest['created_at'])}, {latest['kind']}: {verdict}: {'; '.join(latest['reasons'])}"
 
 
 def _run_now(run: dict[str, Any], status: dict[str, Any], workload: str) -> str:
@@ -275,7 +276,8 @@ def _money(name: str, roi: dict[str, Any], status: dict[str, Any]) -> Iterator[s
     if roi["ratio"] is not None:
         sums = f"gains {_number(roi['gains'])}, costs {_number(roi['costs'])} {currency}"
         ends = _within(roi["ratio_low"], roi["ratio_high"])
-        yield f"ROI {roi['ratio']:.2f} ({sums}{ends}), booked until {_at(status['booked_at'])}"
+        booked = shown(status["booked_at"]) if status["booked_at"] else "unknown"
+        yield f"ROI {roi['ratio']:.2f} ({sums}{ends}), booked until {booked}"
     if roi["promotions"] and (change := roi["promotions"][0])["uplift"] is not None:
         before = f"{name}@{change['previous_version'] or 'base'} would have gained {_number(change['counterfactual'])}"
         ends = _within(change["uplift_low"], change["uplift_high"])
@@ -291,7 +293,7 @@ def _to_do(name: str, workload: Mapping[str, Any], status: dict[str, Any]) -> It
     for one in workload["approvals"]:
         if one["state"] == "waiting":
             what = f"dataset {one['version']}" if one["kind"] == "dataset" else f"{name}@{one['version']}"
-            yield f"{what} waits until {_at(one['expires_at'])} for `retuned approve {name}`"
+            yield f"{what} waits until {shown(one['expires_at'])} for `retuned approve {name}`"
     if asked := workload["labels"]["open"]:
         yield f"{_count(asked, 'answer')} to judge: `retuned labels --workload {name}`"
     if any(one["workload"] in (None, name) for one in status["pauses"]):
@@ -308,7 +310,7 @@ def refused(ingestion: dict[str, Any]) -> list[str]:
         f"set aside  {producer['topic']}, "
         + (f"workload {producer['workload']}" if producer["workload"] else "messages without a workload")
         + f": {producer['dead']} of its last {producer['messages']} messages are no events, since "
-        f"{producer['since'][:19]}; the last one: {producer['example']}"
+        f"{shown(producer['since'])}; the last one: {producer['example']}"
         for producer in ingestion.get("set_aside", ())
     ]
     lines += [
@@ -320,10 +322,6 @@ def refused(ingestion: dict[str, Any]) -> list[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _at(time: str | None) -> str:
-    return "unknown" if time is None else f"{time[:16].replace('T', ' ')} UTC"
 
 
 def _within(low: float | None, high: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from retuned.consumers.common.times import shown
 from retuned.daemon.cli.command import LINES, Common, command, option
 from retuned.daemon.cli.rows import compared_lines, line, preview_lines
 from retuned.daemon.operations import labels as operations
@@ -74,7 +75,7 @@ def _list_datasets(common: Common, workload: str, as_json: bool) -> None:
         counts = ", ".join(f"{one[name]} {name}" for name in ("train", "validation", "holdout"))
         learned = f"  learned by {', '.join(one['models'])}" if one["models"] else ""
         gone = "  removed by retention" if one["removed_at"] else ""
-        print(f"{one['version']}  {one['created_at'][:16]}Z  {counts}{learned}{gone}")
+        print(f"{one['version']}  {shown(one['created_at'])}  {counts}{learned}{gone}")
 
 
 def _compare_datasets(common: Common, asked: dict[str, Any], as_json: bool) -> None:
@@ -121,7 +122,7 @@ def lineage(common: Common, id: str, as_json: bool) -> None:
     for row in found["quarantine"][:LINES]:
         print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {line(row['detail'])}")
     for row in found["removed"][:LINES]:
-        print(f"{row['workload']}  {row['kind']} {row['version']}  removed by retention on {row['removed_at'][:10]}")
+        print(f"{row['workload']}  {row['kind']} {row['version']}  removed by retention at {shown(row['removed_at'])}")
     lists = (found["rows"], found["set_aside"], found["quarantine"], found["removed"])
     more = sum(max(len(rows) - LINES, 0) for rows in lists)
     if more:

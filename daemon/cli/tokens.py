@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.sections import is_loopback
 from retuned.daemon.roles import ROLES, Role
@@ -78,13 +79,13 @@ def _print_link(settings: Settings, file: Path, name: str, token: str) -> None:
 def _listed(file: Path, now: datetime) -> list[str]:
     lines = []
     for one in principals.read(file):
-        made = f"made {one.created_at:%Y-%m-%d}" if one.created_at else ""
+        made = f"made {shown(one.created_at)}" if one.created_at else ""
         verb = "expires" if one.is_valid(now) else "EXPIRED"
-        ends = f"{verb} {one.expires_at:%Y-%m-%d %H:%M}" if one.expires_at else ""
+        ends = f"{verb} {shown(one.expires_at)}" if one.expires_at else ""
         bound = f"of {', '.join(one.workloads)}" if one.workloads is not None else ""
         reads = "" if one.conversations else "without conversations"
         about = " ".join(filter(None, (ends, bound, reads)))
-        lines.append(f"{one.name:<24} {one.role:<9} {made:<16} {about}".rstrip())
+        lines.append(f"{one.name:<24} {one.role:<9} {made:<25} {about}".rstrip())
     return lines
 
 

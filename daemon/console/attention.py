@@ -6,11 +6,10 @@ from datetime import date, datetime, timedelta
 from typing import Literal
 from urllib.parse import quote
 
-from retuned.daemon.console.overview import Facts, Rate
+from retuned.daemon.console.overview import COMPARED_DAYS, Facts, Rate
 from retuned.daemon.roles import Role
 
 Level = Literal["bad", "warn", "busy", "quiet"]
-COMPARED_DAYS = 7
 RECENT = timedelta(days=7)
 UNRATED_ANSWERS = 50
 """A workload with so many answers a day and no rating is called unrated."""
@@ -86,13 +85,12 @@ def ranked(states: Iterable[State]) -> list[State]:
 def _fell(facts: Facts, now: datetime) -> Finding | None:
     """The interval of the helpful rate lies below that of a week before."""
     rate, before = facts.helpful, _week_before(facts, now.date())
-    if rate is None or before is None or rate.high >= before.low:
+    if rate is None or before is None or rate.high >= before.low or facts.fell_at is None:
         return None
-    since = _day(_fell_on(facts, before, now.date()), now.date())
     ratings = f"{_count(rate.n, 'rating')}, 95% interval {rate.low:.0%} to {rate.high:.0%}."
     return Finding(
         "bad",
-        f"Helpful {rate.value:.0%}, was {before.value:.0%}; fell {since}",
+        f"Helpful {rate.value:.0%}, was {before.value:.0%}; fell {_at(facts.fell_at, now)}",
         f"{ratings} {_news(facts)}".rstrip(),
         _act(facts),
     )
@@ -113,18 +111,18 @@ def _invents(facts: Facts, _: datetime) -> Finding | None:
 def _drifted(facts: Facts, now: datetime) -> Finding | None:
     if not facts.drift or not facts.drift["drifted"]:
         return None
-    return Finding(
-        "bad", f"Drift found {_day(facts.drift['created_at'].date(), now.date())}", _news(facts), _act(facts)
-    )
+    return Finding("bad", f"Drift found {_at(facts.drift['created_at'], now)}", _news(facts), _act(facts))
 
 
 def _rolled_back(facts: Facts, now: datetime) -> Finding | None:
     service = facts.service or {}
     if service.get("event") not in ("rolled_back", "canary_rolled_back") or now - service["changed_at"] >= RECENT:
         return None
-    when = _day(service["changed_at"].date(), now.date())
     return Finding(
-        "bad", f"A version was rolled back {when}", service["change_reason"], Action("See why", _page(facts))
+        "bad",
+        f"A version was rolled back {_at(service['changed_at'], now)}",
+        service["change_reason"],
+        Action("See why", _page(facts)),
     )
 
 
@@ -209,21 +207,13 @@ def _week_before(facts: Facts, today: date) -> Rate | None:
     return old[-1] if old else None
 
 
-def _fell_on(facts: Facts, before: Rate, today: date) -> date:
-    """The first of the latest days in a row that lie below the old interval."""
-    since = today
-    for day, rate in reversed(facts.history):
-        if rate.value >= before.low:
-            break
-        since = day
-    return since
-
-
-def _day(day: date, today: date) -> str:
-    passed = (today - day).days
+def _at(time: datetime, now: datetime) -> str:
+    """A moment in UTC as pages show it, with the day of the week while that names one."""
+    passed = (now.date() - time.date()).days
     if passed <= 0:
-        return "today"
-    return f"on {day:%A, %-d %b}" if passed < COMPARED_DAYS else f"on {day:%-d %b}"
+        return f"today {time:%H:%M} UTC"
+    day = "%A, %-d %b" if passed < 7 else "%-d %b" if time.year == now.year else "%-d %b %Y"
+    return f"on {time:{day} %H:%M} UTC"
 
 
 def _news(facts: Facts) -> str:

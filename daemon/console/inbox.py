@@ -13,7 +13,8 @@ CLAIM = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Work:
-    """What one expert did with a request. `value` is JSON; `sent`: the answer was published as feedback."""
+    """What one expert did with a request. `value` is JSON; `sent`: the answer, or the same one of another expert, was
+    published as feedback."""
 
     expert: str
     state: Literal["claimed", "skipped", "answered"]
@@ -21,12 +22,13 @@ class Work:
     name: str | None = None
     value: str | None = None
     sent: bool | None = None
+    comment: str | None = None
 
 
-def agreeing(work: Iterable[Work], own: Work) -> int:
-    """Returns how many experts give the same answer as `own`, which is among `work`."""
+def agreeing(work: Iterable[Work], own: Work) -> list[Work]:
+    """Returns the answers that are the same as `own`, which is among `work` and among them."""
     answers = [one for one in work if one.state == "answered"]
-    return next(len(same) for same in _alike(answers) if own in same)
+    return next(same for same in _alike(answers) if own in same)
 
 
 def status(work: Iterable[Work], expert: str, now: datetime, opinions: int = 1) -> Status:

@@ -11,6 +11,7 @@ from retuned.daemon.console.inbox import Work, status
 
 QUERIES = named_queries("retuned.daemon.console", "overview.sql")
 HISTORY_DAYS = 28
+COMPARED_DAYS = 7
 HALLUCINATION_SOURCES = ("grounding_calibrated", "expert", "judge", "user", "app")
 """The first one that has a figure is shown."""
 
@@ -33,6 +34,8 @@ class Facts:
         answers: of the last 24 hours.
         helpful: votes of users; None: the latest measurement has none.
         history: the last helpful rate of each day, oldest first, at most `HISTORY_DAYS` days.
+        fell_at: since when all helpful rates lie below the interval of the last day that is `COMPARED_DAYS` old; None:
+            the latest does not.
         drift: id, created_at, drifted, severity (with severity_low, severity_high) and example of the latest check.
         service: champion, champion_since, canary, share, rollout, event, changed, changed_at, change_reason.
         approvals: id, kind, version, expires_at, the first to expire first.
@@ -47,6 +50,7 @@ class Facts:
     answers: int = 0
     helpful: Rate | None = None
     history: tuple[tuple[date, Rate], ...] = ()
+    fell_at: datetime | None = None
     hallucination: Rate | None = None
     drift: dict[str, Any] | None = None
     service: dict[str, Any] | None = None
@@ -77,7 +81,8 @@ def facts(
         return grouped
 
     with warehouse.snapshot():
-        rates = rows("rates", since=day - timedelta(days=HISTORY_DAYS - 1))
+        week = day - timedelta(days=COMPARED_DAYS)
+        rates = rows("rates", since=day - timedelta(days=HISTORY_DAYS - 1), week=week)
         drift, service, approvals, runs = rows("drift"), rows("service"), rows("approvals"), rows("runs")
         labels, blind, pauses = rows("labels"), rows("blind"), rows("pauses")
         money, answers = rows("money", month=day.replace(day=1)), rows("answers", day=now - timedelta(days=1))
@@ -87,6 +92,7 @@ def facts(
             answers=_first(answers[name], "answers") or 0,
             helpful=_current(rates[name], "helpful_rate", ("user",)),
             history=_history(rates[name]),
+            fell_at=_first(rates[name], "fell_at"),
             hallucination=_current(rates[name], "hallucination_rate", HALLUCINATION_SOURCES),
             drift=next(iter(drift[name]), None),
             service=next(iter(service[name]), None),

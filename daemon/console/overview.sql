@@ -1,16 +1,24 @@
 -- What the overview shows of all workloads: as many queries, however many workloads there are.
 
 -- name: rates
--- The last helpful rate of each day, as lists in the order of days, and the rates of the latest measurement.
+-- The last helpful rate of each day, as lists in the order of days; since when all helpful rates lie below the interval of
+-- the last one until the day $week; and the rates of the latest measurement.
 WITH latest AS (
     SELECT workload, max(created_at) AS created_at FROM quality
     WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) GROUP BY workload
-), days AS (
-    SELECT workload, created_at::DATE AS day, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
-           arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
-    FROM quality
+), helpful AS (
+    SELECT workload, created_at, created_at::DATE AS day, value, low, high, n FROM quality
     WHERE model = '*' AND metric = 'helpful_rate' AND source = 'user' AND created_at >= $since
-    GROUP BY workload, day
+), days AS (
+    SELECT workload, day, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
+           arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
+    FROM helpful GROUP BY workload, day
+), good AS (
+    SELECT workload, max(created_at) AS good_at
+    FROM helpful JOIN (SELECT workload, arg_max(low, day) AS least FROM days WHERE day <= $week GROUP BY workload) USING (workload)
+    WHERE value >= least GROUP BY workload
+), fell AS (
+    SELECT workload, min(created_at) AS fell_at FROM helpful JOIN good USING (workload) WHERE created_at > good_at GROUP BY workload
 ), history AS (
     SELECT workload, list(day ORDER BY day) AS days, list(value ORDER BY day) AS "values", list(low ORDER BY day) AS lows,
            list(high ORDER BY day) AS highs, list(n ORDER BY day) AS ns
@@ -22,8 +30,8 @@ WITH latest AS (
     GROUP BY q.workload
 )
 SELECT workload, coalesce(current, []) AS current, coalesce(days, []) AS days, coalesce("values", []) AS "values",
-       coalesce(lows, []) AS lows, coalesce(highs, []) AS highs, coalesce(ns, []) AS ns
-FROM latest LEFT JOIN history USING (workload) LEFT JOIN current USING (workload)
+       coalesce(lows, []) AS lows, coalesce(highs, []) AS highs, coalesce(ns, []) AS ns, fell_at
+FROM latest LEFT JOIN history USING (workload) LEFT JOIN fell USING (workload) LEFT JOIN current USING (workload)
 
 -- name: drift
 -- The latest check, with an example of what became more frequent. What was accepted since, or was compared before another

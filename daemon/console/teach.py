@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -143,8 +143,7 @@ def about(warehouse: Warehouse, id: str, expert: str) -> list[About]:
 
 def write(warehouse: Warehouse, request: str, work: Work) -> None:
     """Keeps what an expert did with a request, in the place of what they did before."""
-    given = {"request": request, "expert": work.expert, "state": work.state, "since": work.since}
-    warehouse.execute(QUERIES["write"], given | {"name": work.name, "value": work.value, "sent": work.sent})
+    warehouse.execute(QUERIES["write"], {"request": request, **asdict(work)})
 
 
 def diff(before: str, after: str) -> list[tuple[str, str]]:

@@ -3,7 +3,9 @@
 SELECT r.id, r.interaction_id, r.workload, r.reason, coalesce(w.work, []) AS work
 FROM label_requests r
 LEFT JOIN (
-    SELECT request_id, list({'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value, 'sent': sent}) AS work
+    SELECT request_id, list({
+        'expert': expert, 'state': state, 'since': since, 'name': name, 'value': value, 'sent': sent, 'comment': comment
+    }) AS work
     FROM label_work GROUP BY request_id
 ) w ON w.request_id = r.id
 WHERE r.answered_at IS NULL AND ($workloads IS NULL OR list_contains($workloads::VARCHAR[], r.workload))
@@ -23,12 +25,8 @@ GROUP BY expert
 ORDER BY answers DESC, expert
 
 -- name: mine
--- The latest answers of an expert, or that to one request, with the comment, once it is read from the topic, and the state
--- of the row that each became.
-SELECT r.id, w.since, w.name, w.value, r.workload, r.reason AS asked_for,
-       (SELECT any_value(c.value ->> '$') FROM feedback c
-        WHERE c.interaction_id = r.interaction_id AND c.name = 'comment' AND c.source = 'expert'
-            AND c.timestamp = date_trunc('millisecond', w.since)) AS comment,
+-- The latest answers of an expert, or that to one request, and the state of the row that each became.
+SELECT r.id, w.since, w.name, w.value, w.comment, r.workload, r.reason AS asked_for,
        list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
        i.response, s.state, s.reason, s.dataset_version, m.version
 FROM label_work w
@@ -44,8 +42,10 @@ LIMIT 50
 -- A request, or those about an interaction, the open ones first, with what experts did with each.
 SELECT r.id, r.interaction_id, r.workload, r.reason, r.answered_at IS NULL AS open, i.response,
        i.attributes -> '$.tool_calls' AS calls, coalesce(
-    list({'expert': w.expert, 'state': w.state, 'since': w.since, 'name': w.name, 'value': w.value, 'sent': w.sent})
-        FILTER (w.request_id IS NOT NULL), []
+    list({
+        'expert': w.expert, 'state': w.state, 'since': w.since, 'name': w.name, 'value': w.value, 'sent': w.sent,
+        'comment': w.comment
+    }) FILTER (w.request_id IS NOT NULL), []
 ) AS work
 FROM label_requests r
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
@@ -55,4 +55,4 @@ GROUP BY ALL
 ORDER BY open DESC, min(r.created_at)
 
 -- name: write
-INSERT OR REPLACE INTO label_work VALUES ($request, $expert, $state, $since, $name, $value, $sent)
+INSERT OR REPLACE INTO label_work VALUES ($request, $expert, $state, $since, $name, $value, $sent, $comment)

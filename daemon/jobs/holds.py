@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retuned.consumers.common.memory import available_bytes, gibibytes
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.settings import Settings
@@ -74,7 +75,7 @@ def hold(found: Standing, settings: Settings, run: dict[str, Any], now: datetime
         return None  # nothing is left to compute
     hours = None if run["at_any_hour"] else settings.schedule.hours
     if hours is not None and not hours.hold(now):
-        return Hold("hours", f"it waits for schedule.training_hours: {hours.next_begin(now):%Y-%m-%d %H:%M} UTC")
+        return Hold("hours", f"it waits for schedule.training_hours: {shown(hours.next_begin(now))}")
     if (reason := lacking_memory(settings, _base(found.champions, settings, run))) is not None:
         return Hold("memory", reason)
     return None
@@ -105,7 +106,7 @@ def paused(pauses: Iterable[Mapping[str, Any]], workload: str) -> str | None:
         if pause["workload"] in (None, workload):
             command = "retuned resume" if pause["workload"] is None else f"retuned resume {workload}"
             return (
-                f"retraining is paused by {pause['actor']} since {pause['created_at']:%Y-%m-%d %H:%M:%S}: "
+                f"retraining is paused by {pause['actor']} since {shown(pause['created_at'])}: "
                 f"{pause['reason']} (`{command}` ends it)"
             )
     return None

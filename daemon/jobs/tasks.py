@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime, timedelta
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import archived
@@ -136,7 +137,7 @@ def check_drift_of(context: Context, workload: str, as_of: datetime | None) -> d
         ChildFailed: the comparison failed.
     """
     if as_of is not None and as_of > context.now():
-        raise RetunedError(f"check-drift: as_of: {as_of:%Y-%m-%d %H:%M} UTC has not come yet")
+        raise RetunedError(f"check-drift: as_of: {shown(as_of)} has not come yet")
     settings, now = context.settings.for_workload(workload), as_of or context.now()
     check = drift.check(context.warehouse, settings, workload, now, context.reports, context.stop)
     if as_of is None:
@@ -167,7 +168,7 @@ def accept_drift(context: Context, workload: str, actor: str, reason: str) -> st
     context.monitor_metrics.drift_unknown(workload)
     log.info("%s: drift accepted by %s: %s", workload, actor, reason)
     return (
-        f"the reference of drift checks begins at {found.current.start:%Y-%m-%d %H:%M} UTC, with "
+        f"the reference of drift checks begins at {shown(found.current.start)}, with "
         f"{found.current.conversations} conversations; later events are compared with it"
     )
 

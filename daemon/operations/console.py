@@ -1,5 +1,6 @@
 """What the console shows: overview, workloads, answers, versions, and the inbox of experts."""
 
+import json
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -163,7 +164,7 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     """The label requests that this expert may answer, those in progress first, and how far others are.
 
     The `item` is the request that is asked for, if it waits for an answer or this expert answered it, which is `own`
-    then; else the first one that waits.
+    then; else the first one that waits. If experts differ on it, `others` has their answers with their comments.
     """
     from retuned.daemon.console import teach
     from retuned.retrain.data import label_requests
@@ -182,7 +183,13 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     item = label_requests.find(local.warehouse, shown) if shown else None
     own = next(iter(teach.mine(local.warehouse, expert, wanted)), None) if wanted else None
     needed = opinions(item["workload"]) if item else None
-    return {"expert": expert, "item": item, "own": own, "opinions": needed} | found
+    differ = next((one for one in found["items"] if (one["request_id"], one["status"]) == (shown, "disputed")), None)
+    others = [
+        {"expert": one["expert"], "name": one["name"], "value": json.loads(one["value"]), "comment": one["comment"]}
+        for one in (differ["work"] if differ else ())
+        if one["state"] == "answered" and one["expert"] != expert
+    ]
+    return {"expert": expert, "item": item, "own": own, "others": others, "opinions": needed} | found
 
 
 @operation("GET", "/inbox/mine", least="labeller", bound="own", reads="conversations")

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typing_extensions import TypedDict
 
+from retuned.consumers.common.times import shown
 from retuned.daemon.operations.answers import about
 from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.operations.operation import STREAM_SECONDS, Caller, operation
@@ -38,7 +39,7 @@ def diagnosis(local: "Local", request: Nothing, caller: Caller) -> list[Diagnose
     return [*_events(local, now), *_feedback(local, now), *_metrics(local), *_jobs(local)]
 
 
-def _rows(local: "Local", query: str, **given: object) -> list[dict[str, object]]:
+def _rows(local: "Local", query: str, **given: object) -> list[dict[str, Any]]:
     from retuned.consumers.warehouse.connection import named_queries
 
     return local.warehouse.rows(named_queries("retuned.daemon.operations", "diagnosis.sql")[query], given)
@@ -60,7 +61,7 @@ def _events(local: "Local", now: datetime) -> Iterator[Diagnosed]:
         yield _found(
             "FAIL",
             "events",
-            f"the last answer came on {found['last_at']:%Y-%m-%d %H:%M} UTC",
+            f"the last answer came on {shown(found['last_at'])}",
             f"check that the apps run and publish to the topic {kafka.interactions_topic} of {kafka.bootstrap_servers}",
         )
     else:

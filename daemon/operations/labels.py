@@ -45,15 +45,17 @@ class AnswerLabel(Request):
     value: Annotated[
         str | bool, Field(description="for correction, the right answer; otherwise true or false"), Content()
     ]
-    comment: Annotated[str | None, Field(description="kept as feedback, too"), Content()] = None
+    comment: Annotated[
+        str | None, Field(description="kept with the answer; feedback, too, once the answer is sent"), Content()
+    ] = None
 
 
 @operation("POST", "/labels/{id}", least="labeller", by_leader=True, bound="own", outdates=False)
 def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
     """Answer a label request as an expert.
 
-    It is sent once `labels.opinions` experts agree, and counts once it is read from the topic. An expert may answer a
-    request again: the later answer counts.
+    It is sent once `labels.opinions` experts agree, with the comments of all who do, and counts once it is read from
+    the topic. An expert may answer a request again: the later answer counts.
     """
     with _answering:
         return _answer(local, request, caller)
@@ -68,13 +70,17 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
     caller.check(asked.workload)
     value = _checked(name, request.value, asked)
     now = context.now()
-    work = Work(who, "answered", now, name, json.dumps(value, ensure_ascii=False))
+    comment = local.redacted((request.comment or "").strip()) or None  # it may wait here before it is feedback
+    work = Work(who, "answered", now, name, json.dumps(value, ensure_ascii=False), comment=comment)
     others = [one for one in asked.work if one.expert != who]
     opinions = context.experts_needed(asked.workload)
-    if agreeing([*others, work], work) >= opinions:
-        work = replace(work, sent=True)
-        kafka = local.settings.kafka
-        for feedback, content in ((name, value), *([("comment", request.comment)] if request.comment else [])):
+    kept, same = [work], agreeing([*others, work], work)
+    if len(same) >= opinions:
+        unsent = [one for one in same if not one.sent]
+        kept, kafka = [replace(one, sent=True) for one in unsent], local.settings.kafka
+        comments = [(one, "comment", one.comment) for one in unsent if one.comment]
+        for by, feedback, content in ((work, name, value), *comments):
+            author = caller.name if by is work else by.expert
             event = {
                 "id": uuid.uuid4().hex,
                 "timestamp": iso(now),
@@ -82,12 +88,13 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
                 "name": feedback,
                 "value": content,
                 "source": "expert",
-            } | ({"user_id": caller.name} if caller.name else {})
+            } | ({"user_id": author} if author else {})
             context.publisher.publish(kafka.expert_topic or kafka.feedback_topic, asked.interaction_id, event)
-    teach.write(local.warehouse, asked.id, work)  # after it was sent: the request stays open if that fails
+    for one in kept:  # after it was sent: the request stays open if that fails
+        teach.write(local.warehouse, asked.id, one)
     log.info("%s: %s answered the request about %s", asked.workload, who, asked.interaction_id)
     done = "it counts as feedback once it is read from the topic, in some seconds"
-    if not work.sent:
+    if len(same) < opinions:
         done = {
             "second": "another expert's answer is awaited",
             "disputed": "experts differ; one more decides",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import Field
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.answers import Done, Run
 from retuned.daemon.operations.fields import OfWorkload, Workload
@@ -216,7 +217,7 @@ def _outcome(result: "RunResult") -> str:
 
 def _finding(check: "DriftCheck") -> str:
     """Describes the result of a drift check."""
-    as_of = f"as of {check.created_at:%Y-%m-%d %H:%M} UTC"
+    as_of = f"as of {shown(check.created_at)}"
     if check.drifted is None:
         return f"{as_of}: {check.detail}"
     rows = f"{check.current_rows:,} conversations against {check.reference_rows:,} of the reference"

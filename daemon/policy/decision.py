@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from retuned.consumers.common.times import shown
 from retuned.daemon.policy.fall import find_fall
 from retuned.daemon.policy.payoff import Money, Payoff, payoff
 from retuned.daemon.policy.ratings import Ratings, latest
@@ -140,7 +141,7 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
         rested = evidence.last_run_finished_at + _wait(settings.cooldown_seconds, evidence.refused_runs)
         if now < rested:
             after = f", after {_refused(evidence)}" if evidence.refused_runs else ""
-            against.append(f"but the cool-down lasts until {rested:%Y-%m-%d %H:%M:%S}{after}")
+            against.append(f"but the cool-down lasts until {shown(rested)}{after}")
     return tuple(against)
 
 

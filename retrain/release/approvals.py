@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from retuned.consumers.common.times import shown
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain.versions import model_name
 
@@ -76,10 +77,10 @@ class Approval:
     def __str__(self) -> str:
         """Returns its state as a sentence without a full stop."""
         if self.state == "waiting":
-            return f"{self.name} waits for approval until {self.expires_at:%Y-%m-%d %H:%M} UTC"
+            return f"{self.name} waits for approval until {shown(self.expires_at)}"
         by = f" by {self.actor}" if self.actor else ""
         why = f": {self.reason}" if self.reason else ""
-        return f"approval of {self.name}: {self.state}{by} at {self.decided_at:%Y-%m-%d %H:%M} UTC{why}"
+        return f"approval of {self.name}: {self.state}{by} at {shown(self.state_since)}{why}"
 
 
 def find(warehouse: Warehouse, id: str) -> Approval | None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from retuned.consumers.common.lead import Lead, alone
+from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.warehouse.audit import Entry, by_request, by_rule
@@ -374,6 +375,6 @@ def in_words(running: Experiment) -> str:
     before = versions.model_name(running.workload, running.previous_version)
     return (
         f"{name} is being rolled out: it {in_part(running.share)} since "
-        f"{running.step_since:%Y-%m-%d %H:%M}, and {before} the rest; `retuned promote {running.workload} "
+        f"{shown(running.step_since)}, and {before} the rest; `retuned promote {running.workload} "
         f"{running.version}` gives it all, `retuned rollback {running.workload}` takes it back"
     )

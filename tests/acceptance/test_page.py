@@ -171,7 +171,7 @@ def test_two_experts_differ_and_a_third_decides(
     fleet: tuple[str, dict[str, str]], browser: Browser, with_script: bool
 ) -> None:
     url, tokens = fleet
-    queue, shown = "nav[aria-label=Queue]", []
+    queue, shown, comments = "nav[aria-label=Queue]", [], []
     for name, answer in (("ada", "Within 20 days."), ("ben", "Within 30 days."), ("cleo", "Within 20 days.")):
         page = browser.new_page(java_script_enabled=with_script)
         page.goto(f"{url}/sign-in")
@@ -182,13 +182,17 @@ def test_two_experts_differ_and_a_third_decides(
         page.locator(f"{queue} li a").nth(0 if name == "cleo" else -1).click()
         shown.append(page.locator(f"{queue} [aria-current]").inner_text())
         expect(page.locator("form[data-teach]")).to_contain_text("Several experts must agree")
+        comments.append(page.locator("form[data-teach] dt:text('Comment of') + dd").all_inner_texts())
         page.click("text=Wrong, this is right:")
         page.fill("textarea", answer)
+        page.fill("[name=comment]", f"{name} is sure")
         page.click("text=Save and next")
         page.goto(f"{url}/teach/mine")
         expect(page.locator("main ins").first).to_have_text(answer.split()[1])
+        expect(page.locator("main dl").first).to_contain_text(f"{name} is sure")
         page.close()
     assert ["experts differ" in one for one in shown] == [False, False, True]
+    assert comments == [[], [], ["ada is sure", "ben is sure"]]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])

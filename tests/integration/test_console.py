@@ -83,7 +83,7 @@ def test_the_overview_begins_with_what_needs_a_person(service: Local, clients: d
     assert "3 of 10 workloads need you" in clients["otto"].get("/").text
     places = [page.index(f'/workloads/{of[number]}"') for number in (FALLS, UNRATED, APPROVAL)]
     assert places == sorted(places)
-    assert "fell on Friday, 27 Mar" in page
+    assert "fell on Friday, 27 Mar 10:00 UTC" in page, "the first figure below the interval of a week before"
     found = clients["vera"].get("/api/v1/overview").json()
     assert [one["finding"]["level"] for one in found["workloads"][:3]] == ["bad", "warn", "warn"]
     assert clients["vera"].get("/?show=unrated").text.count('<th scope="row"') == 1
@@ -98,7 +98,7 @@ def test_the_overview_counts_each_answer_once(clients: dict[str, TestClient]) ->
 def test_what_was_accepted_is_no_drift_any_more(service: Local, clients: dict[str, TestClient]) -> None:
     workload = names(service)[FALLS]
     service.warehouse.execute("DELETE FROM quality")
-    assert "Drift found today" in clients["vera"].get("/").text
+    assert "Drift found today 08:00 UTC" in clients["vera"].get("/").text
     service.warehouse.insert(
         "drift_references",
         workload=workload,
@@ -246,13 +246,6 @@ def test_an_expert_sees_and_changes_what_they_answered(service: Local, clients: 
     ada = clients["ada"]
     _, first, _ = queue(ada)
     ada.post(f"/labels/{first}", data={"verdict": "helpful yes", "comment": "as in the terms"})
-    (interaction,) = [row["interaction_id"] for row in service.warehouse.rows(
-        "SELECT interaction_id FROM label_requests WHERE id = ?", [first]
-    )]  # fmt: skip
-    service.warehouse.insert(
-        "feedback", id="c", timestamp=NOW, interaction_id=interaction, name="comment", value='"as in the terms"',
-        source="expert", topic="experts", partition=0, offset=0, received_at=NOW,
-    )  # fmt: skip
     service.warehouse.execute("UPDATE label_requests SET answered_at = ? WHERE id = ?", [NOW, first])
     mine = ada.get("/teach/mine").text
     assert "<dt>It answered</dt><dd>Within 21 days.</dd><dt>You chose</dt><dd>Right as it is</dd>" in mine
@@ -420,6 +413,45 @@ def test_two_experts_must_agree_and_a_third_decides(service: Local, clients: dic
     answer("cleo", "within 14  days.")
     assert published(service) == [("correction", "within 14  days.", "cleo")]
     assert clients["ada"].get("/api/v1/inbox").json()["agreement"] == [0, 1]
+
+
+@pytest.mark.parametrize("service", [2], indirect=True)
+def test_a_comment_is_kept_with_an_answer_that_does_not_settle_the_request(
+    service: Local, clients: dict[str, TestClient]
+) -> None:
+    ids, _, _ = queue(clients["ada"])
+
+    def answer(name: str, correction: str, **form: str) -> None:
+        form |= {"verdict": "correction", "correction": correction}
+        assert clients[name].post(f"/labels/{ids[0]}", data=form).status_code == 303
+
+    def shown(name: str) -> str:
+        return " ".join(clients[name].get("/teach", params={"item": ids[0]}).text.split())
+
+    answer("ada", "Within 14 days.", comment="as in the terms, says ada@example.com")
+    assert published(service) == []
+    assert "<dt>Comment</dt><dd>as in the terms, says &lt;EMAIL_1&gt;</dd>" in clients["ada"].get("/teach/mine").text
+    assert 'value="as in the terms, says &lt;EMAIL_1&gt;"' in shown("ada")
+    assert "as in the terms" not in shown("ben"), "an opinion of one's own"
+    answer("ada", "Within 14 days.", comment="as in the new terms", action="change")
+    answer("ben", "Within 30 days.", comment="<b>as ever</b>")
+    assert published(service) == []
+    settles = shown("cleo")
+    assert "<dt>ada chose</dt><dd>Wrong, this is right: “Within 14 days.”</dd>" in settles
+    assert "<dt>Comment of ada</dt><dd>as in the new terms</dd>" in settles
+    assert "<dt>Comment of ben</dt><dd>&lt;b&gt;as ever&lt;/b&gt;</dd>" in settles
+    assert "Comment of ada" not in shown("ada")
+    assert "Comment of ben" in shown("ada")
+    answer("cleo", "within 14 days.", comment="I asked them")
+    assert published(service) == [
+        ("correction", "within 14 days.", "cleo"),
+        ("comment", "as in the new terms", "ada"),
+        ("comment", "I asked them", "cleo"),
+    ]
+    answer("cleo", "Within 14 days.", comment="They are sure", action="change")
+    assert published(service)[3:] == [("correction", "Within 14 days.", "cleo"), ("comment", "They are sure", "cleo")]
+    assert "<dd>as ever</dd>" not in clients["cleo"].get("/teach/mine").text
+    assert "<dd>&lt;b&gt;as ever&lt;/b&gt;</dd>" in clients["ben"].get("/teach/mine").text
 
 
 def test_a_broker_that_is_away_loses_no_answer(

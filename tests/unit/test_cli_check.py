@@ -87,7 +87,7 @@ def test_its_own_daemon_is_recognised(served: Deployment) -> None:
     found = served.found()
     assert found["warehouse"] == ("ok", f"{served.warehouse} is open in the daemon that runs")
     assert found["http"][0] == "ok"
-    assert "is the daemon's that runs (version 0.2.0, since 2026-04-01T06:00:00)" in found["http"][1]
+    assert "is the daemon's that runs (version 0.2.0, since 2026-04-01 06:00 UTC)" in found["http"][1]
     assert not served.warehouse.exists()
 
 

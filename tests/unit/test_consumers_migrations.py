@@ -96,6 +96,31 @@ def test_a_file_of_every_step_keeps_each_row(step: int, tmp_path: Path, monkeypa
     assert_kept(before, migrated(old))
 
 
+def test_comments_of_answers_that_were_published_are_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, folder = tmp_path / "old.duckdb", tmp_path / "sql"
+    folder.mkdir()
+    for name in STEPS[: STEPS.index("062_comments_of_answers.sql")]:
+        (folder / name).write_text((MIGRATIONS / name).read_text(encoding="utf-8"))
+    with monkeypatch.context() as context:
+        context.setattr(module, "MIGRATIONS", folder)
+        migrated(old)
+    with duckdb.connect(str(old)) as connection:
+        connection.execute("""
+            INSERT INTO label_requests BY NAME SELECT 'r' AS id, '2026-03-02' AS created_at, 'w' AS workload,
+                'i' AS interaction_id, 'uncertain' AS reason, '' AS detail, true AS announced;
+            INSERT INTO label_work VALUES
+                ('r', 'ada', 'answered', '2026-03-02 09:00:00.123456', 'helpful', 'true', true),
+                ('r', 'ben', 'answered', '2026-03-02 10:00:00', 'helpful', 'true', NULL);
+            INSERT INTO feedback BY NAME SELECT 'f' AS id, TIMESTAMP '2026-03-02 09:00:00.123' AS timestamp,
+                'i' AS interaction_id, 'comment' AS name, '"as \\"ever\\""' AS value, 'expert' AS source, 't' AS topic,
+                0 AS partition, 0 AS offset, '2026-03-02' AS received_at;
+        """)
+    comments = {row["expert"]: row["comment"] for row in migrated(old)["label_work"]}
+    assert comments == {"ada": 'as "ever"', "ben": None}
+
+
 def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

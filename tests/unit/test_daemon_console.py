@@ -38,18 +38,22 @@ def of(**facts: Any) -> State:
     return state_of(Facts("support", **facts), NOW)
 
 
-FALLEN = {"helpful": rate(0.3), "history": history(*[0.9] * 10, 0.3, 0.3, 0.3)}
+FELL = datetime(2026, 3, 28, 14, 5, 59)
+FALLEN = {"helpful": rate(0.3), "history": history(*[0.9] * 10, 0.3, 0.3, 0.3), "fell_at": FELL}
 SERVICE = {"champion": "v1", "rollout": None, "event": None}
 
 
 @pytest.mark.parametrize(
     ("facts", "level", "sentence"),
     [
-        (FALLEN, "bad", "Helpful 30%, was 90%; fell on Saturday, 28 Mar"),
+        (FALLEN, "bad", "Helpful 30%, was 90%; fell on Saturday, 28 Mar 14:05 UTC"),
+        (FALLEN | {"fell_at": NOW}, "bad", "Helpful 30%, was 90%; fell today 09:00 UTC"),
+        (FALLEN | {"fell_at": NOW - timedelta(days=7)}, "bad", "Helpful 30%, was 90%; fell on 23 Mar 09:00 UTC"),
         ({"helpful": rate(0.85), "history": history(*[0.9] * 8, 0.85)}, "quiet", "Quiet"),
         ({"hallucination": rate(0.3)}, "bad", "30% of the answers are invented"),
         ({"hallucination": rate(0.15)}, "quiet", "Quiet"),
-        ({"drift": drift()}, "bad", "Drift found today"),
+        ({"drift": drift()}, "bad", "Drift found today 09:00 UTC"),
+        ({"drift": drift(created_at=datetime(2025, 12, 30))}, "bad", "Drift found on 30 Dec 2025 00:00 UTC"),
         ({"drift": drift(drifted=False)}, "quiet", "Quiet"),
         ({"drift": drift(drifted=None)}, "quiet", "Quiet"),
         (
@@ -58,7 +62,7 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
                 | {"event": "rolled_back", "changed_at": NOW - timedelta(days=2), "change_reason": "worse"}
             },
             "bad",
-            "A version was rolled back on Saturday, 28 Mar",
+            "A version was rolled back on Saturday, 28 Mar 09:00 UTC",
         ),
         (
             {

@@ -171,7 +171,7 @@ def test_each_run_that_is_not_promoted_doubles_the_cool_down(refused: int, hours
 def test_cool_down_ends_at_its_time() -> None:
     ended = NOW - timedelta(seconds=SETTINGS.cooldown_seconds)
     early = evidence(drifted=(True, True), last_run_finished_at=ended + timedelta(seconds=1))
-    assert "cool-down" in decide(early, SETTINGS, NOW).reasons[-1]
+    assert f"the cool-down lasts until {NOW:%Y-%m-%d %H:%M} UTC" in decide(early, SETTINGS, NOW).reasons[-1]
     assert decide(evidence(drifted=(True, True), last_run_finished_at=ended), SETTINGS, NOW).retrain
 
 

@@ -249,8 +249,8 @@ def test_the_command(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[s
     assert made.strip() not in json.dumps(shown)
     assert token("ada", "--role", "labeller", "--workload", "support.*", "--workload", "hr")[0] == 0
     status, listed, _ = token("--list")
-    assert (status, listed.count("anna"), "2999-01-01" in listed) == (0, 2, False)
-    assert re.search(r"^ada +labeller +made \S+ +of support\.\*, hr$", listed, re.MULTILINE)
+    assert (status, listed.count("anna"), "expires 2999-01-01 00:00 UTC" in listed) == (0, 2, False)
+    assert re.search(r"^ada +labeller +made \S+ \S+ UTC +of support\.\*, hr$", listed, re.MULTILINE)
     assert token("--revoke", "ada")[0] == 0
     assert made.strip() not in listed
     assert hash_of(made.strip()) not in listed

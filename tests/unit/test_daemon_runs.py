@@ -68,7 +68,7 @@ def test_a_pause_stops_the_run_under_way_and_survives_a_restart(queue: RunQueue)
     assert queue.began == ["support"]
     assert queue.waits() == {"support": "paused"}
     (waits,) = queue.runs.queue()
-    assert "paused by an operator since 2026-04-01 12:00:00: the machine is needed" in waits["reason"]
+    assert "paused by an operator since 2026-04-01 12:00 UTC: the machine is needed" in waits["reason"]
     assert queue.waiting("support", "paused") == 1
     assert ask(queue.service, "status")["pauses"][0]["workload"] == "support"
 

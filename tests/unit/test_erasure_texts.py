@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasing import LETTER, MINE, SECRET, Shop, now
+from erasing import LETTER, MINE, SECRET, Shop, now, traces
 from ingestion import feedback, interaction
 
 from retuned.consumers.common.signing import make_key
 from retuned.consumers.errors import ArchiveError, RetunedError
+from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.settings import AuditSettings, RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.selection import Selection
@@ -76,6 +77,42 @@ def test_an_entry_of_the_memory_goes_that_rests_on_archived_feedback_or_has_the_
     assert [tuple(row.values()) for row in entries] == [
         ("1", "", "removed", None), ("2", "", "removed", None), ("3", MINE, "active", "someone")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("selection", "left"),
+    [
+        ({"interactions": ["bob-1"]}, [("bob-2", "ann@shop", "ann wrote this")]),
+        ({"users": "ann@shop"}, [("bob-1", "bob", "see bob")]),
+        ({"interactions": ["c-ann"]}, [("bob-1", "bob", "see bob"), ("bob-2", "ann@shop", "ann wrote this")]),
+    ],
+    ids=["the answer", "the expert", "the comment"],
+)
+def test_a_comment_that_an_expert_wrote_with_an_answer_goes(
+    shop: Shop, tmp_path: Path, selection: dict[str, Any], left: list[tuple[str, str, str]]
+) -> None:
+    """One was published, as an event of its own; another waits for what other experts answer."""
+    comment = feedback("c-ann", "bob-1", user_id="ann@shop", name="comment", value=f"{MINE}!", source="expert")
+    shop.rig.send(*(interaction(id) for id in ("bob-1", "bob-2")), comment)
+    shop.rig.drain()
+    for request, expert, text in (
+        ("bob-1", "ann@shop", f"{MINE}!"), ("bob-1", "bob", "see bob"), ("bob-2", "ann@shop", "ann wrote this"),
+    ):  # fmt: skip
+        shop.warehouse.insert(
+            "label_work", request_id=request, expert=expert, state="answered", since=now(), name="helpful",
+            value="true", comment=text,
+        )  # fmt: skip
+    for id in ("bob-1", "bob-2"):
+        shop.warehouse.insert(
+            "label_requests", id=id, created_at=now(), workload=WORKLOAD, interaction_id=id, reason="uncertain",
+            detail="", announced=True,
+        )  # fmt: skip
+    if "users" in selection:
+        selection = {"users": load_user_keys(shop.settings.privacy, shop.warehouse.path).pseudonyms("ann@shop")}
+    erase(shop, Selection(**selection))
+    rows = shop.warehouse.rows("SELECT request_id, expert, comment FROM label_work ORDER BY ALL")
+    assert [tuple(row.values()) for row in rows] == left
+    assert traces(tmp_path, MINE) == {}
 
 
 def test_a_version_that_is_registered_after_the_rows_were_deleted_has_learned_them(shop: Shop) -> None:
