@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.cluster.sweep import sweep
-from retuned.consumers.errors import LeadershipLost, StandsBy
+from retuned.consumers.errors import LeadershipLost, RetunedError, StandsBy
 from retuned.consumers.metrics import Metrics
-from retuned.consumers.settings import PrivacySettings
+from retuned.consumers.settings import PrivacySettings, RetentionSettings
+from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.selection import Request
+from retuned.daemon.erasure import erasure as module
 from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.settings import Settings
 
@@ -326,6 +329,54 @@ def test_events_that_the_leader_has_not_followed_yet_go_as_well(cluster: Cluster
         assert traces(daemon.folder, SECRET, MINE, LETTER, *ANN) == {}
         daemon.close()
     assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+
+
+def test_daemons_apply_again_what_a_mended_file_of_the_leader_adds(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingester = cluster.ingester()
+    app = {"attributes": {"channel": "app"}}
+    cluster.send(interaction("qzx-old", response=f"{SECRET}.", **app), interaction("stays"))
+    drain(ingester)
+    cluster.send(interaction("new", timestamp=f"{now().isoformat()}Z"))
+    drain(ingester)
+    leader, other = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    files = []
+    for daemon in (leader, other):
+        daemon.follow()
+        settings = daemon.settings.model_copy(update={"retention": RetentionSettings(keep_days=1)})
+        archive(daemon.warehouse, settings, Kept(), now() + timedelta(days=3), threading.Event())
+        files += (daemon.folder / "archive").glob("interactions/*/*.parquet")
+    assert len(files) == 2
+    contents = [file.read_bytes() for file in files]
+    cluster.send(interaction("young", response=f"{MINE}.", **app))
+    drain(ingester)
+    swaps, real = list[object](), module.swap
+    monkeypatch.setattr(module, "swap", lambda *given: swaps.append(real(*given)) or swaps[-1])
+    for daemon, file in zip((leader, other), files, strict=True):
+        daemon.follow()
+        file.write_bytes(b"broken")
+    asked = Request(workload="support.refunds", attribute=["channel=app"]).selection(leader.erasures.keys)
+    leader.erasures.request(asked, "dpo", None)
+    for _ in range(2):
+        for daemon, work in ((leader, leader.erasures.run), (other, other.erasures.apply)):
+            with pytest.raises(RetunedError, match=str(daemon.folder / "archive")):
+                work()
+            assert "young" not in daemon.ids("interactions")
+            assert traces(daemon.folder, MINE) == {}
+            other.follow()
+    files[1].write_bytes(contents[1])
+    other.erasures.apply()  # it waits for the leader, whose file may have what is not known yet
+    assert (list(other.erasures.waiting()), len(swaps)) == (["applying"], 2)
+    files[0].write_bytes(contents[0])
+    leader.erasures.run()
+    other.follow()
+    other.erasures.apply()
+    for daemon in (leader, other):
+        assert daemon.erasures.waiting() == {}
+        assert traces(daemon.folder, SECRET, MINE, "qzx-old") == {}
+        daemon.close()
+    assert traces(cluster.folder, SECRET, MINE) == {}
 
 
 def test_segments_from_before_the_first_interaction_are_written_again(cluster: Cluster, tmp_path: Path) -> None:
