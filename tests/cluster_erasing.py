@@ -46,6 +46,7 @@ class Daemon:
         self.control = Control(self.postgres, self.warehouse)
         self.erasures = Erasures(self.warehouse, self.settings, threading.Event(), now, lambda *_: None)
         self.erasures.segments = self._erase_segments
+        self.erasures.problem_of_segment = lambda key: erasing.problem_of(cluster.objects, key)
         self.erasures.numbers = self._erase_numbers
         if leads:
             [(epoch,)] = self.postgres.rows("lead", {"instance": "leader", "seconds": 0.0})
@@ -55,6 +56,9 @@ class Daemon:
 
     def _erase_segments(self, tombstones: Any) -> Iterator[dict[str, Any]]:
         for file in erasing.erase(self.cluster.database(), self.cluster.objects, tombstones):
+            if isinstance(file, erasing.Unreadable):
+                yield {"key": file.file.key, "problem": file.problem}
+                continue
             yield {"key_before": file.before.key, "key_after": file.after.key}
 
     def _erase_numbers(self, interactions: Any, conversations: Any) -> None:

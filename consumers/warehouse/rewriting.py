@@ -70,9 +70,9 @@ def erased_rows(source: Path | BinaryIO, tombstones: Tombstones) -> Any:
     return erased
 
 
-def problem_of(path: Path) -> str | None:
+def problem_of(source: Path | BinaryIO) -> str | None:
     """Returns why a Parquet file cannot be read; None: all of it can."""
-    return _problem(lambda: [batch.validate(full=True) for batch in pq.ParquetFile(path).iter_batches()])
+    return _problem(lambda: [batch.validate(full=True) for batch in pq.ParquetFile(source).iter_batches()])
 
 
 def problem_of_writing(path: Path) -> str | None:

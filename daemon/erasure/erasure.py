@@ -82,7 +82,8 @@ class _Applied:
 
 
 Segments = Callable[[Tombstones], Iterator[dict[str, Any]]]
-"""Removes erased rows from the segments of a cluster, and yields each file with hashes."""
+"""Removes erased rows from the segments of a cluster. Yields each file with hashes, and each that cannot be read as
+`key` and `problem`."""
 
 
 class Erasures:
@@ -90,6 +91,7 @@ class Erasures:
 
     Attributes:
         segments: of a cluster; None: there is none.
+        problem_of_segment: returns why a file of a segment cannot be read; None: it can, or is gone.
         numbers: deletes the numbers of placeholders in a cluster, of interactions and of conversations.
         readers: returns the jobs that run and may write what they read of events, by name; each run is another object.
     """
@@ -111,6 +113,7 @@ class Erasures:
         self._warehouse, self._settings, self._stop, self._now = warehouse, settings, stop, now
         self._stop_runs = stop_runs
         self.segments: Segments | None = None
+        self.problem_of_segment: Callable[[str], str | None] = lambda _: None
         self.numbers: Callable[[Sequence[str], Sequence[str]], None] = lambda _, __: None
         self.readers: Callable[[], Mapping[str, object]] = dict
         self._read_before: dict[str, object] = {}
@@ -359,6 +362,9 @@ class Erasures:
             with self._warehouse.cursor() as cursor:
                 tombstones = self._tombstones(cursor)
             for file in self.segments(tombstones):
+                if "problem" in file:
+                    found["left"][file["key"]] = file["problem"]
+                    continue
                 found.setdefault("segments", []).append(file)
                 with self._warehouse.transaction() as cursor:  # a killed daemon would not find it again
                     self._enter(cursor, id, "rewriting", found | {"files": places})
@@ -428,10 +434,12 @@ class Erasures:
 
     def _is_less_left(self, found: dict[str, Any]) -> bool:
         """Tries the files again that could not be read or changed; returns whether one was mended or deleted."""
-        files = self._files()
-        for place in found["files"]:
-            if place["path"] in found["left"]:
-                files.try_again(msgspec.convert(place, Place))
+        files, places = self._files(), {place["path"]: place for place in found["files"]}
+        for path in found["left"]:
+            if path in places:
+                files.try_again(msgspec.convert(places[path], Place))
+            elif problem := self.problem_of_segment(path):
+                files.left[path] = problem
         return len(files.left) < len(found["left"])
 
     # What is found

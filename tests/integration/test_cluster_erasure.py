@@ -319,6 +319,36 @@ def test_daemons_apply_again_what_a_mended_file_of_the_leader_adds(
     assert traces(cluster.folder, SECRET, MINE) == {}
 
 
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_file_of_a_segment_that_cannot_be_read_stops_nothing_else(
+    cluster: Cluster, tmp_path: Path, mended: bool
+) -> None:
+    ingester = cluster.ingester()
+    cluster.send(*shop_events())
+    drain(ingester)
+    cluster.send(interaction("ann-3", user_id="ann@shop", response=f"{SECRET}!"))
+    drain(ingester)
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    [(key,)] = cluster.query("SELECT key FROM retuned.segment_files WHERE number = 1 AND table_name = 'interactions'")
+    content = (cluster.folder / key).read_bytes()
+    cluster.objects.put(key, b"broken")
+    leader.erasures.request(Request(user_id="ann@shop").selection(leader.erasures.keys), "dpo", None)
+    for _ in range(2):
+        with pytest.raises(RetunedError, match=key):
+            leader.erasures.run()
+    assert traces(leader.folder, SECRET, MINE, LETTER) == traces(cluster.folder, SECRET, MINE, LETTER) == {}
+    if mended:
+        cluster.objects.put(key, content)
+    else:
+        cluster.query("SELECT retuned.forget_segment(1, 'damaged')")
+        cluster.objects.delete([key])
+    leader.erasures.run()
+    assert leader.warehouse.rows("SELECT DISTINCT state FROM erasures") == [{"state": "done"}]
+    assert traces(leader.folder, SECRET, MINE, LETTER, *ANN) == traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+    leader.close()
+
+
 def test_segments_from_before_the_first_interaction_are_written_again(cluster: Cluster, tmp_path: Path) -> None:
     old = "2026-01-05T10:00:00Z"
     ingester = cluster.ingester()
