@@ -13,8 +13,8 @@ swapping: copies what is left of the warehouse into a new file, which takes the 
 
 Each stage may be repeated: it looks for tombstones again, and finds nothing where it was done.
 
-A file that cannot be read or changed stops no stage. The erasure stays in the last one while such a file is left, and
-begins again once one was mended or deleted: nobody knows what the file holds before.
+A file that cannot be read or changed stops no stage. The erasure stays in the last one, swapping, while such a file is
+left. Once one is mended or deleted, it begins again, with requested, and adds what the file holds of the selection.
 """
 
 import logging

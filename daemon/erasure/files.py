@@ -81,6 +81,8 @@ class Files:
             self.erase(place)
         elif problem := rewriting.problem_of(path) or rewriting.problem_of_writing(path):
             self.left[place.path] = problem
+        elif self._archive not in path.parents:
+            self.erase(place)
 
     def _erase(self, place: Place) -> None:
         path = Path(place.path)
@@ -154,8 +156,8 @@ class Files:
     def _clean_dataset(self, folder: Path) -> None:
         """Removes words that are left in no row of a dataset from its topics, and stores its files."""
         known = topics.Topics.load(folder)
-        if known.weights:
-            known.only(_questions(folder)).save(folder)
+        if known.weights and (questions := _questions(folder)) is not None:
+            known.only(questions).save(folder)
         self._warehouse.artifacts.renew("dataset", folder)
 
 
@@ -195,10 +197,13 @@ def _hash(path: Path) -> str | None:
         return None
 
 
-def _questions(dataset: Path) -> Iterator[str]:
-    """Yields the texts of a dataset that topics are made of."""
-    for file in sorted(dataset.glob("*.parquet")):
-        yield from pq.ParquetFile(file).read(columns=["question"])["question"].to_pylist()
+def _questions(dataset: Path) -> list[str] | None:
+    """Returns the texts of a dataset that topics are made of; None: one of its files cannot be read, and is left."""
+    try:
+        files = [pq.ParquetFile(file).read(columns=["question"]) for file in sorted(dataset.glob("*.parquet"))]
+    except rewriting.UNREADABLE:
+        return None
+    return [question for file in files for question in file["question"].to_pylist()]
 
 
 def _pages(report: Path) -> Iterator[Path]:
