@@ -46,6 +46,7 @@ class Taken:
     Attributes:
         refused: the number of refused rows by reason.
         passed_over: the number of skipped rows, by the reasons in `dialects.PASSED_OVER`.
+        erased: the number of rows that were kept out because they belong to what was erased.
     """
 
     stored: dict[Table, int]
@@ -53,6 +54,7 @@ class Taken:
     refused: dict[str, int]
     examples: list[Refusal]
     passed_over: dict[str, int] = field(default_factory=dict)
+    erased: int = 0
 
 
 def position(warehouse: Warehouse, topic: str) -> Position:
@@ -92,6 +94,7 @@ def taken(rows: Rows) -> Taken:
         dict(Counter(dead.reason for dead in rows.dead)),
         [Refusal(dead.offset, dead.reason, dead.detail) for dead in rows.dead[:EXAMPLES]],
         dict(rows.passed_over),
+        rows.erased,
     )
 
 

@@ -112,6 +112,7 @@ class App:
             self._stops.append(("jobs", self.jobs.shutdown))
             if self.cluster:
                 self.jobs.erasures.segments = self.cluster.erase_segments
+                self.jobs.erasures.problem_of_segment = self.cluster.problem_of_segment
                 self.jobs.erasures.numbers = self.cluster.erase_numbers
 
             intake = self.cluster.intake if self.cluster else None

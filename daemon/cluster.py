@@ -123,10 +123,14 @@ class Cluster:
         return self._leadership.members
 
     def erase_segments(self, tombstones: Tombstones) -> Iterator[dict[str, Any]]:
-        """Remove erased rows from segments, while this daemon leads; see `erasing.erase`. Yields each file."""
+        """Remove erased rows from segments, while this daemon leads; see `erasing.erase`. Yields each file, and those
+        that cannot be read with their problem."""
         with closing(Database(self._settings.store)) as database:
             objects = Objects(self._settings.store, lead=self.check)
             for file in erasing.erase(database, objects, tombstones):
+                if isinstance(file, erasing.Unreadable):
+                    yield {"key": file.file.key, "problem": file.problem}
+                    continue
                 yield {
                     "key_before": file.before.key,
                     "sha256_before": file.before.sha256,
@@ -134,6 +138,10 @@ class Cluster:
                     "sha256_after": file.after.sha256,
                     "rows": file.before.rows - file.after.rows,
                 }
+
+    def problem_of_segment(self, key: str) -> str | None:
+        """Return why a file of a segment cannot be read; None: it can, or is gone. Raises StoreUnavailable."""
+        return erasing.problem_of(Objects(self._settings.store), key)
 
     def erase_numbers(self, interactions: Sequence[str], conversations: Sequence[str]) -> None:
         """Delete the numbers of placeholders of interactions and conversations; raises StoreUnavailable."""

@@ -106,3 +106,33 @@ def shop_events() -> list[Any]:
         feedback("f-bob-on-bob", "bob-1", user_id="bob"),
         f'{{"id": "ann-1", "broken": "{LETTER}'.encode(),
     ]
+
+
+ANSWERS = 60
+
+
+def _is_mine(number: int) -> bool:
+    return number % 3 == 0
+
+
+def logged_events() -> list[dict[str, Any]]:
+    """What users asked over two months, every third of them Ann, and what they thought of it, some of it later."""
+    found: list[dict[str, Any]] = []
+    for number in range(ANSWERS):
+        user = "ann@shop" if _is_mine(number) else f"user-{number % 5}"
+        day = f"2024-{1 + number // 28:02}-{1 + number % 28:02}T09:30:00Z"
+        question = [{"role": "user", "content": f"{SECRET if _is_mine(number) else 'question'} {number}"}]
+        found += [
+            {"id": f"i{number}", "timestamp": day, "workload": "support", "model": "m", "messages": question,
+             "response": "an answer", "user_id": user, "conversation_id": f"c{number}"},
+            {"id": f"f{number}", "timestamp": day, "interaction_id": f"i{number - 1}", "name": "correction",
+             "value": f"{MINE if _is_mine(number) else 'better'} {number}", "user_id": user},
+        ]  # fmt: skip
+    return found
+
+
+def not_anns(table: str) -> list[str]:
+    """The ids of all that is not Ann's; feedback on her answers is hers, too."""
+    if table == "interactions":
+        return sorted(f"i{number}" for number in range(ANSWERS) if not _is_mine(number))
+    return sorted(f"f{number}" for number in range(ANSWERS) if not _is_mine(number) and not _is_mine(number - 1))

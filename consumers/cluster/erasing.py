@@ -4,19 +4,26 @@ import hashlib
 import io
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 
 from retuned.consumers.cluster.database import Database, File
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.sweep import delete_gone
+from retuned.consumers.common.text import first_line
 from retuned.consumers.privacy.pseudonyms import UserKeys
 from retuned.consumers.warehouse import rewriting
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.tombstones import Tombstones
+
+AT_ONCE = 8
+"""The files that are read at once. With a storage that answers in 20 ms, 2,000 of them with 100 events each
+took 10 s on two busy cores, and 49 s one after the other."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,17 @@ class Rewritten:
     after: File
 
 
-def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Iterator[Rewritten]:
-    """Writes the files of segments with erased rows again, and yields them. Safe to repeat, and to run twice at once.
+@dataclass(frozen=True)
+class Unreadable:
+    """A file of a segment that cannot be read, and why."""
+
+    file: File
+    problem: str
+
+
+def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Iterator[Rewritten | Unreadable]:
+    """Writes the files of segments with erased rows again, and yields them, and those that cannot be read. Safe to
+    repeat, and to run twice at once.
 
     All segments are read: they may hold events that the warehouse has deleted, or has not followed yet.
 
@@ -39,15 +55,15 @@ def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Itera
     clean = False
     while not clean:
         clean = True
-        for file in database.files_of_segments():
+        for file, content in _contents(objects, database.files_of_segments()):
             try:
-                content = objects.get(file.key)
-            except FileNotFoundError:  # lost, or replaced meanwhile
+                erased = rewriting.erased_rows(io.BytesIO(content), tombstones)
+                if not erased.any():
+                    continue
+                left = rewriting.left(io.BytesIO(content), erased)
+            except rewriting.UNREADABLE as error:
+                yield Unreadable(file, first_line(error))
                 continue
-            erased = rewriting.erased_rows(io.BytesIO(content), tombstones)
-            if not erased.any():
-                continue
-            left = rewriting.left(io.BytesIO(content), erased)
             key = re.sub(r"[0-9a-f]+\.parquet$", f"{secrets.token_hex(8)}.parquet", file.key)
             sha256 = hashlib.sha256(left).hexdigest()
             new = replace(file, key=key, rows=file.rows - int(erased.sum()), bytes=len(left), sha256=sha256)
@@ -59,6 +75,35 @@ def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Itera
                 database.announce_file(new.key)  # a sweep may have deleted it before it was there
                 clean = False
     delete_gone(database, objects)
+
+
+def problem_of(objects: Objects, key: str) -> str | None:
+    """Returns why a file of a segment cannot be read; None: it can, or is gone.
+
+    Raises:
+        StoreUnavailable: the storage does not answer.
+    """
+    try:
+        return rewriting.problem_of(io.BytesIO(objects.get(key)))
+    except FileNotFoundError:
+        return None
+
+
+def _contents(objects: Objects, files: Iterable[File]) -> Iterator[tuple[File, bytes]]:
+    """Yields the contents of files, but for those that were lost, or replaced meanwhile."""
+
+    def get(file: File) -> bytes | None:
+        try:
+            return objects.get(file.key)
+        except FileNotFoundError:
+            return None
+
+    remaining = iter(files)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        while some := list(islice(remaining, AT_ONCE)):
+            for file, content in zip(some, pool.map(get, some), strict=True):
+                if content is not None:
+                    yield file, content
 
 
 def take_requests(postgres: Postgres, warehouse: Warehouse) -> int:

@@ -97,7 +97,12 @@ class SegmentIntake:
                 raise out_of_step(self._database.offsets().get(partition)) from error
             pa.default_memory_pool().release_unused()
             result = taken(self._followed(followed, "import", "import the file again to continue"))
-        return replace(result, duplicates=result.duplicates + rows.duplicates, passed_over=dict(rows.passed_over))
+        return replace(
+            result,
+            duplicates=result.duplicates + rows.duplicates,
+            passed_over=dict(rows.passed_over),
+            erased=result.erased + rows.erased,
+        )
 
     def replay(self) -> dict[str, int]:
         """See `replay.replay`.

@@ -12,9 +12,7 @@ from typing import Any, get_args
 import duckdb
 import pyarrow as pa
 
-from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import ArchiveError
-from retuned.consumers.warehouse import answer_minutes, judgements
+from retuned.consumers.warehouse import answer_minutes, judgements, rewriting
 from retuned.consumers.warehouse.connection import NAME, Warehouse, literal, rows_of
 from retuned.consumers.warehouse.selection import Selection
 from retuned.consumers.warehouse.tombstones import (
@@ -73,8 +71,8 @@ AT_ONCE = 100_000
 @dataclass(frozen=True)
 class Chosen:
     """What a selection chooses: tombstones, interactions, conversations of which nothing is left, the workloads, the
-    users (pseudonyms), whether some feedback belongs to no workload because its answer is unknown, and the time of the
-    first event; None: there is none."""
+    users (pseudonyms), whether some feedback belongs to no workload because its answer is unknown, the time of the
+    first event (None: there is none), and the files of the archive that cannot be read, each with the reason."""
 
     tombstones: list[Tombstone]
     interactions: list[str]
@@ -83,17 +81,38 @@ class Chosen:
     users: list[str]
     is_unplaced: bool
     first: datetime | None
+    unread: dict[Path, str]
 
 
-def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datetime) -> Chosen:
+def choose(
+    warehouse: Warehouse, selection: Selection, archive: Path, now: datetime, before: datetime | None = None
+) -> Chosen:
     """Finds the events of a selection in the warehouse and in the archive.
 
     Args:
         now: until when events of its users and conversations are erased.
-
-    Raises:
-        ArchiveError: a file of the archive cannot be read.
+        before: only events that were received before this time; None: all.
     """
+    files = sorted(archive.glob("*/day=*/*.parquet"))
+    try:
+        return _choose(warehouse, selection, files, now, before, {})
+    except duckdb.FatalException:
+        raise
+    except duckdb.Error:
+        unread = {file: problem for file in files if (problem := rewriting.problem_of(file))}
+        if not unread:
+            raise
+    return _choose(warehouse, selection, [file for file in files if file not in unread], now, before, unread)
+
+
+def _choose(
+    warehouse: Warehouse,
+    selection: Selection,
+    files: Sequence[Path],
+    now: datetime,
+    before: datetime | None,
+    unread: dict[Path, str],
+) -> Chosen:
     by_fields = bool(selection.workload or selection.after or selection.before or selection.attributes)
     ids = {"users": list(selection.users), "interactions": list(selection.interactions)}
     given = ids | {
@@ -107,16 +126,10 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
     }
     answers = ("id", "timestamp", "workload", "conversation_id", "user_id", "attributes", "messages", "context")
     votes = ("id", "timestamp", "interaction_id", "user_id", "value")
-    interactions = _everywhere(("interactions",), answers, archive)
-    feedback = _everywhere(("feedback", "shadow_answers"), votes, archive)
+    interactions = _everywhere(("interactions",), answers, files, before)
+    feedback = _everywhere(("feedback", "shadow_answers"), votes, files, before)
     with warehouse.cursor() as cursor:
-        try:
-            cursor.execute(QUERIES["chosen"].format(interactions=interactions), given)
-        except (duckdb.InvalidInputException, duckdb.IOException) as error:
-            raise ArchiveError(
-                f"archive {archive}: {first_line(error)}; restore the file from a backup, or move it away: the erasure "
-                "continues then"
-            ) from error
+        cursor.execute(QUERIES["chosen"].format(interactions=interactions), given)
         chosen = cursor.execute("SELECT id FROM chosen").fetchall()
         cursor.execute(QUERIES["chosen_feedback"].format(feedback=feedback), ids)
         feedbacks = cursor.execute("SELECT id FROM chosen_feedback").fetchall()
@@ -137,6 +150,7 @@ def choose(warehouse: Warehouse, selection: Selection, archive: Path, now: datet
         [*selection.users, *(user for (user,) in users)],
         is_unplaced,
         first,
+        unread,
     )
 
 
@@ -150,15 +164,16 @@ def named(selection: Selection, now: datetime) -> list[Tombstone]:
     return found
 
 
-def _everywhere(tables: Sequence[str], columns: Sequence[str], archive: Path) -> str:
+def _everywhere(tables: Sequence[str], columns: Sequence[str], files: Sequence[Path], before: datetime | None) -> str:
     """Returns the query of all rows of tables of events, archived ones included. JSON columns are texts."""
     cast = ", ".join(f"{name}::VARCHAR AS {name}" if name in TEXTS else name for name in columns)
-    sources = [f"SELECT {cast} FROM {table}" for table in tables]
+    received = f" WHERE received_at < {literal(before)}::TIMESTAMP" if before else ""
+    sources = [f"SELECT {cast} FROM {table}{received}" for table in tables]
     for table in tables:
-        if files := sorted((archive / table).glob("day=*/*.parquet")):
-            names = ", ".join(map(literal, files))
+        if own := [file for file in files if file.parts[-3] == table]:
+            names = ", ".join(map(literal, own))
             sources.append(
-                f"SELECT {cast} FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
+                f"SELECT {cast} FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false){received}"
             )
     return " UNION ALL ".join(sources)
 

@@ -8,6 +8,7 @@ import io
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,10 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import fsync, replaced, sha256
+from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import BackupError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.copying import copy_to
 from retuned.consumers.warehouse.tombstones import Tombstones
+
+UNREADABLE = (pa.ArrowException, OSError, ValueError)
+"""Errors of reading a damaged Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,29 @@ def erased_rows(source: Path | BinaryIO, tombstones: Tombstones) -> Any:
     erased = np.zeros(file.metadata.num_rows, bool)
     erased[tombstones.erased(table)] = True
     return erased
+
+
+def problem_of(source: Path | BinaryIO) -> str | None:
+    """Returns why a Parquet file cannot be read; None: all of it can."""
+    return _problem(lambda: [batch.validate(full=True) for batch in pq.ParquetFile(source).iter_batches()])
+
+
+def problem_of_writing(path: Path) -> str | None:
+    """Returns why a file cannot be replaced, by replacing it by itself; None: it can."""
+
+    def replace() -> None:
+        with replaced(path) as aside:
+            shutil.copyfile(path, aside)
+
+    return _problem(replace)
+
+
+def _problem(work: Callable[[], object]) -> str | None:
+    try:
+        work()
+    except UNREADABLE as error:
+        return first_line(error)
+    return None
 
 
 def without(path: Path, erased: Any) -> None:

@@ -12,13 +12,16 @@ rewriting: waits for jobs that may have read the rows before, empties texts that
 swapping: copies what is left of the warehouse into a new file, which takes the place of the old one.
 
 Each stage may be repeated: it looks for tombstones again, and finds nothing where it was done.
+
+A file that cannot be read or changed stops no stage. The erasure stays in the last one, swapping, while such a file is
+left. Once one is mended or deleted, it begins again, with requested, and adds what the file holds of the selection.
 """
 
 import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +30,7 @@ from typing import Any, Literal
 import duckdb
 import msgspec
 
-from retuned.consumers.errors import Busy
+from retuned.consumers.errors import Busy, RetunedError
 from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.warehouse import archive, erasing
 from retuned.consumers.warehouse.audit import by_rule
@@ -38,7 +41,7 @@ from retuned.consumers.warehouse.rewriting import swap
 from retuned.consumers.warehouse.selection import Selection, pseudonyms
 from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.erasure import receipt
-from retuned.daemon.erasure.files import QUERIES, Files, Place
+from retuned.daemon.erasure.files import QUERIES, Files, Place, place_of, why
 from retuned.daemon.settings import Settings
 from retuned.retrain.data import label_requests
 from retuned.retrain.memory import entries
@@ -65,8 +68,22 @@ def following(state: State, *, is_clean: bool = True) -> State:
     return order[state]
 
 
+@dataclass
+class _Applied:
+    """An erasure that is applied to the warehouse of this daemon.
+
+    Attributes:
+        of: the files that the leader could not read or change then.
+        left: those of this daemon.
+    """
+
+    of: dict[str, str] | None
+    left: list[Place]
+
+
 Segments = Callable[[Tombstones], Iterator[dict[str, Any]]]
-"""Removes erased rows from the segments of a cluster, and yields each file with hashes."""
+"""Removes erased rows from the segments of a cluster. Yields each file with hashes, and each that cannot be read as
+`key` and `problem`."""
 
 
 class Erasures:
@@ -74,6 +91,7 @@ class Erasures:
 
     Attributes:
         segments: of a cluster; None: there is none.
+        problem_of_segment: returns why a file of a segment cannot be read; None: it can, or is gone.
         numbers: deletes the numbers of placeholders in a cluster, of interactions and of conversations.
         readers: returns the jobs that run and may write what they read of events, by name; each run is another object.
     """
@@ -95,9 +113,11 @@ class Erasures:
         self._warehouse, self._settings, self._stop, self._now = warehouse, settings, stop, now
         self._stop_runs = stop_runs
         self.segments: Segments | None = None
+        self.problem_of_segment: Callable[[str], str | None] = lambda _: None
         self.numbers: Callable[[Sequence[str], Sequence[str]], None] = lambda _, __: None
         self.readers: Callable[[], Mapping[str, object]] = dict
         self._read_before: dict[str, object] = {}
+        self._applied: dict[str, _Applied] = {}
 
     @cached_property
     def keys(self) -> UserKeys:
@@ -123,12 +143,15 @@ class Erasures:
         log.info("erasure %s: requested by %s", id, by)
         return id
 
-    def run(self) -> None:
+    def run(self, asked: str | None = None) -> None:
         """Carries out all requests, or continues with them.
+
+        Args:
+            asked: raise the error of this erasure alone; None: the first one.
 
         Raises:
             Busy: a hold covers the events, or something is under way that cannot be stopped. The next call continues.
-            RetunedError: a stage failed. The next call continues.
+            RetunedError: a stage failed, or a file cannot be read or changed. The next call continues.
         """
         failed: Exception | None = None
         for row in self._warehouse.rows(QUERIES["unfinished"]):
@@ -139,7 +162,8 @@ class Erasures:
                 if str(error) != row["error"]:
                     self._warehouse.execute(QUERIES["failed"], {"id": row["id"], "error": str(error)})
                     log.warning("erasure %s: %s", row["id"], error)
-                failed = failed or error
+                if asked in (None, row["id"]):
+                    failed = failed or error
         if failed is not None:
             raise failed
 
@@ -147,22 +171,37 @@ class Erasures:
         """Removes from the files of this daemon what a leader of its cluster has erased. A daemon that leads now may
         have been down then.
 
+        An erasure is not noted as applied while the leader or this daemon has a file that cannot be read or changed.
+
         Raises:
             Busy, RetunedError: as `run`.
         """
-        if not (due := self._to_apply()):
-            return
-        self.delete_applied()
+        due = {row["id"]: msgspec.json.decode(row["found"]) for row in self._to_apply()}
+        self._applied = {id: done for id, done in self._applied.items() if id in due}
+        new = [id for id, found in due.items() if id not in self._applied or self._applied[id].of != found.get("left")]
+        if new:
+            self.delete_applied()
+            files, left = self._files(), dict[str, list[Place]]()
+            for id in new:
+                places = files.find(due[id]["workloads"], _time(due[id]["first"]), shared=False)
+                for place in places:
+                    files.erase(place)
+                left[id] = [place for place in places if place.path in files.left]
+            swapped = swap(self._warehouse, self._stop)
+            for id in new:
+                self._applied[id] = _Applied(due[id].get("left"), left[id])
+                log.info("erasure %s: applied here; reading paused for %.1f s", id, swapped.seconds)
         files = self._files()
-        for row in due:
-            found = msgspec.json.decode(row["found"])
-            for place in files.find(found["workloads"], _time(found["first"]), shared=False):
+        for done in self._applied.values():
+            for place in done.left:
                 files.erase(place)
-        swapped = swap(self._warehouse, self._stop)
-        with self._warehouse.transaction(recorded=False) as cursor:
-            for row in due:
-                cursor.execute(QUERIES["applied"], {"id": row["id"]})
-                log.info("erasure %s: applied here; reading paused for %.1f s", row["id"], swapped.seconds)
+            done.left = [place for place in done.left if place.path in files.left]
+        if complete := [id for id, done in self._applied.items() if not done.of and not done.left]:
+            with self._warehouse.transaction(recorded=False) as cursor:
+                for id in complete:
+                    cursor.execute(QUERIES["applied"], {"id": id})
+        if files.left:
+            raise RetunedError(f"erasure: {why(files.left)}")
 
     def delete_applied(self) -> None:
         """Deletes the rows that a leader of the cluster has erased. A daemon does so before it leads, so that no job of
@@ -213,10 +252,10 @@ class Erasures:
         found = msgspec.json.decode(row["found"]) if row["found"] else {}
         log.info("erasure %s: %s", id, state)
         if state == "requested":
-            self._collect(id, msgspec.json.decode(row["selection"], type=Selection))
+            self._collect(id, found, msgspec.json.decode(row["selection"], type=Selection))
         elif state == "deleting":
-            selection = row["selection"] and msgspec.json.decode(row["selection"], type=Selection)
-            self._delete(id, found, selection)
+            is_first = row["selection"] and not found.get("deleted")
+            self._delete(id, found, msgspec.json.decode(row["selection"], type=Selection) if is_first else None)
         elif state == "rewriting":
             self._rewrite(id, found)
         else:
@@ -224,23 +263,32 @@ class Erasures:
 
     # Stages
 
-    def _collect(self, id: str, selection: Selection) -> None:
-        """Fixes the set of erased events. Tombstones of what is named come first, so that none is added meanwhile."""
-        self._check_holds(id, selection)
-        tombstones = Tombstones(self.keys)
-        named = erasing.named(selection, self._now())
-        with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
-            self._put(cursor, id, tombstones.rows(named))
-        found, chosen, datasets = self._find(selection)
-        self.numbers(chosen.interactions, chosen.conversations)
-        with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
-            self._put(cursor, id, tombstones.rows(chosen.tombstones))
-            self._put_datasets(cursor, id, datasets)
-            self._enter(cursor, id, following("requested"), found)
+    def _collect(self, id: str, earlier: dict[str, Any], selection: Selection) -> None:
+        """Fixes the set of erased events. Tombstones of what is named come first, so that none is added meanwhile.
 
-    def _check_holds(self, id: str, selection: Selection) -> list[Hold]:
+        Args:
+            earlier: what was found and deleted before a file was mended, whose events are added now; empty: nothing.
+        """
+        self._check_holds(id, selection, earlier)
+        tombstones, at = Tombstones(self.keys), _time(earlier.get("at")) or self._now()
+        named = tombstones.rows(erasing.named(selection, at))
+        if not earlier:
+            with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+                self._put(cursor, id, named)
+        found, chosen, datasets = self._find(selection, at if earlier else None)
+        self.numbers(chosen.interactions, chosen.conversations)
+        rows = [*named, *tombstones.rows(chosen.tombstones)]
+        with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
+            if earlier:
+                rows += cursor.execute(QUERIES["tombstones_of"], {"id": id}).fetchall()
+                found = _added(earlier, found)
+            self._put(cursor, id, rows)
+            self._put_datasets(cursor, id, datasets)
+            self._enter(cursor, id, following("requested"), found | {"at": at.isoformat()})
+
+    def _check_holds(self, id: str, selection: Selection, found: dict[str, Any]) -> list[Hold]:
         """Returns the holds in force, none of which covers the events. What was fixed of a held erasure is given up, so
-        that events of it are stored again, and its versions stay in service.
+        that events of it are stored again, and its versions stay in service; unless its rows are deleted.
 
         Raises:
             Busy: a hold covers the events.
@@ -248,7 +296,7 @@ class Erasures:
         in_force = holds(self._warehouse)
         if not in_force or not (held := self._find(selection)[0]["holds"]):
             return in_force
-        if self._warehouse.row(QUERIES["fixed"], {"id": id}) is not None:
+        if not found.get("deleted") and self._warehouse.row(QUERIES["fixed"], {"id": id}) is not None:
             with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
                 for table in ("tombstones", "datasets"):
                     cursor.execute(QUERIES[f"forget_{table}"], {"id": id})
@@ -256,10 +304,15 @@ class Erasures:
         raise Busy(f"{'; '.join(held)}: the erasure waits until it is released (`retuned hold release`)")
 
     def _put(self, cursor: duckdb.DuckDBPyConnection, id: str, rows: Sequence[Any]) -> None:
+        """Stores the tombstones of an erasure, one of each id, with the longest span."""
+        spans = dict[tuple[str, ...], tuple[datetime | None, datetime | None]]()
+        for *key, since, until in rows:
+            known = spans.get(tuple(key), (since, until))
+            spans[tuple(key)] = (_earliest(known[0], since), _latest(known[1], until))
         cursor.execute(QUERIES["forget_tombstones"], {"id": id})
-        if rows:
-            columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
-            cursor.execute(QUERIES["put_tombstones"], {"id": id, **columns})
+        if spans:
+            given = zip(*((*key, *span) for key, span in spans.items()), strict=True)
+            cursor.execute(QUERIES["put_tombstones"], {"id": id, **dict(zip(_COLUMNS, map(list, given), strict=True))})
 
     def _put_datasets(self, cursor: duckdb.DuckDBPyConnection, id: str, datasets: Mapping[str, int]) -> None:
         """Stores which datasets have erased rows. A run that has read one may register its version later."""
@@ -272,7 +325,7 @@ class Erasures:
         Args:
             selection: None: rows were deleted before, and what was written since follows them, whatever is held now.
         """
-        in_force = self._check_holds(id, selection) if selection is not None else None
+        in_force = self._check_holds(id, selection, found) if selection is not None else None
         with entries.changing, self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
             if in_force is not None and holds(self._warehouse) != in_force:
                 raise Busy("a hold was placed or released meanwhile; the erasure continues if it is not covered")
@@ -285,7 +338,7 @@ class Erasures:
             found["tables"] = {
                 table: max(count, later.get(table, 0)) for table, count in (later | found["tables"]).items()
             }
-            self._enter(cursor, id, following("deleting"), found)
+            self._enter(cursor, id, following("deleting"), found | {"deleted": True})
         self._read_before = dict(self.readers())
 
     def _rewrite(self, id: str, found: dict[str, Any]) -> None:
@@ -303,16 +356,21 @@ class Erasures:
             self._enter(cursor, id, "rewriting", found | {"files": places})
         for place in places:
             files.erase(msgspec.convert(place, Place))
+        found["left"] = found.get("left", {}) | files.left
         label_requests.write_files(self._warehouse, self._settings)
         if self.segments is not None:
             with self._warehouse.cursor() as cursor:
                 tombstones = self._tombstones(cursor)
             for file in self.segments(tombstones):
+                if "problem" in file:
+                    found["left"][file["key"]] = file["problem"]
+                    continue
                 found.setdefault("segments", []).append(file)
                 with self._warehouse.transaction() as cursor:  # a killed daemon would not find it again
                     self._enter(cursor, id, "rewriting", found | {"files": places})
         with self._warehouse.transaction() as cursor:
-            cursor.execute(QUERIES["forget_selection"], {"id": id})
+            if not found["left"]:  # these may hold more of the selected events
+                cursor.execute(QUERIES["forget_selection"], {"id": id})
             self._enter(cursor, id, following("rewriting"), found | {"files": places})
 
     def _wait_for_readers(self) -> None:
@@ -325,38 +383,77 @@ class Erasures:
             )
 
     def _swap(self, row: dict[str, Any], found: dict[str, Any]) -> None:
-        id = row["id"]
+        """Ends the erasure, or the part of it that files which cannot be read or changed do not stop.
+
+        Raises:
+            RetunedError: such a file is left.
+        """
+        id, problem = row["id"], why(found["left"]) if found.get("left") else None
+        if problem and "swapped" in found:
+            if self._is_less_left(found):
+                with self._warehouse.transaction() as cursor:
+                    self._enter(cursor, id, "requested", found)
+                return
+            if row["error"] == problem:
+                raise RetunedError(problem)
+        elif not self._is_swapped(id, found):
+            return
+        with self._warehouse.cursor() as cursor:
+            datasets = dict(cursor.execute(QUERIES["datasets"], {"id": id}).fetchall())
+            found["versions"] = erasing.versions(cursor, datasets)
+        now = self._now()
+        made = receipt.receipt(self._warehouse, self._settings, row, found, None if problem else now)
+        signed = msgspec.json.encode(receipt.signed(made, self._settings)).decode()
+        with self._warehouse.transaction() as cursor:
+            if problem:
+                cursor.execute(QUERIES["done_in_part"], {"id": id, "receipt": signed})
+            else:
+                for version in found["versions"]:
+                    cursor.execute(QUERIES["put_version"], {"id": id, **version})
+                cursor.execute(QUERIES["applied"], {"id": id})
+                cursor.execute(QUERIES["done"], {"id": id, "now": now, "receipt": signed})
+                done = by_rule("erasure", "erased", subject=id, details={"tables": found["tables"]})
+                self._warehouse.trail.note(cursor, done)
+        if problem:
+            raise RetunedError(problem)
+        log.info("erasure %s: done; ingestion paused for %.1f s", id, found["swapped"]["seconds"])
+
+    def _is_swapped(self, id: str, found: dict[str, Any]) -> bool:
+        """Swaps the warehouse's file; False: something was written meanwhile, and is deleted first."""
         with self._warehouse.transaction() as cursor:
             left = ErasedRows(cursor, self._tombstones(cursor)).count()
             if not self._is_clean(left, found):
                 found.pop("swapped", None)
                 self._enter(cursor, id, following("swapping", is_clean=False), found)
-                return
+                return False
         if "swapped" not in found:  # whatever fails after it, such as the signature, the swap is not repeated
             found["swapped"] = asdict(swap(self._warehouse, self._stop))
             with self._warehouse.transaction() as cursor:
                 self._enter(cursor, id, "swapping", found)
-        with self._warehouse.cursor() as cursor:
-            datasets = dict(cursor.execute(QUERIES["datasets"], {"id": id}).fetchall())
-            found["versions"] = erasing.versions(cursor, datasets)
-        now = self._now()
-        signed = receipt.signed(receipt.receipt(self._warehouse, self._settings, row, found, now), self._settings)
-        with self._warehouse.transaction() as cursor:
-            for version in found["versions"]:
-                cursor.execute(QUERIES["put_version"], {"id": id, **version})
-            cursor.execute(QUERIES["applied"], {"id": id})
-            cursor.execute(QUERIES["done"], {"id": id, "now": now, "receipt": msgspec.json.encode(signed).decode()})
-            done = by_rule("erasure", "erased", subject=id, details={"tables": found["tables"]})
-            self._warehouse.trail.note(cursor, done)
-        log.info("erasure %s: done; ingestion paused for %.1f s", id, found["swapped"]["seconds"])
+        return True
+
+    def _is_less_left(self, found: dict[str, Any]) -> bool:
+        """Tries the files again that could not be read or changed; returns whether one was mended or deleted."""
+        files, places = self._files(), {place["path"]: place for place in found["files"]}
+        for path in found["left"]:
+            if path in places:
+                files.try_again(msgspec.convert(places[path], Place))
+            elif problem := self.problem_of_segment(path):
+                files.left[path] = problem
+        return len(files.left) < len(found["left"])
 
     # What is found
 
-    def _find(self, selection: Selection) -> tuple[dict[str, Any], erasing.Chosen, dict[str, int]]:
-        """Returns what is found, what the selection chooses, and the datasets with erased rows."""
-        chosen = erasing.choose(
-            self._warehouse, selection, archive.folder_of(self._warehouse, self._settings), self._now()
-        )
+    def _find(
+        self, selection: Selection, before: datetime | None = None
+    ) -> tuple[dict[str, Any], erasing.Chosen, dict[str, int]]:
+        """Returns what is found, what the selection chooses, and the datasets with erased rows.
+
+        Args:
+            before: only events that were received before this time; None: all.
+        """
+        folder = archive.folder_of(self._warehouse, self._settings)
+        chosen = erasing.choose(self._warehouse, selection, folder, before or self._now(), before)
         tombstones = Tombstones(self.keys)
         tombstones.use(tombstones.rows(chosen.tombstones))
         with self._warehouse.cursor() as cursor:
@@ -366,7 +463,11 @@ class Erasures:
             versions = erasing.versions(cursor, datasets)
             cursor.rollback()
         workloads = sorted({*chosen.workloads, *(version["workload"] for version in versions)})
-        files = Files(self._warehouse, self._settings, tombstones).find(workloads, chosen.first)
+        searched = Files(self._warehouse, self._settings, tombstones)
+        files = searched.find(workloads, chosen.first)
+        left = {str(path.absolute()): problem for path, problem in chosen.unread.items()} | searched.left
+        known = {file.path for file in files}
+        files += [place_of(Path(path)) for path in left if path not in known]
         letters = tables.get("dead_letters") or any("dead_letters" in Path(file.path).parts[-3:-2] for file in files)
         covering = (
             hold
@@ -381,6 +482,7 @@ class Erasures:
                 "first": chosen.first.isoformat() if chosen.first else None,
                 "tables": tables,
                 "files": [asdict(place) for place in files],
+                "left": left,
                 "versions": versions,
             },
             chosen,
@@ -400,7 +502,7 @@ class Erasures:
 
     def _is_clean(self, left: dict[str, int], found: dict[str, Any]) -> bool:
         files = self._files().find(found["workloads"], _time(found["first"]))
-        return not left and not any(place.rows for place in files)
+        return not left and not any(place.rows for place in files if place.path not in found.get("left", {}))
 
     def _tombstones(self, cursor: duckdb.DuckDBPyConnection) -> Tombstones:
         tombstones = Tombstones(self.keys)
@@ -409,6 +511,28 @@ class Erasures:
 
     def _enter(self, cursor: duckdb.DuckDBPyConnection, id: str, state: State, found: dict[str, Any]) -> None:
         cursor.execute(QUERIES["advance"], {"id": id, "state": state, "found": msgspec.json.encode(found).decode()})
+
+
+def _added(earlier: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Returns what was found before a file was mended, and now."""
+    files = {place["path"]: place for place in [*found["files"], *earlier["files"]]}
+    counts = [earlier["tables"], found["tables"]]
+    first = sorted(filter(None, (earlier["first"], found["first"])))
+    return {key: value for key, value in earlier.items() if key != "swapped"} | {
+        "workloads": sorted({*earlier["workloads"], *found["workloads"]}),
+        "first": first[0] if first else None,
+        "tables": {table: sum(count.get(table, 0) for count in counts) for table in {**counts[0], **counts[1]}},
+        "files": list(files.values()),
+        "left": found["left"],
+    }
+
+
+def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else min(one, other)
+
+
+def _latest(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -74,6 +74,12 @@ UPDATE erasures SET selection = NULL WHERE id = $id
 -- name: done
 UPDATE erasures SET state = 'done', done_at = $now, receipt = $receipt, error = NULL WHERE id = $id
 
+-- name: done_in_part
+UPDATE erasures SET receipt = $receipt WHERE id = $id
+
+-- name: tombstones_of
+SELECT kind, key_id, hash, since, until FROM tombstones WHERE erasure_id = $id
+
 -- name: to_apply
 -- The erasures that a leader of the cluster has carried out, and this daemon has not. A leader carries out those that are
 -- not done itself.

@@ -2,19 +2,17 @@
 
 import glob
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import fsync, sha256
 from retuned.consumers.common.text import first_line
-from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import archive, rewriting
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.tombstones import QUERIES as ARCHIVES
@@ -34,7 +32,7 @@ class Place:
     Attributes:
         action: rewrite: its other rows stay; delete: it is derived, and is made again where it is needed.
         rows: the number of erased rows; None: unknown.
-        sha256: of the file before; None: a folder.
+        sha256: of the file before; None: a folder, or it cannot be read.
     """
 
     path: str
@@ -44,14 +42,19 @@ class Place:
 
 
 class Files:
-    """The files beside one warehouse."""
+    """The files beside one warehouse.
+
+    Attributes:
+        left: the places that could not be read, rewritten or deleted, each with the reason.
+    """
 
     def __init__(self, warehouse: Warehouse, settings: Settings, tombstones: Tombstones) -> None:
         self._warehouse, self._settings, self._tombstones = warehouse, settings, tombstones
-        self._archive = archive.folder_of(warehouse, settings)
+        self._archive = archive.folder_of(warehouse, settings).absolute()
+        self.left: dict[str, str] = {}
 
     def find(self, workloads: Sequence[str], first: datetime | None, *, shared: bool = True) -> list[Place]:
-        """Returns the places with erased content.
+        """Returns the places with erased content, and files that cannot be read.
 
         Args:
             workloads: those of the erased events.
@@ -61,10 +64,27 @@ class Files:
         datasets = [Path(row["path"]) for row in self._warehouse.rows(QUERIES["dataset_paths"])] if shared else []
         files = [*self._archive.glob("*/day=*/*.parquet"), *chain(*(path.glob("*.parquet") for path in datasets))]
         derived = [*self._derived(workloads), *(self._reports(workloads, first) if shared else ())]
-        return [*self._with_rows(files), *(_place(path, "delete") for path in derived)]
+        return [*self._with_rows(files), *(place_of(path, "delete") for path in derived)]
 
     def erase(self, place: Place) -> None:
         """Removes the erased content from a place. Safe to repeat."""
+        try:
+            self._erase(place)
+        except rewriting.UNREADABLE as error:
+            self.left[place.path] = first_line(error)
+
+    def try_again(self, place: Place) -> None:
+        """Finds out whether a place that was left can be read and changed now. Its rows stay, because events may
+        be chosen by them first."""
+        path = Path(place.path)
+        if place.action == "delete" or not path.exists():
+            self.erase(place)
+        elif problem := rewriting.problem_of(path) or rewriting.problem_of_writing(path):
+            self.left[place.path] = problem
+        elif self._archive not in path.parents:
+            self.erase(place)
+
+    def _erase(self, place: Place) -> None:
         path = Path(place.path)
         if place.action == "delete":
             if path.is_dir():
@@ -81,20 +101,22 @@ class Files:
             rewriting.without(path, erased)
         if in_archive:
             self._record_archive(path)
-        else:
+        elif path.parent.is_dir():
             self._clean_dataset(path.parent)
 
     def _with_rows(self, files: Iterable[Path]) -> Iterator[Place]:
         for file in sorted(files):
             try:
                 rows = int(rewriting.erased_rows(file, self._tombstones).sum())
-            except (pa.ArrowException, OSError) as error:
-                raise RetunedError(
-                    f"{file}: cannot be read ({first_line(error)}); restore it from a backup, or move it away: the "
-                    "erasure continues then"
-                ) from error
+            except FileNotFoundError:
+                continue
+            except rewriting.UNREADABLE as error:
+                place = place_of(file, "rewrite")
+                self.left[place.path] = first_line(error)
+                yield place
+                continue
             if rows:
-                yield _place(file, "rewrite", rows)
+                yield place_of(file, "rewrite", rows)
 
     def _derived(self, workloads: Sequence[str]) -> Iterator[Path]:
         path = self._warehouse.path
@@ -124,7 +146,8 @@ class Files:
         rows = rewriting.rows_in(path) if path.exists() else 0
         if not rows:
             path.unlink(missing_ok=True)
-            fsync(path.parent)
+            if path.parent.is_dir():
+                fsync(path.parent)
             self._warehouse.execute(ARCHIVES["drop_archive"], {"file": name})
         else:
             about = {"file": name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -133,8 +156,8 @@ class Files:
     def _clean_dataset(self, folder: Path) -> None:
         """Removes words that are left in no row of a dataset from its topics, and stores its files."""
         known = topics.Topics.load(folder)
-        if known.weights:
-            known.only(_questions(folder)).save(folder)
+        if known.weights and (questions := _questions(folder)) is not None:
+            known.only(questions).save(folder)
         self._warehouse.artifacts.renew("dataset", folder)
 
 
@@ -146,20 +169,41 @@ def after(places: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "action": place["action"],
             "rows": place["rows"],
             "sha256_before": place["sha256"],
-            "sha256_after": sha256(Path(place["path"])) if Path(place["path"]).is_file() else None,
+            "sha256_after": _hash(Path(place["path"])),
         }
         for place in places
     ]
 
 
-def _place(path: Path, action: Literal["rewrite", "delete"], rows: int | None = None) -> Place:
-    return Place(str(path.absolute()), action, rows, sha256(path) if path.is_file() else None)
+def why(left: Mapping[str, str]) -> str:
+    """Returns what an operator does about places that could not be read, rewritten or deleted."""
+    files = ", ".join(f"{path} ({problem})" for path, problem in sorted(left.items()))
+    return (
+        f"these files could not be read or changed, and may hold erased events: {files}; restore each from a backup, "
+        "or delete it: the erasure then continues, and is complete after that"
+    )
 
 
-def _questions(dataset: Path) -> Iterator[str]:
-    """Yields the texts of a dataset that topics are made of."""
-    for file in sorted(dataset.glob("*.parquet")):
-        yield from pq.ParquetFile(file).read(columns=["question"])["question"].to_pylist()
+def place_of(path: Path, action: Literal["rewrite", "delete"] = "rewrite", rows: int | None = None) -> Place:
+    """Returns a place with the hash that it has now."""
+    return Place(str(path.absolute()), action, rows, _hash(path))
+
+
+def _hash(path: Path) -> str | None:
+    """Returns the SHA-256 of a file; None: it is none, or cannot be read."""
+    try:
+        return sha256(path) if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _questions(dataset: Path) -> list[str] | None:
+    """Returns the texts of a dataset that topics are made of; None: one of its files cannot be read, and is left."""
+    try:
+        files = [pq.ParquetFile(file).read(columns=["question"]) for file in sorted(dataset.glob("*.parquet"))]
+    except rewriting.UNREADABLE:
+        return None
+    return [question for file in files for question in file["question"].to_pylist()]
 
 
 def _pages(report: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import msgspec
 
 from retuned.consumers.common.signing import sign
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.daemon.erasure.files import after
+from retuned.daemon.erasure.files import after, why
 from retuned.daemon.settings import Settings
 
 CLUSTER = (
@@ -25,9 +25,13 @@ def receipt(
     settings: Settings,
     erasure: dict[str, Any],
     found: dict[str, Any],
-    now: datetime,
+    now: datetime | None,
 ) -> dict[str, Any]:
-    """Returns the receipt, in JSON's types. It names no erased id."""
+    """Returns the receipt, in JSON's types. It names no erased id.
+
+    Args:
+        now: when the erasure was completed; None: files are left that could not be read or changed.
+    """
     swapped = found["swapped"]
     tombstones = warehouse.row("SELECT count(*) AS n FROM tombstones WHERE erasure_id = ?", [erasure["id"]])
     assert tombstones is not None
@@ -36,7 +40,7 @@ def receipt(
         "requested_at": f"{erasure['requested_at'].isoformat()}Z",
         "requested_by": erasure["requested_by"],
         "reason": erasure["reason"],
-        "done_at": f"{now.isoformat()}Z",
+        "done_at": f"{now.isoformat()}Z" if now else None,
         "workloads": found["workloads"],
         "rows": found["tables"],
         "files": after(found["files"]),
@@ -75,7 +79,9 @@ def to_do(settings: Settings, found: dict[str, Any]) -> list[str]:
     kafka = settings.kafka
     topics = [*kafka.topics, *filter(None, (kafka.dead_letter_topic, kafka.label_requests_topic))]
     learned = ", ".join(f"{one['workload']}@{one['version']}" for one in found["versions"])
+    left = found.get("left")
     return [
+        *([f"This erasure is not complete: {why(left)}."] if left else []),
         f"Kafka: the topics {', '.join(topics)} keep the events until their retention ends; shorten it, or delete "
         "the records. Tombstones keep them from being stored again.",
         "Backups from before this erasure contain the events, and so does what a restore has set aside (replaced-…): "

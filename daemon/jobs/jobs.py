@@ -208,7 +208,7 @@ class Jobs:
         if self._scheduler.running:
             self._scheduler.add_job(self._run_erasures, id="erasures:now", executor="archive", replace_existing=True)
         else:
-            self.erasures.run()
+            self.erasures.run(id)
         return id
 
     def _run_erasures(self) -> None:

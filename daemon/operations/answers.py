@@ -45,6 +45,7 @@ class Found(TypedDict):
     workloads: list[str]
     tables: Annotated[dict[str, int], about("rows by table")]
     files: list[FoundFile]
+    left: Annotated[dict[str, str], about("files that cannot be read, each with the reason")]
     versions: Annotated[list[TaughtVersion], about("models that were trained on the rows")]
 
 
@@ -60,7 +61,9 @@ class Erasure(TypedDict):
     state: Literal["requested", "deleting", "rewriting", "swapping", "done"]
     error: Annotated[str | None, about("why it waits; null: it does not")]
     done_at: str | None
-    receipt: NotRequired[Annotated[dict[str, Any] | None, about("of one erasure, once it is done")]]
+    receipt: NotRequired[
+        Annotated[dict[str, Any] | None, about("of one erasure; done_at is null while files are left")]
+    ]
     envelope: NotRequired[
         Annotated[
             dict[str, Any] | None, about("the receipt, signed, as a DSSE envelope; null: audit.key_file is not set")

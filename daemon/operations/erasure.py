@@ -84,9 +84,11 @@ def erasure(local: "Local", request: Named, caller: Caller) -> Erasure:
 def summary(found: dict[str, Any]) -> list[str]:
     """Returns what a dry run found, in lines."""
     lines = [f"{rows:,} rows of {table}" for table, rows in found["tables"].items()]
-    for place in found["files"]:
+    for place in (file for file in found["files"] if file["path"] not in found["left"]):
         rows = f"{place['rows']:,} rows of " if place["rows"] else ""
         lines.append(f"{place['action']} {rows}{place['path']}")
+    for path, problem in found["left"].items():
+        lines.append(f"{path} cannot be read ({problem}); restore it from a backup, or delete it")
     for one in found["versions"]:
         taught = f"{one['rows']:,} of these rows" if one["rows"] else "an ancestor that was trained on these rows"
         lines.append(f"{one['workload']}@{one['version']} was trained on {taught}; retrain it")

@@ -149,7 +149,7 @@ class _Report:
         self._file, self._before, self._is_dry = file, before, is_dry
         self._stored, self._passed_over = Counter[str](), Counter[str]()
         self.refused = Counter[str]()
-        self._duplicates, self._examples = 0, list[Refusal]()
+        self._duplicates, self._erased, self._examples = 0, 0, list[Refusal]()
         self._answered, self._reached = 0, before.next or 0
         self._began = time.monotonic()
 
@@ -160,6 +160,7 @@ class _Report:
         self.refused.update(taken.refused)
         self._passed_over.update(taken.passed_over)
         self._duplicates += taken.duplicates
+        self._erased += taken.erased
         self._examples = (self._examples + taken.examples)[:EXAMPLES]
         self._answered = self._file.rows
 
@@ -183,6 +184,8 @@ class _Report:
         if passed_over := self._passed_over:
             lines += [f"  passed over {passed_over.total():,}"]
             lines += [f"    {count:,} {reason}: {PASSED_OVER[reason]}" for reason, count in passed_over.most_common()]
+        if self._erased:
+            lines.append(f"  erased      {self._erased:,}: they belong to what was erased, and are kept out")
         if unanswered := file.rows - self._answered:
             lines.append(
                 f"  not known   {unanswered:,} rows were sent last, and may or may not be stored; the same command "

@@ -2,7 +2,7 @@
 
 RETUNED_RAY=/opt/ray/bin/ray python tests/benchmarks/run.py cluster          all parts
 RETUNED_RAY=/opt/ray/bin/ray python tests/benchmarks/run.py cluster.ray      one of them alone: ingesters, queries,
-                                                                             failover, ray
+                                                                             failover, erasure, ray
 """
 
 import statistics
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cluster_erasure
 import cluster_ingesters
 import cluster_queries
 import ray_resume
@@ -44,6 +45,7 @@ PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "ingesters": cluster_ingesters.main,
     "queries": cluster_queries.main,
     "failover": failover,
+    "erasure": cluster_erasure.main,
     "ray": ray_resume.main,
 }
 

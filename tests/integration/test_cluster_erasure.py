@@ -1,7 +1,7 @@
 """Erasure in a cluster: from segments, from the control tables and from the warehouses of all daemons."""
 
 import threading
-from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,80 +9,23 @@ import psycopg
 import pytest
 from erasing import ANN, LETTER, MINE, SECRET, THEIRS, now, shop_events, traces
 from ingestion import feedback, interaction
-from prometheus_client import CollectorRegistry
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from cluster_doubles import KEY, Cluster, drain
+from cluster_doubles import Cluster, drain
+from cluster_erasing import Daemon
 
 from retuned.consumers.cluster import erasing
-from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.conversations import keys_of
 from retuned.consumers.cluster.database import Database
-from retuned.consumers.cluster.follower import Follower, followed
-from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.postgres import Postgres
-from retuned.consumers.cluster.source import SegmentSource
 from retuned.consumers.cluster.sweep import sweep
-from retuned.consumers.errors import LeadershipLost, StandsBy
-from retuned.consumers.metrics import Metrics
-from retuned.consumers.settings import PrivacySettings
-from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.consumers.errors import LeadershipLost, RetunedError, StandsBy
+from retuned.consumers.settings import RetentionSettings
+from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.selection import Request
-from retuned.daemon.erasure.erasure import Erasures
-from retuned.daemon.settings import Settings
-
-
-class Daemon:
-    """A daemon of the cluster: a warehouse that follows the segments and the control tables."""
-
-    def __init__(self, cluster: Cluster, folder: Path, *, leads: bool) -> None:
-        self.cluster, self.folder = cluster, folder
-        self.settings = Settings(
-            warehouse={"path": folder / "w.duckdb"},
-            models={"directory": folder / "models"},
-            kafka=cluster.settings.kafka,
-            privacy=PrivacySettings(user_key=KEY),  # type: ignore[arg-type]
-            store=cluster.settings.store,
-        )  # type: ignore[arg-type]
-        self.warehouse: Warehouse = open_warehouse(self.settings.warehouse)
-        registry = CollectorRegistry()
-        self.source = SegmentSource(
-            cluster.database(), cluster.objects, self.settings.kafka.topics, lambda: followed(self.warehouse)
-        )
-        self.ingest = Follower(self.source, self.warehouse, cluster.settings, Metrics(registry), store_up(registry))
-        self.postgres = Postgres(cluster.settings.store)
-        self.control = Control(self.postgres, self.warehouse)
-        self.erasures = Erasures(self.warehouse, self.settings, threading.Event(), now, lambda *_: None)
-        self.erasures.segments = self._erase_segments
-        self.erasures.numbers = self._erase_numbers
-        if leads:
-            [(epoch,)] = self.postgres.rows("lead", {"instance": "leader", "seconds": 0.0})
-            self.control.follow()
-            self.control.epoch = epoch
-            self.control.publish_all()
-
-    def _erase_segments(self, tombstones: Any) -> Iterator[dict[str, Any]]:
-        for file in erasing.erase(self.cluster.database(), self.cluster.objects, tombstones):
-            yield {"key_before": file.before.key, "key_after": file.after.key}
-
-    def _erase_numbers(self, interactions: Any, conversations: Any) -> None:
-        self.cluster.database().erase_placeholders(keys_of(self.erasures.keys, interactions, conversations))
-
-    def follow(self) -> None:
-        self.control.follow()
-        while not self.ingest.caught_up or self.ingest.step():
-            self.ingest.step()
-
-    def ids(self, table: str) -> list[str]:
-        return [row["id"] for row in self.warehouse.rows(f"SELECT id FROM {table} ORDER BY id")]
-
-    def close(self) -> None:
-        self.source.close()
-        self.postgres.close()
-        self.warehouse.close()
+from retuned.daemon.erasure import erasure as module
 
 
 def test_rows_leave_segments_and_the_warehouses_of_all_daemons(cluster: Cluster, tmp_path: Path) -> None:
@@ -326,6 +269,84 @@ def test_events_that_the_leader_has_not_followed_yet_go_as_well(cluster: Cluster
         assert traces(daemon.folder, SECRET, MINE, LETTER, *ANN) == {}
         daemon.close()
     assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+
+
+def test_daemons_apply_again_what_a_mended_file_of_the_leader_adds(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingester = cluster.ingester()
+    app = {"attributes": {"channel": "app"}}
+    cluster.send(interaction("qzx-old", response=f"{SECRET}.", **app), interaction("stays"))
+    drain(ingester)
+    cluster.send(interaction("new", timestamp=f"{now().isoformat()}Z"))
+    drain(ingester)
+    leader, other = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    files = []
+    for daemon in (leader, other):
+        daemon.follow()
+        settings = daemon.settings.model_copy(update={"retention": RetentionSettings(keep_days=1)})
+        archive(daemon.warehouse, settings, Kept(), now() + timedelta(days=3), threading.Event())
+        files += (daemon.folder / "archive").glob("interactions/*/*.parquet")
+    assert len(files) == 2
+    contents = [file.read_bytes() for file in files]
+    cluster.send(interaction("young", response=f"{MINE}.", **app))
+    drain(ingester)
+    swaps, real = list[object](), module.swap
+    monkeypatch.setattr(module, "swap", lambda *given: swaps.append(real(*given)) or swaps[-1])
+    for daemon, file in zip((leader, other), files, strict=True):
+        daemon.follow()
+        file.write_bytes(b"broken")
+    asked = Request(workload="support.refunds", attribute=["channel=app"]).selection(leader.erasures.keys)
+    leader.erasures.request(asked, "dpo", None)
+    for _ in range(2):
+        for daemon, work in ((leader, leader.erasures.run), (other, other.erasures.apply)):
+            with pytest.raises(RetunedError, match=str(daemon.folder / "archive")):
+                work()
+            assert "young" not in daemon.ids("interactions")
+            assert traces(daemon.folder, MINE) == {}
+            other.follow()
+    files[1].write_bytes(contents[1])
+    other.erasures.apply()  # it waits for the leader, whose file may have what is not known yet
+    assert (list(other.erasures.waiting()), len(swaps)) == (["applying"], 2)
+    files[0].write_bytes(contents[0])
+    leader.erasures.run()
+    other.follow()
+    other.erasures.apply()
+    for daemon in (leader, other):
+        assert daemon.erasures.waiting() == {}
+        assert traces(daemon.folder, SECRET, MINE, "qzx-old") == {}
+        daemon.close()
+    assert traces(cluster.folder, SECRET, MINE) == {}
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_file_of_a_segment_that_cannot_be_read_stops_nothing_else(
+    cluster: Cluster, tmp_path: Path, mended: bool
+) -> None:
+    ingester = cluster.ingester()
+    cluster.send(*shop_events())
+    drain(ingester)
+    cluster.send(interaction("ann-3", user_id="ann@shop", response=f"{SECRET}!"))
+    drain(ingester)
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    [(key,)] = cluster.query("SELECT key FROM retuned.segment_files WHERE number = 1 AND table_name = 'interactions'")
+    content = (cluster.folder / key).read_bytes()
+    cluster.objects.put(key, b"broken")
+    leader.erasures.request(Request(user_id="ann@shop").selection(leader.erasures.keys), "dpo", None)
+    for _ in range(2):
+        with pytest.raises(RetunedError, match=key):
+            leader.erasures.run()
+    assert traces(leader.folder, SECRET, MINE, LETTER) == traces(cluster.folder, SECRET, MINE, LETTER) == {}
+    if mended:
+        cluster.objects.put(key, content)
+    else:
+        cluster.query("SELECT retuned.forget_segment(1, 'damaged')")
+        cluster.objects.delete([key])
+    leader.erasures.run()
+    assert leader.warehouse.rows("SELECT DISTINCT state FROM erasures") == [{"state": "done"}]
+    assert traces(leader.folder, SECRET, MINE, LETTER, *ANN) == traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
+    leader.close()
 
 
 def test_segments_from_before_the_first_interaction_are_written_again(cluster: Cluster, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from building import build_dataset, promote, rows, teach, with_dataset
 from erasing import now, traces
 from teaching import Teacher
 
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
@@ -18,6 +19,7 @@ from retuned.consumers.warehouse.erasing import ErasedRows
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.selection import Selection
 from retuned.consumers.warehouse.tombstones import Tombstones
+from retuned.daemon.erasure import erasure as module
 from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.settings import Settings
 from retuned.retrain.data.dataset import Dataset, load
@@ -90,6 +92,27 @@ def test_rows_leave_datasets_and_the_models_that_learned_them_are_named(school: 
     assert [(row["version"], row["rows"]) for row in versions] == [("v1", len(learned)), ("v2", 0)]
     assert receipt["versions"] == versions
     assert "support@v1, support@v2" in receipt["operator"][-1]
+
+
+@pytest.mark.parametrize("split", ["train", "holdout", "topics"])
+def test_a_file_of_a_dataset_that_cannot_be_read_stops_nothing_else(
+    school: School, tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swaps, real = list[object](), module.swap
+    monkeypatch.setattr(module, "swap", lambda *given: swaps.append(real(*given)) or swaps[-1])
+    (file,) = school.dataset.path.glob(f"{split}.*")
+    content = file.read_bytes()
+    file.write_bytes(b"broken")
+    erasures = Erasures(school.warehouse, school.settings, threading.Event(), now, lambda *_: None)
+    id = erasures.request(Selection(interactions=school.answers()), "dpo", None)
+    for _ in range(3):
+        with pytest.raises(RetunedError, match="restore each from a backup"):
+            erasures.run()
+    assert (traces(tmp_path, WORD), len(swaps)) == ({}, 1)
+    file.write_bytes(content)
+    assert split == "topics" or traces(tmp_path, WORD) != {}
+    erasures.run()
+    assert ((erasures.of(id) or {})["state"], traces(tmp_path, WORD), len(swaps)) == ("done", {}, 2)
 
 
 def test_the_next_dataset_is_built_without_them_and_holds_out_the_same(school: School) -> None:

@@ -12,7 +12,7 @@ from erasing import LETTER, MINE, SECRET, Shop, now, traces
 from ingestion import feedback, interaction
 
 from retuned.consumers.common.signing import make_key
-from retuned.consumers.errors import ArchiveError, RetunedError
+from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.settings import AuditSettings, RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
@@ -167,21 +167,6 @@ def test_an_id_that_is_a_number_or_a_name_is_blanked_in_sentences_alone(shop: Sh
     }
     shown = [row["reason"] for row in warehouse.rows("SELECT reason FROM promotions ORDER BY id")]
     assert shown == ["<ERASED> was better (<ERASED>), said <ERASED>.", reasons[2]]
-
-
-def test_a_file_of_the_archive_that_cannot_be_read_is_named(shop: Shop, tmp_path: Path) -> None:
-    shop.rig.send(interaction("16"))
-    shop.rig.drain()
-    broken = tmp_path / "archive" / "interactions" / "day=2026-11-01" / "x.parquet"
-    broken.parent.mkdir(parents=True)
-    broken.write_bytes(b"broken")
-    erasures = shop.erasures()
-    id = erasures.request(Selection(interactions=["16"]), "dpo", None)
-    with pytest.raises(ArchiveError, match=r"day=2026-11-01/x\.parquet.*move it away"):
-        erasures.run()
-    broken.unlink()
-    erasures.run()
-    assert (erasures.of(id) or {})["state"] == "done"
 
 
 def test_the_file_is_swapped_once_although_the_receipt_cannot_be_signed(
