@@ -32,7 +32,7 @@ LEAST = 0.3
 def evidence_effect(votes: Votes, between_days: float = 0.0) -> float:
     """Returns a cautious design effect, at least 1, for votes that are examined repeatedly.
 
-    The capital of watch/sequential.py is an e-process on votes divided by the design effect if units are independent
+    The capital of sequential.py is an e-process on votes divided by the design effect if units are independent
     and the effect is never below the true one. An estimate cannot guarantee that. In simulation at most 1% of identical
     versions are rolled back in 14 days, where 5% are allowed (tests/benchmarks/rates.py).
     """
