@@ -19,10 +19,17 @@ def requested(warehouse: Warehouse, ids: Sequence[str], now: datetime, *, alarm:
 
 
 def labelled(
-    warehouse: Warehouse, ids: Sequence[str], invented: int, now: datetime, *, alarm: bool, offset: int = 10_000
+    warehouse: Warehouse,
+    ids: Sequence[str],
+    invented: int,
+    now: datetime,
+    *,
+    alarm: bool,
+    offset: int = 10_000,
+    user_id: str | None = None,
 ) -> None:
     """Requests that an expert answered: the first so many answers are invented."""
     requested(warehouse, ids, now, alarm=alarm)
     for about, value, first in ((ids[:invented], True, offset), (ids[invented:], False, offset + 1_000)):
         if about:
-            feedback(warehouse, about, "hallucination", value, source="expert", when=now, offset=first)
+            feedback(warehouse, about, "hallucination", value, source="expert", when=now, offset=first, user_id=user_id)

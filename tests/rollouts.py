@@ -19,11 +19,11 @@ from watching import BEFORE, DAY, DELAYS, HOUR, WATCHED, WEEK, Numbers, Service,
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings
+from retuned.monitors.rates.sequential import log_e_value
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch import canary
 from retuned.monitors.watch import check as watch_check
 from retuned.monitors.watch.comparison import COMPARED, FALL, MISSED, Baseline, half_of_error, seconds_to_find
-from retuned.monitors.watch.sequential import log_e_value
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings
 from retuned.retrain.settings import Settings as ReleaseSettings

@@ -118,6 +118,7 @@ def feedback(
     source: str = "user",
     when: datetime = START,
     offset: int = 0,
+    user_id: str | None = None,
 ) -> None:
     """Store one feedback for each interaction id."""
     rows = [
@@ -128,6 +129,7 @@ def feedback(
             "name": name,
             "value": json.dumps(value),
             "source": source,
+            "user_id": user_id,
             "topic": "feedback",
             "partition": 0,
             "offset": offset + number,

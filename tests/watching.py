@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from retuned.monitors.rates.days import variance_between
+from retuned.monitors.rates.sequential import log_e_value
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.statistics import Z95
 from retuned.monitors.watch.comparison import COMPARED
 from retuned.monitors.watch.counts import ENOUGH_DAYS, ENOUGH_VOTES
-from retuned.monitors.watch.sequential import log_e_value
 
 Numbers = npt.NDArray[np.int64]
 HOUR = timedelta(hours=1)

@@ -73,14 +73,9 @@ GROUP BY name, source
 -- name: comparable_votes
 -- One row for each interaction, name and source: the last vote. Votes of experts on answers that label requests are about
 -- do not count: those answers were chosen because they are likely wrong, or drawn at another rate. Nor do votes of banned
--- accounts; a decision for the workload overrides one for all workloads.
+-- accounts.
 CREATE OR REPLACE TEMP TABLE comparable_votes AS
-WITH banned AS (
-    SELECT user_id FROM account_decisions
-    WHERE (workload = $workload OR workload IS NULL) AND superseded_at IS NULL AND action <> 'release'
-    GROUP BY user_id
-    HAVING arg_max(action, (workload IS NOT NULL, decided_at)) = 'ban'
-), latest AS (
+WITH latest AS (
     SELECT interaction_id, name, source,
            max_by(judgements, (timestamp, received_at, feedback_id)) AS last
     FROM judgements
@@ -93,8 +88,7 @@ WITH banned AS (
       AND NOT (source = 'expert' AND interaction_id IN (
           SELECT interaction_id FROM label_requests WHERE workload = $workload
       ))
-      AND coalesce(CASE WHEN source = 'user' THEN coalesce(user_id, asker_id) ELSE user_id END, '')
-          NOT IN (SELECT user_id FROM banned)
+      AND NOT is_banned($workload, source, user_id, asker_id)
     GROUP BY interaction_id, name, source
 ), votes AS (
     SELECT interaction_id, last.conversation, last.answered_at, last.model, last.imported, name, source, last.value,

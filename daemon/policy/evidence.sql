@@ -47,19 +47,11 @@ ORDER BY created_at DESC LIMIT $checks
 -- name: corrections
 -- Corrections of an earlier model's answers can be learned from, but are no evidence about the model in service. A
 -- demonstration belongs to no model. Nothing is learned from banned accounts.
-WITH banned AS (
-    SELECT user_id FROM account_decisions
-    WHERE (workload = $workload OR workload IS NULL) AND superseded_at IS NULL AND action <> 'release'
-    GROUP BY user_id
-    HAVING arg_max(action, (workload IS NOT NULL, decided_at)) = 'ban'
-)
 SELECT count(*) FILTER (received_at > $since_dataset) AS to_learn,
        count(*) FILTER (received_at > $since_run) AS untried,
        count(*) FILTER (received_at > $since_run AND (answered_at >= $promoted_at OR demonstration)) AS new
 FROM judgements
-WHERE workload = $workload AND name = 'correction'
-    AND coalesce(CASE WHEN source = 'user' THEN coalesce(user_id, asker_id) ELSE user_id END, '')
-        NOT IN (SELECT user_id FROM banned)
+WHERE workload = $workload AND name = 'correction' AND NOT is_banned($workload, source, user_id, asker_id)
 
 -- name: past_runs
 -- Duration and scores of the latest decided runs, and how many corrections each had that its parent had not. A run whose

@@ -8,7 +8,7 @@ import numpy as np
 
 from retuned.daemon.policy.ratings import UNRATED, YEAR, Ratings
 from retuned.monitors.rates.days import variance_between
-from retuned.monitors.watch.sequential import log_e_value
+from retuned.monitors.rates.sequential import log_e_value
 
 FALSE_ALARMS = 0.05
 """Largest chance of any false alarm in a YEAR of periods."""

@@ -19,8 +19,8 @@ def follows(value: Value, known: Sequence[Value], mentioned: Sequence[Value]) ->
     """Whether a value follows by arithmetic from the values of the passages or the conversation.
 
     A value follows if it is a sum or difference of two values, a percentage of one, a rate over a period, or a multiple
-    of one (plus another) by a factor that the conversation or the answer mentions: three nights at 24 euros are 72 if
-    the customer stays three nights. With more steps, nearly any number could be derived.
+    of one (plus or minus another) by a factor that the conversation or the answer mentions: three nights at 24 euros
+    are 72 if the customer stays three nights. With more steps, nearly any number could be derived.
 
     Args:
         known: the values of the passages.
@@ -42,8 +42,8 @@ def _results(value: Value, known: Sequence[Value], mentioned: Sequence[Value]) -
     theirs, ours = _amounts(value, known), _amounts(value, mentioned)
     no_counts = {*_NO_COUNTS, value.kind} - {"number"}
     factors = _numbers([other for other in mentioned if other.kind not in no_counts])
-    results = [amount * factor for amount in theirs for factor in factors]
-    results += [amount / factor for amount in theirs for factor in factors]
+    multiples = [amount * factor for amount in theirs for factor in factors]
+    results = [*multiples, *(amount / factor for amount in theirs for factor in factors)]
     if value.kind == "percent":
         numbers, every = _numbers(mentioned), _numbers([*mentioned, *known])
         results += [100 * part / whole for a in numbers for b in every for part, whole in ((a, b), (b, a))]
@@ -55,12 +55,15 @@ def _results(value: Value, known: Sequence[Value], mentioned: Sequence[Value]) -
         factors = [factor for share in shares for factor in (share, 1 - share, 1 + share)]
         results += [amount * factor for amount in (*theirs, *ours) for factor in factors]
     results += _by_rate(value, known, mentioned)
+    if value.per in _SECONDS:  # £23 a year: £11.50 every six months
+        results += [amount * _SECONDS[value.per] / span for amount in theirs for span in _durations(known) if span]
     results += [a + sign * b for at, a in enumerate(theirs) for b in theirs[at + 1 :] for sign in (1, -1)]
     if value.kind == "duration":
         results += _spans([*known, *mentioned])
     results += [sign * a + b for a in ours for b in (*theirs, *ours) for sign in (1, -1)]
     results += [b - a for a in ours for b in theirs]
     results += [product + amount for product in results[: _MOST * _MOST] for amount in theirs]
+    results += [multiple - amount for multiple in multiples for amount in theirs]
     return results
 
 

@@ -104,6 +104,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
         for row in _rows(cursor, "left_out"):
             insert(cursor, "ledger_left_out", created_at=now, **row)
         cursor.execute(QUERIES["moments"])
+        cursor.execute(QUERIES["add_moments"])
         cursor.execute(QUERIES["outcomes"])
         cursor.execute(QUERIES["advance"], {"now": now})
     return entries

@@ -172,7 +172,7 @@ ORDER BY ALL
 
 -- name: moments
 -- Adds each conversation as known now, and subtracts it as known at the last booking.
-INSERT INTO ledger_moments
+CREATE OR REPLACE TEMP TABLE added_moments AS
 WITH worth AS (
     SELECT sign, answer, coalesce(sum(quantity * rate) FILTER (kind = 'gain'), 0) AS earned,
            coalesce(sum(quantity * rate) FILTER (kind = 'cost'), 0) AS spent
@@ -185,10 +185,16 @@ WITH worth AS (
     FROM states LEFT JOIN worth USING (sign, answer)
     GROUP BY sign, workload, version, promotion, conversation, day
 )
-SELECT workload, version, promotion, hour, sum(sign), sum(sign * n), sum(sign * gain), sum(sign * cost),
-       sum(sign * gain * gain), sum(sign * cost * cost), sum(sign * gain * cost)
+SELECT workload, version, promotion, hour, sum(sign) AS conversations, sum(sign * n) AS interactions, sum(sign * gain) AS gain,
+       sum(sign * cost) AS cost, sum(sign * gain * gain) AS gain_squared, sum(sign * cost * cost) AS cost_squared,
+       sum(sign * gain * cost) AS gain_cost
 FROM sums
 GROUP BY ALL
+
+-- name: add_moments
+INSERT INTO ledger_moments BY NAME
+SELECT workload, version, promotion, hour, conversations, interactions, gain, cost, gain_squared, cost_squared, gain_cost
+FROM added_moments
 ON CONFLICT DO UPDATE SET
     conversations = conversations + excluded.conversations,
     interactions = interactions + excluded.interactions,

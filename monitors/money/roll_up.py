@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
+from retuned.monitors.money.ledger import QUERIES as LEDGER
 
-QUERIES = named_queries("retuned.monitors.money", "roll_up.sql")
+QUERIES = {"insert_rolled_moments": LEDGER["add_moments"], **named_queries("retuned.monitors.money", "roll_up.sql")}
 
 
 def roll_up(warehouse: Warehouse, workloads: Sequence[str], now: datetime, detail: timedelta) -> int:

@@ -50,25 +50,15 @@ INSERT INTO ledger_left_out BY NAME SELECT * EXCLUDE (entries) FROM rolled_left_
 
 -- name: rolled_moments
 -- Adds all hours of a day to its first hour.
-CREATE OR REPLACE TEMP TABLE rolled_moments AS
-SELECT moments.rowid AS entry, * FROM ledger_moments AS moments
+CREATE OR REPLACE TEMP TABLE added_moments AS
+SELECT list(rowid) AS entries, workload, version, promotion, date_trunc('day', ledger_moments.hour) AS hour,
+       sum(conversations) AS conversations, sum(interactions) AS interactions, fsum(gain) AS gain, fsum(cost) AS cost,
+       fsum(gain_squared) AS gain_squared, fsum(cost_squared) AS cost_squared, fsum(gain_cost) AS gain_cost
+FROM ledger_moments
 WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
-    AND hour < $before AND hour <> date_trunc('day', hour) AND gain_squared < 1e300 AND cost_squared < 1e300
+    AND ledger_moments.hour < $before AND ledger_moments.hour <> date_trunc('day', ledger_moments.hour)
+    AND gain_squared < 1e300 AND cost_squared < 1e300
+GROUP BY ALL
 
 -- name: delete_rolled_moments
-DELETE FROM ledger_moments WHERE rowid IN (SELECT entry FROM rolled_moments)
-
--- name: insert_rolled_moments
-INSERT INTO ledger_moments
-SELECT workload, version, promotion, date_trunc('day', hour), sum(conversations), sum(interactions), fsum(gain), fsum(cost),
-       fsum(gain_squared), fsum(cost_squared), fsum(gain_cost)
-FROM rolled_moments
-GROUP BY ALL
-ON CONFLICT DO UPDATE SET
-    conversations = conversations + excluded.conversations,
-    interactions = interactions + excluded.interactions,
-    gain = gain + excluded.gain,
-    cost = cost + excluded.cost,
-    gain_squared = gain_squared + excluded.gain_squared,
-    cost_squared = cost_squared + excluded.cost_squared,
-    gain_cost = gain_cost + excluded.gain_cost
+DELETE FROM ledger_moments WHERE rowid IN (SELECT unnest(entries) FROM added_moments)

@@ -1,14 +1,19 @@
 """What the incumbent answers by rule: share, helpful rate, cost; and the least confidence of a version's own answers.
 
-Calibration. The labelled answers of a version are ordered by confidence. The helpful rate of the more confident half is
-tested, then of the more confident 60%, and so on, until the lower end of its interval is below `helpful_rate`. A fixed
-order that stops at the first failure keeps the error of one test (Angelopoulos et al., "Learn then test", 2021). A
-version is calibrated once: afterwards nobody votes on the answers that were replaced.
+Calibration. The first LEAST labels of a version set the confidences above which its more confident half, 60% and so on
+lie. In this order their helpful rates are tested, until one is not shown to be above `helpful_rate`. A fixed order that
+stops at the first failure keeps the error of one test (Angelopoulos et al., "Learn then test", 2021). A version is
+calibrated once: afterwards nobody votes on the answers that were replaced.
+
+Error. Labels are tested at each look until the version is calibrated, by an e-value that may be examined at any time:
+the confidences are set beforehand, and votes are divided by their design effect (rates/sequential.py). No look reads
+more than LABELS. So the time since the version came into service is divided into periods of that length with labels of
+their own, and the k-th has ERROR / (k (k + 1)), half of it for experts' labels and half for users'.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import duckdb
@@ -17,7 +22,8 @@ from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.blindness import note
 from retuned.monitors.quality.figure import ALL_MODELS, Figure
-from retuned.monitors.rates.estimate import rate
+from retuned.monitors.rates.estimate import evidence_effect, rate
+from retuned.monitors.rates.sequential import log_e_value_of_rate
 from retuned.monitors.rates.votes import of_units, read_votes
 from retuned.monitors.statistics import Z95, wilson
 from retuned.monitors.windows import Window
@@ -27,7 +33,9 @@ LEAST = 100
 """Labelled answers of a version without which it is not calibrated."""
 KEPT = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """The shares of the answers that are tested. A version that should give fewer than half of them is no use."""
-LABELS = timedelta(days=30)
+LABELS = timedelta(days=90)
+ERROR = 0.025
+"""The chance that a version is ever calibrated wrongly: its kept answers are helpful at a lower rate."""
 
 Label = tuple[float, str, bool]
 """Confidence, unit and vote."""
@@ -76,11 +84,13 @@ def _thresholds(
     source = f"{helpful_rate:g}"
     cursor.execute(QUERIES["thresholds"], {"workload": workload, "source": source})
     known = {model: (value, n) for model, value, n in cursor.fetchall()}
-    new = [model for (model,) in cursor.execute(QUERIES["versions"]).fetchall() if model not in known]
-    labels = _labels(cursor, workload, now) if new else {}
-    for model in new:
-        own = labels.get(model, [])
-        threshold = least_confidence(own, helpful_rate)
+    versions = cursor.execute(QUERIES["versions"], {"workload": workload}).fetchall()
+    for model, served_since in versions:
+        if model in known:
+            continue
+        period = max(math.floor((now - served_since) / LABELS), 0)
+        own = _labels(cursor, workload, model, served_since + period * LABELS, now)
+        threshold = least_confidence(own, helpful_rate, ERROR / 2 / ((period + 1) * (period + 2)))
         what = f"rated answers of {model}, by experts or by users, to calibrate cascade.helpful_rate"
         if len(own) >= LEAST and threshold is None:
             what += f"; its more confident half is not shown to be {100 * helpful_rate:g}% helpful: none is replaced"
@@ -94,34 +104,41 @@ def _thresholds(
     ]
 
 
-def least_confidence(labels: Sequence[Label], helpful_rate: float) -> float | None:
+def least_confidence(labels: Sequence[Label], helpful_rate: float, error: float) -> float | None:
     """Returns the confidence down to which answers are shown to be helpful at this rate; None: too few labels, or not
-    even the more confident half is."""
+    even the more confident half is.
+
+    Args:
+        labels: in the order of their votes.
+        error: the chance of a wrong result, however many of the labels are tested, one after the other.
+    """
     if len(labels) < LEAST:
         return None
-    ordered = sorted((confidence for confidence, _, _ in labels), reverse=True)
+    first = sorted((confidence for confidence, _, _ in labels[:LEAST]), reverse=True)
     found = None
     for share in KEPT:
-        least = ordered[round(share * len(ordered)) - 1]
+        least = first[round(share * LEAST) - 1]
         units = defaultdict[str, list[int]](lambda: [0, 0])
         for confidence, unit, good in labels:
             if confidence >= least:
                 units[unit][0] += good
                 units[unit][1] += 1
-        _, low, _ = rate(of_units((yes, n) for yes, n in units.values()))
-        if low < helpful_rate:
+        votes = of_units((yes, n) for yes, n in units.values())
+        yes, n, _, _ = votes.sums
+        effect = evidence_effect(votes)
+        if log_e_value_of_rate(yes / effect, n / effect, helpful_rate) < -math.log(error):
             break
         found = least
     return found
 
 
-def _labels(cursor: duckdb.DuckDBPyConnection, workload: str, now: datetime) -> Mapping[str, list[Label]]:
-    """Returns the labelled answers of each model: by experts if there are enough, else by users."""
-    judgements.comparable_votes(cursor, workload, now - LABELS, now, now=now)
-    found = defaultdict[tuple[str, str], list[Label]](list)
-    for model, source, unit, good, confidence in cursor.execute(QUERIES["labels"], {"since": now - LABELS}).fetchall():
-        found[model, source].append((confidence, unit, good))
-    return {
-        model: next((own for own in (found[model, "expert"],) if len(own) >= LEAST), found[model, "user"])
-        for model in {model for model, _ in found}
-    }
+def _labels(
+    cursor: duckdb.DuckDBPyConnection, workload: str, model: str, since: datetime, now: datetime
+) -> list[Label]:
+    """Returns the labelled answers of a model in the order of their votes: by experts if there are enough, else by
+    users."""
+    judgements.comparable_votes(cursor, workload, since, now, now=now)
+    found = defaultdict[str, list[Label]](list)
+    for source, *label in cursor.execute(QUERIES["labels"], {"model": model, "since": since}).fetchall():
+        found[source].append(tuple(label))
+    return found["expert"] if len(found["expert"]) >= LEAST else found["user"]

@@ -17,10 +17,12 @@ FROM comparable_votes
 WHERE name = 'helpful' AND regexp_matches(model, '[@+]cascade$')
 
 -- name: versions
--- The versions that answer in the current window.
-SELECT given FROM answered
+-- The versions that answer in the current window, and since when they have been in service.
+SELECT given, min(created_at) AS served_since
+FROM answered JOIN promotions ON workload = $workload AND version = version_of($workload, given)
 WHERE contains(given, '@') AND NOT regexp_matches(given, '@base$|[@+]cascade$')
-ORDER BY answers DESC
+GROUP BY given
+ORDER BY any_value(answers) DESC
 
 -- name: thresholds
 SELECT model, arg_max(value, created_at), arg_max(n, created_at) FROM quality
@@ -28,7 +30,8 @@ WHERE workload = $workload AND metric = 'least_confidence' AND source = $source 
 GROUP BY model
 
 -- name: labels
--- Votes on answers whose confidence is known.
-SELECT model, source, unit, value, try_cast(attributes ->> '$.confidence' AS DOUBLE) AS confidence
+-- Votes on answers of a model whose confidence is known.
+SELECT source, try_cast(attributes ->> '$.confidence' AS DOUBLE) AS confidence, unit, value
 FROM comparable_votes JOIN (SELECT id, timestamp, attributes FROM traffic WHERE timestamp >= $since) ON id = interaction_id
-WHERE name = 'helpful' AND source IN ('user', 'expert') AND confidence IS NOT NULL AND NOT regexp_matches(model, '\+cascade$')
+WHERE name = 'helpful' AND source IN ('user', 'expert') AND confidence IS NOT NULL AND model = $model
+ORDER BY voted_at, interaction_id

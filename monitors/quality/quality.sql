@@ -83,6 +83,7 @@ WITH labelled AS (
     SELECT interaction_id, arg_max(value::VARCHAR, timestamp) AS value, max(timestamp) AS labelled_at
     FROM feedback
     WHERE name = 'hallucination' AND source = 'expert' AND timestamp >= $since AND value::VARCHAR IN ('true', 'false')
+      AND NOT is_banned($workload, source, user_id, NULL)
     GROUP BY interaction_id
 ), drawn AS (
     SELECT interaction_id FROM label_requests
@@ -178,7 +179,7 @@ HAVING count(*) > 0
 WITH judged AS (
     SELECT interaction_id, answered_at, name, value, timestamp, feedback_id FROM judgements
     WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')
-      AND timestamp >= $since
+      AND timestamp >= $since AND NOT is_banned($workload, source, user_id, asker_id)
 ), lately AS (
     SELECT DISTINCT interaction_id FROM judgements
     WHERE workload = $workload AND NOT demonstration AND name IN ('correction', 'helpful') AND source IN ('expert', 'user')

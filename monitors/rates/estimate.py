@@ -8,11 +8,14 @@ residuals of a unit are summed before they are squared (Liang and Zeger, 1986), 
 the votes. A unit that votes in both arms contributes the difference of its residuals, so its general opinion cancels.
 If the arms are from different times, the variance between days is added (days.py); at the same time it cancels.
 
-Design effect. This variance divided by that of independent votes (Kish, "Survey sampling", 1965, section 5.4). The
-correlation within units is raised by some standard errors, because few units estimate it poorly. Intervals are Wilson's
-at n / design effect (Korn and Graubard, "Confidence intervals for proportions with small expected number of positive
-counts estimated from survey data", 1998). The interval of a difference combines those of both rates (Newcombe,
-"Interval estimation for the difference between independent proportions", 1998).
+Design effect. This variance divided by that of independent votes (Kish, "Survey sampling", 1965, section 5.4).
+Intervals are Wilson's at n / design effect. Few units estimate the variance poorly, so the effect is multiplied by the
+squared ratio of Student's t for the units to that for as many independent votes (Korn and Graubard, "Confidence
+intervals for proportions with small expected number of positive counts estimated from survey data", 1998). The degrees
+of freedom are those of the units' unequal variances (Satterthwaite, "An approximate distribution of estimates of
+variance components", 1946). Evidence raises the correlation within units by some standard errors instead. The interval
+of a difference combines those of both rates (Newcombe, "Interval estimation for the difference between independent
+proportions", 1998).
 """
 
 import math
@@ -23,8 +26,8 @@ from retuned.monitors.rates.votes import Array, Votes
 from retuned.monitors.statistics import Z95, wilson
 
 CAUTION, MORE_CAUTION = 0.5, 1.0
-"""Standard errors by which the correlation is raised in intervals, and in evidence that is examined repeatedly; chosen
-by simulation (tests/benchmarks/rates.py)."""
+"""Standard errors by which the correlation is raised in design effects, and in evidence that is examined repeatedly;
+chosen by simulation (tests/benchmarks/rates.py)."""
 LEAST = 0.3
 """The smallest design effect."""
 
@@ -32,7 +35,7 @@ LEAST = 0.3
 def evidence_effect(votes: Votes, between_days: float = 0.0) -> float:
     """Returns a cautious design effect, at least 1, for votes that are examined repeatedly.
 
-    The capital of watch/sequential.py is an e-process on votes divided by the design effect if units are independent
+    The capital of sequential.py is an e-process on votes divided by the design effect if units are independent
     and the effect is never below the true one. An estimate cannot guarantee that. In simulation at most 1% of identical
     versions are rolled back in 14 days, where 5% are allowed (tests/benchmarks/rates.py).
     """
@@ -42,7 +45,7 @@ def evidence_effect(votes: Votes, between_days: float = 0.0) -> float:
 def rate(votes: Votes) -> tuple[float, float, float]:
     """Returns the rate of the arm `before`, and its 95% interval."""
     yes, n, _, _ = votes.sums
-    effect = max(design_effect(votes), 1.0)
+    effect = max(design_effect(votes, 0.0), 1.0) * _uncertainty(votes)
     return wilson(yes / effect, n / effect)
 
 
@@ -55,7 +58,7 @@ def difference(votes: Votes, between_days: float = 0.0) -> tuple[float, float, f
     yes_before, n_before, yes_after, n_after = votes.sums
     if not n_before or not n_after:
         return None
-    effect = design_effect(votes, between_days=between_days)
+    effect = design_effect(votes, 0.0, between_days) * _uncertainty(votes)
     before = wilson(yes_before / effect, n_before / effect)
     after = wilson(yes_after / effect, n_after / effect)
     increase = after[0] - before[0]
@@ -69,23 +72,52 @@ def design_effect(votes: Votes, caution: float = CAUTION, between_days: float = 
 
     For a difference it may be below 1: opinions of accounts that vote in both arms cancel.
     """
-    yes, n, count = votes.units[:, (0, 2)], votes.units[:, (1, 3)], votes.units[:, 4]
-    total, events = count @ n, count @ yes
-    arms = total > 0
-    if not arms.any():
+    yes, n, count = _arms(votes)
+    total = count @ n
+    if not total.size:
         return 1.0
-    yes, n, total, events = yes[:, arms], n[:, arms], total[arms], events[arms]
-    middle = (events + Z95 * Z95 / 2) / (total + Z95 * Z95)
-    smooth = middle * (1 - middle)
+    smooth = _smooth(yes, n, count)
     independent = float((smooth / total).sum())
     effect = (
         1 + _correlation(yes, n, count, caution) * float((smooth * _pairs(n, count) / total**2).sum()) / independent
     )
     effect = max(effect, LEAST)
     if between_days:
-        blocks = votes.blocks[:, (1, 3)][:, arms]
+        blocks = votes.blocks[:, (1, 3)]
+        blocks = blocks[:, blocks.any(axis=0)]
         effect += between_days * float(((blocks / blocks.sum(axis=0)) ** 2).sum()) / independent
     return effect
+
+
+def _uncertainty(votes: Votes) -> float:
+    """Returns the factor, at least 1, by which an interval's design effect grows because units estimate it."""
+    from scipy.special import stdtrit
+
+    yes, n, count = _arms(votes)
+    total = count @ n
+    if not total.size:
+        return 1.0
+    of_vote = _smooth(yes, n, count) / total**2
+    correlation = max(_correlation(yes, n, count, 0.0), 0.0)
+    of_unit = (of_vote * (n + correlation * n * np.maximum(n - 1, 0))).sum(axis=1)
+    units = float(count @ of_unit) ** 2 / float(count @ of_unit**2)
+    votes_alone = float(total @ of_vote) ** 2 / float(total @ of_vote**2)
+    wide, narrow = stdtrit([max(units, 1.0), max(votes_alone, 1.0)], 0.975).tolist()
+    return float(max(wide / narrow, 1.0) ** 2)
+
+
+def _arms(votes: Votes) -> tuple[Array, Array, Array]:
+    """Returns the yes votes and all votes of the units in each arm that has votes, and the number of such units."""
+    yes, n, count = votes.units[:, (0, 2)], votes.units[:, (1, 3)], votes.units[:, 4]
+    arms = count @ n > 0
+    return yes[:, arms], n[:, arms], count
+
+
+def _smooth(yes: Array, n: Array, count: Array) -> Array:
+    """Returns the variance of a vote of each arm, as in the middle of Wilson's interval."""
+    middle = (count @ yes + Z95 * Z95 / 2) / (count @ n + Z95 * Z95)
+    smooth: Array = middle * (1 - middle)
+    return smooth
 
 
 def _pairs(n: Array, count: Array) -> Array:

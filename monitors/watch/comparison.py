@@ -25,9 +25,9 @@ from typing import Any, Literal
 import numpy as np
 
 from retuned.monitors.rates.estimate import difference
+from retuned.monitors.rates.sequential import log_e_value
 from retuned.monitors.rates.votes import Votes
 from retuned.monitors.settings import WatchSettings
-from retuned.monitors.watch.sequential import log_e_value
 
 Verdict = Literal["keep", "roll_back", "go_on"]
 Against = Literal["same_time", "same_question", "week", "day", "all"]

@@ -18,9 +18,9 @@ from math import fsum, log
 from typing import Any, Literal
 
 from retuned.consumers.settings import RolloutSettings
+from retuned.monitors.rates.sequential import log_e_value_of_mean
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.comparison import FALL, Comparison, span
-from retuned.monitors.watch.sequential import log_e_value_of_mean
 
 Verdict = Literal["advance", "hold", "roll_back"]
 UNKNOWN = "unknown"

@@ -19,12 +19,13 @@ WHERE list_contains($workloads, workload)
 QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, rowid DESC) = 1
 
 -- name: history
--- Votes on answers of the former champion, by days before the promotion, with the time of the first answer.
+-- Votes on answers of the former champion, by days before the promotion, with the time of the first answer. As in
+-- `comparable_votes`, those of banned accounts do not count.
 SELECT name, source, ceil(epoch_us($since - answered_at) / 86400e6)::INTEGER AS days_before,
        count(*) FILTER (value = (name = 'hallucination')) AS bad, count(*) AS votes, min(answered_at) AS first
 FROM judgements
 WHERE workload = $workload AND answered_at >= $start AND answered_at < $since AND name IN ('helpful', 'hallucination')
-  AND NOT demonstration
+  AND NOT demonstration AND NOT is_banned($workload, source, user_id, asker_id)
   AND version_of($workload, regexp_replace(model, '\+cascade$', '')) = $previous
 GROUP BY ALL
 

@@ -86,6 +86,11 @@ class Question:
         return [vote for vote in self.votes if last[subject(vote)] is vote]
 
     @cached_property
+    def expert_since(self) -> datetime | None:
+        """The time of the first vote of an expert."""
+        return min((vote.at for vote in self.votes if vote.trusted), default=None)
+
+    @cached_property
     def is_checked(self) -> bool:
         """Whether more than one account has voted."""
         return len({vote.account for vote in self.votes}) > 1
@@ -233,8 +238,8 @@ def _is_shown(vote: Vote, question: Question, verdict: Verdict) -> bool:
         return True
     if verdict.claim is None or verdict.claim >= len(question.rivals):
         return False
-    experts = [one.at for one in question.votes if one.trusted] if verdict.by_expert else []
-    return vote.claim in question.rivals[verdict.claim] and (not experts or vote.at > min(experts))
+    since = question.expert_since if verdict.by_expert else None
+    return vote.claim in question.rivals[verdict.claim] and (since is None or vote.at > since)
 
 
 def _chance_of(vote: Vote, verdict: Verdict) -> float:
@@ -253,6 +258,8 @@ def _log_odds(probability: float) -> float:
 
 _Counted = Sequence[tuple[Vote, float, float]]
 """Votes for claims, oldest first, each with the share of its account and its weight."""
+_Times = Mapping[int, Sequence[datetime]]
+"""The times of the votes for each claim, oldest first."""
 _Change = tuple[float, datetime, int]
 """A change of the right answer: its score, its time and the claim that was right before."""
 
@@ -273,9 +280,12 @@ def _decided(question: Question, shares: Mapping[str, float], weights: _Weights)
         if one in scores and other in scores:
             alike[one] += likeness * max(scores[other], 0.0)
             alike[other] += likeness * max(scores[one], 0.0)
-    changes = _changes(question, counted, weights.independence)
+    times = defaultdict[int, list[datetime]](list)
+    for vote, _, _ in counted:
+        times[vote.claim].append(vote.at)
+    changes = _changes(question, counted, times, weights.independence)
     for claim in list(scores):
-        if any(_is_new(question, counted, other, claim) for other in question.rivals[claim] if other in scores):
+        if any(_is_new(question, times, other, claim) for other in question.rivals[claim] if other in scores):
             if claim not in changes:
                 del scores[claim]
             else:
@@ -320,7 +330,7 @@ def _probability(question: Question, claim: int, scores: Mapping[int, float]) ->
     return math.exp(scores[claim] - np.logaddexp.reduce([scores[claim], unseen, *rivals]))
 
 
-def _changes(question: Question, counted: _Counted, independence: Independence) -> dict[int, _Change]:
+def _changes(question: Question, counted: _Counted, times: _Times, independence: Independence) -> dict[int, _Change]:
     """Returns the likeliest change to each claim.
 
     A change is proved by the number of independent accounts that give the new answer, not by their reliability. So here
@@ -329,7 +339,7 @@ def _changes(question: Question, counted: _Counted, independence: Independence) 
     with votes at the same time are no change: if accounts keep giving the old one about as often as before, on this
     question or on others with both answers, nothing has changed.
     """
-    if len({vote.claim for vote, _, _ in counted}) < 2:
+    if len(times) < 2:
         return {}
     usual = {kind: math.log(question.wrong_answers) + _log_odds(prior) for kind, prior in PRIOR.items()}
     prior = math.log(CHANGED / len(counted))
@@ -339,7 +349,7 @@ def _changes(question: Question, counted: _Counted, independence: Independence) 
         later[vote.claim] += share * min(weight, usual[vote.kind])
         coming[vote.claim] += share
     leading: list[int] = []  # the claims with the most support so far, best first
-    upheld_still = lru_cache(None)(partial(_is_still_upheld, question, counted))
+    upheld_still = lru_cache(None)(partial(_is_still_upheld, question, times))
     known_elsewhere = lru_cache(None)(partial(_is_known_elsewhere, question, independence))
     changes: dict[int, _Change] = {}
     for vote, share, weight in counted:
@@ -359,23 +369,23 @@ def _changes(question: Question, counted: _Counted, independence: Independence) 
     return changes
 
 
-def _is_new(question: Question, counted: _Counted, old: int, new: int) -> bool:
+def _is_new(question: Question, times: _Times, old: int, new: int) -> bool:
     """Returns whether an answer appeared after another one, beyond chance. Then only a change can make it right."""
-    arrived, upheld = _given(question, counted, new, old), _given(question, counted, old, new)
+    arrived, upheld = _given(question, times, new, old), _given(question, times, old, new)
     first = min(arrived)
     before = sum(at < first for at in upheld)
     share = len(arrived) / (len(arrived) + len(upheld) - before)
     return before >= QUORUM and (1 - share) ** before < CHANCE
 
 
-def _is_still_upheld(question: Question, counted: _Counted, old: int, new: int) -> bool:
+def _is_still_upheld(question: Question, times: _Times, old: int, new: int) -> bool:
     """Returns whether accounts still give the old answer at half its earlier rate or more."""
-    times, since = _given(question, counted, old, new), min(_given(question, counted, new, old))
-    after, before = sum(at > since for at in times), sum(at < since for at in times)
+    upheld, since = _given(question, times, old, new), min(_given(question, times, new, old))
+    after, before = sum(at > since for at in upheld), sum(at < since for at in upheld)
     if after < QUORUM or not before:
         return False
-    end = question.until or counted[-1][0].at
-    pace = (since - min(times)) / max(end - since, timedelta(seconds=1))
+    end = question.until or max(own[-1] for own in times.values())
+    pace = (since - min(upheld)) / max(end - since, timedelta(seconds=1))
     return after * pace >= before / 2
 
 
@@ -390,7 +400,6 @@ def _is_known_elsewhere(question: Question, independence: Independence, old: int
     return sum(independence.shares(sorted(after))) >= max(QUORUM, math.log2(max(len(before), 1)))
 
 
-def _given(question: Question, counted: _Counted, claim: int, other: int) -> list[datetime]:
+def _given(question: Question, times: _Times, claim: int, other: int) -> list[datetime]:
     """Returns the times of votes for a claim on this question and on others that have both claims."""
-    own = [vote.at for vote, _, _ in counted if vote.claim == claim]
-    return [*own, *(at for _, at in question.elsewhere.get((claim, other), ()))]
+    return [*times.get(claim, ()), *(at for _, at in question.elsewhere.get((claim, other), ()))]

@@ -35,9 +35,9 @@ from rollouts import NEVER, Rollouts, draw, simulate, through_the_checks
 from watching import Service
 
 from retuned.consumers.settings import RolloutSettings
+from retuned.monitors.rates.sequential import STAKES, log_e_value_of_mean
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.comparison import FALL, half_of_error
-from retuned.monitors.watch.sequential import STAKES, log_e_value_of_mean
 
 SIZES = (1_000, 3_000, 8_000, 20_000, 100_000, 1_000_000, 5_000_000)
 MARGINS = (0.0, 0.05, 0.1)

@@ -21,6 +21,11 @@ the gate's usual settings. The base model answers nothing right.
   its answers of which it is least sure; both kinds are harder than others. The difference of the helpful rates that a
   rollout computes, and the share of runs in which it shows the version to be better (2.5% are expected).
   `…_by_model`: the same if each vote counted for the model that gave the answer.
+- `incumbent_calibrated_wrong`: share of versions that are calibrated for `cascade.helpful_rate` within a year of daily
+  looks though none of their answers reach it, just so: the worst of votes of conversations and of 100 accounts, 10 or
+  30 a day. `incumbent_calibrated_right`, `incumbent_calibrated_days`: of versions whose more confident half is 12
+  points above it, the share that is calibrated within 90 days, and after how many (median), with 10 votes a day.
+  `…_by_interval`: the same if each look tested the votes of the last 30 days by their 95% interval.
 """
 
 import sys
@@ -35,8 +40,9 @@ from simulation import Row
 from watching import DAY, Service
 
 from retuned.consumers.settings import RolloutSettings
-from retuned.monitors.rates.estimate import difference
-from retuned.monitors.rates.votes import Votes
+from retuned.monitors.quality.cascade import ERROR, KEPT, LABELS, LEAST, Label, least_confidence
+from retuned.monitors.rates.estimate import difference, rate
+from retuned.monitors.rates.votes import Votes, of_units
 from retuned.monitors.settings import WatchSettings
 from retuned.retrain.decision.gate import decide
 from retuned.retrain.settings import DatasetSettings, GateSettings, IncumbentSettings
@@ -47,6 +53,7 @@ SETTINGS = GateSettings()
 INCUMBENT = IncumbentSettings(url="https://api.example/v1", model="mini", margin=MARGIN, wrong_share=1 - RIGHT)
 JOURNEYS, WEEKS, WIDE = 40, 52, 0.05
 CASCADES, RATED = 2_000, 1_000
+FORMER_LABELS = 30
 SERVICE = Service(answers=2_000, rated=0.05, bad=1 - RIGHT)
 STEPS = RolloutSettings(steps=(0.05, 0.25, 0.5, 1.0))
 
@@ -114,6 +121,65 @@ def cascaded(luck: np.random.Generator, *, by_model: bool) -> tuple[float, bool]
     return found[0], found[1] > 0
 
 
+def calibrated(luck: np.random.Generator, above: float, each_day: int, accounts: int, days: int) -> list[int | None]:
+    """The day on which a version is calibrated, and the one on which it would be by intervals.
+
+    Args:
+        above: by how much the helpful rate of the more confident half is above the required one.
+    """
+    tastes = luck.beta(4 * RIGHT, 4 * (1 - RIGHT), accounts or 1) - RIGHT
+    confident = luck.random(days * each_day)
+    who = luck.integers(accounts, size=len(confident)) if accounts else np.zeros(len(confident), dtype=int)
+    shares = RIGHT + above * np.where(confident > 0.5, 1, -1) + (tastes[who] if accounts else 0)
+    good = luck.random(len(confident)) < shares
+    units = who if accounts else np.arange(len(confident))
+    labels: list[Label] = [
+        (one, str(unit), bool(is_good)) for one, unit, is_good in zip(confident.tolist(), units, good, strict=True)
+    ]
+    found: list[int | None] = [None, None]
+    for day in range(1, days + 1):
+        period = (day - 1) // LABELS.days
+        own = labels[period * LABELS.days * each_day : day * each_day]
+        if found[0] is None and least_confidence(own, RIGHT, ERROR / 2 / ((period + 1) * (period + 2))) is not None:
+            found[0] = day
+        if found[1] is None and by_interval(labels[max(day - FORMER_LABELS, 0) * each_day : day * each_day]):
+            found[1] = day
+    return found
+
+
+def by_interval(labels: list[Label]) -> bool:
+    """Whether the more confident half of some labels is shown to be helpful by its interval."""
+    if len(labels) < LEAST:
+        return False
+    best = sorted(labels, reverse=True)[: round(KEPT[0] * len(labels))]
+    units = {unit: [0, 0] for _, unit, _ in best}
+    for _, unit, is_good in best:
+        units[unit][0] += is_good
+        units[unit][1] += 1
+    return rate(of_units((yes, n) for yes, n in units.values()))[1] >= RIGHT
+
+
+def calibrations(luck: np.random.Generator) -> dict[str, float]:
+    """How often versions are calibrated wrongly and rightly, by either rule."""
+    wrong = np.zeros(2)
+    for accounts in (0, 100):
+        for each_day in (10, 30):
+            found = [calibrated(luck, 0.0, each_day, accounts, 365) for _ in range(RUNS)]
+            shares = np.array([[day is not None for day in one] for one in found]).mean(axis=0)
+            print(f"calibrated wrongly, {accounts} accounts, {each_day} votes a day: {shares}", file=sys.stderr)
+            wrong = np.maximum(wrong, shares)
+    right = [calibrated(luck, 0.12, 10, 0, LABELS.days) for _ in range(RUNS)]
+    figures = {}
+    for rule, name in enumerate(("", "_by_interval")):
+        days = [day for one in right if (day := one[rule]) is not None]
+        figures |= {
+            f"incumbent_calibrated_wrong{name}": float(wrong[rule]),
+            f"incumbent_calibrated_right{name}": len(days) / RUNS,
+            f"incumbent_calibrated_days{name}": float(np.median(days)),
+        }
+    return figures
+
+
 def main() -> dict[str, float]:
     luck = np.random.default_rng(1)
 
@@ -134,11 +200,15 @@ def main() -> dict[str, float]:
         found = [cascaded(luck, by_model=by_model) for _ in range(CASCADES)]
         figures[f"incumbent_cascade_bias{name}"] = round(float(np.mean([gain for gain, _ in found])), 4)
         figures[f"incumbent_cascade_shown_better{name}"] = sum(shown for _, shown in found) / CASCADES
-    return figures | {
-        "incumbent_days_to_promotion": to_promotion,
-        "incumbent_days_of_steps": round(of_steps, 1),
-        "incumbent_days_to_own": round(to_promotion + of_steps, 1),
-    }
+    return (
+        figures
+        | calibrations(luck)
+        | {
+            "incumbent_days_to_promotion": to_promotion,
+            "incumbent_days_of_steps": round(of_steps, 1),
+            "incumbent_days_to_own": round(to_promotion + of_steps, 1),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ BEFORE, AFTER, HALVES = 28, 14, 2
 NOBODY = (np.zeros(0),) * 4
 WATCH = WatchSettings()
 HELPFUL = ("helpful", "user")
-RUNS = 200
+RUNS, INTERVALS = 200, 600
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ def coverage() -> dict[str, float]:
             continue  # what is true of few who give most votes is a matter of definition
         rng = np.random.default_rng(100 + number)
         right: dict[str, list[bool]] = {}
-        for _ in range(RUNS):
+        for _ in range(INTERVALS):
             who = people(scene, rng)
             worse = effects(scene, 0, BEFORE + AFTER, rng)
             for days, share in ((0.05, 1.0), (1, 1.0), (1, 0.5), (7, 0.05), (28, 0.01), (28, 1.0)):

@@ -24,11 +24,11 @@ from traffic import START, new_warehouse, store
 from watching import DAY, HOUR, Service, draw, evidence, stored
 
 from retuned.monitors.rates.estimate import evidence_effect
+from retuned.monitors.rates.sequential import log_e_value
 from retuned.monitors.rates.votes import Votes
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch.check import check
 from retuned.monitors.watch.comparison import COMPARED
-from retuned.monitors.watch.sequential import log_e_value
 
 SIZES = (1_000, 3_000, 8_000, 20_000, 100_000, 1_000_000, 5_000_000)
 MARGINS = (0.0, 0.05, 0.1)

@@ -25,10 +25,10 @@ from watched import (
 
 from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.rates.sequential import log_e_value
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.canary import CanaryCheck, check, decide, latest, thin
 from retuned.monitors.watch.comparison import COMPARED, Comparison
-from retuned.monitors.watch.sequential import log_e_value
 
 DAY = timedelta(days=1)
 

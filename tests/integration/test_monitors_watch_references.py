@@ -29,6 +29,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch.check import check, latest
 from retuned.monitors.watch.counts import Watched, count
+from retuned.retrain.data import overrides
 
 
 def test_what_is_compared_with_what(warehouse: Warehouse) -> None:
@@ -45,6 +46,25 @@ def test_what_is_compared_with_what(warehouse: Warehouse) -> None:
     found = seen(warehouse)
     assert counted(compared(found)) == (10, 50, 3, 33)
     assert ("helpful", "expert") not in {(each.metric, each.source) for each in found.comparisons}
+
+
+def test_days_do_not_differ_by_the_votes_of_a_banned_account(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, NEW, 30, 3)
+    for day in range(1, 15):
+        rated(warehouse, OLD, 16, 4, start=SINCE - 24 * day * HOUR)
+
+    def reference() -> list[tuple[float, float, float]]:
+        counts = count(warehouse, WatchSettings(), Watched("p", "support", "v2", "v1", SINCE, NOW))["helpful", "user"]
+        found = [one.baseline for one in counts if one.baseline is not None]
+        return [(one.votes, one.per_day, one.between_days) for one in found]
+
+    usual = reference()
+    assert usual
+    rated(warehouse, OLD, 0, 400, start=SINCE - 24 * HOUR, user="vandal")
+    assert reference() != usual
+    overrides.decide_account(warehouse, "ban", "vandal", None, "a bot", "anna", NOW)
+    assert reference() == usual
 
 
 @pytest.mark.parametrize(("days_before", "looks"), [(9, (6, 12, 20)), (2, (6, 20, 60))])

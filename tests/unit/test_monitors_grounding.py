@@ -90,6 +90,20 @@ def test_what_follows_by_arithmetic_is_supported(answer: str, question: str) -> 
     assert score(answer, question=question) >= 0.5
 
 
+@pytest.mark.parametrize(
+    ("answer", "passage"),
+    [
+        ("You save eight euros with a pass for ten visits.", "A visit costs €4.60, a pass for 10 visits €38."),
+        (
+            "If you change the filter, that costs £23 a year.",
+            "The filter is changed every six months and costs £11.50.",
+        ),
+    ],
+)
+def test_a_difference_of_a_multiple_and_a_cost_per_period_follow(answer: str, passage: str) -> None:
+    assert score(answer, [passage]) == 1.0
+
+
 def test_what_passages_do_not_mention_is_not_supported_and_no_alarm() -> None:
     judgement = found("Our gym has 14 treadmills.")
     assert judgement == Judgement(0.5, ("14: not in the passages",))

@@ -31,6 +31,7 @@ from retuned.monitors.quality.measure import measure
 from retuned.monitors.quality.readings import latest_approved
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
 from retuned.monitors.statistics import wilson
+from retuned.retrain.data import overrides
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
 NOW = START + timedelta(hours=2)
@@ -128,7 +129,7 @@ def test_each_vote_of_an_account_counts_and_they_are_not_independent(warehouse: 
         feedback(warehouse, ids, "helpful", account < 15, when=NOW, offset=10 * account)
     figure = found(measure(warehouse, SETTINGS, "support", NOW), "helpful_rate", "user")
     assert (figure.value, figure.n) == (0.75, 20 * 6)
-    assert (figure.value, figure.low, figure.high) == pytest.approx(wilson(15, 20))
+    assert (figure.value, figure.low, figure.high) == pytest.approx(wilson(15, 20), abs=0.02)
 
 
 def test_who_corrects_an_answer_found_it_unhelpful_unless_that_account_says_otherwise(warehouse: Warehouse) -> None:
@@ -202,6 +203,19 @@ def test_labels_are_weighed_by_alarm(warehouse: Warehouse) -> None:
     assert rate.low < 0.05
     assert rate.high < 0.2
     assert not [one for one in blind(warehouse, "support") if one.monitor == "hallucination"]
+
+
+@pytest.mark.processes
+def test_labels_of_a_banned_account_calibrate_nothing(warehouse: Warehouse) -> None:
+    others = answers(warehouse, 100, offset=100, **GROUNDED)
+    labelled(warehouse, others[:40], 10, NOW, alarm=False)
+    labelled(warehouse, others[40:60], 20, NOW, alarm=False, offset=20_000, user_id="vandal")
+    source = "grounding_calibrated"
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert found(figures, "hallucination_rate", source).value == pytest.approx(0.5)
+    overrides.decide_account(warehouse, "ban", "vandal", None, "all is invented to it", "anna", NOW)
+    figures = measure(warehouse, SETTINGS, "support", NOW + MINUTE)
+    assert found(figures, "hallucination_rate", source).value == pytest.approx(0.25)
 
 
 @pytest.mark.processes
@@ -503,6 +517,19 @@ def test_tone_is_held_against_corrections_and_earlier_answers_that_people_liked(
     whole = found(figures, "tone_likeness", "features")
     assert (whole.value, whole.n) == (pytest.approx(0.75), 60)
     assert whole.low < 0.75 < whole.high
+
+
+def test_the_tone_that_a_banned_account_likes_is_no_measure(warehouse: Warehouse) -> None:
+    liked = answers(warehouse, 24, start=START, offset=1_000, response="You can return it within 30 days.")
+    feedback(warehouse, liked, "helpful", True, when=NOW - MINUTE)
+    shouted = answers(warehouse, 40, start=START, offset=1_100, response="Hey!!! 🙂", user_id="asker")
+    feedback(warehouse, shouted, "helpful", True, when=NOW - MINUTE / 2, offset=100)
+    answers(warehouse, 30, offset=300, response="You can refund it in 5 days.")
+    before = found(measure(warehouse, SETTINGS, "support", NOW), "tone_likeness", "features").value
+    overrides.decide_account(warehouse, "ban", "asker", "support", "a bot", "anna", NOW)
+    after = found(measure(warehouse, SETTINGS, "support", NOW + MINUTE), "tone_likeness", "features").value
+    assert before < 1.0
+    assert after == 1.0
 
 
 def test_approved_answers_are_the_latest_whatever_else_was_said(warehouse: Warehouse) -> None:

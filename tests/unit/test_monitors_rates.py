@@ -38,9 +38,23 @@ def test_an_interval_of_units_of_one_vote_is_wilsons() -> None:
     assert rate(of_units([])) == (0.0, 0.0, 1.0)
 
 
-def test_votes_that_say_the_same_tell_as_much_as_there_are_units() -> None:
-    assert rate(of_units([(5, 5)] * 10)) == pytest.approx(wilson(10, 10))
-    assert rate(of_units([(5, 5)] * 30 + [(0, 5)] * 10)) == pytest.approx(wilson(30, 40))
+def test_votes_that_say_the_same_tell_as_much_as_there_are_units_or_a_little_less() -> None:
+    for good, bad in ((10, 0), (30, 10)):
+        found, units = rate(of_units([(5, 5)] * good + [(0, 5)] * bad)), wilson(good, good + bad)
+        assert found == pytest.approx(units, abs=0.05)
+        assert found[1] < units[1]
+
+
+@pytest.mark.parametrize("accounts", [12, 60])
+def test_an_interval_is_no_wider_than_it_need_be_where_few_accounts_give_most_votes(accounts: int) -> None:
+    luck, covered, runs = np.random.default_rng(accounts), 0, 1_000
+    for _ in range(runs):
+        votes = luck.poisson(20 * (luck.pareto(1.5, accounts) + 0.3))
+        weights = np.minimum(1.0, max(5.0, votes.sum() / 10) / np.maximum(votes, 1))  # as rates.sql weighs them
+        bad = luck.binomial(votes, luck.beta(0.2 * 49, 0.8 * 49, accounts))
+        _, low, high = rate(of_units(zip((bad * weights).tolist(), (votes * weights).tolist(), strict=True)))
+        covered += low <= 0.2 <= high
+    assert 0.925 <= covered / runs <= 0.98
 
 
 def two_arms(rng: np.random.Generator, accounts: int, votes: float, share: float, days: npt.ArrayLike = 0.0) -> Votes:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from retuned.monitors.watch.sequential import ODDS, log_e_value
+from retuned.monitors.rates.sequential import ODDS, log_e_value
 
 BUDGET = 0.05
 Evidence = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from retuned.consumers.settings import RolloutSettings
+from retuned.monitors.rates.sequential import log_e_value_of_mean
 from retuned.monitors.settings import WatchSettings
-from retuned.monitors.watch.sequential import log_e_value_of_mean
 from retuned.monitors.watch.shadow import Shadow, compare, decide
 
 WATCH = WatchSettings(false_rollback_rate=0.0125)

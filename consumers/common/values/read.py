@@ -91,6 +91,7 @@ def _patterns(language: str) -> list[tuple[re.Pattern[str], Parse]]:
     flags = re.IGNORECASE
     o_clock = one_of(known.list_of("clock")[:1]) if language in ("en", "de") else "(?!)"
     before = {"fr": r"(?<=\bà )|(?<=\bde )", "es": r"(?<=\blas )|(?<=\bla )"}.get(language, "(?!)")
+    units = one_of({*known.units, *known.currencies, "%", *known.list_of("percent"), *known.list_of("cents")})
     return [
         (_ADDRESS, lambda match, _: _address(match[0])),
         (_ISO, lambda match, _: _date(int(match[2]), int(match[3]), match[1])),
@@ -109,7 +110,8 @@ def _patterns(language: str) -> list[tuple[re.Pattern[str], Parse]]:
         (
             re.compile(
                 rf"\b(?P<h>[01]?\d|2[0-4])(?:[.:](?P<n>[0-5]\d))?\s?(?:{o_clock})\b"
-                rf"|(?:{before})(?P<b>[01]?\d|2[0-4])(?:\s?(?:h|heures?|horas)\b|(?=[\s,.]))(?!\s?\d|\s?[€%])",
+                rf"|(?:{before})(?P<b>[01]?\d|2[0-4])(?:\s?(?:h|heures?|horas)\b|(?=[\s,.])(?!\s?(?:{units})(?!\w)))"
+                rf"(?![\s.,]?\d)",
                 flags,
             ),
             _hour,

@@ -1,4 +1,4 @@
-"""Sequential evidence (e-values) on two rates or a mean, valid after every observation."""
+"""Sequential evidence (e-values) on a rate, two rates or a mean, valid after every observation."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,11 @@ ODDS = np.array([1.0, 1.1, 1.2, 1.5, 2.0, 4.0])
 STAKES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 # Steps of the golden-section search, enough for a precision of 1e-5.
 _STEPS = 24
+
+
+def log_e_value_of_rate(events: float, n: float, rate: float) -> float:
+    """Returns the natural logarithm of the evidence that a rate is above `rate`; see `log_e_value`."""
+    return float(_log_capital(np.array(events), np.array(n), np.array(rate)))
 
 
 def log_e_value(
