@@ -25,7 +25,9 @@ def _day(text: str) -> str:
     return text
 
 
-Day = Annotated[str, StringConstraints(pattern=r"^(\d{4}-\d\d-\d\d)?$"), AfterValidator(_day)]
+Day = Annotated[
+    str, StringConstraints(pattern=r"^(\d{4}-\d\d-\d\d)?$"), AfterValidator(_day), Field(examples=["2027-01-31"])
+]
 
 
 @operation("GET", "/overview", least="viewer", recent_seconds=2.0, bound="own")

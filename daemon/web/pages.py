@@ -22,7 +22,7 @@ from retuned.daemon.operations import console, erasure, labels, memory, releases
 from retuned.daemon.operations.operation import API, Operation
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.api import Api, caller_of
-from retuned.daemon.web.rendering import POLICY, Rendering, form_of, frame, may_do
+from retuned.daemon.web.rendering import POLICY, Rendering, form_of, frame, may_do, parsed
 
 NAME_MAX = 255
 """Bytes in the name of a file."""
@@ -151,7 +151,7 @@ class Pages(Rendering):
         return await self._page(request, "system.html", section="/system", status=status)
 
     async def answers(self, request: Request) -> Response:
-        asked = console.answers.parse(dict(request.query_params), is_text=True)
+        asked = parsed(console.answers, request.query_params, is_text=True)
         found = await self._api.perform(console.answers, asked, request)
         query = {name: value for name, value in asked.model_dump().items() if value}
         names = [one.facts.workload for one in (await self._overview(request))["workloads"]]

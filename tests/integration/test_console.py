@@ -19,7 +19,7 @@ from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import add
 from retuned.daemon.web.recent import Recent
-from retuned.daemon.web.routes import application
+from retuned.daemon.web.routes import PAGES, application
 from retuned.retrain.data import label_requests
 
 NOW = datetime(2026, 3, 30, 9, 0, 0)
@@ -132,6 +132,30 @@ def test_a_page_is_for_those_who_have_the_role(
             )
             assert ('href="/answers"' in answer.text) == (name == "otto")
             assert ("/teach" in answer.text) == (name != "vera")
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [("since=foo", "since: expected a text such as 2027-01-31, got &#39;foo&#39;"), ("since=2026-02-31", "such as 2027"),
+     ("rating=zz", "rating: expected"), ("page=-1", "page: expected a number from 0 to 1000"), ("page=zz", "a number"),
+     ("segment=foo", "expected name=value"), ("nothing=1", "nothing: unknown")],
+)  # fmt: skip
+def test_a_search_that_cannot_be_read_is_refused_on_a_page(
+    clients: dict[str, TestClient], query: str, problem: str
+) -> None:
+    answer = clients["otto"].get(f"/answers?{query}", headers={"Accept": "text/html"})
+    assert (answer.status_code, problem in answer.text) == (400, True), answer.text
+    assert 'href="/answers"' in answer.text
+
+
+def test_no_page_fails_on_a_query_that_it_does_not_know(service: Local, clients: dict[str, TestClient]) -> None:
+    names_of = ("show", "range", "since", "until", "state", "reason", "before", "after", "item", "saved", "skipped")
+    of = {"workload": names(service)[APPROVAL], "id": f"a{APPROVAL}", "version": "8c01dd2e", "name": "console.css"}
+    pages = [one.path.format(**of) for one in PAGES if one.method == "GET" and one.path not in ("/events", "/erasures")]
+    for path in pages:
+        for name in names_of:
+            answer = clients["otto"].get(path, params={name: "\u00e9'%"}, headers={"Accept": "text/html"})
+            assert answer.status_code < 500, (path, name)
 
 
 def test_pages_hold_no_inline_script_or_style(service: Local, clients: dict[str, TestClient]) -> None:
