@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
 from retuned.daemon import console as package
-from retuned.daemon.console.answers import DAYS, RATINGS
+from retuned.daemon.console.answers import DAYS, RATINGS, Search
 from retuned.daemon.console.version import CHANGES
 from retuned.daemon.jsontext import plain
 from retuned.daemon.operations import console, erasure, labels, memory, releases, rows, state, training
@@ -57,8 +57,8 @@ CHOICES = {
     ],
 }
 """What an expert may answer, by the reason of a request; None: any other."""
-
-
+EXPORTED = {"workload", "since", "until", "page"}
+"""Fields of a search for answers that an export can be limited to, and the page, which is shown alone."""
 DIFFERENCES = {
     "added": "Added",
     "removed": "Removed",
@@ -154,8 +154,11 @@ class Pages(Rendering):
         asked = parsed(console.answers, request.query_params, is_text=True)
         found = await self._api.perform(console.answers, asked, request)
         query = {name: value for name, value in asked.model_dump().items() if value}
-        names = [one.facts.workload for one in (await self._overview(request))["workloads"]]
-        export: dict[str, Any] = {name: query[name] for name in ("workload", "since", "until") if name in query}
+        overview = await self._overview(request)
+        names = [one.facts.workload for one in overview["workloads"]]
+        since, until = Search(**asked.model_dump()).times(overview["as_of"])
+        export = {"workload": asked.workload} if asked.workload else {}
+        export |= {"since": since.isoformat(), "until": until.isoformat()}
         return await self._page(
             request,
             "answers.html",
@@ -166,7 +169,7 @@ class Pages(Rendering):
             days=DAYS,
             newer=urlencode(query | {"page": asked.page - 1}),
             older=urlencode(query | {"page": asked.page + 1}),
-            export=urlencode(export),
+            export=None if query.keys() - EXPORTED else urlencode(export),
             **found,
         )
 

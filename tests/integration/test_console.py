@@ -1,6 +1,7 @@
 """The console over HTTP: what each role sees, and what experts who teach at the same time make of a request."""
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -146,6 +147,27 @@ def test_a_search_that_cannot_be_read_is_refused_on_a_page(
     answer = clients["otto"].get(f"/answers?{query}", headers={"Accept": "text/html"})
     assert (answer.status_code, problem in answer.text) == (400, True), answer.text
     assert 'href="/answers"' in answer.text
+
+
+def test_an_export_holds_what_the_search_finds_or_is_not_offered(
+    service: Local, clients: dict[str, TestClient]
+) -> None:
+    workload, link = names(service)[FALLS], re.compile(r'href="(/api/v1/exports/interactions[^"]*)"')
+
+    def exported(**query: str) -> set[str] | None:
+        found = link.search(clients["otto"].get("/answers", params=query).text)
+        if found is None:
+            return None
+        lines = clients["otto"].get(html.unescape(found[1])).text.splitlines()
+        return {json.loads(line)["timestamp"][:10] for line in lines}
+
+    days = exported(workload=workload, since="2026-03-28", until="2026-03-29")
+    assert days == {"2026-03-28", "2026-03-29"}
+    assert min(exported() or ["none"]) >= "2026-03-23", "the days that are searched"
+    for name, value in (("text", "order"), ("rating", "helpful"), ("model", "m"), ("user", "u"), ("segment", "a=b")):
+        assert exported(workload=workload, **{name: value}) is None
+    page = clients["otto"].get("/answers", params={"text": "order"}).text
+    assert "clear the other filters to export" in page
 
 
 def test_no_page_fails_on_a_query_that_it_does_not_know(service: Local, clients: dict[str, TestClient]) -> None:
