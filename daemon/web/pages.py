@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
 from starlette.concurrency import run_in_threadpool
@@ -138,12 +138,16 @@ class Pages(Rendering):
     async def rollback(self, request: Request) -> Response:
         return await self._command(request, releases.rollback)
 
-    async def _command(self, request: Request, command: Operation[Any, Any]) -> Response:
-        """A command about a workload, with a reason; it leads back to the workload's page."""
+    async def promote(self, request: Request) -> Response:
+        return await self._command(request, releases.promote, "version")
+
+    async def _command(self, request: Request, command: Operation[Any, Any], *fields: str) -> Response:
+        """A command about a workload, with a reason and these fields; it leads back to the workload's page."""
         form = await form_of(request, API + command.paths[0])
         if not form.get("reason", "").strip():
             raise HTTPException(400, "reason: expected a text; it is kept with the change")
-        await self._ask(request, command, **request.path_params, reason=form["reason"])
+        given = {name: form[name] for name in ("reason", *fields) if name in form}
+        await self._ask(request, command, **request.path_params, **given)
         return RedirectResponse(request.url.path.rpartition("/")[0], 303)
 
     async def system(self, request: Request) -> Response:
@@ -221,7 +225,7 @@ class Pages(Rendering):
         """Why there is no page; with the menu of who is known."""
         title = {403: "Not allowed", 404: "Not found", 503: "Not available now"}.get(code, "Not done")
         known = frame(request, {}) if hasattr(request.state, "principal") else {}
-        return self._bare("error.html", code, **known, title=title, detail=problem)
+        return self._bare("error.html", code, **known, title=title, detail=problem, back=_came_from(request))
 
     # Teaching
 
@@ -434,6 +438,15 @@ class Pages(Rendering):
         listed = plain(await self._ask(request, erasure.erasures))
         page = {"erasures": listed, "fields": erasure.FIELDS.items(), "given": given or {}, "found": found}
         return await self._page(request, "erasures.html", code, section="/system", problem=problem, **page)
+
+
+def _came_from(request: Request) -> str | None:
+    """The page of this console on which a person followed a link or sent a form; None: it is not known."""
+    page = urlsplit(request.headers.get("referer", ""))
+    if page.netloc != request.headers.get("host") or not page.path.startswith("/") or page.path == "/":
+        return None
+    back = page.path + (f"?{page.query}" if page.query else "")
+    return None if back == request.url.path + (f"?{request.url.query}" if request.url.query else "") else back
 
 
 def _inbox_of(workload: str | None) -> str:

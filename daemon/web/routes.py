@@ -166,6 +166,7 @@ PAGES = (
     Access("GET", "/teach/mine", Pages.my_answers, "labeller"),
     Access("POST", "/workloads/{workload}/cancel", Pages.cancel, "operator", by_leader=True),
     Access("POST", "/workloads/{workload}/rollback", Pages.rollback, "operator", by_leader=True),
+    Access("POST", "/workloads/{workload}/promote", Pages.promote, "operator", by_leader=True),
     Access("GET", "/workloads/{workload}/teach", Pages.teach, "labeller"),
     Access("GET", "/workloads/{workload}/versions/{version}", Pages.version, "operator"),
     Access("GET", "/workloads/{workload}/rows", Pages.rows, "operator"),
