@@ -274,14 +274,14 @@ class Pages(Rendering):
         workload = request.path_params.get("workload") or (typed or {}).get("workload")
         wanted = wanted or request.query_params.get("item")
         inbox = await self._ask(request, console.inbox, workload=workload, item=wanted)
-        item, own, saved = inbox["item"], inbox["own"], None
+        item, own, saved, kept = inbox["item"], inbox["own"], None, dict[str, str]()
         if (id := request.query_params.get("saved")) and not problem:
             answers = await self._ask(request, console.my_answers)
             saved = next((one for one in answers if one["id"] == id), None)
-        if typed is None and own is not None:
+        if own is not None:
             is_text, value = own["name"] == "correction", own["value"]
             verdict = own["name"] if is_text else f"{own['name']} {'yes' if value else 'no'}"
-            typed = {"verdict": verdict, "comment": own["comment"] or ""} | ({"correction": value} if is_text else {})
+            kept = {"verdict": verdict, "comment": own["comment"] or ""} | ({"correction": value} if is_text else {})
         page: dict[str, Any] = {
             "inbox": inbox,
             "item": item,
@@ -290,7 +290,8 @@ class Pages(Rendering):
             "here": _inbox_of(workload),
             "is_gone": bool(wanted and (not item or item["id"] != wanted)),
             "choices": CHOICES.get(item["reason"], CHOICES[None]) if item else [],
-            "typed": typed or {},
+            "kept": kept,
+            "typed": kept if typed is None else typed,
             "problem": problem,
             "saved": saved,
             "skipped": request.query_params.get("skipped"),
