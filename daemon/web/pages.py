@@ -355,14 +355,15 @@ class Pages(Rendering):
             await self._ask(request, rows.decide_rows, ids=[form.get("id", "")], **given)
         except HTTPException as error:
             return await self._show_rows(request, error.detail, error.status_code)
-        return RedirectResponse(f"{request.url.path}?{request.url.query}", 303)
+        query = {name: value for name, value in request.query_params.items() if name != "saved"}
+        return RedirectResponse(f"{request.url.path}?{urlencode(query | {'saved': form['id']})}", 303)
 
     async def _show_rows(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
-        state, reason = (request.query_params.get(name) for name in ("state", "reason"))
+        state, reason, saved = (request.query_params.get(name) for name in ("state", "reason", "saved"))
         all_rows = await self._ask(request, rows.rows, **request.path_params)
-        shown = await run_in_threadpool(_rows_shown, all_rows, state, reason)
+        shown = await run_in_threadpool(_rows_shown, all_rows, state, reason, saved)
         page = request.path_params | shown | {"actions": rows.MEANINGS, "decided": rows.DECIDED}
-        page |= {"problem": problem, "asked": (state, reason)}
+        page |= {"problem": problem, "asked": (state, reason), "done": None if problem else shown.pop("done")}
         return await self._page(request, "rows.html", code, section="/", **page)
 
     async def datasets(self, request: Request) -> Response:
@@ -476,16 +477,21 @@ def _shown_pairs(request: Request, found: dict[str, Any]) -> dict[str, Any]:
     return found | {"changes": CHANGES, "show": show}
 
 
-def _rows_shown(all_rows: Any, state: str | None, reason: str | None) -> dict[str, Any]:
+def _rows_shown(all_rows: Any, state: str | None, reason: str | None, saved: str | None) -> dict[str, Any]:
     """How many rows of the workload are in each state, for each reason (`counts`), and the first of those that are
-    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names."""
+    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names; what was decided about
+    the row that was just `saved` (`done`)."""
     counts, asked, named = Counter[tuple[str, str]](), list[dict[str, Any]](), dict[str, str]()
+    done = None
     for row in all_rows:
         named[row["feedback_id"]] = row["interaction_id"]
+        if row["feedback_id"] == saved:
+            action = rows.DECIDED[row["decision"]["action"] if row["decision"] else "release"]
+            done = f"Saved. {action}: {row['question'] or row['answer']}"
         counts[row["state"], row["reason"]] += 1
         if state in (None, row["state"]) and reason in (None, row["reason"]) and len(asked) < ROWS_SHOWN:
             asked.append(row)
     for row in asked:
         row["why"] = [(part, named.get(part)) for part in re.split(r"([^\s:,]+)", row["detail"]) if part]
     total = sum(n for (one, why), n in counts.items() if state in (None, one) and reason in (None, why))
-    return {"counts": sorted(counts.items()), "rows": asked, "total": total}
+    return {"counts": sorted(counts.items()), "rows": asked, "total": total, "done": done}

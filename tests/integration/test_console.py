@@ -404,6 +404,28 @@ def test_a_row_shows_what_was_decided_and_what_each_decision_does(
     assert f'<a href="/interactions/{taught[1]["interaction_id"]}">another row</a> gives the same answer' in page
 
 
+def test_an_edited_row_shows_both_answers_and_an_edit_changes_something(
+    service: Local, clients: dict[str, TestClient]
+) -> None:
+    otto, path = clients["otto"], f"/workloads/{names(service)[0]}/rows?state=taught"
+    row = otto.get(f"/api/v1{path}").json()[0]
+    form = {"id": row["feedback_id"], "action": "edit", "reason": "a day more"}
+    refused = otto.post(path, data=form | {"answer": f"{row['answer']}\n"})
+    assert (refused.status_code, "the answer is unchanged" in refused.text) == (409, True)
+    assert otto.get(f"/api/v1{path}").json()[0]["decision"] is None
+    for _ in range(2):  # again, as after a lost response
+        done = otto.post(f"{path}&saved=x", data=form | {"answer": "Within 15 days."})
+        assert (done.status_code, done.headers["location"]) == (303, f"{path}&saved={row['feedback_id']}")
+    page = " ".join(otto.get(done.headers["location"]).text.split())
+    assert f'role="status">Saved. Edited: {html.escape(row["question"])}</div>' in page
+    assert f'Within 15 days.<br><small class="soft">until then: {row["answer"]}</small>' in page
+    service.warehouse.execute("UPDATE row_states SET decided_at = ?", [NOW + timedelta(hours=1)])
+    page = " ".join(otto.get(path).text.split())
+    assert f'Within 15 days.<br><small class="soft">before the edit: {row["answer"]}</small>' in page
+    assert "Saved." not in page
+    assert otto.post(path, data=form | {"answer": "Within 15 days.", "reason": "other"}).status_code == 409
+
+
 def test_an_interaction_lists_who_stated_what(clients: dict[str, TestClient]) -> None:
     page = " ".join(clients["otto"].get("/interactions/i1-1").text.split())
     assert "<th>when</th><th>what</th><th>by</th><th>value</th>" in page
