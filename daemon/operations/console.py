@@ -161,7 +161,7 @@ class Inbox(Request):
     ] = None
 
 
-@operation("GET", "/inbox", least="labeller", bound="own", reads="conversations")
+@operation("GET", "/inbox", least="labeller", refused=404, bound="own", reads="conversations")
 def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     """The label requests that this expert may answer, those in progress first, and how far others are.
 
@@ -175,7 +175,7 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     workloads = local.visible(caller)
     if request.workload:
         caller.check(request.workload)
-        workloads = [request.workload]
+        workloads = [local.known(request.workload)]
 
     opinions = cache(local.jobs.context.experts_needed)
     may_answer = teach.about(local.warehouse, request.item, expert) if request.item else []

@@ -59,6 +59,8 @@ CHOICES = {
 """What an expert may answer, by the reason of a request; None: any other."""
 EXPORTED = {"workload", "since", "until", "page"}
 """Fields of a search for answers that an export can be limited to, and the page, which is shown alone."""
+LISTED = re.compile(rf"; (GET {API}/|`retuned )[^;]* lists? (them|those).*")
+"""The route or the command that an error names to programs and on terminals; pages have links in their place."""
 DIFFERENCES = {
     "added": "Added",
     "removed": "Removed",
@@ -225,6 +227,8 @@ class Pages(Rendering):
         """Why there is no page; with the menu of who is known."""
         title = {403: "Not allowed", 404: "Not found", 503: "Not available now"}.get(code, "Not done")
         known = frame(request, {}) if hasattr(request.state, "principal") else {}
+        if code == 404:
+            problem = LISTED.sub("", problem)
         return self._bare("error.html", code, **known, title=title, detail=problem, back=_came_from(request))
 
     # Teaching

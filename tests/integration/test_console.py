@@ -324,6 +324,8 @@ def test_a_correction_that_changes_nothing_is_refused(service: Local, clients: d
     for same in (item["answer"], f" {item['answer']}\n"):
         page = clients["ada"].post(f"/labels/{item['id']}", data={"verdict": "correction", "correction": same})
         assert (page.status_code, "the answer that was given, unchanged" in page.text) == (409, True)
+        assert "“Right as it is”" in page.text
+        assert " autofocus>" in page.text
     refused = clients["ada"].post(f"/api/v1/labels/{item['id']}", json={"name": "correction", "value": item["answer"]})
     assert (refused.status_code, published(service)) == (409, [])
     assert clients["ada"].get("/api/v1/inbox").json()["waiting"] == 60
@@ -402,6 +404,41 @@ def test_a_row_shows_what_was_decided_and_what_each_decision_does(
     )
     page = otto.get(f"{path}?state=taught&reason=duplicates").text
     assert f'<a href="/interactions/{taught[1]["interaction_id"]}">another row</a> gives the same answer' in page
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("/approvals/nothing", "<p>No such request for approval.</p>"), ("/workloads/{w}/versions/nope", "no such version."),
+     ("/nothing", "<p>There is no such page.</p>"), ("/workloads/nope/teach", "Workload nope: unknown")],
+)  # fmt: skip
+def test_what_is_not_found_is_explained_in_words_of_the_page(
+    service: Local, clients: dict[str, TestClient], path: str, shown: str
+) -> None:
+    answer = clients["otto"].get(path.format(w=names(service)[0]), headers={"Accept": "text/html"})
+    assert (answer.status_code, shown in answer.text) == (404, True), answer.text
+    assert "/api/v1" not in answer.text
+    assert "<code>retuned" not in answer.text
+    assert "`retuned" not in answer.text
+
+
+def test_an_approval_shows_all_that_the_gate_compared(service: Local, clients: dict[str, TestClient]) -> None:
+    workload, path = names(service)[APPROVAL], f"/approvals/a{APPROVAL}"
+    version = f"/workloads/{workload}/versions/8c01dd2e"
+    page, whole = (" ".join(clients["otto"].get(one).text.split()) for one in (path, version))
+    assert f'<a href="{version}">' in page
+    table = re.search(r"<h2>What the gate compared</h2>.*?</section>", whole)
+    assert table is not None
+    assert table[0] in page
+    assert version not in clients["vera"].get(path).text
+    service.warehouse.execute("DELETE FROM evaluations")
+    page = clients["otto"].get(version).text
+    assert ("0 of 0" in page, page.count("not measured")) == (False, 2)
+
+
+def test_required_reasons_are_marked(service: Local, clients: dict[str, TestClient]) -> None:
+    for path in (f"/approvals/a{APPROVAL}", f"/workloads/{names(service)[0]}/rows"):
+        page = clients["otto"].get(path).text
+        assert len(re.findall(r'name="reason"[^>]* required', page)) == page.count("(required)") > 0
 
 
 def test_an_edited_row_shows_both_answers_and_an_edit_changes_something(
