@@ -44,7 +44,7 @@ class Rendering:
         self._templates = Environment(
             loader=PackageLoader("retuned.daemon.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        self._templates.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns}
+        self._templates.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns, "marks": chart.marks}
         self._templates.filters |= {"when": when, "sentence": sentence}
 
     async def _overview(self, request: Request) -> dict[str, Any]:

@@ -223,6 +223,17 @@ def test_a_page_that_follows_leaves_an_open_form_as_it_is(fleet: tuple[str, dict
     expect(page.locator("#live [name=reason]")).to_have_count(0)
 
 
+def test_a_narrow_chart_shows_its_shares(fleet: tuple[str, dict[str, str]], browser: Browser) -> None:
+    url, tokens = fleet
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.goto(f"{url}/sign-in?next=/workloads/hr.payroll-3#{tokens['viewer']}")
+    expect(page).to_have_title("hr.payroll-3 · retuned")
+    page.locator(".chart").scroll_into_view_if_needed()
+    boxes = [label.bounding_box() for label in page.locator(".chart > text:text-is('50%')").all()]
+    assert any(box is not None and 0 < box["x"] < 400 - box["width"] for box in boxes)
+    page.close()
+
+
 @pytest.mark.parametrize("with_script", [True, False])
 def test_two_experts_differ_and_a_third_decides(
     fleet: tuple[str, dict[str, str]], browser: Browser, with_script: bool
