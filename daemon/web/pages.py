@@ -483,8 +483,8 @@ def _shown_pairs(request: Request, found: dict[str, Any]) -> dict[str, Any]:
 
 def _rows_shown(all_rows: Any, state: str | None, reason: str | None, saved: str | None) -> dict[str, Any]:
     """How many rows of the workload are in each state, for each reason (`counts`), and the first of those that are
-    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names; what was decided about
-    the row that was just `saved` (`done`)."""
+    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names; and what was
+    decided about the row that was just `saved` (`done`)."""
     counts, asked, named = Counter[tuple[str, str]](), list[dict[str, Any]](), dict[str, str]()
     done = None
     for row in all_rows:

@@ -137,7 +137,8 @@ def test_a_page_is_for_those_who_have_the_role(
 
 @pytest.mark.parametrize(
     ("query", "problem"),
-    [("since=foo", "since: expected a text such as 2027-01-31, got &#39;foo&#39;"), ("since=2026-02-31", "such as 2027"),
+    [("since=foo", "since: expected a text such as 2027-01-31, got &#39;foo&#39;"),
+     ("since=2026-02-31", "such as 2027-01-31"),
      ("rating=zz", "rating: expected"), ("page=-1", "page: expected a number from 0 to 1000"), ("page=zz", "a number"),
      ("segment=foo", "expected name=value"), ("nothing=1", "nothing: unknown")],
 )  # fmt: skip
@@ -408,7 +409,8 @@ def test_a_row_shows_what_was_decided_and_what_each_decision_does(
 
 @pytest.mark.parametrize(
     ("path", "shown"),
-    [("/approvals/nothing", "<p>No such request for approval.</p>"), ("/workloads/{w}/versions/nope", "no such version."),
+    [("/approvals/nothing", "<p>No such request for approval.</p>"),
+     ("/workloads/{w}/versions/nope", "no such version."),
      ("/nothing", "<p>There is no such page.</p>"), ("/workloads/nope/teach", "Workload nope: unknown")],
 )  # fmt: skip
 def test_what_is_not_found_is_explained_in_words_of_the_page(

@@ -285,7 +285,9 @@ def test_a_champion_without_one_before_it_gives_way_to_the_base_model(daemon: Da
     page = {"Referer": "http://localhost:8321/workloads/support?range=1d", "Accept": "text/html"}
     refused = site.post("/workloads/support/rollback", data={"reason": "rude"}, headers=page)
     assert (refused.status_code, 'href="/workloads/support?range=1d">Back</a>' in refused.text) == (409, True)
-    strange = site.post("/workloads/support/rollback", data={"reason": "rude"}, headers=page | {"Referer": "http://x/y"})
+    strange = site.post(
+        "/workloads/support/rollback", data={"reason": "rude"}, headers=page | {"Referer": "http://x/y"}
+    )
     assert "Back" not in strange.text
     done = site.post("/workloads/support/promote", data={"version": "base", "reason": "rude"})
     assert (done.status_code, done.headers["location"]) == (303, "/workloads/support")
