@@ -449,7 +449,7 @@ class Pages(Rendering):
 def _came_from(request: Request) -> str | None:
     """The page of this console on which a person followed a link or sent a form; None: it is not known."""
     page = urlsplit(request.headers.get("referer", ""))
-    if page.netloc != request.headers.get("host") or not page.path.startswith("/") or page.path == "/":
+    if page.netloc != request.headers.get("host") or not re.match(r"/[^/\\]", page.path):
         return None
     back = page.path + (f"?{page.query}" if page.query else "")
     return None if back == request.url.path + (f"?{request.url.query}" if request.url.query else "") else back
@@ -483,8 +483,8 @@ def _shown_pairs(request: Request, found: dict[str, Any]) -> dict[str, Any]:
 
 def _rows_shown(all_rows: Any, state: str | None, reason: str | None, saved: str | None) -> dict[str, Any]:
     """How many rows of the workload are in each state, for each reason (`counts`), and the first of those that are
-    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names; and what was
-    decided about the row that was just `saved` (`done`)."""
+    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names; and
+    what was decided about the row that was just `saved` (`done`)."""
     counts, asked, named = Counter[tuple[str, str]](), list[dict[str, Any]](), dict[str, str]()
     done = None
     for row in all_rows:
