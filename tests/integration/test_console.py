@@ -443,6 +443,20 @@ def test_required_reasons_are_marked(service: Local, clients: dict[str, TestClie
         assert len(re.findall(r'name="reason"[^>]* required', page)) == page.count("(required)") > 0
 
 
+def test_a_sum_of_money_is_not_shown_as_a_quantity_as_well(service: Local, clients: dict[str, TestClient]) -> None:
+    workload = names(service)[FALLS]
+    service.warehouse.execute("UPDATE ledger SET unit = 'hours' WHERE item = 'time_saved'")
+    page = clients["vera"].get(f"/workloads/{workload}").text
+    booked = dict(re.findall(r"<tr><td>(time saved|inference)</td><td class=\"n\">(.*?)</td>", page))
+    assert (booked["inference"], booked["time saved"].endswith(" hours")) == ("", True)
+
+
+def test_who_gives_a_wrong_token_is_not_offered_to_continue(clients: dict[str, TestClient]) -> None:
+    assert "Already signed in?" in clients["vera"].get("/sign-in").text
+    wrong = clients["vera"].post("/sign-in", data={"token": "wrong", "next": "/"})
+    assert (wrong.status_code, "Already signed in?" in wrong.text) == (401, False)
+
+
 def test_an_edited_row_shows_both_answers_and_an_edit_changes_something(
     service: Local, clients: dict[str, TestClient]
 ) -> None:
