@@ -205,13 +205,13 @@ def test_a_page_that_follows_leaves_an_open_form_as_it_is(fleet: tuple[str, dict
     url, tokens = fleet
     page.goto(f"{url}/sign-in?next=/workloads/hr.payroll-3#{tokens['operator']}")
     expect(page).to_have_title("hr.payroll-3 · retuned")
-    page.evaluate(
+    form = (
         "document.querySelector('#live').insertAdjacentHTML('beforeend', "
         "'<details><summary>Cancel it</summary><form><input name=reason></form></details>')"
     )
     live = "htmx.ajax('GET', location.pathname, {target: '#live', select: '#live', swap: 'outerHTML'})"
     with page.expect_response(lambda response: response.url.endswith("/workloads/hr.payroll-3")):
-        page.evaluate(f"{{ {live}; document.querySelector('#live details').open = true; }}")  # opened meanwhile
+        page.evaluate(f"{{ {form}; {live}; document.querySelector('#live details').open = true; }}")  # opened meanwhile
     page.wait_for_timeout(500)
     page.fill("#live [name=reason]", "the rows are wrong")
     page.click("h2 >> nth=0")
