@@ -419,6 +419,7 @@ OTHER_ROUTES = {
     "GET /workloads/{workload}": "One workload: quality over time, drift, decisions of the gate, retrainings, money, "
     "settings.",
     "POST /workloads/{workload}/cancel": "The form of that page that cancels a retraining: `reason`.",
+    "POST /workloads/{workload}/promote": "The form of that page that returns to the base model: `version`, `reason`.",
     "POST /workloads/{workload}/rollback": "The form of that page that rolls the version in service back: `reason`.",
     "GET /workloads/{workload}/versions/{version}": "A version beside the one before it, answer by answer.",
     "GET /workloads/{workload}/teach": "`/teach` for one workload.",

@@ -34,6 +34,11 @@ class Search:
     until: str = ""
     page: int = 0
 
+    def times(self, now: datetime) -> tuple[datetime, datetime]:
+        """Returns the beginning of the stretch of time that is searched, and its end, which is exclusive."""
+        until = (datetime.fromisoformat(self.until) if self.until else now) + timedelta(days=1)
+        return datetime.fromisoformat(self.since) if self.since else min(until, now) - timedelta(days=DAYS), until
+
 
 def found(
     warehouse: Warehouse, search: Search, now: datetime, workloads: list[str] | None = None
@@ -51,8 +56,7 @@ def found(
         raise RetunedError(f"segment: expected name=value, got {search.segment!r}")
     if search.rating not in ("", *RATINGS):
         raise RetunedError(f"rating: expected one of {', '.join(RATINGS)}, got {search.rating!r}")
-    until = (datetime.fromisoformat(search.until) if search.until else now) + timedelta(days=1)
-    since = datetime.fromisoformat(search.since) if search.since else min(until, now) - timedelta(days=DAYS)
+    since, until = search.times(now)
     wanted = [search.workload] if search.workload else None
     if workloads is not None:
         wanted = [one for one in workloads if wanted is None or one in wanted]

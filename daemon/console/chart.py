@@ -18,6 +18,8 @@ TICKS = (
     timedelta(days=91),
 )
 MOST_TICKS = 9
+MARK = 13.0
+"""The width of a mark."""
 GAP = 16
 """A line is broken where so many buckets lack a figure."""
 
@@ -85,6 +87,19 @@ def lines(frame: Frame, points: Sequence[Point], bucket_seconds: float) -> list[
         )
         for stretch in stretches
     ]
+
+
+def marks(frame: Frame, moments: Sequence[datetime]) -> list[tuple[float, float]]:
+    """Returns for each moment, in the order of time, where it lies and where its mark is drawn: marks lie MARK apart,
+    or closer where there are too many, so that none hides another."""
+    gap = min(MARK, WIDTH / max(len(moments), 1))
+    xs = [frame.x(moment) for moment in moments]
+    drawn = list(itertools.accumulate(xs, lambda before, x: max(before + gap, x)))
+    edge = WIDTH
+    for place in reversed(range(len(drawn))):
+        drawn[place] = round(min(drawn[place], edge), 1)
+        edge = drawn[place] - gap
+    return list(zip(xs, drawn, strict=True))
 
 
 def columns(frame: Frame, *series: Sequence[Point]) -> list[tuple[float, float, datetime, list[Point | None]]]:

@@ -37,7 +37,8 @@ class Facts:
         fell_at: since when all helpful rates lie below the interval of the last day that is `COMPARED_DAYS` old; None:
             the latest does not.
         drift: id, created_at, drifted, severity (with severity_low, severity_high) and example of the latest check.
-        service: champion, champion_since, canary, share, rollout, event, changed, changed_at, change_reason.
+        service: champion, champion_since, has_previous, previous, canary, share, rollout, event, changed, changed_at,
+            change_reason.
         approvals: id, kind, version, expires_at, the first to expire first.
         labels: open label requests, without those that enough experts have answered.
         run: id, state, started_at, finished_at, version, error of the run under way or in line, else of the latest.

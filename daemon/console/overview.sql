@@ -50,11 +50,14 @@ WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
 QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) = 1
 
 -- name: service
--- The champion, the rollout under way, and the latest change.
-SELECT w.workload, a.version AS champion, a.created_at AS champion_since, r.version AS canary, r.share, r.state AS rollout,
+-- The champion, the model before it (has_previous: there is one; NULL: the base model), the rollout under way, and the
+-- latest change.
+SELECT w.workload, a.version AS champion, a.created_at AS champion_since, b.alias IS NOT NULL AS has_previous,
+       b.version AS previous, r.version AS canary, r.share, r.state AS rollout,
        p.event, p.version AS changed, p.created_at AS changed_at, p.reason AS change_reason
 FROM (SELECT unnest($workloads::VARCHAR[]) AS workload) w
 LEFT JOIN aliases a ON a.workload = w.workload AND a.alias = 'champion'
+LEFT JOIN aliases b ON b.workload = w.workload AND b.alias = 'previous'
 LEFT JOIN rollouts r ON r.workload = w.workload AND r.ended_at IS NULL
 LEFT JOIN (
     FROM promotions QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) = 1

@@ -25,7 +25,9 @@ def _day(text: str) -> str:
     return text
 
 
-Day = Annotated[str, StringConstraints(pattern=r"^(\d{4}-\d\d-\d\d)?$"), AfterValidator(_day)]
+Day = Annotated[
+    str, StringConstraints(pattern=r"^(\d{4}-\d\d-\d\d)?$"), AfterValidator(_day), Field(examples=["2027-01-31"])
+]
 
 
 @operation("GET", "/overview", least="viewer", recent_seconds=2.0, bound="own")
@@ -159,7 +161,7 @@ class Inbox(Request):
     ] = None
 
 
-@operation("GET", "/inbox", least="labeller", bound="own", reads="conversations")
+@operation("GET", "/inbox", least="labeller", refused=404, bound="own", reads="conversations")
 def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     """The label requests that this expert may answer, those in progress first, and how far others are.
 
@@ -173,7 +175,7 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     workloads = local.visible(caller)
     if request.workload:
         caller.check(request.workload)
-        workloads = [request.workload]
+        workloads = [local.known(request.workload)]
 
     opinions = cache(local.jobs.context.experts_needed)
     may_answer = teach.about(local.warehouse, request.item, expert) if request.item else []

@@ -124,7 +124,7 @@ def _checked(name: str, value: str | bool, asked: "About") -> str | bool:
         raise RetunedError(f"labels: {name}: expected {expected}")
     if name == "correction" and asked.reason != "conflict" and str(value).split() == asked.answer.split():
         raise RetunedError(
-            "the correction is the answer that was given, unchanged: change the text, or choose that the answer is "
-            "right (helpful: true), or wrong (helpful: false)"
+            "the correction is the answer that was given, unchanged: change the text, or choose “Right as it is” or "
+            "“Wrong, and I do not know what is right”"
         )
     return value

@@ -316,6 +316,8 @@ def _expected(schema: dict[str, Any]) -> str:
         return " or ".join(choices)
     low, high = schema.get("minimum"), schema.get("maximum")
     bounds = f" from {low} to {high}" if high is not None else f" of at least {low}" if low is not None else ""
+    if schema.get("pattern") and (examples := schema.get("examples")):
+        return f"a text such as {examples[0]}"
     kind = str(schema.get("type", "value"))
     return {"string": "a text", "integer": "a number", "boolean": "true or false", "array": "a list of texts"}.get(
         kind, f"a {kind}"

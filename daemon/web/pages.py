@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
 from starlette.concurrency import run_in_threadpool
@@ -15,14 +15,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 
 from retuned.daemon import console as package
-from retuned.daemon.console.answers import DAYS, RATINGS
+from retuned.daemon.console.answers import DAYS, RATINGS, Search
 from retuned.daemon.console.version import CHANGES
 from retuned.daemon.jsontext import plain
 from retuned.daemon.operations import console, erasure, labels, memory, releases, rows, state, training
 from retuned.daemon.operations.operation import API, Operation
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.api import Api, caller_of
-from retuned.daemon.web.rendering import POLICY, Rendering, form_of, frame, may_do
+from retuned.daemon.web.rendering import POLICY, Rendering, form_of, frame, may_do, parsed
 
 NAME_MAX = 255
 """Bytes in the name of a file."""
@@ -57,8 +57,10 @@ CHOICES = {
     ],
 }
 """What an expert may answer, by the reason of a request; None: any other."""
-
-
+EXPORTED = {"workload", "since", "until", "page"}
+"""Fields of a search for answers that an export can be limited to, and the page, which is shown alone."""
+LISTED = re.compile(rf"; (GET {API}/|`retuned )[^;]* lists? (them|those).*")
+"""The route or the command that an error names to programs and on terminals; pages have links in their place."""
 DIFFERENCES = {
     "added": "Added",
     "removed": "Removed",
@@ -138,12 +140,16 @@ class Pages(Rendering):
     async def rollback(self, request: Request) -> Response:
         return await self._command(request, releases.rollback)
 
-    async def _command(self, request: Request, command: Operation[Any, Any]) -> Response:
-        """A command about a workload, with a reason; it leads back to the workload's page."""
+    async def promote(self, request: Request) -> Response:
+        return await self._command(request, releases.promote, "version")
+
+    async def _command(self, request: Request, command: Operation[Any, Any], *fields: str) -> Response:
+        """A command about a workload, with a reason and these fields; it leads back to the workload's page."""
         form = await form_of(request, API + command.paths[0])
         if not form.get("reason", "").strip():
             raise HTTPException(400, "reason: expected a text; it is kept with the change")
-        await self._ask(request, command, **request.path_params, reason=form["reason"])
+        given = {name: form[name] for name in ("reason", *fields) if name in form}
+        await self._ask(request, command, **request.path_params, **given)
         return RedirectResponse(request.url.path.rpartition("/")[0], 303)
 
     async def system(self, request: Request) -> Response:
@@ -151,11 +157,14 @@ class Pages(Rendering):
         return await self._page(request, "system.html", section="/system", status=status)
 
     async def answers(self, request: Request) -> Response:
-        asked = console.answers.parse(dict(request.query_params), is_text=True)
+        asked = parsed(console.answers, request.query_params, is_text=True)
         found = await self._api.perform(console.answers, asked, request)
         query = {name: value for name, value in asked.model_dump().items() if value}
-        names = [one.facts.workload for one in (await self._overview(request))["workloads"]]
-        export: dict[str, Any] = {name: query[name] for name in ("workload", "since", "until") if name in query}
+        overview = await self._overview(request)
+        names = [one.facts.workload for one in overview["workloads"]]
+        since, until = Search(**asked.model_dump()).times(overview["as_of"])
+        export = {"workload": asked.workload} if asked.workload else {}
+        export |= {"since": since.isoformat(), "until": until.isoformat()}
         return await self._page(
             request,
             "answers.html",
@@ -166,7 +175,7 @@ class Pages(Rendering):
             days=DAYS,
             newer=urlencode(query | {"page": asked.page - 1}),
             older=urlencode(query | {"page": asked.page + 1}),
-            export=urlencode(export),
+            export=None if query.keys() - EXPORTED else urlencode(export),
             **found,
         )
 
@@ -218,7 +227,9 @@ class Pages(Rendering):
         """Why there is no page; with the menu of who is known."""
         title = {403: "Not allowed", 404: "Not found", 503: "Not available now"}.get(code, "Not done")
         known = frame(request, {}) if hasattr(request.state, "principal") else {}
-        return self._bare("error.html", code, **known, title=title, detail=problem)
+        if code == 404:
+            problem = LISTED.sub("", problem)
+        return self._bare("error.html", code, **known, title=title, detail=problem, back=_came_from(request))
 
     # Teaching
 
@@ -267,14 +278,14 @@ class Pages(Rendering):
         workload = request.path_params.get("workload") or (typed or {}).get("workload")
         wanted = wanted or request.query_params.get("item")
         inbox = await self._ask(request, console.inbox, workload=workload, item=wanted)
-        item, own, saved = inbox["item"], inbox["own"], None
+        item, own, saved, kept = inbox["item"], inbox["own"], None, dict[str, str]()
         if (id := request.query_params.get("saved")) and not problem:
             answers = await self._ask(request, console.my_answers)
             saved = next((one for one in answers if one["id"] == id), None)
-        if typed is None and own is not None:
+        if own is not None:
             is_text, value = own["name"] == "correction", own["value"]
             verdict = own["name"] if is_text else f"{own['name']} {'yes' if value else 'no'}"
-            typed = {"verdict": verdict, "comment": own["comment"] or ""} | ({"correction": value} if is_text else {})
+            kept = {"verdict": verdict, "comment": own["comment"] or ""} | ({"correction": value} if is_text else {})
         page: dict[str, Any] = {
             "inbox": inbox,
             "item": item,
@@ -283,7 +294,8 @@ class Pages(Rendering):
             "here": _inbox_of(workload),
             "is_gone": bool(wanted and (not item or item["id"] != wanted)),
             "choices": CHOICES.get(item["reason"], CHOICES[None]) if item else [],
-            "typed": typed or {},
+            "kept": kept,
+            "typed": kept if typed is None else typed,
             "problem": problem,
             "saved": saved,
             "skipped": request.query_params.get("skipped"),
@@ -347,14 +359,15 @@ class Pages(Rendering):
             await self._ask(request, rows.decide_rows, ids=[form.get("id", "")], **given)
         except HTTPException as error:
             return await self._show_rows(request, error.detail, error.status_code)
-        return RedirectResponse(f"{request.url.path}?{request.url.query}", 303)
+        query = {name: value for name, value in request.query_params.items() if name != "saved"}
+        return RedirectResponse(f"{request.url.path}?{urlencode(query | {'saved': form['id']})}", 303)
 
     async def _show_rows(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
-        state, reason = (request.query_params.get(name) for name in ("state", "reason"))
+        state, reason, saved = (request.query_params.get(name) for name in ("state", "reason", "saved"))
         all_rows = await self._ask(request, rows.rows, **request.path_params)
-        shown = await run_in_threadpool(_rows_shown, all_rows, state, reason)
+        shown = await run_in_threadpool(_rows_shown, all_rows, state, reason, saved)
         page = request.path_params | shown | {"actions": rows.MEANINGS, "decided": rows.DECIDED}
-        page |= {"problem": problem, "asked": (state, reason)}
+        page |= {"problem": problem, "asked": (state, reason), "done": None if problem else shown.pop("done")}
         return await self._page(request, "rows.html", code, section="/", **page)
 
     async def datasets(self, request: Request) -> Response:
@@ -433,6 +446,15 @@ class Pages(Rendering):
         return await self._page(request, "erasures.html", code, section="/system", problem=problem, **page)
 
 
+def _came_from(request: Request) -> str | None:
+    """The page of this console on which a person followed a link or sent a form; None: it is not known."""
+    page = urlsplit(request.headers.get("referer", ""))
+    if page.netloc != request.headers.get("host") or not re.match(r"/[^/\\]", page.path):
+        return None
+    back = page.path + (f"?{page.query}" if page.query else "")
+    return None if back == request.url.path + (f"?{request.url.query}" if request.url.query else "") else back
+
+
 def _inbox_of(workload: str | None) -> str:
     return f"/workloads/{quote(workload, safe='')}/teach" if workload else "/teach"
 
@@ -459,16 +481,21 @@ def _shown_pairs(request: Request, found: dict[str, Any]) -> dict[str, Any]:
     return found | {"changes": CHANGES, "show": show}
 
 
-def _rows_shown(all_rows: Any, state: str | None, reason: str | None) -> dict[str, Any]:
+def _rows_shown(all_rows: Any, state: str | None, reason: str | None, saved: str | None) -> dict[str, Any]:
     """How many rows of the workload are in each state, for each reason (`counts`), and the first of those that are
-    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names."""
+    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names; and
+    what was decided about the row that was just `saved` (`done`)."""
     counts, asked, named = Counter[tuple[str, str]](), list[dict[str, Any]](), dict[str, str]()
+    done = None
     for row in all_rows:
         named[row["feedback_id"]] = row["interaction_id"]
+        if row["feedback_id"] == saved:
+            action = rows.DECIDED[row["decision"]["action"] if row["decision"] else "release"]
+            done = f"Saved. {action}: {row['question'] or row['answer']}"
         counts[row["state"], row["reason"]] += 1
         if state in (None, row["state"]) and reason in (None, row["reason"]) and len(asked) < ROWS_SHOWN:
             asked.append(row)
     for row in asked:
         row["why"] = [(part, named.get(part)) for part in re.split(r"([^\s:,]+)", row["detail"]) if part]
     total = sum(n for (one, why), n in counts.items() if state in (None, one) and reason in (None, why))
-    return {"counts": sorted(counts.items()), "rows": asked, "total": total}
+    return {"counts": sorted(counts.items()), "rows": asked, "total": total, "done": done}

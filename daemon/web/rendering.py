@@ -44,7 +44,7 @@ class Rendering:
         self._templates = Environment(
             loader=PackageLoader("retuned.daemon.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        self._templates.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns}
+        self._templates.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns, "marks": chart.marks}
         self._templates.filters |= {"when": when, "sentence": sentence}
 
     async def _overview(self, request: Request) -> dict[str, Any]:
@@ -53,11 +53,7 @@ class Rendering:
 
     async def _ask(self, request: Request, operation: Operation[Q, R], **values: Any) -> R:
         """The result of an operation with these values; raises an HTTPException, as `Api.answer` does."""
-        try:
-            asked = operation.parse(values)
-        except InvalidRequest as error:
-            raise HTTPException(400, str(error)) from error
-        return await self._api.perform(operation, asked, request)
+        return await self._api.perform(operation, parsed(operation, values), request)
 
     async def _page(self, request: Request, template: str, code: int = 200, /, **shown: Any) -> Response:
         found = await self._overview(request)
@@ -72,6 +68,14 @@ class Rendering:
     def _bare(self, template: str, code: int, /, **shown: Any) -> Response:
         """A page without a figure of the warehouse, and without the menu unless `shown` has one."""
         return HTMLResponse(self._templates.get_template(template).render({"menu": ()} | shown), code, HEADERS)
+
+
+def parsed(operation: Operation[Q, Any], values: Mapping[str, Any], *, is_text: bool = False) -> Q:
+    """The request of an operation, as `Operation.parse`; HTTPException 400: the values are invalid."""
+    try:
+        return operation.parse(values, is_text=is_text)
+    except InvalidRequest as error:
+        raise HTTPException(400, str(error)) from error
 
 
 def frame(request: Request, counts: dict[str, int]) -> dict[str, Any]:

@@ -166,6 +166,7 @@ PAGES = (
     Access("GET", "/teach/mine", Pages.my_answers, "labeller"),
     Access("POST", "/workloads/{workload}/cancel", Pages.cancel, "operator", by_leader=True),
     Access("POST", "/workloads/{workload}/rollback", Pages.rollback, "operator", by_leader=True),
+    Access("POST", "/workloads/{workload}/promote", Pages.promote, "operator", by_leader=True),
     Access("GET", "/workloads/{workload}/teach", Pages.teach, "labeller"),
     Access("GET", "/workloads/{workload}/versions/{version}", Pages.version, "operator"),
     Access("GET", "/workloads/{workload}/rows", Pages.rows, "operator"),
@@ -308,9 +309,9 @@ def _problem(request: Request, error: Exception) -> Response:
         where = where if request.method == "GET" else "/"
         return RedirectResponse(f"/sign-in?next={quote(where, safe='')}", 303)
     is_unknown = error.detail == HTTPStatus.NOT_FOUND.phrase  # what Starlette raises where no route fits
-    detail = f"no such route; GET {API}/openapi.json lists them" if is_unknown else error.detail
     if pages is not None and browses:
-        return pages.failed(request, detail, error.status_code)
+        return pages.failed(request, "there is no such page" if is_unknown else error.detail, error.status_code)
+    detail = f"no such route; GET {API}/openapi.json lists them" if is_unknown else error.detail
     return json_response({"error": detail}, error.status_code, error.headers)
 
 

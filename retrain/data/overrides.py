@@ -152,7 +152,7 @@ def decide_rows(
 
     Raises:
         RetunedError: an id is unknown, feedback to keep or pin approves no answer, feedback to edit has no row, or a
-            row to release has no decision.
+            row to release has no decision, or an edit changes nothing.
     """
     rows = _rows(warehouse, action, list(dict.fromkeys(ids)))
     if check is not None:
@@ -170,6 +170,12 @@ def decide_rows(
             )
             if before is not None and before[1:] == (action, answer, reason, author):
                 continue  # a retry after a lost response
+            if answer is not None:
+                edited = before[2] if before is not None and before[1] == "edit" else None
+                if answer.split() == (edited or _answer(cursor, id) or "").split():
+                    raise RetunedError(
+                        "rows edit: the answer is unchanged; change the text, or decide otherwise about the row"
+                    )
             cursor.execute(QUERIES["supersede_row"], keys | {"now": now})
             insert(
                 cursor,
@@ -270,6 +276,12 @@ def kept_interactions(warehouse: Warehouse, workload: str) -> list[str]:
 def account_decisions(warehouse: Warehouse, workload: str | None) -> list[dict[str, Any]]:
     """Returns the decisions in force about accounts, latest first, for one workload or for all."""
     return warehouse.rows(QUERIES["account_decisions"], {"workload": workload})
+
+
+def _answer(cursor: duckdb.DuckDBPyConnection, id: str) -> str | None:
+    """Returns the answer that feedback is about; None: it is in a dataset alone."""
+    found = _first(cursor, "answer", {"id": id})
+    return found[0] if found is not None else None
 
 
 def _first(cursor: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -54,6 +54,12 @@ SELECT id, action, answer, reason, author FROM row_decisions
 WHERE workload = $workload AND superseded_at IS NULL AND action <> 'release'
   AND (feedback_id = $feedback_id OR (accepted AND $accepted AND interaction_id = $interaction_id))
 
+-- name: answer
+-- The answer that feedback approves, rejects or gives, as it is stored.
+SELECT CASE WHEN f.name = 'correction' THEN coalesce(f.value ->> '$.content', f.value ->> '$') ELSE i.response END AS answer
+FROM feedback f JOIN interactions i ON i.id = f.interaction_id
+WHERE f.id = $id
+
 -- name: supersede_row
 UPDATE row_decisions SET superseded_at = $now
 WHERE workload = $workload AND superseded_at IS NULL

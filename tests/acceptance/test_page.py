@@ -166,6 +166,74 @@ def test_a_chart_is_read_at_the_pointer(fleet: tuple[str, dict[str, str]], page:
     expect(moments.nth(19).locator("text")).to_be_hidden()
 
 
+def test_a_correction_is_not_lost_and_keys_go_where_a_person_types(
+    fleet: tuple[str, dict[str, str]], page: Page
+) -> None:
+    url, tokens = fleet
+    dialogs: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        dialogs.append(dialog.type)
+        dialog.dismiss()
+
+    page.goto(f"{url}/sign-in?next=/workloads/hr.payroll-3/teach#{tokens['labeller']}")
+    text, form = page.locator("textarea"), page.locator("form[data-teach]")
+    expect(form).to_be_visible()
+    asked = form.get_attribute("action")
+    page.once("dialog", stay)
+    page.keyboard.press("2")
+    page.keyboard.type("Within 14 days, and never later.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("s")
+    page.wait_for_timeout(300)
+    assert dialogs == ["beforeunload"]
+    expect(form).to_have_attribute("action", str(asked))
+    expect(text).to_have_value("Within 14 days, and never later.")
+    text.fill(str(text.get_attribute("data-original")))
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("[role=alert]:visible")).to_contain_text("change the text")
+    expect(text).to_be_focused()
+    page.keyboard.type("1s2")
+    expect(text).to_have_value("1s2")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.keyboard.press("Escape")
+    page.keyboard.press("Shift+S")
+    expect(page.locator("[role=status]")).to_contain_text("Skipped.")
+
+
+def test_a_page_that_follows_leaves_an_open_form_as_it_is(fleet: tuple[str, dict[str, str]], page: Page) -> None:
+    url, tokens = fleet
+    page.goto(f"{url}/sign-in?next=/workloads/hr.payroll-3#{tokens['operator']}")
+    expect(page).to_have_title("hr.payroll-3 · retuned")
+    form = (
+        "document.querySelector('#live').insertAdjacentHTML('beforeend', "
+        "'<details><summary>Cancel it</summary><form><input name=reason></form></details>')"
+    )
+    live = "htmx.ajax('GET', location.pathname, {target: '#live', select: '#live', swap: 'outerHTML'})"
+    with page.expect_response(lambda response: response.url.endswith("/workloads/hr.payroll-3")):
+        page.evaluate(f"{{ {form}; {live}; document.querySelector('#live details').open = true; }}")  # opened meanwhile
+    page.wait_for_timeout(500)
+    page.fill("#live [name=reason]", "the rows are wrong")
+    page.click("h2 >> nth=0")
+    stale = "new BroadcastChannel('retuned').postMessage('now')"
+    page.evaluate(stale)
+    page.wait_for_timeout(500)
+    expect(page.locator("#live [name=reason]")).to_have_value("the rows are wrong")
+    page.evaluate(f"document.querySelector('#live details').open = false; {stale}")
+    expect(page.locator("#live [name=reason]")).to_have_count(0)
+
+
+def test_a_narrow_chart_shows_its_shares(fleet: tuple[str, dict[str, str]], browser: Browser) -> None:
+    url, tokens = fleet
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.goto(f"{url}/sign-in?next=/workloads/hr.payroll-3#{tokens['viewer']}")
+    expect(page).to_have_title("hr.payroll-3 · retuned")
+    page.locator(".chart").scroll_into_view_if_needed()
+    boxes = [label.bounding_box() for label in page.locator(".chart > text:text-is('50%')").all()]
+    assert any(box is not None and 0 < box["x"] < 400 - box["width"] for box in boxes)
+    page.close()
+
+
 @pytest.mark.parametrize("with_script", [True, False])
 def test_two_experts_differ_and_a_third_decides(
     fleet: tuple[str, dict[str, str]], browser: Browser, with_script: bool

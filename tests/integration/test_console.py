@@ -1,6 +1,7 @@
 """The console over HTTP: what each role sees, and what experts who teach at the same time make of a request."""
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import add
 from retuned.daemon.web.recent import Recent
-from retuned.daemon.web.routes import application
+from retuned.daemon.web.routes import PAGES, application
 from retuned.retrain.data import label_requests
 
 NOW = datetime(2026, 3, 30, 9, 0, 0)
@@ -132,6 +133,58 @@ def test_a_page_is_for_those_who_have_the_role(
             )
             assert ('href="/answers"' in answer.text) == (name == "otto")
             assert ("/teach" in answer.text) == (name != "vera")
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [("since=foo", "since: expected a text such as 2027-01-31, got &#39;foo&#39;"),
+     ("since=2026-02-31", "such as 2027-01-31"),
+     ("rating=zz", "rating: expected"), ("page=-1", "page: expected a number from 0 to 1000"), ("page=zz", "a number"),
+     ("segment=foo", "expected name=value"), ("nothing=1", "nothing: unknown")],
+)  # fmt: skip
+def test_a_search_that_cannot_be_read_is_refused_on_a_page(
+    clients: dict[str, TestClient], query: str, problem: str
+) -> None:
+    answer = clients["otto"].get(f"/answers?{query}", headers={"Accept": "text/html"})
+    assert (answer.status_code, problem in answer.text) == (400, True), answer.text
+    assert 'href="/answers"' in answer.text
+
+
+def test_an_export_holds_what_the_search_finds_or_is_not_offered(
+    service: Local, clients: dict[str, TestClient]
+) -> None:
+    workload, link = names(service)[FALLS], re.compile(r'href="(/api/v1/exports/interactions[^"]*)"')
+
+    def exported(**query: str) -> set[str] | None:
+        found = link.search(clients["otto"].get("/answers", params=query).text)
+        if found is None:
+            return None
+        lines = clients["otto"].get(html.unescape(found[1])).text.splitlines()
+        return {json.loads(line)["timestamp"][:10] for line in lines}
+
+    service.warehouse.execute(
+        "UPDATE interactions SET timestamp = timestamp - INTERVAL 20 DAY WHERE hash(id) % 2 = 0 AND workload = ?",
+        [workload],
+    )
+    days = exported(workload=workload, since="2026-03-09", until="2026-03-10")
+    assert days is not None
+    assert "2026-03-10" in days, "the last day is in the search"
+    assert max(days) < "2026-03-11"
+    assert min(exported(workload=workload) or ["none"]) >= "2026-03-23", "the days that are searched"
+    for name, value in (("text", "order"), ("rating", "helpful"), ("model", "m"), ("user", "u"), ("segment", "a=b")):
+        assert exported(workload=workload, **{name: value}) is None
+    page = clients["otto"].get("/answers", params={"text": "order"}).text
+    assert "clear the other filters to export" in page
+
+
+def test_no_page_fails_on_a_query_that_it_does_not_know(service: Local, clients: dict[str, TestClient]) -> None:
+    names_of = ("show", "range", "since", "until", "state", "reason", "before", "after", "item", "saved", "skipped")
+    of = {"workload": names(service)[APPROVAL], "id": f"a{APPROVAL}", "version": "8c01dd2e", "name": "console.css"}
+    pages = [one.path.format(**of) for one in PAGES if one.method == "GET" and one.path not in ("/events", "/erasures")]
+    for path in pages:
+        for name in names_of:
+            answer = clients["otto"].get(path, params={name: "\u00e9'%"}, headers={"Accept": "text/html"})
+            assert answer.status_code < 500, (path, name)
 
 
 def test_pages_hold_no_inline_script_or_style(service: Local, clients: dict[str, TestClient]) -> None:
@@ -272,6 +325,8 @@ def test_a_correction_that_changes_nothing_is_refused(service: Local, clients: d
     for same in (item["answer"], f" {item['answer']}\n"):
         page = clients["ada"].post(f"/labels/{item['id']}", data={"verdict": "correction", "correction": same})
         assert (page.status_code, "the answer that was given, unchanged" in page.text) == (409, True)
+        assert "“Right as it is”" in page.text
+        assert " autofocus>" in page.text
     refused = clients["ada"].post(f"/api/v1/labels/{item['id']}", json={"name": "correction", "value": item["answer"]})
     assert (refused.status_code, published(service)) == (409, [])
     assert clients["ada"].get("/api/v1/inbox").json()["waiting"] == 60
@@ -350,6 +405,78 @@ def test_a_row_shows_what_was_decided_and_what_each_decision_does(
     )
     page = otto.get(f"{path}?state=taught&reason=duplicates").text
     assert f'<a href="/interactions/{taught[1]["interaction_id"]}">another row</a> gives the same answer' in page
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("/approvals/nothing", "<p>No such request for approval.</p>"),
+     ("/workloads/{w}/versions/nope", "no such version."),
+     ("/nothing", "<p>There is no such page.</p>"), ("/workloads/nope/teach", "Workload nope: unknown")],
+)  # fmt: skip
+def test_what_is_not_found_is_explained_in_words_of_the_page(
+    service: Local, clients: dict[str, TestClient], path: str, shown: str
+) -> None:
+    answer = clients["otto"].get(path.format(w=names(service)[0]), headers={"Accept": "text/html"})
+    assert (answer.status_code, shown in answer.text) == (404, True), answer.text
+    assert "/api/v1" not in answer.text
+    assert "<code>retuned" not in answer.text
+    assert "`retuned" not in answer.text
+
+
+def test_an_approval_shows_all_that_the_gate_compared(service: Local, clients: dict[str, TestClient]) -> None:
+    workload, path = names(service)[APPROVAL], f"/approvals/a{APPROVAL}"
+    version = f"/workloads/{workload}/versions/8c01dd2e"
+    page, whole = (" ".join(clients["otto"].get(one).text.split()) for one in (path, version))
+    assert f'<a href="{version}">' in page
+    table = re.search(r"<h2>What the gate compared</h2>.*?</section>", whole)
+    assert table is not None
+    assert table[0] in page
+    assert version not in clients["vera"].get(path).text
+    service.warehouse.execute("DELETE FROM evaluations")
+    page = clients["otto"].get(version).text
+    assert ("0 of 0" in page, page.count("not measured")) == (False, 2)
+
+
+def test_required_reasons_are_marked(service: Local, clients: dict[str, TestClient]) -> None:
+    for path in (f"/approvals/a{APPROVAL}", f"/workloads/{names(service)[0]}/rows"):
+        page = clients["otto"].get(path).text
+        assert len(re.findall(r'name="reason"[^>]* required', page)) == page.count("(required)") > 0
+
+
+def test_a_sum_of_money_is_not_shown_as_a_quantity_as_well(service: Local, clients: dict[str, TestClient]) -> None:
+    workload = names(service)[FALLS]
+    service.warehouse.execute("UPDATE ledger SET unit = 'hours' WHERE item = 'time_saved'")
+    page = clients["vera"].get(f"/workloads/{workload}").text
+    booked = dict(re.findall(r"<tr><td>(time saved|inference)</td><td class=\"n\">(.*?)</td>", page))
+    assert (booked["inference"], booked["time saved"].endswith(" hours")) == ("", True)
+
+
+def test_who_gives_a_wrong_token_is_not_offered_to_continue(clients: dict[str, TestClient]) -> None:
+    assert "Already signed in?" in clients["vera"].get("/sign-in").text
+    wrong = clients["vera"].post("/sign-in", data={"token": "wrong", "next": "/"})
+    assert (wrong.status_code, "Already signed in?" in wrong.text) == (401, False)
+
+
+def test_an_edited_row_shows_both_answers_and_an_edit_changes_something(
+    service: Local, clients: dict[str, TestClient]
+) -> None:
+    otto, path = clients["otto"], f"/workloads/{names(service)[0]}/rows?state=taught"
+    row = otto.get(f"/api/v1{path}").json()[0]
+    form = {"id": row["feedback_id"], "action": "edit", "reason": "a day more"}
+    refused = otto.post(path, data=form | {"answer": f"{row['answer']}\n"})
+    assert (refused.status_code, "the answer is unchanged" in refused.text) == (409, True)
+    assert otto.get(f"/api/v1{path}").json()[0]["decision"] is None
+    for _ in range(2):  # again, as after a lost response
+        done = otto.post(f"{path}&saved=x", data=form | {"answer": "Within 15 days."})
+        assert (done.status_code, done.headers["location"]) == (303, f"{path}&saved={row['feedback_id']}")
+    page = " ".join(otto.get(done.headers["location"]).text.split())
+    assert f'role="status">Saved. Edited: {html.escape(row["question"])}</div>' in page
+    assert f'Within 15 days.<br><small class="soft">until then: {row["answer"]}</small>' in page
+    service.warehouse.execute("UPDATE row_states SET decided_at = ?", [NOW + timedelta(hours=1)])
+    page = " ".join(otto.get(path).text.split())
+    assert f'Within 15 days.<br><small class="soft">before the edit: {row["answer"]}</small>' in page
+    assert "Saved." not in page
+    assert otto.post(path, data=form | {"answer": "Within 15 days.", "reason": "other"}).status_code == 409
 
 
 def test_an_interaction_lists_who_stated_what(clients: dict[str, TestClient]) -> None:

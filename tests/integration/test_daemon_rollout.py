@@ -275,6 +275,28 @@ def test_an_operator_rolls_back_on_the_page(daemon: Daemon) -> None:
     assert "canary rolled back" in text(site.get("/workloads/support?range=90d").text)
 
 
+def test_a_champion_without_one_before_it_gives_way_to_the_base_model(daemon: Daemon) -> None:
+    site = browser(Local(daemon.jobs))
+    site.post("/workloads/support/rollback", data={"reason": "it was rude"})
+    daemon.warehouse.execute("DELETE FROM aliases WHERE alias = 'previous'")
+    shown = text(site.get("/workloads/support").text)
+    assert "v1 leaves service, and the base model answers. No version before it is left to go back to." in shown
+    assert "Roll back" not in shown
+    page = {"Referer": "http://localhost:8321/workloads/support?range=1d", "Accept": "text/html"}
+    refused = site.post("/workloads/support/rollback", data={"reason": "rude"}, headers=page)
+    assert (refused.status_code, 'href="/workloads/support?range=1d">Back</a>' in refused.text) == (409, True)
+    strange = site.post(
+        "/workloads/support/rollback", data={"reason": "rude"}, headers=page | {"Referer": "http://x/y"}
+    )
+    assert "Back" not in strange.text
+    done = site.post("/workloads/support/promote", data={"version": "base", "reason": "rude"})
+    assert (done.status_code, done.headers["location"]) == (303, "/workloads/support")
+    assert daemon.status()["workloads"]["support"]["champion"] is None
+    assert "Return to the base model" not in text(site.get("/workloads/support").text)
+    daemon.jobs.context.rollout.promote("support", "v1", "operator", "for the test", daemon.now)
+    assert "v1 leaves service, and the base model answers again." in text(site.get("/workloads/support").text)
+
+
 def test_an_operator_takes_a_canary_back(daemon: Daemon) -> None:
     done = command(Local(daemon.jobs), "rollback", "support", {"reason": "it was rude", "asked_by": "anna"})
     assert done["done"] == "support@v2 is taken back; support@v1 is the champion"

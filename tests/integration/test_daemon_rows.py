@@ -219,7 +219,10 @@ def test_an_operator_looks_and_decides_on_the_page(config: Path, ids: list[str])
         assert "At 9 am." not in browser.get(f"{url}?state=taught").text
         form = {"action": "drop", "id": ids[-1], "reason": "<i>spam</i>", "answer": ""}
         done = browser.post(f"{url}?state=waiting", data=form)
-        assert (done.status_code, done.headers["location"]) == (303, "/workloads/support/rows?state=waiting")
+        assert (done.status_code, done.headers["location"]) == (
+            303,
+            f"/workloads/support/rows?state=waiting&saved={ids[-1]}",
+        )
         assert "<b>Dropped</b> in the next dataset<br><small>an operator: " in browser.get(url).text
         assert "&lt;i&gt;spam&lt;/i&gt;" in browser.get(url).text
         (row,) = service.warehouse.rows("SELECT feedback_id, action, answer FROM row_decisions")

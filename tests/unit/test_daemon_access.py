@@ -81,6 +81,7 @@ EXPECTED = {
         ("GET", "/api/v1/answers"),
         ("POST", "/workloads/{workload}/cancel"),
         ("POST", "/workloads/{workload}/rollback"),
+        ("POST", "/workloads/{workload}/promote"),
         ("GET", "/workloads/{workload}/versions/{version}"),
         ("GET", "/api/v1/workloads/{workload}/versions/{version}"),
         ("POST", "/approvals/{id}"),

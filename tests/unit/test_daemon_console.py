@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from retuned.daemon.console.attention import State, ranked, state_of
-from retuned.daemon.console.chart import HEIGHT, WIDTH, Frame, Point, columns, lines, y
+from retuned.daemon.console.chart import HEIGHT, MARK, WIDTH, Frame, Point, columns, lines, marks, y
 from retuned.daemon.console.inbox import CLAIM, Work, agreement, status
 from retuned.daemon.console.overview import Facts, Rate
 from retuned.daemon.console.teach import diff
@@ -291,3 +291,16 @@ def test_the_intervals_of_a_decision_are_drawn_on_one_scale() -> None:
 )
 def test_a_pair_of_answers_is_better_worse_or_unknown(before: float | None, after: float | None, change: str) -> None:
     assert Pair("q", "a", "expert", "x", "y", before, after, "").change == change
+
+
+def test_marks_of_the_same_moment_lie_side_by_side() -> None:
+    frame = Frame(NOW - timedelta(days=10), NOW)
+    early, late = NOW - timedelta(days=5), NOW
+    assert marks(frame, [early]) == [(500.0, 500.0)]
+    assert marks(frame, [early, early, late, late]) == [
+        (500.0, 500.0), (500.0, 500.0 + MARK), (WIDTH, WIDTH - MARK), (WIDTH, WIDTH)
+    ]  # fmt: skip
+    many = [drawn for _, drawn in marks(frame, [late] * 500)]
+    assert many == sorted(set(many))
+    assert (many[0] >= 0, many[-1]) == (True, WIDTH)
+    assert marks(frame, []) == []

@@ -93,6 +93,16 @@ def test_a_workload_has_its_objective_and_its_base_model(tmp_path: Path) -> None
     assert "no base model is configured, so no model is trained" in pages[1]
 
 
+def test_a_workload_with_versions_and_no_base_model_is_trained_no_further(local: Local) -> None:
+    interactions(local.warehouse, ["Hi?"], random.Random(0), start=START, workload="tickets")
+    local.warehouse.insert(
+        "runs", id="r", workload="tickets", reasons="[]", state="succeeded", started_at=START, version="3f2a91c0"
+    )
+    shown = page(local, "/workloads/tickets")
+    assert "no base model is configured now, so no further version is trained" in shown
+    assert "no model is trained" not in shown
+
+
 def test_workloads_with_figures_come_before_those_without(local: Local) -> None:
     warehouse = local.warehouse
     for name in ("a-model", "b-model"):

@@ -4,9 +4,10 @@
 const live = () => document.querySelector("[data-live]");
 if (live() && window.SharedWorker) {
   let isStale = false;
+  // What a person is in the middle of is not replaced: a form that is open, or what has the focus.
+  const isInUse = () => live().contains(document.activeElement) || live().querySelector("details[open] form");
   const reload = () => {
-    const part = live();
-    if (!isStale || !part || document.hidden || part.contains(document.activeElement)) return;
+    if (!isStale || !live() || document.hidden || isInUse()) return;
     isStale = false;
     htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML" });
   };
@@ -16,6 +17,11 @@ if (live() && window.SharedWorker) {
     reload();
   };
   document.addEventListener("visibilitychange", reload);
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (!isInUse()) return; // it may have begun to be while the answer was on its way
+    event.detail.shouldSwap = false;
+    isStale = true;
+  });
   new SharedWorker("/static/stream.js");
 }
 // A link for an expert ends in #token: what follows # is sent to no server and stands in no log.
@@ -73,10 +79,15 @@ if (teach) {
     show();
   });
   show();
-  teach.addEventListener("submit", () => { isSent = true; });
+  if (text?.autofocus) { // a correction was refused
+    text.focus();
+    if (text.value === text.dataset.original) text.select();
+    else text.setSelectionRange(text.value.length, text.value.length);
+  }
+  teach.addEventListener("submit", ({ submitter }) => { isSent = submitter?.value !== "skip"; });
   addEventListener("beforeunload", (event) => {
-    const isTyped = [text, teach.elements.comment].some((one) => one && one.value !== one.defaultValue);
-    if (isTyped && !isSent) event.preventDefault();
+    const isTyped = [text, teach.elements.comment].some((one) => one && one.value !== one.dataset.saved);
+    if ((isTyped || typed !== null) && !isSent) event.preventDefault();
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); teach.requestSubmit(teach.querySelector(".main")); }
@@ -84,6 +95,6 @@ if (teach) {
     if (event.target.matches("textarea, input[type=text]") || event.ctrlKey || event.metaKey || event.altKey) return;
     if (/^[1-9]$/.test(event.key) && choices[event.key - 1]) { event.preventDefault(); choose(choices[event.key - 1]); }
     const skip = teach.querySelector("[value=skip]");
-    if (event.key === "s" && skip) { event.preventDefault(); teach.requestSubmit(skip); }
+    if (event.key.toLowerCase() === "s" && skip) { event.preventDefault(); teach.requestSubmit(skip); }
   });
 }
