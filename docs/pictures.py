@@ -120,7 +120,9 @@ def main(demo: str = "build/demo") -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         launched = {"executable_path": shutil.which("chromium"), "args": ["--no-sandbox"]}
         browser = stack.enter_context(sync_playwright()).chromium.launch(**cast(Any, launched))
-        company = Settings(warehouse={"path": folder / "company.duckdb"}, http={"port": 0})
+        company = Settings(
+            warehouse={"path": folder / "company.duckdb"}, models={"base": "models/smollm2-135m"}, http={"port": 0}
+        )
         take(browser, stack.enter_context(served(company, utc_now(), fills=True)), COMPANY)
         if (Path(demo) / "data" / "retuned.duckdb").exists():
             take(browser, stack.enter_context(served(copied(Path(demo), folder))), DEMO)

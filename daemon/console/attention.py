@@ -226,7 +226,7 @@ def _news(facts: Facts) -> str:
         if drift["severity"]
         else "Events drifted"
     )
-    return f"{text}: “{drift['example']}”" if drift["example"] else f"{text}."
+    return f"{text}, such as “{drift['example']}”" if drift["example"] else f"{text}."
 
 
 def _count(number: int, noun: str) -> str:

@@ -94,7 +94,7 @@ def test_a_fall_comes_with_its_evidence_and_with_what_a_person_can_do() -> None:
     found = of(**FALLEN, drift=drift(), labels=12).finding
     assert found.evidence == (
         "50 ratings, 95% interval 22% to 38%. "
-        "About 23% of the events differ from the reference: “Is it open on Sunday?”"
+        "About 23% of the events differ from the reference, such as “Is it open on Sunday?”"
     )
     assert found.action is not None
     assert (found.action.text, found.action.path) == ("Teach 12 answers", "/workloads/support/teach")
