@@ -144,7 +144,7 @@ def test_a_judge_that_hangs_holds_up_no_other_workloads_canary(warehouse: Wareho
 
     def hang(_: str) -> str:
         asked.set()
-        answers.wait(60)
+        answers.wait(240)
         return "Verdict: tie"
 
     other = {"workload": "zoo"}  # looked at after the one that waits
@@ -156,7 +156,7 @@ def test_a_judge_that_hangs_holds_up_no_other_workloads_canary(warehouse: Wareho
             warehouse,
             tmp_path,
             rollout={"steps": [0.25, 1.0], "shadow": 0.1},
-            evaluate={"judge_url": judge.url, "judge_model": "wise", "judge_timeout_seconds": 60},
+            evaluate={"judge_url": judge.url, "judge_model": "wise", "judge_timeout_seconds": 240},
             metric={"name": "exact"},
             schedule={"watch_seconds": 0.2},
             workloads={"zoo": {"rollout": {"shadow": 0.0}}},
@@ -175,7 +175,7 @@ def test_a_judge_that_hangs_holds_up_no_other_workloads_canary(warehouse: Wareho
         daemon.jobs.start()
         daemon.jobs.lead()
         try:
-            assert asked.wait(30)
+            assert asked.wait(120)
             until(lambda: versions.aliases(warehouse, "zoo").get("canary") is None)
             assert warehouse.rows("SELECT * FROM shadow_scores") == []
         finally:
