@@ -20,7 +20,7 @@ from scipy.stats import t as student
 from loop.learner import Learner
 from loop.ours import PARTS, Ours
 from loop.systems import BASELINES, Oracle
-from loop.world import SCENARIOS, World
+from loop.world import SCENARIOS, SHORT, World
 from loop.year import Record, System, Year
 
 RESULTS = Path(__file__).parents[3] / "build" / "loop.jsonl"
@@ -63,7 +63,7 @@ def played(
     scenarios = list(scenarios)
     for seed in seeds:
         for scenario in scenarios:
-            world = World(SCENARIOS[scenario], seed)
+            world = World((SCENARIOS | SHORT)[scenario], seed)
             for name, made in (chosen or systems(scenario)).items():
                 key = (scenario, seed, name)
                 if key not in known:

@@ -35,6 +35,7 @@ class Scenario:
 
     Attributes:
         changes: number of topics that change, by day; drawn by popularity for each seed.
+        days: how long it is played.
         real: changes come on the days of the real ones in `terms.jsonl`.
         new: number of topics that nobody asks about before `new_day`, and the share of the traffic then.
         ramp: days until that share is reached.
@@ -52,6 +53,7 @@ class Scenario:
     """
 
     changes: dict[int, int] = field(default_factory=dict)
+    days: int = DAYS
     real: bool = False
     new: int = 0
     new_share: float = 0.0
@@ -92,6 +94,9 @@ SCENARIOS = {
     "rated_1_percent": replace(CHANGE, rated=0.008),
     "rated_20_percent": replace(CHANGE, rated=0.17),
 }
+
+SHORT = {"half_year": replace(CHANGE, days=182, changes={50: 5, 115: 3})}
+"""What is short enough for real trainings. It does not count in the means."""
 
 
 class World:
@@ -135,7 +140,7 @@ class World:
     @cached_property
     def truth(self) -> npt.NDArray[np.int64]:
         """Shape (days, topics): the right answer."""
-        found = np.zeros((DAYS, self.topics), dtype=np.int64)
+        found = np.zeros((self.scenario.days, self.topics), dtype=np.int64)
         for day, topic in self.changes:
             found[day:, topic] = (found[day:, topic] + 1) % TRUTHS
         return found

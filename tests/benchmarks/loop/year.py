@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from loop.learner import HOURS, HOURS_PER_QUESTION, HOURS_PER_ROW, Learner, Simulated
-from loop.world import ANSWERS, DAYS, EXPERTS, POISON, TRUTHS, WORDINGS, Floats, World, day_of
+from loop.world import ANSWERS, EXPERTS, POISON, TRUTHS, WORDINGS, Floats, World, day_of
 
 RIGHT_GAIN, WRONG_COST, HOUR_COST = 0.02, 0.1, 6.0
 """Money: of a right answer, of a wrong one, and of an hour of machines."""
@@ -105,7 +105,8 @@ class Year:
 
     def play(self, system: System) -> Record:
         """Plays all days."""
-        for self.today in range(DAYS):
+        days = self.world.scenario.days
+        for self.today in range(days):
             self._count_day()
             system.day(list(self._events()), self)
         self._close()
@@ -345,9 +346,9 @@ class Year:
                 self._found[day] = self.today - day
 
     def _close(self) -> None:
-        record, days = self.record, sorted({day for day, _ in self.world.changes})
-        record.detection_days = [self._found.get(day, DAYS - day) for day in days]
-        record.rollback_days += [DAYS - day for day in self._wrong_since.values()]
+        record, days, end = self.record, sorted({day for day, _ in self.world.changes}), self.world.scenario.days
+        record.detection_days = [self._found.get(day, end - day) for day in days]
+        record.rollback_days += [end - day for day in self._wrong_since.values()]
         for training in self._trained.values():
             late = training.promoted is None or training.promoted > training.day + 7
             record.missed += late and training.gain > 0.02
@@ -355,5 +356,5 @@ class Year:
         steady &= self._first_right > 0
         now = self.models[self.serving][:, 0]
         record.forgotten = float((self._first_right - now)[steady].mean()) if steady.any() else math.nan
-        after = [[record.right[day + k] for day in days if day + k < DAYS] for k in range(31)]
+        after = [[record.right[day + k] for day in days if day + k < end] for k in range(31)]
         record.by_day_after = [1 - sum(one) / len(one) if one else math.nan for one in after]
