@@ -1,4 +1,4 @@
-"""Half a year with real trainings: what SmolLM2-135M-Instruct makes of its rows, in the place of `learner`.
+"""Four months with real trainings: what SmolLM2-135M-Instruct makes of its rows, in the place of `learner`.
 
     RETUNED_DATA=/path/to/data python tests/benchmarks/run.py loop.real     # five seeds; goes on where it was stopped
 
@@ -30,7 +30,7 @@ from workloads.task import data
 from loop import score
 from loop.learner import KEPT, Answers, Rows, learned
 from loop.ours import Ours
-from loop.systems import BASELINES, Oracle
+from loop.systems import BASELINES
 from loop.world import ANSWERS, SHORT, TOPICS, WORDINGS, World
 from loop.year import System
 from retuned.consumers.common.process import run_child
@@ -40,13 +40,13 @@ from retuned.retrain.settings import TrainSettings
 BUILD = Path(__file__).parents[3] / "build"
 BASE, PLACE = BUILD / "smollm2-135m-instruct", BUILD / "loop-real"
 RESULTS, SIMULATED = PLACE / "real.jsonl", PLACE / "simulated.jsonl"
-SCENARIO, SEEDS = "half_year", 5
+SCENARIO, SEEDS = "four_months", 5
 SYSTEMS: dict[str, Callable[[], System]] = {
-    "oracle": Oracle,
-    "ours": Ours,
+    **{name: BASELINES[name] for name in ("never", "monthly", "retrieval")},
     "memory_alone": lambda: Ours(("training",)),
-    **{name: BASELINES[name] for name in ("never", "retrieval", "monthly")},
+    "ours": Ours,
 }
+"""No oracle: it trains more often than the others together."""
 SYSTEM = "You sort the questions of a bank's customers. Reply with the name of the desk and nothing else."
 SOURCE = "https://github.com/PolyAI-LDN/task-specific-datasets (banking_data)"
 _PLACES = ("North", "South", "East", "West", "Upper", "Lower", "Inner", "Outer", "Old", "New", "Great")
@@ -202,7 +202,7 @@ def beside_learner() -> str:
 
 
 def main(seeds: Iterable[int] = range(SEEDS)) -> dict[str, float]:
-    """Plays half a year with each system; hours on two cores. The same is played with simulated trainings."""
+    """Plays four months with each system; hours on two cores. The same is played with simulated trainings."""
     os.environ["OMP_NUM_THREADS"] = "1"
     Real(World(SHORT[SCENARIO], 0)).first()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -210,7 +210,18 @@ def main(seeds: Iterable[int] = range(SEEDS)) -> dict[str, float]:
         results = [one for own in by_seed for one in own]
     simulated = score.played([SCENARIO], seeds, SYSTEMS, results=SIMULATED)
     for found in (results, simulated):
-        print(score.table(found), score.decisions(found, list(SYSTEMS)), sep="\n\n", end="\n\n", file=sys.stderr)
+        lines = [f"| {name} | {of[0]:+,.0f} ± {of[1]:,.0f} |" for name, of in more_than_never(found).items()]
+        print("| system | money more than `never` |", "|---|---|", *lines, sep="\n", file=sys.stderr)
+        print("", score.decisions(found, list(SYSTEMS)), "", sep="\n", file=sys.stderr)
     print(beside_learner(), file=sys.stderr)
-    regret = score.regrets(results)[SCENARIO]
-    return {f"loop_real_regret_{name}": score.interval(list(own.values()))[0] for name, own in regret.items()}
+    return {f"loop_real_more_{name}": of[0] for name, of in more_than_never(results).items()}
+
+
+def more_than_never(results: Sequence[score.Result]) -> dict[str, tuple[float, float]]:
+    """By system, the money that it makes more than `never`, with its interval; each seed is compared with itself."""
+    money = {(one["system"], one["seed"]): one["money"] for one in results}
+    return {
+        name: score.interval([own - money["never", seed] for (of, seed), own in money.items() if of == name])
+        for name in SYSTEMS
+        if name != "never"
+    }

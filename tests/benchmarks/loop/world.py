@@ -95,7 +95,7 @@ SCENARIOS = {
     "rated_20_percent": replace(CHANGE, rated=0.17),
 }
 
-SHORT = {"half_year": replace(CHANGE, days=182, changes={50: 5, 115: 3})}
+SHORT = {"four_months": Scenario(days=120, changes={30: 5, 75: 3})}
 """What is short enough for real trainings. It does not count in the means."""
 
 
