@@ -20,6 +20,7 @@ from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import PrivacySettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.daemon.erasure.applied import AppliedErasures
 from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.settings import Settings
 
@@ -45,6 +46,7 @@ class Daemon:
         self.postgres = Postgres(cluster.settings.store)
         self.control = Control(self.postgres, self.warehouse)
         self.erasures = Erasures(self.warehouse, self.settings, threading.Event(), now, lambda *_: None)
+        self.applied = AppliedErasures(self.warehouse, self.settings, threading.Event())
         self.erasures.segments = self._erase_segments
         self.erasures.problem_of_segment = lambda key: erasing.problem_of(cluster.objects, key)
         self.erasures.numbers = self._erase_numbers

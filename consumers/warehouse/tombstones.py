@@ -60,6 +60,13 @@ class Tombstones:
         self._known: dict[Kind, dict[str, dict[str, Span]]] = {}
         self._state: tuple[int, datetime | None] = (0, None)
 
+    @classmethod
+    def stored(cls, keys: UserKeys, cursor: duckdb.DuckDBPyConnection) -> "Tombstones":
+        """Returns those that a warehouse has now."""
+        found = cls(keys)
+        found.refresh(cursor)
+        return found
+
     def refresh(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Reads the tombstones of a warehouse if there are others than before."""
         (state,) = cursor.execute(QUERIES["state_of_tombstones"]).fetchall()

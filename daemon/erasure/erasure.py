@@ -21,7 +21,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,8 @@ from retuned.consumers.warehouse.rewriting import swap
 from retuned.consumers.warehouse.selection import Selection, pseudonyms
 from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.erasure import receipt
-from retuned.daemon.erasure.files import QUERIES, Files, Place, place_of, why
+from retuned.daemon.erasure.applied import follows
+from retuned.daemon.erasure.files import QUERIES, Files, Place, place_of, time_of, why
 from retuned.daemon.settings import Settings
 from retuned.retrain.data import label_requests
 from retuned.retrain.memory import entries
@@ -66,19 +67,6 @@ def following(state: State, *, is_clean: bool = True) -> State:
         "requested": "deleting", "deleting": "rewriting", "rewriting": "swapping", "swapping": "done", "done": "done",
     }  # fmt: skip
     return order[state]
-
-
-@dataclass
-class _Applied:
-    """An erasure that is applied to the warehouse of this daemon.
-
-    Attributes:
-        of: the files that the leader could not read or change then.
-        left: those of this daemon.
-    """
-
-    of: dict[str, str] | None
-    left: list[Place]
 
 
 Segments = Callable[[Tombstones], Iterator[dict[str, Any]]]
@@ -117,7 +105,6 @@ class Erasures:
         self.numbers: Callable[[Sequence[str], Sequence[str]], None] = lambda _, __: None
         self.readers: Callable[[], Mapping[str, object]] = dict
         self._read_before: dict[str, object] = {}
-        self._applied: dict[str, _Applied] = {}
 
     @cached_property
     def keys(self) -> UserKeys:
@@ -167,58 +154,9 @@ class Erasures:
         if failed is not None:
             raise failed
 
-    def apply(self) -> None:
-        """Removes from the files of this daemon what a leader of its cluster has erased. A daemon that leads now may
-        have been down then.
-
-        An erasure is not noted as applied while the leader or this daemon has a file that cannot be read or changed.
-
-        Raises:
-            Busy, RetunedError: as `run`.
-        """
-        due = {row["id"]: msgspec.json.decode(row["found"]) for row in self._to_apply()}
-        self._applied = {id: done for id, done in self._applied.items() if id in due}
-        new = [id for id, found in due.items() if id not in self._applied or self._applied[id].of != found.get("left")]
-        if new:
-            self.delete_applied()
-            files, left = self._files(), dict[str, list[Place]]()
-            for id in new:
-                places = files.find(due[id]["workloads"], _time(due[id]["first"]), shared=False)
-                for place in places:
-                    files.erase(place)
-                left[id] = [place for place in places if place.path in files.left]
-            swapped = swap(self._warehouse, self._stop)
-            for id in new:
-                self._applied[id] = _Applied(due[id].get("left"), left[id])
-                log.info("erasure %s: applied here; reading paused for %.1f s", id, swapped.seconds)
-        files = self._files()
-        for done in self._applied.values():
-            for place in done.left:
-                files.erase(place)
-            done.left = [place for place in done.left if place.path in files.left]
-        if complete := [id for id, done in self._applied.items() if not done.of and not done.left]:
-            with self._warehouse.transaction(recorded=False) as cursor:
-                for id in complete:
-                    cursor.execute(QUERIES["applied"], {"id": id})
-        if files.left:
-            raise RetunedError(f"erasure: {why(files.left)}")
-
-    def delete_applied(self) -> None:
-        """Deletes the rows that a leader of the cluster has erased. A daemon does so before it leads, so that no job of
-        the leader reads them; `apply` does the rest.
-
-        Raises:
-            Busy: another thread uses the warehouse for long. The next call continues.
-        """
-        if not self._to_apply():
-            return
-        followed = self._warehouse.journal.recorded if self._warehouse.journal else ()
-        with self._warehouse.turns.alone(), self._warehouse.transaction(recorded=False) as cursor:
-            ErasedRows(cursor, self._tombstones(cursor), followed).delete()
-
     def waiting(self) -> dict[str, float]:
         """Returns the age in seconds of the oldest erasure of each state that this daemon has not carried out."""
-        rows = self._warehouse.rows(QUERIES["waiting"], {"follows": self._follows})
+        rows = self._warehouse.rows(QUERIES["waiting"], {"follows": follows(self._warehouse)})
         return {row["state"]: (self._now() - row["since"]).total_seconds() for row in rows}
 
     def latest(self, limit: int) -> list[dict[str, Any]]:
@@ -232,15 +170,6 @@ class Erasures:
             return None
         names = ("id", "requested_at", "requested_by", "reason", "state", "error", "done_at")
         return {name: row[name] for name in names} | receipt.parts(row["receipt"])
-
-    @property
-    def _follows(self) -> bool:
-        """Whether another daemon of the cluster carries out the requests."""
-        journal = self._warehouse.journal
-        return journal is not None and not journal.leads
-
-    def _to_apply(self) -> list[dict[str, Any]]:
-        return self._warehouse.rows(QUERIES["to_apply"], {"follows": self._follows})
 
     def _erasure(self, id: str) -> dict[str, Any]:
         row = self._warehouse.row(QUERIES["erasure"], {"id": id})
@@ -270,7 +199,7 @@ class Erasures:
             earlier: what was found and deleted before a file was mended, whose events are added now; empty: nothing.
         """
         self._check_holds(id, selection, earlier)
-        tombstones, at = Tombstones(self.keys), _time(earlier.get("at")) or self._now()
+        tombstones, at = Tombstones(self.keys), time_of(earlier.get("at")) or self._now()
         named = tombstones.rows(erasing.named(selection, at))
         if not earlier:
             with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
@@ -329,7 +258,7 @@ class Erasures:
         with entries.changing, self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
             if in_force is not None and holds(self._warehouse) != in_force:
                 raise Busy("a hold was placed or released meanwhile; the erasure continues if it is not covered")
-            rows = ErasedRows(cursor, self._tombstones(cursor))
+            rows = ErasedRows(cursor, Tombstones.stored(self.keys, cursor))
             later = rows.count()
             self._put_datasets(cursor, id, rows.datasets())
             entries.erase(cursor, rows.entries(), self._now())
@@ -347,7 +276,7 @@ class Erasures:
         self._wait_for_readers()
         files, places = self._files(), self._places(found)
         with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
-            about = {"workloads": found["workloads"], "first": _time(found["first"])}
+            about = {"workloads": found["workloads"], "first": time_of(found["first"])}
             for check in cursor.execute(QUERIES["drift_checks"], about).fetchall():
                 cursor.execute(QUERIES["blank_drift_check"], _blanked(*check))
             cursor.execute(QUERIES["blank_outputs"], {"workloads": found["workloads"]})
@@ -360,7 +289,7 @@ class Erasures:
         label_requests.write_files(self._warehouse, self._settings)
         if self.segments is not None:
             with self._warehouse.cursor() as cursor:
-                tombstones = self._tombstones(cursor)
+                tombstones = Tombstones.stored(self.keys, cursor)
             for file in self.segments(tombstones):
                 if "problem" in file:
                     found["left"][file["key"]] = file["problem"]
@@ -421,7 +350,7 @@ class Erasures:
     def _is_swapped(self, id: str, found: dict[str, Any]) -> bool:
         """Swaps the warehouse's file; False: something was written meanwhile, and is deleted first."""
         with self._warehouse.transaction() as cursor:
-            left = ErasedRows(cursor, self._tombstones(cursor)).count()
+            left = ErasedRows(cursor, Tombstones.stored(self.keys, cursor)).count()
             if not self._is_clean(left, found):
                 found.pop("swapped", None)
                 self._enter(cursor, id, following("swapping", is_clean=False), found)
@@ -492,22 +421,16 @@ class Erasures:
     def _places(self, found: dict[str, Any]) -> list[dict[str, Any]]:
         """Returns the places found first, and those that were written since."""
         known = {place["path"]: place for place in found["files"]}
-        for place in self._files().find(found["workloads"], _time(found["first"])):
+        for place in self._files().find(found["workloads"], time_of(found["first"])):
             known.setdefault(place.path, asdict(place))
         return list(known.values())
 
     def _files(self) -> Files:
-        with self._warehouse.cursor() as cursor:
-            return Files(self._warehouse, self._settings, self._tombstones(cursor))
+        return Files.stored(self._warehouse, self._settings, self.keys)
 
     def _is_clean(self, left: dict[str, int], found: dict[str, Any]) -> bool:
-        files = self._files().find(found["workloads"], _time(found["first"]))
+        files = self._files().find(found["workloads"], time_of(found["first"]))
         return not left and not any(place.rows for place in files if place.path not in found.get("left", {}))
-
-    def _tombstones(self, cursor: duckdb.DuckDBPyConnection) -> Tombstones:
-        tombstones = Tombstones(self.keys)
-        tombstones.refresh(cursor)
-        return tombstones
 
     def _enter(self, cursor: duckdb.DuckDBPyConnection, id: str, state: State, found: dict[str, Any]) -> None:
         cursor.execute(QUERIES["advance"], {"id": id, "state": state, "found": msgspec.json.encode(found).decode()})
@@ -533,10 +456,6 @@ def _earliest(one: datetime | None, other: datetime | None) -> datetime | None:
 
 def _latest(one: datetime | None, other: datetime | None) -> datetime | None:
     return None if one is None or other is None else max(one, other)
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
 
 
 def _blanked(id: str, features: str) -> dict[str, Any]:

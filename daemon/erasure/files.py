@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import fsync, sha256
 from retuned.consumers.common.text import first_line
+from retuned.consumers.privacy.pseudonyms import UserKeys
 from retuned.consumers.warehouse import archive, rewriting
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.tombstones import QUERIES as ARCHIVES
@@ -52,6 +53,12 @@ class Files:
         self._warehouse, self._settings, self._tombstones = warehouse, settings, tombstones
         self._archive = archive.folder_of(warehouse, settings).absolute()
         self.left: dict[str, str] = {}
+
+    @classmethod
+    def stored(cls, warehouse: Warehouse, settings: Settings, keys: UserKeys) -> "Files":
+        """Returns the files with the tombstones that the warehouse has now."""
+        with warehouse.cursor() as cursor:
+            return cls(warehouse, settings, Tombstones.stored(keys, cursor))
 
     def find(self, workloads: Sequence[str], first: datetime | None, *, shared: bool = True) -> list[Place]:
         """Returns the places with erased content, and files that cannot be read.
@@ -209,3 +216,8 @@ def _questions(dataset: Path) -> list[str] | None:
 def _pages(report: Path) -> Iterator[Path]:
     """Yields the files of a report that exist."""
     yield from (page for page in (report, report.with_suffix(".html")) if page.exists())
+
+
+def time_of(text: str | None) -> datetime | None:
+    """Returns a time that was kept as text."""
+    return datetime.fromisoformat(text) if text else None

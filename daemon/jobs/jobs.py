@@ -18,6 +18,7 @@ from retuned.consumers.common.logfields import about
 from retuned.consumers.common.spans import span
 from retuned.consumers.errors import Busy, Cancelled, RetunedError, StandsBy
 from retuned.consumers.warehouse.selection import Selection
+from retuned.daemon.erasure.applied import AppliedErasures
 from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.jobs import cleanup, memory, requests, tasks
 from retuned.daemon.jobs.audit import Checkpoints
@@ -67,6 +68,7 @@ class Jobs:
         self.runs = Runs(context)
         end_runs = partial(requests.end_runs, context, self.runs)
         self.erasures = Erasures(context.warehouse, context.settings, context.stop, context.now, end_runs)
+        self._applied = AppliedErasures(context.warehouse, context.settings, context.stop)
         self._under_way: dict[str, object] = {}
         self.erasures.readers = lambda: {**self._under_way}
         self._checkpoints = Checkpoints(context)
@@ -151,7 +153,7 @@ class Jobs:
         """Run all jobs from now on, once the rows are deleted that were erased while this daemon was down."""
         while not self.context.stop.is_set():
             try:
-                self.erasures.delete_applied()
+                self._applied.delete()
                 break
             except Busy:  # a query runs for long; it may have read the rows, but writes nothing
                 self.context.stop.wait(1)
@@ -217,7 +219,7 @@ class Jobs:
 
     def _apply_erasures(self) -> None:
         with _waiting():
-            self.erasures.apply()
+            self._applied.apply()
 
     def _scheduled(self, job: Job) -> Callable[[], Any]:
         """Returns the work of a job for the schedule, which skips a leader's job while this daemon does not lead."""

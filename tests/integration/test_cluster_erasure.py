@@ -53,11 +53,11 @@ def test_rows_leave_segments_and_the_warehouses_of_all_daemons(cluster: Cluster,
     assert cluster.query("SELECT row FROM retuned.control WHERE row LIKE '%" + SECRET + "%'") == []
     assert [row["id"] for row in cluster.stored()] == ["bob-1"]
 
-    other.erasures.apply()  # it does not know yet
+    other.applied.apply()  # it does not know yet
     assert len(other.ids("interactions")) == 3
     other.follow()
     assert (list(leader.erasures.waiting()), list(other.erasures.waiting())) == ([], ["applying"])
-    other.erasures.apply()
+    other.applied.apply()
     assert other.erasures.waiting() == {}
     assert traces(other.folder, SECRET, MINE, LETTER, *ANN) == {}
     assert other.ids("interactions") == ["bob-1"]
@@ -150,7 +150,7 @@ def test_a_message_on_the_erasure_topic_is_carried_out_once_by_the_leader(cluste
     assert refused == [{"payload": None}] * 2
     leader.erasures.run()
     other.follow()
-    other.erasures.apply()
+    other.applied.apply()
     for daemon in (leader, other):
         assert daemon.ids("interactions") == ["bob-1"]
         assert traces(daemon.folder, SECRET, MINE, LETTER, "qzxann") == {}
@@ -211,9 +211,9 @@ def test_a_daemon_that_was_down_applies_what_it_missed_although_it_leads(cluster
     other.follow()
     other.control.epoch = epoch
     assert list(other.erasures.waiting()) == ["applying"]
-    other.erasures.delete_applied()  # before any job of a leader reads them
+    other.applied.delete()  # before any job of a leader reads them
     assert other.ids("interactions") == ["bob-1"]
-    other.erasures.apply()
+    other.applied.apply()
     assert other.erasures.waiting() == {}
     assert traces(other.folder, SECRET, MINE, LETTER, *ANN) == {}
     other.close()
@@ -263,7 +263,7 @@ def test_events_that_the_leader_has_not_followed_yet_go_as_well(cluster: Cluster
     erase_ann(leader)
     for daemon in (leader, other):
         daemon.follow()
-        daemon.erasures.apply()
+        daemon.applied.apply()
         assert daemon.ids("interactions") == ["bob-1"]
         assert daemon.ids("feedback") == ["f-bob-on-bob"]
         assert traces(daemon.folder, SECRET, MINE, LETTER, *ANN) == {}
@@ -299,19 +299,19 @@ def test_daemons_apply_again_what_a_mended_file_of_the_leader_adds(
     asked = Request(workload="support.refunds", attribute=["channel=app"]).selection(leader.erasures.keys)
     leader.erasures.request(asked, "dpo", None)
     for _ in range(2):
-        for daemon, work in ((leader, leader.erasures.run), (other, other.erasures.apply)):
+        for daemon, work in ((leader, leader.erasures.run), (other, other.applied.apply)):
             with pytest.raises(RetunedError, match=str(daemon.folder / "archive")):
                 work()
             assert "young" not in daemon.ids("interactions")
             assert traces(daemon.folder, MINE) == {}
             other.follow()
     files[1].write_bytes(contents[1])
-    other.erasures.apply()  # it waits for the leader, whose file may have what is not known yet
+    other.applied.apply()  # it waits for the leader, whose file may have what is not known yet
     assert (list(other.erasures.waiting()), len(swaps)) == (["applying"], 2)
     files[0].write_bytes(contents[0])
     leader.erasures.run()
     other.follow()
-    other.erasures.apply()
+    other.applied.apply()
     for daemon in (leader, other):
         assert daemon.erasures.waiting() == {}
         assert traces(daemon.folder, SECRET, MINE, "qzx-old") == {}

@@ -83,7 +83,7 @@ def erase(leader: Daemon) -> None:
 
 def have_others_alone(leader: Daemon, other: Daemon) -> None:
     other.control.follow()
-    other.erasures.apply()
+    other.applied.apply()
     for daemon in (leader, other):
         until(lambda daemon=daemon: daemon.ids("interactions") == not_anns("interactions"))
         assert traces(daemon.folder, SECRET, MINE) == {}

@@ -1,10 +1,12 @@
 """One sentence about a customer's call: who, which order, what happened, what was agreed. The judge is a double."""
 
 import re
+from functools import cache
 from random import Random
 
 from judges import answers
 
+from retuned.retrain.scoring import exam
 from workloads.task import Item, Task, said
 
 SYSTEM = "Summarise the call in one sentence: customer, order, what happened, what was agreed."
@@ -41,13 +43,20 @@ def right(answer: str, item: Item) -> float:
 
 
 def _verdict(shown: str) -> str:
-    """What the double of a judge says: of two answers it prefers the one that holds more of what the call is about."""
-    call = shown.partition("<conversation>\n")[2].partition("\n</conversation>")[0]
-    about = _customer(call) | {
-        named for kinds in (_TROUBLE, _ENDS) for named, words in kinds.items() if any(word in call for word in words)
-    }
-    first, second = (sum(detail in answer for detail in about) for answer in answers(shown))
-    return "Verdict: " + ("tie" if first == second else "A" if first > second else "B")
+    """What the double of a judge says: two answers are the same if they hold the same of what the call is about. Of the
+    exam's pairs it says what a person said, as it reads calls alone."""
+    call, both = shown.partition("<conversation>\n")[2].partition("\n</conversation>")[0], answers(shown)
+    if customer := _customer(call):
+        words = {named: words for kinds in (_TROUBLE, _ENDS) for named, words in kinds.items()}
+        about = customer | {named for named, parts in words.items() if any(part in call for part in parts)}
+        first, second = ({detail for detail in about if detail in answer} for answer in both)
+        return "yes" if first == second else "no"
+    return "yes" if frozenset(both) in _same_in_exam() else "no"
+
+
+@cache
+def _same_in_exam() -> frozenset[frozenset[str]]:
+    return frozenset(frozenset((pair.approved, pair.answer)) for pair in exam.shipped() if pair.same)
 
 
 def _customer(call: str) -> set[str]:
