@@ -25,6 +25,7 @@ from retuned.consumers.errors import LeadershipLost, RetunedError, StandsBy
 from retuned.consumers.settings import RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.selection import Request
+from retuned.daemon.erasure import applied
 from retuned.daemon.erasure import erasure as module
 
 
@@ -292,7 +293,8 @@ def test_daemons_apply_again_what_a_mended_file_of_the_leader_adds(
     cluster.send(interaction("young", response=f"{MINE}.", **app))
     drain(ingester)
     swaps, real = list[object](), module.swap
-    monkeypatch.setattr(module, "swap", lambda *given: swaps.append(real(*given)) or swaps[-1])
+    for used in (module, applied):
+        monkeypatch.setattr(used, "swap", lambda *given: swaps.append(real(*given)) or swaps[-1])
     for daemon, file in zip((leader, other), files, strict=True):
         daemon.follow()
         file.write_bytes(b"broken")
