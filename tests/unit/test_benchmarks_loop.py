@@ -9,13 +9,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from loop import score
+from loop import real, score
 from loop.external import External
-from loop.learner import Answers, Rows
+from loop.learner import Answers, Rows, learned
 from loop.ours import Ours
 from loop.systems import BASELINES, Never, Oracle
 from loop.terms import facts, once, pairs
-from loop.world import DAYS, POISON, SCENARIOS, TERMS, TOPICS, World
+from loop.world import DAYS, POISON, SCENARIOS, SHORT, TERMS, TOPICS, WORDINGS, World
 from loop.year import Event, Year
 
 TWO = {"oracle": Oracle, "never": Never}
@@ -176,3 +176,58 @@ def test_the_real_changes_are_small_enough_to_read_and_have_their_days() -> None
     assert lines == facts(lines)
     worlds = [World(SCENARIOS["real_dates"], seed) for seed in range(5)]
     assert all(0 < day < DAYS for world in worlds for day, _ in world.changes)
+
+
+def test_a_short_scenario_ends_early() -> None:
+    record = Year(World(SHORT["four_months"], 0)).play(Never())
+    assert len(record.right) == 120
+    assert record.detection_days == [90, 45]
+
+
+def test_an_oracle_does_not_repeat_a_training_that_has_no_luck() -> None:
+    class Same:
+        """Makes the same model of the same rows, which knows nothing of topic 0."""
+
+        def __init__(self, world: World) -> None:
+            self._first = world.first_model()
+
+        def first(self) -> Answers:
+            return self._first.copy()
+
+        def train(self, version: str, parent: str, model: Answers, rows: Rows, luck: np.random.Generator) -> Answers:  # noqa: ARG002
+            taught = np.zeros_like(model)
+            for topic, _, answer in rows:
+                taught[topic, answer] = float(topic > 0)
+            return taught
+
+    world = World(SHORT["four_months"], 0)
+    record = Year(world, Same(world)).play(Oracle())
+    assert record.trainings == 3 * 2  # at the start and after two changes: a better one, and one in vain
+
+
+def test_real_trainings_are_shown_beside_the_learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "PLACE", tmp_path)
+
+    def training(name: str, parent: str | None, rows: list[list[int]], answers: list[str]) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "made.json").write_text(json.dumps({"parent": parent, "rows": rows}), encoding="utf-8")
+        (tmp_path / name / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+
+    known = [real.desk(topic, 0) for topic in range(TOPICS) for _ in range(WORDINGS)]
+    training("first", None, [], known)
+    changed = [real.desk(0, 1)] * 6 + ["what?"] * 2
+    training("second", "first", [[0, k, 1] for k in range(4)] + [[1, 0, 0]], changed + known[WORDINGS:])
+    found = list(real.points())
+    assert found[0] == ("changed", 4, 0.75, pytest.approx(float(learned(4))))
+    assert found[1][:3] == ("taught again", 1, 1.0)
+    assert {one[0] for one in found[2:]} == {"not taught"}
+    assert "| changed | 4 | 1 | 0.75 |" in real.beside_learner()
+
+
+def test_money_is_compared_within_a_seed() -> None:
+    results = [
+        {"system": name, "seed": seed, "money": money}
+        for seed, by in enumerate([{"never": 10.0, "ours": 15.0}, {"never": 100.0, "ours": 107.0}])
+        for name, money in by.items()
+    ]
+    assert real.more_than_never(results)["ours"][0] == 6.0

@@ -227,8 +227,8 @@ def main(seeds: Iterable[int] = range(SEEDS)) -> dict[str, float]:
 def more_than_never(results: Sequence[score.Result]) -> dict[str, tuple[float, float]]:
     """By system, the money that it makes more than `never`, with its interval; each seed is compared with itself."""
     money = {(one["system"], one["seed"]): one["money"] for one in results}
+    names = dict.fromkeys(name for name, _ in money if name != "never")
     return {
         name: score.interval([own - money["never", seed] for (of, seed), own in money.items() if of == name])
-        for name in SYSTEMS
-        if name != "never"
+        for name in names
     }
