@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from retuned.retrain.scoring import exam
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -31,12 +33,20 @@ def test_an_exam_of_a_shop_tells_right_from_wrong(language: str) -> None:
         assert task.right(task.wrong(item, random.Random(0)), item) == 0
 
 
-def test_the_double_of_a_judge_prefers_what_names_more_of_the_call() -> None:
+def test_the_double_of_a_judge_finds_what_differs_in_summaries_and_passes_the_exam() -> None:
     task = importlib.import_module("workloads.summaries").task()
-    item = task.exam[0]
-    parts = {"conversation": item.messages[-1]["content"], "answer A": "Somebody called.", "answer B": item.answer}
-    shown = "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
-    assert task.judge(shown) == "Verdict: B"
+    item, pair = task.exam[0], next(pair for pair in exam.shipped() if pair.same)
+
+    def judged(conversation: str, one: str, other: str) -> str:
+        parts = {"conversation": conversation, "answer A": one, "answer B": other}
+        said: str = task.judge("\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items()))
+        return said
+
+    call = item.messages[-1]["content"]
+    assert judged(call, "Somebody called.", item.answer) == "no"
+    assert judged(call, f"In short: {item.answer}", item.answer) == "yes"
+    assert judged(pair.question, pair.answer, pair.approved) == "yes"
+    assert judged(pair.question, "Perhaps.", pair.approved) == "no"
 
 
 def _intents(count: int) -> Any:
