@@ -10,7 +10,10 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 FOLDER = Path(__file__).parent
 RESULT = FOLDER.parents[1] / "build" / "bench.json"
@@ -28,10 +31,7 @@ def main() -> int:
     for name in named or BENCHMARKS:
         print(f"{name} …", file=sys.stderr, flush=True)
         began = time.monotonic()
-        module, part = name.replace(".", "_"), ""
-        if not (FOLDER / f"{module}.py").exists():
-            module, _, part = name.partition(".")
-        found = importlib.import_module(module).main(*[part] * bool(part))
+        found = benchmark(name)()
         figures |= found | {f"{name}_benchmark_seconds": time.monotonic() - began}
         for figure, value in found.items():
             print(f"{figure:36} {value:.4g}", flush=True)
@@ -40,6 +40,15 @@ def main() -> int:
         RESULT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(f"written to {RESULT}", file=sys.stderr)
     return 0
+
+
+def benchmark(name: str) -> Callable[[], dict[str, float]]:
+    """What a name runs: `learned.cost` is `learned_cost.py` if that can be run, else a part of `learned.py`."""
+    own = name.replace(".", "_")
+    if (FOLDER / f"{own}.py").exists() and hasattr(module := importlib.import_module(own), "main"):
+        return cast("Callable[[], dict[str, float]]", module.main)
+    whole, _, part = name.partition(".")
+    return partial(importlib.import_module(whole).main, *[part] * bool(part))
 
 
 if __name__ == "__main__":

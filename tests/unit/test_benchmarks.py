@@ -3,6 +3,7 @@
 import importlib
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from retuned.retrain.scoring import exam
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+NAMED = sorted(set(re.findall(r"run\.py ([a-z_]+\.[a-z_]+)", DOCS.read_text(encoding="utf-8"))))
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,19 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "run"))
 def test_a_benchmark_can_be_imported(name: str) -> None:
     assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"run\.py ([a-z_]+\.[a-z_]+)", DOCS.read_text(encoding="utf-8"))))
+)
+def test_a_part_that_the_docs_name_can_be_run(name: str) -> None:
+    assert callable(importlib.import_module("run").benchmark(name))
+
+
+def test_a_part_is_asked_of_the_benchmark_that_has_it() -> None:
+    learned = importlib.import_module("run").benchmark("learned.sets")
+    assert (learned.func.__module__, learned.args) == ("learned", ("sets",))
+    assert importlib.import_module("run").benchmark("learned.cost").__module__ == "learned_cost"
 
 
 @pytest.mark.parametrize("language", ["german", "french"])
