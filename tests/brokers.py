@@ -19,6 +19,7 @@ from typing import Any
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.selector import NetworkSelector
 from kafka.protocol.consumer import LeaveGroupRequest
 from kafka.record.util import calc_crc32c
 from kafka.serializer import Serializer
@@ -48,6 +49,20 @@ async def _connect_or_close(self: KafkaNetSocket, net: Any, sock: socket.socket,
 
 # kafka-python leaves the socket of a connection that is not made to the garbage collector, which warns of it.
 KafkaNetSocket.sock_connect = _connect_or_close
+
+_close = NetworkSelector.close
+
+
+def _close_with_sockets(self: NetworkSelector) -> None:
+    waited_for = [key.fileobj for key in (self._selector.get_map() or {}).values()]
+    _close(self)
+    for one in waited_for:
+        if isinstance(one, socket.socket):
+            one.close()
+
+
+# Nor does it close the socket of a connection that still had something to send when its client was closed.
+NetworkSelector.close = _close_with_sockets
 
 
 class Json(Serializer):
