@@ -54,6 +54,7 @@ _close = NetworkSelector.close
 
 
 def _close_with_sockets(self: NetworkSelector) -> None:
+    self.stop()  # its thread would change what is read here
     waited_for = [key.fileobj for key in (self._selector.get_map() or {}).values()]
     _close(self)
     for one in waited_for:
