@@ -26,9 +26,7 @@ def test_a_benchmark_can_be_imported(name: str) -> None:
     assert importlib.import_module(name).__doc__
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(re.findall(r"run\.py ([a-z_]+\.[a-z_]+)", DOCS.read_text(encoding="utf-8"))))
-)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_part_that_the_docs_name_can_be_run(name: str) -> None:
     assert callable(importlib.import_module("run").benchmark(name))
 

@@ -184,27 +184,6 @@ def test_a_short_scenario_ends_early() -> None:
     assert record.detection_days == [90, 45]
 
 
-def test_an_oracle_does_not_repeat_a_training_that_has_no_luck() -> None:
-    class Same:
-        """Makes the same model of the same rows, which knows nothing of topic 0."""
-
-        def __init__(self, world: World) -> None:
-            self._first = world.first_model()
-
-        def first(self) -> Answers:
-            return self._first.copy()
-
-        def train(self, version: str, parent: str, model: Answers, rows: Rows, luck: np.random.Generator) -> Answers:  # noqa: ARG002
-            taught = np.zeros_like(model)
-            for topic, _, answer in rows:
-                taught[topic, answer] = float(topic > 0)
-            return taught
-
-    world = World(SHORT["four_months"], 0)
-    record = Year(world, Same(world)).play(Oracle())
-    assert record.trainings == 3 * 2  # at the start and after two changes: a better one, and one in vain
-
-
 def test_real_trainings_are_shown_beside_the_learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real, "PLACE", tmp_path)
 

@@ -209,7 +209,7 @@ def beside_learner() -> str:
 
 
 def main(seeds: Iterable[int] = range(SEEDS)) -> dict[str, float]:
-    """Plays four months with each system; hours on two cores. The same is played with simulated trainings."""
+    """Plays four months with each system, and the same with simulated trainings; an hour and a half on two cores."""
     os.environ["OMP_NUM_THREADS"] = "1"
     Real(World(SHORT[SCENARIO], 0)).first()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

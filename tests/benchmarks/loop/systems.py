@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from loop.learner import HOURS, HOURS_PER_ROW, Answers, learned
+from loop.learner import HOURS, HOURS_PER_ROW, learned
 from loop.world import WORDINGS
 from loop.year import HOUR_COST, RIGHT_GAIN, WRONG_COST, Event, Year
 
@@ -150,14 +150,7 @@ class Remembers:
 
 
 class Oracle:
-    """Knows what is right: remembers it on the day of a change, trains when that pays, and promotes what is better.
-
-    A training in vain is tried again, for its luck; if the same model comes out, only after a change.
-    """
-
-    def __init__(self) -> None:
-        self.made: Answers | None = None
-        self.in_vain: tuple[str, list[int]] | None = None
+    """Knows what is right: remembers it on the day of a change, trains when that pays, and promotes what is better."""
 
     def day(self, events: list[Event], year: Year) -> None:
         """Acts on the truth of the day."""
@@ -172,21 +165,15 @@ class Oracle:
                         year.act({"type": "remember", "question": name, "answer": year.text(topic, int(answer))})
         rise = float(year.world.mix(today) @ ((1 - own) * float(learned(WORDINGS))))
         worth = rise * year.world.scenario.answers * (RIGHT_GAIN + WRONG_COST) * PAYS_WITHIN
-        now = year.serving, truth.tolist()
-        if worth > HOUR_COST * (HOURS + HOURS_PER_ROW * len(truth) * WORDINGS) and now != self.in_vain:
+        if worth > HOUR_COST * (HOURS + HOURS_PER_ROW * len(truth) * WORDINGS):
             rows = [
                 [f"t{topic}.w{wording}", year.text(topic, int(answer))]
                 for topic, answer in enumerate(truth)
                 for wording in range(WORDINGS)
             ]
             made = year.act({"type": "train", "rows": rows})
-            if made["type"] == "failed":
-                return
-            if year.better(made["version"]):
+            if made["type"] == "trained" and year.better(made["version"]):
                 year.act({"type": "promote", "version": made["version"]})
-            elif self.made is not None and np.array_equal(self.made, year.models[made["version"]]):
-                self.in_vain = now
-            self.made = year.models[made["version"]]
 
 
 BASELINES: dict[str, Callable[[], "Never | Retrains | Remembers"]] = {
