@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from workloads.task import data
 
 from loop import score
-from loop.learner import KEPT, Answers, Rows, learned
+from loop.learner import Answers, Rows, train
 from loop.ours import Ours
 from loop.systems import BASELINES
 from loop.world import ANSWERS, KNOWN, SHORT, TOPICS, WORDINGS, World
@@ -59,6 +59,8 @@ FIRST = 4
 """The first model has at most so many trainings."""
 VALIDATION = 10
 """One row in so many is kept for the validation loss."""
+LUCKS = 200
+"""Simulated trainings of which the mean is shown beside a real one."""
 
 
 class Real:
@@ -173,31 +175,29 @@ def _messages(question: str) -> str:
 
 def points() -> Iterator[tuple[str, int, float, float]]:
     """Of each topic of each training that has a parent: what it is an example of, its number of rows, the share of
-    right answers, and what `learner` expects of them."""
+    right answers, and what `learner` gives on average."""
     for file in sorted(PLACE.glob("*/made.json")):
         made = json.loads(file.read_text(encoding="utf-8"))
         if made["parent"] is None or not (file.parent / "answers.json").exists():
             continue
         before, after = _shares(PLACE / made["parent"]), _shares(file.parent)
+        all_rows = [(topic, wording, answer) for topic, wording, answer in made["rows"]]
+        lucks = (np.random.default_rng(seed) for seed in range(LUCKS))
+        expected = np.mean([train(before, all_rows, luck) for luck in lucks], axis=0)
         taught: defaultdict[int, Counter[int]] = defaultdict(Counter)
-        for topic, _, answer in made["rows"]:
+        for topic, _, answer in all_rows:
             taught[topic][answer] += 1
         for topic in range(TOPICS):
             if len(taught[topic]) > 1:
                 continue
-            if not taught[topic]:
-                known = int(before[topic].argmax())
-                if before[topic, known] >= 0.5:
-                    yield "not taught", 0, after[topic, known], KEPT * before[topic, known]
-                continue
-            ((answer, rows),) = taught[topic].items()
-            chance = float(learned(rows))
-            kind = "taught again" if before[topic, answer] >= 0.5 else "changed"
-            yield kind, rows, after[topic, answer], (1 - chance) * before[topic, answer] + chance
+            answer, rows = next(iter(taught[topic].items()), (int(before[topic].argmax()), 0))
+            if rows or before[topic, answer] >= 0.5:
+                kind = "taught again" if before[topic, answer] >= 0.5 else "changed"
+                yield kind if rows else "not taught", rows, after[topic, answer], expected[topic, answer]
 
 
 def beside_learner() -> str:
-    """The real trainings beside what the simulated learner expects, as Markdown."""
+    """The real trainings beside what the simulated learner gives, as Markdown."""
     groups: defaultdict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for kind, rows, right, expected in points():
         groups[kind, rows].append((right, expected))

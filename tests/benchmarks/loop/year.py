@@ -139,8 +139,7 @@ class Year:
         if not action.get("fold"):
             self.record.trainings += 1
             self.record.needless += not self._lacks()
-            gain = self._right(model) - self._right(self.models[self.serving])
-            self._trained[version] = Training(self.today, gain)
+            self._trained[version] = Training(self.today, self._gain(version))
             self._detect()
         return {"type": "trained", "version": version, "hours": hours}
 
@@ -161,7 +160,7 @@ class Year:
         version = action["version"]
         if version == self.serving:
             return {"type": "serving", "version": version}
-        gain = self._right(self.models[version]) - self._right(self.models[self.serving])
+        gain = self._gain(version)
         if self.serving in self._wrong_since:
             self.record.rollback_days.append(self.today - self._wrong_since.pop(self.serving))
         back = (version in self._trained and self._trained[version].promoted is not None) or version == "v0"
@@ -213,6 +212,11 @@ class Year:
     def better(self, version: str) -> bool:
         """Whether a version is right more often than the one in service. Only the oracle may know."""
         return self._right(self.models[version]) > self._right(self.models[self.serving])
+
+    def _gain(self, version: str) -> float:
+        """What customers would gain by a version, the memory's answers included."""
+        own, serving = (self._right(self.models[one], remembered=True) for one in (version, self.serving))
+        return own - serving
 
     def _right(self, model: Floats, remembered: bool = False) -> float:
         """The chance that an answer of today's traffic is right."""
