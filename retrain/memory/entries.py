@@ -287,8 +287,8 @@ def decide(
         `id`, `workload` and `state` of each entry; an edit makes a new one.
 
     Raises:
-        RetunedError: an id is unknown, the action does not apply in the entry's state, or a newer entry answers the
-            question of one that is to come back.
+        RetunedError: an id is unknown, the action does not apply in the entry's state, an edit changes nothing, or a
+            newer entry answers the question of one that is to come back.
     """
     with changing, warehouse.transaction() as cursor:
         known = {row["id"]: row for row in rows_of(cursor.execute(QUERIES["of_ids"], {"ids": list(ids)}))}
@@ -304,6 +304,8 @@ def decide(
                     f"memory {action}: entry {row['id']} is {row['state']}; this applies to entries that are "
                     f"{' or '.join(_FROM[action])}. Nothing is changed"
                 )
+            if action == "edit" and row["answer"] == answer:
+                raise RetunedError(f"memory edit: entry {row['id']} has this answer already. Nothing is changed")
             if _TO[action] == "active" and (newer := _newer(cursor, row["id"])) is not None:
                 raise RetunedError(
                     f"memory {action}: entry {newer['id']}, which is {newer['state']}, is newer than {row['id']} and "

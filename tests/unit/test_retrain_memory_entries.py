@@ -185,6 +185,15 @@ def test_an_entry_that_a_person_edited_stays_whatever_becomes_of_the_correction(
     assert answers(warehouse) == ["You have 14 days, unused."]
 
 
+def test_an_edit_that_changes_nothing_is_refused(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    (entry,) = stored(warehouse)
+    with pytest.raises(RetunedError, match=f"entry {entry['id']} has this answer already"):
+        entries.decide(warehouse, "edit", [entry["id"]], "wording", "olga", teacher.now, "You have 14 days.")
+    assert stored(warehouse) == [entry]
+
+
 def test_a_withdrawn_entry_is_not_put_back_beside_a_newer_one(teacher: Teacher, warehouse: Warehouse) -> None:
     teacher.correct(QUESTION, "30 days.", "You have 14 days.")
     follow(teacher)
