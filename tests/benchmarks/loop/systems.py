@@ -3,10 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable
 
-import numpy as np
 from scipy.stats import chi2_contingency
 
-from loop.learner import HOURS, HOURS_PER_ROW, learned
+from loop.learner import HOURS, HOURS_PER_ROW
 from loop.world import WORDINGS
 from loop.year import HOUR_COST, RIGHT_GAIN, WRONG_COST, Event, Year
 
@@ -154,23 +153,22 @@ class Oracle:
 
     def day(self, events: list[Event], year: Year) -> None:
         """Acts on the truth of the day."""
-        truth, model = year.truth, year.models[year.serving]
-        today = events[0]["day"]
-        own = model[np.arange(len(truth)), truth]
-        if today == 0 or (year.world.truth[today] != year.world.truth[today - 1]).any():
-            for topic, answer in enumerate(truth):
-                if own[topic] < 0.5 and year.world.mix(today)[topic] > 0:
-                    for wording in range(WORDINGS):
-                        name = f"t{topic}.w{wording}"
-                        year.act({"type": "remember", "question": name, "answer": year.text(topic, int(answer))})
-        rise = float(year.world.mix(today) @ ((1 - own) * float(learned(WORDINGS))))
-        worth = rise * year.world.scenario.answers * (RIGHT_GAIN + WRONG_COST) * PAYS_WITHIN
-        if worth > HOUR_COST * (HOURS + HOURS_PER_ROW * len(truth) * WORDINGS):
-            rows = [
-                [f"t{topic}.w{wording}", year.text(topic, int(answer))]
-                for topic, answer in enumerate(truth)
-                for wording in range(WORDINGS)
-            ]
+        today, truth, mix = events[0]["day"], year.truth, year.world.mix(events[0]["day"])
+        rows = [
+            [f"t{topic}.w{wording}", year.text(topic, int(answer))]
+            for topic, answer in enumerate(truth)
+            if mix[topic] > 0
+            for wording in range(WORDINGS)
+        ]
+        before = max(today - 1, 0)
+        asked = (mix > 0) & (year.world.mix(before) == 0)
+        if today == 0 or asked.any() or (truth != year.world.truth[before]).any():
+            for question, answer in rows:
+                year.act({"type": "remember", "question": question, "answer": answer})
+        worth = year.world.scenario.answers * (RIGHT_GAIN + WRONG_COST) * PAYS_WITHIN
+        cost = HOUR_COST * (HOURS + HOURS_PER_ROW * len(rows))
+        # What a training gains is only asked where one that leaves nothing wrong would pay.
+        if (1 - year.record.right[-1]) * worth > cost and year.expected(rows) * worth > cost:
             made = year.act({"type": "train", "rows": rows})
             if made["type"] == "trained" and year.better(made["version"]):
                 year.act({"type": "promote", "version": made["version"]})

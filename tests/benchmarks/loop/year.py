@@ -12,13 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from loop.learner import HOURS, HOURS_PER_QUESTION, HOURS_PER_ROW, Learner, Simulated
+from loop.learner import HOURS, HOURS_PER_QUESTION, HOURS_PER_ROW, Learner, Simulated, train
 from loop.world import ANSWERS, EXPERTS, POISON, TRUTHS, WORDINGS, Floats, World, day_of
 
 RIGHT_GAIN, WRONG_COST, HOUR_COST = 0.02, 0.1, 6.0
 """Money: of a right answer, of a wrong one, and of an hour of machines."""
 FOLLOWED, RELATED = 0.9, 0.3
 """How often a model gives the answer in its context, and how often another question of the topic finds it."""
+LUCKS = 10
+"""Trainings of which the oracle knows the mean."""
 OLD_ANSWER = 0.5
 """Of the mistaken corrections, the share that states what was right before."""
 MISTAKEN, EXPERT_SHARE = 0.06, 0.06
@@ -210,8 +212,16 @@ class Year:
         return self.world.truth[self.today]
 
     def better(self, version: str) -> bool:
-        """Whether a version is right more often than the one in service. Only the oracle may know."""
-        return self._right(self.models[version]) > self._right(self.models[self.serving])
+        """Whether customers would be served more right answers by a version. Only the oracle may know."""
+        return self._gain(version) > 0
+
+    def expected(self, rows: list[list[str]]) -> float:
+        """What customers would gain by training on these rows, in shares of right answers. Only the oracle may know."""
+        serving = self.models[self.serving]
+        taught = [(*self.question(question), self.answer(question, answer)) for question, answer in rows]
+        lucks = (np.random.default_rng([self.world.seed, 6, self.today, k]) for k in range(LUCKS))
+        right = [self._right(train(serving, taught, luck), remembered=True) for luck in lucks]
+        return float(np.mean(right)) - self._right(serving, remembered=True)
 
     def _gain(self, version: str) -> float:
         """What customers would gain by a version, the memory's answers included."""
