@@ -12,7 +12,8 @@
 - `learned_leaked_share`: of the rows held out, those whose answer stands word for word in a prompt to train on.
 - `learned_<set>_…`: of one set; one of which no dataset is made has lost everything, and no right share.
 - `score_judged_share`, `score_agreement`: of pairs that a person judged, those that `retuned score` judges, and of
-  these those on which both agree: a score of one half or more is taken for the same.
+  these those on which both agree: a score of 1 is taken for the same. Pairs of one kind are scored together, as a
+  workload's are. `…_facts` is of the metric `facts` instead of the one that is chosen.
 
 `learned_real_…` and `learned_made_up_…` are the means over the real and over the made-up sets, and the figures without
 either are the means of these two. `…_sets_below_naive` counts those in which the naive choice is right more often.
@@ -26,6 +27,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -35,7 +37,7 @@ from learned_sets import worlds
 from learned_world import World, measured, naive
 
 PAIRS = "RETUNED_SCORE_PAIRS"
-"""Names a file of JSON Lines: id, question, approved, answer, same. A person has decided what is the same."""
+"""Names a file of JSON Lines: id, kind, question, approved, answer, same. A person has decided what is the same."""
 
 
 ASKED = ("id", "question", "approved", "answer")
@@ -103,23 +105,35 @@ def score() -> dict[str, float]:
     if not file.is_file():
         print(f"score is skipped: {PAIRS} must name a file of pairs", file=sys.stderr)
         return {}
-    pairs = {pair["id"]: pair for line in file.open(encoding="utf-8") if (pair := json.loads(line))}
+    pairs = [json.loads(line) for line in file.open(encoding="utf-8")]
     figures = {}
     for metric in ("auto", "facts"):
-        with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as asked:
-            asked.writelines(json.dumps({key: pair[key] for key in ASKED}) + "\n" for pair in pairs.values())
-            asked.flush()
-            command = [sys.executable, "-m", "retuned.daemon.cli.main", "score", asked.name, "--metric", metric]
-            run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
-        if run.returncode:
-            print(f"score is skipped: retuned score: {run.stderr.strip()[-300:]}", file=sys.stderr)
-            return {}
-        judged = [row for line in run.stdout.splitlines() if not (row := json.loads(line))["abstained"]]
-        agree = [(row["score"] >= 0.5) == pairs[row["id"]]["same"] for row in judged]
+        judged: list[tuple[bool, bool]] = []
+        for kind in sorted({pair["kind"] for pair in pairs}):
+            own = [pair for pair in pairs if pair["kind"] == kind]
+            verdicts = scored(own, metric)
+            agree = [(verdicts[pair["id"]], pair["same"]) for pair in own if pair["id"] in verdicts]
+            right = sum(one == other for one, other in agree)
+            print(f"{metric:6} {kind:12} {len(own):4} pairs, {len(agree):4} judged, {right:4} right", file=sys.stderr)
+            judged += agree
         name = "" if metric == "auto" else f"_{metric}"
         figures[f"score_judged_share{name}"] = len(judged) / len(pairs)
-        figures |= {f"score_agreement{name}": fmean(agree)} if agree else {}
+        figures |= {f"score_agreement{name}": fmean(one == other for one, other in judged)} if judged else {}
     return figures
+
+
+def scored(pairs: list[dict[str, Any]], metric: str) -> dict[str, bool]:
+    """Whether the metric takes both answers of a pair for the same, by id, where it does not abstain."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as asked:
+        asked.writelines(json.dumps({key: pair[key] for key in ASKED}) + "\n" for pair in pairs)
+        asked.flush()
+        command = [sys.executable, "-m", "retuned.daemon.cli.main", "score", asked.name, "--metric", metric]
+        run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    if run.returncode:
+        print(f"{metric} judges nothing: {run.stderr.strip()[-300:]}", file=sys.stderr)
+        return {}
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    return {row["id"]: row["score"] == 1.0 for row in rows if not row["abstained"]}
 
 
 if __name__ == "__main__":

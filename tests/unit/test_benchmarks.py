@@ -37,6 +37,17 @@ def test_a_part_is_asked_of_the_benchmark_that_has_it() -> None:
     assert importlib.import_module("run").benchmark("learned.cost").__module__ == "learned_cost"
 
 
+def test_an_object_with_one_wrong_field_is_not_the_same() -> None:
+    """Its score is a half, which is no verdict of a person."""
+    approved = '{"seats": 6, "time": "20:00"}'
+    answers = {"equal": '{"time": "20:00", "seats": 6}', "late": '{"seats": 6, "time": "08:00"}'}
+    pairs = [
+        {"id": name, "question": "A table for six at eight in the evening.", "approved": approved, "answer": answer}
+        for name, answer in answers.items()
+    ]
+    assert importlib.import_module("learned").scored(pairs, "json") == {"equal": True, "late": False}
+
+
 @pytest.mark.parametrize("language", ["german", "french"])
 def test_an_exam_of_a_shop_tells_right_from_wrong(language: str) -> None:
     shops = importlib.import_module("workloads.shops")

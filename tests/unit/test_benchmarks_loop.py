@@ -197,10 +197,11 @@ def test_real_trainings_are_shown_beside_the_learner(tmp_path: Path, monkeypatch
     changed = [real.desk(0, 1)] * 6 + ["what?"] * 2
     training("second", "first", [[0, k, 1] for k in range(4)] + [[1, 0, 0]], changed + known[WORDINGS:])
     found = list(real.points())
-    assert found[0][:3] == ("changed", 4, 0.75)
-    assert found[0][3] == pytest.approx(float(relearned(4)), abs=0.05)
-    assert found[1][:3] == ("taught again", 1, 1.0)
-    assert {one[0] for one in found[2:]} == {"not taught"}
+    assert (found[0].kind, found[0].rows, found[0].right) == ("changed", 4, 0.75)
+    assert found[0].expected == pytest.approx(float(relearned(4)), abs=0.05)
+    assert 0.1 < found[0].variance ** 0.5 < 0.4
+    assert (found[1].kind, found[1].rows, found[1].right) == ("taught again", 1, 1.0)
+    assert {one.kind for one in found[2:]} == {"not taught"}
     assert "| changed | 4 | 1 | 0.75 |" in real.beside_learner()
 
 

@@ -44,8 +44,9 @@ from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.settings import DatasetSettings, GateSettings
 
-PARTS = ("policy", "vetting", "gate", "watch", "memory")
-"""Parts that can be left out; also `training`, which leaves the memory alone."""
+PARTS = ("policy", "vetting", "gate", "watch", "memory", "second_account")
+"""Parts that can be left out; also `training`, which leaves the memory alone. Without `second_account` the memory takes
+the correction of one account, if it is upheld."""
 POLICY, GATE, WATCH, DATASET, MEMORY = (
     PolicySettings(), GateSettings(), WatchSettings(), DatasetSettings(), MemorySettings()
 )  # fmt: skip
@@ -132,7 +133,7 @@ class Ours:
         found = self._table(recent, asked, self.crowd)
         for question in sorted(asked):
             verdict, answer = found.verdicts[question], found.answer(question)
-            if answer is not None and (verdict.by_expert or found.independent(question) >= INDEPENDENT):
+            if answer is not None and (verdict.by_expert or found.independent(question) >= self._needed):
                 self._hold(question, answer, year)
                 # What it replaced is replaced for related questions, too.
                 old = found.before(question)
@@ -143,7 +144,11 @@ class Ours:
         """Whether an expert gave the answer, or another account, too."""
         same = (one["account"] for one in self.by_topic[event["question"].split(".")[0]]
                 if one["question"] == event["question"] and _text(one) == event["correction"])  # fmt: skip
-        return event["expert"] or len(set(same)) >= INDEPENDENT
+        return event["expert"] or len(set(same)) >= self._needed
+
+    @property
+    def _needed(self) -> int:
+        return 1 if "second_account" in self.without else INDEPENDENT
 
     def _hold(self, question: str, answer: str | None, year: Year) -> None:
         if self.held.get(question) == answer:

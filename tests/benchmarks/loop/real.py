@@ -2,6 +2,8 @@
 
     RETUNED_DATA=/path/to/data python tests/benchmarks/run.py loop.real     # five seeds; goes on where it was stopped
 
+RETUNED_BASE names the folder of another base model, which plays one seed: a larger one takes hours.
+
 Topics are intents of Banking77, their wordings eight real questions each, and an answer names the desk that has to deal
 with the question. Every training is one of the product, with its default settings, on from its parent's adapter. The
 new version then answers all questions, and a topic's chance of an answer is the share of its questions that got it.
@@ -18,6 +20,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -38,9 +41,11 @@ from retuned.daemon.demo.model import base_model
 from retuned.retrain.settings import TrainSettings
 
 BUILD = Path(__file__).parents[3] / "build"
-BASE, PLACE = BUILD / "smollm2-135m-instruct", BUILD / "loop-real"
+OTHER = os.environ.get("RETUNED_BASE", "")
+BASE = Path(OTHER or BUILD / "smollm2-135m-instruct")
+PLACE = BUILD / (f"loop-real-{BASE.name}" if OTHER else "loop-real")
 RESULTS, SIMULATED = PLACE / "real.jsonl", PLACE / "simulated.jsonl"
-SCENARIO, SEEDS = "four_months", 5
+SCENARIO, SEEDS = "four_months", 1 if OTHER else 5
 SYSTEMS: dict[str, Callable[[], System]] = {
     **{name: BASELINES[name] for name in ("never", "monthly", "retrieval")},
     "memory_alone": lambda: Ours(("training",)),
@@ -95,7 +100,8 @@ class Real:
         folder = PLACE / hashlib.sha256(made.encode()).hexdigest()[:16]
         self._folders[version] = folder
         if not (folder / "answers.json").exists():
-            base_model(BASE)
+            if not OTHER:
+                base_model(BASE)
             self._write(folder / "data", rows)
             (folder / "made.json").write_text(made, encoding="utf-8")
             job = {
@@ -173,9 +179,26 @@ def _messages(question: str) -> str:
     return json.dumps([{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}])
 
 
-def points() -> Iterator[tuple[str, int, float, float]]:
-    """Of each topic of each training that has a parent: what it is an example of, its number of rows, the share of
-    right answers, and what `learner` gives on average."""
+@dataclass(frozen=True)
+class Point:
+    """A topic of a training that has a parent.
+
+    Attributes:
+        kind: changed, taught again or not taught.
+        rows: number of the topic's rows.
+        right: share of its questions that got the taught answer, or the one known before.
+        expected, variance: what `learner` gives on average, and the variance of its share over trainings.
+    """
+
+    kind: str
+    rows: int
+    right: float
+    expected: float
+    variance: float
+
+
+def points() -> Iterator[Point]:
+    """All topics of all trainings that have a parent, but for those with contradicting rows."""
     for file in sorted(PLACE.glob("*/made.json")):
         made = json.loads(file.read_text(encoding="utf-8"))
         if made["parent"] is None or not (file.parent / "answers.json").exists():
@@ -183,7 +206,7 @@ def points() -> Iterator[tuple[str, int, float, float]]:
         before, after = _shares(PLACE / made["parent"]), _shares(file.parent)
         all_rows = [(topic, wording, answer) for topic, wording, answer in made["rows"]]
         lucks = (np.random.default_rng(seed) for seed in range(LUCKS))
-        expected = np.mean([train(before, all_rows, luck) for luck in lucks], axis=0)
+        simulated = np.array([train(before, all_rows, luck) for luck in lucks])
         taught: defaultdict[int, Counter[int]] = defaultdict(Counter)
         for topic, _, answer in all_rows:
             taught[topic][answer] += 1
@@ -193,19 +216,23 @@ def points() -> Iterator[tuple[str, int, float, float]]:
             answer, rows = next(iter(taught[topic].items()), (int(before[topic].argmax()), 0))
             if rows or before[topic, answer] >= 0.5:
                 kind = "taught again" if before[topic, answer] >= 0.5 else "changed"
-                yield kind if rows else "not taught", rows, after[topic, answer], expected[topic, answer]
+                chances = simulated[:, topic, answer]
+                variance = chances.var() + (chances * (1 - chances)).mean() / WORDINGS
+                yield Point(kind if rows else "not taught", rows, after[topic, answer], chances.mean(), variance)
 
 
 def beside_learner() -> str:
-    """The real trainings beside what the simulated learner gives, as Markdown."""
-    groups: defaultdict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    for kind, rows, right, expected in points():
-        groups[kind, rows].append((right, expected))
+    """The real trainings beside what the simulated learner gives, as Markdown, and their scatter."""
+    groups: defaultdict[tuple[str, int], list[Point]] = defaultdict(list)
+    found = list(points())
+    for point in found:
+        groups[point.kind, point.rows].append(point)
     lines = ["| topic | rows | cases | right | learner |", "|---|---|---|---|---|"]
     for (kind, rows), own in sorted(groups.items()):
-        real, simulated = (fmean(side) for side in zip(*own, strict=True))
+        real, simulated = fmean(one.right for one in own), fmean(one.expected for one in own)
         lines.append(f"| {kind} | {rows} | {len(own)} | {real:.2f} | {simulated:.2f} |")
-    return "\n".join(lines)
+    real, simulated = fmean((one.right - one.expected) ** 2 for one in found), fmean(one.variance for one in found)
+    return "\n".join([*lines, "", f"scatter: {real**0.5:.2f}, of the learner {simulated**0.5:.2f}"])
 
 
 def main(seeds: Iterable[int] = range(SEEDS)) -> dict[str, float]:
