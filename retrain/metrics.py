@@ -48,7 +48,7 @@ _METRICS: dict[str, tuple[type[Counter] | type[Gauge] | type[Histogram], str, st
     "progress_ratio": (
         Gauge,
         "retuned_training_progress_ratio",
-        "Steps done over steps planned; a training that stops early ends below 1",
+        "Steps done over steps planned",
         ["workload"],
     ),
     "active": (

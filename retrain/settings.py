@@ -89,7 +89,9 @@ class DatasetSettings(Section):
         0.5, description="share of a training set that repeats older examples, so that they are not forgotten"
     )
     holdout_share: Share = Field(0.25, description="share of prompts that are never trained on")
-    validation_share: Share = Field(0.1, description="share of prompts that decide when training stops")
+    validation_share: Share = Field(
+        0.1, description="share of prompts that are not learned, to show their loss after each epoch"
+    )
     near_duplicate_similarity: Share = Field(
         0.8,
         description="prompts at least this alike (Jaccard similarity of character 5-grams) are related: they stand on "

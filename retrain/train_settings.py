@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from retuned.consumers.sections import HttpUrl, PositiveFloat, PositiveInt, Section, Share
 
@@ -83,8 +83,7 @@ class TrainSettings(Section):
         "million parameters, 2.6e-4 at 8 billion, 8.8e-5 at 70 billion; for all weights a twentieth",
     )
     batch_size: PositiveInt = Field(8, description="examples in a step")
-    epochs: PositiveInt = Field(5, description="most passes over the training rows")
-    patience: PositiveInt = Field(2, description="stop after so many epochs without a better validation loss")
+    epochs: PositiveInt = Field(5, description="passes over the training rows")
     warmup_share: Share = Field(0.1, description="share of the steps over which the learning rate rises")
     max_length: PositiveInt = Field(
         1_024,
@@ -146,6 +145,15 @@ class TrainSettings(Section):
         description="train.gpu_servers sleep while training and evaluation run, and answer nobody meanwhile; they need "
         "--enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1 in their environment",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_patience(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "patience" in given:
+            raise ValueError(
+                "patience: no longer supported, as all train.epochs are trained; delete this key"
+            )
+        return given
 
     @field_validator("engine", mode="before")
     @classmethod

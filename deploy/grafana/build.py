@@ -930,7 +930,7 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Progress of training",
-            "Steps done over steps planned in the runs under way. One that stops early ends below 1.",
+            "Steps done over steps planned in the runs under way.",
             (f"retuned_training_progress_ratio{{{OF_WORKLOAD}}}", "{{workload}}"),
             unit=SHARE,
             most=1,

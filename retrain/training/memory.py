@@ -12,8 +12,8 @@ from retuned.retrain.training.base_model import expert_rank, text_config
 
 PROCESS_BYTES = 600 * 2**20
 """A child process with torch and transformers loaded, without a model."""
-TRAINED_BYTES = 20
-"""Per trained weight, in float32: the weight, its gradient, AdamW's two moments, and the copy of the best epoch."""
+TRAINED_BYTES = 16
+"""Per trained weight, in float32: the weight, its gradient, and AdamW's two moments."""
 QUANTIZED_BYTES = 0.6
 
 

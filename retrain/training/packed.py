@@ -54,10 +54,8 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
         self.dropouts = lora.dropouts(model)
         self.times = checkpoints.Times(settings)
-        self.best: dict[str, torch.Tensor] = {}
-        self.step = self.tokens = self.without_gain = 0
+        self.step = self.tokens = 0
         self.seconds = self.epoch_loss = 0.0
-        self.best_loss: float | None = None
         self.last_loss: float | None = None
         self.last_epoch_loss: float | None = None
 
@@ -68,7 +66,7 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """The number of steps without early stopping."""
+        """The number of steps of the whole training."""
         return self.steps_per_epoch * self.settings.epochs
 
     def run(self, emit: Emit, stopped: Callable[[], bool]) -> None:
@@ -77,7 +75,7 @@ class Training:
         Raises:
             Cancelled: `stopped` returned true.
         """
-        while self.step < self.steps and self.without_gain < self.settings.patience:
+        while self.step < self.steps:
             if stopped():
                 self.save()
                 raise Cancelled("train: stopped before it was done")
@@ -133,14 +131,8 @@ class Training:
 
     def _end_epoch(self) -> dict[str, Any]:
         self.last_epoch_loss, self.epoch_loss = self.epoch_loss / self.steps_per_epoch, 0.0
-        loss = self.last_loss = self._validation_loss()
-        better = loss is not None and (self.best_loss is None or loss < self.best_loss)
-        if better:
-            self.best_loss, self.without_gain = loss, 0
-            self.best = {name: value.detach().clone() for name, value in self.parameters.items()}
-        elif loss is not None:
-            self.without_gain += 1
-        return {"epoch": self.step // self.steps_per_epoch, "validation_loss": loss, "best": better}
+        self.last_loss = self._validation_loss()
+        return {"epoch": self.step // self.steps_per_epoch, "validation_loss": self.last_loss}
 
     def _validation_loss(self) -> float | None:
         if not self.validation:
@@ -153,7 +145,6 @@ class Training:
     def save(self) -> None:
         """Writes a checkpoint of this step."""
         tensors = {f"adapter/{name}": value.detach() for name, value in self.parameters.items()}
-        tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": value for key, value in state.items()}
         numbers = {name: getattr(self, name) for name in self._NUMBERS}
@@ -171,7 +162,6 @@ class Training:
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(tensors[f"adapter/{name}"])
-        self.best = {name.removeprefix("best/"): value for name, value in tensors.items() if name.startswith("best/")}
         state: dict[int, dict[str, Any]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
@@ -180,10 +170,7 @@ class Training:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
 
     def write(self, folder: Path) -> None:
-        """Saves the adapter of the best epoch, or without validation of the last one, in PEFT's format."""
-        with torch.no_grad():
-            for name, value in self.best.items():
-                self.parameters[name].copy_(value)
+        """Saves the adapter in PEFT's format."""
         self.model.save_pretrained(folder, save_embedding_layers=False)
 
     def result(self) -> dict[str, Any]:
@@ -193,15 +180,11 @@ class Training:
             "steps": self.step,
             "epochs": self.step / self.steps_per_epoch,
             "train_loss": learned,
-            "validation_loss": self.best_loss,
-            "best_epoch": self.step // self.steps_per_epoch - self.without_gain,
-            "epochs_after_best": self.without_gain,
+            "validation_loss": self.last_loss,
             "validation_gap": self.last_loss - learned if self.last_loss is not None and learned is not None else None,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
         }
 
-    _NUMBERS = (
-        "step", "tokens", "without_gain", "seconds", "epoch_loss", "best_loss", "last_loss", "last_epoch_loss",
-    )  # fmt: skip
+    _NUMBERS = ("step", "tokens", "seconds", "epoch_loss", "last_loss", "last_epoch_loss")

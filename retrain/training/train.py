@@ -55,20 +55,19 @@ def train(
     Args:
         folder: used by this training only; the result is `adapter/` in it, in PEFT's format.
         on_progress: receives `{"step", "steps", "epoch", "loss", "tokens_per_second", "learning_rate"}` after each step
-            (with preferences also `"preference_loss"`) and `{"epoch", "validation_loss", "best"}` after each epoch;
+            (with preferences also `"preference_loss"`) and `{"epoch", "validation_loss"}` after each epoch;
             before them the engine and its reason, `{"started_anew": why}` if a checkpoint could not be continued, and
             `{"halved": times, "reason"}` if memory ran out.
 
     Returns:
-        `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (of the
-        adapter that is kept; None without validation rows), `tokens`, `seconds`, `tokens_per_second`, `engine`,
+        `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (None
+        without validation rows), `tokens`, `seconds`, `tokens_per_second`, `engine`,
         `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of each), `load_seconds`;
         counts over training and validation rows: `rows_cut` (lost turns or passages) and `rows_too_long` (were left
         out); `coverage` and `not_covered` (see `targets.Coverage`; None if all weights train); for packed also
         `packed` (whether it packs), for trl `micro_batch_size` (rows), `gradient_checkpointing` and `attention`.
-        Signs of overfitting: `best_epoch` (the one that is kept), `epochs_after_best` (without improvement),
-        `validation_gap` (validation loss minus train loss of the last epoch, nats per token). With preferences:
-        `preference_pairs`, `preference_loss` (last epoch).
+        A sign of overfitting: `validation_gap` (validation loss minus train loss of the last epoch, nats per token).
+        With preferences: `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
         RetunedError: no base model, the parent was trained on another one or its files were changed, or a server on

@@ -20,7 +20,6 @@ from peft.tuners.lora.layer import LoraLayer
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from retuned.consumers.common import durable as files
 from retuned.consumers.common.process import Emit
 from retuned.consumers.errors import Cancelled
 from retuned.retrain.kernels.packing import Encoded
@@ -97,10 +96,7 @@ class Training:
             "prediction_loss_only": True,
             "eval_strategy": "steps" if validation else "no",
             "eval_steps": per_epoch,
-            "save_strategy": "steps" if validation else "no",
-            "save_steps": per_epoch,
-            "metric_for_best_model": "eval_loss" if validation else None,
-            "greater_is_better": False,
+            "save_strategy": "no",  # `_Course` decides
             "save_total_limit": 2,
             "logging_steps": 1,
             "logging_nan_inf_filter": False,
@@ -150,18 +146,8 @@ class Training:
             RetunedError: the training diverged.
         """
         if self.checkpoint is not None:
-            file = self.checkpoint / TRAINER_STATE_NAME
-            state = TrainerState.load_from_json(str(file))
-            best = Path(state.best_model_checkpoint or self.folder / "none")
-            self.state.wait_for_everyone()  # all processes have read the file
-            if best.parent != self.folder:
-                # An earlier attempt wrote it in another folder; with that path the Trainer would not keep the best.
-                state.best_model_checkpoint = str(self.folder / best.name)
-                if self.state.is_main_process:
-                    with files.replaced(file) as aside:
-                        state.save_to_json(str(aside))
-                self.state.wait_for_everyone()
-            if state.global_step >= state.max_steps or _without_gain(state) >= self.settings.patience:
+            state = TrainerState.load_from_json(str(self.checkpoint / TRAINER_STATE_NAME))
+            if state.global_step >= state.max_steps:
                 self.trainer.state = state  # it was interrupted after the last step
                 return
         course = _Course(self.settings, self.rows, emit, stopped)
@@ -172,11 +158,9 @@ class Training:
             raise Cancelled("train: stopped before it was done")
 
     def write(self, folder: Path) -> None:
-        """Copies the adapter of the best epoch, or without validation of the last one, into a folder."""
-        state = self.trainer.state
-        best = Path(state.best_model_checkpoint or f"checkpoint-{state.global_step}").name
+        """Copies the adapter of the last step into a folder."""
         for name in _ADAPTER:
-            shutil.copy(self.folder / best / name, folder / name)
+            shutil.copy(self.folder / f"checkpoint-{self.trainer.state.global_step}" / name, folder / name)
 
     def result(self) -> dict[str, Any]:
         """Returns the figures of the whole training, including the time before interruptions."""
@@ -188,14 +172,11 @@ class Training:
         seconds = sum(line["seconds"] for line in steps)
         epochs = step / self.steps_per_epoch
         tokens = round(epochs * sum(map(len, self.rows)))
-        best_epoch = judged.index(min(judged)) + 1 if judged else round(epochs)
         figures = {
             "steps": step,
             "epochs": epochs,
             "train_loss": learned,
-            "validation_loss": min(judged, default=None),
-            "best_epoch": best_epoch,
-            "epochs_after_best": round(epochs) - best_epoch,
+            "validation_loss": judged[-1] if judged else None,
             "validation_gap": judged[-1] - learned if judged else None,
             "tokens": tokens,
             "seconds": seconds,
@@ -211,7 +192,7 @@ class Training:
 
 
 class _Course(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, applies patience, and decides when to write a checkpoint and to stop."""
+    """Reports progress, and decides when to write a checkpoint and to stop."""
 
     def __init__(
         self, settings: TrainSettings, rows: Sequence[Encoded], emit: Emit, stopped: Callable[[], bool]
@@ -253,13 +234,11 @@ class _Course(TrainerCallback):  # type: ignore[misc]
             | {name: logs[name] for name in ("preference_loss",) if name in logs}
         )
 
-    def on_evaluate(self, _: Any, state: TrainerState, control: Any, **__: Any) -> None:
+    def on_evaluate(self, _: Any, state: TrainerState, __: Any, **___: Any) -> None:
         """Reports an epoch."""
-        epochs = _without_gain(state)
-        loss = _validation_losses(state)[-1]
-        self.emit({"epoch": state.global_step // self.steps_per_epoch, "validation_loss": loss, "best": not epochs})
-        if epochs >= self.settings.patience:
-            control.should_training_stop = True
+        self.emit(
+            {"epoch": state.global_step // self.steps_per_epoch, "validation_loss": _validation_losses(state)[-1]}
+        )
 
 
 def _any(flag: bool) -> bool:
@@ -269,9 +248,3 @@ def _any(flag: bool) -> bool:
 
 def _validation_losses(state: TrainerState) -> list[float]:
     return [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
-
-
-def _without_gain(state: TrainerState) -> int:
-    """Returns the number of epochs since the best one."""
-    losses = _validation_losses(state)
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0

@@ -35,7 +35,7 @@ def test_nothing_is_lost_or_done_twice(tansu: Broker, postgres: Postgres, tmp_pa
 @pytest.mark.timeout(900)
 def test_a_training_goes_on_at_the_daemon_that_leads_next(tansu: Broker, postgres: Postgres, tmp_path: Path) -> None:
     """From its dataset, which the other daemon made."""
-    train = {"threads": 1, "epochs": 3, "patience": 3, "dtype": "float32", "checkpoint_steps": 5}
+    train = {"threads": 1, "epochs": 3, "dtype": "float32", "checkpoint_steps": 5}
     evaluate = {"maximum_examples": 2, "max_new_tokens": 2, "general_examples": 1}
     sections = {"train": train, "evaluate": evaluate, "gate": {"fold_rows": 0}}
     cluster = Daemons(tmp_path, tansu, postgres, Adapters(tmp_path / "adapters"), **sections)

@@ -168,7 +168,7 @@ def test_a_stop_during_training_is_quick_and_the_run_is_taken_up(
     tansu: Broker, tmp_path: Path, base: Path, app_of: Any
 ) -> None:
     settings = learning(tansu, tmp_path, base)
-    settings["train"] |= {"epochs": 15, "patience": 15, "learning_rate": 2e-3}
+    settings["train"] |= {"epochs": 15, "learning_rate": 2e-3}
     app = app_of(settings)
     with running(tmp_path, settings) as daemon:
         teach(app)

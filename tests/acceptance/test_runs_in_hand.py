@@ -19,7 +19,7 @@ def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tm
         tansu,
         tmp_path,
         models={"base": str(tiny_llama(tmp_path / "base")), "directory": str(tmp_path / "models")},
-        train={"threads": 1, "epochs": 500, "patience": 500, "dtype": "float32", "checkpoint_steps": 5, "attempts": 1},
+        train={"threads": 1, "epochs": 500, "dtype": "float32", "checkpoint_steps": 5, "attempts": 1},
         policy={"enabled": False},
         logging={"format": "json"},
     )

@@ -27,7 +27,7 @@ def test_two_train_at_a_time_are_taken_up_after_a_kill_and_end_one_by_one(
             tansu,
             tmp_path,
             models={"base": str(tiny_llama(tmp_path / "base")), "directory": str(tmp_path / "models")},
-            train={"threads": 1, "epochs": 5_000, "patience": 5_000, "dtype": "float32", "checkpoint_steps": 20},
+            train={"threads": 1, "epochs": 5_000, "dtype": "float32", "checkpoint_steps": 20},
             policy={"enabled": False},
             runner={"kind": "ray", "url": ray.url, "python": sys.executable, "at_a_time": 2},
         )

@@ -80,7 +80,7 @@ class Rounds:
         base = tiny_llama(folder / "base")
         sections: dict[str, Any] = {
             "models": {"base": str(base), "directory": str(folder / "models")},
-            "train": {"threads": 1, "epochs": 400, "patience": 400, "dtype": "float32"},
+            "train": {"threads": 1, "epochs": 400, "dtype": "float32"},
             "policy": {"enabled": False},
             "ingest": {"batch_events": 500, "batch_seconds": 0.1},
         }

@@ -31,9 +31,7 @@ from retuned.retrain.versions import content_hash
 NODE_AT, DAEMON_AT, HEAD_AT = 5, 11, 17
 """Steps after which each is lost. A checkpoint is written every third."""
 LOST = {NODE_AT: "the node", DAEMON_AT: "the daemon", HEAD_AT: "the head"}
-SETTINGS = TrainSettings(
-    engine="packed", dtype="float32", threads=1, epochs=3, patience=3, batch_size=4, checkpoint_steps=3
-)
+SETTINGS = TrainSettings(engine="packed", dtype="float32", threads=1, epochs=3, batch_size=4, checkpoint_steps=3)
 TRAIN_ROWS, VALIDATION_ROWS = 32, 8
 
 

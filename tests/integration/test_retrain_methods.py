@@ -42,7 +42,7 @@ def test_an_architecture_is_trained_saved_and_served(kind: str, tmp_path: Path) 
 
     # One row by heart: then the answer is the same whatever the arithmetic of who serves it.
     data = dataset(tmp_path / "data", train=1, validation=1)
-    much = {"epochs": 100, "patience": 100, "learning_rate": 1e-2, "max_length": 256, "checkpoint_steps": 1_000}
+    much = {"epochs": 100, "learning_rate": 1e-2, "max_length": 256, "checkpoint_steps": 1_000}
     settings = SETTINGS.model_copy(update=much)
     lines: list[dict[str, Any]] = []
     result = trained(base, data, tmp_path / "run", settings, emit=lines.append)
@@ -246,5 +246,5 @@ def test_dropout_and_preferences_go_on_bit_by_bit_after_a_stop(
     left, right = (load_file(Path(one["adapter"]) / "adapter_model.safetensors") for one in (whole, resumed))
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
-    for name in ("steps", "train_loss", "validation_loss", "validation_gap", "best_epoch", "preference_loss"):
+    for name in ("steps", "train_loss", "validation_loss", "validation_gap", "preference_loss"):
         assert resumed.get(name) == whole.get(name)

@@ -252,7 +252,7 @@ def test_a_training_learns_and_reports(base: Path, unbroken: tuple[Path, dict[st
     assert result["steps"] == steps[-1]["steps"] == 24
     assert len(epochs) == 3
     assert epochs[-1]["validation_loss"] < steps[0]["loss"] / 2
-    assert result["validation_loss"] == min(line["validation_loss"] for line in epochs)
+    assert result["validation_loss"] == epochs[-1]["validation_loss"]
     assert result["packed"]
     assert result["dtype"] == "float32"
     adapter = Path(result["adapter"])
@@ -339,7 +339,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path) is None
 
 
-def test_training_stops_when_validation_does_not_get_better_and_keeps_the_best(
+def test_a_training_makes_all_its_epochs_and_keeps_the_last_whatever_the_validation_loss(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
     # The answers to judge by contradict those to learn: the surer it is of the one, the worse it does on the other.
@@ -349,16 +349,16 @@ def test_training_stops_when_validation_does_not_get_better_and_keeps_the_best(
     judged = [row | {"completion": f"you have {(number + 3) % 7} days"} for number, row in enumerate(questions(8))]
     pq.write_table(pa.Table.from_pylist(judged), contrary / "validation.parquet")
     lines: list[dict[str, Any]] = []
-    patient = SETTINGS.model_copy(update={"epochs": 12, "patience": 1})
-    result = run(base, contrary, tmp_path, patient, on_progress=lines.append)
+    sure = SETTINGS.model_copy(update={"epochs": 12, "learning_rate": 2e-2})
+    result = run(base, contrary, tmp_path, sure, on_progress=lines.append)
     epochs = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    assert len(epochs) < 12
-    assert epochs[-1] >= min(epochs)
-    assert result["validation_loss"] == min(epochs)
+    assert len(epochs) == 12
+    assert epochs[-1] > min(epochs) + 0.01
+    assert result["validation_loss"] == epochs[-1]
     rows, pad = [encode(load_tokenizer(base), row, 1_024) for row in judged], load_tokenizer(base).pad_token_id
     model = lora.load_adapter(load_model(base, torch.float32), Path(result["adapter"]))
     with torch.no_grad():
-        assert float(padded_losses(model, rows, pad).mean()) == pytest.approx(min(epochs), abs=1e-4)
+        assert float(padded_losses(model, rows, pad).mean()) == pytest.approx(epochs[-1], abs=1e-4)
 
 
 def test_training_goes_on_from_a_parent(
@@ -413,7 +413,7 @@ def test_a_stop_ends_the_child_at_a_step_that_it_keeps(base: Path, data: Path, t
             if line["step"] >= 3:
                 stop.set()
 
-    long = SETTINGS.model_copy(update={"epochs": 500, "patience": 500, "checkpoint_steps": 10_000})
+    long = SETTINGS.model_copy(update={"epochs": 500, "checkpoint_steps": 10_000})
     with pytest.raises(Cancelled):
         run(base, data, tmp_path, long, stop=stop, on_progress=after_three)
     saved = checkpoints.newest(tmp_path)

@@ -284,3 +284,9 @@ def test_an_incumbent_has_an_address_with_a_model_and_both_prices_or_none(tmp_pa
     assert "expected url and model together" in refused(tmp_path, "incumbent: {url: 'https://api.example/v1'}")
     prices = "incumbent: {url: 'https://api.example/v1', model: mini, input_price: 1}"
     assert "expected input_price and output_price together" in refused(tmp_path, prices)
+
+
+def test_patience_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "retuned.yaml").write_text("train: {patience: 2}")
+    with pytest.raises(ConfigurationError, match=r"train.*patience: no longer supported, .*; delete this key"):
+        load(tmp_path / "retuned.yaml")
