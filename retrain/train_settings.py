@@ -150,9 +150,7 @@ class TrainSettings(Section):
     @classmethod
     def _without_patience(cls, given: Any) -> Any:
         if isinstance(given, dict) and "patience" in given:
-            raise ValueError(
-                "patience: no longer supported, as all train.epochs are trained; delete this key"
-            )
+            raise ValueError("patience: no longer supported, as all train.epochs are trained; delete this key")
         return given
 
     @field_validator("engine", mode="before")
