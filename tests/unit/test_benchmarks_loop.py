@@ -198,7 +198,7 @@ def test_real_trainings_are_shown_beside_the_learner(tmp_path: Path, monkeypatch
     training("second", "first", [[0, k, 1] for k in range(4)] + [[1, 0, 0]], changed + known[WORDINGS:])
     found = list(real.points())
     assert (found[0].kind, found[0].rows, found[0].right) == ("changed", 4, 0.75)
-    assert found[0].expected == pytest.approx(float(relearned(4)), abs=0.05)
+    assert float(relearned(4)) - 0.1 < found[0].expected < float(relearned(4))  # luck draws means to a half
     assert 0.1 < found[0].variance ** 0.5 < 0.4
     assert (found[1].kind, found[1].rows, found[1].right) == ("taught again", 1, 1.0)
     assert {one.kind for one in found[2:]} == {"not taught"}

@@ -21,12 +21,12 @@ Answers = npt.NDArray[np.float64]
 Rows = Iterable[tuple[int, int, int]]
 """Topic, wording and answer of each row."""
 
-TOP, ROWS = 0.95, 3.5
+TOP, ROWS = 0.91, 4.2
 """How often a new topic is right after many rows, and the rows after which it is 63% of that."""
-ROWS_CHANGED = 4.5
+ROWS_CHANGED = 3.3
 """The rows after which 63% of what was known otherwise is replaced."""
-KEPT = 0.89
-LUCK = 1.8
+KEPT = 0.84
+LUCK = 1.2
 """Standard deviation of the log odds between two trainings of one recipe."""
 POINTS = Path(__file__).with_name("points.json")
 
