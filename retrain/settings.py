@@ -113,7 +113,8 @@ class DatasetSettings(Section):
     )
     traffic_rows: Annotated[int, Field(ge=0)] = Field(
         100,
-        description="recent answers that nobody rated, on which candidate and champion are compared",
+        description="recent answers that nobody rated, on which candidate and champion are compared; in ten times as "
+        "many conversations the gate counts how often each question is asked",
     )
     review: Literal["none", "required"] = Field(
         "none",

@@ -36,6 +36,7 @@ class Row:
     verdict: str | None = None
     agreement: float | None = None
     cluster: str | None = None
+    asked: int = 0
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:

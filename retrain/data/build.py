@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -35,7 +35,7 @@ from retuned.retrain.data.dataset import (
     load,
 )
 from retuned.retrain.data.evidence import Earlier, Evidence
-from retuned.retrain.data.examples import Example, unrated
+from retuned.retrain.data.examples import Example, recent_questions, unrated
 from retuned.retrain.data.identity import text_hash
 from retuned.retrain.data.overrides import digest
 from retuned.retrain.data.selection import Selection, sample_of_traffic, select
@@ -53,7 +53,7 @@ _COLUMNS = [(name, pa.string()) for name in Example.__dataclass_fields__ if name
     (name, pa.timestamp("us")) for name in _TIMES
 ]
 _SCHEMAS = {
-    **dict.fromkeys(SPLITS, pa.schema([*_COLUMNS, ("replay", pa.bool_())])),
+    **dict.fromkeys(SPLITS, pa.schema([*_COLUMNS, ("replay", pa.bool_()), ("asked", pa.int32())])),
     THUMBS: pa.schema([*_COLUMNS, ("desirable", pa.bool_())]),
     TRAFFIC: pa.schema(_COLUMNS),
     SET_ASIDE: pa.schema([*_COLUMNS, ("reason", pa.string()), ("detail", pa.string())]),
@@ -147,7 +147,7 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
             earlier = Earlier.of(warehouse, settings, workload, start)
         if job["anew"]:
             earlier, options = replace(earlier, until=None), options.model_copy(update={"replay_share": 1.0})
-        sample = unrated(warehouse, settings.dataset)
+        sample, asked = unrated(warehouse, settings.dataset), recent_questions(warehouse, settings.dataset)
         evidence = Evidence.of(warehouse, settings, workload, earlier, sample)
         chosen = select(evidence, earlier, options, learned)
         states = row_states(chosen, evidence.overrides)
@@ -165,14 +165,14 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
         check_leaks(chosen.splits, chosen.thumbs, evidence.related)
         traffic = sample_of_traffic(sample, chosen, evidence.related, settings.dataset)
         version = _version(workload, chosen, traffic)
-        card = _card(workload, settings, earlier, evidence, chosen, traffic)
+        card = _card(workload, settings, earlier, evidence, chosen, traffic) | {"conversations": asked.total()}
         decisions = digest(warehouse, workload)  # of the extract: a person may decide while the child works
         known = load(warehouse, workload, version)
     path = versions.workload_folder(settings.models.directory, workload) / "datasets" / version
     if known is not None and known.reduced:
         shutil.rmtree(known.path)  # it is written again, complete
     if known is None or not known.path.is_dir():
-        _write_files(path, version, chosen, traffic, card)
+        _write_files(path, version, chosen, traffic, asked, card)
     about = {"version": version, "path": str(path.resolve()), "decisions": decisions}
     return about | {"card": card, "states": as_rows(states)}
 
@@ -278,12 +278,19 @@ def _profile(rows: Sequence[Example], replayed: frozenset[str]) -> dict[str, Any
     }
 
 
-def _write_files(path: Path, version: str, chosen: Selection, traffic: Sequence[Example], card: dict[str, Any]) -> None:
+def _write_files(
+    path: Path,
+    version: str,
+    chosen: Selection,
+    traffic: Sequence[Example],
+    asked: Mapping[str, int],
+    card: dict[str, Any],
+) -> None:
+    def split_row(row: Example) -> dict[str, Any]:
+        return row.as_row() | {"replay": row.row_id in chosen.replayed, "asked": asked.get(row.prompt_hash, 0)}
+
     rows = {
-        **{
-            name: [row.as_row() | {"replay": row.row_id in chosen.replayed} for row in chosen.splits[name]]
-            for name in SPLITS
-        },
+        **{name: [split_row(row) for row in chosen.splits[name]] for name in SPLITS},
         THUMBS: [row.as_row() | {"desirable": desirable} for row, desirable in chosen.thumbs],
         TRAFFIC: [row.as_row() for row in traffic],
         SET_ASIDE: [one.row.as_row() | {"reason": one.reason, "detail": one.detail} for one in chosen.left],

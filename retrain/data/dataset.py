@@ -71,13 +71,19 @@ class Dataset:
     decisions: str | None = None
 
     @property
+    def conversations(self) -> int:
+        """The number of recent conversations in which `asked` counts the questions of the rows."""
+        return int(self.card.get("conversations", 0))
+
+    @property
     def reduced(self) -> bool:
         """Whether retention removed all splits but those in REDUCED."""
         return self.path.is_dir() and not (self.path / "regression.parquet").exists()
 
     def split(self, name: str) -> list[dict[str, Any]]:
-        """Returns the rows of a split: an `Example`'s columns and `replay`; `desirable` instead for `thumbs`, `reason`
-        and `detail` for `set_aside`. Empty if the dataset is reduced and the split is not in REDUCED."""
+        """Returns the rows of a split: an `Example`'s columns, `replay`, and `asked`, the number of recent
+        conversations that ask the question; instead of these two `desirable` for `thumbs`, `reason` and `detail` for
+        `set_aside`. Empty if the dataset is reduced and the split is not in REDUCED."""
         if name not in REDUCED and self.reduced:
             return []
         rows: list[dict[str, Any]] = pq.read_table(self.path / f"{name}.parquet").to_pylist()

@@ -200,7 +200,6 @@ def _gather(dataset: Dataset, splits: Iterable[str], into: dict[str, Example], f
     """Adds the rows of a dataset. Called with the newest dataset first, so `first` ends with the first holdout."""
     for split in splits:
         for values in dataset.split(split):
-            values.pop("replay")
             row = restored(values)
             into.setdefault(row.prompt_hash, row)
             if split == "holdout":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
@@ -193,14 +194,28 @@ def thumbs(
 
 def unrated(warehouse: Warehouse, settings: DatasetSettings) -> list[Example]:
     """Returns the sample of recent traffic in an extract (see `extract.sql`), in random order."""
+    return [read for read in _unrated(warehouse, settings, "traffic_sample") if read is not None]
+
+
+def recent_questions(warehouse: Warehouse, settings: DatasetSettings) -> Counter[str]:
+    """Returns how often a sample of recent conversations in an extract asks each question, by its `prompt_hash`.
+
+    What cannot be read counts under the empty hash, so the total is the size of the sample.
+    """
+    return Counter(
+        "" if read is None else read.prompt_hash for read in _unrated(warehouse, settings, "recent_questions")
+    )
+
+
+def _unrated(warehouse: Warehouse, settings: DatasetSettings, table: str) -> Iterator[Example | None]:
     shared: dict[str, Any] = {
         "kind": "unrated",
         "source": "traffic",
         "feedback_id": "",
         "rewrite": Rewriter(settings),
     }
-    rows = warehouse.rows("SELECT * FROM traffic_sample")
-    return [read for row in rows if (read := example(completion=row["response"], **shared, **row)) is not None]
+    for row in warehouse.rows(f"SELECT * FROM {table}"):
+        yield example(completion=row["response"], **shared, **row)
 
 
 def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> list[str]:

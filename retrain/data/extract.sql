@@ -62,6 +62,33 @@ FROM interactions i
 JOIN drawn ON drawn.id = i.id
 ORDER BY md5(drawn.conversation)
 
+-- name: recent_questions
+-- The question of one answer from each of a uniform sample of the conversations of the last two weeks, rated or not. It
+-- begins with the first answer that nobody rated: of the time before, retention may have left rated ones alone.
+WITH all_recent AS (
+    SELECT id, timestamp, coalesce(conversation_id, id) AS conversation
+    FROM traffic
+    WHERE workload = $workload AND NOT ends_with(model, '@cascade')
+        AND timestamp > (SELECT max(timestamp) FROM traffic WHERE workload = $workload) - INTERVAL 14 DAYS
+), recent AS (
+    SELECT id, conversation
+    FROM all_recent
+    WHERE timestamp >= (
+        SELECT min(timestamp) FROM all_recent WHERE id NOT IN (SELECT interaction_id FROM feedback)
+    )
+), drawn AS (
+    SELECT conversation, arg_min(id, md5(id)) AS id
+    FROM recent
+    GROUP BY conversation
+    ORDER BY md5(conversation)
+    LIMIT 10 * $traffic_rows
+)
+SELECT
+    i.id AS interaction_id, i.timestamp, i.received_at, i.user_id, i.messages, i.response, i.context,
+    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, i.conversation_id AS conversation
+FROM interactions i
+JOIN drawn ON drawn.id = i.id
+
 -- name: row_states
 SELECT * FROM row_states WHERE workload = $workload
 

@@ -36,9 +36,7 @@ def folds(dataset: Dataset, settings: Settings, folder: Path) -> Iterator[Datase
     evenly. Rows of earlier datasets are in no holdout, because the champion was trained on them.
     """
     rows, validation = dataset.split("train"), dataset.split("validation")
-    examples = [
-        restored({name: value for name, value in row.items() if name != "replay"}) for row in (*rows, *validation)
-    ]
+    examples = [restored(row) for row in (*rows, *validation)]
     related = Related(examples, settings.dataset.near_duplicate_similarity)
     of = {example.row_id: related.of(example.prompt_hash) for example in examples}
     new = sorted((row for row in rows if not row["replay"]), key=lambda row: (row["topic"] or "", of[row["row_id"]]))

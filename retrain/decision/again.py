@@ -76,6 +76,7 @@ def evaluate_again(
         serving=evaluated.names[CHAMPION] is not None,
         tries=max(0, evaluated.looks - 1 - any(row.split == FOLD for row in rows)),
         unasked=evaluated.unasked,
+        conversations=evaluated.dataset.conversations,
     )
     would = "would pass" if decision.outcome else "would not pass"
     name = versions.model_name(workload, version)

@@ -21,6 +21,7 @@ def compare(
     tries: int,
     unasked: int,
     forgets: bool = False,
+    conversations: int = 0,
 ) -> Decision:
     """Returns the gate's decision on the holdout and, if there are folds, on both together.
 
@@ -30,7 +31,7 @@ def compare(
         serving: a champion serves.
         tries: earlier comparisons with the champion, or with the base model.
         unasked: the number of holdout rows beyond the most that are generated.
-        forgets: see `gate.decide`.
+        forgets, conversations: see `gate.decide`.
     """
     opponent = CHAMPION if serving else BASE
 
@@ -55,6 +56,7 @@ def compare(
             in_other_words=metric.name not in _WORDING,
             incumbent=settings.incumbent if settings.incumbent.url else None,
             forgets=forgets,
+            conversations=conversations,
         )
 
     alone = decide(tries, "holdout")

@@ -53,6 +53,7 @@ class Evaluation:
         agreement: the metric's agreement of the candidate's answer with the champion's, or with the logged answer if
             no champion serves (see `Metric.agreement`), 0 to 1; None for other models, or if neither is known.
         cluster: the conversation, document or other group of dependent rows; None if the row stands alone.
+        asked: how many conversations of the dataset's sample of recent traffic ask this question.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Evaluation:
     groups: list[str] = field(default_factory=list)
     agreement: float | None = None
     cluster: str | None = None
+    asked: int = 0
 
     @property
     def seconds_per_token(self) -> float | None:
@@ -103,13 +105,13 @@ class Evaluation:
 
 
 def as_row(evaluation: Evaluation, names: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the columns of an evaluation in the table `evaluations`. The cluster is stored in the dataset.
+    """Returns the columns of an evaluation in the table `evaluations`. The dataset has its cluster and `asked`.
 
     Args:
         names: the names that base, champion and candidate have in the table.
     """
     values = asdict(evaluation) | {"model": names[evaluation.model], "groups": json.dumps(evaluation.groups)}
-    del values["cluster"]
+    del values["cluster"], values["asked"]
     return values
 
 

@@ -24,7 +24,7 @@ from statistics import fmean
 import numpy as np
 
 from retuned.retrain.decision import guards
-from retuned.retrain.decision.interval import error_of_try, examples_needed, interval
+from retuned.retrain.decision.interval import error_of_try, examples_needed, interval, interval_as_asked
 from retuned.retrain.decision.labels import labelled, labels
 from retuned.retrain.decision.pairs import (
     Decision,
@@ -45,6 +45,9 @@ from retuned.retrain.settings import GateSettings, IncumbentSettings
 
 ABSTAINED = 0.5
 """The share of the holdout on which the metric may abstain."""
+REPEATED = 0.2
+"""The share of recent conversations whose question must be among the examples, so that questions count as often as they
+are asked. With a smaller one, the second interval costs more than it gains."""
 
 
 def decide(
@@ -64,6 +67,7 @@ def decide(
     in_other_words: bool = True,
     incumbent: IncumbentSettings | None = None,
     forgets: bool = False,
+    conversations: int = 0,
 ) -> Decision:
     """Compares candidate and champion (the base model if none serves) on the rows that both answered.
 
@@ -81,6 +85,7 @@ def decide(
         incumbent: what gave the logged answers, and how much worse the candidate may be; None: the candidate must show
             the gain over them, too.
         forgets: the candidate replaces a champion that learned erased rows, so it only has to be no worse.
+        conversations: the number of recent conversations in which the questions of the rows were counted.
     """
     opponent = "champion" if serving else "base model"
     answered, produced = paired(champion, candidate), paired(logged, candidate)
@@ -91,7 +96,9 @@ def decide(
     if groups < settings.minimum_examples or len(pairs) < (1 - ABSTAINED) * len(answered):
         return _too_few(pairs, groups, len(answered), settings, unasked)
     checks: dict[str, Decision | None] = {
-        "gain": _no_loss(pairs, settings) if forgets else _gain(pairs, settings, tries, folded, opponent),
+        "gain": _no_loss(pairs, settings, conversations)
+        if forgets
+        else _gain(pairs, settings, tries, folded, opponent, conversations),
         "hallucination": guards.hallucination(answered, settings, opponent),
         "refusal": guards.refusals(answered, settings, opponent),
         "regression": guards.regression(with_scores(earlier), settings, opponent)
@@ -202,8 +209,8 @@ def _counts(scored: int, groups: int, answered: int) -> dict[str, float]:
     return figures | ({"abstained": float(answered - scored)} if scored < answered else {})
 
 
-def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str) -> Decision:
-    gain = _compared(pairs, settings, tries)
+def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str, conversations: int) -> Decision:
+    gain = _compared(pairs, settings, tries, conversations)
     needed = examples_needed(_gains(pairs), error_of_try(settings, tries), settings)
     reasons = [
         f"The candidate scores {gain.after:.3f} on {len(pairs)}{'' if folded else ' holdout'} examples"
@@ -213,6 +220,11 @@ def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponen
         reasons.append(
             f"The holdout is too small to decide alone: {folded} of these examples are training rows of the candidate, "
             "each answered by a model that was trained without it."
+        )
+    if gain.repeated is not None:
+        reasons.append(
+            f"{percent(gain.repeated)} of {conversations:,} recent conversations ask one of these questions, each of "
+            "which counts as often as it is asked. All others are taken to be at the lower end of what examples show."
         )
     if tries:
         reasons.append(
@@ -231,17 +243,18 @@ def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponen
             "tries": float(tries + 1),
             "examples_needed": float(needed),
             "unseen[gain]": gain.enough,
+            **({} if gain.repeated is None else {"repeated": gain.repeated}),
             **_wholly_right(pairs),
         },
     )
 
 
-def _no_loss(pairs: Pairs, settings: GateSettings) -> Decision:
+def _no_loss(pairs: Pairs, settings: GateSettings, conversations: int) -> Decision:
     """Refuses a candidate that is worse than the champion, unless chance explains it.
 
     Each try has the same error: a wider interval after more tries would make it easier to pass.
     """
-    gain = _compared(pairs, settings, tries=0)
+    gain = _compared(pairs, settings, 0, conversations)
     passed = gain.high >= 0
     text = (
         "The champion learned rows that were erased, so the candidate only has to be no worse, unless chance explains "
@@ -404,6 +417,8 @@ class _Comparison:
     Attributes:
         enough: the gain that is detected half of the time on examples with this variance.
         examples: the number of examples, each a cluster.
+        repeated: the share of recent conversations whose question is among the examples, if questions count as often as
+            they are asked.
     """
 
     before: float
@@ -414,20 +429,32 @@ class _Comparison:
     enough: float
     text: str
     examples: int
+    repeated: float | None = None
 
 
-def _compared(pairs: Pairs, settings: GateSettings, tries: int) -> _Comparison:
+def _compared(pairs: Pairs, settings: GateSettings, tries: int, conversations: int = 0) -> _Comparison:
     before, after = mean_scores(pairs)
     error = error_of_try(settings, tries)
     gains = _gains(pairs)
-    low, high = interval(gains, error)
+    asked = np.array([new.asked for _, new in pairs])
+    repeated = float(asked.sum()) / conversations if conversations else 0.0
+    if repeated < REPEATED:
+        low, high = interval(gains, error)
+    else:
+        scores = np.array([[score(old), score(new)] for old, new in pairs])
+        weighted = repeated * np.average(scores, 0, asked) + (1 - repeated) * np.array([before, after])
+        before, after = map(float, weighted)
+        others = interval(gains, error / 2)
+        low, high = interval_as_asked(scores[:, 1] - scores[:, 0], asked, conversations, others, error / 2)
     passed = low > settings.minimum_gain
     text = (
         f"a gain of {after - before:+.3f} ({percent(1 - 2 * error)} interval {low:+.3f} to {high:+.3f}), "
         f"{'above' if passed else 'not surely above'} the minimum of {settings.minimum_gain:.3f}"
     )
     enough = settings.minimum_gain + after - before - low
-    return _Comparison(before, after, low, high, passed, enough, text, len(gains))
+    return _Comparison(
+        before, after, low, high, passed, enough, text, len(gains), repeated if repeated >= REPEATED else None
+    )
 
 
 def _gains(pairs: Pairs) -> np.ndarray:

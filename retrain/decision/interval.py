@@ -11,6 +11,9 @@ POWER = 0.97
 """Power of the test for a gain of `expected_gain` at the number of examples that the decision states, by the normal
 approximation. Guards refuse some of these candidates: in simulations nine in ten are promoted."""
 
+WRONG = 0.1
+"""The share of approved answers that may be wrong (see `learned` in docs/benchmarks.md)."""
+
 GRID = 200
 """Differences of scores are rounded to 1/200."""
 
@@ -45,6 +48,26 @@ def interval(differences: np.ndarray, error: float) -> tuple[float, float]:
     Dependent rows must be reduced to one difference per cluster, their mean (see `pairs.by_cluster`).
     """
     return _low(differences, error), -_low(-differences, error)
+
+
+def interval_as_asked(
+    differences: np.ndarray, asked: np.ndarray, conversations: int, others: tuple[float, float], error: float
+) -> tuple[float, float]:
+    """Returns the confidence interval of the mean difference over what customers ask.
+
+    Recent conversations are a sample of it. One that asks a question of an example has the example's difference; any
+    other is taken to be at the end of the interval of `others`. Both intervals hold together (Bonferroni). Approved
+    answers may be wrong, so that WRONG of the result is taken to be at that end, too.
+
+    Args:
+        asked: how many of the conversations ask the question of each difference.
+        conversations: the size of the sample.
+        others: the interval of all questions, each of which counts once, with the same error.
+        error: of each end.
+    """
+    known, rest = np.repeat(differences, asked), conversations - int(asked.sum())
+    low, high = (interval(np.append(known, np.full(rest, end)), error) for end in others)
+    return (1 - WRONG) * low[0] + WRONG * others[0], (1 - WRONG) * high[1] + WRONG * others[1]
 
 
 def _low(differences: np.ndarray, error: float) -> float:

@@ -49,6 +49,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         kind=row.get("kind"),
         groups=[f"tool:{name}" for name in tool_calls.names(approved)],
         cluster=row.get("cluster"),
+        asked=row.get("asked") or 0,
     )
 
 

@@ -194,7 +194,7 @@ def _reduce_train(path: Path, asked: set[str], most: int) -> int:
 
 def _question(values: dict[str, Any]) -> str:
     """Returns the hash of a row's question."""
-    return restored({name: value for name, value in values.items() if name != "replay"}).prompt_hash
+    return restored(values).prompt_hash
 
 
 def _delete(folder: Path, names: Iterable[str]) -> int:

@@ -93,6 +93,7 @@ def compared(run: Context, dataset: Dataset, rows: list[Evaluation], lengths: di
             tries=holdout.tries(run.warehouse, run.workload, parent),
             unasked=int(lengths.get(UNASKED, 0)),
             forgets=run.forgets,
+            conversations=dataset.conversations,
         )
 
 

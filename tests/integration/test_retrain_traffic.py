@@ -117,3 +117,28 @@ def test_an_account_in_the_extract_is_as_old_as_in_the_warehouse(
         assert extract.rows(QUERIES["first_seen"], accounts) == warehouse.rows(QUERIES["first_seen"], accounts)
         workloads = {row["workload"] for row in extract.rows("SELECT DISTINCT workload FROM interactions")}
         assert workloads == {"support", None}
+
+
+def test_rows_know_how_often_recent_conversations_ask_their_question(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    """Rated or not, in any spelling: 40 conversations correct, 10 ask again, 6 ask something else. What is older than
+    the first answer without a rating does not count."""
+    for number, days in enumerate((1, 2)):
+        moved = teacher.ask(question(90 + number), "Nobody said anything.")
+        warehouse.execute("UPDATE interactions SET timestamp = timestamp - to_days(?) WHERE id = ?", [days, moved])
+        if days == 2:
+            teacher.say(moved, "helpful", True)
+    for number in range(10):
+        teacher.ask(question(number % 2).upper() + " ", "Nobody said anything.")
+    talk(teacher, "long", range(50, 60))
+    for number in range(4):
+        teacher.ask(question(70 + number), "Nobody said anything.")
+    old = teacher.ask(question(0), "Long ago.")
+    warehouse.execute("UPDATE interactions SET timestamp = timestamp - INTERVAL 20 DAYS WHERE id = ?", [old])
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert built.conversations == 56
+    asked = {row["question"]: row["asked"] for name in SPLITS for row in built.split(name)}
+    assert sorted(asked.values()) == [0] + [1] * 38 + [6] * 2
+    none = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, traffic_rows=0)})
+    assert build_dataset(warehouse, none, "support", NOW).conversations == 0

@@ -1,5 +1,5 @@
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import comb
@@ -707,3 +707,57 @@ def test_a_guard_of_a_large_holdout_takes_no_minutes() -> None:
     verdicts = [harm.within(list(drops + more), 0.1).passed for more in (-0.05, 0.0, 0.05)]
     assert time.process_time() - before < 30
     assert verdicts == [True, False, False]
+
+
+def asking(rows: Sequence[Row], asked: Iterable[int]) -> list[Row]:
+    return [replace(row, asked=int(times)) for row, times in zip(rows, asked, strict=True)]
+
+
+def test_questions_count_as_often_as_they_are_asked() -> None:
+    """Ten of 60 questions are 80% of the traffic: a candidate that is right on these alone serves customers better."""
+    asked = [80] * 10 + [2] * 50
+    old, new = rows([0.0] * 10 + [1.0] * 50), rows([1.0] * 56 + [0.0] * 4)
+    assert not decide(old, new, [], [], SETTINGS).outcome
+    decision = decide(asking(old, asked), asking(new, asked), [], [], SETTINGS, conversations=1_000)
+    assert decision.outcome
+    assert decision.figures["repeated"] == 0.9
+    assert decision.figures["gain"] == pytest.approx(0.9 * (800 - 8) / 900 + 0.1 * 6 / 60)
+    assert decision.figures["gain_low"] > 0.5
+    assert decision.reasons[1].startswith("90% of 1,000 recent conversations ask one of these questions")
+    assert isinstance(decision.figures["gain"], float)
+    lost = decide(asking(new, asked), asking(old, asked), [], [], SETTINGS, conversations=1_000)
+    assert lost.figures["gain_high"] < -0.5
+
+
+def test_where_hardly_any_question_is_asked_again_each_counts_once() -> None:
+    asked = [19] * 10 + [0] * 30
+    decision = decide(asking(POOR, asked), asking(GOOD, asked), [], [], SETTINGS, conversations=1_000)
+    assert decision == decide(POOR, GOOD, [], [], SETTINGS)
+
+
+def test_what_customers_ask_beside_the_examples_is_taken_to_be_at_the_lower_end() -> None:
+    asked = [10] * 40
+    narrow, wide = (
+        decide(asking(POOR, asked), asking(GOOD, asked), [], [], SETTINGS, conversations=conversations)
+        for conversations in (400, 1_600)
+    )
+    assert narrow.figures["gain"] == pytest.approx(wide.figures["gain"])
+    assert narrow.figures["gain_low"] > wide.figures["gain_low"] + 0.05
+    assert wide.figures["gain_low"] > decide(POOR, GOOD, [], [], SETTINGS).figures["gain_low"] - 0.05
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1])
+def test_an_interval_of_what_is_asked_errs_as_often_as_promised(wrong: float) -> None:
+    """Candidates that serve customers no better, also where a tenth of the approved answers is wrong."""
+    rng, questions, errors, runs = np.random.default_rng(0), 300, 0, 300
+    shares = 1 / np.arange(1, questions + 1)
+    shares /= shares.sum()
+    for _ in range(runs):
+        gains = rng.choice([-1, 0, 1], questions, p=[0.15, 0.7, 0.15])
+        gains = -gains if shares @ gains > 0 else gains
+        known = np.unique(rng.choice(questions, 200, p=shares))
+        asked = np.bincount(rng.choice(questions, 1_000, p=shares), minlength=questions)
+        seen = np.where(rng.random(questions) < wrong, 0, gains)
+        old, new = (asking(rows((side * seen[known] > 0).astype(float).tolist()), asked[known]) for side in (-1, 1))
+        errors += decide(old, new, [], [], SETTINGS, conversations=1_000).figures["gain_low"] > 0
+    assert errors <= 0.025 * runs + 2

@@ -12,12 +12,13 @@ Parts can be left out by name.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import permutations
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,8 @@ LOOK_DAYS = 3
 """The policy looks so often, for speed."""
 INDEPENDENT = 2
 FOLDS = 4
+RECENT_DAYS, CONVERSATIONS = 14, 1_000
+"""Days of traffic of which so many conversations are drawn, to count what is asked."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Ours:
         self.held: dict[str, str] = {}
         self.last_drift: list[bool] = []
         self.daily: list[Ratings] = []
+        self.asked: list[dict[str, int]] = []
         self.by_topic = defaultdict[str, list[Event]](list)
         self.crowd: Crowd | None = None
         self.crowd_day = 0
@@ -104,6 +108,8 @@ class Ours:
         today, serving = events[0]["day"], events[0]["serving"]
         corrections = self.feedback.add(events)
         for event in events:
+            if event["type"] == "traffic":
+                self.asked.append(event["questions"])
             if event["type"] == "feedback":
                 event |= {"arrived": today, "number": len(self.log)}
                 self.log.append(event)
@@ -302,9 +308,10 @@ class Ours:
         self, serving: str, version: str, judged: Mapping[str, str], earlier: Mapping[str, str],
         rows: Sequence[list[str]], new: Sequence[list[str]], year: Year,
     ) -> Any:  # fmt: skip
-        champion, candidate = (_answers(one, judged, year) for one in (serving, version))
+        asked = self._asked()
+        champion, candidate = (_answers(one, judged, year, asked) for one in (serving, version))
         regression = [_answers(one, earlier, year) for one in (serving, version)]
-        decision = gate.decide(champion, candidate, *regression, GATE, tries=self.tries)
+        decision = gate.decide(champion, candidate, *regression, GATE, tries=self.tries, conversations=asked.total())
         self.tries += 1
         if decision.outcome or not gate.lacks_evidence(decision) or len(new) > GATE.fold_rows or len(new) < FOLDS:
             return decision
@@ -314,11 +321,21 @@ class Ours:
             made = year.act({"type": "train", "rows": rest, "fold": True})
             if made["type"] == "failed":
                 return decision
-            champion += _answers(serving, part, year)
-            candidate += _answers(made["version"], part, year)
-        folded = gate.decide(champion, candidate, *regression, GATE, tries=self.tries, folded=len(new))
+            champion += _answers(serving, part, year, asked)
+            candidate += _answers(made["version"], part, year, asked)
+        folded = gate.decide(
+            champion, candidate, *regression, GATE, tries=self.tries, folded=len(new), conversations=asked.total()
+        )
         self.tries += 1
         return folded
+
+    def _asked(self) -> Counter[str]:
+        """How often a sample of recent conversations asks each question."""
+        recent = sum(map(Counter, self.asked[-RECENT_DAYS:]), Counter[str]())
+        drawn = np.random.default_rng(len(self.asked)).multivariate_hypergeometric(
+            list(recent.values()), min(CONVERSATIONS, recent.total())
+        )
+        return Counter(dict(zip(recent, drawn.tolist(), strict=True)))
 
     def _table(self, log: Sequence[Event], asked: Collection[str] | None = None, crowd: Crowd | None = None) -> "Table":
         return Table(log, self.first_seen, "vetting" not in self.without, asked, crowd)
@@ -492,12 +509,14 @@ def _spread(rows: Sequence[list[str]], most: int) -> list[list[str]]:
     return [row for _, row in sorted(ranked)[:most]]
 
 
-def _answers(version: str, rights: Mapping[str, str], year: Year) -> list[Any]:
+def _answers(
+    version: str, rights: Mapping[str, str], year: Year, asked: Mapping[str, int] = MappingProxyType({})
+) -> list[Any]:
     """The gate's rows of a version's answers."""
     if not rights:
         return []
     answers = year.act({"type": "ask", "version": version, "questions": list(rights)})["answers"]
     return [
-        Row(question, float(answer == right), slices=(f"topic:{question.split('.')[0]}",))
+        Row(question, float(answer == right), slices=(f"topic:{question.split('.')[0]}",), asked=asked.get(question, 0))
         for (question, right), answer in zip(rights.items(), answers, strict=True)
     ]

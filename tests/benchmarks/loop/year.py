@@ -5,7 +5,7 @@ answer, not by the luck of the draw.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -258,10 +258,12 @@ class Year:
         topics = luck.choice(world.topics, scenario.answers, p=world.mix(self.today))
         wordings = luck.choice(WORDINGS, scenario.answers, p=world.wordings)
         counts = np.bincount(topics, minlength=world.topics)
+        asked = Counter(zip(topics.tolist(), wordings.tolist(), strict=True))
         yield {
             "type": "traffic",
             "version": self.serving,
             "answers": {f"t{topic}": int(count) for topic, count in enumerate(counts) if count},
+            "questions": {f"t{topic}.w{wording}": count for (topic, wording), count in sorted(asked.items())},
         }
         given, helped = self._answered(topics, wordings, luck)
         right = given == self.truth[topics]
