@@ -290,3 +290,33 @@ def beside_production(
         return [Row(str(i), float(one), kind=kinds[i]) for i, one in enumerate(scores)]
 
     return rows(base), rows(new), rows(np.where(good, 1.0, known))
+
+
+# Questions that are asked again.
+
+
+def asked_again(
+    rng: np.random.Generator, questions: int, ratings: int, *, gain: float | None = None, wrong: float = 0.0
+) -> tuple[list[Row], list[Row]]:
+    """The rows of champion and candidate on the questions that somebody rated, counted in 1,000 conversations.
+
+    The k-th question is asked in proportion to 1 / k.
+
+    Args:
+        ratings: as many answers are rated, each of which makes its question an example.
+        gain: share of the questions that the candidate alone answers right; the champion alone does 5%. None: each
+            alone 15%, such that customers are served no better, and at most a point worse.
+        wrong: share of the examples whose approved answer is wrong, so that both models are wrong by it.
+    """
+    shares = 1 / np.arange(1, questions + 1)
+    shares /= shares.sum()
+    ahead, behind = (0.15, 0.15) if gain is None else (gain, 0.05)
+    while True:
+        better = rng.choice([-1, 0, 1], questions, p=[behind, 1 - behind - ahead, ahead])
+        if gain is not None or -0.01 < shares @ better <= 0:
+            break
+    known = np.unique(rng.choice(questions, ratings, p=shares))
+    asked = np.bincount(rng.choice(questions, 1_000, p=shares), minlength=questions)
+    seen = np.where(rng.random(questions) < wrong, 0, better)
+    old, new = ([Row(f"q{k}", float(side * seen[k] > 0), asked=int(asked[k])) for k in known] for side in (-1, 1))
+    return old, new

@@ -212,10 +212,10 @@ def work(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
     tables = (pq.read_table(file).to_pylist() for file in files if file.is_file())
     by_id = {row["row_id"]: row for row in chain.from_iterable(tables)}
     examples = list(by_id.values())
-    rows = [
-        replace(row, cluster=by_id[row.row_id].get("cluster") if row.row_id in by_id else None, agreement=None)
-        for row in (Evaluation(**values) for values in job["rows"])
-    ]
+    rows = []
+    for row in (Evaluation(**values) for values in job["rows"]):
+        known = by_id.get(row.row_id, {})
+        rows.append(replace(row, cluster=known.get("cluster"), asked=known.get("asked") or 0, agreement=None))
     evaluations, tokens = scored([row for row in rows if row.split in SCORED and row.row_id in by_id], examples, metric)
     evaluations += [row for row in rows if row.split not in SCORED]
     evaluations = with_agreement(evaluations, examples, metric)

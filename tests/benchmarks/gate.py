@@ -3,6 +3,7 @@
     python tests/benchmarks/gate.py
     python tests/benchmarks/run.py gate.small_shop   # the small shop alone
     python tests/benchmarks/run.py gate.units        # dependent rows, lost labels and production's answers alone
+    python tests/benchmarks/run.py gate.repeats      # questions that are asked again
 
 Candidates try up to four times on one holdout where they are no better; a better one has one try. `gate_power` is the
 share of promotions when a candidate has the gain of `gate.expected_gain` and the holdout as many examples as the gate
@@ -15,6 +16,10 @@ an equal one. `gate_false_beside_production` is the largest share of first candi
 pass the comparison with it, where right answers are recognised; `gate_corrected_alone` what that would be on the
 corrected answers alone; `gate_right_in_other_words` the smallest share of right ones that pass it by wording.
 
+`gate_repeats_false` is the largest share of candidates that serve customers no better and pass where questions are
+asked again, also with a tenth of the approved answers wrong; `gate_repeats_power` the smallest share of those with a
+gain of 0.10. `…_each_once` is the same where each question counts once.
+
 The small shop (see `small_shop`) begins with 40 corrections and tries once a week. Ways to gather evidence are compared
 by the weeks until a real gain is promoted (median and 90%; -1: not within half a year), the share that is within
 twelve, and the share of shops that promote a candidate which is no better within a year.
@@ -22,6 +27,7 @@ twelve, and the share of shops that promote a candidate which is no better withi
 
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
@@ -30,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from simulation import (
     Candidate,
+    asked_again,
     beside_production,
     binary,
     conversations,
@@ -108,8 +115,8 @@ SHOPS = 200
 def main(part: str = "") -> dict[str, float]:
     """Simulate every kind on every size; takes some minutes on one core. `part`: small_shop or units alone."""
     if part:
-        return {"small_shop": small_shop, "units": units}[part]()
-    return sizes() | units() | small_shop()
+        return {"small_shop": small_shop, "units": units, "repeats": repeats}[part]()
+    return sizes() | units() | repeats() | small_shop()
 
 
 def small_shop() -> dict[str, float]:
@@ -225,6 +232,25 @@ def units() -> dict[str, float]:
         "gate_corrected_alone": max(corrected),
         "gate_right_in_other_words": min(words),
     }
+
+
+def repeats() -> dict[str, float]:
+    """Questions that customers ask again; two minutes on one core."""
+    rng = np.random.default_rng(0)
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for questions, ratings in ((200, 60), (200, 300), (1_000, 150), (1_000, 600)):
+        for name, gain, wrong in (("false", None, 0.0), ("false", None, 0.1), ("power", 0.15, 0.0)):
+            drawn = [asked_again(rng, questions, ratings, gain=gain, wrong=wrong) for _ in range(RUNS // 2)]
+            line = f"{questions:5} questions, {ratings:3} ratings, {wrong:.0%} wrong, {name}:"
+            for way, sample in (("", 1_000), ("_each_once", 0)):
+                passed = [
+                    decide(*one, [], [], SETTINGS, conversations=sample).figures.get("passed[gain]", 0.0)
+                    for one in drawn
+                ]
+                found[f"gate_repeats_{name}{way}"].append(fmean(passed))
+                line += f" {fmean(passed):.3f}{way.replace('_', ' ')}"
+            print(line, file=sys.stderr, flush=True)
+    return {name: (max if "false" in name else min)(own) for name, own in found.items()}
 
 
 def _sparse(rng: np.random.Generator, number: int) -> np.ndarray:
