@@ -72,8 +72,12 @@ class Dataset:
 
     @property
     def conversations(self) -> int:
-        """The number of recent conversations in which `asked` counts the questions of the rows."""
-        return int(self.card.get("conversations", 0))
+        """The number of recent conversations in which `asked` counts the questions of the rows; 0: nothing is counted.
+
+        It is read beside the rows: a reduced dataset is written again with new counts, and keeps its card.
+        """
+        file = self.path / "card.json"
+        return int(json.loads(file.read_text(encoding="utf-8")).get("conversations", 0)) if file.is_file() else 0
 
     @property
     def reduced(self) -> bool:

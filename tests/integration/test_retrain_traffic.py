@@ -142,3 +142,19 @@ def test_rows_know_how_often_recent_conversations_ask_their_question(
     assert sorted(asked.values()) == [0] + [1] * 38 + [6] * 2
     none = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, traffic_rows=0)})
     assert build_dataset(warehouse, none, "support", NOW).conversations == 0
+
+
+def test_a_dataset_that_is_written_again_counts_in_the_conversations_of_that_day(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    first = teacher.ask(question(90), "Nobody said anything.")
+    warehouse.execute("UPDATE interactions SET timestamp = timestamp - to_days(1) WHERE id = ?", [first])
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert built.conversations == 41
+    (built.path / "regression.parquet").unlink()
+    for _ in range(20):
+        teacher.ask(question(0), "Nobody said anything.")
+    again = build_dataset(warehouse, settings, "support", NOW)
+    assert again.version == built.version
+    assert again.conversations == 61
+    assert sum(row["asked"] for name in SPLITS for row in again.split(name)) <= again.conversations
