@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,17 @@ class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    removed: ClassVar[dict[str, str]] = {}
+    """Keys of earlier versions, and why each is no longer supported."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed_keys(cls, given: Any) -> Any:
+        for key, why in cls.removed.items() if isinstance(given, dict) else ():
+            if key in given:
+                raise ValueError(f"{key}: no longer supported, {why}; delete this key")
+        return given
 
 
 class WorkloadSettings(Section):

@@ -1,7 +1,7 @@
 """Settings of ingestion: broker, events, privacy, warehouse, cluster, retention, audit."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -76,12 +76,7 @@ class KafkaSettings(Section):
         30.0, description="a consumer that is silent for this long loses its partitions"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_client(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "client" in given:
-            raise ValueError("client: no longer supported, as kafka-python reads all events; delete this key")
-        return given
+    removed: ClassVar = {"client": "as kafka-python reads all events"}
 
     @model_validator(mode="after")
     def _experts_apart(self) -> Self:

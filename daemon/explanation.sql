@@ -17,7 +17,7 @@ ORDER BY i.timestamp DESC
 LIMIT 1
 
 -- name: dataset
-SELECT version, created_at, train, validation, holdout, replay, removed_at FROM datasets
+SELECT version, created_at, train, holdout, replay, removed_at FROM datasets
 WHERE workload = $workload AND version = $dataset
 
 -- name: sources

@@ -36,8 +36,8 @@ _METRICS: dict[str, tuple[type[Counter] | type[Gauge] | type[Histogram], str, st
     "loss": (
         Gauge,
         "retuned_training_loss",
-        "Loss of the completion tokens in nats per token: of the latest step (train) and epoch (validation)",
-        ["workload", "split"],
+        "Loss of the completion tokens of the latest step, in nats per token",
+        ["workload"],
     ),
     "tokens_per_second": (
         Gauge,
@@ -216,13 +216,11 @@ class Metrics:
         """Updates the metrics from a progress report of a run."""
         self.active.labels(workload).set_to_current_time()
         if line.get("loss") is not None:
-            self.loss.labels(workload, "train").set(line["loss"])
+            self.loss.labels(workload).set(line["loss"])
             if "tokens_per_second" in line:
                 self.tokens_per_second.labels(workload).set(line["tokens_per_second"])
             if "steps" in line:
                 self.progress_ratio.labels(workload).set(line["step"] / line["steps"])
-        if line.get("validation_loss") is not None:
-            self.loss.labels(workload, "validation").set(line["validation_loss"])
 
     def idle(self, workload: str) -> None:
         """Removes the metric of a run in progress."""

@@ -97,17 +97,17 @@ GROUP BY user_id
 -- name: places
 -- The splits of questions in earlier datasets of a draw, the holdout first. By hash, and by interaction, because up to version
 -- 0.1.0 the hash covered the conversation only.
-SELECT keys.key, min(CASE r.split WHEN 'holdout' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END) AS place
+SELECT keys.key, min(CASE r.split WHEN 'holdout' THEN 0 ELSE 1 END) AS place
 FROM dataset_rows r
 JOIN datasets d ON d.version = r.dataset_version AND d.workload = $workload
 CROSS JOIN unnest([r.prompt_hash, r.interaction_id]) AS keys(key)
-WHERE r.split IN ('holdout', 'validation', 'train') AND coalesce((d.card ->> 'generation')::INTEGER, 0) = $generation
+WHERE r.split IN ('holdout', 'train') AND coalesce((d.card ->> 'generation')::INTEGER, 0) = $generation
 GROUP BY keys.key
 
 -- name: held_feedback
 -- The feedback whose answers datasets contain.
 SELECT DISTINCT feedback_id FROM dataset_rows
-WHERE dataset_version IN (SELECT unnest($versions::VARCHAR[])) AND split IN ('train', 'validation', 'holdout', 'regression')
+WHERE dataset_version IN (SELECT unnest($versions::VARCHAR[])) AND split IN ('train', 'holdout', 'regression')
 
 -- name: latest_dataset
 SELECT path, card FROM datasets WHERE workload = $workload AND removed_at IS NULL ORDER BY created_at DESC, version LIMIT 1
@@ -238,7 +238,7 @@ SELECT event, count(*) AS count FROM promotions WHERE workload = $workload GROUP
 
 -- name: lineage
 -- The rows of an interaction, feedback, dataset or version, with the versions that were trained on each: those of its dataset,
--- and their descendants.
+-- and their descendants. Rows in `validation` ended the trainings of earlier versions of retuned.
 WITH RECURSIVE learned AS (
     SELECT workload, version, dataset_version FROM models
     UNION

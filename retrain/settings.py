@@ -3,7 +3,7 @@
 import logging
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -75,6 +75,8 @@ class ModelsSettings(Section):
 class DatasetSettings(Section):
     """The selection of training data."""
 
+    removed: ClassVar = {"validation_share": "as all prompts that are not held out are learned"}
+
     minimum_rows: PositiveInt = Field(40, description="the minimum number of new rows in a dataset")
     maximum_rows: PositiveInt = Field(20_000, description="the maximum number of rows; the newest are used")
     accepted_answers: bool = Field(
@@ -89,9 +91,6 @@ class DatasetSettings(Section):
         0.5, description="share of a training set that repeats older examples, so that they are not forgotten"
     )
     holdout_share: Share = Field(0.25, description="share of prompts that are never trained on")
-    validation_share: Share = Field(
-        0.1, description="share of prompts that are not learned, to show their loss after each epoch"
-    )
     near_duplicate_similarity: Share = Field(
         0.8,
         description="prompts at least this alike (Jaccard similarity of character 5-grams) are related: they stand on "

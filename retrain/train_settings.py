@@ -1,9 +1,9 @@
 """Settings of training."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from retuned.consumers.sections import HttpUrl, PositiveFloat, PositiveInt, Section, Share
 
@@ -146,12 +146,7 @@ class TrainSettings(Section):
         "--enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1 in their environment",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_patience(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "patience" in given:
-            raise ValueError("patience: no longer supported, as all train.epochs are trained; delete this key")
-        return given
+    removed: ClassVar = {"patience": "as all train.epochs are trained"}
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -93,7 +93,7 @@ WHERE b.name = 'correction' OR b.value::VARCHAR = 'true';
 
 INSERT INTO datasets BY NAME
 SELECT dataset_version AS version, workload, any_value(decided_at) AS created_at, $folder AS path, count(*) FILTER (state = 'taught') AS train,
-       10 AS validation, count(*) FILTER (state = 'held_out') AS holdout, 0 AS replay, '{}' AS card
+       count(*) FILTER (state = 'held_out') AS holdout, 0 AS replay, '{}' AS card
 FROM row_states GROUP BY ALL;
 
 INSERT INTO dataset_rows BY NAME

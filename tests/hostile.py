@@ -191,10 +191,8 @@ class Effect:
 
 
 def effect(month: Month, built: Dataset, warehouse: Warehouse) -> Effect:
-    """Measured over train, validation and holdout: what is trained on, and what would judge the training."""
-    taught = {
-        row["question"]: row["completion"] for name in ("train", "validation", "holdout") for row in built.split(name)
-    }
+    """Measured over train and holdout: what is trained on, and what would judge the training."""
+    taught = {row["question"]: row["completion"] for name in ("train", "holdout") for row in built.split(name)}
     right, wrong = Counter[str](), Counter[str]()
     learned = set()
     for thing, days in month.right.items():

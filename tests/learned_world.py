@@ -294,10 +294,7 @@ def _outcome(world: World, built: Dataset, seconds: float) -> Outcome:
 
 def _leaked(rows: Sequence[Mapping[str, Any]]) -> float | None:
     prompts = "\0".join(
-        str(message["content"])
-        for row in rows
-        if row["split"] in ("train", "validation")
-        for message in json.loads(row["messages"])
+        str(message["content"]) for row in rows if row["split"] == "train" for message in json.loads(row["messages"])
     )
     held = [str(row["completion"]) for row in rows if row["split"] == "holdout"]
     return _share([answer in prompts for answer in held if len(answer) >= 20])

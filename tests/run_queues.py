@@ -49,7 +49,7 @@ class RunQueue:
         self.collectors = CollectorRegistry()
         self.stop = threading.Event()
         monkeypatch.setattr(candidate_stage, "train", self.train)
-        made = Dataset("d", "support", NOON, folder, dict.fromkeys(("train", "validation", "holdout"), 9), 0, {})
+        made = Dataset("d", "support", NOON, folder, dict.fromkeys(("train", "holdout"), 9), 0, {})
         monkeypatch.setattr(dataset_stage, "build_dataset", lambda *_: made)
         monkeypatch.setattr(datasets, "load", lambda *_: made)
         self.configure()

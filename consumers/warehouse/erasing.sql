@@ -146,7 +146,7 @@ OR (request_id, comment) IN (
 )
 
 -- name: erased_datasets
--- Datasets with erased rows that a version learns or is chosen by in its training.
+-- Datasets with erased rows that a version learned. Rows in `validation` ended the trainings of earlier versions of retuned.
 SELECT dataset_version, count(DISTINCT row_id) AS rows
 FROM dataset_rows
 WHERE split IN ('train', 'validation', 'thumbs')

@@ -94,8 +94,7 @@ def _version(part: dict[str, Any]) -> Iterator[str]:
         if "train" in one:
             gone = f"; removed by retention at {shown(one['removed_at'])}" if one["removed_at"] else ""
             yield (
-                f"           {one['train']} rows taught, {one['replay']} of them again; {one['validation']} for "
-                f"validation, {one['holdout']} held out{gone}"
+                f"           {one['train']} rows taught, {one['replay']} of them again; {one['holdout']} held out{gone}"
             )
         yield from (f"           {row['rows']:>6} {row['kind']}  from {row['source']}" for row in one["sources"])
         yield from (

@@ -72,7 +72,7 @@ def _list_datasets(common: Common, workload: str, as_json: bool) -> None:
     if not found:
         print(f"no dataset of {workload} has been made yet", file=sys.stderr)
     for one in found:
-        counts = ", ".join(f"{one[name]} {name}" for name in ("train", "validation", "holdout"))
+        counts = ", ".join(f"{one[name]} {name}" for name in ("train", "holdout"))
         learned = f"  learned by {', '.join(one['models'])}" if one["models"] else ""
         gone = "  removed by retention" if one["removed_at"] else ""
         print(f"{one['version']}  {shown(one['created_at'])}  {counts}{learned}{gone}")

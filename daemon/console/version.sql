@@ -1,6 +1,6 @@
 -- name: version
 SELECT m.version, m.workload, m.created_at, m.base_model, m.parent_version, m.dataset_version, m.run_id, m.removed_at,
-       d.path AS dataset, d.train, d.validation, d.holdout, d.replay
+       d.path AS dataset, d.train, d.holdout, d.replay
 FROM models m LEFT JOIN datasets d ON d.version = m.dataset_version AND d.removed_at IS NULL
 WHERE m.workload = $workload AND m.version = $version
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 SHOWN = {
-    "train": ("fold", "step", "steps", "epoch", "loss", "validation_loss"),
+    "train": ("fold", "step", "steps", "epoch", "loss"),
     "evaluate": ("fold", "evaluated", "rows"),
 }
 

@@ -338,7 +338,6 @@ class DatasetListed(TypedDict):
     version: str
     created_at: str
     train: Annotated[int, about("rows of this split")]
-    validation: int
     holdout: int
     replay: Annotated[int, about("rows of train that repeat an older dataset")]
     removed_at: Annotated[str | None, about("when retention deleted its rows; null: they are there")]

@@ -65,7 +65,7 @@ FROM stated
 
 -- name: dataset
 -- The last dataset: its rows, and the distinct questions among them by split.
-SELECT train + validation - replay AS train, holdout FROM datasets WHERE workload = $workload ORDER BY created_at DESC LIMIT 1
+SELECT train - replay AS train, holdout FROM datasets WHERE workload = $workload ORDER BY created_at DESC LIMIT 1
 
 -- name: trained
 -- The latest trainings of this workload.

@@ -924,9 +924,8 @@ def learning() -> dashboard.Dashboard:
         ),
         lines(
             "Loss",
-            "Loss of the completion tokens while training: of each step, and on the validation rows after each epoch. "
-            "Training stops when the latter no longer falls.",
-            (f"retuned_training_loss{{{OF_WORKLOAD}}}", "{{workload}} {{split}}"),
+            "Loss of the completion tokens of each step of training.",
+            (f"retuned_training_loss{{{OF_WORKLOAD}}}", "{{workload}}"),
         ),
         lines(
             "Progress of training",

@@ -204,7 +204,7 @@ def _card(
     chosen: Selection,
     traffic: Sequence[Example],
 ) -> dict[str, Any]:
-    rows = [row for name in ("train", "validation", "holdout") for row in chosen.splits[name]]
+    rows = [row for name in ("train", "holdout") for row in chosen.splits[name]]
     return {
         "workload": workload,
         "evidence_until": max(one.row.received_at for one in evidence.decided).isoformat(),
@@ -250,7 +250,7 @@ def registered(warehouse: Warehouse, workload: str, result: dict[str, Any], now:
                 replay=card["replay"],
                 card=json.dumps(card),
                 decisions=result["decisions"],
-                **{name: card["rows"][name] for name in ("train", "validation", "holdout")},
+                **{name: card["rows"][name] for name in ("train", "holdout")},
             )
         else:  # built before; retention may have removed it with its rows
             again = {"workload": workload, "version": version, "decisions": result["decisions"]}

@@ -42,7 +42,7 @@ def check_enough(chosen: Selection, settings: Settings, workload: str) -> None:
     Raises:
         TooFewRows: the message names the split and the setting that requires more.
     """
-    fresh = {name: len(chosen.splits[name]) for name in ("train", "validation", "holdout")}
+    fresh = {name: len(chosen.splits[name]) for name in ("train", "holdout")}
     fresh["train"] -= len(chosen.replayed)
     total, needed = sum(fresh.values()), settings.dataset.minimum_rows
     if total < needed:
@@ -128,7 +128,7 @@ def check_leaks(
         Leak: the message names the first such row, its split and the question.
     """
     judged = {related.of(row.prompt_hash): row for row in chain(splits["holdout"], splits["regression"])}
-    learned = [(name, row) for name in ("train", "validation") for row in splits[name]]
+    learned = (("train", row) for row in splits["train"])
     for name, row in chain(learned, ((THUMBS, row) for row, _ in thumbs)):
         near = judged.get(related.of(row.prompt_hash))
         if near is not None:

@@ -15,7 +15,7 @@ from retuned.retrain.scoring.metric import Chosen, restored
 from retuned.retrain.settings import Settings
 from retuned.retrain.versions import QUERIES
 
-SPLITS = ("train", "validation", "holdout", "regression")
+SPLITS = ("train", "holdout", "regression")
 THUMBS = "thumbs"
 TRAFFIC = "traffic"
 """Unrated answers. Comparisons on them are no scores."""
@@ -49,10 +49,10 @@ class Dataset:
     """A written dataset.
 
     Attributes:
-        path: its folder: `train.parquet`, `validation.parquet`, `holdout.parquet`, `regression.parquet`;
-            `thumbs.parquet`, answers with a thumb, for preference training; `traffic.parquet`, recent unrated answers
-            as completions; `set_aside.parquet`, rows that were left out, with the reason; `topics.json`, from which the
-            next dataset takes the names of topics; `card.json`.
+        path: its folder: `train.parquet`, `holdout.parquet`, `regression.parquet`; `thumbs.parquet`, answers with a
+            thumb, for preference training; `traffic.parquet`, recent unrated answers as completions;
+            `set_aside.parquet`, rows that were left out, with the reason; `topics.json`, from which the next dataset
+            takes the names of topics; `card.json`.
         rows: the number of rows of each split.
         replay: the number of rows of train that repeat an earlier dataset.
         card: the sources, and the numbers of rows that were left out by reason.

@@ -18,7 +18,7 @@ from retuned.retrain.scoring.metric import Chosen, choose
 from retuned.retrain.settings import DatasetSettings, Settings
 from retuned.retrain.versions import QUERIES, Version
 
-_PLACES = ("holdout", "validation", "train")
+_PLACES = ("holdout", "train")
 """The splits as the query `places` numbers them."""
 
 EXPERTS = 20

@@ -86,8 +86,7 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
             settings = Settings.model_validate(one["settings"])
             with closing(attach(WarehouseSettings(path=Path(one["extract"])), create=False)) as warehouse:
                 chosen, metric = _select(warehouse, settings, one["workload"])
-            learned = chosen.splits["train"] + chosen.splits["validation"]
-            learned.sort(key=lambda row: (row.timestamp, row.row_id))
+            learned = sorted(chosen.splits["train"], key=lambda row: (row.timestamp, row.row_id))
             pairs = chosen.thumbs if job["form"] == "kto" else [(row, True) for row in learned]
             rows = [(row, helpful) for row, helpful in pairs if wanted(row)]
             for row in FORMS[job["form"]](rows, settings, metric):

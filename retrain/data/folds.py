@@ -31,12 +31,12 @@ def can_fold(new_rows: int, settings: Settings) -> bool:
 def folds(dataset: Dataset, settings: Settings, folder: Path) -> Iterator[Dataset]:
     """Yields the dataset of each fold, written to a folder of its own.
 
-    `holdout` contains the fold's rows, `train` and `validation` all rows whose questions are not related to them. There
-    is no regression set, and there are no thumbs or traffic. Related questions share a fold, and every topic is dealt
-    evenly. Rows of earlier datasets are in no holdout, because the champion was trained on them.
+    `holdout` contains the fold's rows, `train` all rows whose questions are not related to them. There is no regression
+    set, and there are no thumbs or traffic. Related questions share a fold, and every topic is dealt evenly. Rows of
+    earlier datasets are in no holdout, because the champion was trained on them.
     """
-    rows, validation = dataset.split("train"), dataset.split("validation")
-    examples = [restored(row) for row in (*rows, *validation)]
+    rows = dataset.split("train")
+    examples = [restored(row) for row in rows]
     related = Related(examples, settings.dataset.near_duplicate_similarity)
     of = {example.row_id: related.of(example.prompt_hash) for example in examples}
     new = sorted((row for row in rows if not row["replay"]), key=lambda row: (row["topic"] or "", of[row["row_id"]]))
@@ -45,7 +45,6 @@ def folds(dataset: Dataset, settings: Settings, folder: Path) -> Iterator[Datase
     for fold in range(FOLDS):
         parts = {
             "train": [row for row in rows if fold_of.get(of[row["row_id"]]) != fold],
-            "validation": [row for row in validation if fold_of.get(of[row["row_id"]]) != fold],
             "holdout": [row for row in new if fold_of[of[row["row_id"]]] == fold],
             "regression": [],
             THUMBS: [],

@@ -223,14 +223,11 @@ def _taught_to(warehouse: Warehouse, workload: str) -> Taught:
 @lru_cache(maxsize=8)
 def _taught(folder: str) -> Taught:
     """Reads what a dataset teaches. Cached, because datasets never change."""
-    questions: set[str] = set()
+    table = pq.read_table(Path(folder) / "train.parquet", columns=["question", "completion"])
     stated: set[str] = set()
-    for split in ("train", "validation"):
-        table = pq.read_table(Path(folder) / f"{split}.parquet", columns=["question", "completion"])
-        questions.update(table["question"].to_pylist())
-        for completion in set(table["completion"].to_pylist()):
-            stated |= facts(completion)
-    return Taught(tuple(sorted(questions)), frozenset(stated))
+    for completion in set(table["completion"].to_pylist()):
+        stated |= facts(completion)
+    return Taught(tuple(sorted(set(table["question"].to_pylist()))), frozenset(stated))
 
 
 def _example(row: dict[str, Any]) -> Example | None:

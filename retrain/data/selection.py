@@ -186,7 +186,7 @@ class _Selector:
             elif split != "holdout" and self._is_bought(row):
                 self._leave(row, "set_aside", "incumbent", _BOUGHT)
             else:
-                splits["train" if split == "validation" and self.overrides.pinned(row) else split].append(row)
+                splits[split].append(row)
         share = self.settings.maximum_topic_share
         splits["train"] = self._capped(splits["train"], "topic_share", topic_of, lambda _: share, 2)
         return splits
@@ -220,7 +220,7 @@ class _Selector:
 
     def _replay(self, splits: Mapping[str, Sequence[Example]], held_out: frozenset[str]) -> list[Example]:
         """Returns the earlier training rows to repeat: all pinned rows, and others up to dataset.replay_share."""
-        learned = {row.prompt_hash for name in ("train", "validation") for row in splits[name]}
+        learned = {row.prompt_hash for row in splits["train"]}
         rows = [
             row
             for row in self.earlier.train

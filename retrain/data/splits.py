@@ -14,14 +14,11 @@ NEAR_TRAINING, NEAR_HOLDOUT = "near_training", "near_holdout"
 
 
 def split_of(question: str, settings: DatasetSettings, generation: int) -> str:
-    """Returns the split of a question that was never asked before, by its identity: holdout, validation or train.
+    """Returns the split of a question that was never asked before, by its identity: holdout or train.
 
     Generations are independent draws; `holdout.generation` determines the current one.
     """
-    place = _drawn(question, generation)
-    if place < settings.holdout_share:
-        return "holdout"
-    return "validation" if place < settings.holdout_share + settings.validation_share else "train"
+    return "holdout" if _drawn(question, generation) < settings.holdout_share else "train"
 
 
 def _drawn(question: str, generation: int) -> float:
@@ -62,15 +59,10 @@ def assigned_splits(
     leader = {name: identity.get(name, name) for name in touched}
     taught = {name for question, name in group.items() if question not in bought}
     members = Counter(group.values())
-    most = max(settings.validation_share * len(group), 1)
-    place: dict[str, str] = {}
-    for name, sides in touched.items():
-        if not sides and name not in taught:
-            place[name] = "holdout"
-            continue
-        drawn = split_of(leader[name], settings, generation)
-        unseen = "validation" if drawn == "validation" and members[name] <= most else "train"
-        place[name] = next((split for split in ("holdout", "validation", "train") if split in sides), unseen)
+    place = {
+        name: "holdout" if "holdout" in sides or (not sides and name not in taught) else "train"
+        for name, sides in touched.items()
+    }
     order = {name: _drawn(leader[name], generation) for name in touched}
     counted = {
         question for question, name in group.items() if name in taught and (question in known or name not in judged)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
+from retuned.retrain.data.dataset import SPLITS
 from retuned.retrain.memory import embed, entries
 from retuned.retrain.memory.consensus import metric_of
 from retuned.retrain.memory.keys import SCOPE_BYTES, question
@@ -20,7 +21,6 @@ from retuned.retrain.settings import Settings
 QUESTIONS = 5_000
 """The most questions of a dataset that are compared, and the most entries that may help related questions."""
 _BLOCK = 500
-_SPLITS = ("train", "validation", "holdout", "regression")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _questions(folder: Path) -> Iterator[Known]:
     """Yields questions of a dataset that were asked alone, the newest, each once."""
     rows = [
         row
-        for split in _SPLITS
+        for split in SPLITS
         if (file := folder / f"{split}.parquet").exists()
         for row in pq.read_table(file, columns=["messages", "context", "tools", "completion", "timestamp"]).to_pylist()
     ]

@@ -228,7 +228,6 @@ def _learned(record: Record) -> list[str]:
         return []
     rows = [
         ("trained on", f"{dataset['train']} examples, of which {dataset['replay']} repeat older ones"),
-        ("when to stop was decided on", f"{dataset['validation']} examples"),
     ]
     rows += [(f"from {one['source']}", f"{one['rows']} examples") for one in record.sources]
     if record.people and record.people["people"]:

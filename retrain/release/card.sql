@@ -10,7 +10,7 @@ SELECT
 FROM dataset_rows d
 JOIN feedback f ON f.id = d.feedback_id
 JOIN interactions i ON i.id = d.interaction_id AND i.workload = $workload
-WHERE d.dataset_version = $version AND d.split IN ('train', 'validation')
+WHERE d.dataset_version = $version AND d.split = 'train'
 GROUP BY ALL
 ORDER BY rows DESC, source
 
@@ -22,7 +22,7 @@ FROM (
     FROM dataset_rows d
     JOIN feedback f ON f.id = d.feedback_id
     JOIN interactions i ON i.id = d.interaction_id AND i.workload = $workload
-    WHERE d.dataset_version = $version AND d.split IN ('train', 'validation') AND account IS NOT NULL
+    WHERE d.dataset_version = $version AND d.split = 'train' AND account IS NOT NULL
     GROUP BY account
 )
 

@@ -44,7 +44,6 @@ def register(run: Context, dataset: Dataset, training: dict[str, Any], rows: lis
         "settings": run.settings.model_dump(mode="json", include=sections, exclude=SECRETS),
         "training": {name: value for name, value in training.items() if name != "adapter"},
         "metrics": {
-            "validation_loss": training["validation_loss"],
             "holdout_rows": dataset.rows["holdout"],
             **{f"holdout_score_{model}": value for model, value in scores(rows).items()},
         },

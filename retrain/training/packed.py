@@ -29,7 +29,6 @@ class Training:
         self,
         model: Any,
         train: list[Encoded],
-        validation: list[Encoded],
         pad: int,
         settings: TrainSettings,
         folder: Path,
@@ -48,7 +47,7 @@ class Training:
         self.limit = tokens_at_once(self.packed) >> halved
         self.about = {"packed": self.packed}
         self.can_halve = self.limit > max(map(len, train))  # else the longest row, alone, takes the most
-        self.model, self.rows, self.validation, self.pad = model, train, validation, pad
+        self.model, self.rows, self.pad = model, train, pad
         self.settings, self.folder = settings, folder
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
@@ -56,7 +55,6 @@ class Training:
         self.times = checkpoints.Times(settings)
         self.step = self.tokens = 0
         self.seconds = self.epoch_loss = 0.0
-        self.last_loss: float | None = None
         self.last_epoch_loss: float | None = None
 
     @property
@@ -81,7 +79,7 @@ class Training:
                 raise Cancelled("train: stopped before it was done")
             emit(self._one_step())
             if self.step % self.steps_per_epoch == 0:
-                emit(self._end_epoch())
+                self.last_epoch_loss, self.epoch_loss = self.epoch_loss / self.steps_per_epoch, 0.0
             if self.times.due(self.step):
                 self.save()
 
@@ -129,19 +127,6 @@ class Training:
         rows = [self.rows[i] for i in order(len(self.rows), epoch, self.settings)[index * size : (index + 1) * size]]
         return sorted(rows, key=lambda row: row.ids)  # a sum has no order, and neighbours share the most
 
-    def _end_epoch(self) -> dict[str, Any]:
-        self.last_epoch_loss, self.epoch_loss = self.epoch_loss / self.steps_per_epoch, 0.0
-        self.last_loss = self._validation_loss()
-        return {"epoch": self.step // self.steps_per_epoch, "validation_loss": self.last_loss}
-
-    def _validation_loss(self) -> float | None:
-        if not self.validation:
-            return None
-        with torch.no_grad(), self.precision:
-            parts = losses(self.model, self.validation, self.pad, self.packed, self.limit)
-            total = sum(float(part.sum()) for part in parts)
-        return total / sum(len(row.completion) for row in self.validation)
-
     def save(self) -> None:
         """Writes a checkpoint of this step."""
         tensors = {f"adapter/{name}": value.detach() for name, value in self.parameters.items()}
@@ -175,16 +160,13 @@ class Training:
 
     def result(self) -> dict[str, Any]:
         """Returns the figures of the whole training, including the time before interruptions."""
-        learned = self.last_epoch_loss
         return {
             "steps": self.step,
             "epochs": self.step / self.steps_per_epoch,
-            "train_loss": learned,
-            "validation_loss": self.last_loss,
-            "validation_gap": self.last_loss - learned if self.last_loss is not None and learned is not None else None,
+            "train_loss": self.last_epoch_loss,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
         }
 
-    _NUMBERS = ("step", "tokens", "seconds", "epoch_loss", "last_loss", "last_epoch_loss")
+    _NUMBERS = ("step", "tokens", "seconds", "epoch_loss", "last_epoch_loss")

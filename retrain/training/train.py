@@ -55,18 +55,15 @@ def train(
     Args:
         folder: used by this training only; the result is `adapter/` in it, in PEFT's format.
         on_progress: receives `{"step", "steps", "epoch", "loss", "tokens_per_second", "learning_rate"}` after each step
-            (with preferences also `"preference_loss"`) and `{"epoch", "validation_loss"}` after each epoch;
-            before them the engine and its reason, `{"started_anew": why}` if a checkpoint could not be continued, and
-            `{"halved": times, "reason"}` if memory ran out.
+            (with preferences also `"preference_loss"`); before them the engine and its reason, `{"started_anew": why}`
+            if a checkpoint could not be continued, and `{"halved": times, "reason"}` if memory ran out.
 
     Returns:
-        `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `validation_loss` (None
-        without validation rows), `tokens`, `seconds`, `tokens_per_second`, `engine`,
-        `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of each), `load_seconds`;
-        counts over training and validation rows: `rows_cut` (lost turns or passages) and `rows_too_long` (were left
-        out); `coverage` and `not_covered` (see `targets.Coverage`; None if all weights train); for packed also
-        `packed` (whether it packs), for trl `micro_batch_size` (rows), `gradient_checkpointing` and `attention`.
-        A sign of overfitting: `validation_gap` (validation loss minus train loss of the last epoch, nats per token).
+        `adapter` (path), `steps`, `epochs`, `train_loss` (nats per token, last epoch), `tokens`, `seconds`,
+        `tokens_per_second`, `engine`, `engine_reason`, `learning_rate` (its peak), `dtype`, `processes`, `threads` (of
+        each), `load_seconds`; `rows_cut` (rows that lost turns or passages) and `rows_too_long` (rows that were left
+        out); `coverage` and `not_covered` (see `targets.Coverage`; None if all weights train); for packed also `packed`
+        (whether it packs), for trl `micro_batch_size` (rows), `gradient_checkpointing` and `attention`.
         With preferences: `preference_pairs`, `preference_loss` (last epoch).
 
     Raises:
@@ -177,10 +174,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any] | None:
     if covered is not None and parent is None and not settings.target_modules:
         targets.check(covered, base)
     model.peft_config["default"].base_model_name_or_path = str(base)
-    tables = [pq.read_table(Path(job["dataset"]) / f"{split}.parquet").to_pylist() for split in ("train", "validation")]
-    train, validation = (encode_all(tokenizer, table, **settings.encoding) for table in tables)
-    tried, fitting = sum(map(len, tables)), len(train) + len(validation)
-    if reason := too_long(tried, fitting, settings):
+    rows = pq.read_table(Path(job["dataset"]) / "train.parquet").to_pylist()
+    encoded = encode_all(tokenizer, rows, **settings.encoding)
+    if reason := too_long(len(rows), len(encoded), settings):
         return {"too_long": reason}
     about = {
         "engine": chosen.name,
@@ -189,8 +185,8 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any] | None:
         "dtype": str(dtype).removeprefix("torch."),
         "processes": together.num_processes if on_trl else 1,
         "threads": torch.get_num_threads(),
-        "rows_cut": sum(row.cut for row in (*train, *validation)),
-        "rows_too_long": tried - fitting,
+        "rows_cut": sum(row.cut for row in encoded),
+        "rows_too_long": len(rows) - len(encoded),
         "coverage": covered and covered.share,
         "not_covered": covered and covered.missing,
     }
@@ -203,9 +199,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any] | None:
     if on_trl:
         together.wait_for_everyone()  # the others see what the first one kept
         preferred = preferences.load(tokenizer, Path(job["dataset"]), settings)
-        training = trl.Training(model, tokenizer, train, validation, preferred, dtype, settings, folder, halved)
+        training = trl.Training(model, tokenizer, encoded, preferred, dtype, settings, folder, halved)
     else:
-        training = packed.Training(model, train, validation, tokenizer.pad_token_id, settings, folder, halved)
+        training = packed.Training(model, encoded, tokenizer.pad_token_id, settings, folder, halved)
     about |= training.about | {"load_seconds": time.perf_counter() - started}
     emit(about | {"can_halve": training.can_halve})
     training.resume()

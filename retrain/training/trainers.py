@@ -40,13 +40,12 @@ class Course(Protocol):
 
 
 class _Trainer:
-    """A TRL trainer with our order of rows, learning rate, validation loss and checkpoints."""
+    """A TRL trainer with our order of rows, learning rate and checkpoints."""
 
     args: Any
     state: Any
     optimizer: Any
     settings: TrainSettings
-    tokens_per_row: float
     course: Course
 
     def _get_train_sampler(self, _: Any = None) -> "_Order":
@@ -86,13 +85,7 @@ class _Trainer:
 
 
 class _Completions(_Trainer, SFTTrainer):  # type: ignore[misc]
-    """Trains on completions."""
-
-    def compute_loss(self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any) -> Any:
-        """Returns the mean over tokens; in validation scaled so that the Trainer's mean over rows equals it."""
-        if not model.training:
-            num_items_in_batch = len(inputs["labels"]) * self.tokens_per_row * self.args.world_size
-        return super().compute_loss(model, inputs, *more, num_items_in_batch=num_items_in_batch, **named)
+    pass
 
 
 class _Preferring(_Trainer):
@@ -107,8 +100,6 @@ class _Preferring(_Trainer):
         labels, completions = inputs.pop("labels"), inputs.pop("completions")
         output = model(**completions, labels=labels, use_cache=False, fused_lm_head=True)
         loss = -output.log_probs.sum()
-        if not model.training:
-            return loss / (len(labels) * self.tokens_per_row)
         # The Trainer divides by the number of parts of a step and takes the mean over processes.
         parts = self.current_gradient_accumulation_steps * self.args.world_size  # type: ignore[attr-defined]
         preference = super().compute_loss(model, inputs)  # type: ignore[misc]

@@ -53,7 +53,6 @@ class Training:
         model: Any,
         tokenizer: Any,
         train: Sequence[Encoded],
-        validation: Sequence[Encoded],
         preferences: Preferences | None,
         dtype: torch.dtype,
         settings: TrainSettings,
@@ -75,13 +74,10 @@ class Training:
             "attention": model.config._attn_implementation,
         }
         self.settings, self.folder, self.rows, self.preferences = settings, folder, train, preferences
-        per_epoch = self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         arguments: dict[str, Any] = {
             "output_dir": str(folder),
             "per_device_train_batch_size": size,
-            # Without padding, the Trainer counts a batch as one row. It also repeats rows that do not divide evenly
-            # among processes, and drops the repeats by whole batches.
-            "per_device_eval_batch_size": 1 if flash or self.state.num_processes > 1 else size,
             "gradient_accumulation_steps": settings.batch_size // (size * self.state.num_processes),
             "num_train_epochs": settings.epochs,
             "learning_rate": settings.learning_rate,
@@ -93,9 +89,6 @@ class Training:
             "gradient_checkpointing": checkpointing,
             "max_length": None,  # `encode` has limited the rows already
             "remove_unused_columns": False,
-            "prediction_loss_only": True,
-            "eval_strategy": "steps" if validation else "no",
-            "eval_steps": per_epoch,
             "save_strategy": "no",  # `_Course` decides
             "save_total_limit": 2,
             "logging_steps": 1,
@@ -115,7 +108,6 @@ class Training:
             processing_class=tokenizer,
             data_collator=collate,
             train_dataset=columns(train, beside),
-            eval_dataset=columns(validation, [{}] * len(validation)) if validation else None,
         )
         if settings.method == "qlora":
             # TRL rounds the adapters of a quantized model to bfloat16, in which most updates would be lost.
@@ -125,7 +117,6 @@ class Training:
             if isinstance(module, LoraLayer) and "ref" in module.lora_dropout:
                 module.lora_dropout["ref"] = torch.nn.Identity()  # the reference model has no dropout, as in use
         self.trainer.settings = settings
-        self.trainer.tokens_per_row = sum(len(row.completion) for row in validation) / max(1, len(validation))
         self.checkpoint: Path | None = None
 
     def resume(self) -> None:
@@ -166,18 +157,14 @@ class Training:
         """Returns the figures of the whole training, including the time before interruptions."""
         history, step = self.trainer.state.log_history, self.trainer.state.global_step
         steps = [line for line in history if "loss" in line]
-        judged = _validation_losses(self.trainer.state)
         last = [line["loss"] for line in steps if line["step"] > step - self.steps_per_epoch]
-        learned = sum(last) / len(last)
         seconds = sum(line["seconds"] for line in steps)
         epochs = step / self.steps_per_epoch
         tokens = round(epochs * sum(map(len, self.rows)))
         figures = {
             "steps": step,
             "epochs": epochs,
-            "train_loss": learned,
-            "validation_loss": judged[-1] if judged else None,
-            "validation_gap": judged[-1] - learned if judged else None,
+            "train_loss": sum(last) / len(last),
             "tokens": tokens,
             "seconds": seconds,
             "tokens_per_second": tokens / seconds if seconds else 0.0,
@@ -234,17 +221,7 @@ class _Course(TrainerCallback):  # type: ignore[misc]
             | {name: logs[name] for name in ("preference_loss",) if name in logs}
         )
 
-    def on_evaluate(self, _: Any, state: TrainerState, __: Any, **___: Any) -> None:
-        """Reports an epoch."""
-        self.emit(
-            {"epoch": state.global_step // self.steps_per_epoch, "validation_loss": _validation_losses(state)[-1]}
-        )
-
 
 def _any(flag: bool) -> bool:
     """Whether the flag is set in any of the processes."""
     return bool(reduce(torch.tensor(float(flag), device=PartialState().device), "sum"))
-
-
-def _validation_losses(state: TrainerState) -> list[float]:
-    return [line["eval_loss"] for line in state.log_history if "eval_loss" in line]

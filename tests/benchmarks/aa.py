@@ -396,15 +396,13 @@ def _row(item: Item, number: int, accepted: bool = True) -> Row:
 
 
 def _trained(name: str, workload: Workload, place: Path) -> str:
-    """Train an adapter from the base model, in a child process as a run does; a tenth of its rows is for validation."""
+    """Train an adapter from the base model, in a child process as a run does."""
     items, seed = workload.rows[name]
     rows = [_row(item, number) for number, item in enumerate(items)]
     folder = place / f"{name}-data"
     folder.mkdir(exist_ok=True)
-    held = max(len(rows) // 10, 8)
-    for split, part in (("train", rows[held:]), ("validation", rows[:held])):
-        pq.write_table(pa.Table.from_pylist(part), folder / f"{split}.parquet")
-    dataset = Dataset(name, workload.task.name, datetime(2026, 11, 1), folder, {"train": len(rows) - held}, 0, {})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    dataset = Dataset(name, workload.task.name, datetime(2026, 11, 1), folder, {"train": len(rows)}, 0, {})
     settings = Settings(
         models=ModelsSettings(base=BASE, directory=place), train=TRAIN.model_copy(update={"seed": seed})
     )

@@ -138,7 +138,7 @@ def _kept(place: Path, folder: Path, spelling: str) -> dict[str, float]:
         built = build_dataset(warehouse, settings, WORKLOAD, START + timedelta(days=60))
     finally:
         warehouse.close()
-    kept = Counter(row["completion"] for name in ("train", "validation", "holdout") for row in built.split(name))
+    kept = Counter(row["completion"] for name in ("train", "holdout") for row in built.split(name))
     held_out = Counter(row["completion"] for row in built.split("holdout"))
     said = Counter(kept)
     said.update(row["completion"] for row in built.split("set_aside"))

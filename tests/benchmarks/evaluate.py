@@ -67,7 +67,6 @@ def train_two(folder: Path, most: int | None = None) -> tuple[dict[str, Any], di
     """What the trainings of two adapters returned, the second of which goes on from the first; `most`: rows."""
     table = pa.Table.from_pylist(rows(prefix=True)[:most])
     pq.write_table(table, folder / "train.parquet")
-    pq.write_table(table.slice(0, 8), folder / "validation.parquet")
     champion = _train(folder, "champion", None)
     return champion, _train(folder, "candidate", champion["adapter"])
 

@@ -88,16 +88,16 @@ FROM range($workloads) AS workloads(w);
 
 INSERT INTO datasets BY NAME
 SELECT $version || 'd' || w AS version, 'support.' || w AS workload, $day AS created_at,
-       $models || '/support.' || w || '/datasets/' || version AS path, $rows * 0.8 AS train, $rows * 0.05 AS validation,
+       $models || '/support.' || w || '/datasets/' || version AS path, $rows * 0.85 AS train,
        $rows * 0.15 AS holdout, 20 AS replay,
        json_object('evidence_until', strftime($day, '%Y-%m-%dT%H:%M:%S'), 'generation', $generation, 'card', $detail,
-                   'rows', json_object('train', $rows * 0.8, 'validation', $rows * 0.05, 'holdout', $rows * 0.15, 'regression', $rows * 0.5))
+                   'rows', json_object('train', $rows * 0.85, 'holdout', $rows * 0.15, 'regression', $rows * 0.5))
            AS card
 FROM range($workloads) AS workloads(w);
 
 INSERT INTO dataset_rows BY NAME
 SELECT $version || 'd' || w AS dataset_version, sha256('row' || $number || w || n) AS row_id,
-       CASE WHEN n % 20 < 16 THEN 'train' WHEN n % 20 < 17 THEN 'validation' ELSE 'holdout' END AS split,
+       CASE WHEN n % 20 < 17 THEN 'train' ELSE 'holdout' END AS split,
        sha256('prompt' || $number || w || n) AS prompt_hash, 'e' || $number || '-' || w || '-' || n AS interaction_id,
        'f' || interaction_id AS feedback_id
 FROM range($rows) AS rows(n), range($workloads) AS workloads(w);

@@ -143,7 +143,6 @@ def train(folder: Path, stop: threading.Event, stepping: threading.Event) -> Non
     folder.mkdir()
     table = pa.Table.from_pylist(rows(prefix=True))
     pq.write_table(table, folder / "train.parquet")
-    pq.write_table(table.slice(0, 0), folder / "validation.parquet")
     job = {
         "base": str(BASE),
         "parent": None,

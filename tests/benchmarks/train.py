@@ -99,7 +99,6 @@ def main() -> dict[str, float]:
             folder = Path(name)
             table = pa.Table.from_pylist(rows(prefix=prefix))
             pq.write_table(table, folder / "train.parquet")
-            pq.write_table(table.slice(0, 0), folder / "validation.parquet")
             _child(folder, "first", 0)
             rounds = [(_child(folder, "retuned", n), _child(folder, "trl", n)) for n in range(ROUNDS)]
             on_trl = _child(folder, "engine_trl", 0) if prefix else {}

@@ -64,7 +64,7 @@ def house(tmp_path: Path) -> Iterator[tuple[Settings, Warehouse]]:
     warehouse.insert(
         "models", version="3f2a91c0", dataset_version="d1", manifest="{}", path=str(support / "3f2a91c0"), **model
     )
-    split = {"train": 1, "validation": 0, "holdout": 0, "replay": 0}
+    split = {"train": 1, "holdout": 0, "replay": 0}
     dataset = {"version": "d1", "workload": "support", "created_at": NOW, "card": "{}", **split}
     warehouse.insert("datasets", path=str(support / "datasets" / "d1"), **dataset)
     yield settings, warehouse

@@ -17,7 +17,7 @@ from retuned.daemon.settings import Settings
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOW = START + 20 * DAY
-SPLITS = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+SPLITS = dict.fromkeys(("train", "holdout", "replay"), 0)
 
 
 @pytest.fixture

@@ -100,9 +100,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     random.Random(1).shuffle(rows)
     data.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), data / "train.parquet")
-    pq.write_table(pa.Table.from_pylist(rows[:8]), data / "validation.parquet")
     pq.write_table(pa.Table.from_pylist(rows[:1]), data / "regression.parquet")
-    counts = {"train": len(rows), "validation": 8, "holdout": 0}
+    counts = {"train": len(rows), "holdout": 0}
     card = json.dumps({"rows": counts})
     with warehouse.transaction() as cursor:
         insert(

@@ -237,8 +237,8 @@ def test_topics_are_balanced_split_evenly_and_keep_their_names(
     asked = with_dataset(settings, topics=8, maximum_topic_share=0.2)
     first = build_dataset(warehouse, asked, "support", NOW)
     names = {row["row_id"]: row["topic"] for row in rows(first)}
-    of = {name: Counter(row["topic"] for row in first.split(name)) for name in ("train", "validation", "holdout")}
-    everywhere = Counter(row["topic"] for row in rows(first, "train", "validation", "holdout"))
+    of = {name: Counter(row["topic"] for row in first.split(name)) for name in ("train", "holdout")}
+    everywhere = Counter(row["topic"] for row in rows(first, "train", "holdout"))
     assert len(everywhere) > 5
     assert first.card["left_out"]["topic_share"] > 0
     even = 2 / len(everywhere)
@@ -276,7 +276,7 @@ def test_what_was_trained_on_is_never_held_out_of_a_topic_that_lacks_questions(
     teach_topics(teacher)
     few = with_dataset(settings, holdout_share=0.05)
     first = build_dataset(warehouse, few, "support", NOW)
-    trained = {row["question"] for row in rows(first, "train", "validation")}
+    trained = {row["question"] for row in rows(first, "train")}
     teacher.acts += 10_000
     for number in range(40):
         teacher.correct(f"the lamp {number * 7919:b} is broken, who repairs it", "No.", f"See page {number}.")
@@ -344,7 +344,7 @@ def test_a_regression_row_names_the_dataset_that_first_held_it_out(
     third = build_dataset(warehouse, settings, "support", datetime(2026, 4, 3))
     held_out = {row["question"]: built.version for built in (second, first) for row in built.split("holdout")}
     assert {row["question"]: row["origin"] for row in third.split("regression")} == held_out
-    assert {row["origin"] for row in rows(third, "train", "validation", "holdout")} == {None}
+    assert {row["origin"] for row in rows(third, "train", "holdout")} == {None}
 
 
 def planted(built: Dataset, split: str) -> dict[str, list[Example]]:
@@ -359,8 +359,7 @@ def planted(built: Dataset, split: str) -> dict[str, list[Example]]:
     return splits
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, settings: Settings, split: str) -> None:
+def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     for number in range(40):
         teacher.correct(
             f"Please be so kind and tell me this: {question(number)}", "No idea.", f"It takes {number} days."
@@ -371,11 +370,11 @@ def test_a_planted_leak_is_found(warehouse: Warehouse, teacher: Teacher, setting
     check_leaks(splits, [], related)
     with pytest.raises(Leak, match="planted"):
         check_leaks(splits, [(splits["regression"].pop(), True)], related)
-    with pytest.raises(Leak, match=f"row planted of {split} asks the held-out question of row"):
-        check_leaks(planted(built, split), [], related)
-    again = planted(built, split)
+    with pytest.raises(Leak, match="row planted of train asks the held-out question of row"):
+        check_leaks(planted(built, "train"), [], related)
+    again = planted(built, "train")
     again["regression"].append(again["holdout"].pop(0))  # judged on since an earlier dataset
-    with pytest.raises(Leak, match=f"row planted of {split} asks the held-out question of row"):
+    with pytest.raises(Leak, match="row planted of train asks the held-out question of row"):
         check_leaks(again, [], related)
 
 
@@ -411,7 +410,7 @@ def test_lineage_goes_both_ways(
         ("holdout",), ("regression",),
     }  # fmt: skip
     learned = {row["feedback_id"] for row in lineage(warehouse, "support@v2")["rows"] if row["models"]}
-    assert learned == {row["feedback_id"] for built in (first, second) for row in rows(built, "train", "validation")}
+    assert learned == {row["feedback_id"] for built in (first, second) for row in rows(built, "train")}
     assert lineage(warehouse, "v1")["rows"] == lineage(warehouse, first.version)["rows"]
     assert lineage(warehouse, "v1")["set_aside"] == lineage(warehouse, trained["row_id"])["set_aside"] == []
     superseded, again = lineage(warehouse, old)["set_aside"]  # each dataset decides anew

@@ -174,10 +174,9 @@ def test_answers_of_the_incumbent_are_compared_with_and_learned_from_only_if_tha
         return sum("article" in row["question"] for split in splits for row in built.split(split))
 
     built = build_dataset(warehouse, settings, "support", NOW)
-    assert of_the_incumbent(built, "train", "validation", "holdout") >= 1
-    assert {row["completion"] for name in ("train", "validation") for row in built.split(name)} <= {
+    assert of_the_incumbent(built, "train", "holdout") >= 1
+    assert {row["completion"] for row in built.split("train")} <= {
         *(row["completion"] for row in built.split("train") if "article" not in row["question"]),
-        *(row["completion"] for row in built.split("validation") if "article" not in row["question"]),
         "Article 90 is sold out.",
     }
     assert of_the_incumbent(built, "holdout") >= 40
@@ -186,7 +185,7 @@ def test_answers_of_the_incumbent_are_compared_with_and_learned_from_only_if_tha
     )  # a fifth of those that teach
     forget_datasets(warehouse)
     allowed = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, learn_from_incumbent=True)})
-    assert of_the_incumbent(build_dataset(warehouse, allowed, "support", NOW), "train", "validation") > 20
+    assert of_the_incumbent(build_dataset(warehouse, allowed, "support", NOW), "train") > 20
 
 
 def test_answers_that_a_log_names_by_the_incumbents_model_are_the_incumbents(
@@ -201,7 +200,7 @@ def test_answers_that_a_log_names_by_the_incumbents_model_are_the_incumbents(
     def taught(incumbent: str) -> int:
         own = IncumbentSettings(url="https://api.example/v1", model=incumbent)  # type: ignore[arg-type]
         built = build_dataset(warehouse, settings.model_copy(update={"incumbent": own}), "support", NOW)
-        return sum("article" in row["question"] for name in ("train", "validation") for row in built.split(name))
+        return sum("article" in row["question"] for row in built.split("train"))
 
     assert taught("mini") == 0
     forget_datasets(warehouse)
@@ -300,7 +299,7 @@ def test_no_wording_of_a_holdout_question_is_trained_on_and_none_is_lost(
         teacher.correct(long(number, " of lamp a2"), "No.", f"It takes {number} days.")
     unguarded = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=False)})
     built = build_dataset(warehouse, unguarded, "support", NOW)
-    trained, held_out = rows(built, "train", "validation"), rows(built, "holdout")
+    trained, held_out = rows(built, "train"), rows(built, "holdout")
     assert len(trained) + len(held_out) == 240
     assert 40 <= len(held_out) <= 70
     for number in range(100, 160):
@@ -313,7 +312,7 @@ def test_a_question_keeps_its_split(warehouse: Warehouse, teacher: Teacher, sett
     first = build_dataset(warehouse, settings, "support", NOW)
     teach(teacher, range(60, 120))
     second = build_dataset(warehouse, settings, "support", LATER)
-    for name in ("train", "validation", "holdout"):
+    for name in ("train", "holdout"):
         assert rows(first, name).keys() <= rows(second, name).keys()
     share = second.rows["holdout"] / sum(second.rows.values())
     assert 0.1 < share < 0.4
@@ -379,7 +378,7 @@ def test_the_next_dataset_holds_new_evidence_replay_and_regression(
 
     second = build_dataset(warehouse, settings, "support", LATER)
 
-    fresh = [row for name in ("train", "validation", "holdout") for row in second.split(name) if not row["replay"]]
+    fresh = [row for name in ("train", "holdout") for row in second.split(name) if not row["replay"]]
     assert len(fresh) == 42
     assert {row["completion"] for row in fresh} == {"It takes 5 euros.", "It takes 99 days."}
     train = second.split("train")

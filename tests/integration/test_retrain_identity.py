@@ -5,8 +5,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
-from building import build_dataset
+from building import build_dataset, promote
 from teaching import Teacher
 
 from retuned.consumers.warehouse.connection import Warehouse
@@ -46,7 +47,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def completions(built: Dataset, *splits: str) -> list[str]:
-    return [row["completion"] for name in splits or ("train", "validation", "holdout") for row in built.split(name)]
+    return [row["completion"] for name in splits or ("train", "holdout") for row in built.split(name)]
 
 
 def test_a_long_instruction_before_each_ticket_leaves_every_ticket_its_row(
@@ -70,7 +71,7 @@ def test_a_templated_question_that_is_judged_on_is_not_trained_on(
     unguarded = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, quarantine=False)})
     built = build_dataset(warehouse, unguarded, "support", NOW)
     held_out = {row["question"].removesuffix(" now") for row in built.split("holdout")}
-    trained = {row["question"].removesuffix(" now") for name in ("train", "validation") for row in built.split(name)}
+    trained = {row["question"].removesuffix(" now") for row in built.split("train")}
     assert held_out
     assert trained
     assert not held_out & trained
@@ -190,13 +191,31 @@ def test_a_question_keeps_its_split_when_an_older_version_wrote_the_dataset(
     for number in range(60):
         teacher.correct(f"What is number {number * 7919:b}?", "None.", f"It is {number}.", system="You are kind.")
     first = build_dataset(warehouse, settings, "support", NOW)
-    place = {row["question"]: name for name in ("train", "validation", "holdout") for row in first.split(name)}
+    place = {row["question"]: name for name in ("train", "holdout") for row in first.split(name)}
     warehouse.execute("UPDATE dataset_rows SET prompt_hash = 'old' || prompt_hash")
     for number in range(60, 90):
         teacher.correct(f"What is number {number * 7919:b}?", "None.", f"It is {number}.", system="You are kind.")
-    everything = settings.model_copy(
-        update={"dataset": DatasetSettings(minimum_rows=1, holdout_share=0.6, validation_share=0.3)}
-    )
+    everything = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, holdout_share=0.6)})
     second = build_dataset(warehouse, everything, "support", LATER)
-    for name in ("train", "validation", "holdout"):
+    for name in ("train", "holdout"):
         assert {place.get(row["question"], name) for row in second.split(name)} <= {name}
+
+
+def test_what_an_earlier_version_kept_for_validation_is_new_to_the_next_dataset(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    for number in range(40):
+        teacher.correct(f"What is number {number * 7919:b}?", "None.", f"It is {number}.")
+    first = build_dataset(warehouse, settings, "support", NOW)
+    kept = {row["row_id"] for row in first.split("train")[:4]}
+    learned = pq.read_table(first.path / "train.parquet")
+    pq.write_table(learned.slice(4), first.path / "train.parquet")
+    pq.write_table(learned.slice(0, 4), first.path / "validation.parquet")
+    warehouse.execute("UPDATE dataset_rows SET split = 'validation' WHERE row_id IN (SELECT unnest(?))", [sorted(kept)])
+    promote(warehouse, first, "v1")
+    for number in range(40, 44):
+        teacher.correct(f"What is number {number * 7919:b}?", "None.", f"It is {number}.")
+    second = build_dataset(warehouse, settings, "support", LATER)
+    new = {row["row_id"] for name in ("train", "holdout") for row in second.split(name) if not row["replay"]}
+    assert kept <= new
+    assert not new & {row["row_id"] for row in first.split("train")}

@@ -80,8 +80,7 @@ def lengthy(folder: Path, long: int) -> Path:
     table[-1]["messages"] = json.dumps(
         [{"role": "user", "content": "please " * 200}, {"role": "assistant", "content": "x"}, ASKED]
     )
-    for split, part in {"train": table[:16], "validation": table[16:]}.items():
-        pq.write_table(pa.Table.from_pylist(part), folder / f"{split}.parquet")
+    pq.write_table(pa.Table.from_pylist(table), folder / "train.parquet")
     return folder
 
 

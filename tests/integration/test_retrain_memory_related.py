@@ -47,7 +47,6 @@ def dataset(warehouse: Warehouse, folder: Path, rows: list[tuple[str, str]]) -> 
         created_at=Teacher(warehouse).now,
         path=str(folder),
         train=len(rows),
-        validation=0,
         holdout=0,
         replay=0,
         card=json.dumps({}),

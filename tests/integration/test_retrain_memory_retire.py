@@ -151,7 +151,7 @@ def test_answers_that_the_memory_helped_are_not_those_of_a_model(teacher: Teache
     ]
     card = json.dumps({"rows": {"holdout": 2}, "replay": 0})
     warehouse.insert(
-        "datasets", version="d1", workload="support", created_at=teacher.now, path="/d1", train=0, validation=0,
+        "datasets", version="d1", workload="support", created_at=teacher.now, path="/d1", train=0,
         holdout=2, replay=0, card=card,
     )  # fmt: skip
     for number, id in enumerate(asked):

@@ -382,8 +382,8 @@ def test_metrics_of_runs(real: Real) -> None:
     assert value("retuned_training_runs_total", state="interrupted") == 1
     assert value("retuned_training_seconds_count") == 2
     assert value("retuned_gate_decisions_total", outcome="passed") == 2
-    validation = [line["validation_loss"] for line in real.bench.lines if "validation_loss" in line]
-    assert value("retuned_training_loss", split="validation") == validation[-1]
+    losses = [line["loss"] for line in real.bench.lines if "loss" in line]
+    assert value("retuned_training_loss") == losses[-1]
     name = f"support@{real.second.version}"
     assert value("retuned_evaluation_score_ratio", model_name=name) == real.second.scores["candidate"]
     assert (
@@ -593,7 +593,7 @@ def test_a_run_that_was_stopped_is_taken_up_where_it_stood(bench: Bench, real: R
     assert [line for line in bench.lines if "step" in line] == []
     # As if nothing had happened: the same data, settings and seed gave the same adapter in the unbroken run.
     assert done.dataset_version == real.first.dataset_version
-    assert done.training["validation_loss"] == real.first.training["validation_loss"]
+    assert done.training["train_loss"] == real.first.training["train_loss"]
     assert bench.resume() is None
 
 

@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from models import LINEAR, tiny_llama, tiny_model
 from safetensors.torch import load_file
 from trainings import SETTINGS, adapted, encoded, gradients
-from trainings import rows as questions
 
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
@@ -247,12 +243,9 @@ def unbroken(
 def test_a_training_learns_and_reports(base: Path, unbroken: tuple[Path, dict[str, Any], list[dict[str, Any]]]) -> None:
     folder, result, lines = unbroken
     steps = [line for line in lines if "step" in line]
-    epochs = [line for line in lines if "validation_loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 25))
     assert result["steps"] == steps[-1]["steps"] == 24
-    assert len(epochs) == 3
-    assert epochs[-1]["validation_loss"] < steps[0]["loss"] / 2
-    assert result["validation_loss"] == epochs[-1]["validation_loss"]
+    assert result["train_loss"] < steps[0]["loss"] / 2
     assert result["packed"]
     assert result["dtype"] == "float32"
     adapter = Path(result["adapter"])
@@ -300,7 +293,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     result = run(base, data, folder, on_progress=lines.append)
     assert min(line["step"] for line in lines if "step" in line) == saved[0]["step"] + 1
     assert same_adapter(Path(result["adapter"]), Path(unbroken[1]["adapter"]))
-    for name in ("steps", "train_loss", "validation_loss", "tokens"):
+    for name in ("steps", "train_loss", "tokens"):
         assert result[name] == unbroken[1][name]
 
 
@@ -337,28 +330,6 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert found[1]["x"].tolist() == [8.0] * 3
     (tmp_path / "checkpoint-00000008" / "state.json").write_text('{"step"')
     assert checkpoints.newest(tmp_path) is None
-
-
-def test_a_training_makes_all_its_epochs_and_keeps_the_last_whatever_the_validation_loss(
-    base: Path, data: Path, tmp_path: Path
-) -> None:
-    # The answers to judge by contradict those to learn: the surer it is of the one, the worse it does on the other.
-    contrary = tmp_path / "contrary"
-    contrary.mkdir()
-    shutil.copy(data / "train.parquet", contrary)
-    judged = [row | {"completion": f"you have {(number + 3) % 7} days"} for number, row in enumerate(questions(8))]
-    pq.write_table(pa.Table.from_pylist(judged), contrary / "validation.parquet")
-    lines: list[dict[str, Any]] = []
-    sure = SETTINGS.model_copy(update={"epochs": 12, "learning_rate": 2e-2})
-    result = run(base, contrary, tmp_path, sure, on_progress=lines.append)
-    epochs = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    assert len(epochs) == 12
-    assert epochs[-1] > min(epochs) + 0.01
-    assert result["validation_loss"] == epochs[-1]
-    rows, pad = [encode(load_tokenizer(base), row, 1_024) for row in judged], load_tokenizer(base).pad_token_id
-    model = lora.load_adapter(load_model(base, torch.float32), Path(result["adapter"]))
-    with torch.no_grad():
-        assert float(padded_losses(model, rows, pad).mean()) == pytest.approx(epochs[-1], abs=1e-4)
 
 
 def test_training_goes_on_from_a_parent(

@@ -178,6 +178,15 @@ def test_the_real_changes_are_small_enough_to_read_and_have_their_days() -> None
     assert all(0 < day < DAYS for world in worlds for day, _ in world.changes)
 
 
+def test_a_drawn_scenario_is_another_one_for_each_seed_and_a_possible_one() -> None:
+    worlds = [World(SCENARIOS["drawn"], seed) for seed in range(20)]
+    assert World(SCENARIOS["drawn"], 3).scenario == worlds[3].scenario
+    assert len({repr(world.scenario) for world in worlds}) == 20
+    for world in worlds:
+        assert all(0 < day < DAYS for day, _ in world.changes)
+        assert all(abs(world.mix(day).sum() - 1) < 1e-9 for day in range(DAYS))
+
+
 def test_a_short_scenario_ends_early() -> None:
     record = Year(World(SHORT["four_months"], 0)).play(Never())
     assert len(record.right) == 120

@@ -146,7 +146,7 @@ def test_every_list_shows_a_moment_alike_and_json_as_iso_8601(tmp_path: Path, ru
         insert("holds", id="h", placed_at=at, placed_by="otto", reason="case 17", released_at=at, released_by="otto")
         insert("dead_letters", topic="t", partition=0, offset=0, received_at=at, reason="invalid", detail="no id")
         insert(
-            "datasets", version="d", workload=name, created_at=at, path="/x", card="{}", train=1, validation=0,
+            "datasets", version="d", workload=name, created_at=at, path="/x", card="{}", train=1,
             holdout=0, replay=0,
         )  # fmt: skip
         local.warehouse.execute("UPDATE approvals SET requested_at = $1, expires_at = $1", [at])

@@ -25,6 +25,7 @@ RELEASED = re.findall(r"^## (\d+\.\d+\.\d+) (?!.*unreleased)", (ROOT / "CHANGELO
 # Columns that nothing reads any more.
 GONE = {
     "ledger_moments": {"interactions_squared", "gain_interactions"},
+    "datasets": {"validation"},
     "models": {"provider_model"},
     "runs": {"provider_job", "trained_tokens", "input_tokens", "output_tokens"},
 }

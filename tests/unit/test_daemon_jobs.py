@@ -94,7 +94,7 @@ def test_corrections_are_ratings(warehouse: Warehouse) -> None:
     feedback(warehouse, ids[10:], "correction", "It comes today.", when=START, offset=50)
     feedback(warehouse, ids[:1], "helpful", "perhaps", when=START, offset=100)
     warehouse.insert("runs", **RUN)
-    rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    rows = dict.fromkeys(("train", "holdout", "replay"), 0)
     warehouse.insert("datasets", version="d", workload="support", created_at=START, path="", card="{}", **rows)
     evidence = gather(warehouse, Settings(), "support", START + DAY + HOUR)
     assert evidence.ratings == (Ratings(10, 40),)
@@ -110,7 +110,7 @@ def test_what_answers_earned_lately_is_the_same_once_the_ledger_is_rolled_up(war
         feedback(warehouse, ids, "time_saved_seconds", 60 * number, when=when, offset=number)
         ledger.book(warehouse, settings, when + HOUR)
     warehouse.insert("runs", **RUN)
-    rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    rows = dict.fromkeys(("train", "holdout", "replay"), 0)
     warehouse.insert("datasets", version="d", workload="support", created_at=START, path="", card="{}", **rows)
 
     def gained() -> list[tuple[float, int]]:

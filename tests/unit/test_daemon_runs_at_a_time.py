@@ -257,7 +257,7 @@ def test_datasets_are_made_for_one_run_at_a_time(
         while not made.wait(0.05):
             if stop.is_set():
                 raise Cancelled("dataset: stopped before it was done")
-        return Dataset("d", workload, queue.now, folder, dict.fromkeys(("train", "validation", "holdout"), 9), 0, {})
+        return Dataset("d", workload, queue.now, folder, dict.fromkeys(("train", "holdout"), 9), 0, {})
 
     monkeypatch.setattr(dataset_stage, "build_dataset", build)
     ask(queue, "support", "sales", "returns")

@@ -258,10 +258,20 @@ def test_brackets_may_be_around_any_address(given: str, url: str) -> None:
     assert Settings(store={"advertised_url": given}).store.advertised_url == url  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("client", ["confluent", "kafka-python"])
-def test_the_choice_of_a_kafka_client_is_refused_with_what_to_do(tmp_path: Path, client: str) -> None:
-    (tmp_path / "retuned.yaml").write_text(f"kafka: {{client: {client}}}")
-    with pytest.raises(ConfigurationError, match=r"kafka.*client: no longer supported, .*; delete this key"):
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("kafka", "client", "confluent"),
+        ("kafka", "client", "kafka-python"),
+        ("train", "patience", "2"),
+        ("dataset", "validation_share", "0.1"),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_what_to_do(
+    tmp_path: Path, section: str, key: str, value: str
+) -> None:
+    (tmp_path / "retuned.yaml").write_text(f"{section}: {{{key}: {value}}}")
+    with pytest.raises(ConfigurationError, match=rf"{section}.*{key}: no longer supported, as .*; delete this key"):
         load(tmp_path / "retuned.yaml")
 
 
@@ -284,9 +294,3 @@ def test_an_incumbent_has_an_address_with_a_model_and_both_prices_or_none(tmp_pa
     assert "expected url and model together" in refused(tmp_path, "incumbent: {url: 'https://api.example/v1'}")
     prices = "incumbent: {url: 'https://api.example/v1', model: mini, input_price: 1}"
     assert "expected input_price and output_price together" in refused(tmp_path, prices)
-
-
-def test_patience_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "retuned.yaml").write_text("train: {patience: 2}")
-    with pytest.raises(ConfigurationError, match=r"train.*patience: no longer supported, .*; delete this key"):
-        load(tmp_path / "retuned.yaml")

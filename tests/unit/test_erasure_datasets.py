@@ -81,7 +81,7 @@ def school(tmp_path: Path) -> Iterator[School]:
 def test_rows_leave_datasets_and_the_models_that_learned_them_are_named(school: School, tmp_path: Path) -> None:
     before = {row["row_id"] for row in rows(school.dataset)}
     mine = {row["row_id"] for row in rows(school.dataset) if WORD in row["completion"]}
-    learned = {row["row_id"] for row in rows(school.dataset, "train", "validation") if WORD in row["completion"]}
+    learned = {row["row_id"] for row in rows(school.dataset, "train") if WORD in row["completion"]}
     assert mine > learned > set()
     receipt = school.erase(interactions=school.answers())
     dataset = load(school.warehouse, "support", school.dataset.version)
@@ -124,7 +124,7 @@ def test_the_next_dataset_is_built_without_them_and_holds_out_the_same(school: S
     built = build_dataset(school.warehouse, school.settings, "support", teacher.now)
     assert built.version != school.dataset.version
     assert not [row for row in rows(built) if WORD in row["completion"] or WORD in row["prompt"]]
-    assert not held & {row["row_id"] for row in rows(built, "train", "validation")}
+    assert not held & {row["row_id"] for row in rows(built, "train")}
 
 
 def test_what_was_derived_goes(school: School, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_version_that_is_registered_after_the_rows_were_deleted_has_learned_th
     shop.rig.drain()
     warehouse = shop.warehouse
     warehouse.insert("datasets", version="d1", workload=WORKLOAD, created_at=now(), path="/x", card="{}", train=1,
-                     validation=0, holdout=0, replay=0)  # fmt: skip
+                     holdout=0, replay=0)  # fmt: skip
     warehouse.insert("dataset_rows", dataset_version="d1", row_id="r1", split="train", prompt_hash="h",
                      interaction_id="ann-1", feedback_id="f-bob-on-ann")  # fmt: skip
     erasures = shop.erasures()

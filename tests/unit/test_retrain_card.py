@@ -24,7 +24,7 @@ MANIFEST: dict[str, Any] = {
     "settings": {"train": {"rank": 32}},
     "cost": {"train_seconds": 61.2, "evaluate_seconds": 40.0},
 }
-DATASET = {"train": 100, "validation": 10, "holdout": 40, "replay": 30, "card": {"left_out": {"superseded": 3, "x": 0}}}
+DATASET = {"train": 100, "holdout": 40, "replay": 30, "card": {"left_out": {"superseded": 3, "x": 0}}}
 
 
 def scores(model: str, right: int, split: str = "holdout") -> list[Score]:
@@ -216,7 +216,7 @@ def test_people_are_counted_by_account_also_where_feedback_names_none(tmp_path: 
     )
     warehouse.execute(
         "INSERT INTO datasets BY NAME SELECT 'd1' AS version, 'support.refunds' AS workload, '' AS path, "
-        "TIMESTAMP '2026-11-24' AS created_at, 10 AS train, 0 AS validation, 0 AS holdout, 0 AS replay, '{}' AS card"
+        "TIMESTAMP '2026-11-24' AS created_at, 10 AS train, 0 AS holdout, 0 AS replay, '{}' AS card"
     )
     write(warehouse, tmp_path, tmp_path, MANIFEST)
     assert "| people | 4; the one who taught most gave 30.0% of the examples |" in (tmp_path / NAME).read_text()

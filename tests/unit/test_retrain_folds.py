@@ -31,13 +31,10 @@ def example(number: int, asked: str | None = None) -> Example:
     )  # fmt: skip
 
 
-def dataset(
-    folder: Path, new: list[Example], replayed: list[Example], validation: list[Example], held_out: list[Example]
-) -> Dataset:
+def dataset(folder: Path, new: list[Example], replayed: list[Example], held_out: list[Example]) -> Dataset:
     rows = {
         "train": [row.as_row() | {"replay": False} for row in new]
         + [row.as_row() | {"replay": True} for row in replayed],
-        "validation": [row.as_row() | {"replay": False} for row in validation],
         "holdout": [row.as_row() | {"replay": False} for row in held_out],
         "regression": [],
         THUMBS: [example(901).as_row() | {"desirable": True}],
@@ -60,8 +57,7 @@ def made(tmp_path: Path) -> tuple[Dataset, list[Dataset]]:
     new.append(replace(example(30, f"{first.question} now"), completion="Something else."))  # the first one's question
     replayed = [example(number) for number in range(100, 110)]
     replayed.append(example(110, f"{first.question} or"))
-    validation = [example(900), example(902, f"{first.question} so")]
-    whole = dataset(tmp_path / "whole", new, replayed, validation, [example(number) for number in range(200, 210)])
+    whole = dataset(tmp_path / "whole", new, replayed, [example(number) for number in range(200, 210)])
     return whole, list(folds(whole, Settings(), tmp_path / "run"))
 
 
@@ -76,7 +72,6 @@ def test_each_new_row_is_judged_once_by_a_model_that_did_not_learn_it(made: tupl
         assert part.rows["train"] == len(learned)
         # What was held out of the dataset is learned by none.
         assert not learned & set(ids(whole, "holdout"))
-        assert "r900" in ids(part, "validation")
         assert ids(part, THUMBS) == []
         assert Counter(row["topic"] for row in part.split("holdout")).keys() == set(TOPICS)
         assert 7 <= len(judged) <= 9
@@ -88,10 +83,9 @@ def test_one_question_in_two_wordings_is_of_one_fold_and_what_repeats_an_earlier
     (own,) = (part for part in made[1] if "r0" in ids(part, "holdout"))
     assert "r30" in ids(own, "holdout")
     assert "r110" not in ids(own, "train")
-    assert ids(own, "validation") == ["r900"]
     for part in made[1]:
         assert {f"r{number}" for number in range(100, 110)} <= set(ids(part, "train"))
-        assert part is own or ("r110" in ids(part, "train") and "r902" in ids(part, "validation"))
+        assert part is own or "r110" in ids(part, "train")
 
 
 def test_the_folds_of_a_run_that_is_taken_up_again_are_the_same(

@@ -295,7 +295,7 @@ def test_what_was_read_before_a_crash_is_decided_after_it(
 def trained(teacher: Teacher) -> None:
     """A champion has learned all that was taught."""
     warehouse, now = teacher.warehouse, teacher.now
-    dataset = dict.fromkeys(("train", "validation", "holdout", "replay"), 0)
+    dataset = dict.fromkeys(("train", "holdout", "replay"), 0)
     card = f'{{"evidence_until": "{now.isoformat()}"}}'
     warehouse.insert("datasets", version="d1", workload="support", created_at=now, path="/d1", card=card, **dataset)
     registered(warehouse, "v1")

@@ -38,7 +38,7 @@ def trained(
     for path in (home / "datasets" / f"d{number}", home / "runs" / f"r{number}", *([home / f"v{number}"] * ended)):
         path.mkdir(parents=True)
         (path / "content").write_text("…")
-    rows = dict.fromkeys(("train", "validation", "holdout", "replay"), 1)
+    rows = dict.fromkeys(("train", "holdout", "replay"), 1)
     warehouse.insert(
         "datasets", version=f"d{number}", workload="support", created_at=when, card=json.dumps({"rows": rows}),
         path=str(home / "datasets" / f"d{number}"), **rows,
@@ -234,7 +234,7 @@ def promoted(warehouse: Warehouse, built: Dataset, number: int, when: datetime) 
 def built_anew(warehouse: Warehouse, settings: Settings, now: datetime) -> dict[str, Any]:
     """What the next dataset holds; nothing of it stays."""
     built = build_dataset(warehouse, settings, "support", now)
-    content = {name: sorted(map(str, built.split(name))) for name in ("train", "validation", "holdout", "regression")}
+    content = {name: sorted(map(str, built.split(name))) for name in ("train", "holdout", "regression")}
     shutil.rmtree(built.path)
     warehouse.execute("DELETE FROM datasets WHERE version = ?", [built.version])
     warehouse.execute("DELETE FROM dataset_rows WHERE dataset_version = ?", [built.version])

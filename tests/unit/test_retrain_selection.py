@@ -106,29 +106,26 @@ def place(number: int, split: str) -> dict[str, str]:
 # Which split
 
 
-def test_shares_are_parts_of_the_unit_interval_that_a_hash_falls_into() -> None:
+def test_the_holdout_is_a_part_of_the_unit_interval_that_a_hash_falls_into() -> None:
     at = fraction("q")
-    above = math.nextafter(at, 1)
-    cases = {(at, 0.0): "train", (above, 0.0): "holdout", (0.0, at): "train", (0.0, above): "validation"}
-    for (holdout, validation), split in cases.items():
-        assert split_of("q", DatasetSettings(holdout_share=holdout, validation_share=validation), 0) == split
-    assert split_of("q", DatasetSettings(holdout_share=at / 2, validation_share=0.6 * at), 0) == "validation"
+    for share, split in {0.0: "train", at: "train", math.nextafter(at, 1): "holdout"}.items():
+        assert split_of("q", DatasetSettings(holdout_share=share), 0) == split
 
 
 def test_another_draw_of_the_holdout_is_another_hash() -> None:
     for generation in (1, 2):
         at = fraction(f"{generation} q")
-        asked = DatasetSettings(holdout_share=math.nextafter(at, 1), validation_share=0)
+        asked = DatasetSettings(holdout_share=math.nextafter(at, 1))
         assert split_of("q", asked, generation) == "holdout"
         assert split_of("q", asked.model_copy(update={"holdout_share": at}), generation) == "train"
 
 
 def test_a_question_stays_where_its_interaction_or_its_text_stood() -> None:
     rows = [example(number) for number in range(3)]
-    stood = {"i0": "holdout", rows[1].prompt_hash: "validation", "i2": "train", rows[2].prompt_hash: "holdout"}
-    nothing = DatasetSettings(holdout_share=0, validation_share=0)
-    found = assigned(rows, evidence(rows, places=stood), nothing, 0)
-    assert [found[row.prompt_hash] for row in rows] == ["holdout", "validation", "holdout"]
+    stood = {"i0": "holdout", rows[1].prompt_hash: "train", "i2": "train", rows[2].prompt_hash: "holdout"}
+    for share in (0, 1):
+        found = assigned(rows, evidence(rows, places=stood), DatasetSettings(holdout_share=share), 0)
+        assert [found[row.prompt_hash] for row in rows] == ["holdout", "train", "holdout"]
 
 
 @pytest.mark.parametrize("generation", [0, 3])
@@ -137,7 +134,7 @@ def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: 
         return fraction(f"{generation} {row.identity}" if generation else row.identity)
 
     rows = sorted((example(number, topic="refund") for number in range(12)), key=drawn)
-    settings = DatasetSettings(holdout_share=0.25, validation_share=0)
+    settings = DatasetSettings(holdout_share=0.25)
     high = [row for row in rows if drawn(row) >= 0.25]
     low = [row for row in rows if drawn(row) < 0.25]
     found = assigned(high, evidence(), settings, generation)
@@ -162,7 +159,7 @@ def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: 
 @pytest.mark.parametrize("questions", [40, 92, 400])
 @pytest.mark.parametrize("topics", [1, 7, 12])
 def test_the_holdout_has_its_share_and_no_more_whatever_chance_and_topics_gave_it(questions: int, topics: int) -> None:
-    settings = DatasetSettings(holdout_share=0.25, validation_share=0.1)
+    settings = DatasetSettings(holdout_share=0.25)
     for generation in range(5):
         rows = [example(number, topic=f"topic {number % topics}") for number in range(questions)]
         found = assigned(rows, evidence(), settings, generation)
@@ -180,7 +177,7 @@ def test_the_holdout_has_its_share_and_no_more_whatever_chance_and_topics_gave_i
 def test_each_label_has_its_share_of_the_holdout_where_answers_are_labels() -> None:
     labels = [f"label_{letter}" for letter in "abcdefgh"]
     rows = [example(number, labels[number % 8], topic="refund") for number in range(64)]
-    settings = DatasetSettings(holdout_share=0.25, validation_share=0)
+    settings = DatasetSettings(holdout_share=0.25)
     found = assigned(rows, evidence(metric=Chosen(Label(labels), "of the tests")), settings, 0)
     held_out = Counter(row.completion for row in rows if found[row.prompt_hash] == "holdout")
     assert min(held_out[label] for label in labels) >= 2
@@ -196,14 +193,11 @@ def test_each_label_has_its_share_of_the_holdout_where_answers_are_labels() -> N
     assert {row.prompt_hash: later[row.prompt_hash] for row in rows} == stood
 
 
-def test_questions_of_no_topic_fill_the_holdout_by_their_hashes_and_those_for_validation_do_not() -> None:
+def test_questions_of_no_topic_fill_the_holdout_by_their_hashes() -> None:
     rows = [example(number, topic=OTHER) for number in range(40)]
     rows += [example(number) for number in range(40, 48)]
-    settings = DatasetSettings(holdout_share=0.25, validation_share=0.75)
-    found = assigned([replace(row, topic="refund") for row in rows], evidence(), settings, 0)
-    assert {found[row.prompt_hash] for row in rows if fraction(row.identity) >= 0.25} == {"validation"}
     high = [row for row in rows if fraction(row.identity) >= 0.25]
-    nameless = assigned(high, evidence(), settings.model_copy(update={"validation_share": 0.0}), 0)
+    nameless = assigned(high, evidence(), DatasetSettings(holdout_share=0.25), 0)
     lowest = sorted(high, key=lambda row: fraction(row.identity))[: round(0.25 * len(high))]
     assert {hash for hash, split in nameless.items() if split == "holdout"} == {row.prompt_hash for row in lowest}
 
@@ -338,7 +332,7 @@ def test_what_no_earlier_dataset_holds_is_new_and_what_was_stated_since() -> Non
     left = [Decided(example(number), "set_aside", "incomplete") for number in (11, 12)]
     thumbs = [(example(21), True), (example(0), False)]
     earlier = before(until=START + 2 * HOUR, known=frozenset({"f1"}))
-    asked = {"holdout_share": 0.0, "validation_share": 0.0}
+    asked = {"holdout_share": 0.0}
     selection = chosen(evidence(rows, left=left, thumbs=thumbs), earlier, **asked)
     # The second was there when the earlier dataset was made, and was not in it: it is decided anew.
     assert used(selection) == [2, 3, 4]
@@ -405,7 +399,7 @@ def test_a_topic_has_no_more_of_the_training_rows_than_its_share() -> None:
     rows = [example(number, question=f"refund {words(number, 1)}") for number in range(30)]
     rows += [example(number, question=f"parcel {words(number, 1)}") for number in range(30, 36)]
     rows += [example(number, question=words(number)) for number in range(36, 96)]
-    asked = {"holdout_share": 0.0, "validation_share": 0.0, "topics": 2}
+    asked = {"holdout_share": 0.0, "topics": 2}
     selection = chosen(evidence(rows, topics=topical()), maximum_topic_share=0.1, **asked)
     # 96 rows, two topics: twice an even share is all of them.
     assert len(used(selection)) == 96
@@ -424,14 +418,13 @@ def test_a_topic_has_no_more_of_the_training_rows_than_its_share() -> None:
 
 
 def test_what_was_trained_on_or_judged_before_is_not_judged_on_anew() -> None:
-    rows = [example(number) for number in range(1, 6)]
+    rows = [example(number) for number in range(1, 5)]
     stood = place(1, "holdout") | place(2, "holdout") | place(3, "holdout")
-    stood |= place(4, "train") | place(5, "validation")
+    stood |= place(4, "train")
     earlier = before(train=[example(1)], spent=[example(2)])
-    selection = chosen(evidence(rows, places=stood), earlier, holdout_share=0, validation_share=0)
+    selection = chosen(evidence(rows, places=stood), earlier, holdout_share=0)
     assert numbers(selection.splits["holdout"]) == [3]
     assert numbers(selection.splits["train"]) == [4]
-    assert numbers(selection.splits["validation"]) == [5]
     assert reasons(selection) == {1: "near_training", 2: "spent"}
 
 
@@ -442,19 +435,20 @@ def test_nothing_near_what_is_judged_on_is_learned() -> None:
         example(3, "No, in no case.", question=f"{long} so", kind="accepted"),
         example(4, "No, in no case.", question=f"{older} so", kind="accepted"),
         example(5),
-        example(6),
     ]
-    stood = {rows[0].prompt_hash: "holdout", rows[2].prompt_hash: "validation"} | place(6, "validation")
+    stood = {rows[0].prompt_hash: "holdout", rows[2].prompt_hash: "train"}
     thumbs = [
         (example(31, question=f"{long} to"), True),
         (example(32), True),
         (example(33, question=f"{older} to"), False),
     ]
     earlier = before(judged=[example(2, "Yes.", question=older)])
-    selection = chosen(evidence(rows, places=stood, thumbs=thumbs), earlier, holdout_share=0, validation_share=0)
+    selection = chosen(evidence(rows, places=stood, thumbs=thumbs), earlier, holdout_share=0)
     assert {name: numbers(selection.splits[name]) for name in SPLITS} == {
-        "holdout": [1, 3], "regression": [2], "train": [5], "validation": [6],
-    }  # fmt: skip
+        "holdout": [1, 3],
+        "regression": [2],
+        "train": [5],
+    }
     assert reasons(selection) == {4: "near_holdout"}
     assert numbers([row for row, _ in selection.thumbs]) == [32]
 
@@ -468,9 +462,7 @@ def test_the_regression_set_keeps_what_is_true_and_not_asked_anew() -> None:
     ]
     stood = {rows[0].prompt_hash: "holdout"}
     doubted = [Decided(example(23, "At 8 am.", question=words(3)), "waiting", "disputed")]
-    selection = chosen(
-        evidence(rows, doubted, places=stood), before(judged=judged), holdout_share=0, validation_share=0
-    )
+    selection = chosen(evidence(rows, doubted, places=stood), before(judged=judged), holdout_share=0)
     assert numbers(selection.splits["regression"]) == [4]
     assert numbers(selection.splits["holdout"]) == [11]
     assert reasons(selection) == {2: "regression_superseded", 3: "regression_superseded", 23: "disputed"}
@@ -483,15 +475,13 @@ def test_replay_is_an_even_draw_of_what_is_true_and_not_taught_anew() -> None:
     new += [
         example(40, "At 8 am.", question=words(0)),  # taught anew
         example(41, "At 9 am.", question=words(1)),  # has changed, and is taught anew
-        example(42, question=words(42)),
     ]
     doubted = [Decided(example(22, "At 8 am.", question=words(2)), "waiting", "disputed")]
     earlier = before(until=START + 25 * HOUR, train=old, judged=[example(3, "At 8 am.")])
-    asked = {"holdout_share": 0.0, "validation_share": 0.0}
-    stood = place(42, "validation")
+    asked = {"holdout_share": 0.0}
 
     def replayed(share: float) -> list[int]:
-        selection = chosen(evidence(new, doubted, places=stood), earlier, **{**asked, "replay_share": share})
+        selection = chosen(evidence(new, doubted), earlier, **{**asked, "replay_share": share})
         train = selection.splits["train"]
         assert selection.replayed == {row.row_id for row in train} - {row.row_id for row in new}
         assert numbers(train)[-8:] == [30, 31, 32, 33, 34, 35, 40, 41]
@@ -508,7 +498,7 @@ def test_replay_is_an_even_draw_of_what_is_true_and_not_taught_anew() -> None:
 
 def test_thumbs_come_oldest_first_and_never_from_the_holdout() -> None:
     thumbs = [(example(number), number % 2 == 0) for number in (5, 2, 9, 1, 7)]
-    asked = {"holdout_share": 0.0, "validation_share": 0.0}
+    asked = {"holdout_share": 0.0}
     stood = {"i2": "holdout"} | place(7, "holdout")
     selection = chosen(evidence(thumbs=thumbs, places=stood), **asked)
     assert [(row.row_id, good) for row, good in selection.thumbs] == [
@@ -521,7 +511,7 @@ def test_thumbs_come_oldest_first_and_never_from_the_holdout() -> None:
     again = before(generation=1)
     drawn = {number: fraction(f"1 {words(number)}") for number in range(20)}
     least = min(drawn, key=drawn.__getitem__)
-    few = {"holdout_share": 0.05, "validation_share": 0.0}  # one of twenty, and one has so low a draw
+    few = {"holdout_share": 0.05}  # one of twenty, and one has so low a draw
     everything = evidence([example(number) for number in drawn], thumbs=[(example(number), True) for number in drawn])
     split = chosen(everything, again, **few)
     assert numbers(split.splits["holdout"]) == [least]
@@ -587,8 +577,8 @@ def asking(minimum_rows: int, minimum_examples: int) -> Settings:
 
 
 def test_too_few_new_rows_are_refused_and_what_was_left_out_is_named() -> None:
-    train = [example(number) for number in range(6)]
-    rows = {"train": train, "validation": [example(7)], "holdout": [example(8), example(9)]}
+    train = [example(number) for number in range(7)]
+    rows = {"train": train, "holdout": [example(8), example(9)]}
     sound = selection(replayed=["r0000"], **rows)
     check_enough(sound, asking(8, 2), "support")
     with pytest.raises(TooFewRows, match=r"^workload support: 8 new examples; dataset\.minimum_rows asks for 9$"):
@@ -596,16 +586,16 @@ def test_too_few_new_rows_are_refused_and_what_was_left_out_is_named() -> None:
     left = [lost_row(example(20), "spent"), lost_row(example(21), "spent")]
     with pytest.raises(TooFewRows, match=r"asks for 9; left out: 2 spent$"):
         check_enough(selection(left, ["r0000"], **rows), asking(9, 2), "support")
-    # The five that are new in train are judged too, by folds.
-    check_enough(sound, asking(8, 7), "support")
-    for fold_rows, examples in ((200, 8), (4, 3), (0, 3)):
+    # The six that are new in train are judged too, by folds.
+    check_enough(sound, asking(8, 8), "support")
+    for fold_rows, examples in ((200, 9), (5, 3), (0, 3)):
         asked = asking(8, examples)
         asked = asked.model_copy(update={"gate": asked.gate.model_copy(update={"fold_rows": fold_rows})})
         wanted = rf"2 of 8 new examples are in the holdout; gate\.minimum_examples asks for {examples},"
         with pytest.raises(TooFewRows, match=wanted):
             check_enough(sound, asked, "support")
     with pytest.raises(TooFewRows, match=r"0 of 7 new examples are in the holdout"):
-        check_enough(selection(train=train, validation=[example(7)]), asking(1, 3), "support")
+        check_enough(selection(train=train), asking(1, 3), "support")
     nothing = selection(replayed=["r0000"], train=train[:1], holdout=rows["holdout"])
     with pytest.raises(TooFewRows, match=r"no example is left to train on; lower dataset\.holdout_share"):
         check_enough(nothing, asking(1, 1), "support")
@@ -659,9 +649,9 @@ def test_ten_questions_are_frequent_unless_they_are_less_than_a_hundredth() -> N
     with pytest.raises(LostClass, match="6 of 10"):
         check(lost(4, 6))
     many = [example(number, f"Other {words(number, 1)}.") for number in range(1_000, 2_000)]
-    check(lost(4, 6, validation=many))
+    check(lost(4, 6, holdout=many))
     with pytest.raises(LostClass, match="6 of 10"):
-        check(lost(4, 6, validation=many[:970]))
+        check(lost(4, 6, holdout=many[:970]))
 
 
 def test_the_class_that_lost_most_is_named_and_the_rule_that_took_most() -> None:
@@ -715,14 +705,13 @@ def test_what_is_learned_never_asks_what_is_judged_on() -> None:
     long = words(1, 20)
     judged, near = example(1, question=long), example(2, question=f"{long} so")
     apart = [example(number) for number in range(3, 7)]
-    sound = {"train": apart[:1], "validation": apart[1:2], "holdout": [judged], "regression": apart[2:3]}
+    sound = {"train": apart[:2], "holdout": [judged], "regression": apart[2:3]}
     related = Related([judged, near, *apart], 0.8)
     check_leaks(sound, [(apart[3], True)], related)
     nothing: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for split in ("holdout", "regression"):
-        for name in ("train", "validation"):
-            with pytest.raises(Leak, match=f"row r0002 of {name} asks the held-out question of row r0001"):
-                check_leaks({**nothing, split: [judged], name: [apart[0], near]}, [], related)
+        with pytest.raises(Leak, match="row r0002 of train asks the held-out question of row r0001"):
+            check_leaks({**nothing, split: [judged], "train": [apart[0], near]}, [], related)
         with pytest.raises(Leak, match="row r0002 of thumbs"):
             check_leaks({**sound, split: [judged]}, [(apart[3], True), (near, False)], related)
     check_leaks({**sound, "train": [near]}, [], Related([judged, near], 1.0))

@@ -157,7 +157,7 @@ def test_a_report_does_not_load_a_champion_that_was_altered(
     settings = Settings(models={"base": base, "directory": tmp_path / "models"})  # type: ignore[arg-type]
     Rollout(warehouse, settings, MemoryPublisher(), "t").promote("support", version.version, "operator", "", NOW)
     columns = "'d1' AS version, 'support' AS workload, now() AS created_at, '/' AS path, '{}' AS card"
-    rows = "1 AS train, 1 AS validation, 1 AS holdout, 0 AS replay"
+    rows = "1 AS train, 1 AS holdout, 0 AS replay"
     warehouse.execute(f"INSERT INTO datasets BY NAME SELECT {columns}, {rows}")
     _altered(version)
     found = reports.benchmark(warehouse, settings, "support", tmp_path / "report", None)

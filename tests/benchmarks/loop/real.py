@@ -62,8 +62,6 @@ _COLOURS = (
 _ROWS = pa.schema([(name, pa.string()) for name in ("row_id", "messages", "completion", "rejected", "context")])
 FIRST = 4
 """The first model has at most so many trainings."""
-VALIDATION = 10
-"""One row in so many is kept for the validation loss."""
 LUCKS = 200
 """Simulated trainings of which the mean is shown beside a real one."""
 
@@ -119,18 +117,17 @@ class Real:
 
     def _write(self, folder: Path, rows: Sequence[tuple[int, int, int]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        parts: dict[str, list[dict[str, str | None]]] = {"train": [], "validation": []}
-        for place, (topic, wording, answer) in enumerate(rows):
-            row = {
+        own = [
+            {
                 "row_id": f"{topic} {wording} {answer}",
                 "messages": _messages(self._questions[topic][wording]),
                 "completion": desk(topic, answer),
                 "rejected": None,
                 "context": None,
             }
-            parts["validation" if place % VALIDATION == VALIDATION - 1 else "train"].append(row)
-        for name, own in parts.items():
-            pq.write_table(pa.Table.from_pylist(own, _ROWS), folder / f"{name}.parquet")
+            for topic, wording, answer in rows
+        ]
+        pq.write_table(pa.Table.from_pylist(own, _ROWS), folder / "train.parquet")
 
     def _asked(self, folder: Path) -> list[str]:
         """What the model answers to all questions, topic by topic."""

@@ -50,6 +50,7 @@ class Scenario:
         bad: chance that a training makes a worse model: a third of the topics is lost.
         forgotten: chance that a training loses two topics wholly.
         no_training, no_feedback: first and last days of outages.
+        drawn: all of this is drawn for each seed (see `_drawn`).
     """
 
     changes: dict[int, int] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Scenario:
     forgotten: float = 0.0
     no_training: tuple[int, int] = (-1, -1)
     no_feedback: tuple[int, int] = (-1, -1)
+    drawn: bool = False
 
 
 CHANGE = Scenario(changes={100: 5, 230: 3})
@@ -93,6 +95,7 @@ SCENARIOS = {
     "real_feedback": replace(CHANGE, likes=(10 / 16, 26 / 28)),  # see `likes.py`
     "rated_1_percent": replace(CHANGE, rated=0.008),
     "rated_20_percent": replace(CHANGE, rated=0.17),
+    "drawn": Scenario(drawn=True),
 }
 
 SHORT = {"four_months": Scenario(days=120, changes={30: 5, 75: 3})}
@@ -103,6 +106,7 @@ class World:
     """What is true in one scenario, for one seed."""
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
+        scenario = _drawn(np.random.default_rng([seed, 7])) if scenario.drawn else scenario
         self.scenario, self.seed = scenario, seed
         luck = np.random.default_rng([seed, 1])
         self.topics = TOPICS + scenario.new
@@ -162,6 +166,38 @@ class World:
     def base_model(self) -> Floats:
         """A model that learned nothing about the workload."""
         return np.full((self.topics, ANSWERS), BASE / ANSWERS)
+
+
+def _drawn(luck: np.random.Generator) -> Scenario:
+    """Draws a scenario that nobody chose: up to twelve days with changes, and other troubles in a third of years."""
+
+    def trouble(low: float, high: float) -> float:
+        return float(luck.uniform(low, high)) if luck.random() < 1 / 3 else 0.0
+
+    def outage() -> tuple[int, int]:
+        first = int(luck.integers(DAYS - 40))
+        return (first, first + int(luck.integers(7, 40))) if luck.random() < 1 / 3 else (-1, -1)
+
+    new = round(trouble(1, 12))
+    days = luck.permutation(np.arange(20, DAYS - 20))[: luck.integers(13)]
+    return Scenario(
+        changes={int(day): int(luck.integers(1, 6)) for day in sorted(days)},
+        new=new,
+        new_share=float(luck.uniform(0.05, 0.4)) if new else 0.0,
+        new_day=int(luck.integers(30, 300)),
+        ramp=int(luck.integers(1, 90)),
+        season=trouble(0.5, 2.0),
+        rated=float(np.exp(luck.uniform(np.log(0.008), np.log(0.17)))),
+        late=float(luck.exponential(3.0)),
+        correcting=float(luck.uniform(0.1, 0.8)),
+        expert_wrong=trouble(0.0, 0.3),
+        enemies=trouble(0.005, 0.15),
+        enemy_votes=float(luck.uniform(0.05, 1.5)),
+        bad=trouble(0.0, 0.4),
+        forgotten=trouble(0.0, 0.5),
+        no_training=outage(),
+        no_feedback=outage(),
+    )
 
 
 def terms() -> list[dict[str, str]]:

@@ -175,7 +175,7 @@ def _kept(dataset: datasets.Dataset, asked: dict[str, Item]) -> float:
     """The share of the questions that is in the dataset; the least of all groups that have LARGE or more."""
     sent = Counter(item.group for item in asked.values())
     kept: Counter[str] = Counter()
-    for split in ("train", "validation", "holdout"):
+    for split in ("train", "holdout"):
         kept.update(asked[row["interaction_id"]].group for row in dataset.split(split))
     shares = [kept[name] / count for name, count in sent.items() if count >= LARGE]
     return min([kept.total() / sent.total(), *shares])
