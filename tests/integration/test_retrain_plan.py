@@ -108,7 +108,7 @@ def test_activations_of_packed_are_what_autograd_keeps(dtype: str, tmp_path: Pat
     install(model.get_base_model())
     ids = torch.randint(0, 500, (1_024,)).tolist()
     rows = [Encoded("", ids[:-8], ids[-8:])]
-    training = Training(model, rows, [], 0, settings.for_model(1), tmp_path, 0)
+    training = Training(model, rows, 0, settings.for_model(1), tmp_path, 0)
     with training.precision:
         found = kept(model, lambda: packed_losses(model, rows, 0))
     assert plan(base, settings, 0, None).activations == pytest.approx(found, rel=0.08)

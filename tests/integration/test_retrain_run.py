@@ -61,7 +61,7 @@ def settings_for(folder: Path, base: Path) -> Settings:
         models=ModelsSettings(base=base, directory=folder / "models"),
         train=TrainSettings(threads=1, learning_rate=5e-3, epochs=8, dtype="float32", checkpoint_steps=10),
         evaluate=EvaluateSettings(general_examples=9),
-        gate=GateSettings(minimum_examples=15, maximum_latency_ratio=ANY_LATENCY),
+        gate=GateSettings(minimum_examples=12, maximum_latency_ratio=ANY_LATENCY),
     )
 
 
