@@ -19,7 +19,7 @@ class UnderWay(threading.Event):
     hours end.
 
     Attributes:
-        progress: the last report of the run.
+        progress: what the run has reported of its present stage.
         losses: training loss by step, of the training under way.
         logged_at: when a report was last logged.
     """
@@ -53,7 +53,7 @@ class UnderWay(threading.Event):
     def report(self, line: dict[str, Any], now: datetime) -> None:
         """Take a report of the run."""
         is_new_stage = line["stage"] != self.progress["stage"]
-        self.progress = {**self.progress, **line}
+        self.progress = line if is_new_stage else self.progress | line
         name, _ = COUNTED.get(line["stage"], (None, None))
         count = line.get(name) if name else None
         if is_new_stage or (isinstance(count, int) and self._counts and count < self._counts[-1][1]):  # or a new fold

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from retuned.daemon.cli.progress import Progress
 from retuned.daemon.jobs.under_way import UnderWay
 from retuned.retrain import queue as lines
 from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.runner_settings import RunnerSettings
 from retuned.retrain.stages import candidate as candidate_stage
 from retuned.retrain.stages import dataset as dataset_stage
 
@@ -315,3 +316,14 @@ def test_a_run_that_another_daemon_has_begun_is_not_said_to_wait(queue: RunQueue
     queue.jobs.context.lead = stand_by
     waits = {one["workload"]: one["reason"] for one in queue.runs.queue()}
     assert waits == {"support": "the leader executes it", "sales": "it begins when its turn comes"}
+
+
+def test_a_stage_shows_nothing_of_the_one_before() -> None:
+    now = datetime(2026, 11, 1)
+    run = UnderWay({"id": "r", "workload": "support", "kind": "train"}, RunnerSettings(), now, lambda: False)
+    run.report({"stage": "evaluate", "split": "general", "evaluated": 8, "rows": 8}, now)
+    run.report({"stage": "train", "fold": 1, "rows": {"train": 48, "holdout": 16}}, now)
+    run.report({"stage": "train", "fold": 1, "step": 3, "steps": 40, "loss": 0.5}, now)
+    assert run.progress["rows"] == {"train": 48, "holdout": 16}
+    run.report({"stage": "evaluate", "fold": 1}, now)
+    assert run.progress == {"stage": "evaluate", "fold": 1}
