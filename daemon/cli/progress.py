@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retuned.daemon.jobs.progress import words
+from retuned.daemon.jobs.progress import COUNTED, words
 from retuned.daemon.operations import training
 from retuned.daemon.operations.fields import OfWorkload
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 EVERY_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 """Between two looks at a run that is followed, or at a backup."""
-STEPS = {"train": ("step", "steps"), "evaluate": ("evaluated", "rows")}
-"""Of a stage, the fields of its progress that count what is done, and what there is to do."""
 MOST_NAMED = 10
 PLACES = {"local": "on this machine", "ray": "on Ray"}
 
@@ -112,7 +110,7 @@ def follow(service: "Service", workload: str) -> int:
                 break
             progress = run["progress"] or {"stage": run["waits_for"] or run["state"]}
             # The fields of earlier stages stay, and have other types: a dataset's rows are counted by split.
-            counts = (progress.get(key) for key in STEPS.get(progress["stage"], ("", "")))
+            counts = (progress.get(key) for key in COUNTED.get(progress["stage"], ("", "")))
             done, steps = (count if isinstance(count, int) else None for count in counts)
             bar.update(task, description=f"{workload}: {words(progress)}", completed=done or 0, total=steps)
             if bar.disable and progress["stage"] != shown:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+COUNTED = {"train": ("step", "steps"), "evaluate": ("evaluated", "rows")}
+"""By stage, what a report counts, and of how many."""
 SHOWN = {
     "train": ("fold", "step", "steps", "epoch", "loss"),
     "evaluate": ("fold", "evaluated", "rows"),

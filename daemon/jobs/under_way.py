@@ -5,11 +5,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from retuned.daemon.jobs.progress import COUNTED
 from retuned.retrain.runner_settings import RunnerSettings
 
 POLL_SECONDS = 0.1
-COUNTED = {"train": ("step", "steps"), "evaluate": ("evaluated", "rows")}
-"""By stage, what a report counts, and of how many."""
 MOST_LOSSES = 200
 """Points of the loss curve that are kept; beyond, every other one goes."""
 
