@@ -1,6 +1,6 @@
 """Whether it pays to keep a model up to date: a simulated year, systems that decide, and the money that they lose.
 
-    python tests/benchmarks/run.py loop                # 18 scenarios, 20 seeds: two hours; goes on where it was stopped
+    python tests/benchmarks/run.py loop                # 18 scenarios, 20 seeds: an hour; goes on where it was stopped
     python tests/benchmarks/run.py loop.change         # one scenario
     python tests/benchmarks/run.py loop.real           # four months with real trainings, 5 seeds: an hour and a half
     python tests/benchmarks/loop/external.py change 'python my_system.py'    # a system of your own
