@@ -41,6 +41,7 @@ from retuned.retrain.run import RunResult
 from retuned.retrain.scoring import exam
 from retuned.retrain.scoring.text import Text
 from retuned.retrain.settings import (
+    DatasetSettings,
     EvaluateSettings,
     GateSettings,
     MetricSettings,
@@ -61,7 +62,8 @@ def settings_for(folder: Path, base: Path) -> Settings:
         models=ModelsSettings(base=base, directory=folder / "models"),
         train=TrainSettings(threads=1, learning_rate=5e-3, epochs=8, dtype="float32", checkpoint_steps=10),
         evaluate=EvaluateSettings(general_examples=9),
-        gate=GateSettings(minimum_examples=12, maximum_latency_ratio=ANY_LATENCY),
+        dataset=DatasetSettings(holdout_share=0.3),
+        gate=GateSettings(minimum_examples=15, maximum_latency_ratio=ANY_LATENCY),
     )
 
 
