@@ -53,6 +53,7 @@ def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 def pytest_unconfigure() -> None:
     if forks.server is not None:
         forks.server.close()
+        forks.server = None  # `make mutants` runs pytest many times in one process
 
 
 @pytest.fixture(scope="session")

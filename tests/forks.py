@@ -87,6 +87,7 @@ class Server:
             self.process.terminate()
             self.process.wait()
         shutil.rmtree(self.folder)
+        del os.environ[SERVER]
 
 
 server: Server | None = None

@@ -7,7 +7,7 @@ CREATE TABLE erasures (
     reason VARCHAR,
     selection JSON,  -- what to erase; null once it is erased
     state VARCHAR NOT NULL DEFAULT 'requested',  -- requested, deleting, rewriting, swapping, done
-    found JSON,  -- where erased rows were found; an object, see erasure/inventory.py
+    found JSON,  -- where erased rows were found; an object
     error VARCHAR,  -- why the last attempt ended early; null: it did not
     done_at TIMESTAMP,
     receipt JSON
