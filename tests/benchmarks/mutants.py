@@ -64,7 +64,8 @@ TARGETS = {
         for module in ("selection", "splits", "checks")
     },
     "retrain/decision/gate.py": Target(
-        (f"{UNIT}retrain_gate.py",), "not promoted and not seldom and not level and not many_the"
+        tuple(f"{UNIT}retrain_{name}.py" for name in ("gate", "gate_metrics", "gate_units", "erased")),
+        "not promoted and not seldom and not level and not many_the and not errs_no_more",
     ),
     "retrain/release/rollout.py": Target((f"{INTEGRATION}retrain_registry.py",)),
     "daemon/policy/decision.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),

@@ -10,8 +10,9 @@ import pytest
 from simulation import Candidate, Row, asked_again, graded, simulate, skewed
 
 from retuned.retrain.decision import harm
-from retuned.retrain.decision.gate import decide, lacks_evidence
+from retuned.retrain.decision.gate import decide, examined, lacks_evidence
 from retuned.retrain.decision.interval import POWER, error_of_try, examples_needed, interval
+from retuned.retrain.scoring.exam import Permission
 from retuned.retrain.settings import GateSettings, IncumbentSettings
 
 
@@ -46,6 +47,17 @@ def test_too_few_examples() -> None:
 def test_only_rows_that_both_answered_count() -> None:
     decision = decide(POOR, rows([1.0] * 40, name="other"), [], [], SETTINGS)
     assert decision.figures == {"examples": 0}
+
+
+@pytest.mark.parametrize(("candidate", "passed"), [(GOOD, True), (POOR, False)])
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_metric_that_failed_its_exam_promotes_nothing(candidate: list[Row], passed: bool, granted: bool) -> None:
+    decision = decide(POOR, candidate, [], [], SETTINGS)
+    assert decision.outcome is passed
+    after = examined(decision, Permission(granted, "text agrees with people on 0.52 of 89 pairs"))
+    assert after.outcome is (passed and granted)
+    assert after.reasons == [*decision.reasons, "Text agrees with people on 0.52 of 89 pairs."]
+    assert after.figures == decision.figures | {"passed[exam]": float(granted)}
 
 
 def test_a_gain_that_chance_explains_is_refused() -> None:
