@@ -9,8 +9,11 @@ import msgspec
 # The names of fields that hold a key and its value, as in OpenTelemetry's attributes and fields of forms.
 _LABELS = ("key", "name", "field", "label", "title", "type", "system")
 _VALUES = frozenset(
-    ("value", "stringValue", "string_value", "intValue", "int_value", "arrayValue", "array_value", "values")
-)
+    (
+        "value", "stringValue", "string_value", "intValue", "int_value", "doubleValue", "double_value", "arrayValue",
+        "array_value", "values",
+    )
+)  # fmt: skip
 LABELLED = rf'(?i:"(?:{"|".join(_LABELS)})\\*" ?: ?\\*"[^"]*)'
 """The text before such a key, as an RE2 pattern."""
 
@@ -32,6 +35,16 @@ class Leaf(NamedTuple):
 
 Replace = Callable[[Leaf], Any]
 """Returns the replacement, or the value itself."""
+
+
+def whole(value: Any) -> int | None:
+    """Returns a whole number, also one that is written as a float; None of any other value.
+
+    pandas and NumPy write `4711.0` for the integers of a column with a gap.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def replaced(value: Any, replace: Replace) -> Any:

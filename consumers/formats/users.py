@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from retuned.consumers.common.leaves import LABELLED, Leaf
+from retuned.consumers.common.leaves import LABELLED, Leaf, whole
 from retuned.consumers.formats.messages import Plain
 
 USER_KEYS = (
@@ -45,7 +45,7 @@ _NOBODY = frozenset(
 def take_user(attributes: Plain) -> str | None:
     """Removes every user from attributes and from objects in them such as `metadata`, and returns the first.
 
-    Changes the objects in place. A user is a text, an integer, or an object that holds one under a known key.
+    Changes the objects in place. A user is a text, a whole number, or an object that holds one under a known key.
     """
     users = [_as_user(attributes.pop(key)) for key in USER_KEYS if key in attributes]
     users += [take_user(inner) for key in _GROUPS if isinstance(inner := attributes.get(key), dict)]
@@ -73,10 +73,10 @@ class Pseudonyms:
 
     def __call__(self, leaf: Leaf) -> str | None:
         """Returns the pseudonym; None if the value names nobody, such as a type in a tool's schema or a role."""
-        if not names_user(leaf.key, leaf.above) or isinstance(leaf.value, bool):
+        if not names_user(leaf.key, leaf.above):
             return None
-        if isinstance(leaf.value, int):
-            return self._pseudonym(str(leaf.value))
+        if (number := whole(leaf.value)) is not None:
+            return self._pseudonym(str(number))
         user = leaf.value.strip() if isinstance(leaf.value, str) else ""
         if user.casefold() in _NOBODY or not _USER.fullmatch(user):
             return None
@@ -91,7 +91,7 @@ def names_user(key: str, above: str = "") -> bool:
 
 def _as_user(value: Any) -> str | None:
     if isinstance(value, dict):
-        value = next((value[key] for key in ("id", *USER_KEYS) if isinstance(value.get(key), str | int)), None)
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    return str(value)[:512].strip() or None
+        value = next((value[key] for key in ("id", *USER_KEYS) if isinstance(value.get(key), str | int | float)), None)
+    if (number := whole(value)) is not None:
+        return str(number)
+    return value[:512].strip() or None if isinstance(value, str) else None

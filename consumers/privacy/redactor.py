@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from retuned.consumers.common.leaves import Leaf, replaced, replaced_in_text
+from retuned.consumers.common.leaves import Leaf, replaced, replaced_in_text, whole
 from retuned.consumers.privacy.columns import Redacted, exchanged, suspects
 from retuned.consumers.privacy.finder import Finder, Found
 from retuned.consumers.privacy.placeholders import Conversations, Scope
@@ -212,9 +212,9 @@ class Redactor:
             return user
         if isinstance(value, str):
             return self._in_text(value, scope, users, leaf)
-        if isinstance(value, bool) or not isinstance(value, int) or not self.enabled:
+        if not self.enabled or (number := whole(value)) is None:
             return value
-        found = self._finder.find(str(abs(value)), self._context(leaf))
+        found = self._finder.find(str(abs(number)), self._context(leaf))
         return self._placeholder(found[0], scope) if found else value
 
     def _in_text(

@@ -238,6 +238,7 @@ def test_a_column_misses_nothing_that_a_text_does_not(text: str, expected: str) 
         ('{"mail": "anna@example.com", "n": 1}', '{"mail": "<EMAIL_1>", "n": 1}'),
         ('{"card": 4111111111111111}', '{"card": "<CARD_1>"}'),
         ("[-4111111111111111,\n 4111111111111111]", '["<CARD_1>",\n "<CARD_1>"]'),
+        ('{"phone": 2125550198.0, "also": 4.111111111111111e15}', '{"phone": "<PHONE_1>", "also": "<CARD_1>"}'),
         (r'{"mail": "anna\u0040example.com"}', '{"mail": "<EMAIL_1>"}'),
     ],
 )

@@ -157,6 +157,20 @@ def test_a_user_is_the_same_pseudonym_wherever_an_event_names_him(tmp_path: Path
     assert correction["customer"] == {"id": pseudonym, "plan": "gold"}
 
 
+def test_a_number_names_the_same_user_however_it_is_written(tmp_path: Path, warehouse: Warehouse) -> None:
+    """pandas writes 4711.0 where the column has a gap."""
+    rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
+    rig.send(
+        interaction("a", attributes={"deep": {"user_id": 4711}}),
+        interaction("b", attributes={"deep": {"user_id": 4711.0}}, response='{"customer": {"id": 4711.0}}'),
+        interaction("c", attributes={"user_id": 4711.0}),
+    )
+    rig.drain()
+    rows = rig.warehouse.rows("SELECT user_id, response, attributes FROM interactions")
+    assert "4711" not in str(rows)
+    assert str(rows).count(rig.ingest.writer.pseudonym("4711")) == 4
+
+
 def test_what_names_nobody_stays(tmp_path: Path, warehouse: Warehouse) -> None:
     rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())
     text = json.dumps(NOBODY)

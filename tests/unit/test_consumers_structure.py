@@ -27,7 +27,9 @@ GONE: list[dict[str, Any]] = [
     {"customer_ssn": "123456789"}, {"passportNumber": "C01X00T47"}, {"nif": "12345678Z"}, {"tax_id": "98765432110"},
     {"patient": {"nhs_number": "6204829173"}}, {"pin": 4821}, {"card": {"cvv": "123"}}, {"securityCode": "4821"},
     {"client_secret": "qwertyuiop"}, {"access_token": "abcdefgh"}, {"db": {"password": "a,b;c'd9\"!"}},
-    {"number": 4111111111111111}, {"anna@example.com": True}, {"a": json.dumps({"b": json.dumps({"pin": "4821"})})},
+    {"phone": 2125550198.0}, {"key": "phone", "value": {"doubleValue": 2125550198.0}}, {"pin": 4821.0},
+    {"number": 4111111111111111}, {"number": 4111111111111111.0}, {"anna@example.com": True},
+    {"a": json.dumps({"b": json.dumps({"pin": "4821"})})},
 ]  # fmt: skip
 LABELS = ("password", "phone", "mobile_number", "true")
 KEPT: list[dict[str, Any]] = [
@@ -36,6 +38,7 @@ KEPT: list[dict[str, Any]] = [
     {"password_changed_at": "2026-11-24T10:00"}, {"invoice_no": "0171 2345678"}, {"created": 1764000000},
     {"properties": {"password": {"type": "string", "description": "the password"}}}, {"ean": "4006381333931"},
     {"DB": "password=${DB_PASSWORD}"}, {"price": 12.5, "n": None, "b": True, "big": 10**30, "e": 1e-7},
+    {"created": 1764000000.0, "total_tokens": 123456.0, "big": 1e300},
 ]  # fmt: skip
 
 
