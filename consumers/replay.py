@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from functools import partial
 from typing import Any
 
@@ -59,7 +60,8 @@ def decoded(
     """
     rows = Rows(batch, seconds, utc_now(), pseudonym)
     for letter in letters:
-        record = FetchedRecord(letter["topic"], letter["partition"], letter["offset"], letter["payload"].encode())
+        place, at = (letter["topic"], letter["partition"], letter["offset"]), letter["received_at"].replace(tzinfo=UTC)
+        record = FetchedRecord(*place, letter["payload"].encode(), timestamp=at.timestamp())
         parts = decoder.found(record, rows.received_at)
         if any(isinstance(part, BadPart) for part in parts):
             continue

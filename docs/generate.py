@@ -437,6 +437,7 @@ OTHER_ROUTES = {
     "people who decide on it.",
     "POST /approvals/{id}": "The form of that page: `decision` and `reason`.",
     "GET /workloads/{workload}/rows": "What the last dataset decided about each row, with forms to overrule it.",
+    "GET /workloads/{workload}/drift-examples": "A current question for each feature that moved in the latest check.",
     "POST /workloads/{workload}/rows": "A form of that page: `action`, `id`, `reason` and `answer`.",
     "GET /workloads/{workload}/datasets": "Two datasets side by side: `before` and `after`, by default the last two.",
     "GET /workloads/{workload}/memory": "The entries of the memory with the life of each, with forms to change them.",

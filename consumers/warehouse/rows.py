@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -105,6 +105,7 @@ class Rows:
         self.tables: dict[Table, Any] = {}
         self.ids: dict[Table, list[str]] = {}
         self.dead: list[DeadLetter] = []
+        self._written: dict[str, float | None] = {}
         self.requests: list[tuple[tuple[str, int, int], Request]] = []
         self.replayed: list[dict[str, Any]] = []
         self.stored: dict[Table, int] = {}
@@ -194,6 +195,16 @@ class Rows:
             )
         return found
 
+    def written_at(self, letter: DeadLetter) -> datetime | None:
+        """Returns when the message of a dead letter was written to its topic; None: unknown.
+
+        A message may be read again long after it was written. Of a segment it is when the ingester read it.
+        """
+        if self.segment is not None:
+            return self.received_at
+        written = self._written.get(letter.key)
+        return None if written is None else datetime.fromtimestamp(written, UTC).replace(tzinfo=None)
+
     def refuse(self, place: tuple[str, int, int], detail: str) -> None:
         """Makes a dead letter without content of a request to erase events."""
         self.dead.append(DeadLetter(*place, "bad_erasure", detail, None))
@@ -226,10 +237,12 @@ class Rows:
         """
         if self.segment is not None:
             return
+        self.requests = [(place, request.redacted(redactor.text)) for place, request in self.requests]
         failed: dict[Table, dict[int, Exception]] = {kind: {} for kind in self.tables}
         users = Pseudonyms(pseudonym)
         redacted = {kind: self._take_out(kind, redactor, users, failed[kind].__setitem__) for kind in failed}
         bad = [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
+        self._written = {letter.key: record.timestamp for letter, (record, _) in zip(bad, self.bad, strict=True)}
         self.redactions = redactor.take_counts()
         redactor.number(list(redacted.values()))
         for kind, pending in redacted.items():

@@ -1,11 +1,12 @@
 """What is to be erased: a request of a person or of a system, and the selection that it means."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
 
+from retuned.consumers.common.text import without
 from retuned.consumers.common.times import utc
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import UserKeys, is_pseudonym
@@ -58,8 +59,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not ids and not limits:
             raise RetunedError("erasure: a whole workload needs a limit: add after, before or attribute")
         pairs = [one.partition("=") for one in self.attribute]
-        if wrong := [name for name, equals, _ in pairs if not (name and equals) or '"' in name]:
-            raise RetunedError(f"erasure: attribute {wrong[0]}: expected name=value")
+        if any(not (name and equals) or not {*'"\\'}.isdisjoint(name) for name, equals, _ in pairs):
+            raise RetunedError("erasure: attribute: expected name=value, and a name without quotes and backslashes")
         return Selection(
             users=pseudonyms(keys, self.user_id) if self.user_id else (),
             interactions=(self.interaction_id,) if self.interaction_id else (),
@@ -72,6 +73,13 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             before=utc("erasure: before", self.before),
             attributes={name: value for name, _, value in pairs},
         )
+
+    def redacted(self, redact: Callable[[str], str]) -> "Request":
+        """Returns the request with a reason that names nobody: without the id that is given, and redacted."""
+        if self.reason is None:
+            return self
+        ids = (self.user_id, self.interaction_id, self.conversation_id)
+        return msgspec.structs.replace(self, reason=redact(without(self.reason, ids)))
 
 
 def pseudonyms(keys: UserKeys, user: str) -> list[str]:

@@ -12,11 +12,13 @@ at the event's time. `Tombstones.erased` applies it to Arrow tables: batches, se
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal
 
 import duckdb
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,6 +39,7 @@ ALWAYS: Span = (datetime.min, datetime.max)  # noqa: DTZ901  (naive UTC, as in t
 TEXTS = ("attributes", "messages", "context", "value")
 """Columns with JSON, which may name users."""
 TOKEN = re.compile(r"[^\s\"'\\,;{}\[\]()]+")
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _KINDS: dict[str, Kind] = {
     "interaction_id": "interaction",
     "feedback_id": "feedback",
@@ -46,8 +49,14 @@ _KINDS: dict[str, Kind] = {
 
 
 def tokens(text: str) -> set[str]:
-    """Returns the parts of a text that may be ids: what stands between quotes, brackets, commas and spaces."""
-    return set(TOKEN.findall(text))
+    """Returns the parts of a text that may be ids: what stands between quotes, brackets, commas and spaces, and the
+    strings of JSON as a whole, also of JSON within them."""
+    found = set(TOKEN.findall(text))
+    for quoted in _STRING.findall(text):
+        with suppress(msgspec.DecodeError):
+            string = msgspec.json.decode(quoted, type=str)
+            found |= {string} | (tokens(string) if '"' in string else set())
+    return found
 
 
 class Tombstones:
@@ -164,7 +173,7 @@ class Tombstones:
             return
         for table in list(rows.tables):
             rows.erase(table, self.erased(rows.tables[table]))
-        rows.empty(letter for letter in rows.dead if letter.payload and self.quoted(letter.payload, rows.received_at))
+        rows.empty(one for one in rows.dead if one.payload and self.quoted(one.payload, rows.written_at(one)))
 
 
 def pseudonyms_under(key_ids: Iterable[str]) -> str:

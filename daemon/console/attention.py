@@ -217,16 +217,15 @@ def _at(time: datetime, now: datetime) -> str:
 
 
 def _news(facts: Facts) -> str:
-    """What drift found, with an example."""
+    """What drift found."""
     drift = facts.drift
     if not drift or not drift["drifted"]:
         return ""
-    text = (
-        f"About {drift['severity']:.0%} of the events differ from the reference"
+    return (
+        f"About {drift['severity']:.0%} of the events differ from the reference."
         if drift["severity"]
-        else "Events drifted"
+        else "Events drifted."
     )
-    return f"{text}, such as “{drift['example']}”" if drift["example"] else f"{text}."
 
 
 def _count(number: int, noun: str) -> str:

@@ -36,7 +36,7 @@ class Facts:
         history: the last helpful rate of each day, oldest first, at most `HISTORY_DAYS` days.
         fell_at: since when all helpful rates lie below the interval of the last day that is `COMPARED_DAYS` old; None:
             the latest does not.
-        drift: id, created_at, drifted, severity (with severity_low, severity_high) and example of the latest check.
+        drift: id, created_at, drifted, severity (with severity_low, severity_high) of the latest check.
         service: champion, champion_since, has_previous, previous, canary, share, rollout, event, changed, changed_at,
             change_reason.
         approvals: id, kind, version, expires_at, the first to expire first.

@@ -34,17 +34,14 @@ SELECT workload, coalesce(current, []) AS current, coalesce(days, []) AS days, c
 FROM latest LEFT JOIN history USING (workload) LEFT JOIN fell USING (workload) LEFT JOIN current USING (workload)
 
 -- name: drift
--- The latest check, with an example of what became more frequent. What was accepted since, or was compared before another
--- champion came into service, is no drift any more.
+-- The latest check. What was accepted since, or was compared before another champion came into service, is no drift any
+-- more.
 SELECT workload, id, created_at, severity, severity_low, severity_high,
        CASE WHEN created_at > coalesce(
            greatest((SELECT max(r.created_at) FROM drift_references r WHERE r.workload = c.workload),
                     (SELECT max(a.created_at) FROM aliases a WHERE a.workload = c.workload AND a.alias = 'champion')),
            TIMESTAMP '1970-01-01'
-       ) THEN drifted END AS drifted,
-       list_filter(
-           features::JSON[], lambda feature: feature ->> 'drifted' = 'true' AND (feature ->> 'example') <> ''
-       )[1] ->> 'example' AS example
+       ) THEN drifted END AS drifted
 FROM drift_checks c
 WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
 QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) = 1

@@ -244,7 +244,7 @@ class Runs:
         limit = f"at most {runner.limit} at a time" + (" (runner.at_a_time)" if runner.kind == "ray" else "")
         return Hold(
             "turn",
-            f"{_starts(row)} when its turn comes: on {runner.place} {limit}, now {', '.join(sorted(beside))}",
+            f"{_starts(row)} when its turn comes: on {runner.place} {limit}, and {len(beside)} under way",
         )
 
     def _elsewhere(self, row: dict[str, Any]) -> str | None:

@@ -252,6 +252,11 @@ class ModelVersion(TypedDict):
     removed_at: Annotated[str | None, about("when retention removed its files; null: they are kept")]
 
 
+class DriftExample(TypedDict):
+    feature: Annotated[str, about("what moved, for example topic")]
+    example: Annotated[str, about("a current prompt of a kind that became more frequent, redacted as it is stored")]
+
+
 class Decided(TypedDict):
     workload: str
     state: Literal["approved", "refused"]

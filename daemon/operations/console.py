@@ -175,7 +175,7 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     workloads = local.visible(caller)
     if request.workload:
         caller.check(request.workload)
-        workloads = [local.known(request.workload)]
+        workloads = [local.known(request.workload, caller)]
 
     opinions = cache(local.jobs.context.experts_needed)
     may_answer = teach.about(local.warehouse, request.item, expert) if request.item else []

@@ -24,6 +24,10 @@ class Nothing(Request):
     """No fields."""
 
 
+class OfOne(Request):
+    workload: Workload
+
+
 class OfWorkload(Request):
     workload: OneWorkload = None
 

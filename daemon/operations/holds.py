@@ -40,10 +40,10 @@ def place_hold(local: "Local", request: PlaceHold, caller: Caller) -> Done:
     from retuned.consumers.warehouse.holds import place
     from retuned.consumers.warehouse.selection import pseudonyms
 
-    workload = local.known(request.workload, *local.configured()) if request.workload is not None else None
+    workload = local.known(request.workload, caller, *local.configured()) if request.workload is not None else None
     by, now = local.actor(caller), local.jobs.context.now()
     users = [None] if request.account is None else pseudonyms(local.jobs.erasures.keys, request.account)
-    placed = place(local.warehouse, workload, users, local.redacted(request.reason), by, now)
+    placed = place(local.warehouse, workload, users, request.reason, by, now)
     return Done(
         workload=workload,
         done="; ".join(f"hold {hold.id} is in force until `retuned hold release {hold.id}`" for hold in placed),
@@ -60,6 +60,5 @@ def release_hold(local: "Local", request: ReleaseHold, caller: Caller) -> Done:
     """Release a legal hold: retention and erasures that waited for it go on."""
     from retuned.consumers.warehouse.holds import release
 
-    reason, now = local.redacted(request.reason), local.jobs.context.now()
-    hold = release(local.warehouse, request.id, reason, local.actor(caller), now)
+    hold = release(local.warehouse, request.id, request.reason, local.actor(caller), local.jobs.context.now())
     return Done(workload=hold.workload, done=f"hold {hold.id} is released")

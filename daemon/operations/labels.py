@@ -70,8 +70,11 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
     caller.check(asked.workload)
     value = _checked(name, request.value, asked)
     now = context.now()
-    comment = local.redacted((request.comment or "").strip()) or None  # it may wait here before it is feedback
-    work = Work(who, "answered", now, name, json.dumps(value, ensure_ascii=False), comment=comment)
+    redactor = local.redactor()  # what is stored here is redacted, too: it may wait before it is feedback
+    scope = redactor.scope([value, request.comment])
+    comment = redactor.text((request.comment or "").strip(), scope) or None
+    stored = json.dumps(redactor.value(value, scope), ensure_ascii=False)
+    work = Work(who, "answered", now, name, stored, comment=comment)
     others = [one for one in asked.work if one.expert != who]
     opinions = context.experts_needed(asked.workload)
     kept, same = [work], agreeing([*others, work], work)

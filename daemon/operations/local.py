@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -89,6 +89,9 @@ class Local:
         Raises:
             Forbidden: who asks is bound to other workloads, or may not read this.
         """
+        if operation.method == "POST" and (reason := getattr(request, "reason", None)):
+            reason = self.redacted(operation.without_content(request, reason))
+            request = request.model_copy(update={"reason": reason})
         user = operation.author(request)
         entry = self._entry(operation, request, caller, user)
         try:
@@ -120,10 +123,7 @@ class Local:
 
     def _entry(self, operation: Operation[Q, R], request: Q, caller: Caller, user: str | None) -> Entry | None:
         actor = caller.author(user) or (user_of_machine() if caller.is_local else ANYBODY)
-        entry = operation.entry(request, caller, actor)
-        if entry is None or not entry.reason:
-            return entry
-        return replace(entry, reason=self.redacted(entry.reason))
+        return operation.entry(request, caller, actor)
 
     def _record_problem(self, entry: Entry, outcome: Outcome, problem: str) -> None:
         """Records a request that was not carried out; an error of this one must not hide the error of that one.
@@ -139,10 +139,6 @@ class Local:
             self.warehouse.trail.record(unsuccessful(entry, outcome, self.redacted(problem)))
         except RetunedError as error:
             log.warning("audit: %s of %s by %s is not recorded: %s", entry.action, outcome, entry.actor, error)
-
-    @cached_property
-    def _redactor(self) -> Redactor:
-        return Redactor(self.settings.privacy)
 
     def refused(self, caller: Caller, action: str, workload: str | None, problem: str) -> None:
         """Records a request that the role of a principal does not allow."""
@@ -164,19 +160,22 @@ class Local:
 
     def redacted(self, text: str) -> str:
         """Returns a person's text without personal data, as far as it is found."""
-        return self._redactor.text(text)
+        return self.redactor().text(text)
 
-    def known(self, workload: str, *more: str) -> str:
+    def redactor(self) -> Redactor:
+        """Returns a redactor for the texts of one request."""
+        return Redactor(self.settings.privacy)
+
+    def known(self, workload: str, caller: Caller, *more: str) -> str:
         """Returns the workload, if it has events or is among `more`.
 
         Raises:
-            RetunedError: the workload is unknown.
+            RetunedError: the workload is unknown. The error names those that the caller may see.
         """
-        known = sorted({*self.jobs.context.workloads(), *more})
+        known = {*self.jobs.context.workloads(), *more}
         if workload not in known:
-            raise RetunedError(
-                f"workload {workload}: unknown; known are {', '.join(known) or 'none yet: no event has arrived'}"
-            )
+            names = ", ".join(sorted(filter(caller.may_see, known)))
+            raise RetunedError(f"workload {workload}: unknown; known are {names or 'none yet: no event has arrived'}")
         return workload
 
     def configured(self) -> list[str]:

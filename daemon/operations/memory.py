@@ -96,7 +96,7 @@ def memory_entries(local: "Local", request: Entries, caller: Caller) -> list[Mem
     from retuned.monitors.watch.memory import uses
     from retuned.retrain.memory.feed import listed
 
-    found = listed(local.warehouse, local.known(request.workload), request.state, request.limit)
+    found = listed(local.warehouse, local.known(request.workload, caller), request.state, request.limit)
     used = uses(local.warehouse, request.workload, [row["id"] for row in found])
     return cast("list[MemoryEntry]", [row | used.get(row["id"], UNUSED) for row in found])
 
@@ -135,18 +135,16 @@ def add_memory(local: "Local", request: AddMemory, caller: Caller) -> DecidedMem
 
     It is not feedback: no version learns from it.
     """
-    from retuned.consumers.privacy.redactor import Redactor
     from retuned.retrain.memory import entries
     from retuned.retrain.memory.feed import stated
 
-    redactor, author, workload = Redactor(local.settings.privacy), local.actor(caller, request.user), request.workload
+    redactor, author, workload = local.redactor(), local.actor(caller, request.user), request.workload
     if local.settings.for_workload(workload).memory.mode == "off":
         raise RetunedError(f"memory add: the memory of {workload} is off; set memory.mode to context or answer")
-    answer, reason = without_personal_data(request.answer, redactor, "memory add"), redactor.text(request.reason)
-    now = local.jobs.context.now()
+    answer, now = without_personal_data(request.answer, redactor, "memory add"), local.jobs.context.now()
     approved = stated(redactor, request.messages, request.context, request.tools, answer, author, now)
-    id = entries.add(local.warehouse, workload, approved, now, author, reason)
-    log.info("%s: memory entry %s added by %s: %s", workload, id, author, reason)
+    id = entries.add(local.warehouse, workload, approved, now, author, request.reason)
+    log.info("%s: memory entry %s added by %s: %s", workload, id, author, request.reason)
     entry = {"id": id, "workload": workload, "state": "active"}
     return cast("DecidedMemory", {"entries": [entry], "done": f"Added entry {id} to the memory of {workload}."})
 
@@ -173,14 +171,13 @@ def decide_memory(local: "Local", request: DecideMemory, caller: Caller) -> Deci
 
     The decision applies to all of the entries or to none. Gateways follow within seconds.
     """
-    from retuned.consumers.privacy.redactor import Redactor
     from retuned.retrain.memory import entries
 
-    redactor, action, author = Redactor(local.settings.privacy), request.action, local.actor(caller, request.user)
-    reason, answer, now = redactor.text(request.reason), (request.answer or "").strip(), local.jobs.context.now()
+    action, reason, author = request.action, request.reason, local.actor(caller, request.user)
+    answer, now = (request.answer or "").strip(), local.jobs.context.now()
     if action == "edit" and (len(request.ids) != 1 or not answer):
         raise RetunedError("memory edit: name one entry, and give its answer")
-    text = without_personal_data(answer, redactor, "memory edit") if action == "edit" else None
+    text = without_personal_data(answer, local.redactor(), "memory edit") if action == "edit" else None
     ids = list(dict.fromkeys(request.ids))
     decided = entries.decide(local.warehouse, action, ids, reason, author, now, text, caller.check)
     for one in decided:

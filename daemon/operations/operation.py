@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from retuned.consumers.common.text import without
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.audit import Entry
 from retuned.daemon.roles import Role, may
@@ -213,11 +214,9 @@ class Operation(Generic[Q, R]):
         return next((getattr(request, name) for name in self._marked(Author)), None)
 
     def without_content(self, request: Q, text: str) -> str:
-        """Returns a text, such as an error, without what the fields of a request hold of conversations."""
-        for name in self._marked(Content):
-            if isinstance(value := getattr(request, name), str) and value:
-                text = text.replace(value, "…")
-        return text
+        """Returns a text, an error or a reason, without what the fields of a request hold of conversations."""
+        values = [getattr(request, name) for name in self._marked(Content)]
+        return without(text, (value for value in values if isinstance(value, str)))
 
     def _marked(self, mark: type) -> list[str]:
         """Returns the fields with an annotation of this type."""

@@ -42,7 +42,7 @@ def plan(local: "Local", request: PlanOf, caller: Caller) -> OwnPlan:
 
     from retuned.daemon.owning import bases, estimate, facts
 
-    workload = local.known(request.workload)
+    workload = local.known(request.workload, caller)
     settings = local.settings.for_workload(workload)
     machines = estimate.Machines(request.machine_price, request.machines, request.gpu_memory)
     found = facts.facts(local.warehouse, workload, settings.incumbent.model)

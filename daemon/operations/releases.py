@@ -45,7 +45,7 @@ def evaluate(local: "Local", request: Evaluate, caller: Caller) -> Done:
     """Judge a version again from the answers of its evaluation, for information only."""
     from retuned.daemon.jobs import tasks
 
-    workload = local.known(request.workload)
+    workload = local.known(request.workload, caller)
     judged = tasks.evaluate_again(local.jobs.context, workload, request.version, request.metric)
     return Done(workload=workload, done=" ".join(judged.reasons), outcome=judged.outcome)
 
@@ -67,7 +67,7 @@ class Promote(Request):
 @operation("POST", "/workloads/{workload}/promote", least="operator", by_leader=True, command="promote")
 def promote(local: "Local", request: Promote, caller: Caller) -> Done:
     """Put a version into service."""
-    workload, context = local.known(request.workload), local.jobs.context
+    workload, context = local.known(request.workload, caller), local.jobs.context
     why = _because(local, request.reason, caller)
     serving = context.rollout.promote(workload, request.version, "operator", why, context.now())
     return Done(workload=workload, done=_in_service(workload, serving))
@@ -84,7 +84,7 @@ def rollback(local: "Local", request: Rollback, caller: Caller) -> Done:
     from retuned.retrain.release.routes import under_way
     from retuned.retrain.versions import model_name
 
-    workload, context = local.known(request.workload), local.jobs.context
+    workload, context = local.known(request.workload, caller), local.jobs.context
     running = under_way(local.warehouse, workload)
     why = _because(local, request.reason, caller)
     previous = context.rollout.rollback(workload, "operator", why, context.now())
@@ -109,7 +109,7 @@ def keep_erased(local: "Local", request: KeepErased, caller: Caller) -> Done:
     from retuned.retrain import versions
     from retuned.retrain.release import erased
 
-    workload, now = local.known(request.workload), local.jobs.context.now()
+    workload, now = local.known(request.workload, caller), local.jobs.context.now()
     try:
         until = datetime.combine(date.fromisoformat(request.until), time())
     except ValueError as error:
@@ -131,7 +131,7 @@ class Report(Request):
 @operation("POST", "/workloads/{workload}/report", least="operator", by_leader=True, command="report")
 def report(local: "Local", request: Report, caller: Caller) -> Done:
     """Write a report of this month so far, for decision makers."""
-    workload = local.known(request.workload)
+    workload = local.known(request.workload, caller)
     written = local.jobs.report_so_far(workload)
     return Done(workload=workload, done=f"the report of this month so far will be at /reports/{written}")
 

@@ -46,7 +46,7 @@ def route(local: "Local", request: Conversation, caller: Caller) -> RouteOfConve
     if workload not in known:
         raise RetunedError(
             f"workload {workload}: no model of it has ever been in service, and the configuration does not name "
-            f"it; known are {', '.join(known) or 'none'}"
+            f"it; known are {', '.join(filter(caller.may_see, known)) or 'none'}"
         )
     route = known[workload]
     arm = route.arm(request.user if route.unit == "account" and request.user else request.conversation)

@@ -75,7 +75,7 @@ def preview_dataset(local: "Local", request: PreviewDataset, caller: Caller) -> 
     """
     from retuned.retrain.data.preview import preview
 
-    settings = local.settings.for_workload(local.known(request.workload))
+    settings = local.settings.for_workload(local.known(request.workload, caller))
     pieces = preview(local.warehouse, settings, request.workload, local.jobs.context.stop, request.limit)
     return (piece.encode() for piece in pieces)
 
@@ -85,7 +85,7 @@ def datasets(local: "Local", request: DatasetsOf, caller: Caller) -> list[Datase
     """List the datasets of a workload, newest first."""
     from retuned.retrain.data import compared
 
-    return cast("list[DatasetListed]", plain(compared.listed(local.warehouse, local.known(request.workload))))
+    return cast("list[DatasetListed]", plain(compared.listed(local.warehouse, local.known(request.workload, caller))))
 
 
 class CompareDatasets(Request):
@@ -130,7 +130,8 @@ def rows(local: "Local", request: Rows, caller: Caller) -> Iterable[Row]:
     from retuned.retrain.data import states
 
     return cast(
-        "Iterable[Row]", states.listed(local.warehouse, local.known(request.workload), request.state, request.reason)
+        "Iterable[Row]",
+        states.listed(local.warehouse, local.known(request.workload, caller), request.state, request.reason),
     )
 
 
@@ -155,14 +156,13 @@ def decide_rows(local: "Local", request: DecideRows, caller: Caller) -> DecidedR
 
     The decision applies to all of the rows or to none, and takes effect in the next dataset.
     """
-    from retuned.consumers.privacy.redactor import Redactor
     from retuned.retrain.data import overrides
 
-    redactor, action, author = Redactor(local.settings.privacy), request.action, local.actor(caller, request.user)
-    reason, answer, now = redactor.text(request.reason), (request.answer or "").strip(), local.jobs.context.now()
+    action, reason, author = request.action, request.reason, local.actor(caller, request.user)
+    answer, now = (request.answer or "").strip(), local.jobs.context.now()
     if action == "edit" and (len(request.ids) != 1 or not answer):
         raise RetunedError("rows edit: name one row, and give the answer that is taught instead")
-    taught = without_personal_data(answer, redactor, "rows edit") if action == "edit" else None
+    taught = without_personal_data(answer, local.redactor(), "rows edit") if action == "edit" else None
     decided = overrides.decide_rows(local.warehouse, action, request.ids, reason, author, now, taught, caller.check)
     for row in decided:
         log.info("%s: %s of row %s by %s: %s", row["workload"], action, row["feedback_id"], author, reason)
@@ -203,12 +203,11 @@ def decide_account(local: "Local", request: DecideAccount, caller: Caller) -> De
 
     The decision takes effect in the next dataset.
     """
-    from retuned.consumers.privacy.redactor import Redactor
     from retuned.retrain.data import overrides
 
     account, author = request.account, local.actor(caller, request.user)
-    workload = local.known(request.workload) if request.workload is not None else None
-    reason, now = Redactor(local.settings.privacy).text(request.reason), local.jobs.context.now()
+    workload = local.known(request.workload, caller) if request.workload is not None else None
+    reason, now = request.reason, local.jobs.context.now()
     decided = overrides.decide_account(local.warehouse, request.action, account, workload, reason, author, now)
     where = "all workloads" if workload is None else workload
     log.info("%s: %s of account %s by %s: %s", where, request.action, account, author, reason)

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
-from retuned.daemon.operations.answers import Done, Run
-from retuned.daemon.operations.fields import OfWorkload, Workload
+from retuned.daemon.operations.answers import Done, DriftExample, Run
+from retuned.daemon.operations.fields import OfOne, OfWorkload, Workload
 from retuned.daemon.operations.operation import LONG_SECONDS, Caller, Placeholder, Request, operation
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Retrain(Request):
 @operation("POST", "/workloads/{workload}/retrain", least="operator", by_leader=True, command="retrain")
 def retrain(local: "Local", request: Retrain, caller: Caller) -> Done:
     """Retrain a workload now."""
-    workload, runs = local.known(request.workload), local.jobs.runs
+    workload, runs = local.known(request.workload, caller), local.jobs.runs
     decision = runs.ask(workload, asked_by=local.actor(caller), at_any_hour=request.now)
     if not decision.retrain:
         raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
@@ -52,7 +52,7 @@ class Rebase(Request):
 )
 def rebase(local: "Local", request: Rebase, caller: Caller) -> Done:
     """Train a workload on another base model, and move it there if the result is better."""
-    workload, runs = local.known(request.workload), local.jobs.runs
+    workload, runs = local.known(request.workload, caller), local.jobs.runs
     runs.rebase(workload, request.base, local.actor(caller), given(request.reason))
     runs.run_waiting()
     return Done(
@@ -75,7 +75,7 @@ class Pause(Request):
 )
 def pause(local: "Local", request: Pause, caller: Caller) -> Done:
     """Pause retraining: no run starts, and a run under way stops at a checkpoint."""
-    workload = local.known(request.workload, *local.configured()) if request.workload is not None else None
+    workload = local.known(request.workload, caller, *local.configured()) if request.workload is not None else None
     local.jobs.runs.pause(workload, local.actor(caller), given(request.reason))
     return Done(workload=workload, done="no retraining starts until `retuned resume`; events are still stored")
 
@@ -94,7 +94,7 @@ class Resume(Request):
 )
 def resume(local: "Local", request: Resume, caller: Caller) -> Done:
     """End a pause and continue the runs that it stopped."""
-    workload = local.known(request.workload, *local.configured()) if request.workload is not None else None
+    workload = local.known(request.workload, caller, *local.configured()) if request.workload is not None else None
     local.jobs.runs.resume(workload, local.actor(caller))
     return Done(workload=workload, done="; ".join(["retraining is resumed", *_holds(local, workload)]))
 
@@ -107,7 +107,7 @@ class Cancel(Request):
 @operation("POST", "/workloads/{workload}/cancel", least="operator", by_leader=True, command="cancel")
 def cancel(local: "Local", request: Cancel, caller: Caller) -> Done:
     """Cancel the retraining of a workload, under way or queued."""
-    workload = local.known(request.workload)
+    workload = local.known(request.workload, caller)
     ids = local.jobs.runs.cancel(workload, local.actor(caller), given(request.reason))
     return Done(workload=workload, done=f"cancelled: run {', '.join(ids)}")
 
@@ -142,8 +142,16 @@ def check_drift(local: "Local", request: CheckDrift, caller: Caller) -> Done:
     from retuned.consumers.common.times import utc
     from retuned.daemon.jobs import tasks
 
-    workload, as_of = local.known(request.workload), utc("check-drift: as_of", request.as_of)
+    workload, as_of = local.known(request.workload, caller), utc("check-drift: as_of", request.as_of)
     return Done(workload=workload, done=_finding(tasks.check_drift_of(local.jobs.context, workload, as_of)))
+
+
+@operation("GET", "/workloads/{workload}/drift-examples", least="operator", refused=404, reads="conversations")
+def drift_examples(local: "Local", request: OfOne, caller: Caller) -> list[DriftExample]:
+    """List a current prompt for each feature that moved in the latest drift check."""
+    from retuned.monitors.drift.check import examples
+
+    return cast("list[DriftExample]", examples(local.warehouse, local.known(request.workload, caller)))
 
 
 class AcceptDrift(Request):
@@ -163,7 +171,7 @@ def accept_drift(local: "Local", request: AcceptDrift, caller: Caller) -> Done:
     """Accept the current window as the reference of drift checks, until the champion changes."""
     from retuned.daemon.jobs import tasks
 
-    workload = local.known(request.workload)
+    workload = local.known(request.workload, caller)
     if not request.reason:
         raise RetunedError("accept-drift: give the reason why the current traffic is normal")
     done = tasks.accept_drift(local.jobs.context, workload, local.actor(caller), request.reason)

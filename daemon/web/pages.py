@@ -391,6 +391,10 @@ class Pages(Rendering):
         }
         return await self._page(request, "datasets.html", section="/", **request.path_params, **page)
 
+    async def drift_examples(self, request: Request) -> Response:
+        found = await self._ask(request, training.drift_examples, **request.path_params)
+        return await self._page(request, "drift.html", section="/", examples=found, **request.path_params)
+
     async def memory(self, request: Request) -> Response:
         return await self._show_memory(request)
 

@@ -172,6 +172,7 @@ PAGES = (
     Access("GET", "/workloads/{workload}/rows", Pages.rows, "operator"),
     Access("POST", "/workloads/{workload}/rows", Pages.decide_rows, "operator", by_leader=True),
     Access("GET", "/workloads/{workload}/datasets", Pages.datasets, "operator"),
+    Access("GET", "/workloads/{workload}/drift-examples", Pages.drift_examples, "operator"),
     Access("GET", "/workloads/{workload}/memory", Pages.memory, "operator"),
     Access("POST", "/workloads/{workload}/memory", Pages.decide_memory, "operator", by_leader=True),
     Access("POST", "/labels/{id}", Pages.answer_label, "labeller", by_leader=True),

@@ -132,6 +132,11 @@ def latest(warehouse: Warehouse, workload: str) -> DriftCheck | None:
     )
 
 
+def examples(warehouse: Warehouse, workload: str) -> list[dict[str, str]]:
+    """Returns a current prompt, redacted as it is stored, for each feature that moved in the latest check."""
+    return warehouse.rows(QUERIES["examples"], {"workload": workload})
+
+
 def latest_at(warehouse: Warehouse) -> datetime | None:
     """Returns when any workload was last checked (naive UTC); None: never."""
     (row,) = warehouse.rows(QUERIES["latest_at"])
@@ -279,14 +284,13 @@ def verdict(features: list[Feature]) -> Feature | None:
 
 
 def sentence(features: list[Feature], terms: list[str], left_out: dict[str, str], season: Season | None = None) -> str:
-    """Describes what moved, and what the current window was compared with."""
+    """Describes what moved, and what the current window was compared with; it quotes no prompt."""
     moved = sorted((feature for feature in features if feature.drifted), key=lambda feature: feature.value)
     text = f"{len(moved)} of {len(features)} features moved"
     if moved:
         text += ": " + "; ".join(
             f"{feature.feature.replace('_', ' ')} from {feature.reference} to {feature.current}"
             + (f", most in {feature.segment}" if feature.segment else "")
-            + (f", for example “{feature.example}”" if feature.example else "")
             for feature in moved
         )
         if terms:

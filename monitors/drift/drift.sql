@@ -155,6 +155,16 @@ WHERE workload = $workload
 ORDER BY created_at DESC, id DESC
 LIMIT 1
 
+-- name: examples
+-- A current prompt for each feature that moved in the latest check.
+SELECT feature ->> 'feature' AS feature, feature ->> 'example' AS example
+FROM (
+    SELECT unnest(features::JSON[]) AS feature FROM (
+        SELECT features FROM drift_checks WHERE workload = $workload ORDER BY created_at DESC, id DESC LIMIT 1
+    )
+)
+WHERE feature ->> 'drifted' = 'true' AND feature ->> 'example' <> ''
+
 -- name: latest_at
 SELECT max(created_at) AS created_at FROM drift_checks
 

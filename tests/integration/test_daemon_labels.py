@@ -198,6 +198,19 @@ def test_an_answer_against_those_who_agree_is_not_sent(service: Local) -> None:
     assert len(cast(Any, service.jobs.context.publisher).messages) == 1
 
 
+def test_an_answer_that_waits_for_another_expert_is_stored_redacted(service: Local) -> None:
+    """It is published as it was written: what is read from the topic gets the numbers of the conversation."""
+    several(service, 2)
+    words = {"value": "Write to anna@example.com", "comment": "bob@example.com said so"}
+    for who in ("ada", "bob"):
+        service.perform(answer_label, AnswerLabel(id="uncertain", name="correction", **words), Caller(who))
+        stored = str(service.warehouse.rows("SELECT value, comment FROM label_work"))
+        assert "Write to <EMAIL_" in stored
+        assert "example.com" not in stored
+    values = [message["value"] for _, _, message in cast(Any, service.jobs.context.publisher).messages]
+    assert "Write to anna@example.com" in values
+
+
 def several(service: Local, opinions: int) -> None:
     settings = service.settings.model_copy(
         update={"labels": service.settings.labels.model_copy(update={"opinions": opinions})}

@@ -18,7 +18,7 @@ from run_queues import RunQueue
 from teaching import Teacher
 from traffic import new_warehouse
 
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.daemon.cli.command import LINES, Common
 from retuned.daemon.cli.main import main
 from retuned.daemon.cli.progress import follow
@@ -111,8 +111,8 @@ def test_what_waits_for_approval_can_be_read_as_data(
 def test_what_users_write_moves_no_cursor(tmp_path: Path, run: Run) -> None:
     file = deployed(tmp_path, 4)
     warehouse = new_warehouse(tmp_path)
-    evil = json.dumps([{"feature": "topic", "drifted": True, "example": "a\x1b[2Jb\r\n\u202ec"}])
-    warehouse.execute("UPDATE drift_checks SET features = ? WHERE drifted", [evil])
+    pause = {"workload": "hr.payroll-3", "created_at": utc_now(), "actor": "anna"}
+    warehouse.insert("pauses", **pause, reason="a\x1b[2Jb\r\n\u202ec")
     warehouse.close()
     for arguments in (("status",), ("status", "hr.payroll-3")):
         shown = run(file, *arguments, columns=200)

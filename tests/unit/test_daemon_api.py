@@ -191,6 +191,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "approval": {"id": "none"},
     "lineage": {"id": "none"},
     "datasets": {"workload": "support.refunds"},
+    "drift_examples": {"workload": "support.refunds"},
     "compare_datasets": {"before": "none", "after": "none"},
     "explain": {"id": "i1"},
     "overview": {},
@@ -207,7 +208,7 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 EMPTY = (
     "approvals", "labels", "accounts", "my_answers", "datasets", "runs", "versions", "audit", "audit_log", "holds",
-    "erasures", "memory_entries",
+    "erasures", "memory_entries", "drift_examples",
 )  # fmt: skip
 """Operations that may have nothing to answer here."""
 CHANGING = {"as_of": None, "expert": None}

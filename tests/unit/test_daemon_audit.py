@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import pytest
 import yaml
-from asking import ask
+from asking import BY_NAME, ask
 from brokers import free_port
 from doors import FakeDaemon
 from promoting import model_row
@@ -231,6 +231,56 @@ def test_a_user_whom_a_request_is_about_is_neither_its_author_nor_in_the_audit(l
     with pytest.raises(RetunedError):
         local.ask(made, made.parse({"user": "anna-4711"}))
     assert "anna-4711" not in str(entries(local.warehouse, *COLUMNS))
+
+
+def test_the_reason_of_a_change_is_redacted_wherever_it_is_kept(local: Local) -> None:
+    """And an erasure's names no id that it erases: the receipt is kept for good."""
+    because = "anna@example.com (u-4711) asked, call +49 171 2345678"
+    ask(local, "pause", workload="support", reason=because)
+    ask(local, "forget", user_id="u-4711", reason=because)
+    ask(local, "promote", workload="support", version=V1, reason=because)
+    tables = ("pauses", "erasures", "promotions")
+    found = {table: str(local.warehouse.rows(f"SELECT * FROM {table}")) for table in tables}
+    for table, text in found.items():
+        assert "<EMAIL_1>" in text, table
+        assert "anna@example.com" not in text, table
+        assert "2345678" not in text, table
+    assert "asked, call" in found["erasures"]
+    assert "4711" not in found["erasures"]
+
+
+def test_who_is_bound_to_workloads_learns_no_name_of_others(local: Local) -> None:
+    interactions(local.warehouse, ["Where?"], Random(1), workload="rival.loans", start=utc_now() - timedelta(hours=1))
+    bert = Caller("bert", workloads=("support*",))
+    for name in ("pause", "retrain", "workload_status", "route"):
+        given = {"workload": "support.x"} | ({"conversation": "c"} if name == "route" else {})
+        made = BY_NAME[name]
+        with pytest.raises(RetunedError, match=r"known are ") as refused:
+            local.perform(made, made.parse(given), bert)
+        assert "rival" not in str(refused.value)
+
+
+def test_prompts_that_drift_found_are_for_those_who_may_read_conversations(local: Local, settings: Settings) -> None:
+    feature = {"feature": "topic", "drifted": True, "example": "my question", "reference": "a", "current": "b"}
+    local.warehouse.insert(
+        "drift_checks", id="d1", created_at=utc_now(), workload="support", drifted=True, detail="topic moved",
+        features=json.dumps([feature]), reference_rows=9, current_rows=9, severity=0.2, severity_low=0.1,
+        severity_high=0.3,
+    )  # fmt: skip
+    viewer, operator = client(local, settings, "vera", "viewer"), client(local, settings, "otto", "operator")
+    nora = client(local, settings, "nora", "operator", conversations=False)
+    for one in (viewer, nora):
+        for path in ("status", "overview", "workloads/support/status", "workloads/support/history?range=1d"):
+            answer = one.get(f"/api/v1/{path}")
+            assert (answer.status_code, "my question" in answer.text) == (200, False), path
+        assert one.get("/api/v1/workloads/support/drift-examples").status_code == 403
+        page = one.get("/workloads/support", headers={"Accept": "text/html"}).text
+        assert "drift-examples" not in page
+    found = operator.get("/api/v1/workloads/support/drift-examples").json()
+    assert found == [{"feature": "topic", "example": "my question"}]
+    assert "drift-examples" in operator.get("/workloads/support", headers={"Accept": "text/html"}).text
+    shown = operator.get("/workloads/support/drift-examples", headers={"Accept": "text/html"})
+    assert (shown.status_code, "my question" in shown.text) == (200, True)
 
 
 def test_messages_are_counted_and_what_a_machine_looks_up_is_no_change(local: Local) -> None:

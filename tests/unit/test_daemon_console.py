@@ -31,7 +31,7 @@ def history(*values: float) -> tuple[tuple[date, Rate], ...]:
 
 
 def drift(**more: Any) -> dict[str, Any]:
-    return {"id": "d", "created_at": NOW, "drifted": True, "severity": 0.23, "example": "Is it open on Sunday?"} | more
+    return {"id": "d", "created_at": NOW, "drifted": True, "severity": 0.23} | more
 
 
 def of(**facts: Any) -> State:
@@ -92,10 +92,7 @@ def test_a_workload_has_one_state_in_words(facts: dict[str, Any], level: str, se
 
 def test_a_fall_comes_with_its_evidence_and_with_what_a_person_can_do() -> None:
     found = of(**FALLEN, drift=drift(), labels=12).finding
-    assert found.evidence == (
-        "50 ratings, 95% interval 22% to 38%. "
-        "About 23% of the events differ from the reference, such as “Is it open on Sunday?”"
-    )
+    assert found.evidence == ("50 ratings, 95% interval 22% to 38%. About 23% of the events differ from the reference.")
     assert found.action is not None
     assert (found.action.text, found.action.path) == ("Teach 12 answers", "/workloads/support/teach")
 

@@ -4,7 +4,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,21 @@ from erasing import LETTER, MINE, SECRET, THEIRS, Shop, now, traces
 from ingestion import feedback, interaction
 
 from retuned.consumers.common.signing import make_key
+from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import Busy, RetunedError
+from retuned.consumers.kafka.contract import Batch
+from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.privacy.pseudonyms import UserKeys
-from retuned.consumers.settings import AuditSettings, RetentionSettings
+from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.settings import AuditSettings, RetentionSettings, Settings
 from retuned.consumers.warehouse import holds
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.selection import Request
 from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.cli.main import main
+
+KEYS = UserKeys([b"a key of pseudonyms"])
+REASON = "… asked, by <EMAIL_1>"
 
 
 @pytest.fixture
@@ -135,12 +142,12 @@ def test_an_erasure_waits_for_a_legal_hold(shop: Shop, tmp_path: Path) -> None:
 def test_a_message_on_the_erasure_topic_asks_once_and_names_no_user(tmp_path: Path) -> None:
     shop = Shop(tmp_path, erasure_topic="erase")
     shop.rig.send(*shop.events())
-    shop.log.append("erase", b'{"user_id": "ann@shop", "reason": "by mail"}')
+    shop.log.append("erase", b'{"user_id": "ann@shop", "reason": "ann@shop asked, by ann@other.example"}')
     shop.log.append("erase", b'{"usr": "qzxann@shop"}')
     shop.log.append("erase", b'{"workload": "support.refunds"}')
     shop.rig.drain()
     (row,) = shop.warehouse.rows("SELECT id, state, requested_by, reason FROM erasures")
-    assert row == {"id": "erase-0-0-erase 0", "state": "requested", "requested_by": "kafka erase", "reason": "by mail"}
+    assert row == {"id": "erase-0-0-erase 0", "state": "requested", "requested_by": "kafka erase", "reason": REASON}
     assert "ann@shop" not in traces(tmp_path, "ann@shop")
     refused = shop.warehouse.rows("SELECT payload, detail FROM dead_letters WHERE reason = 'bad_erasure' ORDER BY ALL")
     assert [one["payload"] for one in refused] == [None, None]
@@ -180,7 +187,7 @@ def test_what_a_request_selects(tmp_path: Path, request_: dict[str, Any], left: 
 @pytest.mark.parametrize(
     "request_",
     [{}, {"user_id": "a", "interaction_id": "b"}, {"user_id": "a", "before": "2026-01-01"}, {"workload": "w"},
-     {"attribute": ["channel"]}, {"before": "yesterday"}],
+     {"attribute": ["channel"]}, {"attribute": ['a"b=1']}, {"attribute": ["a\\=1"]}, {"before": "yesterday"}],
 )  # fmt: skip
 def test_a_request_that_is_not_clear_is_refused(shop: Shop, request_: dict[str, Any]) -> None:
     with pytest.raises(RetunedError, match=r"^erasure: "):
@@ -196,6 +203,31 @@ def test_tombstones_match_under_each_key_of_the_file() -> None:
         assert set(tombstones.matching("interaction", ["i1", "i2"])) == found
         assert not tombstones.matching("feedback", ["i1"])
     assert "i1" not in str(made)
+
+
+@pytest.mark.parametrize("id", ["i-1", "order 17 (b)", "Slack thread C1, 99", 'say "hi"'])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_letter_quotes_an_id_whatever_its_signs(id: str, wrapped: bool) -> None:
+    tombstones = Tombstones(KEYS)
+    tombstones.use(tombstones.rows([("interaction", id, None, None)]))
+    text = json.dumps({"interaction_id": id})
+    assert tombstones.quoted(json.dumps({"body": text}) if wrapped else text, now())
+    assert not tombstones.quoted(json.dumps({"interaction_id": f"{id}x"}), now())
+
+
+@pytest.mark.parametrize(("hours", "kept"), [(-1, False), (1, True), (None, False)])
+def test_a_letter_is_judged_by_when_its_message_was_written(hours: float | None, kept: bool) -> None:
+    """A topic that is read again brings messages from before the erasure."""
+    tombstones = Tombstones(KEYS)
+    tombstones.use(tombstones.rows([("user", KEYS.pseudonym("ann"), None, now())]))
+    written = None if hours is None else (now() + timedelta(hours=hours)).replace(tzinfo=UTC).timestamp()
+    record = FetchedRecord("interactions", 0, 0, b'{"id": "x", "user_id": "ann"}', timestamp=written)
+    batch = Batch([record], {}, {("interactions", 0): 1})
+    rows = Decoder(Settings(), lambda: None).rows(batch, 3_600, KEYS.pseudonym)
+    rows.redact(Redactor(), KEYS.pseudonym_or_stored)
+    assert KEYS.pseudonym("ann") in str(rows.dead[0].payload)
+    tombstones.take_out(rows)
+    assert (rows.dead[0].payload is not None) is kept
 
 
 def test_ids_of_archived_events_are_forgotten_in_a_cluster(shop: Shop) -> None:
