@@ -74,7 +74,7 @@ def evaluate_again(
         chosen.metric,
         settings,
         serving=evaluated.names[CHAMPION] is not None,
-        tries=max(0, evaluated.looks - 1 - any(row.split == FOLD for row in rows)),
+        tries=evaluated.tries,
         unasked=evaluated.unasked,
         conversations=evaluated.dataset.conversations,
     )
@@ -92,7 +92,7 @@ class _Evaluated:
 
     Attributes:
         names: the names that base, champion and candidate have in the table `evaluations`.
-        looks: how many comparisons with this champion the gate had counted, this one included.
+        tries: how many comparisons with this champion the gate had counted before.
         unasked: the number of holdout rows beyond the most that were generated.
     """
 
@@ -100,7 +100,7 @@ class _Evaluated:
     dataset: Dataset
     names: dict[str, str]
     rows: list[Evaluation]
-    looks: int
+    tries: int
     unasked: int
 
 
@@ -125,8 +125,8 @@ def _evaluated(warehouse: Warehouse, workload: str, version: str) -> _Evaluated:
         raise RetunedError(f"{model.name}: retention has removed its evaluation; retrain")
     gate = warehouse.row(QUERIES["gate_decision"], {"run_id": run["id"]})
     figures = json.loads(gate["figures"]) if gate else {}
-    looks, unasked = int(figures.get("tries", 1)), int(figures.get(UNASKED, 0))
-    return _Evaluated(run["id"], dataset, names, rows, looks, unasked)
+    tries, unasked = int(figures.get("earlier_tries", 0)), int(figures.get(UNASKED, 0))
+    return _Evaluated(run["id"], dataset, names, rows, tries, unasked)
 
 
 def _store(

@@ -1,6 +1,7 @@
 """The gate's decision on the evaluations of a run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from retuned.retrain.decision import gate
 from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, FOLD, LOGGED, Evaluation
@@ -25,7 +26,8 @@ def compare(
 ) -> Decision:
     """Returns the gate's decision on the holdout and, if there are folds, on both together.
 
-    The decision with folds counts as another try, if the one on the holdout alone was one.
+    The decision with folds counts as another try, if the one on the holdout alone was one. The figure `earlier_tries`
+    is what was counted before, for who judges the version again.
 
     Args:
         serving: a champion serves.
@@ -59,10 +61,10 @@ def compare(
             conversations=conversations,
         )
 
-    alone = decide(tries, "holdout")
-    if not any(row.split == FOLD for row in rows):
-        return alone
-    return decide(tries + ("tries" in alone.figures), "holdout", FOLD)
+    decision = decide(tries, "holdout")
+    if any(row.split == FOLD for row in rows):
+        decision = decide(tries + ("tries" in decision.figures), "holdout", FOLD)
+    return replace(decision, figures=decision.figures | {"earlier_tries": float(tries)})
 
 
 def answers(rows: Sequence[Evaluation], model: str, split: str) -> list[Evaluation]:

@@ -148,11 +148,12 @@ def examined(decision: Decision, permission: Permission) -> Decision:
 
 
 def lacks_evidence(decision: Decision) -> bool:
-    """Returns whether more examples may change a refusal: the candidate seems better, or there were too few examples,
-    and no guard refused it."""
+    """Returns whether more examples may change a refusal: the candidate seems better, or there were too few examples
+    of which the metric judges most, and no guard refused it."""
     failed = {name for name, passed in decision.figures.items() if name.startswith("passed[") and not passed}
     if not failed:
-        return not decision.outcome and "abstained" not in decision.figures
+        judged, abstained = decision.figures["examples"], decision.figures.get("abstained", 0.0)
+        return not decision.outcome and abstained <= ABSTAINED * (judged + abstained)
     gains = {"passed[gain]": "gain", "passed[logged]": "gain_over_logged"}
     return failed <= gains.keys() and all(decision.figures.get(gains[name], 0.0) > 0 for name in failed)
 
@@ -196,8 +197,8 @@ def _too_few(pairs: Pairs, groups: int, answered: int, settings: GateSettings, u
         [
             f"The metric abstains on {answered - len(pairs)} of {answered} holdout examples, and only "
             f"{len(pairs)}{of_clusters(pairs)} are left to tell the models apart; {settings.minimum_examples} are "
-            "needed, and half of all: choose a metric that can judge these answers (metric.name; text judges any "
-            "language)."
+            "needed, and half of all: choose a metric that can judge these answers (metric.name), or set "
+            "evaluate.judge_url."
         ],
         figures,
     )

@@ -48,12 +48,17 @@ class Opinion:
     Attributes:
         verdicts: win, tie or loss of the candidate, by row.
         failures: the number of rows without a verdict, by reason.
-        tokens: the tokens that were paid for.
+        paid: the tokens that were paid for each verdict.
     """
 
     verdicts: dict[str, str] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
-    tokens: int = 0
+    paid: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all verdicts."""
+        return sum(self.paid.values())
 
     def failed(self, settings: EvaluateSettings) -> list[str]:
         """Returns a sentence for the decision, if there are pairs without a verdict."""
@@ -79,7 +84,9 @@ def compare(
     """
     verdicts, failures = ask_all(pairs, lambda pair: _verdict(pair, settings, criteria), stop)
     return Opinion(
-        {pair.row_id: verdict for pair, (verdict, _) in verdicts}, failures, sum(tokens for _, (_, tokens) in verdicts)
+        {pair.row_id: verdict for pair, (verdict, _) in verdicts},
+        failures,
+        {pair.row_id: tokens for pair, (_, tokens) in verdicts},
     )
 
 

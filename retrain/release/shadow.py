@@ -119,17 +119,17 @@ def judged(
     """Returns the scores of each pair; None if the judge was asked and gave no verdict."""
     texts = [_answers(pair) for pair in pairs]
     scored: list[Judged | None] = [_without_judge(pair, *both, metric) for pair, both in zip(pairs, texts, strict=True)]
-    left = [number for number, one in enumerate(scored) if one is not None and one.scorer == "unknown"]
+    tokens = {number: one.tokens for number, one in enumerate(scored) if one is not None and one.scorer == "unknown"}
+    left = list(tokens)
     if settings.judge_url is None or not left:
         return scored
     shown = [_pair(str(number), pairs[number], *texts[number], objective) for number in left]
     opinion = judge.compare(shown, settings, threading.Event(), criteria)
-    for place, number in enumerate(left):
-        verdict = opinion.verdicts.get(str(number))
-        tokens = opinion.tokens if place == 0 else 0  # the sum over all pairs
+    for number in left:
+        verdict, paid = opinion.verdicts.get(str(number)), opinion.paid.get(str(number), 0)
         scored[number] = None
         if verdict is not None:
-            scored[number] = Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens)
+            scored[number] = Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens[number] + paid)
     return scored
 
 

@@ -16,7 +16,7 @@ from retuned.retrain.decision.judge import Opinion
 from retuned.retrain.scoring.judge import Judge
 from retuned.retrain.stages.context import Context
 
-_FILE = "judged.json"
+_FILE = "opinion.json"
 
 
 def with_verdicts(run: Context, dataset: Dataset, rows: list[Evaluation]) -> list[Evaluation]:

@@ -8,10 +8,12 @@ import pytest
 from judges import serving
 
 from retuned.retrain.data.dataset import Dataset
+from retuned.retrain.decision.compare import compare
 from retuned.retrain.decision.evaluate import drawn, evaluate
-from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED, Evaluation, summary
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, FOLD, LOGGED, Evaluation, summary
 from retuned.retrain.decision.measures import grounded, measured, scored
 from retuned.retrain.decision.metric_job import metric_in_child
+from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import Label
 from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
@@ -151,3 +153,19 @@ def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(
         assert metric.score("Please wait.", "Wait.", {"messages": "[]"}).value == 1.0
         assert server.keys == ["Bearer a-secret"] * 2
     assert (tmp_path / "support" / "judged.jsonl").is_file()
+
+
+@pytest.mark.parametrize("held_out", [10, 30])
+def test_who_judges_again_asks_for_as_much_evidence_as_the_gate_did(held_out: int) -> None:
+    """A holdout that is too small to look at is no try before the folds; a larger one is."""
+    rows = [
+        replace(
+            ROW, model=model, split="holdout" if i < held_out else FOLD, row_id=f"r{i}", score=float(i % 5 in right)
+        )
+        for model, right in ((CHAMPION, {0}), (CANDIDATE, {0, 1, 2}))
+        for i in range(40)
+    ]
+    for tries in range(3):
+        decided = compare(rows, Exact(), Settings(), serving=True, tries=tries, unasked=0)
+        assert decided.figures["tries"] == tries + 1 + (held_out == 30)
+        assert decided.figures["earlier_tries"] == tries

@@ -464,6 +464,9 @@ def test_more_evidence_is_asked_for_where_it_alone_is_lacking() -> None:
     assert not lacks_evidence(decide(POOR, slow, [], [], SETTINGS))
     silent = [replace(row, score=None) for row in POOR]
     assert not lacks_evidence(decide(silent, GOOD, [], [], SETTINGS))  # the metric abstains
+    for silenced, judged_enough in ((1, True), (6, True), (7, False)):
+        few = [replace(row, score=None) if i < silenced else row for i, row in enumerate(POOR[:12])]
+        assert lacks_evidence(decide(few, GOOD[:12], [], [], SETTINGS)) is judged_enough
     beaten = produced([1.0] * 40)
     assert not lacks_evidence(decide(POOR, mixed, [], [], SETTINGS, logged=beaten, serving=False))
     level = produced([0.0] * 27 + [1.0] * 13)

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from pydantic import SecretStr, ValidationError
 from retuned.consumers.errors import Cancelled, ConfigurationError
 from retuned.retrain.decision import judge
 from retuned.retrain.decision.judge import Pair
+from retuned.retrain.release import shadow
+from retuned.retrain.scoring.exact import Exact
+from retuned.retrain.scoring.score import Score
 from retuned.retrain.settings import EvaluateSettings
 
 
@@ -78,6 +81,25 @@ def test_the_criteria_of_a_workload_are_among_the_instructions(server: Server) -
     assert len(server.asked) == 2
     for question in server.asked:
         assert "What makes an answer good: It names a number of days." in question["messages"][0]["content"]
+
+
+def test_what_a_pair_in_shadow_costs_is_that_of_its_metric_and_of_its_comparison(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no pair bears what others cost."""
+
+    class Undecided(Exact):
+        def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:  # noqa: ARG002
+            return Score(None, "the verdict changes with the order", tokens=300)
+
+    def compared(*_: Any) -> judge.Opinion:
+        return judge.Opinion({"1": "win", "2": "loss"}, {"timeout": 1}, {"1": 40, "2": 50})
+
+    monkeypatch.setattr(judge, "compare", compared)
+    answer = {"response": "a", "calls": None, "answer": '{"response": "b"}', "messages": "[]", "context": None}
+    pairs = [answer | {"approved": approved} for approved in ('"right"', '"right"', None)]
+    judged = shadow.judged(pairs, Undecided(), server.settings(), "", None)
+    assert [one and (one.candidate, one.tokens) for one in judged] == [None, (1.0, 640), (0.0, 50)]
 
 
 @pytest.mark.parametrize(
