@@ -367,6 +367,8 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     elif name == SHADOW_ANSWER:
         texts = [value.get(part) for part in ("model", "response")] if isinstance(value, dict) else [None]
         fits, expected = all(isinstance(text, str) for text in texts), "an object with model and response, both texts"
+        if fits:
+            _check_tokens(name, value, bounds)
     elif nested:
         fits, expected = False, "a boolean, a number or a string"
     else:
@@ -374,6 +376,17 @@ def _check_value(name: str, value: Any, bounds: Bounds) -> None:
     if not fits:
         # Without the value: the detail of a dead letter is shown to people who may not read conversations.
         raise BadEvent("bad_value", f"value of {name}: expected {expected}, got {_kind(value)}")
+
+
+def _check_tokens(name: str, value: dict[str, Any], bounds: Bounds) -> None:
+    """Requires counts of tokens within an object to be as those of interactions: missing, or whole and not negative."""
+    for part in ("input_tokens", "output_tokens"):
+        count = value.get(part)
+        if count is None:
+            continue
+        if isinstance(count, bool) or not isinstance(count, int | float) or not (count >= 0 and count % 1 == 0):
+            raise BadEvent("bad_value", f"value of {name}: expected {part} as a whole number, 0 or more")
+        _check_number(f"value of {name}: {part}", count, bounds.tokens, "max_tokens")
 
 
 def _kind(value: Any) -> str:

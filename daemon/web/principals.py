@@ -335,7 +335,7 @@ def _together(first: Iterable[Principal], more: Iterable[Principal], file: Path)
 
 
 def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def _signature(file: Path) -> object:

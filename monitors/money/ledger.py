@@ -6,7 +6,7 @@ from calendar import monthrange
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -101,25 +101,39 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
         ]
         for entry in entries:
             insert(cursor, "ledger", id=uuid.uuid4().hex, created_at=now, **asdict(entry), amount=entry.amount)
-        for row in _rows(cursor, "left_out"):
-            insert(cursor, "ledger_left_out", created_at=now, **row)
-        cursor.execute(QUERIES["moments"])
-        cursor.execute(QUERIES["add_moments"])
-        cursor.execute(QUERIES["outcomes"])
         cursor.execute(QUERIES["advance"], {"now": now})
     return entries
 
 
 def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
-    """Returns the entries of interactions and feedback."""
-    for step in ("new", "touched"):
+    """Books interactions and feedback, and returns the entries.
+
+    Workloads that report an escalation for the first time are booked again from their first day with rates, one day
+    after the other: what was expected of earlier conversations is known to be avoided only now.
+    """
+    for step in ("new", "touched", "chosen", "escalating"):
         cursor.execute(QUERIES[step])
-    days = cursor.execute(QUERIES["touched_days"]).fetchall()
+    roi = _by_workload(settings)
+    _count(cursor, roi, [day for (day,) in cursor.execute(QUERIES["touched_days"]).fetchall()])
+    first = _first_escalations(cursor, roi)
+    entries = _changes(cursor, settings, now)
+    for workload in first:
+        for row in _rows(cursor, "earlier_days", workload=workload):
+            if not _rates_escalations(roi(workload), row["day"]):
+                continue
+            (chosen,) = cursor.execute(QUERIES["chosen_earlier"], {"workload": workload, **row}).fetchall()[0]
+            if chosen:
+                _count(cursor, roi, [row["day"]])
+                entries += _changes(cursor, settings, now)
+    return entries
+
+
+def _count(cursor: duckdb.DuckDBPyConnection, roi: Callable[[str], RoiSettings], days: Iterable[date]) -> None:
+    """Reads the answers of the chosen conversations, with their rates and the feedback on them."""
     cursor.execute(f"CREATE OR REPLACE TEMP TABLE counted AS {QUERIES['counted']}", {"day": None})
-    for (day,) in days:
+    for day in days:
         cursor.execute(f"INSERT INTO counted {QUERIES['counted']}", {"day": day})
     cursor.execute(QUERIES["rates"])
-    roi = _by_workload(settings)
     for workload, day in cursor.execute(QUERIES["days"]).fetchall():
         own = roi(workload)
         rates = (
@@ -129,10 +143,43 @@ def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetim
         limits = (own.maximum_time_saved_seconds, own.maximum_event_amount)
         on_day = [rate_on(rate, day) for rate in rates]
         cursor.execute(QUERIES["rate"], [workload, day, *on_day, own.expert_minutes / 60, *limits])
+    cursor.execute(QUERIES["reported"])
+
+
+def _first_escalations(cursor: duckdb.DuckDBPyConnection, roi: Callable[[str], RoiSettings]) -> list[str]:
+    """Notes which workloads report escalations. Returns those that never did so before, on a day with rates.
+
+    Others may have reported some before there were rates for it: nothing is booked of that time.
+    """
+    first = []
+    for row in _rows(cursor, "reporting"):
+        before = _rows(cursor, "days_reported", **row)
+        did = any(_rates_escalations(roi(row["workload"]), reported["day"]) for reported in before)
+        cursor.execute(QUERIES["escalates"], row | {"did": did})
+        if not did:
+            first.append(row["workload"])
+    return first
+
+
+def _rates_escalations(roi: RoiSettings, day: date) -> bool:
+    return bool(rate_on(roi.escalation_cost, day)) and rate_on(roi.baseline_escalation_rate, day) is not None
+
+
+def _changes(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
+    """Books what has changed of the counted answers beside the ledger, and returns the entries."""
     cursor.execute(QUERIES["states"])
     cursor.execute(QUERIES["lines"], {"currency": settings.roi.currency})
+    for step in ("moments", "add_moments", "outcomes"):
+        cursor.execute(QUERIES[step])
+    _leave_out(cursor, "left_out", now)
     rows = _rows(cursor, "entries")
     return [Entry(reference=_until(now, answers=row.pop("answers")), **row) for row in rows]
+
+
+def _leave_out(cursor: duckdb.DuckDBPyConnection, query: str, now: datetime) -> None:
+    """Counts the mistakes that a query finds."""
+    for row in _rows(cursor, query):
+        insert(cursor, "ledger_left_out", created_at=now, **row)
 
 
 def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
@@ -147,14 +194,20 @@ def _runs(cursor: duckdb.DuckDBPyConnection, settings: Settings) -> list[Entry]:
 
 
 def _shadow(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
-    entries, roi = [], _by_workload(settings)
-    for row in _rows(cursor, "shadow"):
-        rate = rate_on(getattr(roi(row["workload"]), _SHADOW_ITEMS[row["item"]]), row["period_end"].date())
-        if rate:
-            reference = _until(now, answers=row.pop("answers"))
-            entries.append(Entry(**row, promotion=None, kind=COST, unit="tokens", rate=rate, reference=reference))
+    for step in ("spent", "token_rates"):
+        cursor.execute(QUERIES[step])
+    roi = _by_workload(settings)
+    for item, workload, day in cursor.execute(QUERIES["spent_days"]).fetchall():
+        own = roi(workload)
+        if rate := rate_on(getattr(own, _SHADOW_ITEMS[item]), day):
+            cursor.execute(QUERIES["token_rate"], [item, workload, day, rate, own.maximum_event_amount])
+    cursor.execute(QUERIES["worth"])
+    _leave_out(cursor, "shadow_left_out", now)
     cursor.execute(QUERIES["shadow_booked"])
-    return entries
+    return [
+        Entry(reference=_until(now, answers=row.pop("answers")), promotion=None, kind=COST, unit="tokens", **row)
+        for row in _rows(cursor, "shadow")
+    ]
 
 
 def _fixed(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:

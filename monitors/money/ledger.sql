@@ -22,10 +22,27 @@ WHERE NOT starts_with(topic, 'import:')
 -- name: touched_days
 SELECT DISTINCT day FROM touched ORDER BY day
 
+-- name: chosen
+-- The conversations to count next.
+CREATE OR REPLACE TEMP TABLE chosen AS FROM touched
+
+-- name: earlier_days
+SELECT DISTINCT timestamp::DATE AS day FROM interactions
+WHERE workload = $workload AND NOT starts_with(topic, 'import:')
+ORDER BY day
+
+-- name: chosen_earlier
+-- The conversations of a workload and a day without new events.
+CREATE OR REPLACE TEMP TABLE chosen AS
+SELECT DISTINCT workload, coalesce(conversation_id, id) AS conversation, timestamp::DATE AS day FROM interactions
+WHERE workload = $workload AND timestamp >= $day::DATE AND timestamp < $day::DATE + 1 AND NOT starts_with(topic, 'import:')
+EXCEPT
+FROM touched
+
 -- name: counted
--- All interactions of a day in its touched conversations.
+-- All interactions of a day in its chosen conversations.
 WITH conversations AS (
-    SELECT workload, conversation FROM touched WHERE day = $day
+    SELECT workload, conversation FROM chosen WHERE day = $day
 ), answers AS (
     SELECT interactions.rowid AS answer, *, coalesce(conversation_id, id) AS conversation,
            nullif(version_of(interactions.workload, interactions.model), 'base') AS version
@@ -57,21 +74,49 @@ CREATE OR REPLACE TEMP TABLE rates (
 -- name: rate
 INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
--- name: states
--- Each interaction as known now (sign 1) and at the last booking (sign -1): the difference is booked. A reported number
--- beyond a limit is a mistake: it counts as unknown, and is counted. (NaN is greater than any limit.)
-CREATE OR REPLACE TEMP TABLE states AS
+-- name: reported
+-- The feedback on counted interactions.
+CREATE OR REPLACE TEMP TABLE reported AS
 WITH limits AS (
     SELECT id AS interaction_id, min(maximum_seconds) AS maximum_seconds
     FROM counted JOIN rates USING (workload, day)
     GROUP BY id
-), reported AS (
-    SELECT interaction_id, name, value::VARCHAR AS value, source, coalesce(user_id, '') AS user_id, timestamp, id,
-           CASE WHEN name = 'time_saved_seconds' THEN try_cast(value::VARCHAR AS DOUBLE) END AS seconds,
-           id IN (SELECT id FROM new_feedback) AS is_new, maximum_seconds
-    FROM feedback JOIN limits USING (interaction_id)
-    WHERE NOT starts_with(topic, 'import:')
-), known AS (
+)
+SELECT interaction_id, name, value::VARCHAR AS value, source, coalesce(user_id, '') AS user_id, timestamp, id,
+       CASE WHEN name = 'time_saved_seconds' THEN try_cast(value::VARCHAR AS DOUBLE) END AS seconds,
+       id IN (SELECT id FROM new_feedback) AS is_new, maximum_seconds
+FROM feedback JOIN limits USING (interaction_id)
+WHERE NOT starts_with(topic, 'import:')
+
+-- name: escalating
+-- Workloads that report escalations, and whether they did so before this booking: without reports, an escalation is not known to
+-- be avoided.
+CREATE OR REPLACE TEMP TABLE escalating AS
+SELECT DISTINCT workload, true AS did FROM ledger WHERE item = 'escalations_avoided'
+
+-- name: reporting
+-- Workloads with reports on days with rates of which the ledger has no entry.
+SELECT DISTINCT counted.workload FROM counted JOIN reported ON reported.interaction_id = counted.id JOIN rates USING (workload, day)
+WHERE name = 'escalated' AND escalation_cost > 0 AND baseline_escalation_rate IS NOT NULL
+    AND counted.workload NOT IN (SELECT workload FROM escalating)
+ORDER BY ALL
+
+-- name: days_reported
+-- The days of a workload's answers whose escalations were reported before this booking.
+SELECT DISTINCT interactions.timestamp::DATE AS day
+FROM interactions JOIN feedback ON feedback.interaction_id = interactions.id, ledger_position
+WHERE workload = $workload AND name = 'escalated' AND NOT starts_with(interactions.topic, 'import:')
+    AND NOT starts_with(feedback.topic, 'import:')
+    AND greatest(interactions.batch, feedback.batch, 0) <= last_batch
+
+-- name: escalates
+INSERT INTO escalating VALUES ($workload, $did)
+
+-- name: states
+-- Each interaction as known now (sign 1) and at the last booking (sign -1): the difference is booked. A reported number
+-- beyond a limit is a mistake: it counts as unknown, and is counted. (NaN is greater than any limit.)
+CREATE OR REPLACE TEMP TABLE states AS
+WITH known AS (
     SELECT signs.sign, interaction_id,
         -- The latest time saved and the latest resolution count; an escalation cannot be undone.
         arg_max(seconds, (timestamp, id)) FILTER (seconds BETWEEN 0 AND maximum_seconds) / 3600 AS hours,
@@ -81,14 +126,9 @@ WITH limits AS (
         count(DISTINCT user_id) FILTER (source = 'expert') AS experts
     FROM reported JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
     GROUP BY signs.sign, interaction_id
-), escalating AS (
-    -- Workloads that report escalations: without reports, an escalation is not known to be avoided.
-    SELECT workload FROM counted JOIN reported ON reported.interaction_id = counted.id WHERE name = 'escalated'
-    UNION
-    SELECT workload FROM ledger WHERE item = 'escalations_avoided'
 )
 SELECT signs.sign, counted.*, rates.* EXCLUDE (workload, day), hours,
-       workload IN (SELECT workload FROM escalating) AS reports_escalations,
+       did IS NOT NULL AND (did OR signs.sign = 1) AS reports_escalations,
        coalesce(escalated, false) AS escalated, resolved, coalesce(experts, 0) AS experts,
        coalesce(too_long, 0) AS too_long,
        CASE WHEN reported_cost BETWEEN 0 AND maximum_amount THEN reported_cost END AS cost,
@@ -96,6 +136,7 @@ SELECT signs.sign, counted.*, rates.* EXCLUDE (workload, day), hours,
        cost IS NULL AND tokens * token_cost > maximum_amount AS too_many_tokens
 FROM counted JOIN rates USING (workload, day) JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
 LEFT JOIN known ON known.sign = signs.sign AND known.interaction_id = counted.id
+LEFT JOIN escalating USING (workload)
 
 -- name: lines
 -- Each item of each interaction, in its own unit. The outcome of a conversation counts once: the expected escalation at its
@@ -167,7 +208,9 @@ SELECT workload, version, promotion, min(timestamp) AS period_start, max(timesta
 FROM changes JOIN counted USING (answer)
 WHERE quantity <> 0
 GROUP BY workload, version, promotion, day, kind, item, unit, rate
+-- The first entry of escalations is kept whatever it amounts to: by it the workload is known to report them.
 HAVING fsum(quantity) <> 0
+    OR (item = 'escalations_avoided' AND workload IN (SELECT workload FROM escalating WHERE NOT did))
 ORDER BY ALL
 
 -- name: moments
@@ -249,28 +292,49 @@ WHERE finished_at IS NOT NULL AND quantity > 0
     AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = $item)
 ORDER BY finished_at, runs.id
 
--- name: shadow
--- Tokens of answers in shadow stored since the last booking, by day, and of judging them.
+-- name: spent
+-- Tokens of answers in shadow stored since the last booking, and of judging them.
+CREATE OR REPLACE TEMP TABLE spent AS
 WITH answered AS (
     SELECT value ->> '$.model' AS name, timestamp,
-           coalesce(try_cast(value ->> '$.input_tokens' AS DOUBLE), 0)
-               + coalesce(try_cast(value ->> '$.output_tokens' AS DOUBLE), 0) AS tokens
+           coalesce(try_cast(value ->> '$.input_tokens' AS DOUBLE), 0) AS input,
+           coalesce(try_cast(value ->> '$.output_tokens' AS DOUBLE), 0) AS output
     FROM shadow_answers
     WHERE batch > (SELECT last_batch FROM ledger_position) AND NOT starts_with(topic, 'import:')
-), spent AS (
-    SELECT 'shadow' AS item, models.workload, models.version, timestamp, tokens
-    FROM answered JOIN models ON models.workload || '@' || models.version = answered.name
-    UNION ALL
-    SELECT 'shadow_judging', rollouts.workload, rollouts.version, scored_at, tokens
-    FROM shadow_scores JOIN rollouts ON rollouts.id = experiment
-    WHERE NOT booked
 )
-SELECT item, workload, version, min(timestamp) AS period_start, max(timestamp) AS period_end, fsum(tokens) AS quantity,
+SELECT 'shadow' AS item, models.workload, models.version, timestamp, timestamp::DATE AS day, input + output AS tokens,
+       least(input, output) < 0 AS is_negative
+FROM answered JOIN models ON models.workload || '@' || models.version = answered.name
+UNION ALL
+SELECT 'shadow_judging', rollouts.workload, rollouts.version, scored_at, scored_at::DATE, tokens, false
+FROM shadow_scores JOIN rollouts ON rollouts.id = experiment
+WHERE NOT booked
+
+-- name: spent_days
+SELECT DISTINCT item, workload, day FROM spent
+
+-- name: token_rates
+CREATE OR REPLACE TEMP TABLE token_rates (item VARCHAR, workload VARCHAR, day DATE, rate DOUBLE, maximum_amount DOUBLE)
+
+-- name: token_rate
+INSERT INTO token_rates VALUES (?, ?, ?, ?, ?)
+
+-- name: worth
+-- What the tokens of an answer amount to. An impossible amount is a mistake, as among the states: it is counted.
+CREATE OR REPLACE TEMP TABLE worth AS
+SELECT *, is_negative OR NOT tokens * rate BETWEEN 0 AND maximum_amount AS is_mistake
+FROM spent JOIN token_rates USING (item, workload, day)
+
+-- name: shadow
+SELECT item, workload, version, min(timestamp) AS period_start, max(timestamp) AS period_end, fsum(tokens) AS quantity, rate,
        count(*) AS answers
-FROM spent
-WHERE tokens > 0
-GROUP BY item, workload, version, timestamp::DATE
+FROM worth
+WHERE tokens > 0 AND NOT is_mistake
+GROUP BY item, workload, version, day, rate
 ORDER BY ALL
+
+-- name: shadow_left_out
+SELECT workload, item, count(*) AS reported FROM worth WHERE is_mistake GROUP BY workload, item ORDER BY ALL
 
 -- name: shadow_booked
 UPDATE shadow_scores SET booked = true WHERE NOT booked
@@ -290,6 +354,6 @@ WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
 ORDER BY created_at
 
 -- name: advance
--- Time has no cost before the first event.
-UPDATE ledger_position SET last_batch = (SELECT last FROM batches), booked_at = $now
+-- Time has no cost before the first event, and none twice if the clock is set back.
+UPDATE ledger_position SET last_batch = (SELECT last FROM batches), booked_at = greatest(booked_at, $now)
 WHERE booked_at IS NOT NULL OR EXISTS (FROM interactions) OR EXISTS (FROM feedback)

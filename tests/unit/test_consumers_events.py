@@ -141,6 +141,19 @@ def test_the_numbers_of_feedback_are_bounded(name: str, most: float) -> None:
             feedback(name=name, value=more)
 
 
+@pytest.mark.parametrize("part", ["input_tokens", "output_tokens"])
+def test_the_tokens_of_an_answer_in_shadow_are_bounded_like_those_of_interactions(part: str) -> None:
+    def shadow(count: Any) -> Any:
+        value = {"model": "support@2", "response": "Yes.", part: count}
+        return feedback(name="shadow_answer", source="app", value=value)
+
+    for count in (0, 10_000_000, 12.0, None):
+        assert shadow(count).value[part] == count
+    for count in (10_000_001, 5e11, 10**400, -1, -990, 1.5, "NaN", "9", True, [9]):
+        with pytest.raises(BadEvent, match=rf"bad_value: .*shadow_answer.*{part}"):
+            shadow(count)
+
+
 def test_bounds_are_those_of_the_settings() -> None:
     bounds = Bounds.of(IngestSettings(max_tokens=5, max_age_days=10, max_ahead_seconds=3_600), NOW)
     assert reason_within(bounds, input_tokens=6, timestamp="2026-11-26T12:30:00Z") == "bad_value"

@@ -95,6 +95,26 @@ def test_a_long_file_is_followed_by_the_next(tmp_path: Path, monkeypatch: pytest
     assert content(tmp_path) == [b"%020d" % number for number in range(6)]
 
 
+def test_a_file_is_shortened_and_joined_with_the_one_before_it(tmp_path: Path) -> None:
+    buffer = Buffer(tmp_path, 10_000)
+    for name in (b"a", b"b"):
+        buffer.append(name + b"1")
+        buffer.append(name + b"2")
+        buffer.sealed()
+    first, second = buffer.sealed()
+    buffer.keep(second, [b"b2"], first)
+    assert (content(tmp_path), buffer.sealed()) == ([b"a1", b"a2", b"b2"], [second])
+    buffer.keep(second, [b"a2", b"b2"])
+    assert content(tmp_path) == [b"a2", b"b2"]
+    assert buffer.waiting_bytes == second.stat().st_size == 2 * (2 + module.HEAD_BYTES)
+    assert second.stat().st_mode & 0o777 == 0o600
+    waited = buffer.waiting_seconds()
+    buffer.close()
+    (tmp_path / f".{second.name}.7.tmp").touch()  # of a process that was killed meanwhile
+    assert Buffer(tmp_path, 10_000).waiting_seconds() >= waited
+    assert list(tmp_path.glob(".*")) == []
+
+
 def test_others_cannot_read_it_and_no_other_gateway_can_use_it(tmp_path: Path) -> None:
     folder = tmp_path / "b"
     folder.mkdir(mode=0o755)

@@ -1,6 +1,9 @@
 """The event that is made of an exchange, and how it gets to Kafka whatever it holds."""
 
+import errno
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,12 @@ import pytest
 from kafka.errors import MessageSizeTooLargeError
 from prometheus_client import CollectorRegistry
 
-from retuned.consumers.errors import BrokerRefused, BrokerUnavailable
+from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, RetunedError
 from retuned.consumers.formats.events import BadEvent, Bounds, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import IngestSettings, KafkaSettings
 from retuned.consumers.warehouse.connection import utc_now
-from retuned.daemon.gateway.events import publish, record
+from retuned.daemon.gateway.events import buffer, publish, record
 from retuned.daemon.gateway.events.buffer import Buffer
 from retuned.daemon.gateway.events.publish import Publishing
 from retuned.daemon.gateway.events.record import Exchange, Vote, interaction
@@ -134,10 +137,15 @@ class Broker(MemoryPublisher):
     def __init__(self) -> None:
         super().__init__()
         self.away, self.longest = False, 10**6
+        self.refuses: dict[str, RetunedError] = {}
+        self.asked = Counter[str]()
 
     def publish_all(self, topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        self.asked[topic] += 1
         if self.away:
             raise BrokerUnavailable("away")
+        if topic in self.refuses:
+            raise self.refuses[topic]
         if any(len(json.dumps(value)) > self.longest for _, value in messages):
             raise BrokerRefused("too large") from MessageSizeTooLargeError()
         super().publish_all(topic, messages)
@@ -145,16 +153,21 @@ class Broker(MemoryPublisher):
 
 class Around:
     def __init__(self, folder: Path) -> None:
-        self.registry = CollectorRegistry()
-        self.buffer, self.broker, self.metrics = Buffer(folder, 10**7), Broker(), Metrics(self.registry)
-        self.publishing = Publishing(self.buffer, self.broker, KafkaSettings(), self.metrics)
+        self.registry, self.broker = CollectorRegistry(), Broker()
+        self.metrics = Metrics(self.registry)
+        self.open(folder)
+
+    def open(self, folder: Path) -> None:
+        """As a new process does."""
+        self.buffer = Buffer(folder, 10**7)
+        self.publishing = Publishing(self.buffer, self.broker, KafkaSettings(expert_topic="experts"), self.metrics)
 
     def keep(self, *kept: record.Record) -> None:
         for one in kept:
             self.buffer.append(record.encode(one))
 
-    def ids(self) -> list[str]:
-        return [value["id"] for _, _, value in self.broker.messages]
+    def ids(self, of: str | None = None) -> list[str]:
+        return [value["id"] for topic, _, value in self.broker.messages if of in (None, topic)]
 
     def count(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"retuned_gateway_{name}", labels)
@@ -195,6 +208,115 @@ def test_what_kafka_does_not_take_stays_and_comes_later_in_its_order(around: Aro
     around.publishing.publish()
     assert around.ids() == ["i-0", "i-1", "i-2"]
     assert around.buffer.waiting_bytes == 0
+
+
+REFUSALS = [
+    BrokerRefused("kafka b: topic 'experts', which has to exist: check this user's permissions on the broker"),
+    BrokerUnavailable("kafka b: topic 'experts', which has to exist: does not answer"),
+]
+"""A right that is missing, and a topic that was deleted."""
+
+
+def expert(number: int) -> Vote:
+    return Vote(f"i-{number}", {"id": f"e-{number}", "source": "expert"})
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_topic_that_refuses_holds_up_no_other_and_gets_all_later(around: Around, refusal: RetunedError) -> None:
+    around.broker.refuses["experts"] = refusal
+    for number in range(6):
+        vote = Vote(f"i-{number}", {"id": f"f-{number}"})
+        around.keep(exchange(whole("a"), id=f"i-{number}"), expert(number), vote, expert(10 + number))
+        with pytest.raises(type(refusal), match="experts"):
+            around.publishing.publish()
+    assert around.ids() == [f"{kind}-{number}" for number in range(6) for kind in "if"]  # each of them once
+    around.broker.refuses.clear()
+    around.publishing.publish()
+    assert around.ids("experts") == [f"e-{number + more}" for number in range(6) for more in (0, 10)]
+    assert len(around.ids()) == 24
+    assert around.buffer.waiting_bytes == 0
+
+
+def test_a_topic_that_refuses_fills_the_buffer_with_its_own_records_alone(around: Around, tmp_path: Path) -> None:
+    around.broker.refuses["experts"] = REFUSALS[0]
+    for number in range(50):
+        around.keep(exchange(whole("a" * 10_000), id=f"i-{number}"), expert(number))
+        with pytest.raises(BrokerRefused):
+            around.publishing.publish()
+    files = list(tmp_path.glob("*.records"))
+    assert len(files) == 1
+    assert around.buffer.waiting_bytes == files[0].stat().st_size < 10_000
+    assert around.buffer.waiting_seconds() > 0
+    around.buffer.close()
+    around.broker.refuses.clear()
+    around.open(tmp_path)
+    around.publishing.publish()
+    assert around.ids() == [f"{kind}-{number}" for kind in "ie" for number in range(50)]
+
+
+def test_a_topic_that_refuses_in_the_middle_of_a_file_gets_what_is_left(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "MOST_AT_ONCE", 4)
+    taken = around.broker.publish_all
+
+    def refuse_later(topic: str, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        taken(topic, messages)
+        if topic == "experts":
+            around.broker.refuses["experts"] = REFUSALS[0]
+
+    monkeypatch.setattr(around.broker, "publish_all", refuse_later)
+    for number in range(8):
+        around.keep(exchange(whole("a"), id=f"i-{number}"), expert(number))
+    with pytest.raises(BrokerRefused):
+        around.publishing.publish()
+    assert (around.ids("interactions"), around.ids("experts")) == ([f"i-{n}" for n in range(8)], ["e-0", "e-1"])
+    monkeypatch.undo()
+    around.broker.refuses.clear()
+    around.publishing.publish()
+    assert around.ids("experts") == [f"e-{number}" for number in range(8)]
+    assert len(around.ids()) == 16
+
+
+def test_what_others_acknowledged_is_not_sent_again_where_the_disk_takes_no_shorter_file(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    around.broker.refuses["experts"] = REFUSALS[0]
+    around.keep(exchange(whole("a"), id="i-0"), expert(0), exchange(whole("a"), id="i-1"))
+    monkeypatch.setattr(buffer, "replaced", full)
+    for _ in range(3):
+        with pytest.raises(BrokerRefused):
+            around.publishing.publish()
+    around.broker.refuses.clear()
+    around.publishing.publish()
+    assert around.ids() == ["i-0", "i-1", "e-0"]
+    assert around.buffer.waiting_bytes == 0
+
+
+def test_a_topic_that_refuses_is_named_and_tried_less_often_than_the_others(
+    around: Around, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publish, "PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(publish, "RETRY_SECONDS", 0.02)
+    caplog.set_level(logging.INFO, publish.__name__)
+    around.broker.refuses["experts"] = REFUSALS[0]
+    around.keep(expert(0))
+    around.publishing.start()
+    for number in range(20):
+        around.keep(exchange(whole("a"), id=f"i-{number}"))
+        while len(around.ids("interactions")) <= number:
+            around.publishing._stop.wait(0.005)
+    assert around.broker.asked["experts"] < 10
+    around.broker.refuses.clear()
+    around.publishing.stop(20)
+    assert around.ids("experts") == ["e-0"]
+    first, last = caplog.messages
+    assert first.startswith("topic experts: events wait in the buffer")
+    assert "permissions" in first
+    assert last == "topic experts: Kafka accepts events again"
 
 
 def test_one_that_is_too_large_is_dropped_and_holds_up_no_other(around: Around) -> None:

@@ -11,15 +11,18 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
 FILE_BYTES = 8 * 2**20
 """The size at which the next file begins. Files are published as a whole, and again after a crash."""
+SMALL_BYTES = 64 * 2**10
+"""The size below which what is left of a file is joined with what is left of the next one, so that files stay few."""
 NEXT = "next"
 HEAD_BYTES = 8  # length and CRC-32 of the record
 
@@ -51,6 +54,8 @@ class Buffer:
             folder.chmod(0o700)
             self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for stray in folder.glob(".*.records.*.tmp"):  # of a process that was killed while it shortened a file
+                stray.unlink()
             self._next = self._open_next()
         except BlockingIOError as error:
             os.close(self._lock_file)
@@ -86,7 +91,7 @@ class Buffer:
         Raises:
             Full: the record was not appended.
         """
-        framed = len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
+        framed = _framed(record)
         with self._lock:
             if self._waiting_bytes + len(framed) > self._most:
                 raise Full("full")
@@ -122,6 +127,32 @@ class Buffer:
             self._waiting_bytes -= self._sizes.pop(file, 0)
             self._begun.pop(file, None)
 
+    def is_small(self, file: Path) -> bool:
+        """Whether a file should be joined with the next one."""
+        with self._lock:
+            return self._sizes[file] < SMALL_BYTES
+
+    def keep(self, file: Path, left: Sequence[bytes], before: Path | None = None) -> None:
+        """Shortens a file to records that still wait, behind those of the file before it, if that is to be joined.
+
+        A crash leaves the old files, or the file before it beside the new one: no record is lost.
+
+        Raises:
+            OSError: the disk does not take the new file; the old ones stay.
+        """
+        kept = [*(records(before) if before else ()), *left]
+        begun = self._begun[before or file]
+        with replaced(file) as aside:
+            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+                opened.writelines(map(_framed, kept))
+            os.utime(aside, (begun, begun))
+        with self._lock:
+            size = file.stat().st_size
+            self._waiting_bytes += size - self._sizes[file]
+            self._sizes[file], self._begun[file] = size, begun
+        if before:
+            self.remove(before)
+
     def close(self) -> None:
         """Closes all files; waiting records stay on disk. Safe to repeat."""
         with self._lock:
@@ -154,6 +185,10 @@ class Buffer:
         sealed = self._handle
         self._active, self._handle = None, -1
         return sealed
+
+
+def _framed(record: bytes) -> bytes:
+    return len(record).to_bytes(4, "big") + zlib.crc32(record).to_bytes(4, "big") + record
 
 
 def records(file: Path) -> Iterator[bytes]:

@@ -70,18 +70,17 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=seconds)
         for session in (self.session, self._fresh):
             _is_new.set(False)
-            sends.count += 1
             try:
                 return await session.post(url, data=body, headers=headers, allow_redirects=False, timeout=timeout)
             except aiohttp.ClientConnectorError as error:
-                sends.count -= 1
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     raise busy("the gateway is out of file descriptors (`ulimit -n`)") from error
                 raise
             except aiohttp.ConnectionTimeoutError:
-                sends.count -= 1
                 raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if _is_new.get() or sends.count >= MOST_SENDS:
+            except (aiohttp.ClientError, TimeoutError) as error:
+                sends.count += 1
+                is_closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+                if not is_closed or _is_new.get() or sends.count >= MOST_SENDS:
                     raise
         raise AssertionError("a new connection answers or raises")
