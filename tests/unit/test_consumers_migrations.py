@@ -42,6 +42,18 @@ def migrated(path: Path) -> Rows:
     return found
 
 
+def of_steps(steps: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that has seen only these migrations."""
+    old, known = folder / "old.duckdb", folder / "sql"
+    known.mkdir()
+    for name in steps:
+        (known / name).write_text((MIGRATIONS / name).read_text(encoding="utf-8"))
+    with monkeypatch.context() as context:
+        context.setattr(module, "MIGRATIONS", known)
+        migrated(old)
+    return old
+
+
 def assert_kept(before: Rows, after: Rows) -> None:
     """Columns and tables may be new; what was there is there, with its values."""
     for table, old in before.items():
@@ -84,13 +96,7 @@ def test_a_file_of_every_version_keeps_each_row(file: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("step", range(1, len(STEPS)), ids=STEPS[:-1])
 def test_a_file_of_every_step_keeps_each_row(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, folder = tmp_path / "old.duckdb", tmp_path / "sql"
-    folder.mkdir()
-    for name in STEPS[:step]:
-        (folder / name).write_text((MIGRATIONS / name).read_text(encoding="utf-8"))
-    with monkeypatch.context() as context:
-        context.setattr(module, "MIGRATIONS", folder)
-        migrated(old)
+    old = of_steps(STEPS[:step], tmp_path, monkeypatch)
     with duckdb.connect(str(old)) as connection:
         fill(connection)
         before = rows(connection)
@@ -100,13 +106,7 @@ def test_a_file_of_every_step_keeps_each_row(step: int, tmp_path: Path, monkeypa
 def test_comments_of_answers_that_were_published_are_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, folder = tmp_path / "old.duckdb", tmp_path / "sql"
-    folder.mkdir()
-    for name in STEPS[: STEPS.index("062_comments_of_answers.sql")]:
-        (folder / name).write_text((MIGRATIONS / name).read_text(encoding="utf-8"))
-    with monkeypatch.context() as context:
-        context.setattr(module, "MIGRATIONS", folder)
-        migrated(old)
+    old = of_steps(STEPS[: STEPS.index("062_comments_of_answers.sql")], tmp_path, monkeypatch)
     with duckdb.connect(str(old)) as connection:
         connection.execute("""
             INSERT INTO label_requests BY NAME SELECT 'r' AS id, '2026-03-02' AS created_at, 'w' AS workload,
@@ -120,6 +120,23 @@ def test_comments_of_answers_that_were_published_are_found_again(
         """)
     comments = {row["expert"]: row["comment"] for row in migrated(old)["label_work"]}
     assert comments == {"ada": 'as "ever"', "ben": None}
+
+
+def test_the_sentence_of_an_old_drift_check_quotes_no_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = of_steps(STEPS[: STEPS.index("066_no_quotes.sql")], tmp_path, monkeypatch)
+    texts = {
+        "a": "1 of 9 features moved: topic from x to y, most in 'app', for example “it broke, again; why”; language up.",
+        "b": "0 of 9 features moved.",
+    }
+    with duckdb.connect(str(old)) as connection:
+        for id, text in texts.items():
+            connection.execute(
+                "INSERT INTO drift_checks BY NAME SELECT $id AS id, now()::TIMESTAMP AS created_at, 'w' AS workload, "
+                "'[]' AS features, 0 AS reference_rows, 0 AS current_rows, $text AS detail",
+                {"id": id, "text": text},
+            )
+    found = {row["id"]: row["detail"] for row in migrated(old)["drift_checks"]}
+    assert found == {"a": "1 of 9 features moved: topic from x to y, most in 'app'; language up.", "b": texts["b"]}
 
 
 def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(
