@@ -29,6 +29,7 @@ LIMIT $limit
 
 -- name: verdicts
 -- The last verdict of each account on an answer: good or bad (see `approves`). A correction of the same account replaces it.
+-- Good and bad ones are limited apart, so that many of one kind leave the other its place.
 WITH said AS (
     SELECT
         f.id, f.interaction_id, f.timestamp, f.received_at, f.source,
@@ -53,8 +54,8 @@ SELECT
     ends_with(i.model, '@cascade') AS cascaded
 FROM last l
 JOIN interactions i ON i.id = l.interaction_id
+QUALIFY row_number() OVER (PARTITION BY l.vote.good ORDER BY l.vote.timestamp DESC, l.vote.id) <= $limit
 ORDER BY l.vote.timestamp DESC, l.vote.id
-LIMIT $limit
 
 -- name: thumbs
 -- The last thumb on each answer.

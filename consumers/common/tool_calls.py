@@ -5,11 +5,14 @@ answer, if there are any. This is the form of Hermes and Qwen, which many chat t
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair. Escapes of JSON can be one; UTF-8, and so files, tables and hashes, cannot hold it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def written(words: str, calls: Iterable[Mapping[str, Any]]) -> str:
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             arguments = parsed(arguments)
-        body = json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
+        body = whole(json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False))
         parts.append(f"{OPENING}\n{body}\n{CLOSING}")
     return "\n".join(parts)
 
@@ -110,6 +113,7 @@ def read(text: str) -> tuple[str, list[Call]]:
         words += before
         try:
             body, end = json.JSONDecoder().raw_decode(rest.lstrip())
+            body = _whole_value(body, rest)
         except RecursionError as error:
             raise ValueError("a tool call is nested too deeply") from error
         after = rest.lstrip()[end:].lstrip()
@@ -132,6 +136,18 @@ def names(text: str) -> tuple[str, ...]:
 def parsed(text: str) -> Any:
     """Decodes JSON; returns the text itself if it is not JSON, as a model may call a tool with anything."""
     try:
-        return json.loads(text)
+        return _whole_value(json.loads(text), text)
     except (ValueError, RecursionError):
         return text
+
+
+def whole(text: str) -> str:
+    """Returns a text with U+FFFD in place of each half of a surrogate pair."""
+    return _HALF.sub("\ufffd", text)
+
+
+def _whole_value(value: Any, source: str) -> Any:
+    """Does what `whole` does to all texts of a value that was decoded from `source`."""
+    if "\\u" not in source:  # only escapes make halves
+        return value
+    return json.loads(whole(json.dumps(value, ensure_ascii=False)))

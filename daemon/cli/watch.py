@@ -7,7 +7,7 @@ import click
 
 from retuned.daemon.cli.command import Common, command, common_options, derived
 from retuned.daemon.operations import releases, state, training
-from retuned.daemon.operations.fields import Nothing, OfWorkload
+from retuned.daemon.operations.fields import Nothing, OfOne, OfWorkload
 from retuned.daemon.operations.operation import Operation, Request
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="as JSON")
@@ -31,7 +31,7 @@ def status(common: Common, workload: str | None, as_json: bool, watch: bool) -> 
     def look() -> Any:
         if workload is None:
             return _asked(common, state.status, Nothing())
-        return _asked(common, state.workload_status, state.OfOne(workload=workload))
+        return _asked(common, state.workload_status, OfOne(workload=workload))
 
     def shown() -> Any:
         return summary.of_all(look()) if workload is None else summary.of_one(look(), workload, full=common.verbose)

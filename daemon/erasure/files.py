@@ -163,7 +163,7 @@ class Files:
     def _clean_dataset(self, folder: Path) -> None:
         """Removes words that are left in no row of a dataset from its topics, and stores its files."""
         known = topics.Topics.load(folder)
-        if known.weights and (questions := _questions(folder)) is not None:
+        if known != topics.Topics() and (questions := _questions(folder)) is not None:
             known.only(questions).save(folder)
         self._warehouse.artifacts.renew("dataset", folder)
 

@@ -95,12 +95,12 @@ def check_classes(chosen: Selection, workload: str, metric: Metric) -> None:
         answer = repr(text) if text in labels else f"of feedback {row.feedback_id}"
         for kind, key, name in (
             # Answers that programs cannot read are no class. Nor is one joke, by which anybody could stop all training.
-            ("answer", OTHER if row.prompt_hash in unclassed else metric.key(row.completion), answer),
-            ("topic", topic, repr(topic)),
+            ("answer", None if row.prompt_hash in unclassed else metric.key(row.completion), answer),
+            ("topic", None if topic == OTHER else topic, repr(topic)),
             # Neither is a source that was outvoted: it could stop all training.
-            ("source", row.taught_by if of_form.get(row.prompt_hash, True) else OTHER, repr(row.taught_by)),
+            ("source", row.taught_by if of_form.get(row.prompt_hash, True) else None, repr(row.taught_by)),
         ):
-            if key != OTHER:
+            if key is not None:
                 named.setdefault((kind, key), f"the {kind} {name}")
                 classes.setdefault((kind, key), set()).add(row.prompt_hash)
     least = max(FREQUENT, FREQUENT_SHARE * len({row.prompt_hash for row in rows}))

@@ -66,14 +66,13 @@ class Evidence:
         options = settings.dataset
         overrides = Overrides.of(warehouse, workload)
         statements, overruled = overrides.read(warehouse, workload, options)
-        metric = choose(settings, _trusted(statements))
+        first = choose(settings, _trusted(statements))
         questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
         related = Related(questions, options.near_duplicate_similarity)
-        table = decided(warehouse, statements, metric, options, overrides)
+        table = decided(warehouse, statements, first, options, overrides)
         # The metric should fit the right answers, which are known only now.
-        fitting = choose(settings, _trusted(replace(statements, rows=table.rows)))
-        if fitting.as_dict() != metric.as_dict():
-            metric = fitting
+        metric = choose(settings, _trusted(replace(statements, rows=table.rows)))
+        if (metric.metric.name, metric.metric.learned) != (first.metric.name, first.metric.learned):
             table = decided(warehouse, statements, metric, options, overrides)
         table = replace(table, decided=[*table.decided, *overruled])
         poor = {one.row.feedback_id for one in table.decided if one.state not in ("taught", "held_out")}

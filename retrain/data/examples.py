@@ -145,7 +145,9 @@ class Among:
 def read_statements(
     warehouse: Warehouse, workload: str, settings: DatasetSettings, among: Among | None = None
 ) -> Statements:
-    """Returns the newest dataset.maximum_rows corrections and as many verdicts, rewritten as configured.
+    """Returns the newest dataset.maximum_rows corrections, as many good verdicts and as many bad ones.
+
+    They are rewritten as configured.
 
     Args:
         among: read this feedback only, without reading all events.

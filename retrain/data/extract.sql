@@ -1,16 +1,19 @@
 -- The part of the warehouse that a dataset is built from. Each query becomes a table of its name in the extract.
 
 -- name: interactions
--- Interactions with feedback: twice as many of the newest as a dataset may contain, because votes of distrusted accounts do
--- not count. Also a row for each account without a workload, with the time of its first event. An answer of the incumbent is
--- one that the gateway marked, or that a log names by the incumbent's model, such as gpt-4.1-mini-2025-04-14.
+-- Interactions with feedback: of those with corrections, of those called good and of those called bad, twice as many of the
+-- newest as a dataset may contain, because votes of distrusted accounts do not count. Also a row for each account without a
+-- workload, with the time of its first event. An answer of the incumbent is one that the gateway marked, or that a log names
+-- by the incumbent's model, such as gpt-4.1-mini-2025-04-14.
 WITH rated AS (
-    SELECT f.interaction_id, f.name = 'correction' AS correction, max(f.timestamp) AS rated_at
+    SELECT
+        f.interaction_id, f.name = 'correction' AS correction, approves(f.name, f.value) AS good,
+        max(f.timestamp) AS rated_at
     FROM feedback f
     JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
-    GROUP BY f.interaction_id, f.name = 'correction'
-    QUALIFY row_number() OVER (PARTITION BY f.name = 'correction' ORDER BY max(f.timestamp) DESC, f.interaction_id) <= 2 * $limit
+    GROUP BY f.interaction_id, correction, good
+    QUALIFY row_number() OVER (PARTITION BY correction, good ORDER BY rated_at DESC, f.interaction_id) <= 2 * $limit
 ), accounts AS (
     SELECT DISTINCT coalesce(f.user_id, i.user_id) AS user_id
     FROM feedback f

@@ -16,6 +16,8 @@ from retuned.consumers.common import reasoning, tool_calls
 from retuned.consumers.formats.messages import joined_text, object_of, objects_of
 from retuned.consumers.privacy.placeholders import unnumbered
 
+INSTRUCTING = ("system", "developer")
+"""The roles of messages with instructions, which are no part of the conversation."""
 _REASONING = ("reasoning_content", "reasoning")
 """Keys of reasoning in the messages of chat APIs."""
 _QUOTES = str.maketrans(dict.fromkeys("“”„«»‟", '"') | dict.fromkeys("‘’‚‛‹›`´", "'"))
@@ -65,7 +67,7 @@ def _raised(char: str) -> bool:
 
 def text_hash(text: str) -> str:
     """Returns a stable hash of a text, 16 hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def fraction(text: str) -> float:
@@ -138,8 +140,8 @@ def conversation_identity(turns: Sequence[Mapping[str, Any]], context: Sequence[
         turns: as `text_turns` returns them.
         tools: as `tool_calls.schemas` returns them.
     """
-    system = [turn["content"] for turn in turns if turn["role"] == "system"]
-    other = [turn["content"] for turn in turns if turn["role"] != "system"]
+    system = [turn["content"] for turn in turns if turn["role"] in INSTRUCTING]
+    other = [turn["content"] for turn in turns if turn["role"] not in INSTRUCTING]
     calls = " ".join(filter(None, map(calls_of, turns)))
     return identity(" ".join(other), " ".join(system), [str(passage) for passage in context], tools, calls)
 
@@ -161,4 +163,4 @@ def _call(function: Mapping[str, Any]) -> str:
         text = json.dumps([function.get("name"), arguments], sort_keys=True, ensure_ascii=False)
     except RecursionError:
         text = str(function.get("arguments"))
-    return unnumbered(text).encode("utf-8", "backslashreplace").decode()  # JSON can hold half of a surrogate pair
+    return unnumbered(tool_calls.whole(text))

@@ -42,8 +42,10 @@ class Moved:
         from scipy.special import bdtr  # the binomial distribution function
 
         had, has = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        written = defaultdict[str, set[str]](set)  # the answers of each wording as they are: keys read case and signs
         for row in rows:
             had[plain(row.completion)].add(row.prompt_hash)
+            written[plain(row.completion)].add(row.completion)
         corrected = defaultdict[tuple[str, Hashable], set[str]](set)
         now = {question: metric.key(row.completion) for question, row in today.items()}
         for question, row in today.items():
@@ -53,10 +55,11 @@ class Moved:
         confirmed = sorted(row.timestamp for row in today.values() if row.kind == "accepted")
         self._since: dict[str, tuple[datetime, bool]] = {}
         for old, questions in had.items():
-            known = [today[question] for question in questions & now.keys()]
+            known = [today[question] for question in sorted(questions & now.keys())]
+            unchanged = set(map(metric.key, written[old]))
             became = defaultdict[Hashable, set[str]](set)
             for row in known:
-                if now[row.prompt_hash] != metric.key(old):
+                if now[row.prompt_hash] not in unchanged:
                     became[now[row.prompt_hash]].add(row.prompt_hash)
             for new, moved in became.items():
                 came = moved | corrected[old, new]

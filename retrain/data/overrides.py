@@ -158,11 +158,16 @@ def decide_rows(
     if check is not None:
         for row in rows.values():
             check(row["workload"])
+    of_row = {
+        id: {name: row[name] for name in ("workload", "feedback_id", "interaction_id", "accepted")}
+        for id, row in rows.items()
+    }
     results = []
     with _changing, warehouse.transaction() as cursor:
+        # Read before any is superseded: votes on one answer share a decision.
+        in_force = {id: _first(cursor, "in_force", keys) for id, keys in of_row.items()}
         for id, row in rows.items():
-            keys = {name: row[name] for name in ("workload", "feedback_id", "interaction_id", "accepted")}
-            before = _first(cursor, "in_force", keys)
+            keys, before = of_row[id], in_force[id]
             if before is None and action == "release":
                 raise RetunedError(f"rows: nobody has decided about {id}; nothing is changed")
             results.append(

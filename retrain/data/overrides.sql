@@ -40,7 +40,7 @@ FROM (
            f.name = 'correction' OR approves(f.name, f.value) AS approves,
            CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id
     FROM feedback f JOIN interactions i ON i.id = f.interaction_id
-    WHERE list_contains($ids, f.id) AND f.name IN ('correction', 'helpful', 'rating')
+    WHERE list_contains($ids, f.id) AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
     UNION ALL BY NAME
     SELECT r.feedback_id, d.workload, r.interaction_id, false AS accepted, 1 AS place, true AS approves, NULL AS user_id
     FROM dataset_rows r JOIN datasets d ON d.version = r.dataset_version

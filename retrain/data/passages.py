@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-Message = dict[str, Any]
+from retuned.retrain.data.identity import INSTRUCTING
 
-_INSTRUCTING = ("system", "developer")
+Message = dict[str, Any]
 
 
 def with_context(messages: list[Message], passages: Sequence[str]) -> list[Message]:
@@ -32,7 +32,7 @@ def shortened(messages: list[Message], passages: Sequence[str]) -> list[tuple[li
     """
     asked = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
     turns = [
-        [turn for number, turn in enumerate(messages) if number >= start or turn["role"] in _INSTRUCTING]
+        [turn for number, turn in enumerate(messages) if number >= start or turn["role"] in INSTRUCTING]
         for start in [0, *asked[1:]]
     ]
     return [(kept, passages) for kept in turns] + [

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from retuned.consumers.common.tool_calls import are_calls, written
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.identity import calls_of, normalise, text_hash
+from retuned.retrain.data.identity import INSTRUCTING, calls_of, normalise, text_hash
 from retuned.retrain.data.similarity import NearIndex, Template
 
 GENERAL = 0.05
@@ -147,7 +147,7 @@ def _beginnings(row: Example) -> Iterator[str]:
     """Yields a hash of the messages up to each answer, for apps that send no id of the conversation."""
     begun: list[str] = []
     for turn in json.loads(row.messages):
-        if turn["role"] == "system":
+        if turn["role"] in INSTRUCTING:
             continue
         begun.append(f"{turn['role']} {normalise(turn['content'])} {calls_of(turn)}")
         if turn["role"] == "assistant":

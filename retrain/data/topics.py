@@ -46,30 +46,35 @@ class Topics:
         (folder / FILE).write_text(json.dumps({"weights": self.weights, "centres": self.centres}), encoding="utf-8")
 
     def only(self, questions: Iterable[str]) -> "Topics":
-        """Returns these topics without the words that none of the questions has."""
+        """Returns these topics without the words that none of the questions has.
+
+        A topic goes if it has no other words, or if its name has such a word.
+        """
         pattern = re.compile(_WORDS)
         words = {word for question in questions for word in pattern.findall(question.lower())}
+        centres = {
+            name: {word: weight for word, weight in centre.items() if word in words}
+            for name, centre in self.centres.items()
+            if words.issuperset(pattern.findall(name))
+        }
         return Topics(
             {word: weight for word, weight in self.weights.items() if word in words},
-            {
-                name: {word: weight for word, weight in centre.items() if word in words}
-                for name, centre in self.centres.items()
-            },
+            {name: centre for name, centre in centres.items() if centre},
         )
 
     def of(self, questions: Sequence[str]) -> list[str]:
         """Returns the name of each question's topic; OTHER if none is near."""
-        if not self.centres or not questions:
-            return [OTHER] * len(questions)
-        import numpy as np
-        from scipy.sparse import csr_matrix
-
         place = {word: number for number, word in enumerate(self.weights)}
         entries = [
             (row, place[word], weight)
             for row, words in enumerate(self.centres.values())
             for word, weight in words.items()
         ]
+        if not entries or not questions:
+            return [OTHER] * len(questions)
+        import numpy as np
+        from scipy.sparse import csr_matrix
+
         rows, columns, weights = zip(*entries, strict=True)
         centres = csr_matrix((weights, (rows, columns)), shape=(len(self.centres), len(place)))
         near = np.asarray((self._vectors(questions) @ centres.T).todense())

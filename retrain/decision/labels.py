@@ -1,15 +1,14 @@
 """The guard of labels: tests whether the candidate has lost labels that the champion answers rightly."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from retuned.retrain.decision.harm import DRAWS, GUARD_ERROR
 from retuned.retrain.decision.pairs import Decision, Measured, Pairs
-from retuned.retrain.scoring.label import as_figures, confusion, labels_of, macro_f1
+from retuned.retrain.scoring.label import Confusion, as_figures, confusion, labels_of, macro_f1
 
 _MEANS = 9
 """Grid size of the prior's mean."""
@@ -66,13 +65,13 @@ def labels(rows: Labelled, earlier: Labelled, opponent: str) -> Decision:
     return Decision(passed, [reason, *_power(unseen, known, asked)], figures)
 
 
-def _named(lost: Sequence[str], asked: Mapping[str, Counter[str]]) -> str:
+def _named(lost: Sequence[str], asked: Confusion) -> str:
     """Lists lost labels, with the champion's right answers to each."""
     names = ", ".join(f"“{label}” ({asked[label][label]} of {asked[label].total()})" for label in lost[:_NAMED])
     return f"{names} and {len(lost) - _NAMED} more" if len(lost) > _NAMED else names
 
 
-def _power(unseen: int, known: "_Known", asked: Mapping[str, Counter[str]]) -> list[str]:
+def _power(unseen: int, known: "_Known", asked: Confusion) -> list[str]:
     """Returns a sentence about the power of the test, if there are labels to lose."""
     if not known.names:
         return []
@@ -104,7 +103,7 @@ class _Known:
         return np.asarray(self.weights @ self.chances)
 
 
-def _known(table: Mapping[str, Counter[str]]) -> _Known:
+def _known(table: Confusion) -> _Known:
     """Estimates the probabilities from the champion's answers to each label."""
     table = {label: given for label, given in table.items() if given.total() >= EXAMPLES}
     if not table:

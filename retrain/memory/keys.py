@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retuned.consumers.common import tool_calls
-from retuned.retrain.data.identity import conversation_identity, last_question, text_turns
+from retuned.retrain.data.identity import INSTRUCTING, conversation_identity, last_question, text_turns
 
 SCOPE_BYTES = 8
 
@@ -44,7 +44,7 @@ def question(messages: Any, context: Sequence[Any] | None = None, tools: Any = N
     if texts is None or not text.strip():
         return None
     asked = conversation_identity(texts, context or (), tool_calls.schemas(tools))
-    other = [turn for turn in texts if turn["role"] not in ("system", "developer")]
+    other = [turn for turn in texts if turn["role"] not in INSTRUCTING]
     return Question(_hash(asked.scope) + _hash(asked.text), text, is_alone=len(other) == 1)
 
 

@@ -8,10 +8,13 @@ from typing import Any
 from retuned.retrain.scoring.score import Metric, Score
 from retuned.retrain.scoring.words import plain
 
-OTHER = "other"
-"""An answer that is no label, in a confusion matrix."""
+NO_LABEL = "(no label)"
+"""An answer that is no label, in words."""
 _GROUP = "label:"
 _CELL = re.compile(r"confusion\[(.*?)\]\[(.*)\]")
+
+Confusion = dict[str, Counter[str | None]]
+"""A confusion matrix: right label → given label → count. None is an answer that is no label."""
 
 
 class Label(Metric):
@@ -70,40 +73,45 @@ def labels_of(groups: Iterable[str]) -> list[str]:
     return [name.removeprefix(_GROUP) for name in groups if name.startswith(_GROUP)]
 
 
-def confusion(pairs: Iterable[tuple[str, str | None]]) -> dict[str, Counter[str]]:
-    """Returns the confusion matrix of pairs of a right label and a given one: right → given → count. None is OTHER."""
-    table: dict[str, Counter[str]] = defaultdict(Counter)
+def confusion(pairs: Iterable[tuple[str, str | None]]) -> Confusion:
+    """Returns the confusion matrix of pairs of a right label and a given one."""
+    table: Confusion = defaultdict(Counter)
     for right, given in pairs:
-        table[right][given or OTHER] += 1
+        table[right][given] += 1
     return dict(sorted(table.items()))
 
 
-def as_figures(table: Mapping[str, Counter[str]]) -> dict[str, float]:
-    """Returns a confusion matrix as figures of a decision, under names such as `confusion[refund][exchange]`."""
+def as_figures(table: Mapping[str, Counter[str | None]]) -> dict[str, float]:
+    """Returns a confusion matrix as figures of a decision.
+
+    Their names are such as `confusion[refund][exchange]`, and `confusion[refund][]` for answers that are no label.
+    """
     return {
-        f"confusion[{right}][{given}]": float(times) for right, row in table.items() for given, times in row.items()
+        f"confusion[{right}][{given or ''}]": float(times)
+        for right, row in table.items()
+        for given, times in row.items()
     }
 
 
-def in_figures(figures: Mapping[str, float]) -> dict[str, Counter[str]]:
+def in_figures(figures: Mapping[str, float]) -> Confusion:
     """Returns the confusion matrix in the figures of a decision; empty if answers are no labels."""
-    table: dict[str, Counter[str]] = defaultdict(Counter)
+    table: Confusion = defaultdict(Counter)
     for name, times in figures.items():
         if cell := _CELL.fullmatch(name):
-            table[cell[1]][cell[2]] = int(times)
+            table[cell[1]][cell[2] or None] = int(times)
     return dict(table)
 
 
-def mistaken(table: Mapping[str, Counter[str]]) -> list[tuple[str, int, int, str]]:
+def mistaken(table: Mapping[str, Counter[str | None]]) -> list[tuple[str, int, int, str]]:
     """Returns each right label with the number of answers, of right answers, and the wrong answers; worst first."""
     rows = []
     for label, given in table.items():
-        wrong = ", ".join(f"{times} {other}" for other, times in given.most_common() if other != label)
+        wrong = ", ".join(f"{times} {other or NO_LABEL}" for other, times in given.most_common() if other != label)
         rows.append((label, given.total(), given[label], wrong))
     return sorted(rows, key=lambda row: (row[2] / row[1], row[0]))
 
 
-def macro_f1(table: Mapping[str, Counter[str]]) -> float:
+def macro_f1(table: Mapping[str, Counter[str | None]]) -> float:
     """Returns the mean F1 of the right labels, 0 to 1. `table` is a confusion matrix that is not empty."""
-    given = sum(table.values(), Counter[str]())
+    given = sum(table.values(), Counter[str | None]())
     return sum(2 * row[label] / (row.total() + given[label]) for label, row in table.items()) / len(table)

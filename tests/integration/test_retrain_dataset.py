@@ -10,8 +10,9 @@ from teaching import Teacher, question
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
-from retuned.retrain.data import dataset
+from retuned.retrain.data import dataset, evidence
 from retuned.retrain.data.dataset import Dataset, TooFewRows
+from retuned.retrain.data.examples import read_statements
 from retuned.retrain.data.identity import normalise
 from retuned.retrain.settings import (
     DatasetSettings,
@@ -82,6 +83,31 @@ def test_the_metric_is_chosen_by_the_approved_answers_and_kept_with_the_dataset(
     assert min(held_out[label] for label in labels) >= 3
     named = settings.model_copy(update={"metric": MetricSettings(name="exact")})
     assert dataset.metric_of(built, named).metric.name == "exact"
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "passes"),
+    [("facts", [f"It takes {number} days." for number in range(40)], 1), ("label", ["refund", "exchange"] * 20, 2)],
+)
+def test_statements_are_decided_again_only_if_the_right_answers_make_another_metric(
+    warehouse: Warehouse,
+    teacher: Teacher,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: str,
+    answers: list[str],
+    passes: int,
+) -> None:
+    """Answers that are set aside change why the metric fits. Where answers are labels, they also change the labels."""
+    decided, real = list[str](), evidence.decided
+    monkeypatch.setattr(evidence, "decided", lambda *given: decided.append(given[2].metric.name) or real(*given))
+    for number, answer in enumerate(answers):
+        teacher.correct(question(number), "No idea.", answer, "user", f"u{number}")
+    for number in (100, 101):
+        teacher.correct(question(number), "No idea.", "Write to <EMAIL_1>.", "user", f"u{number}")
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert decided == [metric] * passes
+    assert " 40 approved answers" in built.card["metric"]["reason"]
 
 
 def teach(teacher: Teacher, numbers: range, value: str = "30 days", wrong: str = "No idea.") -> None:
@@ -428,6 +454,20 @@ def test_the_newest_rows_are_kept(warehouse: Warehouse, teacher: Teacher, settin
     teach(teacher, range(30))
     few = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, maximum_rows=12)})
     assert rows(build_dataset(warehouse, few, "support", NOW)).keys() == {normalise(question(i)) for i in range(18, 30)}
+
+
+def test_votes_against_answers_leave_accepted_answers_their_place(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    for number in range(12):
+        teacher.say(teacher.ask(question(number), f"It takes {number} days."), "helpful", True, "user", f"u{number}")
+    for number in range(100, 160):
+        teacher.say(teacher.ask(question(number), "It takes long."), "helpful", False, "user", f"u{number}")
+    few = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, maximum_rows=10)})
+    expected = {normalise(question(number)) for number in range(2, 12)}
+    assert rows(build_dataset(warehouse, few, "support", NOW)).keys() == expected
+    read = read_statements(warehouse, "support", few.dataset).rows
+    assert Counter(row.kind for row in read) == {"accepted": 10, "declined": 10}
 
 
 def test_the_same_evidence_is_written_once(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:

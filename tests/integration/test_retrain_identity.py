@@ -115,6 +115,29 @@ def test_one_question_under_two_system_prompts_is_two_and_the_date_in_one_is_non
     assert "At 10 am." not in found
 
 
+def test_a_developer_instructs_as_the_system_prompt_does(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    """Also for what an older version stored, to which instructions of a developer were a part of the question."""
+    for number in range(60):
+        system = f"You are kind. Today is 2026-03-{number % 28 + 1:02}."
+        teacher.correct(f"What is number {number * 7919:b}?", "None.", f"It is {number}.", system=system)
+    warehouse.execute("""UPDATE interactions SET messages = replace(messages, '"system"', '"developer"')""")
+    first = build_dataset(warehouse, settings, "support", NOW)
+    rows = {row["question"]: name for name in ("train", "holdout") for row in first.split(name)}
+    assert {row["prompt"] for row in first.split("train")} <= rows.keys()
+    warehouse.execute("UPDATE dataset_rows SET prompt_hash = 'old' || prompt_hash")
+    promote(warehouse, first, "v1")
+    for number in range(90):  # each asked on another day
+        system = "You are kind. Today is 2026-04-30."
+        teacher.correct(f"What is number {number * 7919:b}?", "None.", f"It is {number}.", system=system)
+    warehouse.execute("""UPDATE interactions SET messages = replace(messages, '"system"', '"developer"')""")
+    second = build_dataset(warehouse, settings, "support", LATER)
+    for name in ("train", "holdout"):
+        assert {rows.get(row["question"], name) for row in second.split(name)} <= {name}
+    assert len({row["question"] for name in ("train", "holdout") for row in second.split(name)}) == 90
+
+
 def test_tools_that_were_offered_are_part_of_the_question(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:

@@ -150,6 +150,19 @@ def test_an_accepted_answer_is_dropped_whoever_calls_it_good(
     assert "when do you open" in answers(build_dataset(warehouse, settings, "support", LATER))
 
 
+def test_one_decision_is_about_all_votes_on_an_answer_by_whichever_of_their_ids(
+    warehouse: Warehouse, teacher: Teacher
+) -> None:
+    shown = teacher.ask("When do you open?", "At 9 am.")
+    votes = [teacher.say(shown, "helpful", True, "user", name) for name in ("bert", "carl")]
+    for action, answer, before in (("pin", None, None), ("edit", "At 8 am.", "pin"), ("release", None, "edit")):
+        done = decide(warehouse, action, *votes, answer=answer)
+        assert done == [{"workload": "support", "feedback_id": id, "action": action, "before": before} for id in votes]
+    assert Overrides.of(warehouse, "support") == Overrides()
+    with pytest.raises(RetunedError, match=f"nobody has decided about {votes[0]}"):
+        decide(warehouse, "release", *votes)
+
+
 def test_an_edited_answer_is_taught_as_an_experts(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(30))
     accepted = teacher.say(teacher.ask("When do you open?", "At 9."), "helpful", True, "user", "bert")
@@ -179,6 +192,11 @@ def test_a_vote_against_an_answer_is_edited_and_not_kept(
     for action in ("keep", "pin"):
         with pytest.raises(RetunedError, match=f"rows {action}: {wrong}, {poor} approves of no answer.*rows edit"):
             decide(warehouse, action, wrong, poor)
+    invented = teacher.say(teacher.ask("Who founded it?", "A pirate."), "hallucination", True, "user", "bert")
+    decide(warehouse, "edit", invented, answer="Anna Maier.")
+    kept = teacher.say(teacher.ask("Who owns it?", "A pirate."), "hallucination", False, "user", "bert")
+    with pytest.raises(RetunedError, match=f"rows edit: {kept} rates an answer neither right nor wrong"):
+        decide(warehouse, "edit", kept, answer="Anna Maier.")
     fair = teacher.say(teacher.ask("When do you rest?", "At 9."), "rating", 0.6, "user", "bert")
     with pytest.raises(RetunedError, match=f"rows edit: {fair} rates an answer neither right nor wrong"):
         decide(warehouse, "edit", fair, answer="At 8.")
@@ -186,6 +204,7 @@ def test_a_vote_against_an_answer_is_edited_and_not_kept(
     assert states(warehouse)[wrong] == ("waiting", "not_decided")
     (row,) = [row for row in rows(build_dataset(warehouse, settings, "support", NOW)) if row["feedback_id"] == wrong]
     assert (row["completion"], row["rejected"], row["source"]) == ("At 8.", "At 9.", "expert")
+    assert answers(build_dataset(warehouse, settings, "support", NOW))["who founded it"] == "Anna Maier."
 
 
 def test_what_a_person_keeps_counts_for_its_own_question_alone(

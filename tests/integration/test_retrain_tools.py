@@ -58,6 +58,30 @@ def learned(built: Dataset) -> dict[str, dict[str, Any]]:
     return {row["interaction_id"]: row for split in dataset.SPLITS for row in built.split(split)}
 
 
+def test_half_a_character_stops_no_dataset(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
+    """Arguments are JSON in JSON, which can hold half of a surrogate pair; UTF-8 and Parquet files cannot."""
+    for number in range(20):
+        teacher.correct(question(number), "No idea.", f"It takes {number} days.")
+    half, whole = call(thing="\ud83d"), call(thing="\ufffd")
+    called = teacher.ask("How long may I keep a lamp?", "", attributes={"tool_calls": [half]})
+    teacher.say(called, "helpful", True)
+    corrected = teacher.ask("How long may I keep a desk?", "For ever.")
+    teacher.say(corrected, "correction", {"content": None, "tool_calls": [half]})
+    typed = teacher.ask("How long may I keep a stool?", "For ever.", attributes={"tools": [TOOL]})
+    teacher.say(typed, "correction", r'[TOOL_CALLS]policy[ARGS]{"thing": "\ud83d"}')
+    later = teacher.correct("How long may I keep a chair?", "For ever.", "Ten days.")
+    before = [
+        {"role": "user", "content": "How long may I keep it?"},
+        {"role": "assistant", "content": "", "tool_calls": [half]},
+        {"role": "user", "content": "How long may I keep a chair?"},
+    ]
+    found = warehouse.rows("SELECT interaction_id AS id FROM feedback WHERE id = ?", [later])
+    warehouse.execute("UPDATE interactions SET messages = ? WHERE id = ?", [json.dumps(before), found[0]["id"]])
+    rows = learned(build_dataset(warehouse, settings, "support", NOW))
+    assert {rows[id]["completion"] for id in (called, corrected, typed)} == {written("", [whole])}
+    assert '["policy", {"thing": "\ufffd"}]' in rows[found[0]["id"]]["prompt"]
+
+
 def test_calls_json_and_reasoning_are_learned_for_what_they_are(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:

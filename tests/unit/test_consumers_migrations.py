@@ -125,7 +125,7 @@ def test_comments_of_answers_that_were_published_are_found_again(
 def test_the_sentence_of_an_old_drift_check_quotes_no_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = of_steps(STEPS[: STEPS.index("066_no_quotes.sql")], tmp_path, monkeypatch)
     texts = {
-        "a": "1 of 9 features moved: topic from x to y, most in 'app', for example “it broke, again; why”; language up.",
+        "a": "1 of 9 features moved: topic from x to y, most in 'app', for example “it broke; why”; language up.",
         "b": "0 of 9 features moved.",
     }
     with duckdb.connect(str(old)) as connection:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from retuned.consumers.common.tool_calls import Call, read, written
+from retuned.consumers.common.tool_calls import Call, parsed, read, written
 
 
 def call(name: str, arguments: object) -> dict[str, object]:
@@ -40,3 +40,22 @@ def test_arguments_that_are_no_json_stay_a_text() -> None:
 def test_what_is_no_call_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"tool call|Expecting"):
         read(text)
+
+
+HALVES = [r'{"text": "\ud83d"}', {"text": "\ud83d"}]
+
+
+@pytest.mark.parametrize("arguments", HALVES)
+def test_half_of_a_surrogate_pair_is_written_as_the_character_that_stands_for_none(arguments: object) -> None:
+    text = written("", [call("search", arguments)])
+    assert text.encode()
+    assert read(text) == ("", [Call("search", {"text": "\ufffd"})])
+
+
+def test_half_of_a_surrogate_pair_is_read_as_the_character_that_stands_for_none() -> None:
+    body = r'{"name": "search", "arguments": {"half": ["\ud83d!", "\ude00"], "whole": "\ud83d\ude00", "no": "\\ud83d"}}'
+    assert read(f"<tool_call>\n{body}\n</tool_call>") == (
+        "",
+        [Call("search", {"half": ["\ufffd!", "\ufffd"], "whole": "😀", "no": r"\ud83d"})],
+    )
+    assert parsed(r'"\ud83d"') == "\ufffd"

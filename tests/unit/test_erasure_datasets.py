@@ -23,6 +23,7 @@ from retuned.daemon.erasure import erasure as module
 from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.settings import Settings
 from retuned.retrain.data.dataset import Dataset, load
+from retuned.retrain.data.topics import Topics
 from retuned.retrain.settings import ModelsSettings
 
 WORD = "qzxcobaltheron"
@@ -125,6 +126,22 @@ def test_the_next_dataset_is_built_without_them_and_holds_out_the_same(school: S
     assert built.version != school.dataset.version
     assert not [row for row in rows(built) if WORD in row["completion"] or WORD in row["prompt"]]
     assert not held & {row["row_id"] for row in rows(built, "train")}
+
+
+def test_after_the_erasure_of_all_rows_the_next_dataset_is_built(school: School) -> None:
+    """A word of one person names a topic, and with the last rows the last words go."""
+    file = school.dataset.path / "topics.json"
+    words = {"ask": {"ask": 0.6, "about": 0.8}, f"{WORD}, may": {WORD: 0.6, "may": 0.8}}
+    Topics({"ask": 1.0, "about": 1.0, "may": 1.0, WORD: 2.0}, words).save(school.dataset.path)
+    school.erase(interactions=school.answers())
+    assert WORD not in file.read_text()
+    assert Topics.load(school.dataset.path).centres == {"ask": words["ask"]}
+    school.erase(interactions=[row["id"] for row in school.warehouse.rows("SELECT id FROM interactions")])
+    assert json.loads(file.read_text()) == {"weights": {}, "centres": {}}
+    teacher = Teacher(school.warehouse)
+    teacher.acts = 200
+    teach(teacher, range(100, 160))
+    assert build_dataset(school.warehouse, school.settings, "support", teacher.now).rows["train"] > 0
 
 
 def test_what_was_derived_goes(school: School, tmp_path: Path) -> None:

@@ -132,6 +132,16 @@ def test_a_lost_label_is_refused_though_the_whole_gains() -> None:
     assert judged(before, labelled(rights, rights)).outcome
 
 
+def test_prose_is_no_right_answer_to_the_label_other() -> None:
+    """The champion writes prose, and the candidate is right on all labels but one."""
+    rights = ["refund"] * 12 + ["exchange"] * 12 + ["other"] * 6
+    prose = labelled(rights, [None] * len(rights))
+    decision = judged(prose, labelled(rights, [right if right != "other" else "refund" for right in rights]))
+    assert decision.figures["labels_lost"] == 0
+    assert decision.figures["macro_f1_champion"] == 0
+    assert decision.outcome
+
+
 @pytest.mark.parametrize(("held", "earlier"), [(20, 0), (2, 18)])
 @pytest.mark.parametrize(("right", "lost"), [(4, True), (3, False)])
 def test_a_label_is_lost_that_a_weak_champion_answered_rightly_four_times(

@@ -16,7 +16,7 @@ from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED
 from retuned.retrain.decision.measures import measured, with_agreement
 from retuned.retrain.scoring.json_fields import Json, inferred_schema
 from retuned.retrain.scoring.judge import Judge
-from retuned.retrain.scoring.label import Label, confusion, learned_labels, macro_f1, mistaken
+from retuned.retrain.scoring.label import Label, as_figures, confusion, in_figures, learned_labels, macro_f1, mistaken
 from retuned.retrain.scoring.metric import Metric, choose, restored
 from retuned.retrain.scoring.text import Text, rouge_l
 from retuned.retrain.scoring.tool_calls import ToolCalls
@@ -73,10 +73,21 @@ def test_labels_are_learned_in_their_most_frequent_spelling() -> None:
 def test_confusion_and_macro_f1_by_hand() -> None:
     table = confusion([("a", "a"), ("a", "a"), ("a", "b"), ("b", "b"), ("b", None), ("c", "a")])
     assert table["a"] == {"a": 2, "b": 1}
-    assert table["b"] == {"b": 1, "other": 1}
+    assert table["b"] == {"b": 1, None: 1}
     # a: 2·2 / (3 + 3), b: 2·1 / (2 + 2), c: 0
     assert macro_f1(table) == pytest.approx((4 / 6 + 2 / 4 + 0) / 3)
     assert mistaken(table)[0] == ("c", 1, 0, "1 a")
+
+
+def test_no_label_is_not_the_label_other() -> None:
+    table = confusion([("other", None), ("other", None), ("other", "other"), ("a", "other"), ("a", None)])
+    assert table["other"] == {"other": 1, None: 2}
+    # a: 0, other: 2·1 / (3 + 2)
+    assert macro_f1(table) == pytest.approx((0 + 2 / 5) / 2)
+    assert in_figures(as_figures(table)) == table
+    assert as_figures(table)["confusion[other][]"] == 2
+    assert mistaken(table) == [("a", 2, 0, "1 other, 1 (no label)"), ("other", 3, 1, "2 (no label)")]
+    assert in_figures({"confusion[a][b][c]": 2.0, "macro_f1_candidate": 1.0}) == {"a": {"b][c": 2}}
 
 
 # JSON

@@ -3,9 +3,15 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+import pytest
+
+from retuned.consumers.common.tool_calls import written
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.moved import Moved
 from retuned.retrain.scoring.exact import Exact
+from retuned.retrain.scoring.json_fields import Json
+from retuned.retrain.scoring.score import Metric
+from retuned.retrain.scoring.tool_calls import ToolCalls
 
 CHANGE = datetime(2026, 5, 1)
 OLD, NEW = "within 30 days", "within 14 days"
@@ -19,11 +25,11 @@ def stated(question: int, answer: str, day: int, rejected: str | None = None) ->
     )  # fmt: skip
 
 
-def outdated(rows: Iterable[Example]) -> set[str]:
+def outdated(rows: Iterable[Example], metric: Metric | None = None) -> set[str]:
     """The questions whose answer waits."""
     ordered = sorted(rows, key=lambda row: row.timestamp)
     today = {row.prompt_hash: row for row in ordered}
-    moved = Moved(ordered, today, Exact())
+    moved = Moved(ordered, today, metric or Exact())
     return {row.prompt_hash for row in today.values() if moved.outdated(row)}
 
 
@@ -61,3 +67,28 @@ def test_a_label_is_not_replaced_by_one_that_other_questions_have() -> None:
     rows += [stated(number, "EXCHANGE", -number - 1) for number in range(10, 16)]
     rows += [stated(number, "EXCHANGE", 1, rejected="REFUND") for number in (0, 1)]
     assert outdated([*rows, *elsewhere(20, 2, confirmed=10)]) == set()
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers"),
+    [
+        (Json({}), ['{"category": "refund"}']),
+        (Json({}), ['{"category": "Refund"}', *['{"category": "refund"}'] * 2]),  # one wording, and two answers
+        (ToolCalls(), [written("", [{"name": "getOrder", "arguments": {"state": "OPEN"}}])]),
+    ],
+)
+def test_an_answer_is_not_replaced_by_itself(metric: Metric, answers: list[str]) -> None:
+    """The events behind the older rows are archived, and other questions have the same answers since."""
+    earlier, newer = (
+        [stated(number, answers[number % len(answers)], number) for number in numbers]
+        for numbers in (range(-2, 0), range(10, 16))
+    )
+    moved = Moved([*earlier, *newer], {row.prompt_hash: row for row in newer}, metric)
+    assert not any(moved.outdated(row) for row in earlier)
+
+
+def test_a_document_is_replaced_by_another() -> None:
+    old, new = '{"days": 30, "by": "DHL"}', '{"days": 14, "by": "DHL"}'
+    rows = [stated(number, old, -number - 1) for number in range(8)]
+    rows += [stated(number, new, 1, rejected=old) for number in (0, 1)]
+    assert outdated([*rows, *elsewhere(20, 2, confirmed=10)], Json({})) == {f"wording {n}" for n in range(2, 8)}

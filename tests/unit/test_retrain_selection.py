@@ -273,6 +273,15 @@ def talk(first: int, turns: int, window: int = 5, **changes: Any) -> list[Exampl
     return rows
 
 
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_turns_without_an_id_are_related_whatever_the_instructions_before_them(role: str) -> None:
+    """The instructions name the time, which is another one in each turn."""
+    rows = []
+    for number, turns in enumerate(json.loads(row.messages) for row in talk(0, 3, window=10)):
+        rows.append(example(number, messages=json.dumps([{"role": role, "content": f"It is {number} pm."}, *turns])))
+    assert len({Related(rows, 0.8).of(row.prompt_hash) for row in rows}) == 1
+
+
 @pytest.mark.parametrize("turns", [20, 21, 60])
 def test_a_conversation_of_any_length_stands_on_one_side(turns: int) -> None:
     others = [example(number, conversation=f"c{number}") for number in range(100, 180)]
@@ -643,6 +652,13 @@ def test_which_answers_are_one_class_is_the_metrics_to_say() -> None:
     labels = Label(["tier 1 billing", "tier 1 refunds"])
     with pytest.raises(LostClass, match="12 of 12 questions with the answer 'tier 1 refunds'"):
         check(selection(left, train=kept), labels)
+
+
+def test_a_label_called_other_is_a_class_like_any() -> None:
+    kept = [example(number, "refund") for number in range(20)]
+    left = [lost_row(example(number, "other"), "near_holdout") for number in range(100, 112)]
+    with pytest.raises(LostClass, match="12 of 12 questions with the answer 'other'"):
+        check(selection(left, train=kept), Label(["refund", "other"]))
 
 
 def test_ten_questions_are_frequent_unless_they_are_less_than_a_hundredth() -> None:

@@ -48,3 +48,21 @@ def test_few_questions_have_no_topics(tmp_path: Path) -> None:
     rare = [f"zq{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(120)]
     alone = Topics().learned([*rare, *(["where is it"] * 2)], most=4)
     assert set(alone.of(rare)) == {OTHER}
+
+
+def test_of_words_that_nobody_uses_any_more_no_topic_and_no_name_stays() -> None:
+    topics = Topics(
+        {"lamp": 1.0, "tent": 1.0, "qzx": 2.0},
+        {"lamp": {"lamp": 0.8, "tent": 0.6}, "lamp, qzx (2)": {"lamp": 0.6, "qzx": 0.8}, "qzx": {"qzx": 1.0}},
+    )
+    assert topics.only(["A Lamp?", "My tent, please."]) == Topics(
+        {"lamp": 1.0, "tent": 1.0}, {"lamp": {"lamp": 0.8, "tent": 0.6}}
+    )
+    assert topics.only([]) == Topics()
+
+
+def test_topics_that_lost_all_words_are_near_nothing() -> None:
+    """As erasures left them up to version 1.0.0."""
+    empty = Topics({}, {"where, the, parcel": {}})
+    assert empty.of(ASTRONOMY) == [OTHER] * len(ASTRONOMY)
+    assert len(empty.learned(ASTRONOMY, most=3).centres) >= 1

@@ -19,6 +19,7 @@ from retuned.consumers.settings import PrivacySettings
 from retuned.daemon.gateway.memory.help import Help
 from retuned.daemon.gateway.memory.pages import Change, Mode
 from retuned.daemon.gateway.metrics import Metrics
+from retuned.retrain.data.identity import INSTRUCTING
 from retuned.retrain.memory import embed
 from retuned.retrain.memory.help import is_held_out, is_usable, message
 from retuned.retrain.memory.index import Entry, Index
@@ -37,7 +38,6 @@ MOST_SECONDS = 0.25
 AT_ONCE = 50
 """Changes that are applied between two look-ups."""
 REMEMBERED = 64
-_INSTRUCTIONS = ("system", "developer")
 _EXAMPLE = "Call +49 171 2345678, or write to ann@example.com."
 """Makes the redactor load what it needs."""
 
@@ -161,8 +161,8 @@ class Memory:
             return "unusable", None
         if is_held_out(mode.salt, unit, found.entry.id, mode.holdout_share):
             return "held_out", Help(found, is_held_out=True)
-        place = next((n for n, turn in enumerate(given) if turn["role"] not in _INSTRUCTIONS), len(given))
-        role = given[place - 1]["role"] if place else _INSTRUCTIONS[0]
+        place = next((n for n, turn in enumerate(given) if turn["role"] not in INSTRUCTING), len(given))
+        role = given[place - 1]["role"] if place else INSTRUCTING[0]
         return found.match, Help(found, False, "context", message(found, role), place)
 
     def _redacted(self, tools: bytes) -> Any:
