@@ -58,7 +58,7 @@ QUALIFY row_number() OVER (PARTITION BY l.vote.good ORDER BY l.vote.timestamp DE
 ORDER BY l.vote.timestamp DESC, l.vote.id
 
 -- name: thumbs
--- The last thumb on each answer.
+-- The last thumb on each answer; up and down are limited apart.
 WITH said AS (
     SELECT
         f.interaction_id, f.received_at, f.timestamp, f.value,
@@ -85,8 +85,8 @@ SELECT
     i.conversation_id AS conversation, i.attributes ->> '$.incumbent' IS NOT NULL AS bought
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id
+QUALIFY row_number() OVER (PARTITION BY j.last.helpful ORDER BY j.last.timestamp DESC, j.last.id) <= $limit
 ORDER BY j.last.timestamp DESC, j.last.id
-LIMIT $limit
 
 -- name: first_seen
 -- The time of each account's first event, in any workload.

@@ -12,7 +12,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.data import dataset, evidence
 from retuned.retrain.data.dataset import Dataset, TooFewRows
-from retuned.retrain.data.examples import read_statements
+from retuned.retrain.data.examples import read_statements, thumbs
 from retuned.retrain.data.identity import normalise
 from retuned.retrain.settings import (
     DatasetSettings,
@@ -468,6 +468,7 @@ def test_votes_against_answers_leave_accepted_answers_their_place(
     assert rows(build_dataset(warehouse, few, "support", NOW)).keys() == expected
     read = read_statements(warehouse, "support", few.dataset).rows
     assert Counter(row.kind for row in read) == {"accepted": 10, "declined": 10}
+    assert Counter(up for _, up in thumbs(warehouse, "support", few.dataset)) == {True: 10, False: 10}
 
 
 def test_the_same_evidence_is_written_once(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
