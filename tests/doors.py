@@ -93,6 +93,9 @@ class FakeDaemon:
     def datasets(self, workload: str) -> Any:  # noqa: ARG002
         return []
 
+    def drift_examples(self, workload: str) -> Any:  # noqa: ARG002
+        return []
+
     def compare_datasets(self, before: str, after: str, limit: int | None) -> Any:  # noqa: ARG002
         return self.found
 

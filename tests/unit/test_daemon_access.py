@@ -106,6 +106,8 @@ EXPECTED = {
         ("GET", "/api/v1/accounts"),
         ("GET", "/api/v1/holds"),
         ("POST", "/api/v1/accounts"),
+        ("GET", "/workloads/{workload}/drift-examples"),
+        ("GET", "/api/v1/workloads/{workload}/drift-examples"),
         ("GET", "/workloads/{workload}/memory"),
         ("POST", "/workloads/{workload}/memory"),
         ("GET", "/api/v1/workloads/{workload}/memory"),

@@ -88,8 +88,8 @@ def test_as_many_train_at_a_time_as_the_limit_says_in_the_order_in_which_they_ca
         (
             workload,
             "turn",
-            "it begins when its turn comes: on Ray at http://ray-head:8265 at most 2 at a time (runner.at_a_time), now "
-            "returns, support",
+            "it begins when its turn comes: on Ray at http://ray-head:8265 at most 2 at a time (runner.at_a_time), and "
+            "2 under way",
         )
         for workload in ("sales", "billing")
     ]
@@ -125,7 +125,7 @@ def test_on_one_machine_one_trains_and_each_cluster_has_its_own_limit(
     until(lambda: len(queue.began) == 3)
     assert under_way(queue) == ["support", "billing", "sales"]
     (waits,) = queue.runs.queue()
-    assert waits["reason"] == "it begins when its turn comes: on this machine at most 1 at a time, now support"
+    assert waits["reason"] == "it begins when its turn comes: on this machine at most 1 at a time, and 1 under way"
 
 
 def test_a_workload_never_has_two_runs_under_way(queue: RunQueue, work: Callable[[], threading.Thread]) -> None:
