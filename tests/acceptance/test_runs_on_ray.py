@@ -53,7 +53,7 @@ def test_two_train_at_a_time_are_taken_up_after_a_kill_and_end_one_by_one(
             assert [one["runner"] for one in status["under_way"]] == ["ray", "ray"]
             (waits,) = status["queue"]
             assert (waits["workload"], waits["waits_for"]) == ("returns", "turn")
-            assert "at most 2 at a time (runner.at_a_time), now sales, support" in waits["reason"]
+            assert "at most 2 at a time (runner.at_a_time), and 2 under way" in waits["reason"]
             capsys.readouterr()
             assert main(["status", *config]) == 0
             shown = capsys.readouterr().out.splitlines()
