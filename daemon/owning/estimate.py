@@ -357,6 +357,12 @@ def _verdict(
     if once.value is None:
         return "pays", [text, f"When training is paid back is not known: {once.basis}.", quality]
     months = once.value / saved
+    if months * MONTH_DAYS > MOST_DAYS:
+        return "does_not_pay", [
+            f"It does not pay: {saved:,.2f} {currency} a month are saved, and training, {once.value:,.2f} once, is not "
+            f"paid back within {MOST_DAYS / 365:.0f} years.",
+            f"It would with {limit}.",
+        ]
     if days.value is None:
         back = f"Training, {once.value:,.2f} once, is paid back {months:.1f} months after the promotion"
         return "pays", [text, f"{back}; when that can be is not known: {days.basis}.", quality]

@@ -61,7 +61,9 @@ def by_period(warehouse: Warehouse, windows: WindowsSettings, workload: str, now
         return ()
     begun = -(-(mature - since) // length)
     wanted = range(max(begun - YEAR, 0), begun)
-    key = {"workload": workload, "since": since, "seconds": length.total_seconds()}
+    standing = warehouse.row(QUERIES["standing"], {"workload": workload})
+    assert standing is not None
+    key = {"workload": workload, "since": since, "seconds": length.total_seconds()} | standing
     with counting:
         known = {row.pop("period"): Ratings(**row) for row in warehouse.rows(QUERIES["known"], key)}
         unknown = sorted(set(wanted) - known.keys())
@@ -76,7 +78,7 @@ def by_period(warehouse: Warehouse, windows: WindowsSettings, workload: str, now
                     known[period] = UNRATED
                     continue
                 judgements.comparable_votes(cursor, workload, start, start + length, now=now, mature_after=length)
-                known[period] = _rated(cursor)
+                known[period] = _rated(cursor, standing["version"])
                 if start + 2 * length <= newest:
                     closed.append({**key, "period": period, **asdict(known[period])})
         if closed:
@@ -86,8 +88,8 @@ def by_period(warehouse: Warehouse, windows: WindowsSettings, workload: str, now
     return tuple(known[period] for period in wanted)
 
 
-def _rated(cursor: duckdb.DuckDBPyConnection) -> Ratings:
-    cursor.execute(QUERIES["votes"])
+def _rated(cursor: duckdb.DuckDBPyConnection, version: str) -> Ratings:
+    cursor.execute(QUERIES["votes"], {"version": version})
     for votes in read_votes(cursor).values():
         helpful, total, _, _ = votes.sums
         return Ratings(round(helpful), round(total), evidence_effect(votes))

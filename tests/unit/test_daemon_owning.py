@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from simulation import Row
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.main import main
 from retuned.daemon.operations.owning import PlanOf, plan
+from retuned.daemon.owning import estimate
+from retuned.daemon.owning.estimate import Figure, Machines
+from retuned.daemon.owning.facts import Traffic
 from retuned.retrain.decision.gate import decide
 from retuned.retrain.decision.power import Held, conversations_needed, shows_as_good
 from retuned.retrain.settings import GateSettings, IncumbentSettings
@@ -352,3 +356,15 @@ def test_the_first_day_of_the_guide_ends_with_a_plan(
     monthly = 30 * 24.1 * (500 * 0.40 + 100 * 1.60) / 1e6
     assert f"incumbent {monthly:.2f} USD a month" in printed
     assert "It does not pay: serving costs 864.00 USD a month" in printed
+
+
+def test_training_that_is_paid_back_in_centuries_does_not_pay() -> None:
+    traffic = Traffic(datetime(2026, 1, 1), 30.0, 1_000, 10, 10, 10, 1.0, 1.0, 1.0, 10, 10, 1.0, 0.0, 0.0)
+    cost, serving, once, days = (Figure("", value, "", "") for value in (720.01, 720.0, 2_000.0, 30.0))
+    now = datetime(2026, 1, 1)
+    outcome, (why, _) = estimate._verdict(cost, serving, once, days, Machines(1.0), traffic, "EUR", now)
+    assert (outcome, "is not paid back within 10 years" in why) == ("does_not_pay", True)
+    outcome, (_, back, _) = estimate._verdict(
+        replace(cost, value=820.0), serving, once, days, Machines(1.0), traffic, "EUR", now
+    )
+    assert (outcome, "is paid back by 2027-" in back) == ("pays", True)

@@ -97,6 +97,31 @@ def test_another_champion_begins_anew(warehouse: Warehouse) -> None:
     assert warehouse.rows("SELECT DISTINCT since FROM rating_periods") == [{"since": START + 4 * DAY}]
 
 
+def test_what_a_canary_answers_is_no_evidence_about_the_champion(warehouse: Warehouse) -> None:
+    warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=START)
+    for number in range(9):
+        rated(warehouse, START + number * DAY, True, model="support@v1")
+        rated(warehouse, START + number * DAY, False, model="support@v2")
+        rated(warehouse, START + number * DAY, True, model="a name without a version")
+    assert [(one.helpful, one.total) for one in periods(warehouse, START + 9 * DAY)] == [(2, 2)] * 8
+
+
+def test_votes_of_an_account_that_was_banned_since_count_no_more(warehouse: Warehouse) -> None:
+    for number in range(9):
+        rated(warehouse, START + number * DAY, True, user_id="anna")
+        rated(warehouse, START + number * DAY, False, user_id="bot")
+    before = periods(warehouse, START + 9 * DAY)
+    assert [(one.helpful, one.total) for one in before] == [(1, 2)] * 8
+    banned, released = START + 9 * DAY, START + 10 * DAY
+    warehouse.insert(
+        "account_decisions", id="d", workload="support", user_id="bot", action="ban", author="ada", reason="a bot",
+        decided_at=banned,
+    )  # fmt: skip
+    assert [(one.helpful, one.total) for one in periods(warehouse, START + 9 * DAY)] == [(1, 1)] * 8
+    warehouse.execute("UPDATE account_decisions SET superseded_at = ?", [released])
+    assert periods(warehouse, START + 9 * DAY) == before
+
+
 def test_a_look_after_months_of_silence_asks_no_more_than_one_after_days(warehouse: Warehouse) -> None:
     for number in range(6):
         rated(warehouse, START + number * DAY, True)

@@ -169,9 +169,9 @@ INSERT INTO promotions VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.12300
 CREATE TABLE quality(created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, model VARCHAR NOT NULL, metric VARCHAR NOT NULL, "source" VARCHAR NOT NULL, "value" DOUBLE NOT NULL, low DOUBLE NOT NULL, high DOUBLE NOT NULL, n BIGINT NOT NULL);
 INSERT INTO quality VALUES ('2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'model 1, it''s “1”', 'metric 1, it''s “1”', 'source 1, it''s “1”', 1.1, 1.1, 1.1, 1099511627777);
 INSERT INTO quality VALUES ('2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'model 2, it''s “2”', 'metric 2, it''s “2”', 'source 2, it''s “2”', 2.1, 2.1, 2.1, 1099511627778);
-CREATE TABLE rating_periods(workload VARCHAR NOT NULL, since TIMESTAMP NOT NULL, "seconds" DOUBLE NOT NULL, period INTEGER NOT NULL, helpful BIGINT NOT NULL, total BIGINT NOT NULL, effect DOUBLE);
-INSERT INTO rating_periods VALUES ('workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 1.1, 1, 1099511627777, 1099511627777, 1.1);
-INSERT INTO rating_periods VALUES ('workload 2, it''s “2”', '2026-03-04 09:30:00.123000', 2.1, 2, 1099511627778, 1099511627778, NULL);
+CREATE TABLE rating_periods(workload VARCHAR NOT NULL, since TIMESTAMP NOT NULL, "seconds" DOUBLE NOT NULL, period INTEGER NOT NULL, helpful BIGINT NOT NULL, total BIGINT NOT NULL, effect DOUBLE, "version" VARCHAR, decided_at TIMESTAMP);
+INSERT INTO rating_periods VALUES ('workload 1, it''s “1”', '2026-03-03 09:30:00.123000', 1.1, 1, 1099511627777, 1099511627777, 1.1, 'version 1, it''s “1”', '2026-03-03 09:30:00.123000');
+INSERT INTO rating_periods VALUES ('workload 2, it''s “2”', '2026-03-04 09:30:00.123000', 2.1, 2, 1099511627778, 1099511627778, NULL, NULL, NULL);
 CREATE TABLE rollout_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, experiment VARCHAR NOT NULL, "version" VARCHAR NOT NULL, previous_version VARCHAR, "share" DOUBLE NOT NULL, step_since TIMESTAMP NOT NULL, answers BIGINT NOT NULL, verdict VARCHAR NOT NULL, comparisons JSON NOT NULL, reasons JSON NOT NULL);
 INSERT INTO rollout_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', 'experiment 1, it''s “1”', 'version 1, it''s “1”', 'previous_version 1, it''s “1”', 1.1, '2026-03-03 09:30:00.123000', 1099511627777, 'verdict 1, it''s “1”', '{"comparisons": [1, "it''s"]}', '{"reasons": [1, "it''s"]}');
 INSERT INTO rollout_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', 'experiment 2, it''s “2”', 'version 2, it''s “2”', NULL, 2.1, '2026-03-04 09:30:00.123000', 1099511627778, 'verdict 2, it''s “2”', '{"comparisons": [2, "it''s"]}', '{"reasons": [2, "it''s"]}');
@@ -242,6 +242,7 @@ INSERT INTO schema_migrations VALUES (62, '062_comments_of_answers.sql', '2026-0
 INSERT INTO schema_migrations VALUES (64, '064_banned.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (65, '065_no_validation_rows.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (66, '066_no_quotes.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (67, '067_ratings_of_the_champion.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
 INSERT INTO shadow_answers VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', 'name 2, it''s “2”', '{"value": [2, "it''s"]}', 'source 2, it''s “2”', NULL, 'topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000', NULL);
