@@ -9,13 +9,13 @@ import msgspec
 
 from retuned.consumers.formats.messages import (
     Plain,
-    chat,
     object_of,
     objects_of,
     sum_of,
     texts_of,
     tool,
     tool_call,
+    turn,
     without_nothing,
 )
 
@@ -73,7 +73,7 @@ def as_openai(log: Plain) -> Plain:
     if system := texts_of(request.get("system")):
         messages = [{"role": "system", "content": system}, *messages]
     answer = next(iter(chat_messages({"role": "assistant", "content": response["content"]})), {})
-    content = texts_of(answer.get("content")) or ("" if answer.get("tool_calls") else None)
+    content = texts_of(answer.get("content")) or ("" if answer.get("tool_calls") else answer.get("content") or None)
     chat_request = {
         "model": request.get("model"),
         "messages": messages or request.get("messages"),
@@ -114,4 +114,4 @@ def chat_messages(message: Plain) -> list[Plain]:
             parts.append({"type": "text", "text": block.get("text")})
         elif block.get("type") not in _HIDDEN:
             parts.append(block)
-    return chat(message.get("role"), parts, calls, results)
+    return turn(message.get("role"), parts, calls, results)

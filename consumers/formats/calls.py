@@ -42,11 +42,12 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
 def answers(log: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     """Yields the first answer to a request; further choices are counted."""
     response: Any = log["response"]
-    if openai.failed(response) or gemini.is_blocked(response):
-        yield PassedOver("failed_call")
-        return
+    has_failed = openai.failed(response)
     if gemini.are_chunks(response):
         response = gemini.joined(response)
+    if has_failed or gemini.is_blocked(response):
+        yield PassedOver("failed_call")
+        return
     if anthropic.are_events(response):
         response = anthropic.joined(response)
     log = {**log, "response": openai.whole(response)}

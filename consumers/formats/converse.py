@@ -9,12 +9,12 @@ import msgspec
 
 from retuned.consumers.formats.messages import (
     Plain,
-    chat,
     object_of,
     objects_of,
     sum_of,
     tool,
     tool_call,
+    turn,
     without_nothing,
 )
 
@@ -32,7 +32,7 @@ def as_openai(log: Plain) -> Plain:
     usage = object_of(response.get("usage"))
     messages = [message for item in objects_of(request.get("messages")) for message in _messages(item)]
     if system := [part for part in objects_of(request.get("system")) if isinstance(part.get("text"), str)]:
-        messages = [*chat("system", [_part(part) for part in system], [], []), *messages]
+        messages = [*turn("system", [_part(part) for part in system], [], []), *messages]
     message = object_of(response["output"]["message"])
     (answer, *_) = _messages(message | {"role": "assistant"})
     thoughts = [object_of(part.get("reasoningContent")) for part in objects_of(message.get("content"))]
@@ -71,9 +71,11 @@ def _messages(message: Plain) -> list[Plain]:
         elif isinstance(result := block.get("toolResult"), dict):
             texts = [_result(part) for part in objects_of(result.get("content"))]
             results.append({"role": "tool", "tool_call_id": result.get("toolUseId"), "content": "\n".join(texts)})
+        elif isinstance(cited := block.get("citationsContent"), dict):
+            parts += [_part(part) for part in objects_of(cited.get("content"))]
         elif not any(name in block for name in _LEFT_OUT):
             parts.append(_part(block))
-    return chat(message.get("role"), parts, tools, results)
+    return turn(message.get("role"), parts, tools, results)
 
 
 def _part(block: Plain) -> Plain:

@@ -21,6 +21,7 @@ from retuned.consumers.formats.calls import ALONE
 from retuned.consumers.formats.events import BOOLEANS, NUMBERS, STRINGS, BadEvent
 from retuned.consumers.formats.messages import (
     Plain,
+    as_text,
     content_hash,
     instant,
     joined_text,
@@ -242,7 +243,8 @@ def _exchanges(fields: Plain, *, is_taught: bool) -> _Exchanges:
 
 def _preference(fields: Plain) -> tuple[_Exchanges, Any]:
     """Takes a preference out of the fields: the question with the rejected answer, and the preferred answer."""
-    shared, chosen, rejected = fine_tuning.compared(fields)
+    sides = {name: _side(fields[name]) for name in PREFERENCE[:2]}
+    shared, chosen, rejected = fine_tuning.compared(sides)
     before = _turns(shared) if shared else []
     if not any(turn["role"] == "user" for turn in before):  # else the sides hold the whole conversation
         before = [*_asked(fields), *before]
@@ -250,7 +252,7 @@ def _preference(fields: Plain) -> tuple[_Exchanges, Any]:
         fields.pop(name, None)
     _after_a_question(before, [len(before)])
     answered = [
-        _turns([side])[0] if isinstance(side, dict) else {"role": "assistant", "content": str(side)}
+        _turns([side])[0] if isinstance(side, dict) else {"role": "assistant", "content": side}
         for side in (chosen, rejected)
     ]
     if not all(turn["role"] == "assistant" and _is_answer(turn) for turn in answered):
@@ -305,8 +307,8 @@ def _question(fields: Plain) -> list[Plain]:
     question = fields.pop(name)
     if isinstance(question, list):
         return _turns(question)
-    if name == "instruction" and isinstance(fields.get("input"), str):
-        question = f"{question}\n\n{fields.pop('input')}"
+    if name == "instruction" and isinstance(question, str) and isinstance(fields.get("input"), str | dict):
+        question = f"{question}\n\n{as_text(fields.pop('input'))}"
     if not isinstance(question, str) or not question.strip():
         raise BadEvent("not_an_event", f"{name}: expected a text")
     return [{"role": "user", "content": question}]
@@ -330,11 +332,28 @@ def _turns(value: list[Any]) -> list[Plain]:
 
 
 def _text(value: Any) -> str:
-    """Returns a text, or the last text among messages."""
-    if isinstance(value, list):
+    """Returns a text, the last text among messages, or an object, a list or a boolean as JSON."""
+    if _are_turns(value):
         texts = [text for turn in _turns(value) if (text := joined_text(turn.get("content")))]
         return texts[-1] if texts else ""
-    return str(value)
+    if (text := joined_text(value)) is not None:
+        return text
+    return as_text(value) if isinstance(value, dict | list | bool) else str(value)
+
+
+def _are_turns(value: Any) -> bool:
+    """Whether a value is a list of messages, one with mistakes too, and no answer in JSON."""
+    return isinstance(value, list) and any(map(_is_turn, value))
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and ("role" in value or value.keys() >= {"from", "value"})
+
+
+def _side(value: Any) -> Any:
+    """Returns a side of a preference: a message or messages unchanged, any other answer as a text."""
+    has_messages = isinstance(value, dict) and isinstance(value.get("messages"), list)
+    return value if has_messages or value == [] or _is_turn(value) or _are_turns(value) else _text(value)
 
 
 def _decoded(text: str) -> Any:

@@ -29,7 +29,7 @@ from retuned.consumers.formats import demonstrations
 from retuned.consumers.formats.demonstrations import NoWorkload
 from retuned.consumers.formats.dialects import foreign
 from retuned.consumers.formats.documents import sections
-from retuned.consumers.formats.events import STRINGS, BadEvent, Kind
+from retuned.consumers.formats.events import BOOLEANS, STRINGS, BadEvent, Kind
 from retuned.consumers.formats.messages import content_hash, without_nothing
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.records import FetchedRecord
@@ -53,9 +53,11 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("messages", "context"), list),
     "attributes": dict,
     **dict.fromkeys(("latency_seconds", "time_to_first_token_seconds", "cost"), int | float),
-    **dict.fromkeys(("input_tokens", "output_tokens"), int),
+    **dict.fromkeys(("input_tokens", "output_tokens"), int | float),  # of a column with gaps, 12.0
     "value": bool | int | float | str,
 }
+_STATEMENTS: dict[Any, Any] = {**dict.fromkeys(STRINGS, str), "correction": str | dict | list}
+"""The types of `value` by the name of the feedback, where they differ."""
 
 
 LEAST_EVENTS = 2  # of a row: an interaction and its feedback, which the decoder measures
@@ -372,10 +374,14 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
         if value is None or (value == "" and name != "response"):
             continue
         if isinstance(value, str) and name in _TYPES:
-            wanted = str if name == "value" and row.get("name") in STRINGS else _TYPES[name]
+            wanted, text = _TYPES[name], value
+            if name == "value":
+                wanted = _STATEMENTS.get(row.get("name"), wanted)
+                text = value.lower() if row.get("name") in BOOLEANS else value  # True, TRUE
             try:
-                decoded = msgspec.json.decode(value)
-                value = decoded if isinstance(decoded, wanted) else value
+                decoded = msgspec.json.decode(text)
+                if isinstance(decoded, wanted) and not (name == "value" and decoded in ([], {})):  # no correction
+                    value = decoded
             except msgspec.DecodeError:
                 pass  # it is a text
             if name == "context" and isinstance(value, str):

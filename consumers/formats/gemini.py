@@ -12,16 +12,17 @@ import msgspec
 
 from retuned.consumers.formats.messages import (
     Plain,
-    chat,
     object_of,
     objects_of,
     sum_of,
     texts_of,
     tool,
     tool_call,
+    turn,
     without_nothing,
 )
 
+_FINISHED = ("STOP", "MAX_TOKENS")  # other reasons to end an answer without parts are failures
 _ROLES = {"model": "assistant", "function": "user"}
 
 
@@ -50,8 +51,13 @@ def joined(stream: list[Any]) -> Plain:
 
 
 def is_blocked(response: Any) -> bool:
-    """Whether Gemini blocked the answer before it began."""
-    return is_response(response) and not objects_of(response.get("candidates"))
+    """Whether Gemini blocked the answer before it began, or left nothing of it."""
+    if not is_response(response):
+        return False
+    (first, *_) = objects_of(response.get("candidates")) or [Plain()]
+    reason = _get(first, "finishReason")
+    is_bare = not object_of(first.get("content")).get("parts")
+    return not first or (is_bare and bool(reason) and reason not in _FINISHED)
 
 
 def as_openai(log: Plain) -> Plain:
@@ -106,7 +112,7 @@ def _messages(content: Plain) -> list[Plain]:
         elif part.get("thought") is not True:
             parts.append({"type": next(iter(part), ""), **part})
     role = content.get("role", "user")
-    return chat(_ROLES.get(role, role) if isinstance(role, str) else role, parts, tools, results)
+    return turn(_ROLES.get(role, role) if isinstance(role, str) else role, parts, tools, results)
 
 
 def _is_text(part: Plain) -> bool:

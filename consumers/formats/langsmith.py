@@ -21,6 +21,7 @@ from retuned.consumers.formats.messages import (
 
 _CONVERSATIONS = ("conversation_id", "session_id", "thread_id")
 _OF_A_SCORE = {"key", "score", "value", "comment"}
+_JUDGES = ("model", "auto_eval")
 _TAKEN = (*_CONVERSATIONS, "workload", "usage_metadata", "ls_invocation_params")
 
 
@@ -51,7 +52,7 @@ def _log(run: Plain) -> Plain:
     request = traced.request(run["inputs"])
     model = metadata.get("ls_model_name") or object_of(extra.get("invocation_params")).get("model")
     tools = request.get("tools") or object_of(extra.get("invocation_params")).get("tools")
-    response = traced.response(run["outputs"])
+    response = traced.response(_returned(run["outputs"]))
     if isinstance(response, dict):
         usage = response.get("usage") or response.get("usage_metadata") or metadata.get("usage_metadata")
         response = response | {"usage": usage, "metadata": None}
@@ -70,6 +71,13 @@ def _log(run: Plain) -> Plain:
     }
 
 
+def _returned(outputs: Any) -> Any:
+    """Returns what a function returned: the SDK writes an object as it is, and any other value as `output`."""
+    if isinstance(outputs, dict) and outputs.keys() == {"output"} and not isinstance(outputs["output"], dict):
+        return outputs["output"]
+    return outputs
+
+
 def _feedback(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     source = object_of(value.get("feedback_source")).get("type")
     score = verdicts.verdict(value["key"], value.get("score"), value.get("value"))
@@ -78,7 +86,7 @@ def _feedback(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         value["key"],
         score,
         timestamp=value.get("created_at"),
-        source="judge" if source == "model" else "user",
+        source="judge" if source in _JUDGES else "user",
         id=value.get("id"),
         comment=value.get("comment"),
         correction=_correction(value.get("correction")),
@@ -92,7 +100,7 @@ def _correction(value: Any) -> Any:
         return value
     if value.keys() <= _OF_A_SCORE:
         return None
-    choices = objects_of(object_of(traced.response(value)).get("choices"))
+    choices = objects_of(object_of(traced.response(_returned(value))).get("choices"))
     message = object_of(choices[0].get("message")) if choices else {}
     text = joined_text(message.get("content"))
     if are_calls(message.get("tool_calls")):

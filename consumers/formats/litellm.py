@@ -8,9 +8,10 @@ from typing import Any
 
 from retuned.consumers.formats import calls
 from retuned.consumers.formats.events import Kind, PassedOver
-from retuned.consumers.formats.messages import Plain, object_of, without_nothing
+from retuned.consumers.formats.messages import Plain, is_short_id, object_of, without_nothing
 
 _ANSWERS = ("completion", "responses", "anthropic_messages", "generate_content")
+_REDACTED = "redacted-by-litellm"  # by `turn_off_message_logging`
 _WORKLOAD_TAG = "workload:"
 _KEPT = ("request_tags", "model_group", "custom_llm_provider", "cache_hit", "model_id")
 
@@ -26,7 +27,7 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         yield PassedOver("other_operation")
     elif value.get("status") == "failure":
         yield PassedOver("failed_call")
-    elif not isinstance(value["messages"], list):  # left out by `turn_off_message_logging`
+    elif value["messages"] in (None, _REDACTED, [{"role": "user", "content": _REDACTED}]):
         yield PassedOver("without_content")
     else:
         yield from calls.answers(_log(value))
@@ -39,14 +40,16 @@ def _log(value: Plain) -> Plain:
         response = {"choices": [{"message": {"content": response}}]}
     began, ended = value["startTime"], value.get("endTime")
     first = value.get("completionStartTime") if value.get("stream") else None
+    is_input = isinstance(value["messages"], str) or "responses" in str(value["call_type"])
     given = object_of(metadata.get("requester_metadata")) | object_of(metadata.get("spend_logs_metadata"))
     users = (value.get("end_user"), metadata.get("user_api_key_end_user_id"), parameters.get("user"))
     return {
-        "id": value.get("id"),
+        "id": None if is_short_id(value.get("id")) else value.get("id"),  # most are that of the response
         "timestamp": ended or began,
         "workload": _workload(value.get("request_tags")) or given.get("workload") or metadata.get("workload"),
         "request": {
-            "model": value.get("model"), "messages": value["messages"], "tools": parameters.get("tools"),
+            "model": value.get("model"), "tools": parameters.get("tools"),
+            "input" if is_input else "messages": value["messages"],
         },
         "response": response,
         "conversation_id": value.get("session_id") or value.get("trace_id"),

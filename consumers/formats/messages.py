@@ -3,6 +3,7 @@
 import hashlib
 import re
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ Plain = dict[str, Any]
 TEXT_PARTS = ("text", "input_text", "output_text")
 _INLINE = ("url", "image_url", "data", "file_data", "bytes", "content_base64")  # the fields of parts that carry media
 LONGEST_INLINE = 256  # characters; a longer data URL or base64 text is left out
+_OPTIONAL_TEXTS = ("conversation_id", "user_id", "finish_reason")
+_SHORT_ID = re.compile("(chatcmpl-|cmpl-|resp_|msg_).{0,7}")
 _INDEX = re.compile("[0-9]{1,6}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}")
 # The units of Unix times with the upper limit of each: seconds stay below 1e11 until the year 5138.
@@ -86,9 +89,22 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:32]
 
 
+def is_short_id(id: Any) -> bool:
+    """Whether the id that a model server gave to its response is too short to be unique: Ollama's are random numbers
+    below 1,000. Any other form is an app's own id."""
+    return isinstance(id, str) and _SHORT_ID.fullmatch(id) is not None
+
+
 def without_nothing(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the entries whose value is not None."""
     return {key: value for key, value in values.items() if value is not None}
+
+
+def present(fields: Plain) -> Plain:
+    """Returns the fields of an interaction that are present. An empty text in an optional field counts as absent."""
+    return {
+        name: value for name, value in without_nothing(fields).items() if value != "" or name not in _OPTIONAL_TEXTS
+    }
 
 
 def object_of(value: Any) -> dict[str, Any]:
@@ -113,6 +129,17 @@ def chat(role: Any, parts: list[Plain], calls: list[Plain], results: list[Plain]
     message = without_nothing({"role": role, "tool_calls": calls or None})
     message["content"] = (texts_of(parts) if is_text else parts) if parts else None
     return [*results, message] if parts or calls or not results else results
+
+
+def turn(role: Any, parts: list[Plain], calls: list[Plain], results: list[Plain]) -> list[Plain]:
+    """As `chat`, of an API that splits the text of an answer anywhere: texts in succession become one part."""
+    if role != "assistant":
+        return chat(role, parts, calls, results)
+    joined: list[Plain] = []
+    for is_text, group in groupby(parts, lambda part: part.get("type") == "text" and isinstance(part.get("text"), str)):
+        found = list(group)
+        joined += [{"type": "text", "text": "".join(part["text"] for part in found)}] if is_text else found
+    return chat(role, joined, calls, results)
 
 
 def sum_of(counts: Plain, *names: str) -> int | None:

@@ -12,9 +12,11 @@ from retuned.consumers.formats.messages import (
     content_hash,
     in_seconds,
     instant,
+    is_short_id,
     joined_text,
     object_of,
     objects_of,
+    present,
     reasoning_of,
     texts_of,
     tool_call,
@@ -23,6 +25,9 @@ from retuned.consumers.formats.messages import (
 )
 
 CHUNK = "chat.completion.chunk"
+_CALLS = ("function_call", "custom_tool_call")
+_RESULTS = ("function_call_output", "custom_tool_call_output")
+_FINISHED = ("completed", "incomplete")
 _RESPONSES = ("chat.completion", "text_completion", "response", CHUNK)
 
 
@@ -115,9 +120,10 @@ def interaction(log: Plain) -> Plain:
         "reasoning_content": reasoning_of(message),
         **object_of(log.get("attributes")),
     }
-    return without_nothing(
+    answer_id = None if is_short_id(response.get("id")) else response.get("id")
+    return present(
         {
-            "id": log.get("id") or response.get("id") or content_hash(log),
+            "id": log.get("id") or answer_id or content_hash(log),
             "timestamp": instant(log.get("timestamp") or response.get("created") or response.get("created_at")),
             "workload": log.get("workload") or log.get("workload_id") or metadata.get("workload"),
             "model": response.get("model") or request.get("model"),
@@ -142,19 +148,28 @@ def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
     if choices := objects_of(response.get("choices")):
         choice = choices[0]
         message = object_of(choice.get("message"))
+        if isinstance(call := message.get("function_call"), dict) and not message.get("tool_calls"):  # the older form
+            message = message | {"tool_calls": [tool_call(None, call.get("name"), call.get("arguments"))]}
         text = choice.get("text", texts_of(message.get("content")))
         if text is None:
             beside = message.get("tool_calls") or reasoning_of(message)  # reasoning may be cut off before the answer
-            text = message.get("refusal") or ("" if beside else None)
+            text = message.get("refusal") or ("" if beside or _is_empty(choice) else None)
         return message, text, choice.get("finish_reason")
-    output = objects_of(response.get("output"))
-    if not output:
-        return {}, None, None
+    output, status = objects_of(response.get("output")), response.get("status")
     texts = [texts_of(item.get("content")) for item in output if item.get("type", "message") == "message"]
-    calls = [_tool_call(item) for item in output if item.get("type") == "function_call"]
+    calls = [_tool_call(item) for item in output if item.get("type") in _CALLS]
     text = "".join(text for text in texts if text)
     message = {"tool_calls": calls} if calls else {}
-    return message, text if text or calls else None, response.get("status")
+    has_ended = status in _FINISHED and isinstance(response.get("output"), list)
+    is_empty = has_ended and all(item.get("type") == "reasoning" for item in output)
+    return message, text if text or calls or is_empty else None, status
+
+
+def _is_empty(choice: Plain) -> bool:
+    """Whether an answer ended with nothing in it: no text, and no sound or image instead."""
+    message = object_of(choice.get("message"))
+    is_bare = message.get("content", "") is None and not (message.get("audio") or message.get("images"))
+    return is_bare and bool(choice.get("finish_reason"))
 
 
 def _joined(stream: Iterable[Plain]) -> Plain:
@@ -199,18 +214,21 @@ def _prompt(request: Plain) -> Any:
     messages = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
     if isinstance(given, str):
         return [*messages, {"role": "user", "content": given}]
-    return [*messages, *(_input_item(item) for item in objects_of(given))] or None
+    items = [_input_item(item) for item in objects_of(given)]
+    return [*messages, *(item for item in items if "role" in item)] or None
 
 
 def _input_item(item: Plain) -> Plain:
-    """Returns an item of the responses API as a chat message."""
-    if item.get("type") == "function_call":
+    """Returns an item of the responses API as a chat message; one without a role is a step of the answer before."""
+    if item.get("type") in _CALLS:
         return {"role": "assistant", "content": None, "tool_calls": [_tool_call(item)]}
-    if item.get("type") == "function_call_output":
+    if item.get("type") in _RESULTS:
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
     text = joined_text(item.get("content"))
-    return item if text is None else {"role": item.get("role"), "content": text}
+    if text is None or "role" not in item or item.keys() & {"tool_calls", "tool_call_id"}:  # of the chat API already
+        return item
+    return {"role": item["role"], "content": text}
 
 
 def _tool_call(item: Plain) -> Plain:
-    return tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))
+    return tool_call(item.get("call_id"), item.get("name"), item.get("arguments", item.get("input")))

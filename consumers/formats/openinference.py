@@ -8,9 +8,11 @@ from typing import Any
 from retuned.consumers.formats import traced
 from retuned.consumers.formats.messages import (
     Plain,
+    is_short_id,
     numbered,
     object_of,
     objects_of,
+    present,
     texts_of,
     tool_call,
     without_media,
@@ -57,9 +59,10 @@ def interaction(attributes: Plain) -> Plain:
     ]
     metadata = object_of(traced.decoded(attributes.get("metadata")))
     kept = {key: value for key, value in attributes.items() if key not in _TAKEN and not key.startswith(_MESSAGES)}
-    return without_nothing(
+    answer_id = object_of(output).get("id")
+    return present(
         {
-            "id": object_of(output).get("id"),
+            "id": None if is_short_id(answer_id) else answer_id,
             "workload": metadata.get("workload"),
             "model": attributes.get("llm.model_name"),
             "messages": without_media(prompt) or None,

@@ -17,14 +17,18 @@ import msgspec
 from retuned.consumers.formats import langfuse, openinference, verdicts
 from retuned.consumers.formats.events import Kind, PassedOver
 from retuned.consumers.formats.messages import (
+    TEXT_PARTS,
     Plain,
     as_text,
     content_hash,
     instant,
+    is_short_id,
     joined_text,
     numbered,
     object_of,
     objects_of,
+    present,
+    reasoning_of,
     seconds_between,
     texts_of,
     tool_call,
@@ -189,10 +193,11 @@ def _interaction(
     }
     tools = _decoded(attributes.get("gen_ai.tool.definitions"))
     kept |= without_nothing({"tool_calls": answer.get("tool_calls"), "tools": tools or None})
+    kept |= without_nothing({"reasoning_content": reasoning_of(answer)})
     kept |= without_nothing({"service.name": resource.get("service.name")})
     kept |= without_nothing(_where(record))
     began, ended = _times(record)
-    fields = without_nothing(
+    fields = present(
         {
             "id": _answer_id(record, attributes),
             "timestamp": instant(ended),
@@ -208,7 +213,8 @@ def _interaction(
             "time_to_first_token_seconds": attributes.get("gen_ai.response.time_to_first_chunk"),
             "input_tokens": _first(attributes, "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"),
             "output_tokens": _first(attributes, "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
-            "finish_reason": reasons[0] if isinstance(reasons, list) and reasons else answer.get("finish_reason"),
+            "finish_reason": (reasons[0] if isinstance(reasons, list) and reasons else None)
+            or answer.get("finish_reason"),
             "attributes": kept or None,
         }
     )
@@ -240,7 +246,9 @@ def _evaluation(record: Plain, attributes: Plain) -> Iterator[tuple[Kind, Plain]
     """Yields the verdict, with the judge's explanation as a comment."""
     name = attributes.get("gen_ai.evaluation.name")
     score, label = attributes.get("gen_ai.evaluation.score.value"), attributes.get("gen_ai.evaluation.score.label")
-    about = attributes.get("gen_ai.response.id") or _answer_id(record, {})
+    about = attributes.get("gen_ai.response.id")
+    if not about or (is_short_id(about) and _where(record)["span_id"]):
+        about = _answer_id(record, attributes)
     when = _times(record)[1]
     yield from verdicts.feedback(
         about,
@@ -276,17 +284,21 @@ def _messages(attributes: Plain, current: str, old: str) -> list[Plain]:
 
 
 def _chat(message: Plain) -> list[Plain]:
-    """Returns one message as chat messages, in which every tool result is a message of its own."""
+    """Returns one message as chat messages: every tool result is a message of its own, and reasoning is apart."""
     parts = message.get("parts")
     if not isinstance(parts, list):
         return [message]
-    rest, calls, results = [], [], []
+    rest, calls, results, thoughts = [], [], [], []
     for part in objects_of(parts):
         if part.get("type") == "tool_call":
             calls.append(tool_call(part.get("id"), part.get("name"), as_text(part.get("arguments"))))
         elif part.get("type") == "tool_call_response":
             result = _text(part.get("response", part.get("result")))
             results.append({"role": "tool", "tool_call_id": part.get("id"), "content": result})
+        elif part.get("type") == "reasoning":
+            thoughts.append(_text(part.get("content")) or "")
+        elif part.get("type") in TEXT_PARTS and isinstance(part.get("content"), str):
+            rest.append({"type": "text", "text": part["content"]})
         else:
             rest.append(part)
     content = joined_text(rest)
@@ -296,6 +308,8 @@ def _chat(message: Plain) -> list[Plain]:
     }
     if calls:
         reply["tool_calls"] = calls
+    if thought := "\n".join(filter(None, thoughts)):
+        reply["reasoning_content"] = thought
     return [reply, *results] if rest or calls or not results else results
 
 
@@ -361,11 +375,12 @@ def _where(record: Plain) -> Plain:
 
 
 def _answer_id(record: Plain, attributes: Plain) -> str:
-    """Returns the id that evaluations refer to, else that of the span."""
-    where = _where(record)
-    if id := attributes.get("gen_ai.response.id"):
+    """Returns the id that evaluations refer to, else that of the span, with an id that is too short to be unique."""
+    where, id = _where(record), attributes.get("gen_ai.response.id")
+    if id and not is_short_id(id):
         return str(id)
-    return f"{where['trace_id']}-{where['span_id']}" if where["span_id"] else content_hash(record)
+    own = f"{where['trace_id']}-{where['span_id']}" if where["span_id"] else content_hash(record)
+    return f"{own}-{id}" if id else own
 
 
 def _times(record: Plain) -> tuple[Any, Any]:
@@ -376,7 +391,7 @@ def _times(record: Plain) -> tuple[Any, Any]:
 
 
 def _first(values: Plain, *names: str) -> Any:
-    return next((values[name] for name in names if values.get(name) is not None), None)
+    return next((values[name] for name in names if values.get(name) not in (None, "")), None)
 
 
 def _decoded(value: Any) -> Any:

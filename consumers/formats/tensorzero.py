@@ -59,9 +59,9 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         return
     when, id = _time(value), value.get("id")
     if "inference_id" in value:
-        text = _answer(decoded(value["value"]))[0]
+        wanted = _wanted(value["value"])
         yield from verdicts.feedback(
-            value["inference_id"], None, None, timestamp=when, source="expert", id=id, correction=text
+            value["inference_id"], None, None, timestamp=when, source="expert", id=id, correction=wanted
         )
     elif "metric_name" in value:
         name, given = value["metric_name"], value["value"]
@@ -90,15 +90,20 @@ def _datapoint(row: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
 
 def _demonstrated(interaction: Plain, output: Any) -> tuple[Kind, Plain]:
     """Returns an output that an expert wants as a correction of an interaction."""
-    text, calls = _answer(decoded(output))
     about = {
         "interaction_id": interaction.get("id"),
         "name": "correction",
-        "value": {"content": text or "", "tool_calls": calls} if calls else text,
+        "value": _wanted(output),
         "source": "expert",
     }
     found = {"id": content_hash(about), "timestamp": interaction.get("timestamp"), **about}
     return "feedback", without_nothing(found)
+
+
+def _wanted(output: Any) -> Any:
+    """Returns an output as the value of a correction: its text, or a message with its calls of tools."""
+    text, calls = _answer(decoded(output))
+    return {"content": text or "", "tool_calls": calls} if calls else text
 
 
 def _inference(row: Plain) -> Plain:

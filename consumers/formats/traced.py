@@ -4,13 +4,21 @@ from typing import Any
 
 import msgspec
 
-from retuned.consumers.formats.messages import Plain, object_of, objects_of, tool_call
+from retuned.consumers.formats import anthropic, gemini, openai
+from retuned.consumers.formats.messages import Plain, as_text, object_of, objects_of, tool_call
 
 _ROLES = {
     "human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "HumanMessage": "user", "AIMessage": "assistant",
     "SystemMessage": "system", "ToolMessage": "tool",
 }  # fmt: skip
+_SPEAKERS = {*_ROLES.values(), "developer", "function"}
 _ANSWERS = ("output", "answer", "text", "completion", "response")
+_OF_A_CALL = {"usage_metadata", "token_usage", "finish_reason", "stop_reason", "done_reason"}
+"""What stands beside the text of an answer, and in no answer in JSON."""
+_OF_AN_ERROR = {
+    "error", "type", "error_type", "object", "status", "status_code", "code", "message", "request_id", "user_id",
+}  # fmt: skip
+_BLOCKS = {"text", "tool_use", "thinking", "redacted_thinking"}  # of Anthropic's messages
 
 
 def decoded(value: Any) -> Any:
@@ -40,23 +48,16 @@ def request(given: Any) -> Plain:
 
 
 def response(given: Any) -> Any:
-    """Returns the API response that an output holds. An object of another kind is taken as an answer in JSON."""
+    """Returns the API response that an output holds; None if it holds nothing.
+
+    Any other value is an answer in JSON. It is kept whole, but for the text that an object holds by itself.
+    """
     given = decoded(given)
-    if isinstance(given, str):
-        return _choice({"content": given})
     if isinstance(given, list):
-        replies = [message for message in _messages(given) if message.get("role") == "assistant"]
-        return _choice(replies[-1]) if replies else None
-    if not isinstance(given, dict):
-        return None
-    if isinstance(given.get("generations"), list):
-        return _generated(given)
-    if given.keys() & {"choices", "error"} or isinstance(given.get("output"), list) or given.get("type") == "message":
-        return given
-    if _is_message(given):
-        return _choice(chat_message(given))
-    texts = [given[name] for name in _ANSWERS if isinstance(given.get(name), str)]
-    return _choice({"content": texts[0] if texts else msgspec.json.encode(given).decode()}) if given else None
+        return _of_list(given)
+    if isinstance(given, dict):
+        return _of_object(given)
+    return None if given is None else _choice({"content": as_text(given)})
 
 
 def chat_message(message: Plain) -> Plain:
@@ -71,6 +72,58 @@ def chat_message(message: Plain) -> Plain:
     if fields.get("tool_call_id"):
         chat["tool_call_id"] = fields["tool_call_id"]
     return chat
+
+
+def _of_list(given: list[Any]) -> Any:
+    """Returns the response that a list holds: a stream, items or blocks of an API, messages, or an answer in JSON."""
+    if openai.are_chunks(given) or anthropic.are_events(given) or gemini.are_chunks(given):
+        return given
+    if given and all(map(_is_item, given)):
+        return {"output": given}
+    if given and all(str(object_of(item).get("type")) in _BLOCKS for item in given):
+        (message, *_) = anthropic.chat_messages({"role": "assistant", "content": given})
+        return _choice(message)
+    if messages := [message for message in _messages(given) if str(message["role"]) in _SPEAKERS]:
+        replies = [message for message in messages if message["role"] == "assistant"]
+        return _choice(replies[-1]) if replies else None
+    return _choice({"content": as_text(given)}) if given else None
+
+
+def _of_object(given: Plain) -> Any:
+    """Returns the response that an object holds: one of an API, an error, a message, a text, or an answer in JSON."""
+    if isinstance(given.get("generations"), list):
+        return _generated(given)
+    if _is_response(given) or _is_error(given):
+        return given
+    if _is_message(given):
+        return _choice(chat_message(given))
+    if given.keys() <= {"error", *_ANSWERS} and not any(value is not None for value in given.values()):
+        return None
+    texts = [given[name] for name in _ANSWERS if isinstance(given.get(name), str)]
+    is_text = len(given) == 1 or given.keys() & _OF_A_CALL or isinstance(given.get("usage"), dict)
+    return _choice({"content": texts[0] if texts and is_text else as_text(given)})
+
+
+def _is_response(value: Plain) -> bool:
+    """Whether an object is a response of OpenAI's or Anthropic's API."""
+    choices, output = value.get("choices"), value.get("output")
+    if isinstance(choices, list):
+        return all(isinstance(one, dict) and one.keys() & {"message", "text", "finish_reason"} for one in choices)
+    if isinstance(output, list) and output:
+        return all(_is_item(item) or _is_message(object_of(item)) for item in output)
+    return value.get("object") == "response" or anthropic.is_response(value)
+
+
+def _is_item(value: Any) -> bool:
+    """Whether a value is an item of the output of OpenAI's responses API."""
+    kind = str(object_of(value).get("type"))
+    return kind == "reasoning" or kind.endswith("_call") or (kind == "message" and "content" in value)
+
+
+def _is_error(value: Plain) -> bool:
+    """Whether an object is an error of an API, and no answer in JSON with a field of that name."""
+    error, others = value.get("error"), {name for name in value if value[name] is not None} - _OF_AN_ERROR
+    return bool(error) and ("message" in object_of(error) or not others)
 
 
 def _messages(given: list[Any]) -> list[Plain]:

@@ -120,7 +120,10 @@ def _removals(
 
     if recent is not None:
         yield "ledger", "ledger", lambda: sum_up(recent)
-        yield "quality", "quality", lambda: quality.thin(warehouse, names, recent, now)
+        window = timedelta(
+            seconds=max((context.settings.for_workload(name).windows.current_seconds for name in names), default=0.0)
+        )
+        yield "quality", "quality", lambda: quality.thin(warehouse, names, recent, now, window)
         yield "watch", "watch_check", lambda: watch.thin(warehouse, names, recent, before)
         yield "rollouts", "rollout_check", lambda: canary.thin(warehouse, names, recent, before)
     yield "shadow", "shadow_answer", lambda: shadow.remove_scores(warehouse, names, now - DAY)

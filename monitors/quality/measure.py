@@ -41,7 +41,7 @@ CALIBRATION_DAYS = 90
 CALIBRATION_ANSWERS = 300
 """The most labels used, the latest first."""
 GROUNDINGS_DAYS = 7
-"""Older groundings and detections of answers without a label are removed."""
+"""Older groundings and detections of answers without a label are removed, unless the window is longer."""
 QUANTILES = {0.5: "latency_p50_seconds", 0.95: "latency_p95_seconds", 0.99: "latency_p99_seconds"}
 
 
@@ -104,13 +104,19 @@ def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
     return [Figure(**row) for row in warehouse.rows(QUERIES["latest"], {"workload": workload})]
 
 
-def thin(warehouse: Warehouse, workloads: Sequence[str], recent: datetime, now: datetime) -> int:
+def thin(
+    warehouse: Warehouse, workloads: Sequence[str], recent: datetime, now: datetime, window: timedelta = timedelta()
+) -> int:
     """Deletes old figures, and returns how many.
 
     All figures since `recent` are kept, the last of each hour for EVERY_HOUR, and the last of each day before that.
+
+    Args:
+        window: what was found of an answer is kept while the answer may be in the current window of this length.
     """
+    old = now - max(timedelta(days=GROUNDINGS_DAYS), window)
     for query in ("thin_groundings", "thin_detections"):
-        warehouse.delete(QUERIES[query], {"workloads": workloads, "old": now - timedelta(days=GROUNDINGS_DAYS)})
+        warehouse.delete(QUERIES[query], {"workloads": workloads, "old": old})
     bounds = {"recent": recent, "old": min(recent, now - EVERY_HOUR)}
     return warehouse.delete(QUERIES["thin"], {"workloads": workloads} | bounds)
 

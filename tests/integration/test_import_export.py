@@ -122,6 +122,30 @@ def made_up(type: str, name: str, day: int, workload: str) -> Any:
     return {"BOOLEAN": True, "JSON": "[]", "VARCHAR": "x", "VARCHAR[]": []}.get(type, day)
 
 
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_feedback_is_the_same_after_an_export_and_an_import(house: House, tmp_path: Path, format: str) -> None:
+    call = {"content": "", "tool_calls": [{"function": {"name": "order", "arguments": {}}}]}
+    values = {
+        "correction": [{"days": 14}, [14, "x"], call, "14", '{"days": 14}', '"quoted"', "null"],
+        "comment": ['{"a": 1}', "12", '"quoted"'],
+        "mood": [True, 0.5, 3, "true", "12", '{"a": 1}', ""],
+        "helpful": [True, False],
+    }
+    said = [(name, value) for name, all_of in values.items() for value in all_of]
+    house.send(
+        *({"id": f"f{number:02}", "timestamp": "2024-01-02T00:00:00Z", "interaction_id": "i1", "name": name,
+           "value": value, "source": "expert"} for number, (name, value) in enumerate(said))
+    )  # fmt: skip
+    while house.ingest.step():
+        pass
+    assert [row["value"] for row in house.events()["feedback"]] == [value for _, value in said]
+    path = tmp_path / f"feedback.{format}"
+    path.write_bytes(house.export("feedback", format))
+    with opened(tmp_path / "other") as other:
+        assert other.take(path) == 0
+        assert other.events() == house.events()
+
+
 VIEWS = {"quarantine": "row_states"}
 LINKED = {"shadow_answers": "interactions", "shadow_scores": "rollouts"}
 OF_ALL_WORKLOADS, WITHOUT_TIME = {"dead_letters", "offsets", "archives"}, {"offsets", "dataset_rows", "evaluations"}

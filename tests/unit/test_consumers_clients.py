@@ -181,7 +181,10 @@ def test_openinference() -> None:
     check(called, tool=True)
     assert (said.conversation_id, said.user_id, attributes(said)["channel"]) == ("conv-1", "user-17", "web")
     assert attributes(called)["tools"][0]["function"]["name"] == "order_status"
-    assert (responded.id[:5], said.id[:5]) == ("resp_", "chatc")  # what the app knows the answers by
+    longer = json.dumps(recorded("openinference_openai_spans.json")).replace("chatcmpl-d", "chatcmpl-0000000d")
+    known = [event.id for event in answers(longer.replace("resp_d", "resp_0000000d").encode())]
+    assert (known[2][:13], known[0][:17]) == ("resp_0000000d", "chatcmpl-0000000d")  # what the app knows the answers by
+    assert said.id == f"{attributes(said)['trace_id']}-{attributes(said)['span_id']}"  # chatcmpl-d1 is too short
     assert said.latency_seconds is not None
     assert 0 < streamed.time_to_first_token_seconds < streamed.latency_seconds  # type: ignore[operator]
     assert "user-17" not in json.dumps(attributes(said))
@@ -491,6 +494,62 @@ def test_a_stream_of_gemini_is_joined() -> None:
     assert text["text"] == ANSWER
 
 
+SPLIT = ["Within 30 ", "days", ", or 14."]
+ASKED_TWICE = ["When?", "And how?"]
+
+
+def api_call(api: str, asked: list[str], answered: Any, reason: str | None = None) -> Any:
+    """A call by hand: texts of the user as parts, and the parts of the answer, or None for none."""
+    if api == "anthropic":
+        parts = [{"type": "text", "text": text} for text in asked]
+        request = {"model": "m", "messages": [{"role": "user", "content": parts}]}
+        response = {"type": "message", "content": answered or [], "stop_reason": reason}
+    elif api == "converse":
+        request = {"modelId": "m", "messages": [{"role": "user", "content": [{"text": text} for text in asked]}]}
+        response = {"output": {"message": {"role": "assistant", "content": answered or []}}, "stopReason": reason}
+    else:
+        request = {"model": "m", "contents": [{"role": "user", "parts": [{"text": text} for text in asked]}]}
+        content = {"role": "model"} | ({} if answered is None else {"parts": answered})
+        response = {"candidates": [{"content": content, "finishReason": reason}]}
+    return {"workload": WORKLOAD, "timestamp": AT, "request": request, "response": response}
+
+
+@pytest.mark.parametrize("api", ["anthropic", "converse", "gemini"])
+def test_the_text_of_an_answer_in_several_parts_is_one(api: str) -> None:
+    """Anthropic begins a part with each cited text, in mid-sentence; Gemini's parts are contiguous."""
+    texts = [{"type": "text", "text": text} if api == "anthropic" else {"text": text} for text in SPLIT]
+    log = api_call(api, ASKED_TWICE, texts, "end")
+    event = one(log)
+    assert (event.response, prompt(event)) == ("".join(SPLIT), [{"role": "user", "content": "When?\nAnd how?"}])
+    turns = log["request"]["contents" if api == "gemini" else "messages"]
+    turns += [log["response"]["candidates"][0]["content"] if api == "gemini" else {"role": "assistant",
+              "content": texts}, turns[0]]  # fmt: skip
+    assert [message["content"] for message in prompt(one(log))] == [
+        "When?\nAnd how?", "".join(SPLIT), "When?\nAnd how?",
+    ]  # fmt: skip
+
+
+def test_of_cited_texts_of_converse_the_citations_alone_are_lost() -> None:
+    cited = {"citationsContent": {"content": [{"text": "30 days."}], "citations": [{"title": "Returns"}]}}
+    assert one(api_call("converse", [QUESTION], [{"text": "Within "}, cited], "end_turn")).response == ANSWER
+    assert one(api_call("converse", [QUESTION], [cited], "end_turn")).response == "30 days."
+
+
+@pytest.mark.parametrize("api", ["anthropic", "converse", "gemini"])
+def test_a_finished_answer_without_parts_is_empty_and_one_that_broke_off_is_refused(api: str) -> None:
+    event = one(api_call(api, [QUESTION], None, "MAX_TOKENS"))
+    assert (event.response, event.finish_reason) == ("", "MAX_TOKENS")
+    assert "response" in refused(api_call(api, [QUESTION], None)).error.detail
+
+
+def test_an_answer_that_gemini_blocked_is_a_failed_call() -> None:
+    log = api_call("gemini", [QUESTION], None, "SAFETY")
+    assert passed_over(log) == ["failed_call"]
+    assert passed_over(log | {"response": [log["response"]]}) == ["failed_call"]
+    assert passed_over(log | {"response": {"candidates": [{"finishReason": "SAFETY", "index": 0}]}}) == ["failed_call"]
+    assert one(api_call("gemini", [QUESTION], [{"text": "Within"}], "SAFETY")).response == "Within"
+
+
 @pytest.mark.parametrize(
     "name",
     ["openai_chat", "openai_responses", "openai_stream", "anthropic_chat", "bedrock_chat", "gemini_chat"],
@@ -504,6 +563,7 @@ def test_a_response_without_its_request_is_a_letter_that_names_what_is_missing(n
 def test_batches_of_openai() -> None:
     """Hand-made, after OpenAI's documentation of its Batch API."""
     log = recorded("openai_chat.json")
+    log["response"]["id"] = "chatcmpl-9f2c41d7"
     asked = {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": log["request"]}
     answered = {"id": "batch_req_1", "custom_id": "r1", "error": None,
                 "response": {"status_code": 200, "request_id": "q", "body": log["response"]}}  # fmt: skip
@@ -531,8 +591,29 @@ def test_litellm() -> None:
     assert 0 < streamed.time_to_first_token_seconds < streamed.latency_seconds
     assert attributes(called)["tools"]
     (payload, *_) = recorded("litellm.json")
+    assert one({**payload, "id": "chatcmpl-9f2c41d7"}).id == "chatcmpl-9f2c41d7"
+    other = {**payload, "messages": [{"role": "user", "content": "And a stove?"}]}
+    assert said.id == one(payload).id != one(other).id  # chatcmpl-d1 is too short to be unique
     assert passed_over({**payload, "call_type": "aembedding"}) == ["other_operation"]
     assert passed_over({**payload, "messages": "redacted-by-litellm"}) == ["without_content"]
+
+
+def test_the_responses_api_by_litellm() -> None:
+    (payload, *_) = recorded("litellm.json")
+    asked = {**payload, "call_type": "aresponses", "response": recorded("openai_responses.json")["response"]}
+    event = one({**asked, "messages": QUESTION})
+    assert (prompt(event), event.response) == ([{"role": "user", "content": QUESTION}], ANSWER)
+    called = {"type": "function_call", "call_id": "c", "name": "order_status", "arguments": "{}"}
+    given = [{"role": "user", "content": QUESTION}, {"type": "reasoning", "summary": []}, called,
+             {"type": "function_call_output", "call_id": "c", "output": "sent"}]  # fmt: skip
+    assert [message["role"] for message in prompt(one({**asked, "messages": given}))] == ["user", "assistant", "tool"]
+    redacted = "redacted-by-litellm"
+    for left in (redacted, [{"role": "user", "content": redacted}], None):
+        assert passed_over({**asked, "messages": left}) == ["without_content"]
+    chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "One moment.", "tool_calls": []},
+            {"role": "tool", "tool_call_id": "c", "content": "sent"}]  # fmt: skip
+    assert prompt(one({**asked, "messages": chat})) == chat
+    assert prompt(one({**payload, "messages": QUESTION})) == [{"role": "user", "content": QUESTION}]
 
 
 # --- tools of tracing ------------------------------------------------------------------------------------------------
@@ -562,6 +643,22 @@ def test_feedback_of_langsmith() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "source"), [("auto_eval", "judge"), ("model", "judge"), ("app", "user"), ("api", "user")]
+)
+def test_who_gave_feedback_of_langsmith(kind: str, source: str) -> None:
+    row = {
+        "id": "f1",
+        "run_id": "r1",
+        "key": "helpful",
+        "score": 1,
+        "created_at": AT,
+        "feedback_source": {"type": kind},
+    }
+    (event,) = found(row)
+    assert event.source == source
+
+
 CALLED = {"id": "c1", "type": "function", "function": {"name": "order_status", "arguments": '{"order": 7}'}}
 
 
@@ -573,6 +670,8 @@ CALLED = {"id": "c1", "type": "function", "function": {"name": "order_status", "
         ({"role": "assistant", "content": "Within 14 days."}, "Within 14 days."),
         ({"choices": [{"message": {"role": "assistant", "content": "14 days."}}]}, "14 days."),
         ({"role": "assistant", "content": "", "tool_calls": [CALLED]}, {"content": "", "tool_calls": [CALLED]}),
+        ({"output": ["red", "blue"]}, '["red","blue"]'),
+        ({"answer": "Within 14 days.", "sure": True}, '{"answer":"Within 14 days.","sure":true}'),
         ({"choices": []}, {"choices": []}),
         ({"error": "x"}, {"error": "x"}),
     ],
@@ -619,6 +718,107 @@ def test_rows_of_langfuse(style: str) -> None:
     assert (verdict.interaction_id, verdict.name, verdict.value, verdict.source) == ("o1", "helpful", True, "expert")
     assert (comment.name, comment.value) == ("comment", "Right.")
     assert passed_over(row(SCORE | {"observationId": None})) == ["about_a_trace"]
+
+
+def in_langfuse(output: Any) -> Any:
+    return OBSERVATION | {"output": output}
+
+
+def in_langsmith(output: Any) -> Any:
+    """As its SDK writes what a function returns: an object as it is, any other value as `output`."""
+    (run, *_) = recorded("langsmith.json")
+    return run | {"outputs": output if isinstance(output, dict) else {"output": output}}
+
+
+def in_mlflow(output: Any) -> Any:
+    trace = recorded("mlflow.json")
+    trace["info"]["assessments"] = []
+    trace["data"]["spans"][0]["attributes"]["mlflow.spanOutputs"] = json.dumps(output)
+    return trace
+
+
+TRACED = pytest.mark.parametrize("traced", [in_langfuse, in_langsmith, in_mlflow])
+
+
+@TRACED
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"answer": ANSWER, "confidence": 0.9, "sources": ["faq"]},
+        {"text": "refund", "label": None},
+        {"error": None, "intent": "refund"},
+        {"error": "E12", "action": "retry"},
+        {"type": "message", "text": "hi"},
+        {"question": "Which?", "choices": ["A", "B"]},
+        ["red", "blue"],
+        [{"name": "tent"}, {"name": "stove"}],
+        [[1, 2], [3]],
+    ],
+    ids=json.dumps,
+)
+def test_an_answer_in_json_is_kept_whole(traced: Any, output: Any) -> None:
+    for given in (output, json.dumps(output)):
+        event = one(traced(given))
+        assert json.loads(event.response) == output
+        assert prompt(event) == PROMPT
+
+
+@TRACED
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ({"answer": ANSWER}, ANSWER),
+        ({"output": ANSWER, "usage_metadata": {"input_tokens": 21}}, ANSWER),
+        ({"response": ANSWER, "model": "m", "done": True, "done_reason": "stop"}, ANSWER),
+        ([{"type": "text", "text": ANSWER}], ANSWER),
+        ([{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}], ANSWER),
+        ({"output": [{"type": "message", "content": [{"type": "output_text", "text": ANSWER}]}]}, ANSWER),
+        ("[1] According to the FAQ", "[1] According to the FAQ"),
+    ],
+    ids=json.dumps,
+)
+def test_a_text_in_what_a_model_returned_is_the_answer(traced: Any, output: Any, expected: str) -> None:
+    assert one(traced(output)).response == expected
+
+
+@pytest.mark.parametrize(("output", "expected"), [(42, "42"), (True, "true"), (False, "false"), (0.5, "0.5")])
+def test_a_number_or_a_boolean_is_an_answer(output: Any, expected: str) -> None:
+    assert one(in_langfuse(output)).response == expected
+    assert one(in_langsmith(output)).response == expected
+
+
+@TRACED
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"error": "overloaded"},
+        {"error": {"message": "overloaded", "code": 529}, "request_id": "r"},
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+        {"choices": None, "error": {"message": "overloaded"}, "provider": "p"},
+        {"status": 404, "error": "Not Found"},
+    ],
+    ids=json.dumps,
+)
+def test_an_error_is_no_answer(traced: Any, output: Any) -> None:
+    assert passed_over(traced(output)) == ["failed_call"]
+
+
+@TRACED
+def test_what_a_model_returned_as_blocks_or_items_keeps_its_calls(traced: Any) -> None:
+    blocks = [{"type": "text", "text": ANSWER},
+              {"type": "tool_use", "id": "c1", "name": "order_status", "input": {"order": 7}}]  # fmt: skip
+    items = [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ANSWER}]},
+             {"type": "function_call", "call_id": "c", "name": "order_status", "arguments": '{"order":7}'}]  # fmt: skip
+    for output in (blocks, items):
+        event = one(traced(output))
+        (call,) = attributes(event)["tool_calls"]
+        assert (event.response, json.loads(call["function"]["arguments"])) == (ANSWER, {"order": 7})
+
+
+@pytest.mark.parametrize("traced", [in_langfuse, in_mlflow])
+def test_a_stream_in_a_trace_is_joined(traced: Any) -> None:
+    for name in ("openai_stream", "anthropic_stream"):
+        assert one(traced(recorded(f"{name}.json")["response"])).response == ANSWER
 
 
 def test_what_judges_nothing_is_counted_and_not_lost() -> None:
@@ -705,6 +905,18 @@ def test_rows_of_tensorzero() -> None:
     assert passed_over({**feedback, "target_id": "e1", "target_type": "episode", "value": "Right."}) == [
         "about_a_trace"
     ]
+
+
+def test_a_demonstration_of_tensorzero_that_calls_a_tool_is_a_correction_with_the_call() -> None:
+    call = {"type": "tool_call", "id": "c", "name": "order_status", "arguments": {"order": 7}}
+    demonstration = {"id": UUID7, "inference_id": UUID7, "timestamp": AT}
+    for before, text in (([], ""), ([{"type": "text", "text": "Let me look."}], "Let me look.")):
+        (event,) = found({**demonstration, "value": json.dumps([*before, call])})
+        assert (event.name, event.source, event.value["content"]) == ("correction", "expert", text)
+        (made,) = event.value["tool_calls"]
+        assert made["function"] == {"name": "order_status", "arguments": '{"order":7}'}
+        _, said = found(DATAPOINT | {"output": [*before, call]})
+        assert said.value == event.value
 
 
 DATAPOINT = {

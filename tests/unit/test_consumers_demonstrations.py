@@ -91,6 +91,44 @@ def test_a_correction_in_json_stays_json() -> None:
     assert said["value"] == {"days": 14}
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"intent": "refund", "urgent": True, "order": None}, '{"intent":"refund","urgent":true,"order":null}'),
+        (["a", "b"], '["a","b"]'),
+        ([{"name": "tent"}, {"from": "Oslo", "to": "Bergen"}], '[{"name":"tent"},{"from":"Oslo","to":"Bergen"}]'),
+        ([{"type": "text", "text": "a"}], "a"),
+        (True, "true"),
+        (42, "42"),
+    ],
+)
+def test_an_answer_that_is_no_text_is_demonstrated_as_json(answer: Any, expected: str) -> None:
+    interaction, (said,) = made(question="q", answer=answer)
+    assert interaction["response"] == said["value"] == expected
+
+
+def test_what_an_instruction_is_about_may_be_an_object() -> None:
+    interaction, _ = made(instruction="Extract the order", input={"text": "order 7"}, output="7")
+    assert interaction["messages"] == asked('Extract the order\n\n{"text":"order 7"}')
+    assert "attributes" not in interaction
+    with pytest.raises(BadEvent, match="instruction: expected a text"):
+        made(instruction={"a": 1}, input="i", output="a")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "good", "bad"),
+    [
+        (["x", "y"], {"a": 1}, '["x","y"]', '{"a":1}'),
+        ({"a": True}, {"a": None}, '{"a":true}', '{"a":null}'),
+        (["x", "y"], ["x", "z"], '["x","y"]', '["x","z"]'),
+        (42, [{"role": "assistant", "content": "bad"}], "42", "bad"),
+    ],
+)
+def test_a_preference_between_answers_in_json(chosen: Any, rejected: Any, good: str, bad: str) -> None:
+    interaction, (said,) = made(prompt="q", chosen=chosen, rejected=rejected)
+    assert (interaction["messages"], interaction["response"], said["value"]) == (asked("q"), bad, good)
+
+
 def test_judgements_in_columns_become_feedback_of_users() -> None:
     interaction, feedback = made(question="q", answer="a", helpful="No", rating="0.2", comment="rude")
     assert interaction["model"] == "unknown"

@@ -47,7 +47,7 @@ OPENAI = {
     "client_id": "web",
     "request": {"model": "base", "messages": CHAT, "user": "u1", "metadata": {"channel": "chat"}},
     "response": {
-        "id": "chatcmpl-1",
+        "id": "chatcmpl-9f2c41d7",
         "created": 1,
         "model": "support.refunds@3f2a91c0",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "Rain."}, "finish_reason": "stop"}],
@@ -69,7 +69,7 @@ SPAN = {
     "gen_ai.provider.name": "openai",
     "gen_ai.request.model": "base",
     "gen_ai.response.model": "support.refunds@3f2a91c0",
-    "gen_ai.response.id": "chatcmpl-1",
+    "gen_ai.response.id": "chatcmpl-9f2c41d7",
     "gen_ai.agent.name": "support.refunds",
     "gen_ai.conversation.id": "conv-1",
     "gen_ai.usage.input_tokens": 30,
@@ -84,7 +84,7 @@ EVALUATION = {
     "gen_ai.evaluation.score.value": 0.9,
     "gen_ai.evaluation.score.label": "relevant",
     "gen_ai.evaluation.explanation": "It says what was asked.",
-    "gen_ai.response.id": "chatcmpl-1",
+    "gen_ai.response.id": "chatcmpl-9f2c41d7",
 }
 
 
@@ -345,7 +345,7 @@ def test_numbers_are_users_and_what_names_nobody_is_dropped() -> None:
 
 def test_an_openai_log() -> None:
     event = one(OPENAI)
-    assert (event.id, event.timestamp, event.workload) == ("chatcmpl-1", AT, "support.refunds")
+    assert (event.id, event.timestamp, event.workload) == ("chatcmpl-9f2c41d7", AT, "support.refunds")
     assert (event.model, event.messages, event.response) == ("support.refunds@3f2a91c0", CHAT, "Rain.")
     assert (event.input_tokens, event.output_tokens, event.finish_reason, event.user_id) == (30, 2, "stop", "u1")
     assert event.attributes == {"channel": "chat", "client_id": "web"}
@@ -445,11 +445,95 @@ def test_a_call_that_failed_is_passed_over(response: Any) -> None:
     assert one({**OPENAI, "response": response}) == PassedOver("failed_call")
 
 
+@pytest.mark.parametrize("id", ["chatcmpl-987", "resp_123456", "msg_1"])
+def test_an_id_that_is_too_short_to_be_unique_is_that_of_one_answer(id: str) -> None:
+    """As Ollama has them: a random number below 1,000."""
+    log = {**OPENAI, "response": {**OPENAI["response"], "id": id}}
+    other = {**log, "request": {**OPENAI["request"], "messages": [{"role": "user", "content": "And in Rome?"}]}}
+    assert one(log).id == one(log).id != one(other).id
+    assert one({**log, "id": id}).id == id  # the log's own
+    assert one({**log, "response": {**OPENAI["response"], "id": "r7"}}).id == "r7"  # of no model server
+
+
+def test_the_steps_of_the_responses_api_are_no_messages() -> None:
+    given = [
+        {"role": "user", "content": "Weather in Paris?"},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+        {"type": "custom_tool_call", "call_id": "c1", "name": "weather", "input": "Paris"},
+        {"type": "custom_tool_call_output", "call_id": "c1", "output": "rain, 14 °C"},
+    ]
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "Paris"}}
+    log = {"workload": "w", "timestamp": UNIX, "request": {"model": "m", "input": given},
+           "response": {"id": "resp_0123456789", "object": "response", "output": [given[3]]}}  # fmt: skip
+    event = one(log)
+    assert event.messages == [
+        given[0],
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "rain, 14 °C"},
+    ]
+    assert (event.response, event.attributes["tool_calls"]) == ("", [call])
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, "length"),
+        ({"status": "incomplete", "output": [{"type": "reasoning", "summary": []}]}, "incomplete"),
+        ({"status": "completed", "output": []}, "completed"),
+    ],
+)
+def test_a_finished_answer_without_content_is_empty(response: dict[str, Any], reason: str) -> None:
+    event = one({**OPENAI, "response": response})
+    assert (event.response, event.finish_reason) == ("", reason)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"choices": [{"message": {"content": None}}]},
+        {"choices": [{"message": {"text": "Rain."}, "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": None, "audio": {"transcript": "Rain."}}, "finish_reason": "stop"}]},
+        {"status": "completed", "text": "Rain."},
+        {"status": "completed", "output": [{"type": "image_generation_call", "result": ""}]},
+        {"status": "in_progress", "output": []},
+    ],
+)
+def test_what_may_hold_an_answer_that_is_not_understood_is_refused(response: dict[str, Any]) -> None:
+    assert "response" in refused({**OPENAI, "response": response})[1]
+
+
+def test_the_older_call_of_a_function() -> None:
+    message = {"content": None, "function_call": {"name": "weather", "arguments": "{}"}}
+    event = one({**OPENAI, "response": {"choices": [{"message": message, "finish_reason": "function_call"}]}})
+    (call,) = event.attributes["tool_calls"]
+    assert (event.response, call["function"]) == ("", {"name": "weather", "arguments": "{}"})
+    message |= {"tool_calls": None, "content": "One moment."}
+    event = one({**OPENAI, "response": {"choices": [{"message": message}]}})
+    assert (event.response, event.attributes["tool_calls"]) == ("One moment.", [call])
+
+
+def test_an_optional_text_that_is_empty_is_absent() -> None:
+    choice = {**OPENAI["response"]["choices"][0], "finish_reason": ""}
+    log = {**OPENAI, "conversation_id": "", "request": {"model": "m", "messages": CHAT, "safety_identifier": ""}}
+    event = one({**log, "response": {"id": "", "choices": [choice]}})
+    assert (event.finish_reason, event.conversation_id, event.user_id) == (None, None, None)
+    answered = [{**PARTS_OUT[0], "finish_reason": ""}]
+    empty = {"gen_ai.response.finish_reasons": [""], "gen_ai.conversation.id": "", "user.id": "",
+             "gen_ai.output.messages": answered}  # fmt: skip
+    event = one({"timestamp": UNIX, **SPAN, **empty})
+    assert (event.finish_reason, event.conversation_id, event.user_id) == (None, None, None)
+
+
 # --- OpenTelemetry ---------------------------------------------------------------------------------------------------
 
 
 def check_span(event: Any) -> None:
-    assert (event.id, event.workload, event.model) == ("chatcmpl-1", "support.refunds", "support.refunds@3f2a91c0")
+    assert (event.id, event.workload, event.model) == (
+        "chatcmpl-9f2c41d7",
+        "support.refunds",
+        "support.refunds@3f2a91c0",
+    )
     assert event.messages == CHAT
     assert (event.response, event.finish_reason, event.conversation_id) == ("Rain.", "stop", "conv-1")
     assert (event.input_tokens, event.output_tokens, event.timestamp) == (30, 2, AT)
@@ -490,7 +574,7 @@ def test_the_names_before_1_37() -> None:
     old = {
         "gen_ai.system": "openai",
         "gen_ai.request.model": "base",
-        "gen_ai.response.id": "chatcmpl-1",
+        "gen_ai.response.id": "chatcmpl-9f2c41d7",
         "service.name": "support.refunds",
         "gen_ai.usage.prompt_tokens": 30,
         "gen_ai.usage.completion_tokens": 2,
@@ -557,7 +641,7 @@ def test_a_span_whose_content_is_not_understood_is_refused_alone() -> None:
     assert isinstance(bad, BadPart)
     assert "messages" in bad.error.detail
     assert bad.part is not None
-    assert json.loads(bad.part)["id"] == "chatcmpl-1"
+    assert json.loads(bad.part)["id"] == "chatcmpl-9f2c41d7"
 
 
 @pytest.mark.parametrize(
@@ -589,7 +673,33 @@ def test_parts_that_are_no_text_stay_parts() -> None:
     image = {"type": "uri", "modality": "image", "uri": "https://example.com/a.png"}
     asked = [{"role": "user", "parts": [{"type": "text", "content": "What is this?"}, image]}]
     event = one({"timestamp": UNIX, **SPAN, "gen_ai.input.messages": asked})
-    assert event.messages[1]["content"] == [{"type": "text", "content": "What is this?"}, image]
+    assert event.messages[1]["content"] == [{"type": "text", "text": "What is this?"}, image]
+
+
+def test_reasoning_in_parts_is_kept_apart() -> None:
+    thought = {"type": "reasoning", "content": "The tool reports rain."}
+    answered = [{**PARTS_OUT[0], "parts": [thought, *PARTS_OUT[0]["parts"]]}]
+    event = one({"timestamp": UNIX, **SPAN, "gen_ai.output.messages": answered})
+    check_span(event)
+    assert event.attributes["reasoning_content"] == "The tool reports rain."
+    event = one({"timestamp": UNIX, **SPAN, "gen_ai.input.messages": [*PARTS_IN, *answered, PARTS_IN[0]]})
+    assert event.messages[-2]["content"] == "Rain."
+    assert event.messages[-2]["reasoning_content"] == "The tool reports rain."
+    cut = [{"role": "assistant", "parts": [thought], "finish_reason": "length"}]
+    assert one({"timestamp": UNIX, **SPAN, "gen_ai.output.messages": cut}).response == ""
+
+
+def test_a_short_id_of_a_response_is_joined_with_that_of_the_span() -> None:
+    short = {**SPAN, "gen_ai.response.id": "chatcmpl-987"}
+    first, second = all_of(otlp(span(short), span(short, spanId="s2")))
+    assert (first.id, second.id) == ("t1-s1-chatcmpl-987", "t1-s2-chatcmpl-987")
+    flat = {"timestamp": UNIX, **short}
+    assert one(flat).id == one(flat).id != one({**flat, "gen_ai.output.messages": "Sun."}).id
+    judged = {**EVALUATION, "gen_ai.response.id": "chatcmpl-987"}
+    happened = {"name": "gen_ai.evaluation.result", "timeUnixNano": str(UNIX * 10**9), "attributes": keys(judged)}
+    events = all_of(otlp(span(short, events=[happened])))
+    assert {event.interaction_id for event in events if isinstance(event, Feedback)} == {first.id}
+    assert {event.interaction_id for event in all_of(evaluation(judged))} == {"chatcmpl-987"}  # of no span
 
 
 def evaluation(value: dict[str, Any]) -> dict[str, Any]:
@@ -601,7 +711,7 @@ def evaluation(value: dict[str, Any]) -> dict[str, Any]:
 def test_an_evaluation_is_feedback_of_a_judge(kind: str) -> None:
     verdict, comment = all_of(evaluation(EVALUATION), kind)
     assert (verdict.name, verdict.value, verdict.source, verdict.interaction_id) == (
-        "relevance", 0.9, "judge", "chatcmpl-1",
+        "relevance", 0.9, "judge", "chatcmpl-9f2c41d7",
     )  # fmt: skip
     assert verdict.timestamp == AT
     assert (comment.name, comment.value) == ("comment", "It says what was asked.")

@@ -200,6 +200,39 @@ def test_tables_hold_nested_values_and_numbers_as_text(tmp_path: Path) -> None:
     assert [event.value for event in events(said)] == ["14", True, "quoted"]  # type: ignore[union-attr]
 
 
+def test_a_table_that_pandas_wrote(tmp_path: Path) -> None:
+    """A column with gaps holds its whole numbers with a point; booleans are capitalised, as in spreadsheets."""
+    path = written(
+        tmp_path / "x.csv",
+        "id,timestamp,workload,model,messages,response,input_tokens,output_tokens,context,attributes",
+        'i,2026-11-24T09:30:00Z,w,m,"[{""role"": ""user"", ""content"": ""q""}]",a,12.0,,[],{}',
+    )
+    (interaction,) = events(path)
+    assert isinstance(interaction, Interaction)
+    assert (interaction.input_tokens, interaction.output_tokens) == (12, None)
+    assert (bytes(interaction.context), bytes(interaction.attributes)) == (b"[]", b"{}")  # type: ignore[arg-type]
+    shown, said = events(written(tmp_path / "y.csv", "question,answer,helpful,input_tokens", "q,a,True,12.0"), "w")
+    assert (shown.input_tokens, said.value) == (12, True)  # type: ignore[union-attr]
+    feedback = written(
+        tmp_path / "f.csv",
+        "id,timestamp,interaction_id,name,value",
+        "1,2026-11-24T09:30:00Z,i,helpful,True",
+        "2,2026-11-24T09:30:00Z,i,escalated,FALSE",
+        "3,2026-11-24T09:30:00Z,i,comment,True",
+        "4,2026-11-24T09:30:00Z,i,mood,True",
+    )
+    assert [event.value for event in events(feedback)] == [True, False, "True", "True"]  # type: ignore[union-attr]
+
+
+def test_corrections_in_json_of_a_table(tmp_path: Path) -> None:
+    """An object or a list is nested, a text may be quoted, and what is no JSON is a text."""
+    values = ['{"days": 14}', '["a"]', '"{}"', "[1] 14 days", "[]", "14", "null"]
+    rows = [FEEDBACK | {"id": str(n), "name": "correction", "value": value} for n, value in enumerate(values)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    found = [event.value for event in events(tmp_path / "x.parquet")]  # type: ignore[union-attr]
+    assert found == [{"days": 14}, ["a"], "{}", "[1] 14 days", "[]", "14", "null"]
+
+
 def test_one_content_is_one_topic_and_other_ways_to_read_it_are_others(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", *PAIRS)
     topics = [

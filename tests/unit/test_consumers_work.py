@@ -106,7 +106,7 @@ def shared(attributes: int, events: int) -> Any:
                     * 15_000)]), {"without_content": 1, "no_verdict": 15_000}),
         (otlp([{"note": "x" * 600_000, "events": [{"name": "gen_ai.evaluation.result"}] * 15_000}]),
          {"no_model_call": 1, "no_verdict": 15_000}),
-        (mlflow(12_000, output=5), {"request_alone": 12_000}),
+        (mlflow(12_000, output=None), {"request_alone": 12_000}),
         (mlflow(6_000, trace_id="t" * 600_000, output='{"error":1}'), {"failed_call": 6_000}),
         (mlflow(6_000, output='{"error":1}', **{f"k{n}": "" for n in range(60_000)}), {"failed_call": 6_000}),
         (langfuse(6_000, **{f"k{n}": "" for n in range(40_000)}) | {"scores": []}, {"too_many": 1}),

@@ -311,6 +311,8 @@ def test_groundings_of_labelled_answers_are_kept_longer(warehouse: Warehouse) ->
     later = NOW + timedelta(days=quality.GROUNDINGS_DAYS)
     quality.thin(warehouse, ["support"], later, later)
     assert {row["interaction_id"] for row in warehouse.rows("FROM groundings")} == {kept, gone}
+    quality.thin(warehouse, ["support"], later, later + MINUTE, timedelta(days=20))
+    assert {row["interaction_id"] for row in warehouse.rows("FROM groundings")} == {kept, gone}, "still in the window"
     quality.thin(warehouse, ["support"], later, later + MINUTE)
     assert [row["interaction_id"] for row in warehouse.rows("FROM groundings")] == [kept]
 
