@@ -104,9 +104,7 @@ def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
     return [Figure(**row) for row in warehouse.rows(QUERIES["latest"], {"workload": workload})]
 
 
-def thin(
-    warehouse: Warehouse, workloads: Sequence[str], recent: datetime, now: datetime, window: timedelta = timedelta()
-) -> int:
+def thin(warehouse: Warehouse, workloads: Sequence[str], recent: datetime, now: datetime, window: timedelta) -> int:
     """Deletes old figures, and returns how many.
 
     All figures since `recent` are kept, the last of each hour for EVERY_HOUR, and the last of each day before that.

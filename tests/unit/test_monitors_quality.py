@@ -309,11 +309,11 @@ def test_groundings_of_labelled_answers_are_kept_longer(warehouse: Warehouse) ->
     feedback(warehouse, [kept], "hallucination", False, source="expert", when=NOW)
     measure(warehouse, SETTINGS, "support", NOW)
     later = NOW + timedelta(days=quality.GROUNDINGS_DAYS)
-    quality.thin(warehouse, ["support"], later, later)
+    quality.thin(warehouse, ["support"], later, later, timedelta(days=1))
     assert {row["interaction_id"] for row in warehouse.rows("FROM groundings")} == {kept, gone}
     quality.thin(warehouse, ["support"], later, later + MINUTE, timedelta(days=20))
     assert {row["interaction_id"] for row in warehouse.rows("FROM groundings")} == {kept, gone}, "still in the window"
-    quality.thin(warehouse, ["support"], later, later + MINUTE)
+    quality.thin(warehouse, ["support"], later, later + MINUTE, timedelta(days=1))
     assert [row["interaction_id"] for row in warehouse.rows("FROM groundings")] == [kept]
 
 
@@ -471,7 +471,7 @@ def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(wareh
     measure(warehouse, SETTINGS, "support", now)
     newest = warehouse.rows("SELECT * FROM quality WHERE created_at >= ?", [now - timedelta(days=2)])
     for _ in range(2):
-        quality.thin(warehouse, ["sales", "support"], now - timedelta(days=2), now)
+        quality.thin(warehouse, ["sales", "support"], now - timedelta(days=2), now, timedelta(days=1))
         kept = warehouse.rows("SELECT workload, created_at FROM quality ORDER BY ALL")
         recent, old = (
             [row for row in kept if low < now - row["created_at"] <= high]
