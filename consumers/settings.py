@@ -209,8 +209,8 @@ class RolloutSettings(Section):
     )
     maximum_seconds: PositiveFloat = Field(
         7 * 86_400.0,
-        description="time after which the next step comes unless harm is shown, even with few answers or votes; all "
-        "steps before the last one together last at most watch.duration_seconds",
+        description="time after which the next step comes unless harm is shown, even with few answers or votes; once "
+        "all steps together have lasted watch.duration_seconds, each further one takes minimum_seconds",
     )
 
     @model_validator(mode="after")

@@ -81,7 +81,8 @@ class ScheduleSettings(Section):
     )
     retrain_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
         None,
-        description="times at which to retrain if there is something new to learn; crontab form, UTC: '0 3 * * sun'",
+        description="times at which to retrain if there is something new to learn, or as soon as no pause, run or "
+        "cool-down is in the way; crontab form, UTC: '0 3 * * sun'",
     )
     report_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
         "0 6 1 * *",

@@ -347,7 +347,13 @@ COLUMNS = {
     "blindness": {**_WORKLOAD, "monitor": "quality, policy, drift or hallucination"},
     "answer_minutes": {**_WORKLOAD, "answers": "so many"},
     "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
-    "groundings": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was looked at"},
+    "groundings": {
+        **_WORKLOAD,
+        "interaction_id": "the answer",
+        "created_at": "when it was looked at",
+        "abstained": "why: no_words, no_context, language, code, no_values, numbering (it cites numbers that no "
+        "passage has) or too_long (a value is not in what is read of its passages and conversation); null: it was judged",
+    },
     "detections": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was judged"},
     "grounding_strata": {
         **_WORKLOAD,

@@ -127,6 +127,7 @@ def simulate(service: Service, drawn: Drawn, settings: RolloutSettings, watch: W
             fine = log_e_value(n_old - bad_old, n_old, n_new - bad_new, n_new, -FALL).sum(axis=1)
             held |= fine < math.log(1 / (MISSED * COMPARED[HELPFUL]))
         over = (age * 3_600 >= settings.maximum_seconds) | ((hour + 1) * 3_600 >= watch.duration_seconds)
+        over &= age * 3_600 >= settings.minimum_seconds
         goes_on = under_way & (~held | over)
         at[goes_on] += 1
         steps[goes_on, at[goes_on]] = hour + 1

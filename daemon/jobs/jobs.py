@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 ARCHIVE_SECONDS = 3_600.0
 ERASURES_SECONDS = 10.0
-CRON_GRACE_SECONDS = 3_600
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Job:
     Attributes:
         every: seconds, or a crontab in UTC; None: once, at the start.
         thread: jobs of one thread run one after the other.
-        first: time of the first run, naive UTC; None: the next time of the crontab.
+        first: time of the first run, naive UTC.
         traced: whether each run is a span.
         everywhere: whether standby daemons of a cluster run it, too.
     """
@@ -54,7 +53,7 @@ class Job:
     work: Callable[[], Any]
     every: float | str | None
     thread: str
-    first: datetime | None
+    first: datetime
     traced: bool = True
     everywhere: bool = False
 
@@ -120,9 +119,6 @@ class Jobs:
         audit = context.settings.audit
         if audit.checkpoint_file or audit.topic:
             jobs.append(Job("audit", self._checkpoints, audit.checkpoint_seconds, "announce", soon, traced=False))
-        if schedule.retrain_cron:
-            ask = partial(tasks.ask_policy_on_schedule, context, runs)
-            jobs.append(Job("retrain-cron", ask, schedule.retrain_cron, "default", None))
         if schedule.report_cron:  # also at the start: a month may have ended while the daemon was down
             jobs.append(Job("report", partial(tasks.report, context), schedule.report_cron, "retrain", soon))
         return jobs
@@ -164,15 +160,12 @@ class Jobs:
         for job in self.table():
             if job.everywhere != everywhere:
                 continue
-            options: dict[str, Any] = {"id": job.id, "executor": job.thread}
+            first = job.first.replace(tzinfo=UTC)
+            options: dict[str, Any] = {"id": job.id, "executor": job.thread, "next_run_time": first}
             if isinstance(job.every, str):
                 options["trigger"] = CronTrigger.from_crontab(job.every, timezone=UTC)
             elif job.every is not None:
                 options |= {"trigger": "interval", "seconds": job.every}
-            if job.first is None:
-                options["misfire_grace_time"] = CRON_GRACE_SECONDS
-            else:
-                options["next_run_time"] = job.first.replace(tzinfo=UTC)
             self._scheduler.add_job(self._scheduled(job), **options)
 
     def shutdown(self) -> None:

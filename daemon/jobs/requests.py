@@ -20,18 +20,17 @@ if TYPE_CHECKING:
     from retuned.daemon.jobs.runs import Runs
 
 
-def evidence_of(context: Context, workload: str, asked_by: str | None, scheduled: bool) -> policy.Evidence:
+def evidence_of(context: Context, workload: str, asked_by: str | None) -> policy.Evidence:
     """Returns the present evidence about a workload.
 
     Args:
         asked_by: who requested a run by hand; None: nobody.
-        scheduled: whether the configured time has come.
     """
     settings, now = context.settings.for_workload(workload), context.now()
     found = evidence.gather(context.warehouse, settings, workload, now)
     paused = holds.paused(holds.pauses(context.warehouse), workload)
     erased_at = erased.due(context.warehouse, workload, now)
-    return replace(found, scheduled=scheduled, asked_by=asked_by, paused=paused, erased_at=erased_at)
+    return replace(found, asked_by=asked_by, paused=paused, erased_at=erased_at)
 
 
 def end_runs(context: Context, runs: "Runs", workload: str, reason: str) -> None:

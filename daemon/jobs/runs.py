@@ -47,12 +47,10 @@ class Runs:
         self._held: dict[str, str] = {}  # run to the kind of hold that was logged
         self._lock = threading.Lock()
 
-    def ask(
-        self, workload: str, asked_by: str | None = None, scheduled: bool = False, at_any_hour: bool = False
-    ) -> policy.Decision:
+    def ask(self, workload: str, asked_by: str | None = None, at_any_hour: bool = False) -> policy.Decision:
         """Decide whether to retrain a workload, and if so, queue a run."""
         context = self._context
-        decision = requests.decide(context, workload, self.evidence(workload, asked_by, scheduled))
+        decision = requests.decide(context, workload, self.evidence(workload, asked_by))
         if decision.retrain:
             queue.enqueue(context.warehouse, workload, decision.reasons, context.now(), at_any_hour)
             self.wake()
@@ -63,9 +61,9 @@ class Runs:
         requests.rebase(self._context, workload, folder, asked_by, reason)
         self.wake()
 
-    def evidence(self, workload: str, asked_by: str | None = None, scheduled: bool = False) -> policy.Evidence:
+    def evidence(self, workload: str, asked_by: str | None = None) -> policy.Evidence:
         """Returns the present evidence about a workload."""
-        return requests.evidence_of(self._context, workload, asked_by, scheduled)
+        return requests.evidence_of(self._context, workload, asked_by)
 
     def under_way(self) -> list[UnderWay]:
         """Returns the runs under way, in the order of their start."""

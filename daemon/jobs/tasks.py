@@ -221,14 +221,6 @@ def write_reports(context: Context, workload: str, periods: Sequence[reports.Per
         log.info("%s: report written: %s", workload, page)
 
 
-def ask_policy_on_schedule(context: Context, runs: Runs) -> None:
-    """Ask the policy at the configured time, for each workload."""
-    with context.parts("retrain-cron") as parts:
-        for workload in context.workloads():
-            with parts.workload(workload):
-                runs.ask(workload, scheduled=True)
-
-
 def resume(context: Context, runs: Runs) -> None:
     """At the start, remove the files of cancelled runs that a crash left and wake model servers, then resume the
     queue."""

@@ -33,7 +33,7 @@ class Evidence:
         last_run_finished_at: when the latest run ended, with any result.
         running: whether a run is under way or queued.
         paused: the reason of a pause; None: retraining is not paused.
-        scheduled: whether the configured time has come.
+        scheduled: whether a time of `schedule.retrain_cron` has come that is not settled.
         erased_at: when rows that the champion learned were erased, unless it may stay in service; None: none were.
         asked_by: who requested a run by hand; None: nobody.
         money: gains of answers and costs of runs; None: unknown.
@@ -62,12 +62,14 @@ class Decision:
     Attributes:
         payoff: expected gain and cost of a run; None: unknown.
         lacks_labels: whether there is a reason to retrain, but too little to learn from.
+        postponed: whether a run is only to wait: for a pause, a run under way or a cool-down to end.
     """
 
     retrain: bool
     reasons: tuple[str, ...] = field(default=())
     payoff: Payoff | None = None
     lacks_labels: bool = False
+    postponed: bool = False
 
 
 def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decision:
@@ -89,14 +91,12 @@ def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decis
     if not reasons:
         why = "a run is under way or queued" if evidence.running else "no reason to retrain"
         return Decision(False, (why,), expected)
-    lacking = _lacking(evidence, settings)
-    against = (*_against(evidence, settings, now), *lacking)
-    if expected and not expected.pays:
-        against = (*against, f"but it does not pay: {expected}")
-    if against:
+    lacking, waits = _lacking(evidence, settings), _against(evidence, settings, now)
+    doubts = (f"but it does not pay: {expected}",) if expected and not expected.pays else ()
+    if against := (*waits, *lacking, *doubts):
         # While a run is under way, its corrections still count as untried.
         lacks_labels = bool(lacking) and not evidence.running
-        return Decision(False, (*reasons, *against), expected, lacks_labels)
+        return Decision(False, (*reasons, *against), expected, lacks_labels, postponed=against == waits)
     return Decision(True, (*reasons, f"it pays: {expected}") if expected else reasons, expected)
 
 

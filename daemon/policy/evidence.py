@@ -6,7 +6,9 @@ import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
+
+from apscheduler.triggers.cron import CronTrigger
 
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
@@ -58,19 +60,38 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         corrections_to_learn=corrections["to_learn"],
         last_run_finished_at=last_run.get("finished_at"),
         running=bool(last_run and last_run["finished_at"] is None),
+        scheduled=_is_time(warehouse, settings.schedule.retrain_cron, workload, last_run.get("started_at"), now),
         money=_money(warehouse, settings, workload, rated, now),
     )
 
 
+def _is_time(
+    warehouse: Warehouse, crontab: str | None, workload: str, last_run_started_at: datetime | None, now: datetime
+) -> bool:
+    """Whether a time of `schedule.retrain_cron` has come since the policy's first decision about the workload, the
+    start of its last run, and the last time that was settled. So none is missed while a run waits or the daemon is
+    down."""
+    since = warehouse.row(QUERIES["schedule"], {"workload": workload, "last_run": last_run_started_at})
+    if crontab is None or since is None or since["since"] is None:
+        return False
+    after = since["since"].replace(tzinfo=UTC) + timedelta(microseconds=1)
+    due = CronTrigger.from_crontab(crontab, timezone=UTC).get_next_fire_time(None, after)
+    return due is not None and due <= now.replace(tzinfo=UTC)
+
+
 def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evidence, now: datetime) -> bool:
-    """Store a decision, unless it repeats the last one with other figures. Returns whether it was stored."""
+    """Store a decision, unless it repeats the last one with other figures. Returns whether it was stored.
+
+    A scheduled time is settled once, unless the run has to wait for something that ends.
+    """
+    settled = evidence.scheduled and not decision.postponed
     last = warehouse.row(QUERIES["last_decision"], {"workload": workload})
     news = (
         last is None
         or last["outcome"] != decision.retrain
         or _gist(json.loads(last["reasons"])) != _gist(decision.reasons)
     )
-    if not (decision.retrain or news):
+    if not (decision.retrain or news or settled):
         return False
     warehouse.insert(
         "decisions",
@@ -88,6 +109,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
                 "new_corrections": evidence.new_corrections,
                 "untried_corrections": evidence.untried_corrections,
                 "corrections_to_learn": evidence.corrections_to_learn,
+                "scheduled_time_settled": settled,
                 "payoff": asdict(decision.payoff) if decision.payoff else None,
             }
         ),

@@ -102,6 +102,13 @@ SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
        answers, first_at
 FROM answered
 
+-- name: schedule
+-- The time after which times of schedule.retrain_cron count.
+SELECT greatest(
+    min(created_at), $last_run::TIMESTAMP, max(created_at) FILTER ((figures ->> 'scheduled_time_settled')::BOOLEAN)
+) AS since
+FROM decisions WHERE workload = $workload AND kind = 'retrain'
+
 -- name: last_decision
 SELECT outcome, reasons FROM decisions
 WHERE workload = $workload AND kind = 'retrain'

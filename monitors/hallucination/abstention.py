@@ -7,8 +7,8 @@ from retuned.consumers.common.languages import language_among
 from retuned.consumers.common.values.tables import LANGUAGES
 from retuned.monitors.hallucination.scorer import Reason
 
-MOST_CHARACTERS = 20_000
-"""The most characters that are read of an answer, of all its passages, and of its conversation."""
+MOST_CHARACTERS = 50_000
+"""The most characters that are read of an answer, of all its passages, and of all its conversation."""
 
 # A code fence, a JSON object or list, or two consecutive lines that end like statements.
 _STATEMENT = r"[^\n]*(?:[{}]|[=(][^\n;=(]*;)[ \t]*"
@@ -25,7 +25,7 @@ def abstention(answer: str, passages: tuple[str, ...]) -> Reason | None:
         return "no_words"
     if not any(passage.strip() for passage in passages):
         return "no_context"
-    reasons = (_abstention(text[:MOST_CHARACTERS]) for text in (answer, *passages))
+    reasons = (_abstention(text) for text in (answer, *passages))
     return next((reason for reason in reasons if reason is not None), None)
 
 

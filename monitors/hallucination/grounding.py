@@ -4,15 +4,15 @@ import logging
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from retuned.consumers.child import child_main
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import ChildFailed
-from retuned.monitors.hallucination.abstention import MOST_CHARACTERS
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
-from retuned.monitors.hallucination.values import bounded, judged
+from retuned.monitors.hallucination.values import judged, readable
 from retuned.monitors.settings import QualitySettings
 
 log = logging.getLogger(__name__)
@@ -40,16 +40,7 @@ class Grounding:
         """
         if len(answers) <= FEW:
             return [(answer, judged(answer)) for answer in answers]
-        inputs = [
-            {
-                "id": answer.id,
-                "question": answer.question[:MOST_CHARACTERS],
-                "passages": list(bounded(answer.passages)),
-                "response": answer.response[:MOST_CHARACTERS],
-                "conversation": list(bounded(answer.conversation)),
-            }
-            for answer in answers
-        ]
+        inputs = [asdict(readable(answer)) for answer in answers]
         results: list[Result] = []
 
         def collect(progress: dict[str, Any]) -> None:

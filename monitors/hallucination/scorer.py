@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Reason = Literal["no_words", "no_context", "language", "code", "no_values", "numbering"]
+Reason = Literal["no_words", "no_context", "language", "code", "no_values", "numbering", "too_long"]
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Answer:
         question: the user's last message.
         objective: the purpose of the workload, or empty.
         conversation: all messages before the answer, with the instructions; the answer may repeat them.
+        truncated: whether passages or messages are left out or incomplete.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Answer:
     response: str
     objective: str = ""
     conversation: tuple[str, ...] = ()
+    truncated: bool = False
 
 
 @dataclass(frozen=True)

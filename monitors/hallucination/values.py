@@ -2,12 +2,13 @@
 
 Only the values are judged, not what the answer states about them. A value that occurs anywhere in the passages or the
 conversation, or follows from them by arithmetic, is supported. Any other value is contradicted if a sentence of the
-passages on the same subject has another value of its kind, and otherwise not supported.
+passages on the same subject has another value of its kind, and otherwise not supported. Where passages or conversation
+are too long to be read, only support can be found: what has none may be in the rest.
 """
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, lru_cache
 
@@ -64,24 +65,26 @@ def judged(answer: Answer) -> Judgement | Abstention:
 
     Returns:
         The lowest score of its values: 0 for a contradicted value or a source that does not exist, 0.5 for one that is
-        not supported, 1 for a supported one. Abstains on answers without values.
+        not supported, 1 for a supported one. Abstains on answers without values, and on those whose evidence is too
+        long to be read, unless what is read supports all of them.
     """
+    answer = readable(answer)
     reason = abstention(answer.response, answer.passages)
     if reason:
         return Abstention(reason)
-    response = answer.response[:MOST_CHARACTERS]
-    conversation = (*answer.conversation, answer.question)
-    sources = missing_sources(response, answer.passages, conversation)
+    sources = missing_sources(answer.response, answer.passages, answer.conversation)
     if sources:
-        return Judgement(CONTRADICTED, sources)
-    evidence = _Evidence.of(answer.passages, conversation)
-    stated = sentences(CITED.sub("", response))
+        return Abstention("too_long") if answer.truncated else Judgement(CONTRADICTED, sources)
+    evidence, stated = _Evidence.of(answer), sentences(CITED.sub("", answer.response))
     own = [value for sentence in stated for value in sentence.values if not _is_phrase(value)][:MOST_VALUES]
     supported = _supported(own, evidence)
     verdicts = [verdict for sentence in stated for verdict in _verdicts(sentence, own, supported, evidence)]
     if not verdicts:
-        return Abstention("numbering" if cites_unknown(response, answer.passages, conversation) else "no_values")
+        cites = cites_unknown(answer.response, answer.passages, answer.conversation)
+        return Abstention("numbering" if cites else "no_values")
     lowest = min(score for score, _ in verdicts)
+    if lowest < SUPPORTED and answer.truncated:
+        return Abstention("too_long")
     return Judgement(lowest, tuple(why for score, why in verdicts if score == lowest < SUPPORTED))
 
 
@@ -105,16 +108,15 @@ class _Evidence:
     stems: frozenset[str]
 
     @classmethod
-    def of(cls, passages: Sequence[str], conversation: Sequence[str]) -> "_Evidence":
-        passages, conversation = tuple(bounded(passages)), tuple(bounded(conversation))
-        given = [sentence for passage in passages for sentence in sentences(passage)]
-        text = "\n".join((*passages, *conversation)).casefold()
+    def of(cls, answer: Answer) -> "_Evidence":
+        given = [sentence for passage in answer.passages for sentence in sentences(passage)]
+        text = "\n".join((*answer.passages, *answer.conversation)).casefold()
         return cls(
             sentences=given,
             known=_distinct(value for sentence in given for value in sentence.values),
-            asked=frozenset(stem for sentence in sentences(conversation[-1]) for stem in sentence.stems),
+            asked=frozenset(stem for sentence in sentences(answer.question) for stem in sentence.stems),
             mentioned=_distinct(
-                value for turn in conversation for sentence in sentences(turn) for value in sentence.values
+                value for turn in answer.conversation for sentence in sentences(turn) for value in sentence.values
             ),
             text=text,
             digits=set(_DIGITS.findall(text)),
@@ -261,12 +263,37 @@ def _stems(text: str) -> frozenset[str]:
     return frozenset(word[:_STEM] for word in _WORD.findall(text.casefold()))
 
 
-def bounded(texts: Iterable[str]) -> Iterator[str]:
-    """Yields texts, truncated where all together exceed MOST_CHARACTERS."""
-    left = MOST_CHARACTERS
+def readable(answer: Answer) -> Answer:
+    """Returns an answer with as much of its texts as is read: the first passages, and the end of the conversation,
+    which includes the question."""
+    whole = answer.conversation
+    if answer.question not in whole:
+        whole = (*whole, answer.question)
+    passages, conversation = _first(answer.passages), _last(whole)
+    return replace(
+        answer,
+        question=answer.question[-MOST_CHARACTERS:],
+        passages=passages,
+        response=answer.response[:MOST_CHARACTERS],
+        conversation=conversation,
+        truncated=answer.truncated or passages != answer.passages or conversation != whole,
+    )
+
+
+def _first(texts: Sequence[str]) -> tuple[str, ...]:
+    """Returns the first MOST_CHARACTERS of texts, the last of which may be truncated."""
+    found, left = [], MOST_CHARACTERS
     for text in texts:
-        yield text[:left]
-        left -= min(left, len(text))
+        if left <= 0:
+            break
+        found.append(text[:left])
+        left -= len(text)
+    return tuple(found)
+
+
+def _last(texts: Sequence[str]) -> tuple[str, ...]:
+    """Returns the last MOST_CHARACTERS of texts, the first of which may be truncated."""
+    return tuple(text[::-1] for text in _first([text[::-1] for text in reversed(texts)]))[::-1]
 
 
 @lru_cache(maxsize=2_048)

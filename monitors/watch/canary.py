@@ -97,8 +97,9 @@ def check(
         comparisons = [] if result.comparison is None else [result.comparison]
         verdict, reasons = shadow.decide(result, now - canary["step_since"], settings.rollout, watch)
     else:
-        answered, comparisons = _measure(warehouse, canary, now, watch)
-        ages = now - canary["step_since"], now - canary["created_at"]
+        steps = _steps(warehouse, canary, now)
+        answered, comparisons = _measure(warehouse, canary["workload"], steps, now, watch)
+        ages = now - canary["step_since"], now - steps[0].since
         verdict, reasons = decide(comparisons, answered, *ages, settings.rollout, watch)
     if verdict == "advance" and waits_for:  # no more users are sent to servers that are not ready
         verdict, reasons = "hold", [f"the next step is due, but has to wait: {waits_for}", *reasons]
@@ -122,16 +123,20 @@ def check(
     return outcome
 
 
-def _measure(
-    warehouse: Warehouse, canary: Mapping[str, Any], now: datetime, watch: WatchSettings
-) -> tuple[int, list[Comparison]]:
-    """Returns the canary's answers in its present step, and its comparisons with the champion over all steps."""
-    workload, began = canary["workload"], canary["created_at"]
-    identity = canary["id"], workload, canary["version"], canary["previous_version"]
-    steps = [
+def _steps(warehouse: Warehouse, canary: Mapping[str, Any], now: datetime) -> list[Watched]:
+    """Returns the steps in which the canary answered users, up to now; a shadow before them is none."""
+    identity = canary["id"], canary["workload"], canary["version"], canary["previous_version"]
+    return [
         Watched(*identity, row["since"], row["until"])
         for row in warehouse.rows(QUERIES["steps"], {"experiment": canary["id"], "now": now})
     ]
+
+
+def _measure(
+    warehouse: Warehouse, workload: str, steps: Sequence[Watched], now: datetime, watch: WatchSettings
+) -> tuple[int, list[Comparison]]:
+    """Returns the canary's answers in its present step, and its comparisons with the champion over all steps."""
+    began = steps[0].since
     judgements.follow(warehouse)
     kinds = defaultdict[tuple[str, str], list[Counts]](list)
     with warehouse.cursor() as cursor:
@@ -170,11 +175,12 @@ def decide(
     - `roll_back`: the evidence shows harm beyond the margin.
     - `hold`: the step lacks time or answers, no votes show that the canary is less than 20 points worse, or any lean
       towards harm. Absence of evidence is no reason to expose more users.
-    - `advance`: otherwise, and when the time of the step or of the whole canary is over.
+    - `advance`: otherwise, and when the time of the step or of all steps is over, though no step is shorter than
+      `rollout.minimum_seconds`.
 
     Args:
         answers: the canary's answers in this step.
-        step_age, age: the ages of this step and of the canary.
+        step_age, age: the ages of this step and of all steps.
         watch: with the canary's share of the error.
     """
     points = f"{100 * watch.margin:g} points"
@@ -200,7 +206,7 @@ def decide(
         )
         if passed >= timedelta(seconds=most)
     ]
-    if over:
+    if over and step_age >= timedelta(seconds=rollout.minimum_seconds):
         return "advance", [
             f"{over[0]} without enough evidence that it is worse, and without power:",
             *missing,

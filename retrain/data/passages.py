@@ -23,21 +23,22 @@ def with_context(messages: list[Message], passages: Sequence[str]) -> list[Messa
     return [*messages[: asked[-1]], {**turn, "content": text}, *messages[asked[-1] + 1 :]]
 
 
-def shortened(messages: list[Message], passages: Sequence[str]) -> list[tuple[list[Message], Sequence[str]]]:
-    """Returns the conversation with its passages, complete and then shorter and shorter, for models with a short input.
+def shortened(messages: list[Message], passages: Sequence[str]) -> list[tuple[list[Message], list[str]]]:
+    """Returns the conversation with the passages that it lacks, complete and then shorter and shorter, for models with
+    a short input.
 
-    The oldest turns are dropped first, up to the next question; then the last passages, which retrieval ranks lowest.
-    System messages, the last question and what follows it, and the first passage are kept: without them the task would
-    be another one.
+    The oldest turns are dropped first, up to the next question; the passages in them go with the last question then.
+    After them the last passages are dropped, which retrieval ranks lowest. System messages, the last question and what
+    follows it, and the first passage are kept: without them the task would be another one.
     """
     asked = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
     turns = [
         [turn for number, turn in enumerate(messages) if number >= start or turn["role"] in INSTRUCTING]
         for start in [0, *asked[1:]]
     ]
-    return [(kept, passages) for kept in turns] + [
-        (turns[-1], passages[:count]) for count in range(len(passages) - 1, 0, -1)
-    ]
+    forms = [(kept, missing(kept, passages)) for kept in turns]
+    shortest, lacking = forms[-1]
+    return forms + [(shortest, lacking[:count]) for count in range(len(lacking) - 1, 0, -1)]
 
 
 def missing(messages: list[Message], passages: Sequence[str]) -> list[str]:

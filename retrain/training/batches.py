@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from retuned.consumers.errors import RetunedError
-from retuned.retrain.data.passages import missing, same_text, shortened, with_context
+from retuned.retrain.data.passages import same_text, shortened, with_context
 from retuned.retrain.kernels.cross_entropy import LinearCrossEntropy
 from retuned.retrain.kernels.packing import Encoded, pack
 from retuned.retrain.settings import TrainSettings
@@ -75,7 +75,7 @@ def encode(
     messages, passages = json.loads(row["messages"]), []
     if context and row.get("context"):
         passages = [passage for passage in json.loads(row["context"]) if not same_text(passage, row["completion"])]
-    forms = shortened(messages, missing(messages, passages))
+    forms = shortened(messages, passages)
 
     @cache
     def encoded(form: int) -> Encoded:

@@ -275,13 +275,13 @@ def test_a_decision_is_stored_when_it_is_another_than_the_last_of_its_workload(s
     stored = "SELECT count(*) AS n FROM decisions WHERE workload = 'support' AND kind = 'retrain'"
     service.jobs.runs.ask("support")
     service.jobs.context.now = lambda: NOW + HOUR
-    service.jobs.runs.ask("sales", scheduled=True)
+    service.jobs.runs.ask("sales", asked_by="an operator")
     gate = {"id": "gate", "created_at": NOW + HOUR, "workload": "support", "kind": "gate", "outcome": True}
     service.warehouse.insert("decisions", **gate, reasons="[]", figures="{}", run_id="r")
     service.jobs.context.now = lambda: NOW + 2 * HOUR
     service.jobs.runs.ask("support")
     assert service.warehouse.row(stored) == {"n": 1}
-    service.jobs.runs.ask("support", scheduled=True)
+    service.jobs.runs.ask("support", asked_by="an operator")
     assert service.warehouse.row(stored) == {"n": 2}
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.policy.decision import Decision, Evidence, decide
 from retuned.daemon.reports import reports
-from retuned.daemon.settings import Settings
+from retuned.daemon.settings import ScheduleSettings, Settings
 from retuned.monitors.money import ledger
 from retuned.monitors.settings import RoiSettings
 from retuned.retrain import versions
@@ -95,7 +95,7 @@ def test_what_came_in_while_a_run_trained_counts_for_the_next_one(story: Story) 
     assert after.running is False
     later = jobs.context.now() + timedelta(hours=1)
     jobs.context.now = lambda: later
-    evidence = jobs.runs.evidence("support", scheduled=True)
+    evidence = replace(jobs.runs.evidence("support"), scheduled=True)
     scheduled = decide(evidence, jobs.context.settings.policy, later)
     assert scheduled.retrain, scheduled.reasons
     made = build_dataset(jobs.context.warehouse, jobs.context.settings, "support", jobs.context.now())
@@ -175,12 +175,15 @@ def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) ->
     assert run.after is not None
     assert run.after > 0.7
 
-    decision = jobs.runs.ask("support", scheduled=True)
+    schedule = ScheduleSettings(retrain_cron="* * * * *")
+    jobs.context.settings = jobs.context.settings.model_copy(update={"schedule": schedule})
+    decision = jobs.runs.ask("support")
     assert decision.reasons[-1].startswith("it pays: a gain of ")
     cheap_until_today = [{"from": "2026-01-01", "value": 1.0}, {"from": now.date(), "value": 1e7}]
     dear = RoiSettings(hourly_rate=60.0, training_hourly_rate=cheap_until_today)
     jobs.context.settings = jobs.context.settings.model_copy(update={"roi": dear})
-    refused = jobs.runs.ask("support", scheduled=True)
+    jobs.context.now = lambda: now + timedelta(minutes=1)
+    refused = jobs.runs.ask("support")
     assert not refused.retrain
     stored = jobs.context.warehouse.rows("SELECT * FROM decisions WHERE kind = 'retrain' ORDER BY rowid")[-1]
     assert json.loads(stored["reasons"])[-1].startswith("but it does not pay: a gain of ")

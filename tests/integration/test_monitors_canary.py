@@ -287,7 +287,8 @@ def comparison(metric: str = "helpful", worse: float = 0.0, n: int = 100, as_goo
         ([comparison()], 199, DAY, DAY, "hold"),
         ([comparison()], 200, DAY, DAY, "advance"),
         ([], 0, 7 * DAY, 7 * DAY, "advance"),
-        ([], 0, HOUR, 14 * DAY, "advance"),
+        ([], 0, DAY, 14 * DAY, "advance"),
+        ([], 0, DAY - HOUR, 14 * DAY, "hold"),
     ],
 )
 def test_the_verdict(

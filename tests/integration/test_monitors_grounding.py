@@ -35,6 +35,13 @@ def test_many_answers_are_judged_as_few_are() -> None:
     assert foreign == Abstention("language")
 
 
+def test_long_texts_get_the_same_verdict_among_many_answers() -> None:
+    long = Answer("long", "How long?", (PASSAGE, "It is made of wood. " * 5_000), SAID[1])
+    ((_, alone),) = scorer().judge([long])
+    assert scorer().judge([*answers(2 * FEW), long])[-1] == (long, alone)
+    assert alone == Abstention("too_long")
+
+
 def test_what_is_not_judged_in_time_waits_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert scorer(judging_seconds=0.01).judge(answers(2 * FEW)) == []

@@ -65,6 +65,14 @@ def test_what_instructs_the_question_one_passage_and_the_answer_are_never_cut(to
     assert encode_all(tokenizer, [LONG, short], least - 1) == [encode(tokenizer, short, 1_024)]
 
 
+def test_passages_of_turns_that_are_left_out_go_with_the_question(tokenizer: Any) -> None:
+    shown = [{"role": "user", "content": f"use this: {PASSAGES[0]} and this: {PASSAGES[1]}"}, OLD[1]]
+    for passages in (PASSAGES[:2], PASSAGES[:1]):
+        expected = encode(tokenizer, row([SYSTEM, ASKED], passages), 10_000)
+        cut = encode(tokenizer, row([SYSTEM, *shown, ASKED], PASSAGES[:2]), len(expected))
+        assert (cut.prompt, cut.cut) == (expected.prompt, True)
+
+
 def test_calls_and_results_after_the_question_stay_with_it(tokenizer: Any) -> None:
     called = [{"role": "assistant", "content": "let me see"}, {"role": "tool", "content": "14 days"}]
     whole = encode(tokenizer, row([ASKED, *called]), 10_000)

@@ -121,6 +121,15 @@ def test_it_is_loaded_and_answers_nobody_until_it_takes_its_first_step(release: 
     assert not any(served.shadowed_by(unit) for unit in units)
 
 
+def test_the_time_in_shadow_is_none_of_the_canarys(release: Release) -> None:
+    running = under_way(release.warehouse, "support")
+    assert running is not None
+    began = NOW + 20 * DAY
+    release.rollout.advance("support", running.id, 0.0, "its time is over", began)
+    assert release.look(20 * DAY + 2 * DAY).verdict == "hold"
+    assert release.look(20 * DAY + 7 * DAY).reasons[0].startswith("the time of the step is over")
+
+
 def test_each_pair_is_judged_by_the_first_that_can_tell(release: Release) -> None:
     (alike,) = release.ask("refund", "Refund.")
     (corrected,) = release.ask("refund", "delivery")

@@ -229,7 +229,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     )
     collectors, publisher, ended = CollectorRegistry(), MemoryPublisher(), list[BaseException]()
     models = {"directory": tmp_path / "models", "base": tmp_path / "base"}
-    schedule = {"quality_seconds": 0.2, "report_cron": "0 6 1 * *", "retrain_cron": "0 0 1 1 *"}
+    schedule = {"quality_seconds": 0.2, "report_cron": "0 6 1 * *"}
     settings = Settings(models=models, retention={"keep_days": 5}, schedule=schedule)  # type: ignore[arg-type]
     metrics = Metrics(collectors), MonitorMetrics(collectors), RetrainMetrics(collectors)
     stop, now = threading.Event(), START + 60 * DAY
@@ -277,7 +277,6 @@ def failing(error: Exception) -> Callable[..., Any]:
         ("drift", drift, "check"),
         ("labels", labels, "request"),
         ("report", reports, "write"),
-        ("retrain-cron", Runs, "evidence"),
         ("announce", Rollout, "follow_up"),
         ("archive", examples, "sources"),
     ],

@@ -164,19 +164,58 @@ def test_a_reason_without_anything_new_to_learn_asks_experts_and_trains_nothing(
     for question in ("can I pay by cheque", "who repairs a broken lamp"):
         teacher.ask(question, "I'm not sure, sorry.")
     asked = "SELECT count(*) AS n FROM label_requests WHERE workload = 'support'"
-    queue.configure(labels={"per_day": 0})
-    assert not any("experts" in reason for reason in queue.runs.ask("support", scheduled=True).reasons)
+    hourly = {"retrain_cron": "0 * * * *"}
+    queue.configure(labels={"per_day": 0}, schedule=hourly)
+    assert queue.runs.ask("support").reasons == ("no reason to retrain",)
+    queue.now += timedelta(hours=1)
+    assert not any("experts" in reason for reason in queue.runs.ask("support").reasons)
     assert queue.warehouse.row(asked) == {"n": 0}
-    queue.configure(labels={"per_day": 1})
+    queue.configure(labels={"per_day": 1}, schedule=hourly)
     assert queue.runs.ask("support").reasons == ("no reason to retrain",)
     assert queue.warehouse.row(asked) == {"n": 0}
-    decision = queue.runs.ask("support", scheduled=True)
+    queue.now += timedelta(hours=1)
+    decision = queue.runs.ask("support")
     assert not decision.retrain
     assert decision.reasons[-1] == "experts are asked for labels (retuned labels)"
     assert queue.warehouse.row(asked) == {"n": 1}
-    queue.runs.ask("support", scheduled=True)
+    queue.now += timedelta(hours=1)
+    queue.runs.ask("support")
     assert queue.warehouse.row(asked) == {"n": 1}
     assert queue.states() == {}
+
+
+def test_a_scheduled_time_that_has_to_wait_is_kept_even_across_a_restart(queue: RunQueue) -> None:
+    sections = {
+        "schedule": {"retrain_cron": "0 3 * * *"},  # the clock starts at noon
+        "policy": {"minimum_corrections": 1, "cooldown_seconds": 3_600},
+    }
+    queue.configure(**sections)
+    assert queue.runs.ask("support").reasons == ("no reason to retrain",)
+    command(queue.service, "pause", None, {"reason": "an audit"})
+    queue.now += timedelta(hours=15, minutes=1)
+    waits = queue.runs.ask("support")
+    assert not waits.retrain
+    assert waits.reasons[0] == "the scheduled time has come"
+    queue.now += timedelta(hours=9)
+    queue.configure(**sections)
+    assert queue.runs.ask("support").reasons == waits.reasons
+    assert len(queue.warehouse.rows("SELECT * FROM decisions WHERE workload = 'support'")) == 2
+    command(queue.service, "resume", None, {})
+    queue.now += timedelta(hours=1)
+    assert queue.runs.ask("support").retrain
+    assert queue.states() == {"support": "waiting"}
+    assert not queue.runs.evidence("support").scheduled
+
+
+def test_a_scheduled_time_with_too_little_to_learn_is_settled(queue: RunQueue) -> None:
+    queue.configure(schedule={"retrain_cron": "0 3 * * *"}, policy={"minimum_corrections": 2})
+    assert not queue.runs.evidence("support").scheduled, "no time before the first decision counts"
+    queue.runs.ask("support")
+    queue.now += timedelta(hours=15, minutes=1)
+    assert queue.runs.ask("support").reasons[0] == "the scheduled time has come"
+    assert queue.runs.ask("support").reasons == ("no reason to retrain",)
+    queue.now += timedelta(days=1)
+    assert queue.runs.ask("support").reasons[0] == "the scheduled time has come"
 
 
 def test_a_run_that_waits_outlives_a_restart(queue: RunQueue) -> None:

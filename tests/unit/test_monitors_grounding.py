@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from work import calls
 
+from retuned.monitors.hallucination.abstention import MOST_CHARACTERS
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
-from retuned.monitors.hallucination.values import judged
+from retuned.monitors.hallucination.values import judged, readable
 from retuned.monitors.settings import QualitySettings
 
 CONTEXT = (
@@ -227,6 +228,36 @@ def test_a_number_of_an_unknown_numbering_is_not_judged() -> None:
     assert found("Returns are accepted.") == Abstention("no_values")
     footnote = (*CONTEXT, "Lamps are sold since 1890.[7]")
     assert score("We sell lamps since 1890 [1][7].", footnote) == 1.0  # a passage has that footnote
+
+
+FILLER = "Our shop sells chairs and tables of fine wood. " * (MOST_CHARACTERS // 40)
+NINE = "Express shipping of an order here costs 9 euros."
+NINETEEN = "Express shipping of an order abroad costs 19 euros."
+
+
+def test_a_value_that_the_unread_rest_of_the_passages_may_hold_is_not_judged() -> None:
+    answer = "Express shipping of an order abroad costs 19 euros."
+    assert score(answer, [NINE, NINETEEN]) == 1.0
+    assert score(answer, [NINE]) == 0.0
+    assert found(answer, [NINE, FILLER, NINETEEN]) == Abstention("too_long")
+    assert score(answer, [NINETEEN, FILLER, NINE]) == 1.0
+    quoted = 'It is in the terms: "worn shoes are never taken back by us".'
+    assert found(quoted, [NINE, FILLER]) == Abstention("too_long")
+
+
+def test_the_end_of_a_long_conversation_is_read() -> None:
+    question = "My order 7781 was for 45 euros, and its express shipping cost 19 euros. Why?"
+    answer = "Express shipping of your order cost 19 euros."
+    assert score(answer, [NINE], question, told=[FILLER, question]) == 1.0
+    assert found(answer, [NINE], "Why?", told=[question, FILLER, "Why?"]) == Abstention("too_long")
+
+
+def test_what_is_read_of_an_answer_is_read_of_it_again() -> None:
+    once = readable(Answer("", "Why?", (NINE, FILLER, NINETEEN), FILLER, conversation=("Hello.", FILLER)))
+    assert readable(once) == once
+    assert [sum(map(len, texts)) for texts in (once.passages, once.conversation)] == [MOST_CHARACTERS] * 2
+    assert once.conversation[-1] == "Why?"
+    assert len(once.response) <= MOST_CHARACTERS
 
 
 @pytest.mark.faults
