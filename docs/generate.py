@@ -352,7 +352,7 @@ COLUMNS = {
         "interaction_id": "the answer",
         "created_at": "when it was looked at",
         "abstained": "why: no_words, no_context, language, code, no_values, numbering (it cites numbers that no "
-        "passage has), too_long (a value is not in what is read of long passages or conversations); null: it was judged",
+        "passage has), too_long (a value is in nothing that is read of long texts); null: it was judged",
     },
     "detections": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was judged"},
     "grounding_strata": {
