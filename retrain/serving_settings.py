@@ -97,11 +97,6 @@ class ServingSettings(Section):
     )
 
     @property
-    def servers(self) -> tuple[ServerTarget, ...]:
-        """The model servers among the targets."""
-        return tuple(target for target in self.targets if isinstance(target, ServerTarget))
-
-    @property
     def has_links(self) -> bool:
         """Whether links follow the aliases."""
         return any(isinstance(target, FolderTarget) for target in self.targets)

@@ -77,13 +77,15 @@ class Question:
 
     @cached_property
     def final(self) -> list[Vote]:
-        """The last vote of each account, oldest first, and its last denial of each claim."""
-
-        def subject(vote: Vote) -> tuple[str, int | None]:
-            return vote.account, vote.claim if vote.kind == "declined" else None
-
-        last = {subject(vote): vote for vote in self.votes}
-        return [vote for vote in self.votes if last[subject(vote)] is vote]
+        """The last word of each account, oldest first: its last vote for a claim, and its denials of claims that it did
+        not vote for since. A later denial of the same claim takes its vote back."""
+        words = {(vote.account, vote.claim): vote for vote in self.votes}
+        upheld = {vote.account: vote for vote in self.votes if vote.kind != "declined"}
+        return [
+            vote
+            for vote in self.votes
+            if words[vote.account, vote.claim] is vote and (vote.kind == "declined" or upheld[vote.account] is vote)
+        ]
 
     @cached_property
     def expert_since(self) -> datetime | None:
@@ -257,7 +259,7 @@ def _log_odds(probability: float) -> float:
 
 
 _Counted = Sequence[tuple[Vote, float, float]]
-"""Votes for claims, oldest first, each with the share of its account and its weight."""
+"""Votes of users, oldest first, each with the share of its account and its weight; that of a denial is negative."""
 _Times = Mapping[int, Sequence[datetime]]
 """The times of the votes for each claim, oldest first."""
 _Change = tuple[float, datetime, int]
@@ -282,7 +284,8 @@ def _decided(question: Question, shares: Mapping[str, float], weights: _Weights)
             alike[other] += likeness * max(scores[one], 0.0)
     times = defaultdict[int, list[datetime]](list)
     for vote, _, _ in counted:
-        times[vote.claim].append(vote.at)
+        if vote.kind != "declined":
+            times[vote.claim].append(vote.at)
     changes = _changes(question, counted, times, weights.independence)
     for claim in list(scores):
         if any(_is_new(question, times, other, claim) for other in question.rivals[claim] if other in scores):
@@ -306,21 +309,19 @@ def _decided(question: Question, shares: Mapping[str, float], weights: _Weights)
 def _support(
     question: Question, shares: Mapping[str, float], weights: _Weights
 ) -> tuple[dict[int, float], list[tuple[Vote, float, float]]]:
-    """Returns the score of each claim that has votes of users, and these votes."""
+    """Returns the score of each claim that users voted for, and the votes for and against these claims."""
     odds = math.log(question.wrong_answers)
-    support, against = defaultdict[int, float](float), defaultdict[int, float](float)
+    final = [vote for vote in question.final if not vote.trusted and vote.claim < len(question.rivals)]
+    support = {vote.claim: 0.0 for vote in final if vote.kind != "declined"}
     counted: list[tuple[Vote, float, float]] = []
-    for vote in question.final:
-        if vote.trusted or vote.claim >= len(question.rivals):
+    for vote in final:
+        if vote.claim not in support:
             continue
         share, sure = shares[vote.id], _log_odds(weights.reliability(vote.account, vote.kind))
-        if vote.kind == "declined":
-            against[vote.claim] += share * max(sure, 0.0)
-        else:
-            weight = max(odds + sure, 0.0)
-            support[vote.claim] += share * weight
-            counted.append((vote, share, weight))
-    return {claim: support[claim] - against[claim] for claim in support}, counted
+        weight = -max(sure, 0.0) if vote.kind == "declined" else max(odds + sure, 0.0)
+        support[vote.claim] += share * weight
+        counted.append((vote, share, weight))
+    return support, counted
 
 
 def _probability(question: Question, claim: int, scores: Mapping[int, float]) -> float:
@@ -334,38 +335,46 @@ def _changes(question: Question, counted: _Counted, times: _Times, independence:
     """Returns the likeliest change to each claim.
 
     A change is proved by the number of independent accounts that give the new answer, not by their reliability. So here
-    no vote has more weight than that of an unknown account. QUORUM accounts are required if as many supported the old
-    answer; one is enough if enough accounts replaced the same old answer by the new one on other questions. Two answers
-    with votes at the same time are no change: if accounts keep giving the old one about as often as before, on this
-    question or on others with both answers, nothing has changed.
+    A change is proved by the number of independent accounts that give the new answer, not by their reliability. So here
+    no vote for an answer has more weight than that of an unknown account. QUORUM accounts are required if as many
+    supported the old answer; one is enough if enough accounts replaced the same old answer by the new one on other
+    questions. Two answers with votes at the same time are no change: if accounts keep giving the old one about as often
+    as before, on this question or on others with both answers, nothing has changed. Denials of the old answer after its
+    support was the greatest, and of the new answer before the change, are no evidence against the change.
     """
     if len(times) < 2:
         return {}
     usual = {kind: math.log(question.wrong_answers) + _log_odds(prior) for kind, prior in PRIOR.items()}
-    prior = math.log(CHANGED / len(counted))
+    prior = math.log(CHANGED / sum(map(len, times.values())))
     later, coming = defaultdict[int, float](float), defaultdict[int, float](float)
     upheld, voters = defaultdict[int, float](float), defaultdict[int, float](float)
+    greatest = defaultdict[int, float](float)
     for vote, share, weight in counted:
         later[vote.claim] += share * min(weight, usual[vote.kind])
-        coming[vote.claim] += share
+        coming[vote.claim] += share * (vote.kind != "declined")
     leading: list[int] = []  # the claims with the most support so far, best first
     upheld_still = lru_cache(None)(partial(_is_still_upheld, question, times))
     known_elsewhere = lru_cache(None)(partial(_is_known_elsewhere, question, independence))
     changes: dict[int, _Change] = {}
     for vote, share, weight in counted:
+        if vote.kind == "declined":
+            later[vote.claim] -= share * weight
+            upheld[vote.claim] += share * weight
+            continue
         new = vote.claim  # the change is assumed right before this vote
         old = next((one for one in leading if one in question.rivals[new]), None)
         known = old is not None and known_elsewhere(old, new)
         enough = old is not None and (known or voters[old] < QUORUM or coming[new] >= QUORUM)
         if old is not None and enough and not upheld_still(old, new):
-            score = upheld[old] + later[new] + (math.log(ENOUGH) if known else prior)
+            score = greatest[old] + later[new] + (math.log(ENOUGH) if known else prior)
             if new not in changes or score > changes[new][0]:
                 changes[new] = (score, vote.at, old)
         later[new] -= share * min(weight, usual[vote.kind])
         coming[new] -= share
         upheld[new] += share * weight
+        greatest[new] = max(greatest[new], upheld[new])
         voters[new] += share
-        leading = sorted({*leading, new}, key=lambda one: (-upheld[one], one))[:4]
+        leading = sorted({*leading, new}, key=lambda one: (-greatest[one], one))[:4]
     return changes
 
 
