@@ -14,6 +14,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.audit import by_request
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain import versions
+from retuned.retrain.release import approvals
 from retuned.retrain.release.exclusive import one_at_a_time
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import Settings
@@ -120,7 +121,9 @@ def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime) 
                     f"`retuned rollback {workload}` takes it back"
                 )
         ids = [row["id"] for row in runs]
-        rollout.warehouse.execute(QUERIES["cancel_runs"], {"ids": ids, "error": error, "now": now})
+        with rollout.warehouse.transaction() as cursor:
+            cursor.execute(QUERIES["cancel_runs"], {"ids": ids, "error": error, "now": now})
+            approvals.supersede(cursor, workload, f"its run was {error}", now, "dataset")
     return ids
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from retuned.consumers.common.process import Emit
@@ -28,7 +29,7 @@ class RunRecord:
         self._warehouse, self._workload, self._id, self._folder = warehouse, workload, run_id, folder
         self._now, self._on_progress = now, on_progress
         self._waited = 0.0
-        self._waits_since: datetime | None = None
+        self._waits_since: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Reads the row."""
@@ -83,13 +84,14 @@ class RunRecord:
             self.update(judge_tokens=(self.row()["judge_tokens"] or 0) + judge_tokens)
 
     def timed(self, column: str, work: Callable[[], T]) -> T:
-        """Adds the wall time of `work` to a column, even if it fails. Time spent waiting for a cluster is excluded."""
-        started, self._waited = self._now(), 0.0
+        """Adds the seconds that `work` takes to a column, even if it fails, whatever happens to the clock. Time spent
+        waiting for a cluster is excluded."""
+        started, self._waited = monotonic(), 0.0
         try:
             return work()
         finally:
             self._count_waiting(waits=False)
-            spent = (self._now() - started).total_seconds() - self._waited
+            spent = monotonic() - started - self._waited
             self.update(**{column: (self.row()[column] or 0.0) + spent})
 
     def report(self, stage: str, **line: Any) -> None:
@@ -101,8 +103,8 @@ class RunRecord:
     def _count_waiting(self, *, waits: bool) -> None:
         """Starts or ends a period of waiting for a cluster's resources."""
         if self._waits_since is not None:
-            self._waited += (self._now() - self._waits_since).total_seconds()
-        self._waits_since = self._now() if waits else None
+            self._waited += monotonic() - self._waits_since
+        self._waits_since = monotonic() if waits else None
 
     def _set(self, **values: Any) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)

@@ -80,7 +80,8 @@ class Jobs:
         context, runs, schedule = self.context, self.runs, self.context.settings.schedule
         soon = context.now()
         checked = drift.latest_at(context.warehouse)
-        check_due = max(soon, checked + timedelta(seconds=schedule.drift_seconds)) if checked else soon
+        interval = timedelta(seconds=schedule.drift_seconds)
+        check_due = max(soon, min(checked, soon) + interval) if checked else soon
         jobs = [
             Job("quality", partial(tasks.measure_quality, context, runs), schedule.quality_seconds, "default", soon),
             # In a thread of its own, because quality and shadow may wait for a slow judge.

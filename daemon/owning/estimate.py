@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from retuned.daemon.owning.bases import AT_ONCE, USABLE, Base
-from retuned.daemon.owning.facts import BYTES_PER_TOKEN, Facts, Traffic
+from retuned.daemon.owning.facts import BYTES_PER_TOKEN, Facts, Judged, Traffic
 from retuned.daemon.settings import Settings
 from retuned.monitors.money.dated import rate_on
 from retuned.retrain.decision.power import MOST_EXAMPLES, POWER, Held, conversations_needed, until_as_good
@@ -165,12 +165,12 @@ def _taught(facts: Facts, settings: Settings) -> float:
 
 def _held(good: float, corrected: float, facts: Facts, settings: Settings) -> Held:
     """Returns what would be held out: as many distinct questions among so many conversations as in the last dataset."""
-    return _split_off(good, corrected, facts, settings) * _distinct(facts, settings)
+    return _split_off(good, corrected, facts.judged, settings) * _distinct(facts, settings)
 
 
-def _split_off(good: float, corrected: float, facts: Facts, settings: Settings) -> Held:
+def _split_off(good: float, corrected: float, judged: Judged, settings: Settings) -> Held:
     """Returns the conversations that are held out: a share of all, and all good answers that may not be learned."""
-    dataset, judged = settings.dataset, facts.judged
+    dataset = settings.dataset
     if not dataset.accepted_answers:
         good = 0.0
     unlearned = 0.0 if dataset.learn_from_incumbent or not judged.good else judged.good_of_incumbent / judged.good
@@ -180,10 +180,12 @@ def _split_off(good: float, corrected: float, facts: Facts, settings: Settings) 
 
 def _distinct(facts: Facts, settings: Settings) -> float:
     """Returns the share of conversations that became distinct questions of the last holdout; 1: there is none."""
-    judged = facts.judged
-    stated = _split_off(judged.good, judged.corrected + judged.demonstrated, facts, settings)
+    judged = facts.judged_then
+    if facts.dataset is None or judged is None:
+        return 1.0
+    stated = _split_off(judged.good, judged.corrected + judged.demonstrated, judged, settings)
     total = stated.good + stated.corrected
-    return min(facts.dataset["holdout"] / total, 1.0) if facts.dataset and total else 1.0
+    return min(facts.dataset["holdout"] / total, 1.0) if total else 1.0
 
 
 def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:

@@ -77,14 +77,17 @@ class Facts:
     Attributes:
         traffic: None: there are demonstrations alone.
         feedback: the number of answers by name and source, and of those that it calls good or bad.
-        dataset: the new questions that the last dataset teaches (train) and holds out (holdout); None: there is none.
+        dataset: the new questions that the last dataset teaches (train) and holds out (holdout), and its created_at;
+            None: there is none.
+        judged_then: what was judged when that dataset was made.
     """
 
     traffic: Traffic | None
     feedback: list[dict[str, Any]]
     judged: Judged
-    dataset: dict[str, int] | None
+    dataset: dict[str, Any] | None
     trained: list[Trained]
+    judged_then: Judged | None = None
 
 
 def facts(warehouse: Warehouse, workload: str, incumbent: str | None) -> Facts:
@@ -95,13 +98,19 @@ def facts(warehouse: Warehouse, workload: str, incumbent: str | None) -> Facts:
     """
     traffic, of = _traffic(warehouse, workload), {"workload": workload}
     since = traffic.newest - timedelta(days=WINDOW_DAYS) if traffic else None
-    judged = warehouse.row(QUERIES["judged"], of | {"since": since, "incumbent": incumbent}) or {}
+    dataset = warehouse.row(QUERIES["dataset"], of)
+
+    def judged(until: datetime | None) -> Judged:
+        row = warehouse.row(QUERIES["judged"], of | {"since": since, "incumbent": incumbent, "until": until}) or {}
+        return Judged(**row, days=traffic.days if traffic else 1.0)
+
     return Facts(
         traffic,
         warehouse.rows(QUERIES["feedback"], of),
-        Judged(**judged, days=traffic.days if traffic else 1.0),
-        warehouse.row(QUERIES["dataset"], of),
+        judged(until=None),
+        dataset,
         [Trained(**row) for row in warehouse.rows(QUERIES["trained"], of)],
+        judged(until=dataset["created_at"]) if dataset else None,
     )
 
 

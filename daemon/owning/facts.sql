@@ -40,8 +40,8 @@ WHERE i.workload = $workload
 GROUP BY ALL ORDER BY answers DESC, f.name, f.source
 
 -- name: judged
--- Conversations by what people stated about their answers: what they corrected, else what they called good. A demonstration
--- is taught, and nothing can be compared with it.
+-- Conversations by what people had stated about their answers until then: what they corrected, else what they called good.
+-- A demonstration is taught, and nothing can be compared with it.
 WITH stated AS (
     SELECT coalesce(i.conversation_id, i.id) AS conversation, bool_or(i.model = 'demonstration') AS demonstrated,
            bool_or(f.name = 'correction') AS corrected, bool_or(coalesce(approves(f.name, f.value), false)) AS good,
@@ -51,7 +51,7 @@ WITH stated AS (
            max(f.timestamp) AS stated_at
     FROM feedback f JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
-        AND f.source IN ('user', 'expert')
+        AND f.source IN ('user', 'expert') AND f.received_at <= coalesce($until, f.received_at)
     GROUP BY 1
 )
 SELECT count(*) FILTER (demonstrated) AS demonstrated,
@@ -65,7 +65,7 @@ FROM stated
 
 -- name: dataset
 -- The last dataset: its rows, and the distinct questions among them by split.
-SELECT train - replay AS train, holdout FROM datasets WHERE workload = $workload ORDER BY created_at DESC LIMIT 1
+SELECT train - replay AS train, holdout, created_at FROM datasets WHERE workload = $workload ORDER BY created_at DESC LIMIT 1
 
 -- name: trained
 -- The latest trainings of this workload.

@@ -169,6 +169,7 @@ def _store(warehouse: Warehouse, outcome: DriftCheck) -> None:
             "estimate": json.dumps(outcome.estimate) if outcome.estimate else None,
         }
         del row["lacking"]
+        cursor.execute(QUERIES["ahead"], {"workload": outcome.workload, "now": outcome.created_at})
         insert(cursor, "drift_checks", **row)
 
 

@@ -165,6 +165,10 @@ FROM (
 )
 WHERE feature ->> 'drifted' = 'true' AND feature ->> 'example' <> ''
 
+-- name: ahead
+-- Checks that were made while the clock was ahead.
+DELETE FROM drift_checks WHERE workload = $workload AND created_at > $now
+
 -- name: latest_at
 SELECT max(created_at) AS created_at FROM drift_checks
 

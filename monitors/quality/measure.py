@@ -95,7 +95,9 @@ def measure(
         )
     if figures:
         rows = [{"created_at": now, **asdict(figure)} for figure in figures]
-        warehouse.execute(QUERIES["store"], {"rows": rows})
+        with warehouse.transaction() as cursor:
+            cursor.execute(QUERIES["ahead"], {"workload": workload, "now": now})
+            cursor.execute(QUERIES["store"], {"rows": rows})
     return figures
 
 

@@ -209,6 +209,10 @@ SELECT id, timestamp, model FROM sampled_answers ORDER BY id, timestamp
 -- name: store
 INSERT INTO quality BY NAME SELECT * FROM (SELECT unnest($rows, recursive := true))
 
+-- name: ahead
+-- Measurements that were made while the clock was ahead.
+DELETE FROM quality WHERE workload = $workload AND created_at > $now
+
 -- name: latest
 SELECT workload, model, metric, source, value, low, high, n
 FROM quality

@@ -40,7 +40,7 @@ POOL = 1_000
 SETTLE_DISTANCE = timedelta(hours=1)
 """Feedback that is stored while its request is written was received up to this long before."""
 CALIBRATION_SHARE = 0.2
-"""The share of a day's requests that calibrate the hallucination rate."""
+"""The share of the requests that calibrate the hallucination rate."""
 CALIBRATION_ENOUGH = 100
 """This many calibration labels within CALIBRATION_DAYS are enough."""
 CALIBRATION_DAYS = 90
@@ -56,7 +56,7 @@ ANSWERS: Mapping[str | None, tuple[str, ...]] = {
 }
 """The feedback that answers a request, by its reason; None: any other reason. Keep the query `settle` in step."""
 CONFLICT_SHARE = 0.2
-"""The maximum share of a day's requests for conflicting answers."""
+"""The maximum share of the requests for conflicting answers."""
 _CONFLICT = (
     "People answer this differently, and nobody knows which answer is right. Do both answers mean the same? Reply with "
     "same, true or false, or with a correction: the right answer."
@@ -68,19 +68,28 @@ def request(warehouse: Warehouse, settings: Settings, workload: str, now: dateti
 
     `announce_pending` publishes them, so an unavailable broker delays them, and no answer is requested twice.
     """
-    spent = warehouse.row(QUERIES["asked"], {"workload": workload, "since": now - timedelta(days=1)})
-    assert spent is not None
-    left: int = settings.labels.per_day - spent["requests"]
+    per_day = settings.labels.per_day
+    today, lately = (
+        warehouse.row(QUERIES["asked"], {"workload": workload, "since": now - timedelta(days=days)}) or {}
+        for days in (1, CALIBRATION_DAYS)
+    )
+    days = 1 + (now - (lately["first_at"] or now)) // timedelta(days=1)
+    left: int = per_day - today["requests"]
     if left <= 0:
         return 0
 
-    def quota(share: float, used: int) -> int:
-        return max(min(left, math.ceil(share * settings.labels.per_day) - used), 0)
+    def quota(share: float, reason: str) -> int:
+        """Returns how many may have a reason: a share of the day's requests and, as a day may have few, of the last
+        days'."""
+        most: int = min(
+            left, math.ceil(share * per_day) - today[reason], math.ceil(share * per_day * days) - lately[reason]
+        )
+        return max(most, 0)
 
-    drawn = _draw(warehouse, workload, quota(CALIBRATION_SHARE, spent["drawn"]), now)
+    drawn = _draw(warehouse, workload, quota(CALIBRATION_SHARE, "calibration"), now)
     left -= len(drawn)
     ids = {row["interaction_id"] for row in drawn}
-    most = quota(CONFLICT_SHARE, spent["conflicts"])
+    most = quota(CONFLICT_SHARE, "conflict")
     conflicts = warehouse.rows(QUERIES["conflicts"], {"workload": workload, "most": most})
     conflicts = [row for row in conflicts if row["interaction_id"] not in ids]
     left -= len(conflicts)

@@ -122,7 +122,9 @@ ORDER BY waiting DESC, second_feedback_id
 LIMIT $most
 
 -- name: asked
-SELECT count(*) AS requests, count(*) FILTER (reason = 'calibration') AS drawn, count(*) FILTER (reason = 'conflict') AS conflicts
+-- Requests since $since, by reason, and the time of the first one.
+SELECT count(*) AS requests, count(*) FILTER (reason = 'calibration') AS calibration, count(*) FILTER (reason = 'conflict') AS conflict,
+       min(created_at) AS first_at
 FROM label_requests
 WHERE workload = $workload AND created_at > $since
 

@@ -3,7 +3,6 @@
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ def announce(
     workload: str,
     requests: Sequence[Approval],
 ) -> int:
-    """Publishes the pending messages of a workload, oldest first. Returns how many.
+    """Publishes the pending messages of a workload: changes, oldest first, then requests. Returns how many.
 
+    So the last message, which a compacted topic keeps, is about what serves now.
     A crash between publishing a message and marking it publishes the message twice, with the same id.
 
     Args:
@@ -40,19 +40,15 @@ def announce(
     """
     published = 0
     with _publishing[workload]:
-        changes = warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False})
-        pending: list[tuple[datetime, dict[str, Any] | Approval]] = [(row["created_at"], row) for row in changes]
-        pending += [(request.state_since, request) for request in requests]
-        for _, subject in sorted(pending, key=lambda pair: pair[0]):
-            if not isinstance(subject, Approval):
-                publisher.publish(topic, workload, _message(subject, _base(settings, subject)))
-                warehouse.execute(QUERIES["announced"], {"id": subject["id"]})
+        for change in warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False}):
+            publisher.publish(topic, workload, _message(change, _base(settings, change)))
+            warehouse.execute(QUERIES["announced"], {"id": change["id"]})
+            published += 1
+        for request in sorted(requests, key=lambda request: request.state_since):
+            if request.state != "approved":  # an approval results in a change, which has a message of its own
+                publisher.publish(topic, workload, _request_message(warehouse, settings, request))
                 published += 1
-                continue
-            if subject.state != "approved":  # an approval results in a change, which has a message of its own
-                publisher.publish(topic, workload, _request_message(warehouse, settings, subject))
-                published += 1
-            _mark(warehouse, subject)
+            _mark(warehouse, request)
     return published
 
 
@@ -68,8 +64,7 @@ def _request_message(warehouse: Warehouse, settings: Settings, approval: Approva
     It repeats the last change and adds the request, so readers that only need what serves, and a compacted topic, lose
     nothing.
     """
-    rows = warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
-    changes = [row for row in rows if row["created_at"] <= approval.state_since]
+    changes = warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
     serving = changes[-1] if changes else _unchanged(approval.workload)
     event = {"id": approval.id, "created_at": approval.state_since, "event": "approval_requested"}
     if approval.state != "waiting":

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import building
 import pytest
-from asking import ask
+from asking import ask, command
 from building import teach
 from doors import FakeDaemon
 from run_queues import NOON, RunQueue
@@ -202,6 +202,15 @@ def test_without_it_a_dataset_is_trained_on_at_once(queue: RunQueue) -> None:
     queue.jobs.run("resume")
     assert queue.began == ["support"]
     assert ask(queue.service, "approvals") == []
+
+
+def test_a_cancelled_runs_review_holds_up_no_other_run(queue: RunQueue) -> None:
+    asked(queue)
+    command(queue.service, "cancel", "support", {"reason": "wrong rows"})
+    (review,) = ask(queue.service, "approvals", workload="support")
+    assert (review["state"], review["reason"]) == ("superseded", "its run was cancelled by an operator: wrong rows")
+    queue.runs.ask("support", asked_by="an operator")
+    assert queue.waits() == {"support": "turn"}
 
 
 def test_what_waits_goes_on_when_a_review_is_not_required_any_more(queue: RunQueue) -> None:

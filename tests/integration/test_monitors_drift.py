@@ -510,6 +510,18 @@ def test_a_blind_check_says_how_many_conversations_are_missing(warehouse: Wareho
     assert check(warehouse, Settings(), "unheard_of", now, tmp_path).missing == 200
 
 
+def test_checks_that_were_made_while_the_clock_was_ahead_are_forgotten(warehouse: Warehouse, tmp_path: Path) -> None:
+    interactions(warehouse, prompts(130, random.Random(1)), random.Random(2), step=60 * MINUTE)
+    now = START + 130 * 60 * MINUTE
+    for workload in ("support", "unheard_of"):
+        check(warehouse, Settings(), workload, now + 400 * 24 * 60 * MINUTE, tmp_path)
+    outcome = check(warehouse, Settings(), "support", now, tmp_path)
+    assert latest(warehouse, "support") == outcome
+    kept = latest(warehouse, "unheard_of")
+    assert kept is not None
+    assert kept.created_at > now
+
+
 def test_reports_stay_of_the_latest_check_and_of_the_latest_that_found_drift(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:

@@ -492,3 +492,24 @@ def test_experts_are_asked_whether_two_answers_mean_the_same_where_nobody_knows(
         assert exam.own(warehouse.cursor(), "support") == [
             exam.Pair(message["interaction_id"], exam.OWN, "", "Who is the boss?", second, first, False)
         ]
+
+
+@pytest.mark.parametrize("per_day", [1, 2, 5])
+def test_a_fifth_of_the_requests_calibrate_however_few_a_day_has(tmp_path: Path, per_day: int) -> None:
+    with house(tmp_path, labels={"per_day": per_day}) as (jobs, teacher, _):
+        warehouse = jobs.context.warehouse
+        for day in range(20):
+            for number in range(8):
+                answer = teacher.ask(f"Question {day * 7919 + number * 31}?", f"It costs {day * 10 + number} euros.")
+                teacher.say(answer, "helpful", number % 2 == 0, "user", f"u{day}-{number}")
+            warehouse.execute(
+                "INSERT INTO groundings BY NAME SELECT workload, id AS interaction_id, false AS alarm, 0.9 AS score, "
+                "'values' AS method, $now AS created_at FROM interactions "
+                "WHERE id NOT IN (SELECT interaction_id FROM groundings)",
+                {"now": teacher.now},
+            )
+            teacher.acts = (day + 1) * 24 * 60 + 60
+            labels.request(warehouse, jobs.context.settings, "support", teacher.now)
+        reasons = Counter(row["reason"] for row in warehouse.rows("SELECT reason FROM label_requests"))
+    assert reasons["calibration"] == 20 * per_day / 5
+    assert reasons.total() > 2 * reasons["calibration"]

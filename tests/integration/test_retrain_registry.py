@@ -2,7 +2,7 @@ import json
 import shutil
 import threading
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import registry
+from retuned.retrain.release import approve, registry
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.settings import ModelsSettings, Settings
 from retuned.retrain.versions import Version
@@ -299,6 +299,24 @@ def test_an_absent_broker_delays_the_announcement_alone(
         follow_up(warehouse, settings, AbsentPublisher())
     promote(warehouse, settings, publisher, two.version)
     assert [value["version"] for _, _, value in publisher.messages] == [one.version, two.version]
+
+
+def test_the_last_message_names_what_serves_though_the_clock_stepped_back(
+    warehouse: Warehouse, settings: Settings, publisher: MemoryPublisher
+) -> None:
+    one, two = register(warehouse, settings, "one"), register(warehouse, settings, "two")
+    away = Rollout(warehouse, settings, AbsentPublisher(), "model-events")
+    away.promote("support", one.version, "operator", "first", NOW)
+    away.promote("support", two.version, "operator", "second", NOW + timedelta(minutes=10))
+    away.rollback("support", "operator", "bad", NOW + timedelta(minutes=7))
+    rollout = Rollout(warehouse, settings, publisher, "model-events")
+    rollout.follow_up("support")
+    served = [one.version, two.version, one.version]
+    assert [value["version"] for _, _, value in publisher.messages] == served
+    approve.request(rollout, "support", two.version, one.version, "run-2", NOW + timedelta(hours=5))
+    rollout.follow_up("support")
+    last = publisher.messages[-1][2]
+    assert (last["event"], last["version"]) == ("approval_requested", one.version)
 
 
 @pytest.mark.parametrize(

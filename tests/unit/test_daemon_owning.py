@@ -14,6 +14,7 @@ from importing import House
 from simulation import Row
 
 from retuned.consumers.errors import RetunedError
+from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.main import main
 from retuned.daemon.operations.owning import PlanOf, plan
 from retuned.daemon.owning import estimate
@@ -189,6 +190,9 @@ def test_questions_that_repeat_count_as_often_as_in_the_last_holdout(tmp_path: P
     for one in logs[::5]:
         one["correction"] = "Another answer."
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, logs)))
+    later = [log(number, 30, helpful=number % 5 > 0) for number in range(100, 200)]
+    for one in later[::5]:
+        one["correction"] = "Another answer."
     try:
         assert house.take(tmp_path / "x.jsonl") == 0
 
@@ -199,15 +203,20 @@ def test_questions_that_repeat_count_as_often_as_in_the_last_holdout(tmp_path: P
         before = figures()
         sizes = {"train": 30, "holdout": 10, "replay": 0}
         house.warehouse.insert(
-            "datasets", version="d", workload="support", created_at=START, path="p", card="{}", **sizes
+            "datasets", version="d", workload="support", created_at=utc_now(), path="p", card="{}", **sizes
         )
         after = figures()
+        # What is judged since then repeats as often as it did.
+        (tmp_path / "y.jsonl").write_text("\n".join(map(json.dumps, later)))
+        assert house.take(tmp_path / "y.jsonl") == 0
+        much_later = figures()
     finally:
         house.close()
     assert (before["held_out_good"], before["held_out_corrected"]) == (20, 5)
     assert (after["held_out_good"], after["held_out_corrected"]) == (8, 2)  # 10 of 25
     assert after["days_until_decidable"] > 2 * before["days_until_decidable"]
     assert after["last_dataset"] == 40
+    assert (much_later["held_out_good"], much_later["held_out_corrected"]) == (16, 4)
 
 
 def test_good_answers_of_the_incumbent_are_no_rows_to_teach(planned: Planned) -> None:

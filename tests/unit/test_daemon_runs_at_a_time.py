@@ -18,6 +18,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.progress import Progress
 from retuned.daemon.jobs.under_way import UnderWay
 from retuned.retrain import queue as lines
+from retuned.retrain import record
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.runner_settings import RunnerSettings
 from retuned.retrain.stages import candidate as candidate_stage
@@ -279,15 +280,21 @@ def test_datasets_are_made_for_one_run_at_a_time(
     assert queue.states()[cancelled] == "cancelled"
 
 
-def test_waiting_for_a_cluster_costs_nothing(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_cluster_and_corrections_of_the_clock_cost_nothing(
+    queue: RunQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+
     def train(*given: Any) -> Any:
         for status, seconds in (("PENDING", 600), ("RUNNING", 10), ("AWAY", 5), ("PENDING", 60), ("RUNNING", 20)):
             given[5]({"ray_status": status})
-            queue.now += timedelta(seconds=seconds)
+            passed.append(passed[-1] + seconds)
+            queue.now -= timedelta(hours=1)
         given[5]({"ray_status": "PENDING"})
-        queue.now += timedelta(seconds=30)
+        passed.append(passed[-1] + 30)
         raise ChildFailed("train: killed by signal 9")
 
+    monkeypatch.setattr(record, "monotonic", lambda: passed[-1])
     monkeypatch.setattr(candidate_stage, "train", train)
     ask(queue, "support")
     queue.jobs.run("resume")

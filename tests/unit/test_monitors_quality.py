@@ -391,6 +391,18 @@ def test_figures_are_kept_and_the_latest_are_found_again(warehouse: Warehouse) -
     assert kept["times"] == 2
 
 
+def test_what_was_measured_while_the_clock_was_ahead_is_forgotten(warehouse: Warehouse) -> None:
+    row = {"workload": "support", "model": "*", "metric": "helpful_rate", "source": "user", "value": 0.2, "n": 10}
+    for workload in ("support", "sales"):
+        warehouse.insert(
+            "quality", **row | {"created_at": NOW + timedelta(days=300), "workload": workload, "low": 0.1, "high": 0.3}
+        )
+    feedback(warehouse, answers(warehouse, 20, offset=100), "helpful", True, when=NOW)
+    figures = measure(warehouse, SETTINGS, "support", NOW)
+    assert set(quality.latest(warehouse, "support")) == set(figures)
+    assert len(quality.latest(warehouse, "sales")) == 1
+
+
 def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from http_doubles import Quiet, listening
 
-from retuned.retrain.release.targets.mlflow import Mlflow
+from retuned.retrain.release.targets.mlflow import Mlflow, _registered
 from retuned.retrain.serving_settings import MlflowTarget
 
 NAMES = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
@@ -37,3 +37,11 @@ def test_the_token_of_one_registry_is_not_sent_to_the_next(
             assert Mlflow(settings, ()).registered_models() == []
     own = f"Basic {base64.b64encode(b'anna:own').decode()}" if environment else None
     assert sent == ["Bearer of the first", own, "Bearer of the first"]
+
+
+def test_workloads_whose_names_differ_in_signs_have_models_of_their_own() -> None:
+    names = ("eu/support", "eu:support", "eu-support", "eu'support")
+    registered = [_registered(name) for name in names]
+    assert len(set(registered)) == len(names)
+    assert registered[2] == "eu-support"
+    assert all(name.startswith("eu-support") and not set(name) & set("/:'") for name in registered)

@@ -4,6 +4,7 @@ Its versions contain the adapter, its card and its metrics. Its aliases `champio
 retuned's. It uses MLflow's client (mlflow-skinny), which supports its authentication and artifact stores.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,8 +150,10 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 
 def _registered(workload: str) -> str:
-    """Returns the name of a workload's registered model. MLflow allows no slashes or colons, nor quotes in a search."""
-    return workload.translate(str.maketrans("/:'\"", "----"))
+    """Returns the name of a workload's registered model. MLflow allows no slashes or colons, nor quotes in a search. A
+    name with one of these gets the beginning of its hash, because another workload may have the name that is left."""
+    name = workload.translate(str.maketrans("/:'\"", "----"))
+    return name if name == workload else f"{name}-{hashlib.sha256(workload.encode()).hexdigest()[:8]}"
 
 
 def _number(client: "MlflowClient", version: Version) -> str | None:
