@@ -11,6 +11,7 @@ from retuned.daemon.settings import Settings
 from retuned.retrain import versions
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data.examples import Example, example
+from retuned.retrain.data.identity import last_question
 from retuned.retrain.release import signature
 from retuned.retrain.release.licence import licence_of
 from retuned.retrain.versions import Version
@@ -173,7 +174,7 @@ def _answered(row: Mapping[str, Any], asked: Example | None) -> dict[str, Any]:
         "workload": row["workload"],
         "model": row["model"],
         "timestamp": row["timestamp"],
-        "question": asked.question if asked else "",
+        "question": last_question(json.loads(asked.messages)) if asked else "",
         "answer": asked.completion if asked else row["response"],
         "memory": json.loads(row["memory"] or "[]"),
     }

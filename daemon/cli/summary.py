@@ -51,12 +51,13 @@ def of_all(status: dict[str, Any]) -> Iterator["RenderableType"]:
     yield screen.text("")
     is_wide = screen.console().width >= WIDE
     rows = found[: max(LINES, len(needing))]
+    helpful = {name: _helpful(workload) for name, workload in rows}
     yield screen.table(
         ("WORKLOAD", ">HELPFUL", ">CHANGE", ">ANSWERS", "STATE"),
         [
             (
                 name,
-                *_helpful(workload),
+                *helpful[name],
                 f"{workload['attention']['answers']:,}" if is_wide else "",
                 (_sentences(workload["attention"]), STYLES[workload["attention"]["level"]]),
             )
@@ -68,7 +69,8 @@ def of_all(status: dict[str, Any]) -> Iterator["RenderableType"]:
     if len(found) > len(rows):
         yield screen.text(f"And {len(found) - len(rows)} more that need nobody; --json has them all.")
     yield screen.text(
-        "HELPFUL: the share of the answers rated lately that users called helpful. CHANGE: in a week, in points. "
+        "HELPFUL: the share of the answers rated lately that users called helpful. "
+        + ("CHANGE: in a week, in points. " if any(change for _, change in helpful.values()) else "")
         + ("ANSWERS: in 24 hours. " if is_wide else "")
         + "Quiet: nothing needs a person. `retuned status WORKLOAD` shows why, and what to do.",
         "dim",

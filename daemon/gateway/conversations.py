@@ -89,17 +89,18 @@ class Call:
         return id if isinstance(id, str) and 0 < len(id) <= LONGEST_ID else None
 
     def unit(self, conversation: str | None, unit: Unit) -> str:
-        """Returns the id that is assigned to an arm: that of `unit`, the conversation or the user, else the other one,
-        else a hash of the first messages, which stay the same throughout a conversation.
+        """Returns the id that is assigned to an arm: the named unit, else a hash of the first messages, which stay the
+        same throughout a conversation.
         """
+        return self.named_unit(conversation, unit) or hashlib.sha256(b"\0".join(self._beginning())).hexdigest()
+
+    def named_unit(self, conversation: str | None, unit: Unit) -> str | None:
+        """Returns the id of `unit`, the conversation or the user, else that of the other one; None: the request has
+        neither."""
         if conversation is not None and unit == "conversation":
             return conversation
         named = (self.value("user"), self.value("safety_identifier"), object_of(self.value("metadata")).get("user_id"))
-        if user := next((one for one in named if isinstance(one, str) and one), None):
-            return user
-        if conversation is not None:
-            return conversation
-        return hashlib.sha256(b"\0".join(self._beginning())).hexdigest()
+        return next((one for one in named if isinstance(one, str) and one), conversation)
 
     def _texts(self) -> list[tuple[str, str]]:
         """Returns role and text of each message."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -86,7 +87,8 @@ class Proxy:
         target = target_of(call, request.headers, self._routes, self._upstreams)
         self._check_api(target.workload, request.path)
         if request.path == CHAT and target.unit and (mode := self._memory.mode(target.workload)):
-            unit = call.unit(target.conversation, target.unit)
+            # Where nothing is named, the same question would have the same unit, and never or always be helped.
+            unit = call.named_unit(target.conversation, target.unit) or uuid.uuid4().hex
             call.help = await self._memory.find(call.raw("messages"), call.raw("tools"), target.workload, unit, mode)
             if mode.mode == "answer" and from_memory.answers(call):
                 return self._answer_from_memory(call, target, tries)

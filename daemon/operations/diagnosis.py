@@ -65,7 +65,7 @@ def _events(local: "Local", now: datetime) -> Iterator[Diagnosed]:
             f"check that the apps run and publish to the topic {kafka.interactions_topic} of {kafka.bootstrap_servers}",
         )
     else:
-        yield _found("ok", "events", f"{recent:,} answers in the last seven days")
+        yield _found("ok", "events", f"{recent:,} answers arrived in the last seven days")
     ((future,),) = (row.values() for row in _rows(local, "future", since=since))
     if future or (recent and ahead > MANY * recent):
         lead = f"; the farthest by {found['most_ahead']}" if ahead else ""

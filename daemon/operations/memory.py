@@ -46,9 +46,10 @@ def memory_feed(local: "Local", request: Feed, caller: Caller) -> MemoryFeed:
     """
     from retuned.retrain.memory.feed import feed
 
-    names = sorted({*local.jobs.context.workloads(), *local.configured()})
-    names = [name for name in names if caller.may_see(name)]
-    return cast("MemoryFeed", feed(local.warehouse, local.settings, names, request.after, request.limit))
+    names = {*local.jobs.context.workloads(), *local.configured()}
+    warehouse, settings = local.warehouse, local.settings
+    found = feed(warehouse, settings, names, request.after, request.limit, caller.workloads, caller.may_see)
+    return cast("MemoryFeed", found)
 
 
 class LookUp(Request):

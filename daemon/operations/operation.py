@@ -318,6 +318,6 @@ def _expected(schema: dict[str, Any]) -> str:
     if schema.get("pattern") and (examples := schema.get("examples")):
         return f"a text such as {examples[0]}"
     kind = str(schema.get("type", "value"))
-    return {"string": "a text", "integer": "a number", "boolean": "true or false", "array": "a list of texts"}.get(
-        kind, f"a {kind}"
-    ) + bounds
+    if kind == "array":
+        return "a list of objects" if schema.get("items", {}).get("type") == "object" else "a list of texts"
+    return {"string": "a text", "integer": "a number", "boolean": "true or false"}.get(kind, f"a {kind}") + bounds

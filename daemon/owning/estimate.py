@@ -117,9 +117,7 @@ def _traffic(traffic: Traffic | None) -> list[Figure]:
         Figure("busiest_hour", traffic.busiest_hour, "answers", "whether a machine is fast enough must be measured"),
         Figure("input_tokens", traffic.input, "tokens an answer", counted),
         Figure("output_tokens", traffic.output, "tokens an answer", counted),
-        Figure(
-            "longest", traffic.longest, "tokens", f"99 of 100 of {sampled} are shorter, question and answer together"
-        ),
+        Figure("longest", traffic.longest, "tokens", f"99% of {sampled} are no longer than this, with their questions"),
     ]
 
 
@@ -202,8 +200,7 @@ def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:
         if (others and settings.dataset.accepted_answers and facts.traffic and facts.traffic.bought)
         else ""
     )
-    rated = judged.good + judged.corrected + judged.bad
-    wrong = (judged.corrected + judged.bad) / rated if rated else None
+    wrong = (judged.corrected + judged.bad) / judged.rated if judged.rated else None
     figures = [
         Figure("rows_to_teach", taught, "rows", f"corrections, demonstrations, good answers; {before}{bought}"),
         Figure(
@@ -213,9 +210,9 @@ def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:
             "called_wrong",
             None if wrong is None else 100 * wrong,
             "% of rated",
-            f"{rated:,} conversations are rated or corrected, {judged.bad:,} called bad without a correction; people "
-            "rate what is wrong more often, so only a random sample is incumbent.wrong_share"
-            if rated
+            f"{judged.rated:,} conversations are rated or corrected, {judged.bad:,} called bad without a correction; "
+            "people rate what is wrong more often, so only a random sample is incumbent.wrong_share"
+            if judged.rated
             else "nobody has rated or corrected an answer",
         ),
         Figure("held_out_good", round(held.good), "conversations", f"whose answers people called good; {kept}"),

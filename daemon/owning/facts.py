@@ -48,7 +48,8 @@ class Judged:
 
     Attributes:
         good: nothing was corrected, and an answer called good; `good_of_incumbent` of them are the incumbent's.
-        bad: nothing was corrected, and an answer called bad.
+        bad: nothing was corrected, and an answer called bad; another one of it may be called good.
+        rated: any of these.
     """
 
     demonstrated: int
@@ -56,6 +57,7 @@ class Judged:
     good: int
     good_of_incumbent: int
     bad: int
+    rated: int
     corrected_lately: int
     good_lately: int
     days: float

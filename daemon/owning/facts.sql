@@ -59,6 +59,7 @@ SELECT count(*) FILTER (demonstrated) AS demonstrated,
        count(*) FILTER (good AND NOT corrected AND NOT demonstrated) AS good,
        count(*) FILTER (good AND NOT corrected AND NOT demonstrated AND bought) AS good_of_incumbent,
        count(*) FILTER (bad AND NOT corrected AND NOT demonstrated) AS bad,
+       count(*) FILTER ((good OR bad OR corrected) AND NOT demonstrated) AS rated,
        count(*) FILTER (corrected AND NOT demonstrated AND stated_at > $since) AS corrected_lately,
        count(*) FILTER (good AND NOT corrected AND NOT demonstrated AND stated_at > $since) AS good_lately
 FROM stated

@@ -15,10 +15,11 @@ from retuned.retrain.scoring.facts import facts, tokens
 from retuned.retrain.scoring.score import Metric
 from retuned.retrain.settings import Filter
 
-_LINKS = "and|or|but|the|a|an|of|to|in|with|for|that|which|because|und|oder|der|die|das|et|ou|de|le|la"
-_HANGING = re.compile(rf"(?:[,;(\-–]|(?<=\s)(?:{_LINKS}))\s*$")
+_HANGING = re.compile(r"(?:,|(?<=\s)(?:and|or|but|the|an|und|oder|et|ou))\s*$")
+"""The end of a text that breaks off: what can end no sentence, and stands at the end of no code, smiley or grade."""
 _REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
+    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b[^.!?]*?"
+    r"\bi (?:can(?:not|['’]t| not)|am (?:not able|unable)|do(?:n['’]t| not)|have no|won['’]t|will not)\b"
     r"|^\W*(?:(?:i['’]m |i am )?sorry,? (?:but )?|unfortunately,? )?"
     r"i (?:can(?:not|['’]t| not)|am (?:not able|unable) to|won['’]t|will not) (?:help|assist|answer|discuss|comply)\b",
     re.IGNORECASE,

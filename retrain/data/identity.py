@@ -20,10 +20,12 @@ INSTRUCTING = ("system", "developer")
 """The roles of messages with instructions, which are no part of the conversation."""
 _REASONING = ("reasoning_content", "reasoning")
 """Keys of reasoning in the messages of chat APIs."""
+_GUILLEMETS = re.compile(r"(?<=[«‹])\s+|\s+(?=[»›])")
+_SPACED = re.compile(r"(?<=[\w\"'»›”)])\s+(?=[?!.…]+(?:\s*$|\s+[^\W\d_a-zß-öø-ÿ]))")
+"""The space before the mark at the end of a sentence, as in French."""
 _QUOTES = str.maketrans(dict.fromkeys("“”„«»‟", '"') | dict.fromkeys("‘’‚‛‹›`´", "'"))
 _ENDS = ".,;:!?…。、！？؟।\"'"
 _STOPS = ".,;:?…。、？"
-_MARKS = frozenset(_ENDS + "¿¡")
 _INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200e\u200f\u2060\ufe0e\ufe0f\ufeff]")
 _MONTH = (
     "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
@@ -44,21 +46,22 @@ def normalise(text: str) -> str:
     """Returns a text without features that carry no meaning: case, spacing, Unicode widths and quotes, punctuation at
     the end of words, and the numbers of placeholders (`<EMAIL_2>`), which count within one conversation.
 
-    All other characters are kept: symbols, digits, emoji and superscripts ("C++" is not "C#", "x²" is not "x2").
+    All other characters are kept: symbols, digits, emoji and superscripts ("C++" is not "C#", "x²" is not "x2"), and
+    punctuation that stands alone (what does ; mean).
     """
-    text = unnumbered(text).translate(_QUOTES)
+    text = _SPACED.sub("", _GUILLEMETS.sub("", unnumbered(text))).translate(_QUOTES)
     if not text.isascii():
         text = "".join(char if _raised(char) else unicodedata.normalize("NFKC", char) for char in text)
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
     words = text.casefold().split()
-    return " ".join(filter(None, map(_word, words)))
+    return " ".join(map(_word, words))
 
 
 def _word(word: str) -> str:
     bare = word.lstrip("¿¡\"'").rstrip(_ENDS)
     if bare[-1:].isdecimal():  # 5" and 5! differ from 5
         bare = word.lstrip("¿¡\"'").rstrip(_STOPS)
-    return bare or ("" if set(word) <= _MARKS else word)
+    return bare or word
 
 
 def _raised(char: str) -> bool:

@@ -50,11 +50,12 @@ class Findings:
 
     Attributes:
         approved: by key; a question without a correction that is upheld is missing.
-        states: the decision on each statement that was read, by the id of its feedback.
+        states: the decision on each stored statement, by the id of its feedback; None: the statement does not count any
+            more, for example because its events are deleted.
     """
 
     approved: Mapping[str, Approved]
-    states: Mapping[str, Decided]
+    states: Mapping[str, Decided | None]
 
 
 def find(warehouse: Warehouse, settings: Settings, workload: str, keys: Collection[str]) -> Findings:
@@ -65,13 +66,14 @@ def find(warehouse: Warehouse, settings: Settings, workload: str, keys: Collecti
     same answer. A dataset is stricter about who copies whom, as it sees all statements. Demonstrations and answers that
     call tools are left to training.
     """
-    read, key_of = statements.read(warehouse, workload, settings.dataset, keys)
+    read, key_of, sought = statements.read(warehouse, workload, settings.dataset, keys)
     overrides = Overrides.of(warehouse, workload)
     read, overruled = overrides.applied_to(read, settings.dataset)
     table = decided(
         warehouse, read, metric_of(warehouse, settings, workload, read.learnable), settings.dataset, overrides
     )
-    states = {one.row.feedback_id: one for one in (*table.decided, *overruled)}
+    states: dict[str, Decided | None] = dict.fromkeys(sought)
+    states |= {one.row.feedback_id: one for one in (*table.decided, *overruled)}
     taught: dict[str, list[Example]] = {}
     for one in table.decided:
         key = key_of[one.row.interaction_id]

@@ -28,6 +28,7 @@ State = Literal["active", "frozen", "superseded", "overruled", "withdrawn", "ret
 STATES: tuple[State, ...] = get_args(State)
 _ENDED: tuple[State, ...] = ("withdrawn", "retired", "expired", "removed")
 """The same answer does not come back from these states without a newer statement."""
+_UNSUPPORTED = "no two independent accounts give this answer any more"
 changing = threading.Lock()
 """Held while entries change: the second of two concurrent transactions would fail."""
 
@@ -73,24 +74,27 @@ Action = Add | Change
 
 
 def transitions(
-    entries: Sequence[Entry], approved: Approved | None, states: Mapping[str, Decided], until: datetime | None = None
+    entries: Sequence[Entry],
+    approved: Approved | None,
+    states: Mapping[str, Decided | None],
+    until: datetime | None = None,
 ) -> Iterator[Action]:
     """Yields the changes of the entries of one question.
 
     An answer of users is replaced by any other approved answer, that of an expert by an expert's, and that of a person
-    by an expert's newer one. An entry leaves if none of its statements is upheld any more, unless a person upholds it.
-    So does a retired one, which would come back otherwise.
+    by an expert's newer one. An entry leaves once its answer is not approved any more, unless it rests on a person. So
+    does a retired one, which would come back otherwise.
 
     Args:
         entries: all entries of the question, the latest change last.
         approved: the approved answer, if there is one.
-        states: the decision on each statement.
+        states: the decision on each statement, as in `Findings`.
         until: the champion has learned from statements up to this time, which make no entry.
     """
     current = None
     for one in entries:
         if one.state in ("active", "frozen", "retired"):
-            if (reason := _gone(one, states)) is not None:
+            if (reason := _gone(one, approved, states)) is not None:
                 yield Change(one.id, *reason)
             elif one.state != "retired":
                 current = one
@@ -111,17 +115,21 @@ def transitions(
         yield Add(approved)
 
 
-def _gone(entry: Entry, states: Mapping[str, Decided]) -> tuple[State, str] | None:
-    """Returns the state and the reason for which an entry leaves; None: a person or a statement upholds it, or none
-    was read."""
-    if entry.source == "person":
-        return None
+def _gone(entry: Entry, approved: Approved | None, states: Mapping[str, Decided | None]) -> tuple[State, str] | None:
+    """Returns the state and the reason for which an entry leaves; None: it stays.
+
+    It stays by the rule by which it entered: its answer is the approved one. It also stays if it rests on a person, or
+    if retention has removed all of its statements.
+    """
     known = [states[id] for id in entry.feedback_ids if id in states]
-    if not known or any(one.state == "taught" for one in known):
+    counted = [one for one in known if one is not None]
+    is_approved = approved is not None and any(one.state == "taught" for one in counted)
+    if entry.source == "person" or not known or is_approved:
         return None
-    if (overruled := next((one for one in known if one.state == "overruled"), None)) is not None:
+    if (overruled := next((one for one in counted if one.state == "overruled"), None)) is not None:
         return "overruled", f"{overruled.reason}: {overruled.detail}"
-    return "superseded", f"{known[-1].reason}: {known[-1].detail}"
+    against = [one for one in counted if one.state != "taught"]
+    return "superseded", f"{against[-1].reason}: {against[-1].detail}" if against else _UNSUPPORTED
 
 
 def newest(warehouse: Warehouse) -> dict[str, Any] | None:
@@ -248,6 +256,7 @@ def _newer(cursor: duckdb.DuckDBPyConnection, id: str) -> dict[str, Any] | None:
 def add(warehouse: Warehouse, workload: str, approved: Approved, now: datetime, author: str, reason: str) -> str:
     """Adds the answer of a person to a question in place of its current entry, and returns the new entry's id."""
     with changing, warehouse.transaction() as cursor:
+        cursor.execute(QUERIES["begin_epoch"], {"epoch": uuid.uuid4().hex})
         rows = rows_of(cursor.execute(QUERIES["of_keys"], {"workload": workload, "keys": [approved.key]}))
         current = [row["id"] for row in rows if row["state"] in ("active", "frozen")]
         old = [Change(id, "superseded", f"{author} has added another answer: {reason}") for id in current]

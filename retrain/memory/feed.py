@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,24 +17,42 @@ from retuned.retrain.settings import Settings
 _JSON = ("messages", "context", "tools", "feedback_ids")
 
 
-def feed(warehouse: Warehouse, settings: Settings, workloads: Sequence[str], after: int, limit: int) -> dict[str, Any]:
-    """Returns the entries of some workloads that changed after a sequence, in the form of the operation `memory_feed`.
+def feed(
+    warehouse: Warehouse,
+    settings: Settings,
+    workloads: Iterable[str],
+    after: int,
+    limit: int,
+    bounds: Sequence[str] | None = None,
+    may_see: Callable[[str], bool] = lambda _: True,
+) -> dict[str, Any]:
+    """Returns the entries that changed after a sequence, in the form of the operation `memory_feed`.
 
-    Entries of workloads whose memory is off are included, as it may be switched on later.
+    Entries of all workloads are included that the caller may see, also of those without events, and of those whose
+    memory is off, as it may be switched on later: the sequence passes each change once.
+
+    Args:
+        workloads: those whose settings are included, besides those with entries.
+        bounds: the names and globs of the workloads that the caller is bound to; None: all. Other bounds begin another
+            epoch, since changes of other workloads are missing before.
+        may_see: whether the caller may see a workload.
     """
     with warehouse.snapshot():
         epoch = epoch_of(warehouse)
         last = warehouse.row(QUERIES["last_sequence"])
-        parameters = {"after": after, "workloads": list(workloads), "limit": limit + 1}
+        named = {*workloads, *(row["workload"] for row in warehouse.rows(QUERIES["workloads"]))}
+        visible = sorted(filter(may_see, named))
+        parameters = {"after": after, "workloads": visible, "limit": limit + 1}
         entries = warehouse.rows(QUERIES["feed"], parameters)
     more, entries = len(entries) > limit, entries[:limit]
     assert last is not None
+    scope = json.dumps([epoch, None if bounds is None else sorted(bounds)])
     return {
-        "epoch": epoch,
+        "epoch": epoch and hashlib.sha256(scope.encode()).hexdigest()[:32],
         "entries": entries,
         "sequence": entries[-1]["sequence"] if more else max(last["last"], after),
         "more": more,
-        "modes": {workload: in_force(settings, workload, epoch) for workload in workloads},
+        "modes": {workload: in_force(settings, workload, epoch) for workload in visible},
     }
 
 

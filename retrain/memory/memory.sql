@@ -1,21 +1,35 @@
 -- name: newest
 -- Changes with each event, each decision of a person and each promotion.
 SELECT (SELECT last FROM batches) AS batch,
-       (SELECT concat_ws(' ', count(*), max(decided_at), count(superseded_at)) FROM row_decisions) AS rows,
-       (SELECT concat_ws(' ', count(*), max(decided_at), count(superseded_at)) FROM account_decisions) AS accounts,
+       (SELECT bit_xor(hash(id)) FROM row_decisions) AS rows,
+       (SELECT bit_xor(hash(id)) FROM account_decisions) AS accounts,
        (SELECT count(*) FROM promotions) AS promotions
 
 -- name: behind
--- What is stored and decided, and how far the memory has read of it.
-WITH decided AS (
-    SELECT greatest(decided_at, coalesce(superseded_at, decided_at)) AS moment FROM row_decisions WHERE workload = $workload
+-- What is stored and decided, and how far the memory has read of it. A fingerprint of decisions is the digest of their ids,
+-- the time before which few are still added, and the digest of those before that time. `decided_since`: no older decision is
+-- new; null: any may be, as after the clock was set back.
+WITH decisions AS (
+    SELECT id, decided_at FROM row_decisions WHERE workload = $workload
     UNION ALL
-    SELECT greatest(decided_at, coalesce(superseded_at, decided_at)) FROM account_decisions
-    WHERE workload = $workload OR workload IS NULL
+    SELECT id, decided_at FROM account_decisions WHERE workload = $workload OR workload IS NULL
+), timed AS (
+    SELECT id, decided_at, max(decided_at) OVER () - INTERVAL 1 MINUTE AS settled_until FROM decisions
+), now AS (
+    SELECT concat_ws('|', coalesce(bit_xor(hash(id)), 0), any_value(settled_until),
+                     coalesce(bit_xor(hash(id)) FILTER (decided_at < settled_until), 0)) AS decided
+    FROM timed
+), position AS (
+    SELECT last_batch, decisions, try_cast(split_part(decisions, '|', 2) AS TIMESTAMP) AS settled_until,
+           split_part(decisions, '|', 3) AS settled
+    FROM memory_positions WHERE workload = $workload
+), before AS (
+    SELECT coalesce(bit_xor(hash(d.id)), 0)::VARCHAR AS settled
+    FROM decisions d JOIN position p ON d.decided_at < p.settled_until
 )
-SELECT b.last AS until, p.last_batch AS since, p.decisions AS applied,
-       (SELECT concat_ws(' ', count(*), max(moment)) FROM decided) AS decided
-FROM batches b LEFT JOIN memory_positions p ON p.workload = $workload
+SELECT b.last AS until, p.last_batch AS since, p.decisions AS applied, n.decided,
+       CASE WHEN p.settled = e.settled THEN p.settled_until END AS decided_since
+FROM batches b CROSS JOIN now n CROSS JOIN before e LEFT JOIN position p ON true
 
 -- name: missed
 -- Whether there are events that the memory has not read and that `fresh` would not find any more.
@@ -28,14 +42,15 @@ LIMIT 1
 -- New feedback on answers of the last day, and feedback of the last day on new answers.
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
-       f.name = 'correction' AS correction, [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+       f.name = 'correction' AS correction, f.source = 'expert' AS expert,
+       [i.messages, i.context, i.attributes -> '$.tools'] AS asked
 FROM feedback f JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
   AND f.batch > $since AND i.received_at >= $recent
 UNION
 SELECT f.id, f.timestamp, i.id, i.timestamp,
        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END,
-       f.name = 'correction', [i.messages, i.context, i.attributes -> '$.tools']
+       f.name = 'correction', f.source = 'expert', [i.messages, i.context, i.attributes -> '$.tools']
 FROM interactions i JOIN feedback f ON f.interaction_id = i.id
 WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
   AND i.batch > $since AND f.received_at >= $recent
@@ -52,24 +67,33 @@ WHERE batch > $since AND list_contains($ids, id)
 -- name: older
 -- Of corrections on older answers: the only query that reads all ids, for an expert who goes back that far.
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
-       f.user_id AS account, true AS correction, [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+       f.user_id AS account, true AS correction, true AS expert,
+       [i.messages, i.context, i.attributes -> '$.tools'] AS asked
 FROM feedback f JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.batch > $since AND list_contains($ids, f.id)
 
 -- name: history
--- All feedback that datasets would be built from, when the memory is switched on.
+-- All feedback that datasets would be built from, when the memory is switched on: the newest of each kind.
+WITH newest AS (
+    SELECT f.id FROM feedback f JOIN interactions i ON i.id = f.interaction_id
+    WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
+    QUALIFY row_number() OVER (
+        PARTITION BY f.name = 'correction', f.source = 'expert' ORDER BY f.timestamp DESC, f.id
+    ) <= $limit
+)
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
-       f.name = 'correction' AS correction, [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+       f.name = 'correction' AS correction, f.source = 'expert' AS expert,
+       [i.messages, i.context, i.attributes -> '$.tools'] AS asked
 FROM feedback f JOIN interactions i ON i.id = f.interaction_id
-WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
-ORDER BY f.timestamp DESC, f.id
-LIMIT $limit
+WHERE i.workload = $workload AND f.id IN (SELECT id FROM newest)
 
 -- name: add_statements
 INSERT INTO memory_statements
+    (workload, question_key, feedback_id, feedback_at, interaction_id, answered_at, account, correction, expert)
 SELECT $workload, unnest($keys::VARCHAR[]), unnest($feedback::VARCHAR[]), unnest($feedback_at::TIMESTAMP[]),
-       unnest($interactions::VARCHAR[]), unnest($answered_at::TIMESTAMP[]), unnest($accounts::VARCHAR[]), unnest($corrections::BOOLEAN[])
+       unnest($interactions::VARCHAR[]), unnest($answered_at::TIMESTAMP[]), unnest($accounts::VARCHAR[]),
+       unnest($corrections::BOOLEAN[]), unnest($experts::BOOLEAN[])
 
 -- name: known_statements
 SELECT feedback_id FROM memory_statements WHERE workload = $workload AND list_contains($ids, feedback_id)
@@ -90,33 +114,56 @@ SELECT DISTINCT question_key FROM memory_entries WHERE workload = $workload AND 
 DELETE FROM memory_statements WHERE workload = $workload
 
 -- name: statements
--- The newest statements on some questions, and on other questions that the accounts which correct them have answered.
-WITH own AS (
-    SELECT * FROM memory_statements
-    WHERE workload = $workload AND list_contains($keys, question_key)
-    QUALIFY row_number() OVER (PARTITION BY question_key ORDER BY feedback_at DESC, feedback_id) <= $most
+-- The statements on some questions, and on other questions that the accounts which correct them have answered: the newest of
+-- each kind, and all on which entries rest or about which people have decided. Corrections and verdicts, experts and users, and
+-- accounts that are banned, trusted or neither do not push each other out.
+WITH accounts AS (
+    SELECT user_id AS account, arg_max(action, (workload IS NOT NULL, decided_at)) AS action
+    FROM account_decisions
+    WHERE (workload = $workload OR workload IS NULL) AND superseded_at IS NULL AND action <> 'release'
+    GROUP BY ALL
+), rested_on AS (
+    SELECT unnest(from_json(feedback_ids, '["VARCHAR"]')) AS feedback_id FROM memory_entries
+    WHERE workload = $workload AND list_contains($keys, question_key) AND state IN ('active', 'frozen', 'retired')
+), judged AS (
+    SELECT interaction_id FROM row_decisions
+    WHERE workload = $workload AND superseded_at IS NULL AND action <> 'release'
+), asked AS (
+    SELECT s.*, a.action,
+           s.feedback_id IN (SELECT feedback_id FROM rested_on)
+               OR s.interaction_id IN (SELECT interaction_id FROM judged) AS is_needed
+    FROM memory_statements s LEFT JOIN accounts a USING (account)
+    WHERE s.workload = $workload AND list_contains($keys, s.question_key)
+), own AS (
+    SELECT * FROM asked
+    QUALIFY is_needed OR $most >= row_number() OVER (
+        PARTITION BY question_key, correction, expert, action ORDER BY feedback_at DESC, feedback_id
+    )
 ), others AS (
     SELECT question_key FROM memory_statements
     WHERE workload = $workload AND account IN (SELECT account FROM own WHERE correction AND account IS NOT NULL)
       AND NOT list_contains($keys, question_key)
     QUALIFY row_number() OVER (PARTITION BY account ORDER BY feedback_at DESC, feedback_id) <= $elsewhere
 ), beside AS (
-    SELECT * FROM memory_statements WHERE workload = $workload AND question_key IN (SELECT question_key FROM others)
-    QUALIFY row_number() OVER (PARTITION BY question_key ORDER BY feedback_at DESC, feedback_id) <= $most
+    SELECT s.* FROM memory_statements s LEFT JOIN accounts a USING (account)
+    WHERE s.workload = $workload AND s.question_key IN (SELECT question_key FROM others)
+    QUALIFY $most >= row_number() OVER (
+        PARTITION BY s.question_key, s.correction, s.expert, a.action ORDER BY s.feedback_at DESC, s.feedback_id
+    )
 )
-SELECT * FROM own UNION ALL SELECT * FROM beside
+SELECT question_key, feedback_id, feedback_at, interaction_id, answered_at FROM own
+UNION ALL
+SELECT question_key, feedback_id, feedback_at, interaction_id, answered_at FROM beside
 
 -- name: decided_about
--- The questions with statements about which people have decided lately.
+-- The questions with statements about which people have decided since a time; null: ever.
 SELECT DISTINCT question_key FROM memory_statements
 WHERE workload = $workload AND (
     interaction_id IN (
-        SELECT interaction_id FROM row_decisions
-        WHERE workload = $workload AND ($applied IS NULL OR greatest(decided_at, coalesce(superseded_at, decided_at)) >= $applied)
+        SELECT interaction_id FROM row_decisions WHERE workload = $workload AND ($since IS NULL OR decided_at >= $since)
     ) OR account IN (
         SELECT user_id FROM account_decisions
-        WHERE (workload = $workload OR workload IS NULL)
-          AND ($applied IS NULL OR greatest(decided_at, coalesce(superseded_at, decided_at)) >= $applied)
+        WHERE (workload = $workload OR workload IS NULL) AND ($since IS NULL OR decided_at >= $since)
     )
 )
 
@@ -178,6 +225,9 @@ QUALIFY row_number() OVER (PARTITION BY author ORDER BY since DESC, id) > $most
 SELECT id FROM memory_entries
 WHERE workload = $workload AND state = 'active'
 QUALIFY row_number() OVER (ORDER BY since DESC, id) > $most
+
+-- name: workloads
+SELECT DISTINCT workload FROM memory_entries
 
 -- name: feed
 SELECT id, workload, question_key AS key, CASE WHEN state = 'active' THEN question ELSE '' END AS question,

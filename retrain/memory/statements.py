@@ -24,7 +24,8 @@ RECENT = timedelta(days=1)
 """Answers that are older when feedback comes are not looked for, except for the corrections of experts. A memory that
 has read nothing for longer, because it was off, starts anew."""
 ON_A_QUESTION = 200
-"""The most statements on a question that are read, the newest."""
+"""The most statements of a kind on a question that are read, the newest. Those that an entry rests on, and those about
+which people have decided, are always read."""
 ELSEWHERE = 50
 """The most other questions of an account that are read: they show whether it is reliable."""
 
@@ -36,12 +37,14 @@ class Behind:
     Attributes:
         since: the last transaction that it has read; None: it reads the history, as it never read or not for RECENT.
         applied, decided: fingerprints of the decisions that are applied, and of all.
+        decided_since: no older decision is new; None: any may be.
     """
 
     until: int
     since: int | None
     applied: str | None
     decided: str
+    decided_since: datetime | None
 
     @classmethod
     def of(cls, warehouse: Warehouse, workload: str, now: datetime) -> "Behind | None":
@@ -53,7 +56,7 @@ class Behind:
             return None
         missed = {"since": behind.since, "recent": now - RECENT}
         if behind.since != behind.until and warehouse.row(QUERIES["missed"], missed):
-            return cls(behind.until, None, None, behind.decided)
+            return cls(behind.until, None, None, behind.decided, None)
         return behind
 
 
@@ -80,7 +83,7 @@ def store(
     if behind.since is None:
         touched |= {key for (key,) in cursor.execute(QUERIES["standing"], {"workload": workload}).fetchall()}
     if behind.applied != behind.decided:
-        parameters: dict[str, Any] = {"workload": workload, "applied": _shortly_before(behind.applied)}
+        parameters: dict[str, Any] = {"workload": workload, "since": behind.decided_since}
         touched |= {key for (key,) in cursor.execute(QUERIES["decided_about"], parameters).fetchall()}
     if not touched:
         return frozenset()
@@ -123,6 +126,7 @@ def _add(cursor: duckdb.DuckDBPyConnection, workload: str, rows: Sequence[dict[s
         "answered_at": "answered_at",
         "accounts": "account",
         "corrections": "correction",
+        "experts": "expert",
     }
     lists = {name: [row[column] for row in rows] for name, column in columns.items()}
     cursor.execute(QUERIES["add_statements"], {"workload": workload} | lists)
@@ -136,8 +140,9 @@ def count(cursor: duckdb.DuckDBPyConnection, workload: str) -> int:
 
 def read(
     warehouse: Warehouse, workload: str, settings: DatasetSettings, keys: Collection[str]
-) -> tuple[Statements, dict[str, str]]:
-    """Returns the statements on some questions, newest first, and the key of the question of each interaction.
+) -> tuple[Statements, dict[str, str], frozenset[str]]:
+    """Returns the statements on some questions, newest first, the key of the question of each interaction, and the ids
+    of the feedback that was looked for, of which some may not count any more.
 
     Statements on other questions of the same accounts are included.
     """
@@ -147,7 +152,8 @@ def read(
     rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.timestamp, reverse=True)
     cut: frozenset[str] = frozenset().union(*(part.cut for part in parts))
     bought: frozenset[str] = frozenset().union(*(part.bought for part in parts))
-    return Statements(rows, cut, bought), {row["interaction_id"]: row["question_key"] for row in found}
+    key_of = {row["interaction_id"]: row["question_key"] for row in found}
+    return Statements(rows, cut, bought), key_of, frozenset(row["feedback_id"] for row in found)
 
 
 def _by_day(rows: Iterable[dict[str, Any]]) -> list[Among]:
@@ -170,12 +176,6 @@ def _by_day(rows: Iterable[dict[str, Any]]) -> list[Among]:
 
 def _parsed(text: str | None) -> Any:
     return json.loads(text) if text else None
-
-
-def _shortly_before(applied: str | None) -> datetime | None:
-    """Returns the time of the newest decision that is applied; a minute less, as decisions may commit out of order."""
-    count, _, at = (applied or "0").partition(" ")
-    return datetime.fromisoformat(at) - timedelta(minutes=1) if count != "0" else None
 
 
 def forget(warehouse: Warehouse, workloads: Sequence[str], before: datetime) -> int:

@@ -236,7 +236,10 @@ class Rollout:
             )
         if PREVIOUS not in aliases:
             names = ", ".join(self._promotable(workload))
-            raise RetunedError(f"workload {workload}: no previous champion to go back to; promote one of {names}")
+            raise RetunedError(
+                f"workload {workload}: there is no previous champion to go back to; `retuned promote` puts one of "
+                f"{names} into service"
+            )
         target = aliases[PREVIOUS]
         change = Change(
             workload, "rolled_back", target, champion, actor, reason, experiment=running.id if running else None

@@ -37,6 +37,8 @@ _CODE = re.compile(
 """Code within prose, where values have another meaning."""
 _ZONE = re.compile(r"\b(?:UTC|GMT|BST|I?ST|[CEMW]ES?T|[ECMP][SD]T|MESZ|MEZ)\b")
 _STEM = 4
+_FEW_WORDS = 4
+"""The language of a text with fewer words is that of all texts together."""
 _NAMES = frozenset({"code", "address", "ordinal"})
 """Kinds whose values do not exclude each other: an answer may omit one or add another."""
 
@@ -103,21 +105,32 @@ def compared(answer: str, approved: str, question: str = "") -> Comparison:
         return Comparison("open" if equal is None else "same" if equal else "conflict", reason)
     if _CODE.search(approved):
         return Comparison("open", "there is code in the approved answer")
-    if plain(answer) == plain(approved):
-        return Comparison("same", "")
     if set(_ZONE.findall(answer)) != set(_ZONE.findall(approved)):
         return Comparison("open", "the times are of different zones")
     language, other = _language(approved), _language(answer)
+    is_short = min(_words(approved), _words(answer)) < _FEW_WORDS
+    if is_short:  # nobody knows the language of "60 minutes" by itself
+        language = other = _language(f"{question}\n{approved}\n{answer}")
     if language is None or other is None:
+        if plain(answer) == plain(approved):
+            return Comparison("same", "")
         return Comparison("open", "the language is not English, German, French or Spanish")
-    if not any(map(str.isalpha, approved)):
-        language = other  # such as 17:30, which has no language
-    mine, theirs = _text(answer, language), _text(approved, language)
-    asked = read(question, language)
-    comparison = _by_values(mine, theirs, asked) or _by_words(mine, theirs)
+    comparison = _compared_in(language, answer, approved, question)
     if comparison.outcome == "open" and other != language:
         return Comparison("open", "they are in different languages")
+    if is_short and comparison.outcome in ("missing", "conflict"):  # in its language it may state the same
+        others = [_compared_in(name, answer, approved, question) for name in LANGUAGES]
+        if any(one.outcome == "same" for one in others):
+            is_missing = comparison.outcome == "missing"
+            return Comparison("same", "") if is_missing else Comparison("open", "their language is unknown")
     return comparison
+
+
+def _compared_in(language: str, answer: str, approved: str, question: str) -> Comparison:
+    mine, theirs = _text(answer, language), _text(approved, language)
+    if plain(answer) == plain(approved) and mine.content == theirs.content:  # 5 MW and 5 mW differ in case alone
+        return Comparison("same", "")
+    return _by_values(mine, theirs, read(question, language)) or _by_words(mine, theirs)
 
 
 class _Text:
@@ -275,6 +288,10 @@ def is_read(text: str) -> bool:
 
 def _language(text: str) -> str | None:
     return language_among(text, LANGUAGES)
+
+
+def _words(text: str) -> int:
+    return sum(any(map(str.isalpha, word)) for word in text.split())
 
 
 # Values as sets of text.

@@ -18,8 +18,11 @@ _TOKEN = re.compile(
 )
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _NOT = re.compile(r"\b(ca|wo|\w+?)n['’]t\b|\bcannot\b", re.IGNORECASE)
+_APOSTROPHE = re.compile(r"(?<=[^\W_])['’](?=[^\W_])")
 _WORD_OR_SIGN = re.compile(r"[^\W_]+|[^\w\s]")
 _OPENING = frozenset({"Ps", "Pi", "Pf"})
+_QUOTES = frozenset("\"'`“”„‟‘’‚‛«»‹›")
+_MARKS = frozenset(".,;:!?…。、！？；：؟،।")
 _MEANT = frozenset("#%&*@/\\")
 """Characters that Unicode classes as punctuation and that carry meaning: C#, 5%."""
 
@@ -49,14 +52,20 @@ def numbers(text: str) -> Counter[str]:
 def marked(text: str, values: Sequence[Value], language: str) -> list[tuple[str, Value | None]]:
     """Returns the words and symbols of a text in order, with its values in their places. "n't" becomes "not".
 
-    List markers and punctuation are left out; symbols such as ✓ and < are not.
+    List markers and punctuation are left out; symbols such as ✓ and < are not, nor is a sign that structures nothing
+    where it stands: the minus of AA-, or a semicolon in quotation marks.
     """
     text = without_marks(text, language)
+    inner = {match.start() for match in _APOSTROPHE.finditer(text)}  # "n't" is read below
+    text = "".join(
+        " " if place not in inner and _is_punctuation(text, place, language) else char
+        for place, char in enumerate(text)
+    )
     words: list[tuple[str, Value | None]] = []
     end = 0
     for value in (*values, None):
-        between = _NOT.sub(_apart, text[end : value.start if value else len(text)])
-        words += [(word, None) for word in _WORD_OR_SIGN.findall(between.casefold()) if not _is_outer(word[0])]
+        between = _APOSTROPHE.sub(" ", _NOT.sub(_apart, text[end : value.start if value else len(text)]))
+        words += [(word, None) for word in _WORD_OR_SIGN.findall(between.casefold())]
         if value is not None:
             words.append((value.key, value))
             end = value.end
@@ -78,7 +87,7 @@ def plain(text: str) -> str:
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", unnumbered(text)).casefold())
     text = " ".join(text.replace("i\u0307", "i").split())
     start, end = 0, len(text)
-    while end > start and (text[end - 1].isspace() or _is_outer(text[end - 1])):
+    while end > start and (text[end - 1].isspace() or _is_punctuation(text, end - 1)):
         end -= 1
     while start < end and (
         text[start].isspace() or text[start] in "\"'`„¿¡*" or unicodedata.category(text[start]) in _OPENING
@@ -87,5 +96,23 @@ def plain(text: str) -> str:
     return text[start:end] or text
 
 
-def _is_outer(character: str) -> bool:
-    return unicodedata.category(character).startswith("P") and character not in _MEANT
+def _is_punctuation(text: str, place: int, language: str = "") -> bool:
+    """Whether a character structures the text, by its place: a mark after a word, a quotation mark or a bracket at one,
+    a hyphen within one, or a dash between two. In French, a space may come before a mark."""
+    char = text[place]
+    category = unicodedata.category(char)
+    if not category.startswith("P") or char in _MEANT:
+        return False
+    before, after = text[place - 1 : place] or " ", text[place + 1 : place + 2] or " "
+    if char in _MARKS:
+        if before.isspace():
+            ends = not text[place:].strip("?! \n") or (language == "fr" and after.isspace())
+            return ends and bool(text[:place].strip())
+        return not (before in _QUOTES and (text[place - 2 : place - 1] or " ").isspace())
+    if char in _QUOTES:
+        return not (before.isspace() and after.isspace())
+    if category == "Pd":
+        return (before.isalnum() and after.isalnum()) or (before.isspace() and after.isspace())
+    if category == "Ps":
+        return not (after.isspace() or after in _QUOTES)
+    return category != "Pe" or not (before.isspace() or before in _QUOTES)

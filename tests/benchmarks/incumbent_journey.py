@@ -116,7 +116,7 @@ class Journey:
 
     def plan(self, rated: list[bool]) -> dict[str, float | None]:
         good, wrong = sum(rated), len(rated) - sum(rated)
-        judged = Judged(0, wrong, good, good, 0, wrong, good, float(PLANNED_DAY))
+        judged = Judged(0, wrong, good, good, 0, len(rated), wrong, good, float(PLANNED_DAY))
         facts = Facts(traffic=None, feedback=[], judged=judged, dataset=None, trained=[])
         settings = Settings(incumbent=MARGIN, dataset=DatasetSettings(learn_from_incumbent=self.world.bought))
         found = {

@@ -219,6 +219,12 @@ def test_questions_that_repeat_count_as_often_as_in_the_last_holdout(tmp_path: P
     assert (much_later["held_out_good"], much_later["held_out_corrected"]) == (16, 4)
 
 
+def test_a_conversation_with_good_and_bad_answers_is_rated_once(planned: Planned) -> None:
+    logs = [log(number, 30, helpful=True) for number in range(9)]
+    logs += [log(9, 30, helpful=False), log(10, 30, helpful=False) | {"conversation_id": "c0"}]
+    assert value(planned(*logs), "called_wrong") == 20  # 2 of 10
+
+
 def test_good_answers_of_the_incumbent_are_no_rows_to_teach(planned: Planned) -> None:
     logs = [log(number, 30, helpful=number >= 20, model="mini-2026-01-01") for number in range(100)]
     assert value(planned(*logs), "rows_to_teach") == 60

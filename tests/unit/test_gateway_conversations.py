@@ -52,6 +52,14 @@ def test_a_conversation_without_an_id_is_told_by_how_it_began() -> None:
     assert unit(prompts[0]) == unit(prompts[2]) != unit(prompts[1])
 
 
+def test_a_request_without_a_conversation_and_a_user_has_no_named_unit() -> None:
+    units: tuple[Unit, Unit] = ("conversation", "account")
+    for by in units:
+        assert call(SYSTEM).named_unit(None, by) is None
+        assert call(SYSTEM).named_unit("c-1", by) == "c-1"
+        assert call(SYSTEM, user="u-1").named_unit(None, by) == "u-1"
+
+
 @pytest.mark.parametrize(
     "odd", [{}, [], 5, None, {"conversation_id": 7}, {"conversation_id": ""}, {"conversation_id": "x" * 513}]
 )

@@ -64,6 +64,21 @@ def test_good_answers_pass() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT a, b FROM t WHERE c > 0;",
+        "Open our app and simply log in",
+        "It is the form that you asked for",
+        "Sorry, we are closed all day today :-(",
+        "Your blood group on file is A-",
+        "As an AI assistant of the shop I book repairs of tents for you.",
+    ],
+)
+def test_the_end_of_code_a_smiley_and_a_particle_break_nothing_off(text: str) -> None:
+    assert found(row(text)) == {}
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("You can return it to any of our shops and", "incomplete"),

@@ -10,7 +10,7 @@ from traffic import registered
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import overrides
-from retuned.retrain.memory import entries
+from retuned.retrain.memory import entries, statements
 from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.settings import Settings
 
@@ -340,3 +340,142 @@ def test_an_entry_ends_whose_newer_answer_the_champion_learned_while_the_memory_
     follow(teacher)
     assert answers(warehouse) == []
     assert [row["answer"] for row in stored(warehouse, "superseded")] == ["You have 14 days."]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few statements of a kind on a question are read."""
+    monkeypatch.setattr(statements, "ON_A_QUESTION", 3)
+
+
+def rate(teacher: Teacher, answer: str, count: int = 10) -> None:
+    """As many new accounts call an answer good as wrong, more than are read."""
+    with teacher.at_once():
+        for _ in range(count):
+            asked = teacher.ask(QUESTION, answer)
+            teacher.say(asked, "helpful", teacher.acts % 4 == 0, "user", f"user-{teacher.acts}")
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("objection", ["drop", "ban", "wrong"])
+def test_thumbs_do_not_push_out_the_correction_behind_an_entry(
+    teacher: Teacher, warehouse: Warehouse, objection: str
+) -> None:
+    said = teacher.correct(QUESTION, "30 days.", "You have 14 days.", "expert", "eve")
+    follow(teacher)
+    rate(teacher, "30 days.")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+    teacher.acts += 1
+    if objection == "drop":
+        overrides.decide_rows(warehouse, "drop", [said], "outdated", "olga", teacher.now)
+    elif objection == "ban":
+        overrides.decide_account(warehouse, "ban", "eve", None, "left", "olga", teacher.now)
+    else:
+        teacher.say(teacher.ask(QUESTION, "You have 14 days."), "helpful", False)
+    follow(teacher)
+    assert answers(warehouse) == []
+
+
+@pytest.mark.usefixtures("few")
+def test_thumbs_do_not_push_out_a_correction_before_a_second_account_gives_it(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    known_for_long(teacher, "ann", "bob")
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "ann")
+    rate(teacher, "30 days.")
+    follow(teacher)
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "bob")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+@pytest.mark.usefixtures("few")
+def test_corrections_of_a_banned_account_push_out_no_others(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob", "mallory")
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "ann")
+    for _ in range(5):
+        teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", "mallory")
+    overrides.decide_account(warehouse, "ban", "mallory", None, "fraud", "olga", teacher.now)
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "bob")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+@pytest.mark.usefixtures("few")
+def test_thumbs_do_not_push_out_an_experts_verdict(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    teacher.say(teacher.ask(QUESTION, "You have 14 days."), "helpful", False)
+    follow(teacher)
+    assert answers(warehouse) == []
+    rate(teacher, "30 days.")
+    follow(teacher)
+    assert answers(warehouse) == []
+
+
+def test_thumbs_do_not_push_out_corrections_when_the_memory_is_switched_on(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    rate(teacher, "30 days.")
+    settings = SETTINGS.model_copy(update={"dataset": SETTINGS.dataset.model_copy(update={"maximum_rows": 3})})
+    entries.follow(warehouse, settings, "support", teacher.now)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_an_answer_of_two_users_leaves_once_one_of_them_is_banned(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob")
+    for user in ("ann", "bob"):
+        teacher.correct(QUESTION, "30 days.", "You have 90 days.", "user", user)
+        follow(teacher)
+    assert answers(warehouse) == ["You have 90 days."]
+    teacher.acts += 1
+    overrides.decide_account(warehouse, "ban", "bob", "support", "sock puppet", "olga", teacher.now)
+    follow(teacher)
+    (gone,) = stored(warehouse, None)
+    assert (gone["state"], gone["reason"]) == ("overruled", "banned: olga: sock puppet")
+
+
+def test_a_statement_whose_events_are_deleted_upholds_no_entry(teacher: Teacher, warehouse: Warehouse) -> None:
+    said = teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    warehouse.execute("DELETE FROM feedback WHERE id = ?", [said])
+    teacher.say(teacher.ask(QUESTION, "30 days."), "helpful", True, "user", "ann")
+    follow(teacher)
+    assert answers(warehouse) == []
+
+
+def test_an_entry_outlives_the_statements_that_retention_deletes(teacher: Teacher, warehouse: Warehouse) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    statements.forget(warehouse, ["support"], teacher.now + timedelta(days=1))
+    teacher.correct(QUESTION, "You have 14 days.", "You have 90 days.", "user", "ann")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_a_decision_applies_although_the_clock_was_set_back(teacher: Teacher, warehouse: Warehouse) -> None:
+    first = teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    second = teacher.correct("Is there a warranty?", "No.", "Yes, call 555.")
+    follow(teacher)
+    overrides.decide_rows(warehouse, "drop", [first], "outdated", "olga", teacher.now)
+    follow(teacher)
+    assert answers(warehouse) == ["Yes, call 555."]
+    overrides.decide_rows(warehouse, "drop", [second], "fraud", "olga", teacher.now - timedelta(minutes=3))
+    follow(teacher)
+    assert answers(warehouse) == []
+    assert follow(teacher) == 0
+
+
+def test_only_questions_that_were_decided_about_lately_are_decided_again(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    said = [teacher.correct(f"Is item {number} in stock?", "No.", f"Yes, {number + 2} pieces.") for number in range(3)]
+    since = []
+    for id in said:
+        teacher.acts += 10
+        overrides.decide_rows(warehouse, "keep", [id], "checked", "olga", teacher.now)
+        behind = statements.Behind.of(warehouse, "support", teacher.now)
+        since.append(behind and behind.decided_since and teacher.now - behind.decided_since)
+        follow(teacher)
+    assert since == [None, timedelta(minutes=11), timedelta(minutes=11)]

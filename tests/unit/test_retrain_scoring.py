@@ -34,6 +34,7 @@ WRONG = [
     ("Der Artikel kann zurück.", "Der Artikel kann nicht zurück."),
     ("Vous avez 14 jours.", "Vous avez 30 jours."),
     ("Tiene 14 días.", "Tiene 30 días."),
+    ("The engine has 5 mW.", "The engine has 5 MW."),
     ("", "Returns are accepted."),
 ]
 RIGHT = [
@@ -48,8 +49,22 @@ RIGHT = [
     ("Sie haben dreißig Tage Zeit.", "Sie haben 30 Tage Zeit."),
     ("Vous avez trente jours.", "Vous avez 30 jours."),
     ("Tiene treinta días.", "Tiene 30 días."),
+    # short texts, whose language nobody knows
+    ("one hour", "60 minutes"),
+    ("60 minutes", "1 hour"),
+    ("five euros", "5 €"),
+    ("twelve", "12"),
+    # punctuation of sentences
+    ("“Yes” - open daily (9:30)!", "Yes, open daily, 9:30."),
+    ("Oui : 5 jours !", "Oui: 5 jours!"),
 ]
 UNSETTLED = [
+    # signs that structure nothing where they stand
+    ("The blood group is O.", "The blood group is O-."),
+    ("AA", "AA-"),
+    ('The separator is ",".', 'The separator is ";".'),
+    ("Use [ and ].", "Use ( and )."),
+    ("Pass v to see more.", "Pass -v to see more."),
     # who, what and when belongs to which value
     ("Express takes 3 days, standard 1 day.", "Standard delivery takes 3 days, express takes 1 day."),
     ("You cannot return it after 30 days.", "You can return it within 30 days."),

@@ -344,6 +344,8 @@ def test_a_question_that_has_another_answer_for_each_is_nobodys_fault_and_teache
         ("What is 2+3?", "What is 2-3?"),
         ("What is 2+3?", "What is 2*3?"),
         ("Does x>=3 hold?", "Does x!=3 hold?"),
+        ("What does ; mean in SQL?", "What does : mean in SQL?"),
+        ("What does ? mean in SQL?", "What does ' mean in SQL?"),
         ("😀", "😡"),
         ("Do you ship to Austria?", "Do you ship to Australia?"),
         ("What may an employer do?", "What may an employee do?"),
@@ -364,6 +366,14 @@ def test_case_spacing_and_the_mark_at_the_end_make_no_other_question() -> None:
     old = talk.says("staff", days(30), question="May I return it?", source="expert", instead="No.")
     talk.says("staff", days(14), question="may  I return “it” ...", source="expert", instead="No.")
     assert talk.reasons() == {old: "superseded"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Bonjour ! Où est-il ?", "Bonjour! Où est-il?"), ("« Colis » ?", '"Colis"?'), ("Why !!!", "why")],
+)
+def test_a_space_before_the_mark_at_the_end_makes_no_other_question(one: str, other: str) -> None:
+    assert normalise(one) == normalise(other)
 
 
 @pytest.mark.parametrize(

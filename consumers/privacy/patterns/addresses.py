@@ -7,24 +7,27 @@ from retuned.consumers.privacy.patterns import Mark
 
 # Without spaces between words, as in Japanese, an address ends where another script begins.
 _LATIN = r"A-Za-z0-9_\u00c0-\u024f\u1e00-\u1eff"
+# It holds apostrophes, and begins behind a quotation mark.
+_LOCAL = r"(?<![\w.+-])(?<![\w.+-]')[\w.+-][\w.+'-]*+"
 _LABEL = rf"(?:[{_LATIN}-]++|[\w-]++)"
 _EMAIL = re.compile(
-    rf"(?:(?<![{_LATIN}.+%'-])[{_LATIN}.+%'-]++|(?<![^\W{_LATIN}])(?:[^\W{_LATIN}]|[.+%'-])++)(?:@|%40)"
+    rf"(?:(?<![{_LATIN}.+%-])(?<![{_LATIN}.+%-]')[{_LATIN}.+%-][{_LATIN}.+%'-]*+"
+    rf"|(?<![^\W{_LATIN}])(?:[^\W{_LATIN}]|[.+%'-])++)(?:@|%40)"
     rf"({_LABEL}(?:\.{_LABEL})++)"
 )
 # In a URL the sign is escaped, and the pattern above would include it in the name.
-_ESCAPED_EMAIL = re.compile(r"(?<![\w.+'-])[\w.+'-]++%40([\w-]++(?:\.[\w-]++)++)")
+_ESCAPED_EMAIL = re.compile(rf"{_LOCAL}%40([\w-]++(?:\.[\w-]++)++)")
 _DOT = r"(?:[ ]{0,2}[(\[{][ ]?(?:dot|punkt|punto|point)[ ]?[)\]}][ ]{0,2}|[ ](?:dot|punkt|punto)[ ])"
 _AT = r"[(\[{][ ]?(?:at|@|ät|æt|arroba|chez)[ ]?[)\]}]"
 # anna (at) example.com, anna[at]example[dot]com
 _BRACKETED = re.compile(
-    rf"(?<![\w.+'-])[\w.+'-]++(?:{_DOT}[\w-]++){{0,3}}+[ ]{{0,2}}{_AT}[ ]{{0,2}}"
+    rf"{_LOCAL}(?:{_DOT}[\w-]++){{0,3}}+[ ]{{0,2}}{_AT}[ ]{{0,2}}"
     rf"[\w-]++(?:(?:\.|{_DOT})[\w-]++){{1,4}}+",
     re.I,
 )
 # anna dot smith at example dot com: the last word must be one that seldom follows "dot" in a sentence.
 _SPELLED = re.compile(
-    rf"(?<![\w.+'-])[\w.+'-]++(?:{_DOT}[\w-]++){{0,3}}+[ ](?:at|arroba|chez)[ ]"
+    rf"{_LOCAL}(?:{_DOT}[\w-]++){{0,3}}+[ ](?:at|arroba|chez)[ ]"
     rf"[\w.-]{{1,64}}(?:{_DOT}[\w-]{{1,64}}){{0,2}}?{_DOT}"
     r"(?:com|net|org|edu|gov|info|biz|co|io|dev|app|ai|eu|de|fr|es|nl|pl|se|dk|ch|uk|ie|cz|br|pt|jp|au|ca|nz|ru|cn|mx)\b",
     re.I,
