@@ -12,21 +12,23 @@ SELECT feedback_id, state FROM row_states
 -- the last vote of each account for each answer.
 WITH decided AS (
     SELECT max(decided_at) AS decided_at FROM row_states WHERE workload = $workload
-), late AS (
-    SELECT f.id AS feedback_id, f.interaction_id, f.source,
+), last AS (
+    SELECT f.id AS feedback_id, f.interaction_id, f.source, f.name, f.value, greatest(f.received_at, i.received_at) AS received_at,
            CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id
     FROM feedback f JOIN interactions i ON i.id = f.interaction_id
-    WHERE i.workload = $workload
-        AND (f.name = 'correction' OR approves(f.name, f.value)
-             OR f.id IN (SELECT feedback_id FROM row_decisions
-                         WHERE workload = $workload AND superseded_at IS NULL AND action = 'edit'))
-        AND greatest(f.received_at, i.received_at) > coalesce((SELECT decided_at FROM decided), TIMESTAMP '1970-01-01')
-        AND f.id NOT IN (SELECT feedback_id FROM row_states WHERE workload = $workload)
+    WHERE i.workload = $workload AND (f.name = 'correction' OR approves(f.name, f.value) IS NOT NULL)
     QUALIFY f.name = 'correction'
         OR row_number() OVER (
             PARTITION BY f.interaction_id, coalesce(f.user_id, i.user_id, f.id), f.name = 'correction'
             ORDER BY f.timestamp DESC, f.id
         ) = 1
+), late AS (
+    SELECT * FROM last
+    WHERE (name = 'correction' OR approves(name, value)
+           OR feedback_id IN (SELECT feedback_id FROM row_decisions
+                              WHERE workload = $workload AND superseded_at IS NULL AND action = 'edit'))
+        AND received_at > coalesce((SELECT decided_at FROM decided), TIMESTAMP '1970-01-01')
+        AND feedback_id NOT IN (SELECT feedback_id FROM row_states WHERE workload = $workload)
 ), known AS (
     SELECT state, reason, detail, feedback_id, interaction_id, user_id, dataset_version, decided_at FROM row_states
     WHERE workload = $workload

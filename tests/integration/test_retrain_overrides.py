@@ -73,6 +73,9 @@ def test_each_row_has_one_state_and_what_came_after_the_dataset_waits(
     new = teacher.correct(question(99), "No.", "In 9 days.")
     liked = teacher.say(teacher.ask(question(98), "In 8 days."), "helpful", True, "user", "bert")
     teacher.say(teacher.ask(question(97), "In 7 days."), "helpful", False, "user", "bert")
+    taken_back = teacher.ask(question(96), "In 6 days.")
+    for liked_it in (True, False):
+        teacher.say(taken_back, "helpful", liked_it, "user", "bert")
     waiting = list(listed(warehouse, "support", "waiting", "not_decided"))
     assert {row["feedback_id"]: (row["question"], row["answer"], row["account"]) for row in waiting} == {
         new: (question(99), "In 9 days.", None), liked: (question(98), "In 8 days.", "bert"),
