@@ -101,7 +101,7 @@ def _rows(file: str, reference: str) -> Iterator[dict[str, Any]]:
     """
     name = "standard input" if file == "-" else file
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = sys.stdin.read().removeprefix("\ufeff") if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RetunedError(f"score: {name} cannot be read ({error})") from error
     for number, line in enumerate(text.split("\n"), 1):

@@ -64,7 +64,7 @@ def test_a_scorer_of_groundedness_reads_passages(
         {"id": 2, "question": "How long?", "passages": passages[0], "answer": "Returns are accepted within 90 days."},
         {"id": 3, "question": "How long?", "passages": [], "answer": "30 days."},
     ]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(json.dumps, rows))))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff" + "\n".join(map(json.dumps, rows))))
     assert main(["--config", str(config), "score", "-", "--scorer", "grounding", "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["id"], one["alarm"], one["abstained"]) for one in found] == [
