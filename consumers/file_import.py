@@ -7,7 +7,7 @@ from retuned.consumers.errors import OutOfStep
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.dead_letters import count_dead_letters
+from retuned.consumers.warehouse.dead_letters import refused_rows
 from retuned.consumers.warehouse.packing import Table
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.writer import stored_offsets
@@ -44,7 +44,7 @@ class Taken:
     """The result of a batch: the stored events of each table, and the rows that were not stored.
 
     Attributes:
-        refused: the number of refused rows by reason.
+        refused: the number of refused rows by their first reason; a row may hold several events.
         passed_over: the number of skipped rows, by the reasons in `dialects.PASSED_OVER`.
         erased: the number of rows that were kept out because they belong to what was erased.
     """
@@ -60,7 +60,7 @@ class Taken:
 def position(warehouse: Warehouse, topic: str) -> Position:
     """Returns the progress of a file (`files.EventFile.topic`)."""
     reached = stored_offsets(warehouse).get((topic, 0))
-    return Position(reached, 0 if reached is None else count_dead_letters(warehouse, topic))
+    return Position(reached, 0 if reached is None else refused_rows(warehouse, topic))
 
 
 def take(ingest: Ingest, batch: Batch) -> Taken:
@@ -88,11 +88,12 @@ def _take(ingest: Ingest, batch: Batch) -> Taken:
 
 def taken(rows: Rows) -> Taken:
     """Returns the result of written rows."""
+    refused = list({dead.offset: dead for dead in reversed(rows.dead)}.values())[::-1]
     return Taken(
         rows.stored,
         rows.duplicates,
-        dict(Counter(dead.reason for dead in rows.dead)),
-        [Refusal(dead.offset, dead.reason, dead.detail) for dead in rows.dead[:EXAMPLES]],
+        dict(Counter(dead.reason for dead in refused)),
+        [Refusal(dead.offset, dead.reason, dead.detail) for dead in refused[:EXAMPLES]],
         dict(rows.passed_over),
         rows.erased,
     )

@@ -17,7 +17,8 @@ def leave(postgres: Postgres, entry: Entry) -> None:
     """
     left = {**entry.details, "left_at": f"{utc_now().isoformat(timespec='milliseconds')}Z"}
     id = entry.request_id or uuid.uuid4().hex
-    content = json.dumps(asdict(entry) | {"details": left, "request_id": id})
+    # Half of a surrogate pair, which no row of the audit can hold, is refused here.
+    content = json.dumps(asdict(entry) | {"details": left, "request_id": id}, ensure_ascii=False)
     postgres.rows("leave_entry", {"id": f"{id} {entry.action} {entry.outcome}", "entry": content})
 
 

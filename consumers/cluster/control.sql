@@ -80,7 +80,7 @@ WITH forgotten AS (
 SELECT count(*) FROM forgotten;
 
 -- name: leave_entry
-INSERT INTO retuned.audit_entries (id, entry) VALUES (%(id)s, %(entry)s::JSONB) ON CONFLICT DO NOTHING RETURNING id;
+INSERT INTO retuned.audit_entries (id, entry) VALUES (%(id)s, %(entry)s::JSON) ON CONFLICT DO NOTHING RETURNING id;
 
 -- name: erasure_requests
 SELECT id, request FROM retuned.erasure_requests ORDER BY created_at, id LIMIT 1000;

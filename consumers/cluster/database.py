@@ -198,7 +198,9 @@ class Database:
             "files": Jsonb([asdict(file) for file in files]),
             "received_at": received_at.replace(tzinfo=UTC),
             "counts": Jsonb(counts),
-            "requests": Jsonb([row | {"requested_at": row["requested_at"].isoformat()} for row in requests]),
+            # As texts: JSONB refuses \u0000, which people may write.
+            "request_ids": [row["id"] for row in requests],
+            "requests": [json.dumps(row | {"requested_at": row["requested_at"].isoformat()}) for row in requests],
             "messages": sum(counts["messages"].values()),
             "tombstones": tombstones,
         }

@@ -27,7 +27,7 @@ SELECT topic, partition, next_offset, cluster_id, topic_id FROM retuned.partitio
 -- name: record
 WITH asked AS (
     INSERT INTO retuned.erasure_requests (id, request)
-    SELECT request ->> 'id', request FROM jsonb_array_elements(%(requests)s) AS request
+    SELECT id, request::JSON FROM unnest(%(request_ids)s::TEXT[], %(requests)s::TEXT[]) AS request(id, request)
     ON CONFLICT DO NOTHING
 )
 SELECT retuned.record_segment(%(moved)s, %(files)s, %(received_at)s, %(counts)s, %(messages)s, %(tombstones)s);

@@ -31,7 +31,7 @@ from retuned.consumers.file_import import EVER_SECONDS, Position, Taken, out_of_
 from retuned.consumers.kafka.contract import Batch, Partition, Publisher
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse.dead_letters import count_dead_letters
+from retuned.consumers.warehouse.dead_letters import refused_rows
 from retuned.consumers.warehouse.rows import Rows
 from retuned.consumers.warehouse.writer import stored_offsets
 
@@ -73,7 +73,7 @@ class SegmentIntake:
         with self._follower.awaiting(partition, reached) as followed:
             if (stored_offsets(self._follower.warehouse).get(partition) or 0) < reached:
                 self._followed(followed, "import", "import the file again")
-        return Position(reached, count_dead_letters(self._follower.warehouse, topic))
+        return Position(reached, refused_rows(self._follower.warehouse, topic))
 
     def take(self, batch: Batch) -> Taken:
         """See `file_import.take`.

@@ -23,7 +23,7 @@ from retuned.consumers.kafka.contract import (
     lost_text,
     remade_text,
 )
-from retuned.consumers.kafka.records import FetchedRecord
+from retuned.consumers.kafka.records import FetchedRecord, unix_seconds
 
 
 class MemoryLog:
@@ -36,12 +36,25 @@ class MemoryLog:
         self._changed = threading.Condition()
         self._remade: Counter[str] = Counter()
 
-    def append(self, topic: str, value: bytes | None, partition: int = 0, headers: Headers = ()) -> int:
-        """Adds a message and returns its offset."""
+    def append(
+        self,
+        topic: str,
+        value: bytes | None,
+        partition: int = 0,
+        headers: Headers = (),
+        milliseconds: int | None = None,
+    ) -> int:
+        """Adds a message and returns its offset.
+
+        Args:
+            milliseconds: the producer's time of the message; None: now.
+        """
+        now = time.time()
+        timestamp = now if milliseconds is None else unix_seconds(milliseconds, now)
         with self._changed:
             offset = self._ends.get((topic, partition), 0)
             self._records[topic, partition].append(
-                FetchedRecord(topic, partition, offset, value, headers, timestamp=time.time())
+                FetchedRecord(topic, partition, offset, value, headers, timestamp=timestamp)
             )
             self._ends[topic, partition] = offset + 1
             self._changed.notify_all()
@@ -59,6 +72,13 @@ class MemoryLog:
             kept = self._records[topic, partition]
             self._firsts[topic, partition] = before
             self._records[topic, partition] = [record for record in kept if record.offset >= before]
+
+    def truncate(self, topic: str, end: int, partition: int = 0) -> None:
+        """Deletes the records from an offset on, like an unclean election of a leader."""
+        with self._changed:
+            kept = self._records[topic, partition]
+            self._records[topic, partition] = [record for record in kept if record.offset < end]
+            self._ends[topic, partition] = end
 
     def remake(self, topic: str) -> None:
         """Deletes and recreates a topic, with the same name and partitions and another id."""

@@ -6,6 +6,7 @@ still does everything else: fetching, checksums, codecs, transactions, positions
 Source of the format: https://kafka.apache.org/documentation/#recordbatch
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,13 +16,16 @@ from kafka.consumer.fetcher import Fetcher, IsolationLevel
 
 from retuned.consumers.common.text import first_line
 
+MOST_AHEAD_SECONDS = 86_400.0
+"""How far the clock of a producer may be ahead of ours."""
+
 
 class FetchedRecord(msgspec.Struct, frozen=True, gc=False):
     """One message of a partition, or a row of a file.
 
     Attributes:
         problem: why the record is not an event, if the reader already knows; else None.
-        timestamp: Unix seconds, of the newest record of its batch; None: unknown.
+        timestamp: Unix seconds, of the newest record of its batch; None: unknown. Bounded: see `unix_seconds`.
     """
 
     topic: str
@@ -143,9 +147,17 @@ def read_batch(
     return messages
 
 
-def _seconds(milliseconds: int | None) -> float | None:
-    """Returns Kafka's time of a record in Unix seconds; None: it has none."""
-    return None if milliseconds is None or milliseconds < 0 else milliseconds / 1000
+def unix_seconds(milliseconds: int | None, now: float) -> float | None:
+    """Returns Kafka's time of a record in Unix seconds; None: it has none, or none that can be right.
+
+    A producer may set any number, for example nanoseconds.
+
+    Args:
+        now: Unix seconds.
+    """
+    if milliseconds is None or not 0 <= milliseconds <= 1000 * (now + MOST_AHEAD_SECONDS):
+        return None
+    return milliseconds / 1000
 
 
 def _varint(buffer: bytes, at: int) -> tuple[int, int]:
@@ -196,7 +208,7 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 if self.check_crcs and not batch.validate_crc():
                     raise EndlessBatch(tp.topic, tp.partition, batch.base_offset)
                 for record in batch:
-                    written_at = _seconds(record.timestamp)
+                    written_at = unix_seconds(record.timestamp, time.time())
                     yield FetchedRecord(tp.topic, tp.partition, record.offset, record.value, timestamp=written_at)
                 continue
             self.leader_epoch = batch.leader_epoch
@@ -236,7 +248,7 @@ class FastRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             raise kafka_errors.CorruptRecordError(f"it cannot be decompressed ({first_line(error)})") from error
         body = bytes(memoryview(batch._buffer)[batch._pos :])
         self.bytes_read += len(body)
-        written_at = _seconds(batch.max_timestamp)
+        written_at = unix_seconds(batch.max_timestamp, time.time())
         return read_batch(body, batch.records_count, batch.base_offset, tp.topic, tp.partition, written_at)
 
     def _is_hidden(self, batch: Any) -> bool:

@@ -109,6 +109,12 @@ def folder_of(warehouse: Warehouse, settings: Settings) -> Path:
     return settings.retention.archive or warehouse.path.parent / "archive"
 
 
+def strays(folder: Path) -> list[Path]:
+    """Returns the files that killed processes left while they wrote or rewrote files of an archive. One thread writes
+    to the archive, in the process that has the warehouse open: only that thread may delete them."""
+    return sorted([*folder.glob("*/*.tmp"), *folder.glob("*/day=*/.*.tmp")])
+
+
 def archived(warehouse: Warehouse) -> list[dict[str, Any]]:
     """Returns the content of the archive by table: table_name, files, rows, bytes, last_archived_at."""
     return warehouse.rows(QUERIES["archived"])
@@ -134,8 +140,8 @@ class _Run:
 
     def finish(self) -> None:
         """Records files that were written but not recorded, and deletes their rows from the warehouse."""
-        for partial in self._folder.glob("*/*.tmp"):
-            partial.unlink()
+        for stray in strays(self._folder):
+            stray.unlink(missing_ok=True)
         known = {row["file"] for row in self._warehouse.rows(QUERIES["known_files"])}
         for table in self._tables:
             for path in sorted((self._folder / table).glob("day=*/*.parquet")):

@@ -25,6 +25,7 @@ from retuned.consumers.warehouse.audit import Trail
 from retuned.consumers.warehouse.turns import Turns
 
 NAME = "retuned"  # the name of the attached database
+COPY = ".erasing"  # what the name of a copy ends with that takes the file's place
 CHECKPOINT_SECONDS = 30.0
 CLOSE_SECONDS = 10.0  # the wait for running statements
 _NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")

@@ -169,11 +169,11 @@ def _readable_text(text: str) -> str:
         return _without_user_ids(text)
 
 
-def count_dead_letters(warehouse: Warehouse, topic: str) -> int:
-    """Counts the dead letters of a topic, without replayed and archived ones."""
-    row = warehouse.row(QUERIES["count_dead_letters"], {"topic": topic})
+def refused_rows(warehouse: Warehouse, topic: str) -> int:
+    """Counts the messages of a topic that have dead letters, without replayed and archived ones."""
+    row = warehouse.row(QUERIES["refused_rows"], {"topic": topic})
     assert row is not None
-    return int(row["letters"])
+    return int(row["refused"])
 
 
 def dead_letters(warehouse: Warehouse, limit: int, reason: str | None = None) -> Iterator[dict[str, Any]]:

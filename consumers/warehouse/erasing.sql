@@ -4,30 +4,63 @@ SELECT count(*), max(until) FROM tombstones
 -- name: tombstones
 SELECT kind, key_id, hash, since, until FROM tombstones
 
+-- name: segment_interactions
+-- What `matching_interactions` returns of the segments of a cluster.
+CREATE OR REPLACE TEMP TABLE segment_interactions (
+    id VARCHAR, timestamp TIMESTAMP, workload VARCHAR, conversation_id VARCHAR, user_id VARCHAR, is_selected BOOLEAN,
+    file INTEGER
+)
+
+-- name: segment_feedback
+CREATE OR REPLACE TEMP TABLE segment_feedback (
+    id VARCHAR, timestamp TIMESTAMP, interaction_id VARCHAR, user_id VARCHAR, is_selected BOOLEAN, file INTEGER
+)
+
+-- name: matching_interactions
+-- Interactions (`events`) without their texts, and whether each matches the selection by itself.
+-- file: the number of the file of a segment; null: another place.
+SELECT id, timestamp, workload, conversation_id, user_id,
+    id IN (SELECT unnest($interactions::VARCHAR[]))
+    OR conversation_id IN (SELECT unnest($conversations::VARCHAR[]))
+    OR user_id IN (SELECT unnest($users::VARCHAR[]))
+    OR EXISTS (
+        SELECT 1 FROM (SELECT unnest($users::VARCHAR[]) AS name) AS named
+        WHERE contains(attributes, name) OR contains(messages, name) OR contains(context, name)
+    )
+    OR ($by_fields
+        AND ($workload::VARCHAR IS NULL OR workload = $workload)
+        AND ($after::TIMESTAMP IS NULL OR timestamp >= $after)
+        AND ($before::TIMESTAMP IS NULL OR timestamp < $before)
+        AND NOT EXISTS (
+            SELECT 1 FROM (SELECT unnest($names::VARCHAR[]) AS name, unnest($values::VARCHAR[]) AS value) AS wanted
+            WHERE (attributes::JSON ->> ('$."' || name || '"')) IS DISTINCT FROM value
+        )) AS is_selected,
+    file
+FROM (
+    {events}
+)
+
+-- name: matching_feedback
+-- The same of feedback.
+SELECT id, timestamp, interaction_id, user_id,
+    user_id IN (SELECT unnest($users::VARCHAR[]))
+    OR id IN (SELECT unnest($interactions::VARCHAR[]))
+    OR EXISTS (SELECT 1 FROM (SELECT unnest($users::VARCHAR[]) AS name) AS named WHERE contains(value, name))
+    AS is_selected,
+    file
+FROM (
+    {events}
+)
+
 -- name: chosen
 -- The interactions of a selection, and the later turns of their conversations, which repeat them.
--- {interactions}: all interactions, of the warehouse and of the archive.
+-- `matching`: all interactions of the warehouse and of the archive, as `matching_interactions` returns them.
 CREATE OR REPLACE TEMP TABLE chosen AS
 WITH events AS (
-    {interactions}
+    {matching}
+    UNION ALL FROM segment_interactions
 ), selected AS (
-    SELECT id, timestamp, workload, conversation_id, user_id
-    FROM events
-    WHERE id IN (SELECT unnest($interactions::VARCHAR[]))
-        OR conversation_id IN (SELECT unnest($conversations::VARCHAR[]))
-        OR user_id IN (SELECT unnest($users::VARCHAR[]))
-        OR EXISTS (
-            SELECT 1 FROM (SELECT unnest($users::VARCHAR[]) AS name) AS named
-            WHERE contains(attributes, name) OR contains(messages, name) OR contains(context, name)
-        )
-        OR ($by_fields
-            AND ($workload::VARCHAR IS NULL OR workload = $workload)
-            AND ($after::TIMESTAMP IS NULL OR timestamp >= $after)
-            AND ($before::TIMESTAMP IS NULL OR timestamp < $before)
-            AND NOT EXISTS (
-                SELECT 1 FROM (SELECT unnest($names::VARCHAR[]) AS name, unnest($values::VARCHAR[]) AS value) AS wanted
-                WHERE (attributes::JSON ->> ('$."' || name || '"')) IS DISTINCT FROM value
-            ))
+    SELECT * FROM events WHERE is_selected
 ), starts AS (
     SELECT conversation_id, min(timestamp) AS since FROM selected WHERE conversation_id IS NOT NULL GROUP BY ALL
 )
@@ -40,12 +73,25 @@ FROM events JOIN starts ON starts.conversation_id = events.conversation_id AND e
 -- The feedback on chosen interactions, that of chosen users, and feedback that is named itself.
 CREATE OR REPLACE TEMP TABLE chosen_feedback AS
 SELECT DISTINCT id, timestamp, interaction_id, user_id FROM (
-    {feedback}
+    {matching}
+    UNION ALL FROM segment_feedback
 )
-WHERE interaction_id IN (SELECT id FROM chosen)
-    OR user_id IN (SELECT unnest($users::VARCHAR[]))
-    OR id IN (SELECT unnest($interactions::VARCHAR[]))
-    OR EXISTS (SELECT 1 FROM (SELECT unnest($users::VARCHAR[]) AS name) AS named WHERE contains(value, name))
+WHERE is_selected OR interaction_id IN (SELECT id FROM chosen)
+
+-- name: everywhere
+-- All interactions (`events`: those of the warehouse and of the archive).
+SELECT id, workload, conversation_id FROM (
+    {events}
+)
+UNION ALL SELECT id, workload, conversation_id FROM segment_interactions
+
+-- name: chosen_in_segments
+SELECT file, count(*) FROM (
+    SELECT file FROM segment_interactions WHERE id IN (SELECT id FROM chosen)
+    UNION ALL
+    SELECT file FROM segment_feedback WHERE id IN (SELECT id FROM chosen_feedback)
+)
+GROUP BY file ORDER BY file
 
 -- name: starts
 -- The conversations of chosen interactions, each with the time of the first one: later turns repeat it.
@@ -67,7 +113,7 @@ WHERE id NOT IN (SELECT id FROM chosen)
 SELECT user_id FROM chosen WHERE user_id IS NOT NULL UNION SELECT user_id FROM chosen_feedback WHERE user_id IS NOT NULL
 
 -- name: unplaced
--- Whether some chosen feedback is on an answer that is in neither the warehouse nor the archive.
+-- Whether some chosen feedback is on an answer that is nowhere.
 SELECT count(*) > 0 FROM chosen_feedback
 WHERE interaction_id NOT IN (
     SELECT id FROM (
@@ -131,7 +177,15 @@ SELECT DISTINCT id FROM (
 WHERE timestamp >= spans.since AND timestamp < spans.until
 
 -- name: letters
-SELECT rowid, payload, received_at FROM dead_letters WHERE payload IS NOT NULL
+-- The row of each dead letter, a digest of what `quoted` reads, and whether it quotes an erased id; null: it has to be read.
+WITH known AS (
+    SELECT digest, bool_or(is_quoting) AS is_quoting FROM known_letters GROUP BY digest
+), letters AS (
+    SELECT rowid AS row, xor(md5_number_lower(payload), hash(received_at)) AS digest, payload, received_at
+    FROM dead_letters
+    WHERE payload IS NOT NULL
+)
+SELECT row, digest, is_quoting, if(is_quoting IS NULL, payload, NULL), received_at FROM letters LEFT JOIN known USING (digest)
 
 -- name: experts
 SELECT DISTINCT expert FROM label_work

@@ -2,6 +2,9 @@
 
 A file of the archive may hold events of several workloads. `archives` names them, so that a file is read only when some
 of its events are due. A killed run is repeated: a file is changed first, and its record then.
+
+Feedback has no workload of its own: it is found by the interactions of the same day. So these are deleted last, and
+only once all feedback of their day was handled in the same run.
 """
 
 import logging
@@ -45,8 +48,10 @@ def expire(warehouse: Warehouse, settings: Settings, now: datetime, *, is_audite
     run = _Run(warehouse, settings, now)
     run.read_workloads()
     for row in warehouse.rows(QUERIES["files"]):
+        if row["table_name"] == "interactions" and row["day"] in run.feedback_left:
+            continue
         if due := [one for one in row["workloads"] if run.is_due(one, row["table_name"], row["day"])]:
-            with run.one(row["file"]):
+            with run.one(row):
                 rows = run.delete(row, due, is_audited=is_audited)
                 log.info("retention: %d rows of %s are deleted", rows, row["file"])
                 yield row["table_name"], rows
@@ -54,27 +59,37 @@ def expire(warehouse: Warehouse, settings: Settings, now: datetime, *, is_audite
         yield "dead_letters", warehouse.delete(QUERIES["expired_letters"], {"before": before})
     if run.failed:
         raise ArchiveError(
-            f"retention: {'; '.join(run.failed)}; what is due in them stays, and all else is deleted: repair these "
-            "files, or move them away"
+            f"retention: {'; '.join(run.failed)}; what is due in them stays, and with feedback the answers of its day; "
+            "all else is deleted: repair these files, or move them away"
         )
 
 
 class _Run:
+    """One run.
+
+    Attributes:
+        failed: the files that failed, each with the reason.
+        feedback_left: the days with feedback that could not be read or changed.
+    """
+
     def __init__(self, warehouse: Warehouse, settings: Settings, now: datetime) -> None:
         self._warehouse, self._settings, self._now = warehouse, settings, now
         self._folder, self._holds = folder_of(warehouse, settings), holds(warehouse)
         self._bounds: dict[tuple[str, str], datetime | None] = {}
         self.failed: list[str] = []
+        self.feedback_left: set[date] = set()
 
     @contextmanager
-    def one(self, file: str) -> Iterator[None]:
-        """Handles one file. Its failure is noted, so that the others are handled, too."""
+    def one(self, row: Mapping[str, Any]) -> Iterator[None]:
+        """Handles one file, by its row. Its failure is noted, so that the others are handled, too."""
         try:
             yield
         except duckdb.FatalException:
             raise
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            self.failed.append(f"{self._folder / file} ({first_line(error)})")
+            self.failed.append(f"{self._folder / row['file']} ({first_line(error)})")
+            if row["table_name"] == "feedback":
+                self.feedback_left.add(row["day"])
 
     def before(self, workload: str, table: str) -> datetime | None:
         """Returns the midnight before which events of a workload are due; None: they are kept."""
@@ -97,7 +112,7 @@ class _Run:
             path = self._folder / row["file"]
             if not path.exists():  # a person moved it away
                 continue
-            with self.one(row["file"]):
+            with self.one(row):
                 workloads = [NO_WORKLOAD]
                 if row["table_name"] != "dead_letters":
                     with self._warehouse.cursor() as cursor:

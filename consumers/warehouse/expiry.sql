@@ -1,5 +1,5 @@
 -- name: unread
-SELECT file, table_name FROM archives WHERE workloads IS NULL
+SELECT file, table_name, regexp_extract(file, 'day=([0-9-]+)/', 1)::DATE AS day FROM archives WHERE workloads IS NULL
 
 -- name: record_workloads
 UPDATE archives SET workloads = $workloads WHERE file = $file

@@ -46,6 +46,12 @@ SELECT id FROM {table} WHERE timestamp >= $since;
 -- name: insert_dead_letters
 INSERT INTO dead_letters SELECT * FROM batch_dead_letters;
 
+-- name: insert_erasure
+-- A request; nothing if its message was read before.
+INSERT INTO erasures (id, requested_at, requested_by, reason, selection)
+VALUES ($id, $requested_at, $requested_by, $reason, $selection)
+ON CONFLICT DO NOTHING;
+
 -- name: move_offsets
 UPDATE offsets SET
     next_offset = moved.next_offset,
@@ -75,8 +81,8 @@ SELECT
     unnest($topics::VARCHAR[]), unnest($partitions::INTEGER[]), unnest($nexts::BIGINT[]),
     unnest($cluster_ids::VARCHAR[]), unnest($topic_ids::VARCHAR[]);
 
--- name: count_dead_letters
-SELECT count(*) AS letters FROM dead_letters WHERE topic = $topic;
+-- name: refused_rows
+SELECT count(DISTINCT ("partition", "offset")) AS refused FROM dead_letters WHERE topic = $topic;
 
 -- name: newest_dead_letters
 SELECT topic, partition, "offset", received_at FROM dead_letters

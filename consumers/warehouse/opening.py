@@ -1,16 +1,19 @@
-"""Opens the warehouse: creates the file, migrates it, refuses one that is in use or being restored."""
+"""Opens the warehouse: creates the file, migrates it, refuses one that is in use or being restored, and deletes what
+killed processes left beside it."""
 
 import re
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 
+from retuned.consumers.common import durable
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import WarehouseError, out_of_files
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import schema
-from retuned.consumers.warehouse.connection import NAME, Warehouse, literal, utc_now
+from retuned.consumers.warehouse.connection import COPY, NAME, Warehouse, literal, utc_now
 
 ROW_GROUP_ROWS = 10_240
 """The rows that DuckDB compresses together. Each checkpoint rewrites the unfinished group, while all writers wait.
@@ -48,6 +51,7 @@ def open_warehouse(settings: WarehouseSettings) -> Warehouse:
             schema.keep_copy(path, version)
             warehouse = attach(settings, create=False)
         schema.migrate(warehouse, utc_now())
+        _sweep_reports(warehouse)
     except BaseException:
         warehouse.close()
         raise
@@ -64,6 +68,7 @@ def open_existing(settings: WarehouseSettings) -> Warehouse:
     try:
         if schema.pending(warehouse):
             raise WarehouseError(f"warehouse {settings.path}: {schema.outdated(warehouse)}")
+        _sweep_reports(warehouse)
     except BaseException:
         warehouse.close()
         raise
@@ -104,7 +109,37 @@ def attach(settings: WarehouseSettings, *, create: bool) -> Warehouse:
             raise _not_opened(path, error) from error
         return connection
 
-    return Warehouse(connect, path, settings.memory_limit)
+    spilled = _spilled(path)
+    warehouse = Warehouse(connect, path, settings.memory_limit)
+    # DuckDB's lock is held from here on: files from before are of processes that have ended.
+    for file, changed in _spilled(path).items():
+        if spilled.get(file) == changed:  # DuckDB may have spilled while it read its log
+            file.unlink(missing_ok=True)
+    for suffix in (COPY, f"{COPY}.wal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return warehouse
+
+
+def _spilled(path: Path) -> dict[Path, int]:
+    """Returns DuckDB's files for what does not fit into memory, each with the time of its last change."""
+    files = dict[Path, int]()
+    for file in path.with_name(path.name + ".tmp").glob("duckdb_temp_*"):
+        with suppress(FileNotFoundError):  # of a process that has just ended
+            files[file] = file.stat().st_ctime_ns
+    return files
+
+
+def _sweep_reports(warehouse: Warehouse) -> None:
+    """Deletes what killed drift checks and killed reports left. Checks run in the process that has the warehouse open
+    and in its children, which die with it."""
+    folder = warehouse.path.parent / "reports"
+    named = {
+        Path(row["report"]).stem for row in warehouse.rows("SELECT report FROM drift_checks WHERE report IS NOT NULL")
+    }
+    for stray in list(folder.glob("????????T??????-????????.*")):
+        if stray.suffix == ".parquet" or stray.stem not in named:  # the compared rows, or a report without a check
+            stray.unlink(missing_ok=True)
+    durable.sweep(folder)
 
 
 def restoring(path: Path) -> Path:

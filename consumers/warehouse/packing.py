@@ -1,5 +1,6 @@
 """Packs events into Arrow tables, each id once."""
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -82,6 +83,7 @@ class Packer:
     ) -> None:
         self._schema, self._columns, self._received_at, self._pseudonym = schema, columns, received_at, pseudonym
         self._seen: dict[str, datetime] = {}
+        self._times: dict[str, list[datetime]] = {}  # of the few ids with several events, in order
         self._events: list[Event] = []
         self._records: list[Record] = []
         self._batches: list[Any] = []
@@ -89,12 +91,15 @@ class Packer:
         self.bad: list[tuple[Record, BadPart]] = []
 
     def add(self, event: Event, record: Record, distance: timedelta) -> bool:
-        """Adds an event; returns False for a duplicate in this batch."""
-        before = self._seen.setdefault(event.id, event.timestamp)
-        if before is not event.timestamp:
-            if abs(event.timestamp - before) <= distance:
+        """Adds an event; returns False for a duplicate of an event that was added before, at whatever place."""
+        first = self._seen.setdefault(event.id, event.timestamp)
+        if first is not event.timestamp:
+            times = self._times.get(event.id, [first])
+            place = bisect(times, event.timestamp)
+            if any(abs(event.timestamp - time) <= distance for time in times[max(place - 1, 0) : place + 1]):
                 return False
-            self._seen[event.id] = event.timestamp
+            times.insert(place, event.timestamp)
+            self._times[event.id] = times
         self._events.append(event)
         self._records.append(record)
         if len(self._events) == _TOGETHER:
@@ -105,7 +110,8 @@ class Packer:
         """Packs all events, and returns them as an Arrow table; None: there are none."""
         if self._events:
             self._pack()
-        batches, self._batches, self._seen = self._batches, [], {}  # frees memory before the batch is stored
+        batches, self._batches = self._batches, []
+        self._seen, self._times = {}, {}  # frees memory before the batch is stored
         return pa.Table.from_batches(batches).combine_chunks() if batches else None
 
     def _pack(self) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from retuned.consumers.common.durable import fsync, replaced, sha256
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import BackupError
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import COPY, Warehouse
 from retuned.consumers.warehouse.copying import copy_to
 from retuned.consumers.warehouse.tombstones import Tombstones
 
@@ -46,7 +46,7 @@ def swap(warehouse: Warehouse, stop: threading.Event) -> Swapped:
         Cancelled: `stop` was set.
         WarehouseError: the file cannot be replaced.
     """
-    copy = warehouse.path.with_name(warehouse.path.name + ".erasing")
+    copy = warehouse.path.with_name(warehouse.path.name + COPY)
     needed, free = warehouse.size().used, shutil.disk_usage(warehouse.path.parent).free
     if free < needed:
         raise BackupError(f"{copy}: {free:,} bytes are free, and up to {needed:,} are needed; free space")

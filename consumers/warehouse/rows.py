@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -75,7 +76,7 @@ class Rows:
         ids: the ids of the events, in the order of their tables.
         dead: the dead letters.
         erased: the number of events that were removed because they have a tombstone.
-        requests: requests to erase events, each with its topic, partition and offset.
+        requests: requests to erase events, each with its message.
         replayed: stored dead letters whose events are in the tables: topic, partition, offset, payload.
         read_all: whether the broker had no more records.
         segment: the number of the cluster's segment that it was read from; None: Kafka or a file.
@@ -106,7 +107,7 @@ class Rows:
         self.ids: dict[Table, list[str]] = {}
         self.dead: list[DeadLetter] = []
         self._written: dict[str, float | None] = {}
-        self.requests: list[tuple[tuple[str, int, int], Request]] = []
+        self.requests: list[tuple[Record, Request]] = []
         self.replayed: list[dict[str, Any]] = []
         self.stored: dict[Table, int] = {}
         self.duplicates = self.erased = 0
@@ -164,31 +165,33 @@ class Rows:
 
     def ask(self, record: Record) -> None:
         """Adds a request to erase events. One that is malformed becomes a dead letter without content."""
-        place = record.topic, record.partition, record.offset
         try:
-            self.requests.append((place, msgspec.json.decode(record.value or b"", type=Request)))
+            self.requests.append((record, msgspec.json.decode(record.value or b"", type=Request)))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self.refuse(place, f"expected a request to erase events: {first_line(error)}")
+            self.refuse(record, f"expected a request to erase events: {first_line(error)}")
 
     def erasures(self, keys: UserKeys) -> list[dict[str, Any]]:
         """Returns the rows of requests to erase events; those that select nothing become dead letters.
 
-        A message that is read again has the same id, and one of a topic that was made anew has another.
+        A message that is read again has the same id. Another message has another one, even at the same offset: of a
+        topic that was made anew, or whose log lost its end.
         """
-        found = []
-        for (topic, partition, offset), request in self.requests:
+        found, key = [], keys.derived("erasures")[0]
+        for record, request in self.requests:
             try:
                 selection = request.selection(keys)
             except RetunedError as error:
-                self.refuse((topic, partition, offset), str(error))
+                self.refuse(record, str(error))
                 continue
-            identity = self.identities.get(topic)
+            identity = self.identities.get(record.topic)
             own = f"-{identity.topic_id}" if identity and identity.topic_id else ""
+            # Its time, because a person may ask again in the same words.
+            digest = blake2b(b"%r %b" % (record.timestamp, record.value or b""), key=key, digest_size=8).hexdigest()
             found.append(
                 {
-                    "id": f"{topic}-{partition}-{offset}{own}",
+                    "id": f"{record.topic}-{record.partition}-{record.offset}{own}-{digest}",
                     "requested_at": self.received_at,
-                    "requested_by": f"kafka {topic}",
+                    "requested_by": f"kafka {record.topic}",
                     "reason": request.reason,
                     "selection": msgspec.json.encode(selection).decode(),
                 }
@@ -205,8 +208,9 @@ class Rows:
         written = self._written.get(letter.key)
         return None if written is None else datetime.fromtimestamp(written, UTC).replace(tzinfo=None)
 
-    def refuse(self, place: tuple[str, int, int], detail: str) -> None:
+    def refuse(self, record: Record, detail: str) -> None:
         """Makes a dead letter without content of a request to erase events."""
+        place = record.topic, record.partition, record.offset
         self.dead.append(DeadLetter(*place, "bad_erasure", detail, None))
 
     def pack(self) -> None:
@@ -237,7 +241,7 @@ class Rows:
         """
         if self.segment is not None:
             return
-        self.requests = [(place, request.redacted(redactor.text)) for place, request in self.requests]
+        self.requests = [(record, request.redacted(redactor.text)) for record, request in self.requests]
         failed: dict[Table, dict[int, Exception]] = {kind: {} for kind in self.tables}
         users = Pseudonyms(pseudonym)
         redacted = {kind: self._take_out(kind, redactor, users, failed[kind].__setitem__) for kind in failed}

@@ -16,7 +16,7 @@ from retuned.consumers.kafka.contract import Identities, Identity, Offsets
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import Settings
-from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.duplicates import Stored
 from retuned.consumers.warehouse.packing import Table
 from retuned.consumers.warehouse.rows import Rows
@@ -92,7 +92,7 @@ class Writer:
         def finish(cursor: duckdb.DuckDBPyConnection) -> None:
             rows.keep_bad_letters()
             for request in requests:
-                insert(cursor, "erasures", **request)
+                cursor.execute(QUERIES["insert_erasure"], request)
             if rows.replayed:
                 cursor.register("batch_replayed", rows.replayed_table())
                 cursor.execute(QUERIES["delete_replayed"])
@@ -150,7 +150,7 @@ class Writer:
         with self._warehouse.transaction() as cursor:
             self._tombstones.refresh(cursor)  # here: whoever adds some waits until no transaction is open
             self._tombstones.take_out(rows)
-            batch = _number(cursor.execute(QUERIES["next_batch"])) if rows.tables else 0
+            batch = number_in(cursor.execute(QUERIES["next_batch"])) if rows.tables else 0
             known = {name: self._insert(cursor, name, rows, batch) for name in rows.tables}
             finish(cursor)
         rows.stored = {name: rows.tables[name].num_rows - known[name] for name in known}
@@ -198,7 +198,7 @@ class Writer:
             doubtful, table = table.filter(pa.array(doubted)), table.filter(pa.array(~doubted))
             cursor.register("batch_events", doubtful)
             insert_new = QUERIES["insert_new_events"].format(table=name)
-            new = _number(cursor.execute(insert_new, rows.bounds(doubtful) | {"batch": batch}))
+            new = number_in(cursor.execute(insert_new, rows.bounds(doubtful) | {"batch": batch}))
             known += doubtful.num_rows - new
         if table.num_rows:
             cursor.register("batch_events", table)
@@ -211,11 +211,11 @@ class Writer:
         updated = 0
         if starts:
             moved = {"starts": list(starts.values()), **_columns({key: nexts[key] for key in starts}, rows.identities)}
-            updated = _number(cursor.execute(QUERIES["move_offsets"], moved))
+            updated = number_in(cursor.execute(QUERIES["move_offsets"], moved))
         if first:
             # The primary key rejects a second first offset.
             cursor.execute(QUERIES["first_offsets"], _columns(first, rows.identities))
-        followed = rows.segment is None or _number(
+        followed = rows.segment is None or number_in(
             cursor.execute(QUERIES["follow_segment"], {"number": rows.segment, "expired": rows.expired})
         )
         if rows.segment is not None and (updated != len(starts) or not followed):
@@ -243,7 +243,7 @@ def _columns(offsets: Offsets, identities: dict[str, Identity]) -> dict[str, lis
     }
 
 
-def _number(cursor: duckdb.DuckDBPyConnection) -> int:
+def number_in(cursor: duckdb.DuckDBPyConnection) -> int:
     """Returns the single number of a result, such as the number of changed rows."""
     row = cursor.fetchone()
     return int(row[0]) if row else 0

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,8 @@ from retuned.daemon.settings import Settings
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
 
+NAME = "%Y-%m-%dT%H-%M-%SZ"
+"""Of a generation."""
 RUNS = "runs"
 """Folder of each workload in `models` that is left out: a restored run trains again without its checkpoints."""
 
@@ -88,9 +90,8 @@ class _Generation:
         self, warehouse: Warehouse, places: dict[str, Path], folder: Path, now: datetime, stop: threading.Event
     ) -> None:
         self._warehouse, self._places, self._folder, self._stop = warehouse, places, folder, stop
-        while (folder / _name(now)).exists():
-            now += timedelta(seconds=1)
-        self._now, self._path, self._aside = now, folder / _name(now), folder / f".{_name(now)}.tmp"
+        name = _new_name(folder, now)
+        self._now, self._path, self._aside = now, folder / name, folder / f".{name}.tmp"
         self._earlier, self._known = _newest(folder)
         self._files: list[File] = []
         self._links: list[Link] = []
@@ -227,8 +228,15 @@ def _newest(folder: Path) -> tuple[Path | None, dict[str, File]]:
         return None, {}
 
 
-def _name(now: datetime) -> str:
-    return now.strftime("%Y-%m-%dT%H-%M-%SZ")
+def _new_name(folder: Path, now: datetime) -> str:
+    """Returns the name of a new generation: the time, or one that is later than all existing names, so that names rise
+    even if the clock does not."""
+    for earlier in manifest.generations(folder):
+        with suppress(ValueError):  # a person named it
+            now = max(now, datetime.strptime(earlier.name, NAME) + timedelta(seconds=1))  # noqa: DTZ007  (naive UTC)
+    while (folder / now.strftime(NAME)).exists():
+        now += timedelta(seconds=1)
+    return now.strftime(NAME)
 
 
 def _walk(folder: Path, without: str | None) -> Iterator[Path]:

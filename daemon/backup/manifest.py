@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct, frozen=True):
         format: version of the backup's format.
         version: of the retuned that created it.
         schema: version of the warehouse's schema.
-        created_at: UTC.
+        created_at: UTC. The name of the generation is later if the clock went back.
         folders: paths of models and reports, as the warehouse's rows have them.
     """
 

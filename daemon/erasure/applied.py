@@ -11,9 +11,8 @@ import msgspec
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.erasing import ErasedRows
+from retuned.consumers.warehouse.erasing import ErasedRows, Letters
 from retuned.consumers.warehouse.rewriting import swap
-from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.erasure.files import QUERIES, Files, Place, time_of, why
 from retuned.daemon.settings import Settings
 
@@ -44,6 +43,8 @@ class AppliedErasures:
     def __init__(self, warehouse: Warehouse, settings: Settings, stop: threading.Event) -> None:
         self._warehouse, self._settings, self._stop = warehouse, settings, stop
         self._applied: dict[str, _Applied] = {}
+        self._deleting = threading.Lock()
+        self._letters: Letters | None = None
 
     @cached_property
     def _keys(self) -> UserKeys:
@@ -96,8 +97,13 @@ class AppliedErasures:
         if not self._due():
             return
         followed = self._warehouse.journal.recorded if self._warehouse.journal else ()
-        with self._warehouse.turns.alone(), self._warehouse.transaction(recorded=False) as cursor:
-            ErasedRows(cursor, Tombstones.stored(self._keys, cursor), followed).delete()
+        with self._deleting:
+            with self._warehouse.cursor() as cursor:
+                self._letters = letters = Letters.stored(self._keys, cursor, self._letters)
+                letters.quoting(cursor)  # while others work; those that are stored meanwhile are read below
+            with self._warehouse.turns.alone(), self._warehouse.transaction(recorded=False) as cursor:
+                ErasedRows(cursor, letters, followed).delete()
+            self._letters = None
 
     def _due(self) -> list[dict[str, Any]]:
         return self._warehouse.rows(QUERIES["to_apply"], {"follows": follows(self._warehouse)})

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,15 +32,15 @@ import msgspec
 
 from retuned.consumers.errors import Busy, RetunedError
 from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
-from retuned.consumers.warehouse import archive, erasing
+from retuned.consumers.warehouse import archive, choosing, erasing
 from retuned.consumers.warehouse.audit import by_rule
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.erasing import ErasedRows
+from retuned.consumers.warehouse.erasing import ErasedRows, Letters
 from retuned.consumers.warehouse.holds import Hold, holds
 from retuned.consumers.warehouse.rewriting import swap
 from retuned.consumers.warehouse.selection import Selection, pseudonyms
 from retuned.consumers.warehouse.tombstones import Tombstones
-from retuned.daemon.erasure import receipt
+from retuned.daemon.erasure import receipt, segments
 from retuned.daemon.erasure.applied import follows
 from retuned.daemon.erasure.files import QUERIES, Files, Place, place_of, time_of, why
 from retuned.daemon.settings import Settings
@@ -105,6 +105,7 @@ class Erasures:
         self.numbers: Callable[[Sequence[str], Sequence[str]], None] = lambda _, __: None
         self.readers: Callable[[], Mapping[str, object]] = dict
         self._read_before: dict[str, object] = {}
+        self._letters: Letters | None = None
 
     @cached_property
     def keys(self) -> UserKeys:
@@ -113,7 +114,9 @@ class Erasures:
 
     def preview(self, selection: Selection) -> dict[str, Any]:
         """Returns what an erasure would find, without changing anything."""
-        return self._find(selection)[0]
+        found, chosen, _ = self._find(selection)
+        rewritten = (Place(key, "rewrite", rows) for key, rows in chosen.in_segments.items())
+        return found | {"files": [*found["files"], *map(asdict, rewritten)]}
 
     def request(self, selection: Selection, by: str, reason: str | None) -> str:
         """Stores a request, and returns its id."""
@@ -200,7 +203,7 @@ class Erasures:
         """
         self._check_holds(id, selection, earlier)
         tombstones, at = Tombstones(self.keys), time_of(earlier.get("at")) or self._now()
-        named = tombstones.rows(erasing.named(selection, at))
+        named = tombstones.rows(choosing.named(selection, at))
         if not earlier:
             with self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
                 self._put(cursor, id, named)
@@ -255,10 +258,13 @@ class Erasures:
             selection: None: rows were deleted before, and what was written since follows them, whatever is held now.
         """
         in_force = self._check_holds(id, selection, found) if selection is not None else None
+        with self._warehouse.cursor() as cursor:
+            self._letters = letters = Letters.stored(self.keys, cursor, self._letters)
+            letters.quoting(cursor)  # while others work; those that are stored meanwhile are read below
         with entries.changing, self._warehouse.turns.alone(), self._warehouse.transaction() as cursor:
             if in_force is not None and holds(self._warehouse) != in_force:
                 raise Busy("a hold was placed or released meanwhile; the erasure continues if it is not covered")
-            rows = ErasedRows(cursor, Tombstones.stored(self.keys, cursor))
+            rows = ErasedRows(cursor, letters)
             later = rows.count()
             self._put_datasets(cursor, id, rows.datasets())
             entries.erase(cursor, rows.entries(), self._now())
@@ -343,6 +349,7 @@ class Erasures:
                 cursor.execute(QUERIES["done"], {"id": id, "now": now, "receipt": signed})
                 done = by_rule("erasure", "erased", subject=id, details={"tables": found["tables"]})
                 self._warehouse.trail.note(cursor, done)
+        self._letters = None
         if problem:
             raise RetunedError(problem)
         log.info("erasure %s: done; ingestion paused for %.1f s", id, found["swapped"]["seconds"])
@@ -350,7 +357,8 @@ class Erasures:
     def _is_swapped(self, id: str, found: dict[str, Any]) -> bool:
         """Swaps the warehouse's file; False: something was written meanwhile, and is deleted first."""
         with self._warehouse.transaction() as cursor:
-            left = ErasedRows(cursor, Tombstones.stored(self.keys, cursor)).count()
+            self._letters = Letters.stored(self.keys, cursor, self._letters)
+            left = ErasedRows(cursor, self._letters).count()
             if not self._is_clean(left, found):
                 found.pop("swapped", None)
                 self._enter(cursor, id, following("swapping", is_clean=False), found)
@@ -375,19 +383,20 @@ class Erasures:
 
     def _find(
         self, selection: Selection, before: datetime | None = None
-    ) -> tuple[dict[str, Any], erasing.Chosen, dict[str, int]]:
+    ) -> tuple[dict[str, Any], choosing.Chosen, dict[str, int]]:
         """Returns what is found, what the selection chooses, and the datasets with erased rows.
 
         Args:
             before: only events that were received before this time; None: all.
         """
         folder = archive.folder_of(self._warehouse, self._settings)
-        chosen = erasing.choose(self._warehouse, selection, folder, before or self._now(), before)
+        in_segments = tuple if self.segments is None else partial(segments.files, self._settings.store)
+        chosen = choosing.choose(self._warehouse, selection, folder, before or self._now(), before, in_segments)
         tombstones = Tombstones(self.keys)
         tombstones.use(tombstones.rows(chosen.tombstones))
         with self._warehouse.cursor() as cursor:
             cursor.begin()
-            rows = ErasedRows(cursor, tombstones)
+            rows = ErasedRows(cursor, Letters(tombstones))
             tables, datasets = rows.count(), rows.datasets()
             versions = erasing.versions(cursor, datasets)
             cursor.rollback()
@@ -397,6 +406,7 @@ class Erasures:
         left = {str(path.absolute()): problem for path, problem in chosen.unread.items()} | searched.left
         known = {file.path for file in files}
         files += [place_of(Path(path)) for path in left if path not in known]
+        left |= chosen.unread_segments
         letters = tables.get("dead_letters") or any("dead_letters" in Path(file.path).parts[-3:-2] for file in files)
         covering = (
             hold

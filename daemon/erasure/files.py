@@ -1,6 +1,7 @@
 """The files that contain erased rows, or quote them: found, rewritten or deleted."""
 
 import glob
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,13 @@ class Files:
 
     def _derived(self, workloads: Sequence[str]) -> Iterator[Path]:
         path = self._warehouse.path
-        yield from path.parent.glob(f"{glob.escape(path.name)}.schema-[0-9][0-9][0-9]")  # from before migrations
+        copy = f"{glob.escape(path.name)}.schema-[0-9][0-9][0-9]"  # from before migrations
+        yield from (*path.parent.glob(copy), *path.parent.glob(f".{copy}.*.tmp"), *archive.strays(self._archive))
+        for file in {one.labels.file for one in self._settings.variants({"labels"}).values()}:
+            if file is None:
+                continue
+            strays = file.parent.glob(f".{glob.escape(file.name)}.*.tmp")  # of killed processes, unless it is this one
+            yield from (one for one in strays if one.suffixes[-2:] != [f".{os.getpid()}", ".tmp"])
         models = self._settings.models.directory
         for workload in workloads:  # caches of answers and verdicts, folders of runs and of other children
             home = workload_folder(models, workload)

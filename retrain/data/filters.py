@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from retuned.consumers.common.languages import load_identifier
 from retuned.consumers.privacy.placeholders import PLACEHOLDER
 from retuned.retrain.data.examples import Example
-from retuned.retrain.scoring.facts import facts, tokens
+from retuned.retrain.scoring.facts import exclude_each_other, tokens, unsupported
 from retuned.retrain.scoring.score import Metric
 from retuned.retrain.settings import Filter
 
@@ -124,11 +124,9 @@ def ungrounded(row: Example) -> bool:
     """Returns whether an answer states a fact that is neither in its passages nor in the conversation."""
     asked = [turn["content"] for turn in json.loads(row.messages)]
     source = "\n".join([*(str(passage) for passage in json.loads(row.context or "[]")), *asked])
-    missing = facts(row.completion) - facts(source)
-    if not missing:
-        return False
-    words = set(tokens(source))  # `facts` does not recognise a name at the start of a sentence
-    return any(not (fact.startswith(("name:", "code:")) and fact[5:] in words) for fact in missing)
+    _, missing = unsupported(row.completion, source)
+    words = set(tokens(source)) if missing else set()
+    return any(exclude_each_other(value) or value.text.casefold() not in words for value in missing)
 
 
 def _off_language(rows: Sequence[Example]) -> list[str]:

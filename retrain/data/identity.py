@@ -25,6 +25,7 @@ _SPACED = re.compile(r"(?<=[\w\"'»›”)])\s+(?=[?!.…]+(?:\s*$|\s+[^\W\d_a-z
 """The space before the mark at the end of a sentence, as in French."""
 _QUOTES = str.maketrans(dict.fromkeys("“”„«»‟", '"') | dict.fromkeys("‘’‚‛‹›`´", "'"))
 _ENDS = ".,;:!?…。、！？؟।\"'"
+_MARKS = frozenset(_ENDS + "¿¡")
 _STOPS = ".,;:?…。、？"
 _INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200e\u200f\u2060\ufe0e\ufe0f\ufeff]")
 _MONTH = (
@@ -54,7 +55,7 @@ def normalise(text: str) -> str:
         text = "".join(char if _raised(char) else unicodedata.normalize("NFKC", char) for char in text)
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
     words = text.casefold().split()
-    return " ".join(map(_word, words))
+    return " ".join(map(_word, words)) if set().union(*words) - _MARKS else ""
 
 
 def _word(word: str) -> str:

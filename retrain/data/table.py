@@ -125,14 +125,14 @@ class _Asked:
         self._rows, self._account, self._metric, self._all_trusted = rows, account, metric, all_trusted
         self._claim_of, self._texts = self._grouped()
         self._last = {account[row.feedback_id]: row for row in rows if row.kind != "declined"}
-        self._leading = next(row.feedback_id for row in rows if self._claim_of.get(plain(row.completion)) == 0)
+        self._leading = next(row.feedback_id for row in rows if self._claim(row) == 0)
         declined = [row for row in rows if row.kind == "declined"]
-        self._declined = {plain(row.completion) for row in declined}
-        self._denied = {plain(row.completion) for row in declined if self._trusts(row)}
+        self._declined = {self._claim(row) for row in declined}
+        self._denied = {self._claim(row) for row in declined if self._trusts(row)}
         rivals, likeness = self._compared()
         labels = metric.metric.learned.get("labels")
         self.question = Question(
-            [self._vote(row) for row in rows if plain(row.completion) in self._claim_of],
+            [self._vote(row) for row in rows if self._claim(row) is not None],
             rivals,
             likeness,
             max(len(labels) - 1, 1) if labels else WRONG_ANSWERS,
@@ -157,33 +157,39 @@ class _Asked:
     def _vote(self, row: Example) -> Vote:
         kind = row.kind
         assert kind != "unrated"
-        claim = self._claim_of[plain(row.completion)]
+        claim = self._claim(row)
+        assert claim is not None
         return Vote(row.feedback_id, self._account[row.feedback_id], claim, row.timestamp, kind, self._trusts(row))
 
     def _grouped(self) -> tuple[dict[str, int], list[str]]:
-        """Returns the claim of each wording, and a text of each claim, those with the most accounts first."""
-        accounts: dict[str, set[str]] = defaultdict(set)
-        first: dict[str, str] = {}
+        """Returns the claim of each wording, and a text of each claim, those with the most accounts first.
+
+        Only the metric decides which wordings are the same answer. One that people only called wrong makes no claim.
+        """
+        accounts: dict[str, set[str]] = {row.completion.strip(): set() for row in self._rows}
         for row in self._rows:
             if row.kind != "declined":
-                accounts[plain(row.completion)].add(self._account[row.feedback_id])
-                first.setdefault(plain(row.completion), row.completion)
+                accounts[row.completion.strip()].add(self._account[row.feedback_id])
         claim_of: dict[str, int] = {}
         texts: list[str] = []
         by_key: dict[object, int] = {}
         exact = self._metric.metric.one_right
-        for wording in sorted(accounts, key=lambda one: -len(accounts[one])):
-            text = first[wording]
+        for text in sorted(accounts, key=lambda one: -len(accounts[one])):
             if exact:
                 known = by_key.get(self._metric.metric.key(text))
             else:
                 known = next((n for n, other in enumerate(texts[:CLAIMS]) if self._metric.compare(other, text)), None)
-            if known is None:
+            if known is None and accounts[text]:
                 known = len(texts)
                 texts.append(text)
                 by_key[self._metric.metric.key(text)] = known
-            claim_of[wording] = known
+            if known is not None:
+                claim_of[text] = known
         return claim_of, texts
+
+    def _claim(self, row: Example) -> int | None:
+        """Returns the number of the claim that a statement supports or denies; None: nobody supports it."""
+        return self._claim_of.get(row.completion.strip())
 
     def _likeness(self, one: int, other: int) -> float:
         """Returns how far two claims support each other: almost fully if they have the same values."""
@@ -196,7 +202,7 @@ class _Asked:
         stated = [row for row in self._rows if row.kind != "declined"]
         if verdict.claim is None:
             return None, [self._undecided(row, truth) for row in stated]
-        right = [row for row in stated if self._claim_of[plain(row.completion)] == verdict.claim]
+        right = [row for row in stated if self._claim(row) == verdict.claim]
         learned, same = self._representative(right), {row.feedback_id for row in right}
         is_vague = normalise(learned.completion) in vague and not any(self._trusts(row) for row in right)
 
@@ -218,19 +224,19 @@ class _Asked:
             return experts[-1]
         accounts: dict[str, set[str]] = defaultdict(set)
         for row in right:
-            accounts[plain(row.completion)].add(self._account[row.feedback_id])
+            accounts[row.completion.strip()].add(self._account[row.feedback_id])
         most = max(accounts, key=lambda wording: len(accounts[wording]))  # ties: the oldest
-        return max((row for row in right if plain(row.completion) == most), key=lambda row: (row.rank, row.timestamp))
+        return max((row for row in right if row.completion.strip() == most), key=lambda row: (row.rank, row.timestamp))
 
     def _other(self, row: Example, learned: Example, verdict: Verdict) -> Decided:
-        claim = self._claim_of[plain(row.completion)]
+        claim = self._claim(row)
         assert verdict.claim is not None
         instead = learned.feedback_id
         rivals = self.question.rivals
         rival = verdict.claim < len(rivals) and claim in rivals[verdict.claim]
         rival = rival or self._metric.compare(learned.completion, row.completion) is False
         last = self._last[self._of(row)]
-        if last.timestamp > row.timestamp and self._claim_of[plain(last.completion)] == verdict.claim:
+        if last.timestamp > row.timestamp and self._claim(last) == verdict.claim:
             why = f"the same account has given another answer since, {instead}"
             return Decided(row, "set_aside", "superseded", why)
         if not rival:
@@ -252,12 +258,12 @@ class _Asked:
         if truth.is_distrusted(self._of(row)):
             why = "most of what this account states is contradicted by independent accounts"
             return Decided(row, "set_aside", "account", why)
-        if plain(row.completion) in self._denied:
+        if self._claim(row) in self._denied:
             return Decided(row, "set_aside", "declined", "an expert calls this answer wrong")
-        if plain(row.completion) in self._declined:
+        if self._claim(row) in self._declined:
             return Decided(row, "set_aside", "declined", "as many people call this answer wrong as right")
         if len(self._texts) > 1:
-            other = self._leading if self._claim_of[plain(row.completion)] != 0 else None
+            other = self._leading if self._claim(row) != 0 else None
             why = "people give different answers, and none is upheld by enough of them"
             return Decided(row, "waiting", "disputed", why, other)
         why = "a single account gives it, and most of what such accounts state proves wrong"

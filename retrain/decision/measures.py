@@ -9,7 +9,7 @@ from typing import Any
 from retuned.consumers.common import tone, tool_calls
 from retuned.retrain.decision.evaluation import CANDIDATE, CHAMPION, LOGGED, Evaluation
 from retuned.retrain.scoring import style
-from retuned.retrain.scoring.facts import conflicts, facts, token_f1, values
+from retuned.retrain.scoring.facts import conflicts, exclude_each_other, token_f1, unsupported
 from retuned.retrain.scoring.general import is_right, prompts
 from retuned.retrain.scoring.metric import Metric
 from retuned.retrain.scoring.score import Score
@@ -61,7 +61,8 @@ def hallucinated(answer: str, approved: str, asked: str, context: list[str] | No
     approved answer (see `scoring.facts.conflicts`).
     """
     if context:
-        return bool(values(facts(answer)) - facts("\n".join([*context, asked, approved])))
+        _, without = unsupported(answer, "\n".join([*context, asked, approved]))
+        return any(map(exclude_each_other, without))
     return conflicts(answer, approved)
 
 
@@ -70,10 +71,12 @@ def grounded(answer: str, asked: str, context: list[str] | None) -> float | None
 
     None without context, or if the answer states no value.
     """
-    stated = values(facts(answer)) if context else frozenset()
-    if not context or not stated:
+    if not context:
         return None
-    return len(stated & facts("\n".join([*context, asked]))) / len(stated)
+    stated, without = (
+        list(filter(exclude_each_other, values)) for values in unsupported(answer, "\n".join([*context, asked]))
+    )
+    return 1 - len(without) / len(stated) if stated else None
 
 
 def scored(

@@ -36,6 +36,8 @@ _CODE = re.compile(
 )
 """Code within prose, where values have another meaning."""
 _ZONE = re.compile(r"\b(?:UTC|GMT|BST|I?ST|[CEMW]ES?T|[ECMP][SD]T|MESZ|MEZ)\b")
+_PAUSE = re.compile(r"\W*\w+[\"'”’»)]*(?:\s*[.,:;!?…–—]|\s+-\s|\s*\Z)")
+"""A first word with a pause behind it, or the end."""
 _STEM = 4
 _FEW_WORDS = 4
 """The language of a text with fewer words is that of all texts together."""
@@ -81,7 +83,10 @@ class Facts(Metric):
         language = _language(answer)
         if (document := fields(answer)) is not None:
             return document
-        return tuple(_text(answer, language).content) if language else super().key(answer)
+        if not language:
+            return super().key(answer)
+        text = _text(answer, language)
+        return (text.opening, *text.content)
 
 
 @lru_cache(maxsize=50_000)
@@ -141,7 +146,7 @@ class _Text:
         self.hard = [value for value in self.values if not value.soft]
         words = marked(text, self.values, language)
         words = [one for one in words if one[1] is not None or one[0] not in self.tables.fillers] or words
-        self.opening = _opening(words, self.tables)
+        self.opening = _opening(text, words, self.tables)
         self.words = words[1:] if self.opening else words
 
     @property
@@ -182,11 +187,12 @@ class _Text:
 _text = lru_cache(maxsize=20_000)(_Text)
 
 
-def _opening(words: Sequence[tuple[str, Value | None]], known: Tables) -> str:
-    """Returns `affirms` or `declines` if a text begins with yes or no; else an empty text."""
+def _opening(text: str, words: Sequence[tuple[str, Value | None]], known: Tables) -> str:
+    """Returns `affirms` or `declines` if a text begins with yes or no, and pauses or ends there; else an empty text.
+    "No refunds" denies, and answers nothing."""
     first = words[0][0] if words else ""
-    if len(words) > 1 and first in known.denials and known.language == "es":
-        return ""  # "no se puede" denies; "no, no se puede" answers
+    if not _PAUSE.match(text):
+        return ""
     return next((name for name in ("affirms", "declines") if first in known.list_of(name)), "")
 
 
@@ -294,7 +300,22 @@ def _words(text: str) -> int:
     return sum(any(map(str.isalpha, word)) for word in text.split())
 
 
-# Values as sets of text.
+# The values of a text.
+
+
+def unsupported(answer: str, source: str) -> tuple[list[Value], list[Value]]:
+    """Returns the values of an answer, and those of them that are in no reading a value of its source."""
+    answer, source = unnumbered(answer), unnumbered(source)
+    beside = _language(source) or "en"
+    language = beside if _words(answer) < _FEW_WORDS else _language(answer) or "en"
+    stated = [value for value in read(answer, language) if not value.soft]
+    known = read(source, beside)
+    return stated, [value for value in stated if all(same(value, other) is False for other in known)]
+
+
+def exclude_each_other(value: Value) -> bool:
+    """Returns whether values of this kind exclude each other: all but codes, addresses and ordinals."""
+    return value.kind not in _NAMES
 
 
 @lru_cache(maxsize=50_000)

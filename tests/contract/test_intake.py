@@ -59,6 +59,19 @@ def test_a_file_again_or_a_copy_of_it_or_of_its_rows_stores_nothing_twice(
     assert house.count("interactions") == 70
 
 
+def test_a_row_of_several_events_is_refused_once(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = [{"question": f"How long {number}?", "answer": "Two days.", "timestamp": "24.11.2026"} for number in range(3)]
+    path = written(tmp_path / "faq.jsonl", *pairs(4), *bad)
+    assert house.take(path, workload="support") == 1
+    out = capsys.readouterr().out
+    assert "refused     3, kept as dead letters" in out
+    assert [out.count(f"row {number}: ") for number in (5, 6, 7)] == [1, 1, 1]
+    assert house.take(path, workload="support") == 1
+    assert "of the 7 earlier rows 3 were refused" in capsys.readouterr().out
+
+
 def test_rows_are_redacted_and_refused_as_on_their_way_from_kafka(
     house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

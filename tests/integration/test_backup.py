@@ -164,6 +164,19 @@ def test_the_newest_are_kept(house: tuple[Settings, Warehouse], tmp_path: Path) 
     assert names(tmp_path / "backups") == [manifest.MARKER, "2026-11-25T03-00-00Z", "2026-11-26T03-00-00Z"]
 
 
+def test_a_clock_that_goes_back_leaves_the_newest_the_newest(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
+    folder, ahead = tmp_path / "backups", NOW + timedelta(hours=2)
+    made(house, folder, ahead)
+    made(house, folder, ahead + timedelta(seconds=1))
+    for hour in range(2):
+        done = made(house, folder, NOW + hour * timedelta(hours=1), keep=2)
+        newest = choose(folder, None)
+        assert done.generation == str(newest)
+        assert done.copied_files == 1  # the others are links to the one before
+        assert manifest.read(newest).created_at.hour == NOW.hour + hour
+    assert names(folder) == [manifest.MARKER, "2026-11-24T05-00-02Z", "2026-11-24T05-00-03Z"]
+
+
 def test_two_of_one_second_are_two(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
     made(house, tmp_path / "backups")
     made(house, tmp_path / "backups")

@@ -1,5 +1,6 @@
 """The audit in a cluster: one chain, whichever daemon leads, with what daemons that stand by have answered."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -59,6 +60,14 @@ def test_what_a_daemon_that_stands_by_answers_is_appended_by_the_leader(leader: 
     standby.control.follow()
     assert actions(standby) == actions(leader) == ["promote", "export"]
     assert '"left_at"' in leader.rows("audit")[-1]["details"]
+
+
+def test_an_entry_holds_whatever_sign_people_write(leader: Node, standby: Node) -> None:
+    with pytest.raises(UnicodeEncodeError):  # as in a daemon that leads
+        standby.warehouse.trail.record(Entry("otto", "principal", "export", details={"reason": "\ud800"}))
+    standby.warehouse.trail.record(Entry("otto", "principal", "export", details={"reason": "a\0b ä"}))
+    assert audit_entries.take(leader.postgres, leader.warehouse) == 1
+    assert json.loads(leader.rows("audit")[-1]["details"])["reason"] == "a\0b ä"
 
 
 def test_a_leader_that_is_killed_after_it_appended_appends_nothing_twice(

@@ -1,10 +1,13 @@
 """Erasure in a cluster: from segments, from the control tables and from the warehouses of all daemons."""
 
+import json
+import re
 import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from erasing import ANN, LETTER, MINE, SECRET, THEIRS, now, shop_events, traces
@@ -21,9 +24,11 @@ from retuned.consumers.cluster.conversations import keys_of
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.sweep import sweep
-from retuned.consumers.errors import LeadershipLost, RetunedError, StandsBy
+from retuned.consumers.errors import Busy, LeadershipLost, RetunedError, StandsBy
+from retuned.consumers.kafka.contract import Identity
 from retuned.consumers.settings import RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
+from retuned.consumers.warehouse.expiry import expire
 from retuned.consumers.warehouse.selection import Request
 from retuned.daemon.erasure import applied
 from retuned.daemon.erasure import erasure as module
@@ -146,7 +151,8 @@ def test_a_message_on_the_erasure_topic_is_carried_out_once_by_the_leader(cluste
     assert erasing.take_requests(leader.postgres, leader.warehouse) == 1
     assert erasing.take_requests(leader.postgres, leader.warehouse) == 0
     (row,) = leader.warehouse.rows("SELECT id, state, requested_by, reason FROM erasures")
-    assert row == {"id": "erase-0-0-erase 0", "state": "requested", "requested_by": "kafka erase", "reason": "by mail"}
+    assert re.fullmatch("erase-0-0-erase 0-[0-9a-f]{16}", row.pop("id"))
+    assert row == {"state": "requested", "requested_by": "kafka erase", "reason": "by mail"}
     refused = leader.warehouse.rows("SELECT payload FROM dead_letters WHERE reason = 'bad_erasure'")
     assert refused == [{"payload": None}] * 2
     leader.erasures.run()
@@ -159,6 +165,56 @@ def test_a_message_on_the_erasure_topic_is_carried_out_once_by_the_leader(cluste
     assert traces(cluster.folder, SECRET, "qzxann") == {}
     for daemon in (leader, other):
         daemon.close()
+
+
+def test_a_request_at_the_offset_of_another_one_is_carried_out_as_well(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic was recreated on a broker without ids of topics. The leader takes both requests over at once."""
+    with_erasure_topic(cluster)
+    monkeypatch.setattr(cluster.log, "identity", lambda _: Identity("memory", None))
+    ingester, leader = cluster.ingester(), Daemon(cluster, tmp_path / "a", leads=True)
+    for users in (["ann@shop", "carl"], ["bob"]):
+        for user in users:
+            cluster.log.append("erase", json.dumps({"user_id": user}).encode())
+        drain(ingester)
+        cluster.log.remake("erase")
+    assert erasing.take_requests(leader.postgres, leader.warehouse) == 3
+    rows = leader.warehouse.rows("SELECT selection FROM erasures")
+    asked = sorted(json.loads(row["selection"])["users"] for row in rows)
+    assert asked == sorted(map(leader.erasures.keys.pseudonyms, ("ann@shop", "bob", "carl")))
+    leader.close()
+
+
+def test_a_request_holds_whatever_sign_people_write(cluster: Cluster, tmp_path: Path) -> None:
+    with_erasure_topic(cluster)
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    cluster.log.append("erase", b'{"conversation_id": "c\\u0000", "reason": "mail\\u0000of 3 May"}')
+    cluster.log.append("erase", b'{"conversation_id": "c\\ud800"}')
+    cluster.send(shop_events()[0] | {"conversation_id": "c\0"}, *shop_events()[2:])
+    drain(cluster.ingester())
+    leader.follow()
+    assert erasing.take_requests(leader.postgres, leader.warehouse) == 1
+    leader.erasures.run()
+    (row,) = leader.warehouse.rows("SELECT state, reason FROM erasures")
+    assert row == {"state": "done", "reason": "mail\0of 3 May"}
+    assert leader.ids("interactions") == ["bob-1"]
+    leader.close()
+
+
+def test_what_an_ingester_of_an_older_version_leaves_is_taken_over(cluster: Cluster, tmp_path: Path) -> None:
+    drain(cluster.ingester())
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    selection = msgspec.json.encode(Request(user_id="ann@shop").selection(leader.erasures.keys)).decode()
+    row = {"id": "erase-0-0", "requested_at": now().isoformat(), "requested_by": "kafka erase", "reason": None}
+    requests = json.dumps([row | {"selection": selection}])
+    cluster.query(
+        "INSERT INTO retuned.erasure_requests (id, request) SELECT request ->> 'id', request "
+        f"FROM jsonb_array_elements($json${requests}$json$::JSONB) AS request RETURNING id"
+    )
+    assert erasing.take_requests(leader.postgres, leader.warehouse) == 1
+    assert leader.warehouse.rows("SELECT id FROM erasures") == [{"id": "erase-0-0"}]
+    leader.close()
 
 
 def test_a_leader_that_is_killed_between_two_databases_asks_once(
@@ -186,7 +242,7 @@ def test_a_leader_that_is_killed_between_two_databases_asks_once(
     with pytest.raises(LeadershipLost):  # the one that led before is fenced
         leader.warehouse.insert("erasures", id="late", requested_at=now(), state="requested")
     assert erasing.take_requests(other.postgres, other.warehouse) == 0
-    assert other.warehouse.rows("SELECT id FROM erasures") == [{"id": "erase-0-0-erase 0"}]
+    assert len(other.warehouse.rows("SELECT id FROM erasures")) == 1
     assert cluster.query("SELECT count(*) FROM retuned.erasure_requests") == [(0,)]
     other.erasures.run()
     assert erasing.take_requests(other.postgres, other.warehouse) == 0
@@ -368,6 +424,69 @@ def test_segments_from_before_the_first_interaction_are_written_again(cluster: C
     erase_ann(leader)
     assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
     assert traces(leader.folder, SECRET, MINE, LETTER, *ANN) == {}
+    leader.close()
+
+
+@pytest.mark.parametrize("asked", [{"user_id": "ann@shop"}, {"workload": "support"}, {"attribute": ["channel=app"]}])
+def test_what_only_segments_have_is_chosen_like_all_else(
+    cluster: Cluster, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    age, word = timedelta(days=100), "qzx1correction"
+    old = {"timestamp": f"{(now() - age).isoformat()}Z"}
+    cluster.send(
+        interaction("ann-1", user_id="ann@shop", workload="support", attributes={"channel": "app"}, **old),
+        feedback("f-expert", "ann-1", source="expert", name="correction", value=f"{word}!", **old),
+        interaction("new"),
+        feedback("f-new", "new"),
+    )
+    drain(cluster.ingester())
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    for table in ("interactions", "feedback"):
+        leader.warehouse.execute(f"UPDATE {table} SET received_at = timestamp WHERE id IN ('ann-1', 'f-expert')")
+    retention = {"retention": RetentionSettings(keep_days=30, delete_days=60)}
+    settings = leader.settings.model_copy(update=retention)
+    archive(leader.warehouse, settings, Kept(), now(), threading.Event())
+    assert dict(expire(leader.warehouse, settings, now(), is_audited=False)) == {"feedback": 1, "interactions": 1}
+    if "user_id" not in asked:
+        asked = asked | {"before": (now() - age / 2).isoformat()}
+    selection = Request(**asked).selection(leader.erasures.keys)
+    previewed = leader.erasures.preview(selection)
+    assert (previewed["tables"], previewed["workloads"]) == ({}, ["support"])
+    tables = sorted((file["path"].partition("/")[0], file["rows"]) for file in previewed["files"])
+    assert tables == [("feedback", 1), ("interactions", 1)]
+    leader.erasures.request(selection, "dpo", None)
+    leader.erasures.run()
+    assert leader.warehouse.rows("SELECT state FROM erasures") == [{"state": "done"}]
+    assert traces(cluster.folder, word, "ann-1", "f-expert") == {}
+    new = Daemon(cluster, tmp_path / "b", leads=False)
+    new.follow()
+    assert (new.ids("interactions"), new.ids("feedback")) == (["new"], ["f-new"])
+    for daemon in (leader, new):
+        daemon.close()
+
+
+def test_later_turns_and_holds_count_wherever_they_are(cluster: Cluster, tmp_path: Path) -> None:
+    about = {"conversation_id": "c-1"}
+    cluster.send(
+        interaction("first", user_id="ann@shop", timestamp="2026-11-24T09:00:00Z", **about),
+        interaction("later", response=f"{SECRET}!", timestamp="2026-11-24T09:10:00Z", **about),
+        interaction("before", timestamp="2026-11-24T08:00:00Z", **about),
+    )
+    drain(cluster.ingester())
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    leader.warehouse.execute("DELETE FROM interactions WHERE id = 'first'")
+    leader.warehouse.insert(
+        "holds", id="h", workload="support.refunds", placed_at=now(), placed_by="counsel", reason="a suit"
+    )
+    leader.erasures.request(Request(user_id="ann@shop").selection(leader.erasures.keys), "dpo", None)
+    with pytest.raises(Busy):
+        leader.erasures.run()
+    leader.warehouse.execute("DELETE FROM holds")
+    leader.erasures.run()
+    assert leader.ids("interactions") == [row["id"] for row in cluster.stored()] == ["before"]
+    assert traces(cluster.folder, SECRET) == {}
     leader.close()
 
 

@@ -11,8 +11,8 @@ from teaching import CHANGED, GOODS, Teacher, question, teach_policies
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import utc_now
-from retuned.consumers.warehouse.erasing import Selection
 from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.consumers.warehouse.selection import Selection
 from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.settings import Settings as DaemonSettings
 from retuned.retrain import queue, run, versions

@@ -203,7 +203,9 @@ def test_files_that_were_not_recorded_are_recorded_and_hold_no_row_twice(tmp_pat
     files = stored_files(warehouse)
     warehouse.close()
     (tmp_path / "retuned.duckdb").write_bytes(backup)
-    (tmp_path / "archive/interactions/writing.tmp").write_bytes(b"PAR1 half")
+    rewriting = tmp_path / "archive" / Path(files[0]).parent / ".0123456789abcdef.parquet.7.tmp"
+    for half in (tmp_path / "archive/interactions/writing.tmp", rewriting):
+        half.write_bytes(b"PAR1 half")
     warehouse = new_warehouse(tmp_path)
     feedback(warehouse, ids[:1], "comment", "Late.", when=NOW - DAY, offset=1_000)
     before["feedback"] = sorted([*before["feedback"], "feedback-1000"])
@@ -211,7 +213,7 @@ def test_files_that_were_not_recorded_are_recorded_and_hold_no_row_twice(tmp_pat
     assert stored_files(warehouse) == files
     assert done.files == len(files)
     assert everything(warehouse, tmp_path / "archive") == before
-    assert not list(tmp_path.glob("archive/*/*.tmp"))
+    assert not list(tmp_path.glob("archive/**/*.tmp"))
     warehouse.close()
 
 

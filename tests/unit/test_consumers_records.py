@@ -1,6 +1,7 @@
 """Kafka's record batches: ours reads what the client reads, and says no to what is broken."""
 
 import random
+import time
 from typing import Any
 
 import pytest
@@ -65,6 +66,16 @@ def test_it_begins_and_goes_on_where_it_is_told() -> None:
     assert [record.offset for record in part.take(8)] == [7, 8, 9, 10, 11, 12, 13, 14]
     assert [record.offset for record in part.take()] == [15, 16, 17, 18, 19]
     assert (part.next_fetch_offset, bool(part), part.records_read) == (20, False, 20)
+
+
+def test_a_time_that_no_clock_shows_is_unknown() -> None:
+    """A producer sets any number of 64 bits: here none, nanoseconds, the largest one, and what is far ahead."""
+    now = int(time.time() * 1000)
+    for milliseconds in (-1, time.time_ns(), 2**63 - 1, now + 2 * 86_400_000):
+        assert [record.timestamp for record in fetched(batch([(milliseconds, None, b"x", [])])).take()] == [None]
+    for milliseconds in (0, now, now + 3_600_000):
+        (record,) = fetched(batch([(milliseconds, None, b"x", [])])).take()
+        assert record.timestamp == milliseconds / 1000
 
 
 def test_records_that_were_compacted_away_leave_gaps() -> None:

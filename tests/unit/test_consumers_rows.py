@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import Counter
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_an_id_is_known_within_the_distance_before_and_after_and_no_further() ->
     assert duplicates(9, 11) == duplicates(11, 9) == 1
     assert duplicates(9, 12) == duplicates(12, 9) == 0
     assert duplicates(12, 9, 8) == 1  # near to the one before it
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_duplicates_do_not_depend_on_how_events_fall_into_batches(seed: int) -> None:
+    """A producer sends its whole log again: ids that it uses once a day have several times in one batch."""
+    rng = random.Random(seed)
+    log = [(f"e{rng.randrange(3)}", rng.randrange(0, 300, 10)) for _ in range(20)]
+    log += log
+    kept: dict[str, list[int]] = {}
+    for id, minutes in log:
+        if all(abs(minutes - one) > 60 for one in kept.setdefault(id, [])):
+            kept[id].append(minutes)
+    rows = Rows(Batch(), timedelta(hours=1).total_seconds(), utc_now(), str)
+    for id, minutes in log:
+        one = record(0, id=id, timestamp=f"2026-11-24T{minutes // 60:02}:{minutes % 60:02}:00Z")
+        rows.add(decode("interactions", one.value, BOUNDS), one)
+    rows.pack()
+    expected = Counter({id: len(times) for id, times in kept.items()})
+    assert Counter(rows.ids["interactions"]) == expected
+    assert rows.duplicates == len(log) - expected.total()
 
 
 def test_a_batch_does_not_hold_what_it_was_made_from() -> None:

@@ -15,7 +15,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.erasing import ErasedRows
+from retuned.consumers.warehouse.erasing import ErasedRows, Letters
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.selection import Selection
 from retuned.consumers.warehouse.tombstones import Tombstones
@@ -235,7 +235,7 @@ of the memory are emptied, and stay."""
 
 def test_each_table_is_erased_from_or_holds_no_conversations(school: School) -> None:
     with school.warehouse.cursor() as cursor:
-        erased = ErasedRows(cursor, Tombstones(load_user_keys(school.settings.privacy, school.warehouse.path)))
+        erased = ErasedRows(cursor, Letters(Tombstones(load_user_keys(school.settings.privacy, school.warehouse.path))))
         covered = erased.conditions().keys()
     found = school.warehouse.rows("SELECT table_name FROM duckdb_tables() WHERE database_name = 'retuned'")
     tables = {row["table_name"] for row in found}

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ from ingestion import feedback, interaction
 from retuned.consumers.common.signing import make_key
 from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import Busy, RetunedError
-from retuned.consumers.kafka.contract import Batch
+from retuned.consumers.kafka.contract import Batch, Identity
 from retuned.consumers.kafka.records import FetchedRecord
 from retuned.consumers.privacy.pseudonyms import UserKeys
 from retuned.consumers.privacy.redactor import Redactor
@@ -147,7 +149,8 @@ def test_a_message_on_the_erasure_topic_asks_once_and_names_no_user(tmp_path: Pa
     shop.log.append("erase", b'{"workload": "support.refunds"}')
     shop.rig.drain()
     (row,) = shop.warehouse.rows("SELECT id, state, requested_by, reason FROM erasures")
-    assert row == {"id": "erase-0-0-erase 0", "state": "requested", "requested_by": "kafka erase", "reason": REASON}
+    assert re.fullmatch("erase-0-0-erase 0-[0-9a-f]{16}", row.pop("id"))
+    assert row == {"state": "requested", "requested_by": "kafka erase", "reason": REASON}
     assert "ann@shop" not in traces(tmp_path, "ann@shop")
     refused = shop.warehouse.rows("SELECT payload, detail FROM dead_letters WHERE reason = 'bad_erasure' ORDER BY ALL")
     assert [one["payload"] for one in refused] == [None, None]
@@ -255,6 +258,53 @@ def test_a_topic_that_is_made_anew_asks_again_at_the_same_offset(tmp_path: Path)
     asked = [row["state"] for row in shop.warehouse.rows("SELECT state FROM erasures")]
     assert asked == ["done", "done"]
     shop.warehouse.close()
+
+
+@pytest.mark.parametrize("user", ["ann@shop", "bob"])  # Ann asks again, in the same words
+@pytest.mark.parametrize("loss", ["recreated", "truncated"])
+def test_a_message_at_the_offset_of_another_one_asks_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, user: str
+) -> None:
+    """A topic is recreated on a broker without ids of topics, or its log loses its end in an unclean election."""
+    shop = Shop(tmp_path, erasure_topic="erase")
+    if loss == "recreated":
+        monkeypatch.setattr(shop.log, "identity", lambda _: Identity("memory", None))
+    for earlier in ("ann@shop", "carl"):
+        shop.log.append("erase", json.dumps({"user_id": earlier}).encode())
+    shop.rig.drain()
+    first = {row["id"] for row in shop.warehouse.rows("SELECT id FROM erasures")}
+    if loss == "recreated":
+        shop.log.remake("erase")
+    else:
+        shop.log.truncate("erase", 1)
+        shop.rig.drain()  # reads the first one again
+    shop.log.append("erase", json.dumps({"user_id": user}).encode())
+    shop.rig.send(interaction("new"))
+    shop.rig.drain()
+    asked = shop.warehouse.rows("SELECT id, selection FROM erasures")
+    (added,) = (row for row in asked if row["id"] not in first)
+    assert json.loads(added["selection"])["users"] == shop.erasures().keys.pseudonyms(user)
+    assert len(asked) == 3
+    assert shop.ids("interactions") == ["new"]
+    shop.warehouse.close()
+
+
+def test_a_message_whose_time_no_clock_shows_is_stored_beside_an_erasure(shop: Shop) -> None:
+    """A producer sets nanoseconds as the time of its messages."""
+    shop.erasures().request(shop.ann(), "dpo", None)
+    shop.erasures().run()
+    shop.log.append("in", b'{"id": "y", "broken', milliseconds=time.time_ns())
+    shop.rig.send(interaction("new"))
+    shop.rig.drain()
+    assert shop.ids("interactions") == ["bob-1", "new"]
+    assert shop.warehouse.rows('SELECT payload FROM dead_letters WHERE "offset" = 4') == [
+        {"payload": '{"id": "y", "broken'}
+    ]
+    shop.log.append("in", b"{", milliseconds=int((time.time() - 7_200) * 1000))
+    shop.log.append("in", b"{", milliseconds=time.time_ns())
+    shop.rig.source.poll(2, 0.0)
+    shop.log.append("in", b"{")
+    assert shop.rig.source.lag_seconds(time.time() + 60)["in"] >= 59
 
 
 ASKED = [

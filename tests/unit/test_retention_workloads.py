@@ -1,11 +1,14 @@
 """Retention of each workload: what is archived, what is deleted from the archive, and what a legal hold keeps."""
 
+import errno
 import hashlib
 import random
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ import pytest
 from pydantic import ValidationError
 from traffic import START, feedback, interactions, prompts, store
 
+from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ArchiveError
+from retuned.consumers.warehouse import expiry
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.expiry import expire
@@ -197,6 +202,40 @@ def test_a_file_that_cannot_be_read_keeps_no_other_one(warehouse: Warehouse, tmp
     broken.write_bytes(content)
     expired(warehouse, settings)
     assert not broken.exists()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["while it is written", "while it is read"])
+def test_answers_stay_until_all_feedback_of_their_day_is_deleted(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Without them, nobody could find out which feedback is due."""
+    fill(warehouse)
+    settings = settings_of({"support": {"delete_days": 5}}, keep_days=3)
+    archive(warehouse, settings, Kept(), NOW, threading.Event())
+    name = f"day={START.date()}"
+    (full,) = tmp_path.glob(f"archive/feedback/{name}/*.parquet")
+    content = full.read_bytes()
+    if known:
+        with monkeypatch.context() as patched:
+            patched.setattr(expiry, "replaced", partial(_replaced, full))
+            with pytest.raises(ArchiveError, match=full.name):
+                expired(warehouse, settings)
+    else:
+        full.write_bytes(b"broken")
+        with pytest.raises(ArchiveError, match=full.name):
+            expired(warehouse, settings)
+        full.write_bytes(content)
+    assert (in_archive(tmp_path, "interactions"), in_archive(tmp_path, "feedback")) == (10, 11)
+    assert expired(warehouse, settings) == {"interactions": 1, "feedback": 1}
+    assert (in_archive(tmp_path, "interactions"), in_archive(tmp_path, "feedback")) == (9, 10)
+
+
+@contextmanager
+def _replaced(full: Path, path: Path) -> Iterator[Path]:
+    if path == full:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    with replaced(path) as aside:
+        yield aside
 
 
 def in_archive_but(folder: Path, file: Path) -> int:

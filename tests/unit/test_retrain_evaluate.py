@@ -76,6 +76,20 @@ def test_what_is_measured_of_an_answer_needs_its_text_alone() -> None:
     assert summary([right, stale])["score_logged"] == 0.5
 
 
+@pytest.mark.parametrize("answer", ["1,500 €", "€1,500", "1,500 euros", "1500 EUR"])
+def test_a_short_answer_is_read_in_the_notation_of_its_passage(answer: str) -> None:
+    row = {
+        "row_id": "r",
+        "kind": "correction",
+        "messages": json.dumps([{"role": "user", "content": "What does the licence cost?"}]),
+        "completion": answer,
+        "context": json.dumps(["The licence of the product costs 1,500 € a year and includes all updates."]),
+    }
+    right, wrong = (measured("holdout", row, LOGGED, text) for text in (answer, answer.replace("5", "9")))
+    assert (right.hallucinated, right.grounded) == (False, 1.0)
+    assert (wrong.hallucinated, wrong.grounded) == (True, 0.0)
+
+
 def test_slices_of_a_row() -> None:
     assert ROW.slices == ["language:en", "turns:one", "context:without"]
     other = replace(ROW, topic="refunds", language=None, turns=3, with_context=True)

@@ -35,6 +35,9 @@ WRONG = [
     ("Vous avez 14 jours.", "Vous avez 30 jours."),
     ("Tiene 14 días.", "Tiene 30 días."),
     ("The engine has 5 mW.", "The engine has 5 MW."),
+    ("Refunds after 14 days.", "No refunds after 14 days."),
+    ("No pets over 10 kg.", "Pets over 10 kg."),
+    ("Non remboursable après 14 jours.", "Remboursable après 14 jours."),
     ("", "Returns are accepted."),
 ]
 RIGHT = [
@@ -54,11 +57,16 @@ RIGHT = [
     ("60 minutes", "1 hour"),
     ("five euros", "5 €"),
     ("twelve", "12"),
+    # an answer to the question before the sentence
+    ("No, within 14 days.", "Within 14 days."),
     # punctuation of sentences
     ("“Yes” - open daily (9:30)!", "Yes, open daily, 9:30."),
     ("Oui : 5 jours !", "Oui: 5 jours!"),
 ]
 UNSETTLED = [
+    # a zero that adds nothing to an amount, but may be part of a name
+    ("You need Python 3.1 or later.", "You need Python 3.10 or later."),
+    ("Your PIN is 42.", "Your PIN is 0042."),
     # signs that structure nothing where they stand
     ("The blood group is O.", "The blood group is O-."),
     ("AA", "AA-"),

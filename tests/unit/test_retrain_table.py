@@ -382,9 +382,11 @@ def test_a_space_before_the_mark_at_the_end_makes_no_other_question(one: str, ot
         pytest.param(Label(["negative", "very negative"]), "negative", "very negative", id="labels_with_a_common_word"),
         pytest.param(Json({}), '{"intent": "refund"}', '{"intent": "cancel"}', id="json_without_values"),
         pytest.param(Json({}), '{"guest": "ann"}', '{"guest": "ann", "room": "blue"}', id="json_with_one_field_more"),
+        pytest.param(Json({}), '{"sku": "AB-1"}', '{"sku": "ab-1"}', id="json_that_differs_in_case"),
+        pytest.param(Facts(), "The plant has 5 MW.", "The plant has 5 mW.", id="units_that_differ_in_case"),
     ],
 )
-def test_of_labels_and_documents_one_is_right(metric: Metric, right: str, wrong: str) -> None:
+def test_of_labels_documents_and_values_one_is_right(metric: Metric, right: str, wrong: str) -> None:
     talk = Talk()
     for number in range(4):
         talk.says(f"u{number}", right)

@@ -1,5 +1,6 @@
 """A value in a text, and comparison of values."""
 
+import re
 from dataclasses import dataclass
 
 OPPOSED = frozenset(
@@ -9,6 +10,7 @@ OPPOSED = frozenset(
 """Pairs of bounds of one value that exclude each other."""
 
 
+_SPELLED = re.compile(r"^\W*0\d|[.,]\d*0\W*$")
 _DURATIONS = (("month", 2_629_800), ("day", 86_400), ("hour", 3_600), ("minute", 60))
 
 
@@ -44,9 +46,16 @@ class Value:
     end: int = 0
 
     @property
+    def is_spelled(self) -> bool:
+        """Whether a bare number has a zero that adds nothing to its amount: a version 3.10, a PIN 0042."""
+        return self.kind == "number" and bool(_SPELLED.search(self.text))
+
+    @property
     def key(self) -> str:
         """The kind and amount: `money:4.99 EUR`; for durations, the largest whole unit: `day:30`."""
         amount = self.readings[0]
+        if self.is_spelled:
+            return f"{self.kind}:{self.text}"
         if self.kind == "duration" and isinstance(amount, float) and amount:
             name, seconds = next((unit for unit in _DURATIONS if amount % unit[1] == 0), ("second", 1))
             return f"{name}:{amount / seconds:.10g}"
@@ -78,7 +87,8 @@ def same(one: Value, other: Value) -> bool | None:
     """Whether two values are equal apart from their bounds; None: the notation is ambiguous.
 
     A bare number may be any quantity with the same number: 9 and 9 am. Amounts in different units, and rates of
-    different periods, are ambiguous if they are nearly equal.
+    different periods, are ambiguous if they are nearly equal. So are bare numbers that differ in a zero alone, since
+    they may be names: 3.1 and 3.10.
     """
     if one.kind != other.kind:
         ambiguous = "number" in (one.kind, other.kind) and one.number is not None and one.number == other.number
@@ -91,6 +101,8 @@ def same(one: Value, other: Value) -> bool | None:
         if one.kind == "phone":
             return None if _is_longer(one, other) else False
         return None if one.factor != other.factor and _near(one, other) else False
+    if (one.is_spelled or other.is_spelled) and one.text.strip() != other.text.strip():
+        return None
     return True if (one.readings, one.unit, one.per) == (other.readings, other.unit, other.per) else None
 
 
