@@ -88,8 +88,15 @@ def unfinished(warehouse: Warehouse, workload: str | None = None) -> list[dict[s
     return warehouse.rows(QUERIES["unfinished_runs"], {"workload": workload})
 
 
-def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way: Collection[str]) -> list[str]:
-    """Cancels the waiting, interrupted and current runs of a workload. Returns their ids.
+def cancel(
+    rollout: Rollout,
+    workload: str,
+    error: str,
+    now: datetime,
+    under_way: Collection[str],
+    run_id: str | None = None,
+) -> list[str]:
+    """Cancels the waiting, interrupted and current runs of a workload, or one of them. Returns their ids.
 
     Args:
         error: who cancelled them and why; stored with the runs.
@@ -98,7 +105,7 @@ def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way
     Raises:
         RetunedError: there are none, or a run's version is in service.
     """
-    ids = _mark_cancelled(rollout, workload, error, now)
+    ids = _mark_cancelled(rollout, workload, error, now, run_id)
     for run_id in ids:
         if run_id not in under_way:
             discard(rollout, workload, run_id)
@@ -106,11 +113,14 @@ def cancel(rollout: Rollout, workload: str, error: str, now: datetime, under_way
 
 
 @one_at_a_time
-def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime) -> list[str]:
+def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime, run_id: str | None) -> list[str]:
     with changing:
-        runs = unfinished(rollout.warehouse, workload)
+        runs = [row for row in unfinished(rollout.warehouse, workload) if run_id in (None, row["id"])]
         if not runs:
-            raise RetunedError(f"workload {workload}: no run is under way and none waits")
+            missing = (
+                "no run is under way and none waits" if run_id is None else f"run {run_id} has ended, or is unknown"
+            )
+            raise RetunedError(f"workload {workload}: {missing}")
         aliases = versions.aliases(rollout.warehouse, workload)
         serving = {aliases.get(alias) for alias in (versions.CHAMPION, versions.CANARY)} - {None}
         for row in runs:
@@ -121,9 +131,11 @@ def _mark_cancelled(rollout: Rollout, workload: str, error: str, now: datetime) 
                     f"`retuned rollback {workload}` takes it back"
                 )
         ids = [row["id"] for row in runs]
+        reviewed = {one.run_id for one in approvals.waiting(rollout.warehouse, workload) if one.kind == "dataset"}
         with rollout.warehouse.transaction() as cursor:
             cursor.execute(QUERIES["cancel_runs"], {"ids": ids, "error": error, "now": now})
-            approvals.supersede(cursor, workload, f"its run was {error}", now, "dataset")
+            if not reviewed.isdisjoint(ids):
+                approvals.supersede(cursor, workload, f"its run was {error}", now, "dataset")
     return ids
 
 

@@ -176,15 +176,15 @@ class Runs:
         log.info("%s: retraining is resumed by %s", _named(workload), actor)
         self.wake()
 
-    def cancel(self, workload: str, actor: str, reason: str) -> list[str]:
-        """Cancel the runs of a workload, under way or queued, and remove their files. Returns their ids.
+    def cancel(self, workload: str, actor: str, reason: str, run_id: str | None = None) -> list[str]:
+        """Cancel one run of a workload or all of them, under way or queued, and remove their files. Returns their ids.
 
         Raises:
             RetunedError: there is none, or its version serves already.
         """
         context, error = self._context, f"cancelled by {actor}: {reason}"
         under_way = {active.run_id: active for active in self.under_way()}
-        ids = queue.cancel(context.rollout, workload, error, context.now(), under_way)
+        ids = queue.cancel(context.rollout, workload, error, context.now(), under_way, run_id)
         for run_id in under_way.keys() & ids:
             under_way[run_id].set()
         log.info("workload %s: run %s: %s", workload, ", ".join(ids), error)

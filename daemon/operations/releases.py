@@ -75,6 +75,9 @@ def promote(local: "Local", request: Promote, caller: Caller) -> Done:
 
 class Rollback(Request):
     workload: Workload
+    version: Annotated[
+        str | None, Field(description="take back this version only: refused if it no longer serves; default: any")
+    ] = None
     reason: Why = None
 
 
@@ -87,7 +90,7 @@ def rollback(local: "Local", request: Rollback, caller: Caller) -> Done:
     workload, context = local.known(request.workload, caller), local.jobs.context
     running = under_way(local.warehouse, workload)
     why = _because(local, request.reason, caller)
-    previous = context.rollout.rollback(workload, "operator", why, context.now())
+    previous = context.rollout.rollback(workload, "operator", why, context.now(), request.version)
     done = f"{_in_service(workload, previous)} again"
     if running is not None and running.state == "canary":
         done = f"{model_name(workload, running.version)} is taken back; {_in_service(workload, previous)}"

@@ -101,6 +101,7 @@ def resume(local: "Local", request: Resume, caller: Caller) -> Done:
 
 class Cancel(Request):
     workload: Workload
+    run: Annotated[str | None, Field(description="the id of a run; default: all of the workload")] = None
     reason: Why = None
 
 
@@ -108,7 +109,7 @@ class Cancel(Request):
 def cancel(local: "Local", request: Cancel, caller: Caller) -> Done:
     """Cancel the retraining of a workload, under way or queued."""
     workload = local.known(request.workload, caller)
-    ids = local.jobs.runs.cancel(workload, local.actor(caller), given(request.reason))
+    ids = local.jobs.runs.cancel(workload, local.actor(caller), given(request.reason), request.run)
     return Done(workload=workload, done=f"cancelled: run {', '.join(ids)}")
 
 

@@ -35,9 +35,10 @@ STATIC = Path(package.__file__).parent / "static"
 MEDIA = {".css": "text/css", ".js": "text/javascript"}
 REPORT_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; frame-ancestors 'none'; form-action 'none'"
+    "img-src data: blob:; font-src data:; frame-ancestors 'none'; form-action 'none'; sandbox allow-scripts"
 )
-"""Content-Security-Policy: reports bring their scripts with them, and may send nothing anywhere."""
+"""Content-Security-Policy: reports bring their scripts with them, which get an origin of their own and may send nothing
+anywhere."""
 FILTERS = {"all": "All", "attention": "Need you", "busy": "Learning", "unrated": "No ratings"}
 """The filters of the overview."""
 CHOICES = {
@@ -135,10 +136,10 @@ class Pages(Rendering):
         return await self._page(request, "workload/live.html", state=found, **about, **_now(status, workload))
 
     async def cancel(self, request: Request) -> Response:
-        return await self._command(request, training.cancel)
+        return await self._command(request, training.cancel, "run")
 
     async def rollback(self, request: Request) -> Response:
-        return await self._command(request, releases.rollback)
+        return await self._command(request, releases.rollback, "version")
 
     async def promote(self, request: Request) -> Response:
         return await self._command(request, releases.promote, "version")
@@ -150,7 +151,7 @@ class Pages(Rendering):
             raise HTTPException(400, "reason: expected a text; it is kept with the change")
         given = {name: form[name] for name in ("reason", *fields) if name in form}
         await self._ask(request, command, **request.path_params, **given)
-        return RedirectResponse(request.url.path.rpartition("/")[0], 303)
+        return RedirectResponse(_path(request).rpartition("/")[0], 303)
 
     async def system(self, request: Request) -> Response:
         status = plain(await self._api.recent(state.status))
@@ -323,7 +324,7 @@ class Pages(Rendering):
             await self._ask(request, releases.decide_approval, **request.path_params, **given)
         except HTTPException as error:
             return await self._show_approval(request, given.get("reason", ""), error.detail, error.status_code)
-        return RedirectResponse(request.url.path, 303)
+        return RedirectResponse(_path(request), 303)
 
     async def _show_approval(
         self, request: Request, reason: str = "", problem: str | None = None, code: int = 200
@@ -360,7 +361,7 @@ class Pages(Rendering):
         except HTTPException as error:
             return await self._show_rows(request, error.detail, error.status_code)
         query = {name: value for name, value in request.query_params.items() if name != "saved"}
-        return RedirectResponse(f"{request.url.path}?{urlencode(query | {'saved': form['id']})}", 303)
+        return RedirectResponse(f"{_path(request)}?{urlencode(query | {'saved': form['id']})}", 303)
 
     async def _show_rows(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
         state, reason, saved = (request.query_params.get(name) for name in ("state", "reason", "saved"))
@@ -431,7 +432,7 @@ class Pages(Rendering):
         try:
             if form.get("action") == "erase":
                 await self._ask(request, erasure.forget, **given)
-                return RedirectResponse(request.url.path, 303)
+                return RedirectResponse(_path(request), 303)
             found = await self._ask(request, erasure.preview_erasure, **events)
         except HTTPException as error:
             return await self._show_erasures(request, given, None, error.detail, error.status_code)
@@ -456,7 +457,12 @@ def _came_from(request: Request) -> str | None:
     if page.netloc != request.headers.get("host") or not re.match(r"/[^/\\]", page.path):
         return None
     back = page.path + (f"?{page.query}" if page.query else "")
-    return None if back == request.url.path + (f"?{request.url.query}" if request.url.query else "") else back
+    return None if back == _path(request) + (f"?{request.url.query}" if request.url.query else "") else back
+
+
+def _path(request: Request) -> str:
+    """The path as it was sent: a name keeps its encoded slashes."""
+    return str(request.scope["raw_path"].decode())
 
 
 def _inbox_of(workload: str | None) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
 from jinja2 import Environment, PackageLoader, pass_context
 from markupsafe import Markup
@@ -45,7 +45,7 @@ class Rendering:
             loader=PackageLoader("retuned.daemon.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         self._templates.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns, "marks": chart.marks}
-        self._templates.filters |= {"when": when, "sentence": sentence}
+        self._templates.filters |= {"when": when, "sentence": sentence, "urlencode": _encoded}
 
     async def _overview(self, request: Request) -> dict[str, Any]:
         """The latest snapshot, as far as who asks may see it."""
@@ -68,6 +68,11 @@ class Rendering:
     def _bare(self, template: str, code: int, /, **shown: Any) -> Response:
         """A page without a figure of the warehouse, and without the menu unless `shown` has one."""
         return HTMLResponse(self._templates.get_template(template).render({"menu": ()} | shown), code, HEADERS)
+
+
+def _encoded(value: Any) -> str:
+    """Encodes a part of an address, of which a slash is no separator, or the fields of a query."""
+    return urlencode(value) if isinstance(value, Mapping) else quote(str(value), safe="")
 
 
 def parsed(operation: Operation[Q, Any], values: Mapping[str, Any], *, is_text: bool = False) -> Q:

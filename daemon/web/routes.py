@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import anyio
 from prometheus_client import CollectorRegistry
@@ -19,7 +19,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from retuned.consumers.errors import StandsBy
 from retuned.daemon.operations.catalog import OPERATIONS
@@ -239,11 +240,12 @@ def _application(
     own = settings.http.address
     local = ["localhost", "127.0.0.1", "[::1]", f"[{own}]" if ":" in own else own]
     hosts = [*settings.http.hosts, *local] if settings.http.hosts or settings.http.loopback else ["*"]
+    answers = [(one, partial(guard.answer, one, endpoint)) for one, endpoint in endpoints]
     made = Starlette(
-        # Workloads and ids may hold slashes.
+        # Workloads and ids may hold slashes. Where a client leaves them as they are, the first path that fits is meant.
         routes=[
-            Route(one.path.replace("}", ":path}"), partial(guard.answer, one, endpoint), methods=[one.method])
-            for one, endpoint in endpoints
+            *(_Encoded(one.path, answer, methods=[one.method]) for one, answer in answers),
+            *(Route(one.path.replace("}", ":path}"), answer, methods=[one.method]) for one, answer in answers),
         ],
         middleware=[
             Middleware(AccessLog),
@@ -255,6 +257,17 @@ def _application(
     )
     made.state.principals = gate.principals
     return made
+
+
+class _Encoded(Route):
+    """A route that splits the path before it decodes it, so that a name may hold any encoded character."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or (found := self.path_regex.match(scope["raw_path"].decode("latin-1"))) is None:
+            return Match.NONE, {}
+        names = {name: unquote(value) for name, value in found.groupdict().items()}
+        fits = Match.FULL if self.methods and scope["method"] in self.methods else Match.PARTIAL
+        return fits, {"endpoint": self.endpoint, "path_params": names}
 
 
 class _Guard:
@@ -306,7 +319,7 @@ def _problem(request: Request, error: Exception) -> Response:
     pages: Pages | None = getattr(request.app.state, "pages", None)
     browses = pages is not None and is_browser(request)
     if error.status_code == 401 and browses:
-        where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        where = request.scope["raw_path"].decode() + (f"?{request.url.query}" if request.url.query else "")
         where = where if request.method == "GET" else "/"
         return RedirectResponse(f"/sign-in?next={quote(where, safe='')}", 303)
     is_unknown = error.detail == HTTPStatus.NOT_FOUND.phrase  # what Starlette raises where no route fits

@@ -41,6 +41,7 @@ def write(
         report.
     """
     register(verdicts)
+    reference, current = _without_tags(reference), _without_tags(current)
     try:
         snapshot = run(reference, current, verdicts)
     except Exception:
@@ -59,6 +60,11 @@ def write(
     snapshot.save_html(str(path.with_suffix(".html")))
     _add_heading(path.with_suffix(".html"), title)
     return {}
+
+
+def _without_tags(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Returns rows whose texts hold no tags: Evidently writes them into a script as they are."""
+    return rows.replace("<", "‹", regex=True)
 
 
 def register(verdicts: Mapping[str, Verdict]) -> None:

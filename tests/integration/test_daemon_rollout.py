@@ -267,8 +267,12 @@ def test_an_operator_rolls_back_on_the_page(daemon: Daemon) -> None:
     assert "v2 leaves service, and v1 answers all conversations again." in shown
     assert site.post("/workloads/support/rollback", data={"reason": " "}).status_code == 400
     assert daemon.arms() == [("v2", 0.25), ("v1", 0.75)]
-    done = site.post("/workloads/support/rollback", data={"reason": "it was rude"})
+    assert '<input type="hidden" name="version" value="v2">' in site.get("/workloads/support").text
+    sent = {"reason": "it was rude", "version": "v2"}
+    done = site.post("/workloads/support/rollback", data=sent)
     assert (done.status_code, done.headers["location"]) == (303, "/workloads/support")
+    assert daemon.arms() == [("v1", 1.0)]
+    assert site.post("/workloads/support/rollback", data=sent).status_code == 409, "it is sent twice"
     assert daemon.arms() == [("v1", 1.0)]
     message = daemon.publisher.messages[-1][2]
     assert (message["event"], message["reason"]) == ("canary_rolled_back", "it was rude")

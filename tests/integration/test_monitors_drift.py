@@ -19,6 +19,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift.check import DriftCheck, check, latest, sentence, sweep, verdict, write_features
 from retuned.monitors.drift.columns import COLUMNS, NUMBERS, SATISFACTION, read
 from retuned.monitors.drift.comparison import Feature, compare, differ, judge
+from retuned.monitors.drift.report import CHI_SQUARE, Verdict, write
 from retuned.monitors.drift.windows import windows
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.settings import DriftSettings, Settings, WindowsSettings
@@ -508,6 +509,14 @@ def test_a_blind_check_says_how_many_conversations_are_missing(warehouse: Wareho
     assert latest(warehouse, "support") == outcome
     assert not (tmp_path / "reports").exists()
     assert check(warehouse, Settings(), "unheard_of", now, tmp_path).missing == 200
+
+
+def test_a_value_brings_no_script_into_the_report(tmp_path: Path) -> None:
+    values = pd.DataFrame({"label": ["refund", "</script><script>window.owned = 1</script>"] * 20})
+    write(values, values, {"label": Verdict(CHI_SQUARE, 0.5, 0.05, False)}, tmp_path / "r.json", "a title")
+    page = (tmp_path / "r.html").read_text()
+    assert "window.owned" in page
+    assert "<script>window.owned" not in page
 
 
 def test_checks_that_were_made_while_the_clock_was_ahead_are_forgotten(warehouse: Warehouse, tmp_path: Path) -> None:

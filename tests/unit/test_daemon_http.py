@@ -258,7 +258,9 @@ def test_an_export_has_no_infinite_numbers(warehouse: Warehouse) -> None:
     assert {row["response"] for row in found} == {'not "NaN"'}
 
 
-@pytest.mark.parametrize("name", ["team/refunds", "a b", "Größe?#%2F", "退款", "a/../b", "w" * 256])
+@pytest.mark.parametrize(
+    "name", ["agent/rows", "agent/rollback", "team/refunds", "a b", "Größe?#%2F", "退款", "a/../b", "w" * 256]
+)
 def test_any_workload_that_is_stored_can_be_commanded(place: Place, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     asked = []
     monkeypatch.setattr(place.daemon, "command", lambda *given: asked.append(given) or {"done": "it"})

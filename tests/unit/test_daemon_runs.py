@@ -244,6 +244,25 @@ def test_an_operator_cancels_on_the_page(queue: RunQueue) -> None:
     assert again.status_code == 409
 
 
+def test_the_page_cancels_the_run_that_it_names(queue: RunQueue) -> None:
+    queue.runs.ask("support", asked_by="an operator")
+    queue.at_train = lambda _: queue.stop.set()
+    queue.jobs.run("resume")
+    queue.configure()
+    queue.now += timedelta(seconds=5)
+    queue.runs.ask("support", asked_by="an operator")
+    one, other = queue.warehouse.rows("SELECT id, state FROM runs ORDER BY started_at")
+    assert (one["state"], other["state"]) == ("interrupted", "waiting")
+    site = browser(queue.service)
+    shown = site.get("/workloads/support").text
+    assert all(f'name="run" value="{run["id"]}"' in shown for run in (one, other))
+    for code in (303, 409):
+        sent = {"reason": "not needed", "run": other["id"]}
+        assert site.post("/workloads/support/cancel", data=sent).status_code == code
+        rows = queue.warehouse.rows("SELECT state FROM runs ORDER BY started_at")
+        assert [row["state"] for row in rows] == ["interrupted", "cancelled"]
+
+
 def test_a_run_under_way_is_cancelled_and_nothing_else(queue: RunQueue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.now += timedelta(seconds=1)
