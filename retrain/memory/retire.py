@@ -32,6 +32,7 @@ def questions(warehouse: Warehouse, workload: str) -> list[dict[str, Any]]:
             "context": entry["context"],
             "tools": entry["tools"],
             "completion": entry["answer"],
+            "timestamp": str(entry["changed_at"]),
         }
         for number, (entry, messages) in enumerate(found)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from retuned.retrain.scoring.score import Metric, Score
 
 Token = tuple[str, str]
-"""Kind (name, keyword, operator, number, string, indent or other) and text."""
+"""Kind (name, keyword, operator, number, string, space, indent or other) and text."""
 
 _FENCE = re.compile(r"\s*(?:```|~~~)[ \t]*(\w*)[^\n]*\n(.*?)\n?[ \t]*(?:```|~~~)\s*", re.DOTALL)
 _SQL = re.compile(
@@ -17,6 +17,7 @@ _SQL = re.compile(
     r"(?:temp\w*\s+|unique\s+)?(?:table|view|index|database|schema|function))\b",
     re.IGNORECASE | re.DOTALL,
 )
+_PYTHON = re.compile(r"^[ \t]*(?:def \w+\(.*|class \w.*|for \w.* in .+|while .+|if .+):[ \t]*(?:#.*)?$", re.MULTILINE)
 _LINE = re.compile(
     r"^\s*(?:[{}()\[\];]+|(?:def|class|import|from|return|for|while|if|elif|else|try|except|const|let|var|func|fn|public|private"
     r"|package|use|using|#include|export|async|await)\b.*[:;{(\])}\"']|@\w+.*|(?://|#!|/\*).*"
@@ -25,17 +26,23 @@ _LINE = re.compile(
 _PROSE = re.compile(r"[^\W\d_]{2,}(?:,? [^\W\d_]{2,}){5,}[.!?]$")
 _MOST = 0.6
 _LITERALS = frozenset({"number", "string"})
+_WHITE = frozenset({"space", "indent"})
 _SAME_OPERATORS = {"<>": "!=", "===": "=="}
 _QUOTES_ALIKE = frozenset({"Python", "JavaScript", "TypeScript"})
-_WORD = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\w+|[^\w\s]+?|\n[ \t]*")
+_FREE_FORM = frozenset({"C", "C++", "C#", "Java", "JSON", "Rust", "SQL", "MySQL", "PL/pgSQL", "PostgreSQL SQL dialect"})
+"""Languages in which white space only separates tokens. CSS is none: `a .b` is not `a.b`."""
+_BY_LINES = frozenset({"Go", "JavaScript", "Python", "TypeScript"})
+"""Languages in which white space only separates tokens, except for line ends and, in Python, indentation."""
+_WORD = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\w+|[^\w\s]")
 _LANGUAGES = {"py": "python", "js": "javascript", "ts": "typescript", "sh": "bash", "postgresql": "sql"}
 
 
 class Code(Metric):
     """The metric: 1 for the same tokens, 0 if one token or only literals differ, else it abstains.
 
-    It ignores white space, comments, a code fence and the case of SQL. Indentation counts if it is syntax. It abstains
-    on programs with a different structure or with several different names or operators: they may do the same.
+    It ignores comments, a code fence and the case of SQL, and white space in languages in which it means nothing. In
+    Python, indentation is syntax. It abstains on programs with a different structure, with different white space in
+    other languages, or with several different names or operators: they may do the same.
     """
 
     name = "code"
@@ -65,16 +72,26 @@ def is_code(text: str) -> bool:
 
 
 @lru_cache(maxsize=4_096)
-def code_tokens(text: str) -> tuple[Token, ...]:
-    """Returns the tokens of code, by pygments if its language is known, else by their form."""
+def code_tokens(text: str, beside: str = "") -> tuple[Token, ...]:
+    """Returns the tokens of code, by pygments if its language is known, else by their form.
+
+    Args:
+        beside: the code with which it is compared, which has the same language.
+    """
     fenced = _FENCE.fullmatch(text)
-    language, body = (fenced[1].casefold(), fenced[2]) if fenced else ("", text)
-    body = textwrap.dedent(body).strip("\n")
-    language = "sql" if not language and _SQL.match(body) else language
+    body = textwrap.dedent(fenced[2] if fenced else text).strip("\n")
+    language = _language(text) or _language(beside)
     lexed = _lexed(body, language) if language else _by_form(body)
-    while lexed and (lexed[-1][0] == "indent" or lexed[-1][1] == ";"):
+    while lexed and (lexed[-1][0] in _WHITE or lexed[-1][1] == ";"):
         lexed.pop()
     return tuple(lexed)
+
+
+def _language(text: str) -> str:
+    """Returns the language of a code fence, or SQL or Python by their form; empty if it is unknown."""
+    fenced = _FENCE.fullmatch(text)
+    language, body = (fenced[1].casefold(), fenced[2]) if fenced else ("", text)
+    return language or ("sql" if _SQL.match(body) else "python" if _PYTHON.search(body) else "")
 
 
 def _lexed(body: str, language: str) -> list[Token]:
@@ -88,47 +105,90 @@ def _lexed(body: str, language: str) -> list[Token]:
         return _by_form(body)
     kinds = {Name: "name", Keyword: "keyword", Operator: "operator", Number: "number", Punctuation: "operator"}
     quoted = _quoted if lexer.name in _QUOTES_ALIKE else str.strip
-    indented, sql = lexer.name == "Python", "SQL" in lexer.name
+    sql = "SQL" in lexer.name
     lexed: list[Token] = []
-    text = ""
+    white, text = "\n", ""  # since the last token
     before = kind = Comment
     for following, part in lexer.get_tokens(body):
         before, kind = kind, following
         if kind in String and kind not in String.Doc:
+            if not text:
+                lexed += _spaced(white, lexer.name)
+                white = ""
             text += part  # pygments splits strings at quotes and escapes
             continue
         if text:
             lexed.append(("string", quoted(text)))
             text = ""
-        if kind in Comment or kind in String.Doc or not part.strip():
-            if indented and "\n" in part:
-                lexed = [*(lexed[:-1] if lexed and lexed[-1][0] == "indent" else lexed), ("indent", "")]
-            elif indented and lexed and lexed[-1][0] == "indent":
-                lexed[-1] = ("indent", part)
+        if kind in String.Doc or (kind in Comment and kind not in Comment.Preproc and kind not in Comment.PreprocFile):
+            white += "\n" if "\n" in part else ""
             continue
+        word = part.strip()
+        if not word:
+            white += part
+            continue
+        start = part.index(word)
+        lexed += _spaced(white + part[:start], lexer.name)
+        white = part[start + len(word) :]
+        if lexer.name in _FREE_FORM:
+            word = " ".join(word.split())
         named = next((name for known, name in kinds.items() if kind in known), "other")
-        word = part.strip().casefold() if sql else part.strip()
+        word = word.casefold() if sql else word
         if kind in Operator and before in Operator:
             word = lexed.pop()[1] + word  # some lexers split !=
         lexed.append((named, _SAME_OPERATORS.get(word, word)))
     if text:
         lexed.append(("string", quoted(text)))
-    return lexed
+    return _by_depth(lexed) if lexer.name == "Python" else lexed
 
 
 def _by_form(body: str) -> list[Token]:
     lexed: list[Token] = []
-    braces = "{" in body or ";" in body
-    for part in _WORD.findall(body):
-        if part[0] == "\n":
-            if not braces:
-                lexed = [*(lexed[:-1] if lexed and lexed[-1][0] == "indent" else lexed), ("indent", part[1:])]
-        elif part[0] in "\"'" and len(part) > 1:
+    end = 0
+    for found in _WORD.finditer(body):
+        part = found[0]
+        lexed += _spaced(body[end : found.start()] if lexed else "\n" + body[: found.start()])
+        end = found.end()
+        if part[0] in "\"'" and len(part) > 1:
             lexed.append(("string", part))
         else:
             named = "number" if part[0].isdigit() else "name" if part[0].isalpha() or part[0] == "_" else "operator"
             lexed.append((named, part))
     return lexed
+
+
+def _spaced(white: str, language: str = "") -> list[Token]:
+    """Returns the token of the white space before another token, if it may mean something in the language.
+
+    It is the indentation after the last line end, or the space within a line. Trailing spaces and empty lines mean
+    nothing.
+    """
+    if not white or language in _FREE_FORM:
+        return []
+    _, line, after = white.rpartition("\n")
+    if language not in _BY_LINES:
+        return [("space", line + after)]
+    if not line:
+        return []
+    return [("indent", after) if language == "Python" else ("space", line)]
+
+
+def _by_depth(lexed: list[Token]) -> list[Token]:
+    """Replaces the widths of Python's indentation by its depths, and leaves it out inside brackets."""
+    widths, found, opened = [0], list[Token](), 0
+    for kind, text in lexed:
+        if kind == "operator":
+            opened += sum(text.count(bracket) for bracket in "([{") - sum(text.count(bracket) for bracket in ")]}")
+        if kind != "indent":
+            found.append((kind, text))
+        elif opened <= 0:
+            width = len(text.expandtabs())
+            while widths[-1] > width:
+                widths.pop()
+            if widths[-1] < width:
+                widths.append(width)
+            found.append((kind, " " * (len(widths) - 1)))
+    return found
 
 
 def _quoted(text: str) -> str:
@@ -139,8 +199,8 @@ def _quoted(text: str) -> str:
 
 def compared_code(answer: str, approved: str) -> tuple[bool | None, str]:
     """Returns whether two texts are the same code, and what differs; None if that cannot be determined."""
-    wanted = code_tokens(approved)
-    given = code_tokens(answer)
+    wanted = code_tokens(approved, answer)
+    given = code_tokens(answer, approved)
     if given == wanted or answer.strip() == approved.strip():
         return True, ""
     if not (is_code(answer) and is_code(approved)):
@@ -148,6 +208,12 @@ def compared_code(answer: str, approved: str) -> tuple[bool | None, str]:
     if [kind for kind, _ in given] != [kind for kind, _ in wanted]:
         return None, "the code is built differently"
     pairs = [(one, other) for one, other in zip(given, wanted, strict=True) if one != other]
+    if all(_same_but_white(one, other) for one, other in pairs):
+        return None, "only white space differs"
     if len(pairs) > 1 and any(kind not in _LITERALS for (kind, _), _ in pairs):
         return None, "several names or operators differ"
     return False, f"{pairs[0][0][1]} in place of {pairs[0][1][1]}"
+
+
+def _same_but_white(one: Token, other: Token) -> bool:
+    return one[0] == "space" or (one[0] == "other" and one[1].split() == other[1].split())

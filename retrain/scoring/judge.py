@@ -28,6 +28,8 @@ _QUESTION = (
 )
 _SURE = 1.0
 """The minimum mean log odds of both orders to accept orders that disagree."""
+_READING = "same, clearly"
+"""How verdicts are read from replies. Verdicts that were read in another way are not used again."""
 _GIVE_UP = 8
 """Consecutive failures after which the judge is not called again, so that its outage does not delay a run by hours."""
 
@@ -66,7 +68,7 @@ class Judge(Metric):
             "passages": "\n\n".join(map(str, json.loads(example.get("context") or "[]"))),
         }
         shown = [self._settings.judge_url, self._settings.judge_model, self.criteria, asked, approved, answer]
-        key = sha256(json.dumps(["same", *map(_plain, shown)]).encode()).hexdigest()
+        key = sha256(json.dumps([_READING, *map(_plain, shown)]).encode()).hexdigest()
         if key in self._known:
             return _score(*self._known[key])
         if self._failures >= _GIVE_UP:

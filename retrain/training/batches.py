@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -61,7 +62,7 @@ def encode(
     template_variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> Encoded:
     """Encodes a dataset row as token ids. A row longer than max_length loses as many of its oldest turns and last
-    passages as necessary (see `shortened`).
+    passages as necessary (see `shortened`). A chat template that writes the current date writes that of the row.
 
     Args:
         context: add the row's passages to the prompt, unless it holds them already (see `with_context`). A passage
@@ -76,6 +77,7 @@ def encode(
     if context and row.get("context"):
         passages = [passage for passage in json.loads(row["context"]) if not same_text(passage, row["completion"])]
     forms = shortened(messages, passages)
+    day = date.fromisoformat(str(row["timestamp"])[:10]) if row.get("timestamp") else None
 
     @cache
     def encoded(form: int) -> Encoded:
@@ -87,6 +89,7 @@ def encode(
             thought=row.get("reasoning") if keep_reasoning else None,
             keep_reasoning=keep_reasoning,
             variables=template_variables,
+            day=day,
         )
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in completion:
             completion = [*completion, tokenizer.eos_token_id]

@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import date
+from functools import lru_cache
+from string import ascii_letters
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +22,16 @@ from retuned.consumers.errors import RetunedError
 Message = dict[str, Any]
 
 _PROBE = "retuned_9f3a51"  # a placeholder for text
+_CLOCK = "strftime_now"
+_DATED = (
+    f"{{%- macro {_CLOCK}(format) -%}}{{%- set written = namespace(text=format) -%}}"
+    "{%- for directive, value in retuned_day.items() -%}"
+    "{%- set written.text = written.text | replace(directive, value) -%}"
+    "{%- endfor -%}{{- written.text -}}{%- endmacro %}\n"
+)
+"""Precedes a chat template in place of transformers' function of this name, which returns the current time. That cannot
+be replaced by a variable, as transformers passes no functions to templates. Its line end is not rendered."""
+_UNDATED = date(2026, 1, 1)
 _SHOWN = 40
 _TAIL_TOKENS = 32
 _TOOLS = "You may call these tools:"
@@ -37,6 +50,7 @@ def prompt_and_completion(
     thought: str | None = None,
     keep_reasoning: bool = False,
     variables: Mapping[str, Any] = MappingProxyType({}),
+    day: date | None = None,
 ) -> tuple[list[int], list[int]]:
     """Returns the token ids of the prompt and of the completion: the answer and the end of its turn.
 
@@ -52,6 +66,8 @@ def prompt_and_completion(
         keep_reasoning: the completion includes the block of reasoning, even an empty one. Otherwise the prompt ends
             with an empty, closed block, so that the model answers at once.
         variables: the template's variables, such as `enable_thinking`.
+        day: the date for templates that write the current one: equal rows have equal tokens, whenever they are
+            encoded. None: always the same.
 
     Raises:
         RetunedError: the template refuses the conversation, or does not continue its own prompt.
@@ -64,7 +80,7 @@ def prompt_and_completion(
         )
         ids: list[int] = tokenizer(f"{prompt}assistant: ").input_ids
         return ids, tokenizer(_with_thought(thought, answer), add_special_tokens=False).input_ids
-    chat, prompt = _chat(tokenizer, variables, messages, tools)
+    chat, prompt = _chat(tokenizer, variables, messages, tools, day or _UNDATED)
     opening, ending = chat.around(prompt, thought)
     completion = chat.native_calls(prompt, thought, opening, answer) or f"{answer}{ending}"
     if keep_reasoning or not opening.strip():
@@ -93,22 +109,29 @@ class _Chat:
 
     Attributes:
         variables: the template's variables.
+        day: the date that the template writes as the current one.
         tools: the tools passed to the template; none if the messages describe them.
     """
 
     tokenizer: Any
     variables: Mapping[str, Any]
     messages: list[Message]
+    day: date
     tools: Sequence[Mapping[str, Any]] = ()
 
     def text(self, answer: Message | None = None) -> str:
         """Renders the conversation up to the answer, or with it."""
+        tools = [dict(tool) for tool in self.tools] or None
+        variables = dict(self.variables)
+        if _CLOCK in str(self.tokenizer.chat_template):  # a text, or several by name
+            template = _DATED + self.tokenizer.get_chat_template(tools=tools)
+            variables |= {"chat_template": template, "retuned_day": _written(self.day)}
         text: str = self.tokenizer.apply_chat_template(
             [*self.messages, *([answer] if answer else [])],
-            tools=[dict(tool) for tool in self.tools] or None,
+            tools=tools,
             add_generation_prompt=answer is None,
             tokenize=False,
-            **self.variables,
+            **variables,
         )
         return text
 
@@ -184,8 +207,16 @@ class _Chat:
         return whole[len(bare) :].lstrip() if whole.startswith(bare) else None
 
 
+@lru_cache(maxsize=1_024)
+def _written(day: date) -> dict[str, str]:
+    """Returns what `strftime` writes for each of its directives."""
+    directives = [f"%{flag}{letter}" for flag in ("", "-") for letter in ascii_letters]
+    written = {directive: day.strftime(directive) for directive in directives}
+    return {directive: text for directive, text in written.items() if "%" not in text} | {"%%": "%"}
+
+
 def _chat(
-    tokenizer: Any, variables: Mapping[str, Any], messages: list[Message], tools: Sequence[Mapping[str, Any]]
+    tokenizer: Any, variables: Mapping[str, Any], messages: list[Message], tools: Sequence[Mapping[str, Any]], day: date
 ) -> tuple[_Chat, str]:
     """Returns the conversation in the first form that its template renders completely, and its prompt.
 
@@ -194,9 +225,9 @@ def _chat(
     """
     with_tools = _with_tools_in_text(messages, tools)
     forms = (
-        _Chat(tokenizer, variables, messages, tools),
-        _Chat(tokenizer, variables, with_tools),
-        _Chat(tokenizer, variables, _two_sided(with_tools)),
+        _Chat(tokenizer, variables, messages, day, tools),
+        _Chat(tokenizer, variables, with_tools, day),
+        _Chat(tokenizer, variables, _two_sided(with_tools), day),
     )
     reason = "it leaves out, repeats or reorders turns"
     for chat in forms:

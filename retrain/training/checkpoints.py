@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from retuned.consumers.common import durable as files
+from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import TrainSettings
 
 _KEEP = 2
@@ -52,19 +54,22 @@ class Times:
         self._took = self._last - started
 
 
-def drop_unfit(folder: Path, job: dict[str, Any], engine: str, settings: TrainSettings) -> str | None:
+def drop_unfit(
+    folder: Path, job: dict[str, Any], engine: str, settings: TrainSettings, rows: Sequence[Encoded]
+) -> str | None:
     """Removes the checkpoints of a training with other inputs, and records the inputs of this one.
 
     Args:
         job: its base, parent and dataset are compared, beside the settings.
         engine: the chosen engine.
+        rows: whose tokens are compared, as another tokenizer or chat template makes others of the same dataset.
 
     Returns:
         the changes, if checkpoints were removed; None if there are none, or they can be continued.
     """
     now = {name: job[name] for name in ("base", "parent", "dataset")} | {"train.engine": engine}
     kept = settings.model_dump(mode="json", exclude=set(_OF_THE_MACHINE))
-    now |= {f"train.{name}": value for name, value in kept.items()}
+    now |= {f"train.{name}": value for name, value in kept.items()} | {"hash of the tokens": _hash(rows)}
     file = folder / _MADE_UNDER
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     changed = [name for name, value in now.items() if before.get(name, value) != value]
@@ -77,6 +82,14 @@ def drop_unfit(folder: Path, job: dict[str, Any], engine: str, settings: TrainSe
     if not before:
         return "the checkpoint was made by another version of retuned"
     return "; ".join(f"{name} was {json.dumps(before[name])} and is {json.dumps(now[name])}" for name in changed)
+
+
+def _hash(rows: Sequence[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row.row_id} {len(row.prompt)} {len(row.completion)} ".encode())
+        digest.update(array("q", row.ids).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save(folder: Path, step: int, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -82,8 +82,8 @@ def influence(
         "base": str(base),
         "adapter": str(version.path.resolve()),
         "settings": train.model_dump(mode="json"),
-        "asked": {name: asked.get(name) for name in _COLUMNS},
-        "rows": [{name: row.get(name) for name in _COLUMNS} for row in rows],
+        "asked": _sent(asked),
+        "rows": [_sent(row) for row in rows],
     }
     with TemporaryDirectory(prefix="retuned-explain-") as folder:
         work = Work(
@@ -94,6 +94,12 @@ def influence(
             to_need_less="set train.method to qlora, or lower train.max_length",
         )
         yield from _run(LocalRunner(train), work, stop)
+
+
+def _sent(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns that the child needs, as JSON holds them."""
+    asked_at = row.get("timestamp")
+    return {name: row.get(name) for name in _COLUMNS} | {"timestamp": asked_at and str(asked_at)}
 
 
 def _run(runner: LocalRunner, work: Work, stop: threading.Event) -> Iterator[dict[str, Any]]:

@@ -191,7 +191,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any] | None:
         "not_covered": covered and covered.missing,
     }
     first = not on_trl or together.is_main_process
-    if first and (why := checkpoints.drop_unfit(folder, job, chosen.name, settings)):
+    if first and (why := checkpoints.drop_unfit(folder, job, chosen.name, settings, encoded)):
         log.warning("training starts anew: %s", why)
         emit({"started_anew": why})
     halved = job.get("halved", 0)

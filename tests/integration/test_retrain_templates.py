@@ -1,15 +1,19 @@
 """Conversations as chat templates take them: tools, refused roles, retrieved passages."""
 
 import json
+from datetime import datetime, tzinfo
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from transformers.utils import chat_template_utils
 
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.data.passages import with_context
 from retuned.retrain.training.base_model import load_tokenizer
 from retuned.retrain.training.batches import encode
+from retuned.retrain.training.chat_templates import _Chat
 
 # As Gemma's: no system message, and user and assistant in turn.
 STRICT = (
@@ -151,3 +155,52 @@ def test_a_template_that_reorders_turns_is_refused_and_one_that_moves_the_system
     )  # as one of Mistral's
     numbered = [{**turn, "content": f"order {number}"} for number, turn in enumerate(turns, 5)]
     assert "<|im_start|>user\nBe brief.\norder 7<|im_end|>" in prompt(base, [TURNS[0], *numbered], last)
+
+
+class Day(datetime):
+    """The clock of transformers, which chat templates read."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 3, 7, 23, 59, tzinfo=tz)
+
+
+class NextDay(Day):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 3, 8, 0, 1, tzinfo=tz)
+
+
+DATED = '  {% set day = strftime_now("%A %-d %b %Y") %}\n<|im_start|>{{ day + ".\n" }}\n' + TOOLS
+"""As Llama 3.2's, SmolLM3's and gpt-oss's: with the current date. It begins with white space and a block."""
+
+
+def test_a_template_that_writes_the_date_writes_that_of_the_row(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a training that goes on after midnight learns the same tokens."""
+    for clock in (Day, NextDay):
+        monkeypatch.setattr(chat_template_utils, "datetime", clock)
+        assert "<|im_start|>Saturday 7 Mar 2026." in prompt(base, TURNS, DATED, row={"timestamp": Day.now()})
+        assert "<|im_start|>Saturday 7 Mar 2026." in prompt(base, TURNS, DATED, row={"timestamp": "2026-03-07 23:59"})
+        assert "<|im_start|>Thursday 1 Jan 2026." in prompt(base, TURNS, DATED)
+        assert "strftime_now" not in prompt(base, TURNS, TOOLS)
+
+
+@pytest.mark.parametrize("name", ["llama3_2", "gptoss", "own"])
+def test_the_date_is_all_that_differs_from_what_a_server_renders(
+    name: str, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template_utils, "datetime", Day)
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = DATED
+    if name != "own":
+        spec = find_spec("trl")  # it has copies of the templates of models
+        assert spec
+        assert spec.origin
+        tokenizer.chat_template = (Path(spec.origin).parent / "chat_templates" / f"{name}.jinja").read_text()
+    tokenizer.bos_token = "<|im_start|>"
+    served = tokenizer.apply_chat_template(TURNS[:2], tokenize=False, add_generation_prompt=True)
+    chat = _Chat(tokenizer, {}, TURNS[:2], Day.now().date())
+    assert chat.text() == served
+    assert "2026" in served
+    monkeypatch.setattr(chat_template_utils, "datetime", NextDay)
+    assert chat.text() == served

@@ -311,11 +311,22 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
 def test_what_changes_what_is_learned_begins_anew(changed: dict[str, Any], anew: str | None, tmp_path: Path) -> None:
     settings = TrainSettings()
     of = {"base": "b", "parent": None, "dataset": "d"}
-    checkpoints.drop_unfit(tmp_path, of, "packed", settings)
+    rows = [Encoded("r", [1, 2], [3])]
+    checkpoints.drop_unfit(tmp_path, of, "packed", settings, rows)
     checkpoints.save(tmp_path, 4, {"step": 4}, {"x": torch.zeros(1)})
-    assert checkpoints.drop_unfit(tmp_path, of, "packed", settings) is None
-    assert checkpoints.drop_unfit(tmp_path, of, "packed", settings.model_copy(update=changed)) == anew
+    assert checkpoints.drop_unfit(tmp_path, of, "packed", settings, rows) is None
+    assert checkpoints.drop_unfit(tmp_path, of, "packed", settings.model_copy(update=changed), rows) == anew
     assert (checkpoints.newest(tmp_path) is None) == (anew is not None)
+
+
+def test_other_tokens_of_the_same_dataset_begin_anew(tmp_path: Path) -> None:
+    of = {"base": "b", "parent": None, "dataset": "d"}
+    checkpoints.drop_unfit(tmp_path, of, "packed", TrainSettings(), [Encoded("r", [1, 2], [3])])
+    checkpoints.save(tmp_path, 4, {"step": 4}, {"x": torch.zeros(1)})
+    why = checkpoints.drop_unfit(tmp_path, of, "packed", TrainSettings(), [Encoded("r", [1, 7], [3])])
+    assert why is not None
+    assert why.startswith('hash of the tokens was "')
+    assert checkpoints.newest(tmp_path) is None
 
 
 def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from retuned.consumers.common.tool_calls import written
 from retuned.consumers.errors import ConfigurationError
 from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED
 from retuned.retrain.decision.measures import measured, with_agreement
+from retuned.retrain.scoring.code import Code
 from retuned.retrain.scoring.json_fields import Json, inferred_schema
 from retuned.retrain.scoring.judge import Judge
 from retuned.retrain.scoring.label import Label, as_figures, confusion, in_figures, learned_labels, macro_f1, mistaken
@@ -424,6 +425,58 @@ def test_code_is_compared_by_its_tokens(answer: str, approved: str, expected: fl
     metric = choose(Settings(metric=MetricSettings(name="code")), []).metric
     assert value(metric, answer, approved) == expected
     assert metric.compare(answer, approved) == (None if expected is None else bool(expected))
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [
+        ("yaml", "a:\n  b: 1\nc: 2", "a:\n  b: 1\n  c: 2"),
+        ("bash", "cd /tmp\nrm -rf x", "cd /tmp rm -rf x"),
+        ("sh", "rm -rf $DIR /old", "rm -rf $DIR/old"),
+        ("powershell", "ls\nrm a", "ls rm a"),
+        ("js", "return\nx", "return x"),
+        ("go", "return\nx", "return x"),
+        ("ruby", "f a - b", "f a -b"),
+        ("css", "p .big {top: 0}", "p.big {top: 0}"),
+        ("haskell", "f x = y\n  where y = x\nz = 1", "f x = y\n  where y = x\n        z = 1"),
+        ("toml", "[a]\nx=1", "[a] x=1"),
+        ("html", "<p>a  b</p>", "<p>a b</p>"),
+        ("unheard", "cd /tmp\nrm x;", "cd /tmp rm x;"),
+        ("", "cd /tmp\nrm -rf x;", "cd /tmp rm -rf x;"),
+    ],
+)
+def test_white_space_that_may_mean_something_is_not_judged(language: str, one: str, other: str) -> None:
+    one, other = (f"```{language}\n{text}\n```" for text in (one, other))
+    metric = Code()
+    assert value(metric, one, other) is None
+    assert metric.compare(one, other) is None
+    assert metric.key(one) != metric.key(other)
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [
+        ("java", "if (a) {\n  b();\n}", "if (a) { b(); } // so"),
+        ("c++", "int a = b\n  + c;", "int a=b+c;"),
+        ("sql", "select a -- one\nfrom t group  by a", "SELECT a FROM t GROUP BY a;"),
+        ("js", "f( a );\n  g()", "f(a);  // twice\n\ng();"),
+        ("python", "if a:\n  f(b,\n  c)", "if a:\n    # once\n    f(b,\n      c)"),
+        ("bash", "cd /tmp  # there\n\nls", "cd /tmp\nls\n"),
+    ],
+)
+def test_white_space_that_means_nothing_does_not_count(language: str, one: str, other: str) -> None:
+    one, other = (f"```{language}\n{text}\n```" for text in (one, other))
+    assert value(Code(), one, other) == 1.0
+    assert Code().key(one) == Code().key(other)
+
+
+def test_code_without_a_fence_has_the_language_of_the_other_answer() -> None:
+    assert value(Code(), "f(a,b);", "```js\nf(a, b)\n```") == 1.0
+    assert value(Code(), "```js\nf(a, b)\n```", "f(a,b);") == 1.0
+
+
+def test_the_directives_of_a_preprocessor_are_no_comments() -> None:
+    assert value(Code(), "```c\n#define N 5\nint a[N];\n```", "```c\n#define N 6\nint a[N];\n```") == 0.0
 
 
 def test_a_metric_that_is_named_by_now_is_taken_for_older_datasets_too() -> None:
