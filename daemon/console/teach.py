@@ -141,9 +141,14 @@ def about(warehouse: Warehouse, id: str, expert: str) -> list[About]:
     return [one for one in found if one.open or any(work.expert == expert for work in one.answers)]
 
 
-def write(warehouse: Warehouse, request: str, work: Work) -> None:
-    """Keeps what an expert did with a request, in the place of what they did before."""
-    warehouse.execute(QUERIES["write"], {"request": request, **asdict(work)})
+def write(warehouse: Warehouse, request: str, work: Work) -> bool:
+    """Keeps what an expert did with a request, in the place of what they did before. Returns whether it is kept.
+
+    A claim or a skip of a request that the expert has answered is not: the answer stays.
+    """
+    with warehouse.transaction() as cursor:
+        (written,) = cursor.execute(QUERIES["write"], {"request": request, **asdict(work)}).fetchall()[0]
+    return bool(written)
 
 
 def diff(before: str, after: str) -> list[tuple[str, str]]:

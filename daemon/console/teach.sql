@@ -55,4 +55,13 @@ GROUP BY ALL
 ORDER BY open DESC, min(r.created_at)
 
 -- name: write
-INSERT OR REPLACE INTO label_work VALUES ($request, $expert, $state, $since, $name, $value, $sent, $comment)
+-- An answer replaces all; a claim and a skip never replace an answer.
+INSERT INTO label_work VALUES ($request, $expert, $state, $since, $name, $value, $sent, $comment)
+ON CONFLICT DO UPDATE SET
+    state = excluded.state,
+    since = excluded.since,
+    name = excluded.name,
+    value = excluded.value,
+    sent = excluded.sent,
+    comment = excluded.comment
+WHERE excluded.state = 'answered' OR label_work.state <> 'answered'

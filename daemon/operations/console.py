@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from pydantic import AfterValidator, Field, HttpUrl, StringConstraints
 
 from retuned.daemon.operations.fields import Nothing, Workload
+from retuned.daemon.operations.labels import answering
 from retuned.daemon.operations.operation import Caller, Content, NotFound, Request, operation
 
 if TYPE_CHECKING:
@@ -217,16 +218,17 @@ class WorkOnLabel(Request):
     audited=lambda _: False,  # it changes nothing but the order of work
 )
 def work_on_label(local: "Local", request: WorkOnLabel, caller: Caller) -> dict[str, Any]:
-    """Claim a label request, or skip it."""
+    """Claim a label request, or skip it. An answer of this expert to it stays: the state is `answered` then."""
     from retuned.daemon.console import teach
     from retuned.daemon.console.inbox import Work
 
     who = caller.name or teach.NOBODY
-    found = teach.about(local.warehouse, request.id, who)
-    asked = next((one for one in found if one.id == request.id and one.open), None)
-    if asked is None:
-        raise NotFound(f"labels: no request {request.id} is open; `retuned labels` lists those that are")
-    caller.check(asked.workload)
-    work = Work(who, request.state, local.jobs.context.now())
-    teach.write(local.warehouse, request.id, work)
-    return {"id": request.id, "state": request.state}
+    with answering:
+        found = teach.about(local.warehouse, request.id, who)
+        asked = next((one for one in found if one.id == request.id and one.open), None)
+        if asked is None:
+            raise NotFound(f"labels: no request {request.id} is open; `retuned labels` lists those that are")
+        caller.check(asked.workload)
+        work = Work(who, request.state, local.jobs.context.now())
+        is_kept = teach.write(local.warehouse, request.id, work)
+    return {"id": request.id, "state": request.state if is_kept else "answered"}

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from retuned.daemon.operations.local import Local
 
 log = logging.getLogger(__name__)
-_answering = threading.Lock()
-"""Held from reading what other experts answered to writing the answer: of two that agree, the second is sent."""
+answering = threading.Lock()
+"""Held from reading what experts did with a request to writing what one of them does: of two that agree, the second is
+sent."""
 
 
 @operation("GET", "/labels", least="labeller", bound="own", reads="conversations")
@@ -55,9 +56,10 @@ def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answer
     """Answer a label request as an expert.
 
     It is sent once `labels.opinions` experts agree, with the comments of all who do, and counts once it is read from
-    the topic. An expert may answer a request again: the later answer counts.
+    the topic. An expert may answer a request again: the later answer counts. Once an answer is sent, a change on which
+    too few experts agree is refused.
     """
-    with _answering:
+    with answering:
         return _answer(local, request, caller)
 
 
@@ -78,10 +80,18 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
     others = [one for one in asked.work if one.expert != who]
     opinions = context.experts_needed(asked.workload)
     kept, same = [work], agreeing([*others, work], work)
+    awaited = status([*others, work], who, now, opinions)
+    is_closed = not asked.open or any(one.sent for one in asked.work if one.expert == who)
+    if is_closed and awaited in ("second", "disputed"):  # nobody else is asked any more
+        raise RetunedError(
+            f"labels: this request is answered, and nobody else is asked; a change counts if {opinions} experts agree "
+            "on it. Ask an operator to decide about the row (`retuned rows`)"
+        )
     if len(same) >= opinions:
         unsent = [one for one in same if not one.sent]
         kept, kafka = [replace(one, sent=True) for one in unsent], local.settings.kafka
         comments = [(one, "comment", one.comment) for one in unsent if one.comment]
+        messages = []
         for by, feedback, content in ((work, name, value), *comments):
             author = caller.name if by is work else by.expert
             event = {
@@ -92,7 +102,8 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
                 "value": content,
                 "source": "expert",
             } | ({"user_id": author} if author else {})
-            context.publisher.publish(kafka.expert_topic or kafka.feedback_topic, asked.interaction_id, event)
+            messages.append((asked.interaction_id, event))
+        context.publisher.publish_all(kafka.expert_topic or kafka.feedback_topic, messages)
     for one in kept:  # after it was sent: the request stays open if that fails
         teach.write(local.warehouse, asked.id, one)
     log.info("%s: %s answered the request about %s", asked.workload, who, asked.interaction_id)
@@ -101,7 +112,7 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
         done = {
             "second": "another expert's answer is awaited",
             "disputed": "experts differ; one more decides",
-        }.get(status([*others, work], who, now, opinions), "it is kept; enough experts agree on another answer")
+        }.get(awaited, "it is kept; enough experts agree on another answer")
     return Answered(interaction_id=asked.interaction_id, done=done)
 
 

@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.privacy.redactor import Redactor
-from retuned.consumers.warehouse.audit import Entry, Kind, Outcome, caused_by, unsuccessful
+from retuned.consumers.warehouse.audit import Cause, Entry, Kind, Outcome, caused_by, unsuccessful
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_existing, open_warehouse
 from retuned.daemon import artifacts
@@ -93,37 +93,30 @@ class Local:
             reason = self.redacted(operation.without_content(request, reason))
             request = request.model_copy(update={"reason": reason})
         user = operation.author(request)
-        entry = self._entry(operation, request, caller, user)
-        try:
-            operation.admit(request, caller)
-            if operation.method == "GET":
-                found = operation.run(self, request, caller)
-                if entry is not None:  # before the answer, or its first piece, leaves
-                    self.warehouse.trail.record(entry)
-                return found
-            with about(workload=getattr(request, "workload", None), actor=self.actor(caller, user)):
-                return self._change(operation, request, caller, entry)
-        except RetunedError as error:
-            is_refused = isinstance(error, Forbidden)
-            if entry is not None and (is_refused or operation.method == "POST"):
-                self._record_problem(
-                    entry, "refused" if is_refused else "failed", operation.without_content(request, str(error))
-                )
-            raise
-
-    def _change(self, operation: Operation[Q, R], request: Q, caller: Caller, entry: Entry | None) -> R:
-        """Performs an operation. The entry is written with its first transaction, or after it if it has none."""
-        if entry is None:
-            return operation.run(self, request, caller)
-        with caused_by(entry) as cause:
-            done = operation.run(self, request, caller)
-        if not cause.written:
-            self.warehouse.trail.record(entry)
-        return done
-
-    def _entry(self, operation: Operation[Q, R], request: Q, caller: Caller, user: str | None) -> Entry | None:
         actor = caller.author(user) or (user_of_machine() if caller.is_local else ANYBODY)
-        return operation.entry(request, caller, actor)
+        entry, is_recorded = operation.entry(request, caller, actor), operation.is_recorded(request, caller)
+        changes = operation.method == "POST"
+        try:
+            with (
+                about(workload=entry.workload, actor=self.actor(caller, user)),
+                caused_by(entry) if is_recorded and changes else nullcontext(Cause(entry)) as cause,
+            ):
+                caller = replace(caller, on_check=partial(_name, cause, set()))
+                operation.admit(request, caller)
+                done = operation.run(self, request, caller)
+            if is_recorded and not cause.written:  # before the answer, or its first piece, leaves
+                self.warehouse.trail.record(cause.entry)
+        except Forbidden as error:
+            self._record_problem(cause.entry, "refused", operation.without_content(request, str(error)))
+            raise
+        except Exception as error:
+            if is_recorded and changes:
+                # What is unexpected may quote content: the log has it.
+                is_known = isinstance(error, RetunedError)
+                problem = operation.without_content(request, str(error)) if is_known else type(error).__name__
+                self._record_problem(cause.entry, "failed", problem)
+            raise
+        return done
 
     def _record_problem(self, entry: Entry, outcome: Outcome, problem: str) -> None:
         """Records a request that was not carried out; an error of this one must not hide the error of that one.
@@ -212,6 +205,18 @@ class Local:
         source = MemorySource(MemoryLog(), (), dict)
         metrics = ConsumerMetrics(CollectorRegistry())
         return WarehouseIntake(Ingest(source, self.warehouse, self.settings, metrics, self.jobs.context.publisher))
+
+
+def _name(cause: Cause, workloads: set[str], workload: str) -> None:
+    """Names a workload in the entry of a request; where there are several, its details list them.
+
+    Args:
+        workloads: those of the earlier calls.
+    """
+    workloads.add(workload)
+    several = {"workloads": sorted(workloads)} if len(workloads) > 1 else {}
+    details = {**cause.entry.details, **several}
+    cause.entry = replace(cause.entry, workload=None if several else workload, details=details)
 
 
 @contextmanager

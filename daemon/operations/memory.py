@@ -37,7 +37,7 @@ class Feed(Request):
     limit: Annotated[int, Field(ge=1, le=5_000, description="the most entries")] = 5_000
 
 
-@operation("GET", "/memory/feed", least="gateway", bound="own")
+@operation("GET", "/memory/feed", least="gateway", bound="own", reads="conversations")
 def memory_feed(local: "Local", request: Feed, caller: Caller) -> MemoryFeed:
     """Get the entries of the memory that changed after a sequence, as gateways use them.
 
@@ -64,7 +64,7 @@ class LookUp(Request):
     ] = None
 
 
-@operation("POST", "/memory/lookup", least="gateway", outdates=False)
+@operation("POST", "/memory/lookup", least="gateway", outdates=False, reads="conversations")
 def memory_lookup(local: "Local", request: LookUp, caller: Caller) -> MemoryFound:
     """Find the approved answer to a question, for an app that asks a model without the gateway.
 

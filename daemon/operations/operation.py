@@ -63,21 +63,26 @@ class Caller:
         is_local: a command that opened the warehouse itself, as a known user of the operating system.
         workloads: the names and globs of the workloads that the principal is bound to; None: all.
         conversations: whether it may read texts of conversations, as far as its role may.
+        role: the principal's role; None: no principals are configured.
         request_id: the id of its request in the audit.
+        on_check: called with each workload that `check` is asked about, before that may raise.
     """
 
     name: str | None = None
     is_local: bool = False
     workloads: tuple[str, ...] | None = None
     conversations: bool = True
+    role: Role | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    on_check: Callable[[str], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def may_see(self, workload: str) -> bool:
         """Whether it may ask about a workload."""
         return self.workloads is None or any(fnmatchcase(workload, one) for one in self.workloads)
 
     def check(self, workload: str) -> None:
-        """Raises Forbidden where it may not ask about a workload."""
+        """Raises Forbidden where it may not ask about a workload, which the audit's entry of the request names."""
+        self.on_check(workload)
         if not self.may_see(workload):
             raise Forbidden(f"this is of another workload; {self.name} is bound to {', '.join(self.workloads or ())}")
 
@@ -143,7 +148,7 @@ class Operation(Generic[Q, R]):
         is_public: whether the OpenAPI document includes it.
         command: the name on the command line, if the operation is a command by itself.
         outdates: whether reused answers may be wrong after it.
-        reads: what of the warehouse its answer holds that not every role may read. Each answer is in the audit.
+        reads: what of the warehouse its answer holds that not every principal may read.
         audited: of a POST for labellers or more, whether a request is in the audit. Others only look something up.
         bound: how it is limited for a caller who is bound to workloads. named: the request has to name one of them;
             own: the function limits itself to them; never: it is refused.
@@ -182,11 +187,18 @@ class Operation(Generic[Q, R]):
             )
         caller.check(workload)
 
-    def entry(self, request: Q, caller: Caller, actor: str) -> Entry | None:
-        """Returns the audit's entry of a request; None: it is not audited."""
+    def is_recorded(self, request: Q, caller: Caller) -> bool:
+        """Whether a request that is carried out is in the audit. One that is refused always is.
+
+        Changes are, and answers that hold conversations, except those of gateways, which fetch the memory every few
+        seconds. A gateway has the role gateway, or no principals are configured.
+        """
         changes = self.method == "POST" and may(self.least, "labeller") and self.audited(request)
-        if not (changes or self.reads):
-            return None
+        by_gateway = self.least == "gateway" and caller.role in ("gateway", None) and not caller.is_local
+        return changes or (self.reads is not None and not by_gateway)
+
+    def entry(self, request: Q, caller: Caller, actor: str) -> Entry:
+        """Returns the audit's entry of a request."""
         elsewhere = {"workload", "reason", *self._marked(Author)} | ({self.packed.field} if self.packed else set())
         given = request.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
         texts = self._marked(Content)

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.answers import RouteOfConversation, Routes
 from retuned.daemon.operations.fields import Nothing
-from retuned.daemon.operations.operation import Caller, Request, operation
+from retuned.daemon.operations.operation import Caller, Content, Request, operation
 
 if TYPE_CHECKING:
     from retuned.daemon.operations.local import Local
@@ -32,10 +32,11 @@ def routes(local: "Local", request: Nothing, caller: Caller) -> Routes:
 
 class Conversation(Request):
     workload: Annotated[Given, Field(description="the conversation's workload")]
-    conversation: Annotated[Given, Field(description="the conversation's id")]
+    conversation: Annotated[Given, Field(description="the conversation's id"), Content()]
     user: Annotated[
         Given | None,
         Field(description="the user's id in the app; assigned instead of the conversation if the unit is the account"),
+        Content(),
     ] = None
 
 

@@ -114,6 +114,7 @@ def caller_of(request: Request) -> Caller:
             getattr(state, "principal", None),
             workloads=getattr(state, "workloads", None),
             conversations=getattr(state, "conversations", True),
+            role=getattr(state, "role", None),
         )
     caller: Caller = state.caller
     return caller
@@ -157,6 +158,9 @@ async def json_object(request: Request) -> dict[str, Any]:
     body = await body_of(request, MOST_BODY_BYTES, "a body", "commands are short")
     try:
         found = json.loads(body or b"{}")
+        json.dumps(found, ensure_ascii=False).encode()  # an escape may stand for half of a character
+    except UnicodeError as error:
+        raise HTTPException(400, f"the body is not UTF-8, or holds half of a surrogate pair: {error}") from error
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -591,7 +591,7 @@ def test_a_broker_that_is_away_loses_no_answer(
     def away(*_: Any) -> None:
         raise BrokerUnavailable("kafka: does not answer")
 
-    monkeypatch.setattr(service.jobs.context.publisher, "publish", away)
+    monkeypatch.setattr(service.jobs.context.publisher, "publish_all", away)
     refused = clients["ada"].post(f"/labels/{item}", data={"verdict": "correction", "correction": "Within 14 days."})
     assert refused.status_code == 503
     assert "does not answer" in refused.text

@@ -14,12 +14,13 @@ from doors import FakeDaemon
 from starlette.testclient import TestClient
 from teaching import Teacher
 
-from retuned.consumers.errors import BrokerUnavailable
+from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.formats.events import Feedback, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import insert, utc_now
 from retuned.daemon.console import teach
-from retuned.daemon.operations.console import Inbox, inbox
+from retuned.daemon.operations.console import Inbox, WorkOnLabel, inbox, my_answers, work_on_label
+from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.operations.labels import AnswerLabel, answer_label
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.operations.operation import Caller
@@ -153,7 +154,7 @@ def test_a_program_answers_and_what_does_not_answer_is_refused(
     def away(*_: Any) -> None:
         raise BrokerUnavailable("kafka: it does not answer")
 
-    monkeypatch.setattr(service.jobs.context.publisher, "publish", away)
+    monkeypatch.setattr(service.jobs.context.publisher, "publish_all", away)
     assert ada.post(path, json={"name": "helpful", "value": True}).status_code == 503
 
 
@@ -196,6 +197,60 @@ def test_an_answer_against_those_who_agree_is_not_sent(service: Local) -> None:
         answer(service, who)
     assert "enough experts agree on another answer" in answer(service, "cleo", value=False)
     assert len(cast(Any, service.jobs.context.publisher).messages) == 1
+
+
+@pytest.mark.parametrize("state", ["claimed", "skipped"])
+@pytest.mark.parametrize("opinions", [1, 2])
+def test_what_an_expert_answered_stays_when_they_claim_or_skip_it(service: Local, opinions: int, state: str) -> None:
+    """As with the browser's Back and then Skip."""
+    several(service, opinions)
+    work = WorkOnLabel(id="uncertain", state=cast(Any, state))
+    assert service.perform(work_on_label, work, Caller("ada"))["state"] == state
+    answer(service, "ada")
+    before = service.warehouse.rows("SELECT * FROM label_work")
+    assert service.perform(work_on_label, work, Caller("ada"))["state"] == "answered"
+    assert service.warehouse.rows("SELECT * FROM label_work") == before
+    assert len(service.perform(my_answers, Nothing(), Caller("ada"))) == 1
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_change_that_ends_an_agreement_which_was_sent_is_refused(service: Local, is_closed: bool) -> None:
+    """Nobody else is asked any more, so nobody could decide."""
+    several(service, 2)
+    for who in ("ada", "bob"):
+        answer(service, who)
+    if is_closed:
+        service.warehouse.execute("UPDATE label_requests SET answered_at = created_at WHERE id = 'uncertain'")
+    before = service.warehouse.rows("SELECT * FROM label_work ORDER BY expert")
+    with pytest.raises(RetunedError, match="nobody else is asked; a change counts if 2 experts agree on it"):
+        answer(service, "ada", value=False)
+    assert service.warehouse.rows("SELECT * FROM label_work ORDER BY expert") == before
+    assert "it counts as feedback" in answer(service, "ada")
+
+
+def test_a_change_on_which_enough_experts_agree_counts(service: Local) -> None:
+    several(service, 2)
+    for who, value in (("ada", True), ("cleo", False), ("bob", True)):
+        answer(service, who, value=value)
+    service.warehouse.execute("UPDATE label_requests SET answered_at = created_at WHERE id = 'uncertain'")
+    assert "it counts as feedback" in answer(service, "ada", value=False)
+    values = [message["value"] for _, _, message in cast(Any, service.jobs.context.publisher).messages]
+    assert values == [True, False]
+
+
+def test_a_vote_and_its_comment_are_sent_together(service: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(
+        service.jobs.context.publisher,
+        "publish_all",
+        lambda topic, messages: batches.append((topic, [message["name"] for _, message in messages])),
+    )
+    asked = AnswerLabel(id="uncertain", name="helpful", value=False, comment="a remark")
+    service.perform(answer_label, asked, Caller("ada"))
+    assert batches == [("experts", ["helpful", "comment"])]
+    assert service.warehouse.rows("SELECT action, workload FROM audit") == [
+        {"action": "answer_label", "workload": "support"}
+    ]
 
 
 def test_an_answer_that_waits_for_another_expert_is_stored_redacted(service: Local) -> None:

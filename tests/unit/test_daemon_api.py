@@ -252,6 +252,16 @@ def test_a_decision_names_who_asked_for_it(running: Running) -> None:
     assert "asked for by the-operator" in answer.json()["error"]
 
 
+@pytest.mark.parametrize("body", [b'{"reason": "half \\ud83d"}', b'{"\\ud83d": [{}]}', b'{"reason": "\xed\xa0\xbd"}'])
+def test_text_that_is_not_utf_8_is_the_clients_error(running: Running, body: bytes) -> None:
+    """It could be stored nowhere. Some of these would have taken effect before that."""
+    headers = running.headers("admin") | {"Content-Type": "application/json"}
+    for one in (one for one in OPERATIONS if one.method == "POST" and not one.packed):
+        path = one.paths[0].format(**dict.fromkeys(one.path_fields, "x"))
+        answer = httpx.post(f"{running.url}/api/v1{path}", content=body, headers=headers, timeout=20)
+        assert (answer.status_code, "not UTF-8" in answer.text) == (400, True), one.name
+
+
 @pytest.mark.parametrize(
     "body", [b"[]", b"null", b"1", b'{"version": 1}', b'{"reason": {}}', b'{"version": ["v1"]}', b'{"base": 1}']
 )

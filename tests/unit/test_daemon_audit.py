@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -16,6 +16,7 @@ from doors import FakeDaemon
 from promoting import model_row
 from starlette.testclient import TestClient
 from traffic import interactions
+from typing_extensions import is_typeddict
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
@@ -24,8 +25,7 @@ from retuned.consumers.warehouse.audit import START as FIRST
 from retuned.consumers.warehouse.connection import Warehouse, insert, utc_now
 from retuned.daemon.operations.catalog import OPERATIONS
 from retuned.daemon.operations.local import Local, opened
-from retuned.daemon.operations.operation import Caller, Content, Operation, Request, operation
-from retuned.daemon.roles import may
+from retuned.daemon.operations.operation import Caller, Content, Forbidden, Operation, Request, operation
 from retuned.daemon.settings import Settings, load
 from retuned.daemon.web.principals import add
 from retuned.daemon.web.routes import application
@@ -164,21 +164,126 @@ def test_each_answer_with_conversations_is_one_entry_and_figures_are_none(local:
     assert "secret" not in str(entries(local.warehouse, *COLUMNS))
 
 
-def test_it_is_decided_of_each_operation_whether_its_answer_holds_conversations() -> None:
+def test_an_answer_with_a_field_for_texts_may_be_refused() -> None:
+    """Whatever its method and the least role are."""
+    texts = {"question", "answer", "payload", "content"}
+    found = {one.name for one in OPERATIONS if texts & fields_of(one.shape or one.result)}
+    assert found > {"labels", "rows", "memory_feed", "memory_lookup"}
+    assert {one.name for one in OPERATIONS if one.name in found and not one.reads} == set()
+
+
+def test_it_is_decided_of_each_untyped_answer_whether_it_holds_conversations() -> None:
     """A new one has to be decided about: `reads="conversations"`, or among these."""
-    figures = {"accounts", "datasets", "diagnosis", "erasure", "erasures", "holds", "position"}
-    found = {one.name for one in OPERATIONS if one.method == "GET" and may(one.least, "labeller") and not one.reads}
-    assert {name for name in found if not name.startswith("audit")} == figures
+    figures = {"audit_log", "history", "openapi", "overview", "position", "take", "work_on_label"}
+    untyped = [one for one in OPERATIONS if "Any" in str(one.shape or one.result) or one.streams == "bytes"]
+    assert {one.name for one in untyped if not (one.reads or one.shape)} == figures
+
+
+def fields_of(kind: Any) -> set[str]:
+    """The fields of an answer, and of the objects in it."""
+    if is_typeddict(kind):
+        own = get_type_hints(kind)
+        return set(own).union(*map(fields_of, own.values()))
+    return set[str]().union(*map(fields_of, get_args(kind)))
+
+
+def test_who_may_not_read_conversations_is_refused_all_answers_with_texts(local: Local) -> None:
+    nora = Caller("nora", conversations=False)
+    reading = [one for one in OPERATIONS if one.reads]
+    for one in reading:
+        request = one.request.model_construct(workload="support", messages=[])
+        with pytest.raises(Forbidden, match="nora may not read conversations"):
+            local.perform(one, request, nora)
+    assert entries(local.warehouse, "actor", "action", "outcome") == [("nora", one.name, "refused") for one in reading]
+
+
+def test_who_reads_the_memory_is_there_and_a_gateway_that_polls_it_is_not(local: Local, settings: Settings) -> None:
+    question = {"workload": "support", "messages": [{"role": "user", "content": "a secret"}]}
+    for name in ("gateway", "operator"):
+        asked = client(local, settings, name, name)
+        assert asked.get("/api/v1/memory/feed").status_code == 200
+        assert asked.post("/api/v1/memory/lookup", json=question).status_code == 200
+    assert entries(local.warehouse, "actor", "action", "workload", "details") == [
+        ("operator", "memory_feed", None, "{}"),
+        ("operator", "memory_lookup", "support", '{"messages":"1 entries"}'),
+    ]
+
+
+def test_without_principals_a_gateway_fills_no_audit(local: Local) -> None:
+    local.perform(BY_NAME["memory_feed"], BY_NAME["memory_feed"].parse({}), Caller())
+    assert entries(local.warehouse, "action") == []
+
+
+def test_each_refusal_is_there_with_its_workload(local: Local, settings: Settings) -> None:
+    """Also of figures, which are read without a row."""
+    boa = client(local, settings, "boa", "admin", workloads=("billing",))
+    for path, status in (
+        ("audit", 403),
+        ("holds", 403),
+        ("erasures", 403),
+        ("accounts?workload=support", 403),
+        ("workloads/support/status", 403),
+        ("interactions/support-0", 403),
+        ("versions?workload=billing", 200),
+        ("workloads/billing/status", 404),
+    ):
+        assert boa.get(f"/api/v1/{path}").status_code == status, path
+    assert boa.get("/api/v1/route", params={"workload": "support", "conversation": "c-1"}).status_code == 403
+    found = entries(local.warehouse, "action", "outcome", "workload")
+    named = [("accounts", "support"), ("workload_status", "support"), ("interaction", "support"), ("route", "support")]
+    expected = [("audit", None), ("holds", None), ("erasures", None), *named]
+    assert found == [(action, "refused", workload) for action, workload in expected]
+    assert "c-1" not in str(entries(local.warehouse, "details"))
+
+
+def test_a_request_that_names_ids_is_there_with_their_workloads(local: Local, settings: Settings) -> None:
+    otto = client(local, settings, "otto", "operator")
+    assert otto.get("/api/v1/interactions/support-0").status_code == 200
+    rollout, now = local.jobs.context.rollout, local.jobs.context.now()
+    approve.request(rollout, "support", V1, None, enqueue(local.warehouse, "support", ["drift"], now), now)
+    (waiting,) = otto.get("/api/v1/approvals").json()
+    refusal = {"decision": "refuse", "reason": "because"}
+    assert otto.post(f"/api/v1/approvals/{waiting['id']}", json=refusal).status_code == 200
+    assert entries(local.warehouse, "action", "workload", actor="otto", outcome="done")[:2] == [
+        ("interaction", "support"),
+        ("decide_approval", "support"),
+    ]
+
+    def decide(local: Local, request: Request, caller: Caller) -> dict[str, Any]:  # noqa: ARG001
+        for workload in ("support", "billing", "support"):
+            caller.check(workload)
+        return {}
+
+    made: Operation[Any, Any] = operation("POST", "/decide", least="operator", bound="own")(decide)
+    local.ask(made, made.parse({}))
+    (row,) = entries(local.warehouse, "workload", "details", action="decide")
+    assert row == (None, '{"workloads":["billing","support"]}')
+
+
+def test_an_unexpected_failure_is_there_without_its_text(local: Local) -> None:
+    """It may have taken effect: what the first transaction wrote stays."""
+
+    def change(local: Local, request: Request, caller: Caller) -> dict[str, Any]:  # noqa: ARG001
+        local.warehouse.execute("UPDATE models SET path = path")
+        raise ValueError("the answer was: a secret")
+
+    made: Operation[Any, Any] = operation("POST", "/change", least="operator")(change)
+    with pytest.raises(ValueError, match="a secret"):
+        local.ask(made, made.parse({}))
+    assert entries(local.warehouse, "action", "outcome", "details") == [
+        ("change", "done", "{}"),
+        ("change", "failed", '{"problem":"ValueError"}'),
+    ]
 
 
 def test_it_is_decided_of_each_field_whether_the_audit_may_keep_it() -> None:
     """A new one that holds text of a conversation, or personal data, is annotated with `Content`."""
     kept = {
-        "account", "after", "as_of", "before", "base", "folder", "id", "ids", "item", "metric", "model", "reason",
-        "segment", "since", "until", "user", "version", "what", "workload",
+        "account", "action", "actor", "after", "as_of", "before", "base", "folder", "id", "ids", "item", "metric",
+        "model", "reason", "run", "segment", "since", "until", "user", "version", "what", "workload",
     }  # fmt: skip
     found = set[str]()
-    for one in (one for one in OPERATIONS if one.is_public and (one.method == "POST" or one.reads)):
+    for one in (one for one in OPERATIONS if one.is_public):
         for name, field in one.request.model_fields.items():
             if "str" in str(field.annotation) and not any(isinstance(mark, Content) for mark in field.metadata):
                 found.add(name)
