@@ -27,9 +27,10 @@ def announce(
     workload: str,
     requests: Sequence[Approval],
 ) -> int:
-    """Publishes the pending messages of a workload: changes, oldest first, then requests. Returns how many.
+    """Publishes the pending messages of a workload, oldest first. Returns how many.
 
-    So the last message, which a compacted topic keeps, is about what serves now.
+    Changes have the order in which they were made, whatever the clock showed, so the last message, which a compacted
+    topic keeps, is about what serves now. A request follows the last change before it.
     A crash between publishing a message and marking it publishes the message twice, with the same id.
 
     Args:
@@ -40,15 +41,21 @@ def announce(
     """
     published = 0
     with _publishing[workload]:
-        for change in warehouse.rows(QUERIES["changes"], {"workload": workload, "announced": False}):
-            publisher.publish(topic, workload, _message(change, _base(settings, change)))
-            warehouse.execute(QUERIES["announced"], {"id": change["id"]})
-            published += 1
+        changes = warehouse.rows(QUERIES["changes"], {"workload": workload})
+        before = defaultdict[int, list[Approval]](list)
         for request in sorted(requests, key=lambda request: request.state_since):
-            if request.state != "approved":  # an approval results in a change, which has a message of its own
-                publisher.publish(topic, workload, _request_message(warehouse, settings, request))
+            made = [place for place, row in enumerate(changes, 1) if row["created_at"] <= request.state_since]
+            before[max(made, default=0)].append(request)
+        for place, change in enumerate([_unchanged(workload), *changes]):
+            if not change["announced"]:
+                publisher.publish(topic, workload, _message(change, _base(settings, change)))
+                warehouse.execute(QUERIES["announced"], {"id": change["id"]})
                 published += 1
-            _mark(warehouse, request)
+            for request in before[place]:
+                if request.state != "approved":  # an approval results in a change, which has a message of its own
+                    publisher.publish(topic, workload, _request_message(settings, request, change))
+                    published += 1
+                _mark(warehouse, request)
     return published
 
 
@@ -58,14 +65,12 @@ def _mark(warehouse: Warehouse, approval: Approval) -> None:
     warehouse.execute(approvals.QUERIES["announced"], {"id": approval.id, "state": approval.state})
 
 
-def _request_message(warehouse: Warehouse, settings: Settings, approval: Approval) -> dict[str, Any]:
+def _request_message(settings: Settings, approval: Approval, serving: dict[str, Any]) -> dict[str, Any]:
     """Returns the message about a request that waits, was refused or has expired.
 
-    It repeats the last change and adds the request, so readers that only need what serves, and a compacted topic, lose
-    nothing.
+    It repeats the last change before it, `serving`, and adds the request, so readers that only need what serves, and a
+    compacted topic, lose nothing.
     """
-    changes = warehouse.rows(QUERIES["changes"], {"workload": approval.workload, "announced": True})
-    serving = changes[-1] if changes else _unchanged(approval.workload)
     event = {"id": approval.id, "created_at": approval.state_since, "event": "approval_requested"}
     if approval.state != "waiting":
         event |= {"id": f"{approval.id}-{approval.state}", "event": f"approval_{approval.state}"}
@@ -84,7 +89,7 @@ def _request_message(warehouse: Warehouse, settings: Settings, approval: Approva
 def _unchanged(workload: str) -> dict[str, Any]:
     """Returns a row in the form of `promotions` for a workload that the base model has always served."""
     unset = dict.fromkeys(("version", "previous_version", "path", "base_model", "share", "experiment"))
-    return {"workload": workload, **unset}
+    return {"workload": workload, "announced": True, **unset}
 
 
 def _base(settings: Settings, row: dict[str, Any]) -> str | None:
