@@ -232,6 +232,11 @@ class Pages(Rendering):
             problem = LISTED.sub("", problem)
         return self._bare("error.html", code, **known, title=title, detail=problem, back=_came_from(request))
 
+    def asked_again(self, where: str) -> Response:
+        """A page that asks for another one of this console. A browser that follows a link of another site, of a message
+        or of a report sends no strict cookie; from here it does, if there is a session."""
+        return self._bare("continue.html", 200, next=where)
+
     # Teaching
 
     async def teach(self, request: Request) -> Response:

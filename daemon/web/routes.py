@@ -318,9 +318,11 @@ def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     pages: Pages | None = getattr(request.app.state, "pages", None)
     browses = pages is not None and is_browser(request)
-    if error.status_code == 401 and browses:
+    if error.status_code == 401 and pages is not None and browses:
         where = request.scope["raw_path"].decode() + (f"?{request.url.query}" if request.url.query else "")
         where = where if request.method == "GET" else "/"
+        if request.headers.get("sec-fetch-site") == "cross-site":
+            return pages.asked_again(where)
         return RedirectResponse(f"/sign-in?next={quote(where, safe='')}", 303)
     is_unknown = error.detail == HTTPStatus.NOT_FOUND.phrase  # what Starlette raises where no route fits
     if pages is not None and browses:

@@ -91,6 +91,19 @@ def test_a_browser_is_led_to_sign_in_and_back(service: Local, file: Path) -> Non
     assert client.get("/api/v1/labels", headers={"Cookie": ""}).status_code == 401
 
 
+def test_a_link_in_a_message_leads_to_its_page_though_no_strict_cookie_comes_along(service: Local, file: Path) -> None:
+    client = browser(service)
+    sign_in(client, token(file, "ada", "labeller"))
+    page = client.get("/teach?item=l1-0", headers={"Cookie": "", "Sec-Fetch-Site": "cross-site"})
+    assert page.status_code == 200
+    assert '<meta http-equiv="refresh" content="0; url=/teach?item=l1-0">' in page.text
+    assert "Sign out" in client.get("/teach?item=l1-0", headers={"Sec-Fetch-Site": "same-origin"}).text
+    known = client.get("/teach", headers={"Cookie": "", "Sec-Fetch-Site": "same-origin"})
+    assert (known.status_code, known.headers["location"]) == (303, "/sign-in?next=%2Fteach")
+    strange = client.get(f"{HOST}//evil.example/", headers={"Cookie": "", "Sec-Fetch-Site": "cross-site"})
+    assert "evil.example" not in strange.text
+
+
 @pytest.mark.parametrize(
     "where", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "/\n/x"]
 )
