@@ -248,8 +248,8 @@ class Pages(Rendering):
         workload, id = form.get("workload", ""), request.path_params["id"]
         try:
             if form.get("action") == "skip":
-                done = "skipped"
-                await self._ask(request, console.work_on_label, id=id, state="skipped")
+                found = await self._ask(request, console.work_on_label, id=id, state="skipped")
+                done = "saved" if found["state"] == "answered" else "skipped"  # an answer stays
             else:
                 done = "saved"
                 name, _, verdict = form.get("verdict", "").partition(" ")

@@ -261,7 +261,7 @@ class _Asked:
         if self._claim(row) in self._denied:
             return Decided(row, "set_aside", "declined", "an expert calls this answer wrong")
         if self._claim(row) in self._declined:
-            return Decided(row, "set_aside", "declined", "as many people call this answer wrong as right")
+            return Decided(row, "set_aside", "declined", "as many votes call this answer wrong as right")
         if len(self._texts) > 1:
             other = self._leading if self._claim(row) != 0 else None
             why = "people give different answers, and none is upheld by enough of them"
