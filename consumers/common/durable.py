@@ -29,9 +29,15 @@ def written_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Removes at any depth what killed calls of `written_aside` and `point` left. No call may be running."""
+def sweep(folder: Path, but: str = "") -> None:
+    """Removes at any depth what killed calls of `written_aside` and `point` left. No call may be running.
+
+    Args:
+        but: the name of folders that are left alone, because others may be writing in them.
+    """
     for stray in list(folder.rglob(".*.tmp")):
+        if but in stray.relative_to(folder).parts[:-1]:
+            continue
         if stray.is_dir() and not stray.is_symlink():
             shutil.rmtree(stray, ignore_errors=True)
         else:

@@ -123,7 +123,7 @@ def renew_card(warehouse: Warehouse, version: Version) -> None:
 
 def reconcile(warehouse: Warehouse, settings: Settings) -> None:
     """Restores the links after a crash, and removes incomplete files. Called at start."""
-    files.sweep(settings.models.directory)
+    files.sweep(settings.models.directory, but="runs")  # a training on a cluster outlives the daemon
     for workload in {row["workload"] for row in warehouse.rows(QUERIES["aliases"], {"workload": None})}:
         try:
             relink(warehouse, settings, workload)

@@ -319,6 +319,19 @@ def test_the_last_message_names_what_serves_though_the_clock_stepped_back(
     assert (last["event"], last["version"]) == ("approval_requested", one.version)
 
 
+def test_a_checkpoint_that_a_training_on_a_cluster_writes_at_the_start_is_left_alone(
+    warehouse: Warehouse, settings: Settings
+) -> None:
+    version = register(warehouse, settings, "one")
+    directory = settings.models.directory
+    writing = directory / "support" / "runs" / "r" / "train" / ".checkpoint-00000060.4522.tmp"
+    stray = version.path.with_name(".v2.77.tmp")
+    for folder in (writing, stray):
+        folder.mkdir(parents=True)
+    registry.reconcile(warehouse, settings)
+    assert (writing.is_dir(), stray.exists()) == (True, False)
+
+
 @pytest.mark.parametrize(
     "error",
     [
