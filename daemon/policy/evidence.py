@@ -71,8 +71,10 @@ def _is_time(
     """Whether a time of `schedule.retrain_cron` has come since the policy's first decision about the workload, the
     start of its last run, and the last time that was settled. So none is missed while a run waits or the daemon is
     down."""
+    if crontab is None:
+        return False
     since = warehouse.row(QUERIES["schedule"], {"workload": workload, "last_run": last_run_started_at})
-    if crontab is None or since is None or since["since"] is None:
+    if since is None or since["since"] is None:
         return False
     after = since["since"].replace(tzinfo=UTC) + timedelta(microseconds=1)
     due = CronTrigger.from_crontab(crontab, timezone=UTC).get_next_fire_time(None, after)

@@ -41,7 +41,7 @@ def announce(
     """
     published = 0
     with _publishing[workload]:
-        changes = warehouse.rows(QUERIES["changes"], {"workload": workload})
+        changes = warehouse.rows(QUERIES["changes"], {"workload": workload, "requests": bool(requests)})
         before = defaultdict[int, list[Approval]](list)
         for request in sorted(requests, key=lambda request: request.state_since):
             made = [place for place, row in enumerate(changes, 1) if row["created_at"] <= request.state_since]
