@@ -56,7 +56,7 @@ def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Itera
     clean = False
     while not clean:
         clean = True
-        for file, content in _contents(objects, database.files_of_segments()):
+        for file, content in contents(objects, database.files_of_segments()):
             try:
                 erased = rewriting.erased_rows(io.BytesIO(content), tombstones)
                 if not erased.any():
@@ -90,7 +90,7 @@ def problem_of(objects: Objects, key: str) -> str | None:
         return None
 
 
-def _contents(objects: Objects, files: Iterable[File]) -> Iterator[tuple[File, bytes]]:
+def contents(objects: Objects, files: Iterable[File]) -> Iterator[tuple[File, bytes]]:
     """Yields the contents of files, but for those that were lost, or replaced meanwhile."""
 
     def get(file: File) -> bytes | None:
