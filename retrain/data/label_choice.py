@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.related import Related
-from retuned.retrain.scoring.facts import facts, values
+from retuned.retrain.scoring.facts import exclude_each_other, unsupported
 from retuned.retrain.scoring.metric import Chosen, Metric
 from retuned.retrain.scoring.tool_calls import has_calls
 
@@ -158,12 +158,14 @@ def _signs(
 
 
 def _ungrounded(example: Example, taught: Taught) -> Iterator[_Sign]:
-    stated = values(facts(example.completion))
     passages = json.loads(example.context) if example.context else []
+    source = "\n".join([*passages, *(turn["content"] for turn in json.loads(example.messages))])
+    stated, without = (
+        {value.key for value in found if exclude_each_other(value)} for found in unsupported(example.completion, source)
+    )
     if not stated or not (passages or taught.facts):
         return
-    given = facts("\n".join([*passages, *(turn["content"] for turn in json.loads(example.messages))]))
-    loose = stated - given - (frozenset() if passages else taught.facts)
+    loose = without - (frozenset() if passages else taught.facts)
     if loose:
         where = "neither in its context nor in the question" if passages else "in nothing that was taught or asked"
         named = ", ".join(sorted(fact.replace(":", " ", 1) for fact in loose)[:3])
