@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import duckdb
 
 from retuned.consumers import logs
 from retuned.consumers.errors import ConfigurationError, RetunedError, WarehouseError
+from retuned.consumers.warehouse.connection import utc_now
 from retuned.consumers.warehouse.opening import open_existing
 from retuned.daemon.cli.known import known_workloads
 from retuned.daemon.settings import Settings
@@ -180,9 +181,10 @@ def _by_scorer(scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> Iterator[Ro
 
 @dataclass(frozen=True)
 class _Examined:
-    """What is examined, by name, and its marks of each source."""
+    """What is examined, by name and version, and its marks of each source."""
 
     name: str
+    version: str
     marks: dict[str, list[exam.Mark]]
 
 
@@ -197,7 +199,7 @@ def _exam(options: Options, settings: Settings) -> int:
         )
         if warehouse is not None and workload is not None:
             for source, marks in found.marks.items():
-                exam.keep(warehouse, workload, found.name, source, marks, datetime.now(UTC).replace(tzinfo=None))
+                exam.keep(warehouse, workload, found.name, found.version, source, marks, utc_now())
     allowed = exam.may_decide(
         found.name,
         found.marks[exam.SHIPPED],
@@ -251,7 +253,7 @@ def _of_metric(
     marks = {exam.SHIPPED: exam.examined(name, settings, pairs[exam.SHIPPED])}
     if exam.OWN in pairs:
         marks[exam.OWN] = exam.examine(pairs[exam.OWN], lambda pair: exam.is_right(metric, pair))
-    return _Examined(metric.examined_as or metric.name, marks)
+    return _Examined(metric.examined_as or metric.name, metric.version, marks)
 
 
 def _of_scorer(options: Options, settings: Settings, pairs: Mapping[str, Sequence[exam.Pair]]) -> _Examined:
@@ -263,4 +265,4 @@ def _of_scorer(options: Options, settings: Settings, pairs: Mapping[str, Sequenc
         rows = [{"id": p.id, "question": p.question, "passages": [p.approved], "answer": p.answer} for p in those]
         found = {row.id: None if row.abstained else not row.alarm for row in _by_scorer(scorer, rows)}
         marks[source] = exam.examine(those, lambda pair, found=found: found[pair.id])  # type: ignore[misc]
-    return _Examined(options.scorer, marks)
+    return _Examined(options.scorer, version("retuned"), marks)

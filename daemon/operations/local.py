@@ -30,7 +30,7 @@ from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jsontext import through_json
 from retuned.daemon.metrics import Metrics
-from retuned.daemon.operations.operation import Caller, Forbidden, Operation, Q, R
+from retuned.daemon.operations.operation import Caller, Forbidden, NotFound, Operation, Q, R
 from retuned.daemon.overrides import GLOB
 from retuned.daemon.process import user_of_machine
 from retuned.daemon.settings import Settings
@@ -163,12 +163,12 @@ class Local:
         """Returns the workload, if it has events or is among `more`.
 
         Raises:
-            RetunedError: the workload is unknown. The error names those that the caller may see.
+            NotFound: the workload is unknown. The error names those that the caller may see.
         """
         known = {*self.jobs.context.workloads(), *more}
         if workload not in known:
             names = ", ".join(sorted(filter(caller.may_see, known)))
-            raise RetunedError(f"workload {workload}: unknown; known are {names or 'none yet: no event has arrived'}")
+            raise NotFound(f"workload {workload}: unknown; known are {names or 'none yet: no event has arrived'}")
         return workload
 
     def configured(self) -> list[str]:

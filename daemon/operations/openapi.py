@@ -133,7 +133,7 @@ def _parameters(
 
 def _refusals(operation: Operation[Any, Any]) -> list[str]:
     codes = {"400", "401", "403", "429", "503", str(operation.refused)}
-    if operation.path_fields:
+    if operation.path_fields or "workload" in operation.request.model_fields:
         codes.add("404")
     if operation.method == "POST":
         codes |= {"413", "415"}

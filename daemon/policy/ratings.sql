@@ -1,8 +1,8 @@
 -- name: standing
--- The version in service, and the time of the latest decision about accounts, which changes whose votes count.
+-- The version in service, and a fingerprint of the decisions about accounts, which change whose votes count.
 SELECT coalesce((SELECT version FROM aliases WHERE workload = $workload AND alias = 'champion'), 'base') AS version,
-       (SELECT max(coalesce(superseded_at, decided_at)) FROM account_decisions
-        WHERE workload IS NULL OR workload = $workload) AS decided_at
+       (SELECT bit_xor(hash(id, superseded_at))::VARCHAR FROM account_decisions
+        WHERE workload IS NULL OR workload = $workload) AS decisions
 
 -- name: newest
 -- The latest answer with a judgement, since the first period that is not stored.
@@ -11,7 +11,7 @@ SELECT max(answered_at) AS answered_at FROM judgements WHERE workload = $workloa
 -- name: known
 SELECT period, helpful, total, effect FROM rating_periods
 WHERE workload = $workload AND since = $since AND seconds = $seconds AND version = $version
-    AND decided_at IS NOT DISTINCT FROM $decided_at
+    AND decisions IS NOT DISTINCT FROM $decisions
 
 -- name: votes
 -- Votes of users on the answers of a period: what `rates.votes.read_votes` reads. Answers of a canary are no evidence about the
@@ -29,4 +29,4 @@ INSERT INTO rating_periods BY NAME SELECT * FROM (SELECT unnest($rows, recursive
 DELETE FROM rating_periods
 WHERE workload = $workload
     AND NOT (since = $since AND seconds = $seconds AND version IS NOT DISTINCT FROM $version
-             AND decided_at IS NOT DISTINCT FROM $decided_at)
+             AND decisions IS NOT DISTINCT FROM $decisions)

@@ -116,7 +116,8 @@ DELETE FROM memory_statements WHERE workload = $workload
 -- name: statements
 -- The statements on some questions, and on other questions that the accounts which correct them have answered: the newest of
 -- each kind, and all on which entries rest or about which people have decided. Corrections and verdicts, experts and users, and
--- accounts that are banned, trusted or neither do not push each other out.
+-- accounts that are banned, trusted or neither do not push each other out. Neither does one account push out others: the last
+-- statements of all accounts come first, then the ones before these.
 WITH accounts AS (
     SELECT user_id AS account, arg_max(action, (workload IS NOT NULL, decided_at)) AS action
     FROM account_decisions
@@ -130,6 +131,10 @@ WITH accounts AS (
     WHERE workload = $workload AND superseded_at IS NULL AND action <> 'release'
 ), asked AS (
     SELECT s.*, a.action,
+           row_number() OVER (
+               PARTITION BY question_key, correction, expert, coalesce(account, feedback_id)
+               ORDER BY feedback_at DESC, feedback_id
+           ) AS turn,
            s.feedback_id IN (SELECT feedback_id FROM rested_on)
                OR s.interaction_id IN (SELECT interaction_id FROM judged) AS is_needed
     FROM memory_statements s LEFT JOIN accounts a USING (account)
@@ -137,18 +142,25 @@ WITH accounts AS (
 ), own AS (
     SELECT * FROM asked
     QUALIFY is_needed OR $most >= row_number() OVER (
-        PARTITION BY question_key, correction, expert, action ORDER BY feedback_at DESC, feedback_id
+        PARTITION BY question_key, correction, expert, action ORDER BY turn, feedback_at DESC, feedback_id
     )
 ), others AS (
     SELECT question_key FROM memory_statements
     WHERE workload = $workload AND account IN (SELECT account FROM own WHERE correction AND account IS NOT NULL)
       AND NOT list_contains($keys, question_key)
     QUALIFY row_number() OVER (PARTITION BY account ORDER BY feedback_at DESC, feedback_id) <= $elsewhere
-), beside AS (
-    SELECT s.* FROM memory_statements s LEFT JOIN accounts a USING (account)
+), asked_beside AS (
+    SELECT s.*, a.action,
+           row_number() OVER (
+               PARTITION BY question_key, correction, expert, coalesce(account, feedback_id)
+               ORDER BY feedback_at DESC, feedback_id
+           ) AS turn
+    FROM memory_statements s LEFT JOIN accounts a USING (account)
     WHERE s.workload = $workload AND s.question_key IN (SELECT question_key FROM others)
+), beside AS (
+    SELECT * FROM asked_beside
     QUALIFY $most >= row_number() OVER (
-        PARTITION BY s.question_key, s.correction, s.expert, a.action ORDER BY s.feedback_at DESC, s.feedback_id
+        PARTITION BY question_key, correction, expert, action ORDER BY turn, feedback_at DESC, feedback_id
     )
 )
 SELECT question_key, feedback_id, feedback_at, interaction_id, answered_at FROM own

@@ -27,7 +27,8 @@ _PROSE = re.compile(r"[^\W\d_]{2,}(?:,? [^\W\d_]{2,}){5,}[.!?]$")
 _MOST = 0.6
 _LITERALS = frozenset({"number", "string"})
 _WHITE = frozenset({"space", "indent"})
-_SAME_OPERATORS = {"<>": "!=", "===": "=="}
+_LOOSE = {"===": "==", "!==": "!="}
+"""Operators that differ in what they convert. Both may do the same."""
 _QUOTES_ALIKE = frozenset({"Python", "JavaScript", "TypeScript"})
 _FREE_FORM = frozenset({"C", "C++", "C#", "Java", "JSON", "Rust", "SQL", "MySQL", "PL/pgSQL", "PostgreSQL SQL dialect"})
 """Languages in which white space only separates tokens. CSS is none: `a .b` is not `a.b`."""
@@ -96,7 +97,7 @@ def _language(text: str) -> str:
 
 def _lexed(body: str, language: str) -> list[Token]:
     from pygments.lexers import get_lexer_by_name
-    from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String
+    from pygments.token import Comment, Keyword, Name, Number, Operator, Other, Punctuation, String
     from pygments.util import ClassNotFound
 
     try:
@@ -110,6 +111,8 @@ def _lexed(body: str, language: str) -> list[Token]:
     white, text = "\n", ""  # since the last token
     before = kind = Comment
     for following, part in lexer.get_tokens(body):
+        if following is Other:  # it is not in the language of the fence alone: PHP in a page, for example
+            return _by_form(body)
         before, kind = kind, following
         if kind in String and kind not in String.Doc:
             if not text:
@@ -133,10 +136,11 @@ def _lexed(body: str, language: str) -> list[Token]:
         if lexer.name in _FREE_FORM:
             word = " ".join(word.split())
         named = next((name for known, name in kinds.items() if kind in known), "other")
-        word = word.casefold() if sql else word
         if kind in Operator and before in Operator:
             word = lexed.pop()[1] + word  # some lexers split !=
-        lexed.append((named, _SAME_OPERATORS.get(word, word)))
+        if sql:
+            word = "!=" if word == "<>" else word.casefold()
+        lexed.append((named, word))
     if text:
         lexed.append(("string", quoted(text)))
     return _by_depth(lexed) if lexer.name == "Python" else lexed
@@ -208,12 +212,21 @@ def compared_code(answer: str, approved: str) -> tuple[bool | None, str]:
     if [kind for kind, _ in given] != [kind for kind, _ in wanted]:
         return None, "the code is built differently"
     pairs = [(one, other) for one, other in zip(given, wanted, strict=True) if one != other]
-    if all(_same_but_white(one, other) for one, other in pairs):
-        return None, "only white space differs"
+    if all(_alike(one, other) for one, other in pairs):
+        return None, "only white space, quotes, the strictness of comparisons or the notation of numbers differs"
     if len(pairs) > 1 and any(kind not in _LITERALS for (kind, _), _ in pairs):
         return None, "several names or operators differ"
-    return False, f"{pairs[0][0][1]} in place of {pairs[0][1][1]}"
+    (kind, given_text), (_, wanted_text) = pairs[0]
+    return False, "another indentation" if kind == "indent" else f"{given_text} in place of {wanted_text}"
 
 
-def _same_but_white(one: Token, other: Token) -> bool:
-    return one[0] == "space" or (one[0] == "other" and one[1].split() == other[1].split())
+def _alike(one: Token, other: Token) -> bool:
+    """Returns whether two tokens of one kind differ in nothing but a form that means something in some languages."""
+    return one[0] == "space" or _by_content(one) == _by_content(other)
+
+
+def _by_content(token: Token) -> str:
+    kind, text = token
+    if kind in _LITERALS:
+        return text.replace('"', "'") if kind == "string" else text.replace("_", "")
+    return " ".join(text.split()) if kind == "other" else _LOOSE.get(text, text)

@@ -1,8 +1,9 @@
 """Custom metrics: `metric.name: package.module:function`."""
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from importlib import import_module
-from inspect import signature
+from inspect import getsourcefile, signature, unwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +45,13 @@ class Custom(Metric):
             raise ConfigurationError(
                 f"metric.name: {name} cannot be called with answer, approved answer and example ({error})"
             ) from error
+
+    @property
+    def version(self) -> str:
+        """Changes with the file of the function; files that it imports are not looked at."""
+        file = getsourcefile(unwrap(self._function)) if callable(self._function) else None
+        source = Path(file).read_bytes() if file else b""
+        return f"{super().version} {sha256(source).hexdigest()}"
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """Returns the function's score.

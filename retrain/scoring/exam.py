@@ -1,6 +1,6 @@
 """The exam that a metric or scorer must pass before it may decide, on labelled pairs of answers.
 
-A person has labelled for each pair whether both answers have the same meaning. 400 pairs ship with the package
+A person has labelled for each pair whether both answers have the same meaning. 520 pairs ship with the package
 (`exam.jsonl`). A workload adds its own by feedback named `same` on answers with a correction.
 """
 
@@ -114,14 +114,16 @@ def examine(pairs: Iterable[Pair], judge: Judge) -> list[Mark]:
 def due(warehouse: Warehouse, workload: str, metric: Metric) -> dict[str, list[Pair]]:
     """Returns the pairs for the exam of a workload's metric, by source; empty for BY_FORM.
 
-    The shipped pairs are due once, the workload's own each time, because labels are added continuously.
+    The shipped pairs are due once for each version of a metric, the workload's own each time, because labels are added
+    continuously.
     """
     name = metric.examined_as or metric.name
     if name in BY_FORM:
         return {}
     with warehouse.cursor() as cursor:
         pairs = {OWN: own(cursor, workload)}
-        if not newest(cursor, workload, name, SHIPPED):
+        about = {"workload": workload, "metric": name, "source": SHIPPED}
+        if cursor.execute(_QUERIES["version"], about).fetchall() != [(metric.version,)]:
             pairs[SHIPPED] = _fitting(metric.name, shipped())
     return pairs
 
@@ -160,7 +162,7 @@ def permission(
         bar: `metric.exam_bar`.
     """
     name = metric.examined_as or metric.name
-    keep(warehouse, workload, name, SHIPPED, marks.get(SHIPPED, ()), now)
+    keep(warehouse, workload, name, metric.version, SHIPPED, marks.get(SHIPPED, ()), now)
     return may_decide(name, newest(warehouse, workload, name, SHIPPED), marks.get(OWN, ()), bar=bar)
 
 
@@ -218,11 +220,17 @@ def kept_metric(warehouse: duckdb.DuckDBPyConnection, workload: str) -> dict[str
 
 
 def keep(
-    warehouse: duckdb.DuckDBPyConnection, workload: str, metric: str, source: str, marks: Iterable[Mark], now: datetime
+    warehouse: duckdb.DuckDBPyConnection,
+    workload: str,
+    metric: str,
+    version: str,
+    source: str,
+    marks: Iterable[Mark],
+    now: datetime,
 ) -> None:
-    """Stores the marks of an exam. `source` is SHIPPED or OWN."""
+    """Stores the marks of an exam. `metric` may be a scorer; `version` is `Metric.version`; `source` SHIPPED or OWN."""
     for mark in marks:
-        about = {"workload": workload, "metric": metric, "source": source, "taken_at": now}
+        about = {"workload": workload, "metric": metric, "version": version, "source": source, "taken_at": now}
         insert(warehouse, "exams", **about, **asdict(mark))
 
 

@@ -38,6 +38,12 @@ ORDER BY i.id
 -- The metric of a workload's newest dataset.
 SELECT card -> '$.metric' FROM datasets WHERE workload = $workload ORDER BY created_at DESC LIMIT 1
 
+-- name: version
+-- The version of the metric that took the newest exam.
+SELECT arg_max(version, taken_at) AS version
+FROM exams
+WHERE workload = $workload AND metric = $metric AND source = $source
+
 -- name: newest
 SELECT kind, language, pairs, judged, agreed
 FROM exams

@@ -57,6 +57,11 @@ class Judge(Metric):
         self._same = YesNo("same", _QUESTION.format(criteria=beside), settings)
         self._known = _read(cache)
         self.examined_as = f"judge {settings.judge_model}"
+        self._asked = [settings.judge_url, settings.judge_model, criteria, objective]
+
+    @property
+    def version(self) -> str:
+        return f"{super().version} {sha256(json.dumps(self._asked).encode()).hexdigest()}"
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """Returns the score, with the tokens that were paid for. Thread-safe."""
@@ -107,6 +112,10 @@ class Staged(Metric):
     """Mixin for a metric: a judge decides where the metric abstains. The detail names what decided."""
 
     judge: Judge
+
+    @property
+    def version(self) -> str:
+        return self.judge.version
 
     def score(self, answer: str, approved: str, example: Mapping[str, Any]) -> Score:
         """Returns the metric's score, or the judge's if the metric abstains."""

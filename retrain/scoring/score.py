@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from retuned.retrain.scoring.words import plain
@@ -47,6 +48,11 @@ class Metric(ABC):
     one_right = False
     right = 1.0
     examined_as = ""
+
+    @property
+    def version(self) -> str:
+        """A text that changes when its scores may change: an exam counts for one version of a metric."""
+        return version("retuned")
 
     @property
     def learned(self) -> Mapping[str, Any]:

@@ -124,7 +124,7 @@ def test_the_exit_status_of_an_exam_states_whether_the_metric_may_decide(
     assert "facts may decide" in capsys.readouterr().out
     assert main(["--config", str(config), "score", "--exam", "--metric", "text", "--json"]) == 4
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert (lines[0]["pairs_of"], lines[0]["pairs"], lines[0]["judged"]) == ("all", 280, 1.0)
+    assert (lines[0]["pairs_of"], lines[0]["pairs"], lines[0]["judged"]) == ("all", 320, 1.0)
     assert lines[-1]["may_decide"] is False
     assert {"kind values", "language de"} <= {line.get("pairs_of") for line in lines}
 
@@ -138,4 +138,4 @@ def test_the_exam_of_a_workload_is_stored(config: Path, capsys: pytest.CaptureFi
     warehouse = open_existing(settings)
     marks = exam.newest(warehouse.cursor(), "support", "facts", exam.SHIPPED)
     warehouse.close()
-    assert sum(mark.pairs for mark in marks) == 280
+    assert sum(mark.pairs for mark in marks) == 320

@@ -120,6 +120,11 @@ def test_votes_of_an_account_that_was_banned_since_count_no_more(warehouse: Ware
     assert [(one.helpful, one.total) for one in periods(warehouse, START + 9 * DAY)] == [(1, 1)] * 8
     warehouse.execute("UPDATE account_decisions SET superseded_at = ?", [released])
     assert periods(warehouse, START + 9 * DAY) == before
+    warehouse.insert(  # by a clock that was set back
+        "account_decisions", id="e", workload="support", user_id="bot", action="ban", author="ada", reason="a bot",
+        decided_at=START,
+    )  # fmt: skip
+    assert [(one.helpful, one.total) for one in periods(warehouse, START + 9 * DAY)] == [(1, 1)] * 8
 
 
 def test_a_look_after_months_of_silence_asks_no_more_than_one_after_days(warehouse: Warehouse) -> None:

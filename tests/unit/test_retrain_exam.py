@@ -9,11 +9,13 @@ import pytest
 from traffic import new_warehouse
 
 from retuned.retrain.scoring import exam
+from retuned.retrain.scoring.custom import Custom
 from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.exam import Mark, Pair, may_decide
 from retuned.retrain.scoring.facts import Facts
+from retuned.retrain.scoring.judge import Judge, staged
 from retuned.retrain.scoring.score import Metric, Unjudged
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import EvaluateSettings, Settings
 
 NOW = datetime(2026, 11, 28, 12)
 
@@ -58,18 +60,19 @@ def test_who_may_decide(name: str, shipped: list[Mark], own: list[Mark], granted
 
 def test_the_shipped_pairs_are_sound_and_facts_pass_their_exam() -> None:
     pairs = exam.shipped()
-    assert len({one.id for one in pairs}) == len(pairs) == 400
+    assert len({one.id for one in pairs}) == len(pairs) == 520
     assert 0.4 < sum(one.same for one in pairs) / len(pairs) < 0.6
     assert may_decide("facts", exam.examined("facts", Settings(), pairs), bar=Settings().metric.exam_bar).granted
+    assert may_decide("code", exam.examined("code", Settings(), pairs), bar=Settings().metric.exam_bar).granted
     assert not may_decide("text", exam.examined("text", Settings(), pairs), bar=Settings().metric.exam_bar).granted
 
 
 def test_the_newest_marks_of_each_source_are_kept(tmp_path: Path) -> None:
     warehouse = new_warehouse(tmp_path)
     old, new = [Mark("values", "en", 4, 3, 1)], [Mark("roles", "de", 4, 4, 4), Mark("values", "en", 4, 3, 2)]
-    exam.keep(warehouse.cursor(), "support", "facts", exam.SHIPPED, old, NOW)
-    exam.keep(warehouse.cursor(), "support", "facts", exam.SHIPPED, new, NOW + timedelta(days=1))
-    exam.keep(warehouse.cursor(), "support", "facts", exam.OWN, old, NOW)
+    exam.keep(warehouse.cursor(), "support", "facts", "1", exam.SHIPPED, old, NOW)
+    exam.keep(warehouse.cursor(), "support", "facts", "1", exam.SHIPPED, new, NOW + timedelta(days=1))
+    exam.keep(warehouse.cursor(), "support", "facts", "1", exam.OWN, old, NOW)
     cursor = warehouse.cursor()
     assert exam.newest(cursor, "support", "facts", exam.SHIPPED) == new
     assert exam.newest(cursor, "support", "facts", exam.OWN) == old
@@ -130,6 +133,43 @@ def test_a_workload_is_examined_on_the_shipped_pairs_once_and_on_its_own_each_ti
     assert exam.due(warehouse, "support", Exact()) == {}
     assert granted(Exact(), {})
     assert not granted(Unjudged(), {})
+
+
+def test_an_exam_counts_for_the_version_of_the_metric_that_took_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = new_warehouse(tmp_path)
+
+    def due(metric: Metric) -> bool:
+        return exam.SHIPPED in exam.due(warehouse, "support", metric)
+
+    def take(metric: Metric) -> None:
+        marks = {exam.SHIPPED: [Mark("values", "en", 40, 40, 40)]}
+        exam.permission(warehouse.cursor(), "support", metric, marks, 0.9, NOW)
+
+    take(Facts())
+    assert not due(Facts())
+    monkeypatch.setattr("retuned.retrain.scoring.score.version", lambda _: "another release")
+    assert due(Facts())
+    monkeypatch.undo()
+    assert not due(Facts())
+
+    file = tmp_path / "own_metric_of_exam.py"
+    file.write_text("def same(answer, approved, example):\n    return answer == approved\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    take(Custom("own_metric_of_exam:same"))
+    assert not due(Custom("own_metric_of_exam:same"))
+    file.write_text("def same(answer, approved, example):\n    return 1\n")
+    assert due(Custom("own_metric_of_exam:same"))
+
+    judged = EvaluateSettings(judge_url="http://localhost:1", judge_model="m")
+    take(Judge("", judged))
+    assert not due(Judge("", judged))
+    assert due(Judge("Prices must be equal.", judged))
+    assert due(Judge("", judged, "answers customers of a shop"))
+    take(staged(Facts(), Judge("", judged)))
+    assert not due(staged(Facts(), Judge("", judged)))
+    assert due(staged(Facts(), Judge("Prices must be equal.", judged)))
 
 
 def test_marks_stand_in_the_folder_of_an_evaluation(tmp_path: Path) -> None:

@@ -391,6 +391,20 @@ def test_thumbs_do_not_push_out_a_correction_before_a_second_account_gives_it(
 
 
 @pytest.mark.usefixtures("few")
+def test_corrections_of_one_account_push_out_no_others(teacher: Teacher, warehouse: Warehouse) -> None:
+    known_for_long(teacher, "ann", "bob", "mallory")
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "ann")
+    for _ in range(5):
+        teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", "mallory")
+    follow(teacher)
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "bob")
+    for _ in range(5):
+        teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", "mallory")
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+@pytest.mark.usefixtures("few")
 def test_corrections_of_a_banned_account_push_out_no_others(teacher: Teacher, warehouse: Warehouse) -> None:
     known_for_long(teacher, "ann", "bob", "mallory")
     teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "ann")

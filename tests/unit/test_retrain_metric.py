@@ -402,6 +402,7 @@ def test_where_nothing_can_judge_it_abstains_and_a_judge_is_taken_if_there_is_on
 
 # Code
 
+SCRIPT = "```js\nif (a === b) {\n  go();\n}\n```"
 PYTHON = "```python\ndef f(a):\n    if a:\n        a = a + 1\n    return a\n```"
 
 
@@ -419,6 +420,16 @@ PYTHON = "```python\ndef f(a):\n    if a:\n        a = a + 1\n    return a\n```"
         (PYTHON.replace("    return", "        return"), PYTHON, 0.0),
         (PYTHON.replace("a", "b"), PYTHON, None),
         ("It adds one to the number.", PYTHON, None),
+        (SCRIPT.replace("===", "=="), SCRIPT, None),
+        (SCRIPT.replace("===", "!=="), SCRIPT, 0.0),
+        (SCRIPT.replace("===", "==").replace("js", "php"), SCRIPT.replace("js", "php"), None),
+        (SCRIPT.replace("b)", "c)").replace("js", "php"), SCRIPT.replace("js", "php"), 0.0),
+        (SCRIPT.replace("js", "php").replace("go", "run").replace("a", "b"), SCRIPT.replace("js", "php"), None),
+        ('config["timeout"] = 30', "config['timeout'] = 30", None),
+        ("const rows = 1_000_000;", "const rows = 1000000;", None),
+        ("const rows = 1_000_000;", "const rows = 100000;", 0.0),
+        ('config["timeout"] = 40', "config['timeout'] = 30", 0.0),
+        ('```bash\necho "$HOME"\n```', "```bash\necho '$HOME'\n```", None),
     ],
 )
 def test_code_is_compared_by_its_tokens(answer: str, approved: str, expected: float | None) -> None:
