@@ -3,6 +3,7 @@
 Each bucket of a histogram has the latest answer in it as exemplar, which OpenMetrics exposes.
 """
 
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
@@ -22,9 +23,11 @@ LATENCY_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 MOST_SERIES = 32
 """The most pairs of workload and model with series of their own; producers may send any names."""
+MOST_RESTS = 50
+"""The most workloads with a series of their other models, so that the sum over a workload's series has all its answers."""
 IDLE = timedelta(hours=6)
 """A pair without answers for this long, such as a replaced model, makes room for a new one."""
-OTHER = ("other", "other")
+OTHER = "other"
 
 _LABELS = ("workload", "model_name")
 
@@ -92,23 +95,32 @@ class Traffic:
         with self._lock:
             for place, pair in enumerate(pairs):
                 workload, _, model = pair.partition("\0")
-                series = self._series_of((workload, model), now)
+                series = self._series_of(workload, model, now)
                 series.answers += answers[place]
                 series.latency.add(latency, place)
                 series.first_token.add(first_token, place)
                 for kind, sums in tokens.items():
                     series.tokens[kind] += sums[place]
 
-    def _series_of(self, pair: tuple[str, str], now: datetime) -> _Series:
-        if pair not in self._series and len(self._series) >= MOST_SERIES:
-            idle = min(self._series, key=lambda pair: self._series[pair].seen)
-            if now - self._series[idle].seen > IDLE:
-                del self._series[idle]
-            else:
-                pair = OTHER
+    def _series_of(self, workload: str, model: str, now: datetime) -> _Series:
+        pair = next(
+            pair
+            for pair, most in (
+                ((workload, model), MOST_SERIES),
+                ((workload, OTHER), MOST_SERIES + MOST_RESTS),
+                ((OTHER, OTHER), sys.maxsize),
+            )
+            if pair in self._series or self._has_room(most, now)
+        )
         series = self._series.setdefault(pair, _Series(now))
         series.seen = now
         return series
+
+    def _has_room(self, most: int, now: datetime) -> bool:
+        """Returns whether there are fewer series, of which idle ones make room."""
+        if len(self._series) >= most:
+            self._series = {pair: one for pair, one in self._series.items() if now - one.seen <= IDLE}
+        return len(self._series) < most
 
     def describe(self) -> Iterable[Metric]:
         """Returns the families without samples, so that their names are known before the first event."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,8 +29,6 @@ from retuned.daemon.settings import Settings
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
 
-NAME = "%Y-%m-%dT%H-%M-%SZ"
-"""Of a generation."""
 RUNS = "runs"
 """Folder of each workload in `models` that is left out: a restored run trains again without its checkpoints."""
 
@@ -117,8 +115,8 @@ class _Generation:
         offsets = self._copy_warehouse()
         for name, place in self._places.items():
             if place.is_dir():
-                for path in _walk(place, without=RUNS if name == "models" else None):
-                    self._add(path, f"{name}/{path.relative_to(place).as_posix()}")
+                for path, is_link in _walk(place, without=RUNS if name == "models" else None):
+                    self._add(path, f"{name}/{path.relative_to(place).as_posix()}", is_link)
             elif name != WAREHOUSE and place.exists():
                 self._add(place, name)
         about = Manifest(
@@ -149,14 +147,14 @@ class _Generation:
         self._add_file(File(WAREHOUSE, stat.st_size, sha256(path), stat.st_mtime_ns), copied=True)
         return [Offset(*row) for row in rows]
 
-    def _add(self, source: Path, name: str) -> None:
+    def _add(self, source: Path, name: str, is_link: bool = False) -> None:
         """Add a file or a link, unless it was deleted meanwhile."""
         if self._stop.is_set():
             raise Cancelled(f"backup {self._folder}: stopped; it left nothing behind")
         target = self._aside / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if source.is_symlink():
+            if is_link:
                 self._links.append(Link(name, str(source.readlink())))
                 return
             stat = source.stat()
@@ -232,27 +230,53 @@ def _new_name(folder: Path, now: datetime) -> str:
     """Returns the name of a new generation: the time, or one that is later than all existing names, so that names rise
     even if the clock does not."""
     for earlier in manifest.generations(folder):
-        with suppress(ValueError):  # a person named it
-            now = max(now, datetime.strptime(earlier.name, NAME) + timedelta(seconds=1))  # noqa: DTZ007  (naive UTC)
-    while (folder / now.strftime(NAME)).exists():
+        now = max(now, manifest.named_at(earlier) + timedelta(seconds=1))
+    while (folder / now.strftime(manifest.NAME)).exists():
         now += timedelta(seconds=1)
-    return now.strftime(NAME)
+    return now.strftime(manifest.NAME)
 
 
-def _walk(folder: Path, without: str | None) -> Iterator[Path]:
-    """Yields the files and links below a folder, except temporary ones.
+def _walk(folder: Path, without: str | None) -> Iterator[tuple[Path, bool]]:
+    """Yields the files and links below a folder, except temporary ones, and whether they are links.
+
+    A link that leads out of the folder stands for its content, which a restored link would not have.
 
     Args:
         without: name of a folder that is skipped in each direct subfolder.
+
+    Raises:
+        OSError: a folder cannot be listed.
     """
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    roots = [folder.resolve()]
+
+    def is_link(path: Path) -> bool:
+        if not path.is_symlink():
+            return False
+        target = path.resolve()
+        if not target.exists() or any(target.is_relative_to(root) for root in roots):
+            return True
+        if target.is_dir():
+            roots.append(target)
+        return False
+
+    for place, folders, files in os.walk(folder, onerror=_unless_gone, followlinks=True):
         here = Path(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if here.parent == folder and without in folders:
             folders.remove(without)
-        for name in sorted(files) + [name for name in folders if (here / name).is_symlink()]:
+        links = [name for name in folders if is_link(here / name)]
+        folders[:] = [name for name in folders if name not in links]
+        for name in sorted(files):
             if not name.startswith(".") and not name.endswith(".tmp"):
-                yield here / name
+                yield here / name, is_link(here / name)
+        for name in links:
+            if not name.endswith(".tmp"):
+                yield here / name, True
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _copy(original: IO[bytes], target: Path) -> tuple[int, str]:

@@ -18,6 +18,8 @@ from retuned.consumers.common.durable import sha256
 from retuned.consumers.errors import BackupError
 from retuned.daemon.settings import Settings
 
+NAME = "%Y-%m-%dT%H-%M-%SZ"
+"""The name of a generation. One with another name, which a person gave it, is kept until a person deletes it."""
 MANIFEST, WAREHOUSE, KEY = "manifest.json", "retuned.duckdb", "user.key"
 MARKER = ".retuned-backup"
 """An empty file in the folder of the generations, locked during a backup."""
@@ -92,8 +94,27 @@ def places(settings: Settings) -> dict[str, Path]:
 
 
 def generations(folder: Path) -> list[Path]:
-    """Returns the complete generations in a folder, oldest first."""
+    """Returns the complete generations in a folder, oldest first, without those that a person has renamed."""
+    return sorted(path for path in complete(folder) if _time(path.name) is not None)
+
+
+def complete(folder: Path) -> list[Path]:
+    """Returns all complete generations in a folder, by name."""
     return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
+
+
+def named_at(generation: Path) -> datetime:
+    """Returns the time in the name of a generation, naive UTC."""
+    time = _time(generation.name)
+    assert time is not None
+    return time
+
+
+def _time(name: str) -> datetime | None:
+    try:
+        return datetime.strptime(name, NAME)  # noqa: DTZ007  (naive UTC)
+    except ValueError:
+        return None
 
 
 def read(generation: Path) -> Manifest:

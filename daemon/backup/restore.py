@@ -68,16 +68,18 @@ class Restored:
 
 
 def choose(folder: Path, name: str | None) -> Path:
-    """Returns the generation of that name, or the newest one.
+    """Returns the generation of that name, or the newest one that no person has renamed.
 
     Raises:
         BackupError: there is none.
     """
-    generations = {generation.name: generation for generation in manifest.generations(folder)}
+    generations = {generation.name: generation for generation in manifest.complete(folder)}
     if not generations:
         raise BackupError(f"backup {folder}: no backup is there; name the folder that `retuned backup` wrote to")
     if name is None:
-        return list(generations.values())[-1]
+        if newest := manifest.generations(folder)[-1:]:
+            return newest[0]
+        raise BackupError(f"backup {folder}: no name there is a time; choose one by --generation: {', '.join(generations)}")
     if name not in generations:
         raise BackupError(f"backup {folder}: no generation {name}; there are {', '.join(generations)}")
     return generations[name]

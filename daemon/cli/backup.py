@@ -18,7 +18,7 @@ def verify(folder: Path) -> int:
     """Check every file of the backups that are there."""
     from retuned.daemon.backup import manifest
 
-    found = manifest.generations(folder)
+    found = manifest.complete(folder)
     if not found:
         raise BackupError(f"backup {folder}: no backup is there")
     damaged = 0
@@ -39,6 +39,7 @@ def restore(settings: Settings, folder: Path, generation: str | None, *, replace
     now = datetime.now(UTC).replace(tzinfo=None)
     done = restore(settings, choose(folder, generation), replace=replace, now=now)
     print(f"{done.generation.name} is in place, as of {shown(done.manifest.created_at)}")
+    print(f"  the warehouse is {settings.warehouse.path.resolve()}, the models are in {settings.models.directory.resolve()}")
     for offset in done.manifest.offsets:
         print(f"  reading goes on at {offset.topic}[{offset.partition}]@{offset.next_offset}")
     if done.missing_key:

@@ -164,6 +164,58 @@ def test_the_newest_are_kept(house: tuple[Settings, Warehouse], tmp_path: Path) 
     assert names(tmp_path / "backups") == [manifest.MARKER, "2026-11-25T03-00-00Z", "2026-11-26T03-00-00Z"]
 
 
+def test_one_that_a_person_has_renamed_is_kept_and_restored_by_its_name_alone(
+    house: tuple[Settings, Warehouse], tmp_path: Path
+) -> None:
+    folder = tmp_path / "backups"
+    renamed = Path(made(house, folder).generation)
+    renamed.rename(folder / "before-upgrade")
+    for day in range(1, 4):
+        newest = made(house, folder, NOW + day * DAY, keep=1)
+        assert newest.deleted == ([] if day == 1 else [(NOW + (day - 1) * DAY).strftime(manifest.NAME)])
+    assert names(folder) == [".retuned-backup", "2026-11-27T03-00-00Z", "before-upgrade"]
+    assert choose(folder, None).name == "2026-11-27T03-00-00Z"
+    assert choose(folder, "before-upgrade").name == "before-upgrade"
+    shutil.rmtree(folder / "2026-11-27T03-00-00Z")
+    with pytest.raises(BackupError, match="--generation: before-upgrade"):
+        choose(folder, None)
+
+
+def test_a_link_that_leads_elsewhere_stands_for_its_content(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
+    models, elsewhere = house[0].models.directory, tmp_path / "disk2"
+    elsewhere.mkdir()
+    (models / "support").rename(elsewhere / "support")
+    (models / "support").symlink_to(elsewhere / "support")
+    (elsewhere / "support" / "around").symlink_to(elsewhere / "support")  # a loop
+    (elsewhere / "notes").write_text("one file")
+    (elsewhere / "support" / "notes").symlink_to(elsewhere / "notes")
+    made(house, tmp_path / "backups")
+    restore(settings_in(tmp_path / "new"), choose(tmp_path / "backups", None), replace=False, now=LATER)
+    assert text_files(tmp_path / "new" / "models") == {
+        "support/3f2a91c0/adapter_model.safetensors": "weights",
+        "support/around": f"-> {elsewhere / 'support'}",
+        "support/champion": "-> 3f2a91c0",
+        "support/datasets/d1/train.parquet": "rows",
+        "support/notes": "one file",
+    }
+
+
+def test_a_folder_that_cannot_be_listed_ends_the_backup(
+    house: tuple[Settings, Warehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, scandir = house[0].models.directory / "support" / "datasets", os.scandir
+
+    def listed(path: Any) -> Any:  # root may list any
+        if str(path) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    with pytest.raises(BackupError, match=f"{closed}: Permission denied"):
+        made(house, tmp_path / "backups")
+    assert names(tmp_path / "backups") == [".retuned-backup"]
+
+
 def test_a_clock_that_goes_back_leaves_the_newest_the_newest(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
     folder, ahead = tmp_path / "backups", NOW + timedelta(hours=2)
     made(house, folder, ahead)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition, parser
 
 from retuned.consumers.kafka.memory import MemoryLog
-from retuned.consumers.traffic import IDLE, MOST_SERIES, Traffic
+from retuned.consumers.traffic import IDLE, MOST_RESTS, MOST_SERIES, Traffic
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.metrics import Metrics
@@ -94,15 +94,25 @@ def test_names_from_producers_cannot_make_series_without_end(traffic: Traffic, r
     traffic.add(batch(*({"workload": f"w{n}", "input_tokens": 1} for n in range(500))), NOW)
     tokens = "retuned_interaction_tokens_total"
     text = generate_latest(registry).decode()
-    assert text.count('kind="input"') == MOST_SERIES + 1
-    assert value(registry, tokens, "other", "other", kind="input") == 501 - MOST_SERIES
+    assert text.count('kind="input"') == MOST_SERIES + MOST_RESTS + 1
+    assert value(registry, tokens, "other", "other", kind="input") == 501 - MOST_SERIES - MOST_RESTS
     # One that was there before is still counted, and one that is gone makes room.
     later = NOW + IDLE + timedelta(seconds=1)
     traffic.add(batch({"input_tokens": 1}), later)
     traffic.add(batch({"model": "support@2", "input_tokens": 5}), later)
     assert value(registry, tokens, kind="input") == 2
     assert value(registry, tokens, model="support@2", kind="input") == 5
-    assert generate_latest(registry).decode().count('kind="input"') == MOST_SERIES + 1
+    assert generate_latest(registry).decode().count('kind="input"') == 2
+
+
+def test_a_new_model_counts_for_its_workload_where_all_series_are_taken(
+    traffic: Traffic, registry: CollectorRegistry
+) -> None:
+    traffic.add(batch(*({"workload": f"w{n}", "input_tokens": 1} for n in range(MOST_SERIES))), NOW)
+    for model in ("support@2", "support@3"):
+        traffic.add(batch({"workload": "w0", "model": model, "input_tokens": 5}), NOW)
+    assert value(registry, "retuned_interaction_tokens_total", "w0", "other", kind="input") == 10
+    assert value(registry, "retuned_interactions_total", "other", "other") is None
 
 
 def exemplars(registry: CollectorRegistry, name: str) -> dict[tuple[str, ...], tuple[str, float, float]]:
