@@ -222,14 +222,17 @@ UPDATE runs SET at_any_hour = true WHERE state IN ('waiting', 'interrupted') AND
 UPDATE runs SET state = 'cancelled', finished_at = $now, error = $error WHERE list_contains($ids, id)
 
 -- name: logged_answers
--- The answers of production to the questions of a split; with an incumbent, its answers alone. Demonstrations have none.
+-- The answers of production to the questions of a split; with an incumbent, those of its present model alone. Demonstrations
+-- have none. An answer of an earlier version of retuned does not name the model that was asked for: it counts.
 -- Answers with the help of the memory are not those of a model.
 SELECT DISTINCT r.row_id, i.response, i.attributes -> '$.tool_calls' AS calls
 FROM dataset_rows r
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = $workload AND i.model <> 'demonstration'
 WHERE r.dataset_version = $version AND r.split = $split
     AND coalesce(json_array_length(i.attributes, '$.memory.entries'), 0) = 0
-    AND ($incumbent IS NULL OR i.attributes ->> '$.incumbent' IS NOT NULL OR i.model = $incumbent
+    AND ($incumbent IS NULL
+        OR coalesce(i.attributes ->> '$.incumbent_model' = $incumbent, i.attributes ->> '$.incumbent' IS NOT NULL)
+        OR i.model = $incumbent
         OR starts_with(i.model, $incumbent || '-'))
 
 -- name: gate_decision

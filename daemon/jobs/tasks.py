@@ -263,6 +263,7 @@ def _measure(context: Context, workload: str, now: datetime) -> None:
 def _check_drift(context: Context, workload: str) -> None:
     settings = context.settings.for_workload(workload)
     try:
+        drift.forget_ahead(context.warehouse, workload, context.now())
         check = drift.check(context.warehouse, settings, workload, context.now(), context.reports, context.stop)
     except Exception:
         context.monitor_metrics.drift_unknown(workload)

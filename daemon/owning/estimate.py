@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
 from retuned.daemon.owning.bases import AT_ONCE, USABLE, Base
@@ -128,11 +129,17 @@ def _monthly_cost(traffic: Traffic | None, settings: Settings) -> Figure:
         return Figure(name, None, unit, "no answer of another model is stored")
     monthly = MONTH_DAYS * traffic.answers / traffic.days
     of_all = f"for {monthly:,.0f} answers in {MONTH_DAYS} days"
+    prices = settings.incumbent.prices
+    if traffic.bought < traffic.sampled:  # those that are still bought may be the long ones
+        weights = prices or (1.0, 1.0)
+        bought = weights[0] * traffic.bought_input + weights[1] * traffic.bought_output
+        monthly *= (weights[0] * traffic.input + weights[1] * traffic.output) / bought if bought else 1.0
+        of_all += ", by their tokens,"
     recorded = f"recorded cost of {traffic.priced:,} of {traffic.bought:,} answers"
     tokens, token_cost = (traffic.unpriced_input, traffic.unpriced_output), settings.roi.token_cost
     if traffic.priced == traffic.bought:
         added, basis = 0.0, recorded
-    elif (prices := settings.incumbent.prices) is not None:
+    elif prices is not None:
         added = sum(price * count for price, count in zip(prices, tokens, strict=True)) / 1e6
         basis = f"{recorded}; of the others tokens × incumbent.input_price and output_price"
     elif (rate := rate_on(token_cost, traffic.newest.date())) is not None:
@@ -285,7 +292,8 @@ def _fit(base: Base, traffic: Traffic | None, machines: Machines, tokens: float 
         fits, reason = True, f"16 bits, {AT_ONCE} answers of {traffic.longest:,.0f} tokens at once"
     hours = None
     if tokens:
-        measured = [run for run in facts.trained if run.base_model == base.name]
+        names = (base.name, str(Path(base.name).resolve()))  # a training's is resolved
+        measured = [run for run in facts.trained if run.base_model in names]
         rate = (
             sum(run.tokens for run in measured) / sum(run.seconds for run in measured)
             if measured

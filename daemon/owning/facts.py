@@ -24,6 +24,7 @@ class Traffic:
         input, output: mean tokens of an answer; `longest`: the 99th percentile of both together.
         bought: the number of sampled answers that no own model gave; `priced` of them have a cost, together `cost`.
         unpriced_input, unpriced_output: the tokens of the others, together.
+        bought_input, bought_output: mean tokens of those that were bought.
     """
 
     newest: datetime
@@ -40,6 +41,8 @@ class Traffic:
     cost: float
     unpriced_input: float
     unpriced_output: float
+    bought_input: float
+    bought_output: float
 
 
 @dataclass(frozen=True)

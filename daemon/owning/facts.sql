@@ -28,7 +28,8 @@ SELECT count(*) AS answers, count(*) FILTER (known) AS known, avg(input) AS inpu
        count(*) FILTER (bought) AS bought, count(cost) FILTER (bought) AS priced,
        coalesce(sum(cost) FILTER (bought), 0.0) AS cost,
        coalesce(sum(input) FILTER (bought AND cost IS NULL), 0.0) AS unpriced_input,
-       coalesce(sum(output) FILTER (bought AND cost IS NULL), 0.0) AS unpriced_output
+       coalesce(sum(output) FILTER (bought AND cost IS NULL), 0.0) AS unpriced_output,
+       coalesce(avg(input) FILTER (bought), 0.0) AS bought_input, coalesce(avg(output) FILTER (bought), 0.0) AS bought_output
 FROM counted
 
 -- name: feedback
@@ -46,7 +47,7 @@ WITH stated AS (
     SELECT coalesce(i.conversation_id, i.id) AS conversation, bool_or(i.model = 'demonstration') AS demonstrated,
            bool_or(f.name = 'correction') AS corrected, bool_or(coalesce(approves(f.name, f.value), false)) AS good,
            bool_or(coalesce(NOT approves(f.name, f.value), false)) AS bad,
-           bool_or(i.attributes ->> '$.incumbent' IS NOT NULL
+           bool_or(coalesce(i.attributes ->> '$.incumbent_model' = $incumbent, i.attributes ->> '$.incumbent' IS NOT NULL)
                    OR coalesce(i.model = $incumbent OR starts_with(i.model, $incumbent || '-'), false)) AS bought,
            max(f.timestamp) AS stated_at
     FROM feedback f JOIN interactions i ON i.id = f.interaction_id

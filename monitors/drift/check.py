@@ -116,6 +116,12 @@ def check(
     return outcome
 
 
+def forget_ahead(warehouse: Warehouse, workload: str, now: datetime) -> None:
+    """Deletes the checks of a workload that were made while the clock was ahead of `now`."""
+    with warehouse.transaction() as cursor:
+        cursor.execute(QUERIES["ahead"], {"workload": workload, "now": now})
+
+
 def latest(warehouse: Warehouse, workload: str) -> DriftCheck | None:
     """Returns the latest stored check of a workload."""
     row = warehouse.row(QUERIES["latest"], {"workload": workload})
@@ -169,7 +175,6 @@ def _store(warehouse: Warehouse, outcome: DriftCheck) -> None:
             "estimate": json.dumps(outcome.estimate) if outcome.estimate else None,
         }
         del row["lacking"]
-        cursor.execute(QUERIES["ahead"], {"workload": outcome.workload, "now": outcome.created_at})
         insert(cursor, "drift_checks", **row)
 
 

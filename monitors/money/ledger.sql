@@ -45,7 +45,10 @@ WITH conversations AS (
     SELECT workload, conversation FROM chosen WHERE day = $day
 ), answers AS (
     SELECT interactions.rowid AS answer, *, coalesce(conversation_id, id) AS conversation,
-           nullif(version_of(interactions.workload, interactions.model), 'base') AS version
+           -- An answer of the incumbent that replaced one of a version is booked for the version, as votes on it count.
+           CASE WHEN NOT ends_with(interactions.model, '@cascade') THEN
+               nullif(version_of(interactions.workload, regexp_replace(interactions.model, '\+cascade$', '')), 'base')
+           END AS version
     FROM interactions SEMI JOIN conversations ON conversations.workload = interactions.workload
         AND conversations.conversation = coalesce(interactions.conversation_id, interactions.id)
     WHERE timestamp >= $day::DATE AND timestamp < $day::DATE + 1  -- skips whole row groups

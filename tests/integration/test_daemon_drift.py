@@ -59,6 +59,8 @@ def test_a_check_as_of_a_time_compares_the_windows_of_that_time(service: Local) 
     assert drifted.endswith(f" Report: /reports/{stored.id}")
     assert stored.severity is not None
     assert stored.severity > 0.5
+    drift(service, "check", as_of=THEN.isoformat())
+    assert latest(service.warehouse, "support") == stored
     with pytest.raises(RetunedError, match="as_of: expected a date or a time such as 2026-11-24T09:30, got 'soon'"):
         drift(service, "check", as_of="soon")
     with pytest.raises(RetunedError, match="as_of: 9999-01-01 00:00 UTC has not come yet"):

@@ -434,17 +434,22 @@ def test_beside_an_incumbent_only_its_answers_are_compared(warehouse: Warehouse,
     """Neither those of a canary that was taken back, nor of another model in the logs."""
     teacher = Teacher(warehouse)
     given = {"support@base": "mini", "mini-2026-01-01": None, "support@v1": None, "other": None}
+    given |= {"support@base of before": "large", "support@base as now": "large"}
+    asked_for = {"support@base of before": "large", "support@base as now": "mini"}
     asked = {}
     for number, (asks, right) in enumerate(questions(GOODS)):
-        model = list(given)[number % 4]
+        model = list(given)[number % len(given)]
         attributes = {"incumbent": given[model]} if given[model] else None
-        asked[teacher.ask(asks, f"{right} {model}", model=model, attributes=attributes)] = model
+        if model in asked_for:
+            attributes = {"incumbent": given[model], "incumbent_model": asked_for[model]}
+        asked[teacher.ask(asks, f"{right} {model}", model=model.split()[0], attributes=attributes)] = model
     for interaction in asked:
         teacher.say(interaction, "helpful", True, "expert")
     dataset = build_dataset(warehouse, settings_for(tmp_path, base), "support", teacher.now)
     model_of = {row["row_id"]: asked[row["interaction_id"]] for row in dataset.split("holdout")}
     assert set(model_of.values()) == set(given)
-    own = {row for row, model in model_of.items() if model in ("support@base", "mini-2026-01-01")}
+    compared = ("support@base", "mini-2026-01-01", "support@base as now")
+    own = {row for row, model in model_of.items() if model in compared}
     assert logged_answers(warehouse, dataset, incumbent="mini").keys() == own
     assert logged_answers(warehouse, dataset).keys() == model_of.keys()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from importing import House
+from models import tiny_llama
 from simulation import Row
 
 from retuned.consumers.errors import RetunedError
@@ -18,8 +19,10 @@ from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.main import main
 from retuned.daemon.operations.owning import PlanOf, plan
 from retuned.daemon.owning import estimate
+from retuned.daemon.owning.bases import candidates
 from retuned.daemon.owning.estimate import Figure, Machines
-from retuned.daemon.owning.facts import Traffic
+from retuned.daemon.owning.facts import Facts, Judged, Traffic, Trained
+from retuned.retrain import versions
 from retuned.retrain.decision.gate import decide
 from retuned.retrain.decision.power import Held, conversations_needed, shows_as_good
 from retuned.retrain.settings import GateSettings, IncumbentSettings
@@ -86,9 +89,33 @@ def test_traffic_tokens_and_cost_are_those_of_the_logs(planned: Planned) -> None
 
 
 def test_answers_of_an_own_model_do_not_count_as_bought(planned: Planned) -> None:
-    logs = [log(number, 10, cost=0.01) for number in range(50)]
-    own = [log(number, 10, cost=9.0, model="support@0123abcd") for number in range(50, 100)]
+    tokens = {"input_tokens": 1_000, "output_tokens": 100}
+    logs = [log(number, 10, cost=0.01, **tokens) for number in range(50)]
+    own = [log(number, 10, cost=9.0, model="support@0123abcd", **tokens) for number in range(50, 100)]
     assert value(planned(*logs, *own), "incumbent_cost") == pytest.approx(3.0)
+
+
+def test_answers_that_are_still_bought_stand_for_the_others_by_their_tokens(planned: Planned) -> None:
+    bought = [log(number, 10, input_tokens=8_000, output_tokens=100) for number in range(10)]
+    own = [log(n, 10, input_tokens=200, output_tokens=100, model="support@0123abcd") for n in range(10, 100)]
+    cost = 300 * ((10 * 8_000 + 90 * 200) * 0.40 + 100 * 100 * 1.60) / 1e6 / 100
+    assert value(planned(*bought, *own, incumbent=PRICES), "incumbent_cost") == pytest.approx(cost)
+    recorded = planned(*[one | {"cost": 0.0081} for one in bought], *own)
+    assert value(recorded, "incumbent_cost") == pytest.approx(300 * (0.0081 * 1_080 / 8_100))
+
+
+def test_a_measured_training_counts_for_a_base_model_by_any_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_llama(tmp_path / "build" / "real")
+    (tmp_path / "current").symlink_to(tmp_path / "build" / "real")
+    monkeypatch.chdir(tmp_path)
+    traffic = Traffic(datetime(2026, 1, 1), 30.0, 1_000, 10, 10, 10, 1.0, 1.0, 1.0, 10, 10, 1.0, 0.0, 0.0, 1.0, 1.0)
+    for named in (tmp_path / "build" / "real", Path("build/real"), tmp_path / "current"):
+        stored = str(versions.need_base(named))  # as a version has it
+        facts = Facts(traffic, [], Judged(*[0] * 8, days=1.0), None, [Trained(stored, tokens=1e6, seconds=3_600.0)])
+        (own,) = [base for base in candidates(None, named) if base.name == str(named)]
+        assert estimate._fit(own, traffic, Machines(), 1e6, facts).training_hours == pytest.approx(1.0)
 
 
 def test_tokens_that_no_event_has_are_estimated_and_said_to_be(planned: Planned) -> None:
@@ -374,7 +401,7 @@ def test_the_first_day_of_the_guide_ends_with_a_plan(
 
 
 def test_training_that_is_paid_back_in_centuries_does_not_pay() -> None:
-    traffic = Traffic(datetime(2026, 1, 1), 30.0, 1_000, 10, 10, 10, 1.0, 1.0, 1.0, 10, 10, 1.0, 0.0, 0.0)
+    traffic = Traffic(datetime(2026, 1, 1), 30.0, 1_000, 10, 10, 10, 1.0, 1.0, 1.0, 10, 10, 1.0, 0.0, 0.0, 1.0, 1.0)
     cost, serving, once, days = (Figure("", value, "", "") for value in (720.01, 720.0, 2_000.0, 30.0))
     now = datetime(2026, 1, 1)
     outcome, (why, _) = estimate._verdict(cost, serving, once, days, Machines(1.0), traffic, "EUR", now)

@@ -155,6 +155,19 @@ def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
     assert book(warehouse, settings, START + 15 * HOUR) == []
 
 
+def test_what_the_incumbent_answers_in_the_place_of_a_version_is_booked_for_the_version(warehouse: Warehouse) -> None:
+    registered(warehouse, "v1")
+    promoted(warehouse, "p1", "v1", None, START - DAY)
+    answers(warehouse, 4, model="support@v1", cost=0.001)
+    answers(warehouse, 2, 4, model="support@v1+cascade", cost=0.05)
+    answers(warehouse, 1, 6, model="support@cascade", cost=0.05)
+    book(warehouse, SETTINGS, START + 2 * HOUR)
+    booked = warehouse.rows(
+        "SELECT version, sum(amount) AS costs FROM ledger WHERE kind = 'cost' GROUP BY ALL ORDER BY ALL"
+    )
+    assert [(row["version"], round(row["costs"], 6)) for row in booked] == [("v1", 0.104), (None, 0.05)]
+
+
 def test_the_formula_by_hand(warehouse: Warehouse) -> None:
     ids = answers(warehouse, 100, input_tokens=30, output_tokens=20, cost=None)
     answers(warehouse, 10, offset=100, input_tokens=9_000, cost=0.25)

@@ -123,7 +123,7 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
         }
     )
     if exchange.incumbent:
-        _of_incumbent(event, exchange.model, exchange.incumbent)
+        _of_incumbent(event, exchange, exchange.incumbent)
     elif response.get("model") in (None, exchange.name):
         event["model"] = exchange.model
     cut = exchange.cut or ("upstream" if exchange.streamed and "finish_reason" not in event else None)
@@ -133,10 +133,14 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
     return event
 
 
-def _of_incumbent(event: dict[str, Any], model: str, incumbent: Incumbent) -> None:
-    """Stores an incumbent's answer under the workload's name for it, with the reported model and the cost."""
-    event["attributes"] = event.get("attributes", {}) | {"incumbent": event.get("model")}
-    event["model"] = model
+def _of_incumbent(event: dict[str, Any], exchange: Exchange, incumbent: Incumbent) -> None:
+    """Stores an incumbent's answer under the workload's name for it, with its cost.
+
+    The model is stored as the server reports it, and as it was asked for: a server may have a name of its own for it.
+    """
+    models = {"incumbent": event.get("model"), "incumbent_model": exchange.name}
+    event["attributes"] = event.get("attributes", {}) | models
+    event["model"] = exchange.model
     if incumbent.prices and event.keys() >= {"input_tokens", "output_tokens"}:
         input_price, output_price = incumbent.prices
         event["cost"] = (event["input_tokens"] * input_price + event["output_tokens"] * output_price) / 1e6
