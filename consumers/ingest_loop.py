@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -71,6 +71,9 @@ class IngestLoop(ABC):
         self._busy_until = 0.0
         self.lag = 0
         self._read_all = False
+        self._reached: datetime | None = None
+        self.known_until: datetime | None = None
+        """All events that were written to the topics until then are stored; None: unknown since the start."""
         self.note_progress()
 
     @property
@@ -227,7 +230,10 @@ class IngestLoop(ABC):
         self._counting.waits(self._source.lag_seconds(time.time()))
         self.note_progress()
         self._read_all = self._source.caught_up()
+        if ages := self.lag_seconds:
+            self._reached = utc_now() - timedelta(seconds=max(ages.values()))
         if not batch.nexts:
+            self.known_until = self._reached
             return None
         rows = self._decode(batch)
         rows.read_all = self._read_all
@@ -235,6 +241,7 @@ class IngestLoop(ABC):
 
     def _finish(self, rows: Rows) -> None:
         """Commits and counts a stored batch."""
+        self.known_until = self._reached
         self._source.commit(rows.nexts)
         if rows.is_traffic:
             if (interactions := rows.tables.get("interactions")) is not None:

@@ -24,7 +24,7 @@ FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 MOST_SERIES = 32
 """The most pairs of workload and model with series of their own; producers may send any names."""
 MOST_RESTS = 50
-"""The most workloads with a series of their other models, so that the sum over a workload's series has all its answers."""
+"""The most workloads with a series of their other models: the sum over a workload's series has all its answers."""
 IDLE = timedelta(hours=6)
 """A pair without answers for this long, such as a replaced model, makes room for a new one."""
 OTHER = "other"

@@ -212,6 +212,7 @@ class App:
             self.stopping,
             utc_now,
             self.cluster.check if self.cluster else alone,
+            lambda: self.ingest.known_until,
         )
 
     def _lead(self) -> None:

@@ -33,6 +33,7 @@ class Context:
         stop: stops runs under way.
         publisher: for the announcements of the leader.
         lead: see `common.lead`.
+        known_until: see `IngestLoop.known_until`; None: nothing is ingested.
         failures: the last error of each job that has not succeeded since.
         booking: held while the ledger is booked, because concurrent bookings conflict.
     """
@@ -46,6 +47,7 @@ class Context:
     stop: threading.Event
     now: Callable[[], datetime]
     lead: Lead = alone
+    known_until: Callable[[], datetime | None] | None = None
     failures: dict[str, str] = field(default_factory=dict)
     booking: threading.Lock = field(default_factory=threading.Lock)
 
@@ -73,6 +75,12 @@ class Context:
         show = partial(self.retrain_metrics.aliases, self.warehouse)
         topic, reconcile = self.settings.kafka.model_events_topic, self.reconciler.tick
         return Rollout(self.warehouse, self.settings, self.publisher, topic, show, reconcile, self.lead)
+
+    def events_until(self) -> datetime:
+        """Returns the time until which all events are stored, as far as known; without ingestion now."""
+        if self.known_until is None:
+            return self.now()
+        return self.known_until() or datetime.min  # noqa: DTZ901  (naive UTC)
 
     @property
     def reports(self) -> Path:

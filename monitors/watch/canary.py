@@ -70,7 +70,12 @@ class CanaryCheck:
 
 
 def check(
-    warehouse: Warehouse, settings: Settings, workload: str, now: datetime, waits_for: str = ""
+    warehouse: Warehouse,
+    settings: Settings,
+    workload: str,
+    now: datetime,
+    waits_for: str = "",
+    known_until: datetime | None = None,
 ) -> CanaryCheck | None:
     """Checks the canary of a workload, and stores the result in `rollout_checks`; None: there is no canary.
 
@@ -80,26 +85,33 @@ def check(
     Args:
         waits_for: the reason why the servers are not ready for the next step, for a person; a due step waits until it
             is empty.
+        known_until: all events until then are stored. Time after it does not count, as a backlog may hold votes against
+            the canary; None: until now.
     """
     canary = warehouse.row(QUERIES["canary"], {"workload": workload})
     if canary is None:
         return None
-    known = latest(warehouse, canary["id"])
-    if known is not None and known.verdict == "roll_back":
-        return known
+    before = latest(warehouse, canary["id"])
+    if before is not None and before.verdict == "roll_back":
+        return before
     watch = half_of_error(settings.watch)
     if canary["shadowed"]:
         watch = half_of_error(watch)
+    known_at = min(now, known_until or now)
+
+    def known(since: datetime) -> timedelta:
+        return max(known_at - since, timedelta())
+
     if canary["share"] == 0:
         scores = warehouse.rows(QUERIES["shadow"], {"experiment": canary["id"]})
         result = shadow.compare(scores, watch)
         answered = result.judged
         comparisons = [] if result.comparison is None else [result.comparison]
-        verdict, reasons = shadow.decide(result, now - canary["step_since"], settings.rollout, watch)
+        verdict, reasons = shadow.decide(result, known(canary["step_since"]), settings.rollout, watch)
     else:
         steps = _steps(warehouse, canary, now)
         answered, comparisons = _measure(warehouse, canary["workload"], steps, now, watch)
-        ages = now - canary["step_since"], now - steps[0].since
+        ages = known(canary["step_since"]), known(steps[0].since)
         verdict, reasons = decide(comparisons, answered, *ages, settings.rollout, watch)
     if verdict == "advance" and waits_for:  # no more users are sent to servers that are not ready
         verdict, reasons = "hold", [f"the next step is due, but has to wait: {waits_for}", *reasons]
@@ -180,7 +192,7 @@ def decide(
 
     Args:
         answers: the canary's answers in this step.
-        step_age, age: the ages of this step and of all steps.
+        step_age, age: the ages of this step and of all steps, as far as their events are stored.
         watch: with the canary's share of the error.
     """
     points = f"{100 * watch.margin:g} points"

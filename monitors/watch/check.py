@@ -47,12 +47,17 @@ class WatchCheck:
         return self.seconds_to_find is not None and self.since + timedelta(seconds=self.seconds_to_find) <= self.until
 
 
-def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> WatchCheck | None:
+def check(
+    warehouse: Warehouse, settings: Settings, workload: str, now: datetime, known_until: datetime | None = None
+) -> WatchCheck | None:
     """Checks the watched promotion and stores the result in `watch_checks`; None: nothing is watched.
 
     The latest change of champion is watched if the gate or the last step of a rollout made it, until a check decides
     `keep`. A stored `roll_back` is returned unchanged until it is carried out. Everything else is computed from the
     events each time, so a missed check loses nothing.
+
+    Args:
+        known_until: all events until then are stored, and the watch ends no sooner; None: until now.
     """
     if not settings.watch.enabled:
         return None
@@ -71,7 +76,8 @@ def check(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     kinds = count(warehouse, rules, watched)
     comparisons = [compare(*kind, references, rules) for kind, references in kinds.items()]
     power = estimate_power(kinds, watched.elapsed, rules)
-    verdict, reasons = decide(comparisons, now - since, power, rules)
+    known = max(min(now, known_until or now) - since, timedelta())
+    verdict, reasons = decide(comparisons, now - since, known, power, rules)
     outcome = WatchCheck(
         id=uuid.uuid4().hex,
         created_at=now,

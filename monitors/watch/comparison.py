@@ -229,7 +229,7 @@ def compare_steps(
 
 
 def decide(
-    comparisons: Sequence[Comparison], age: timedelta, power: Power, settings: WatchSettings
+    comparisons: Sequence[Comparison], age: timedelta, known: timedelta, power: Power, settings: WatchSettings
 ) -> tuple[Verdict, list[str]]:
     """Returns the verdict with its reasons.
 
@@ -237,6 +237,9 @@ def decide(
     - `keep`: `minimum_seconds` have passed and all votes, users' among them, show no such harm; or the duration has
       passed: without evidence of harm, a champion that the gate passed stays, however few have voted.
     - `go_on`: otherwise.
+
+    Args:
+        known: the part of the age whose events are stored; a backlog may hold votes against the version.
     """
     points = f"{100 * settings.margin:g} points"
     duration = timedelta(seconds=settings.duration_seconds)
@@ -245,10 +248,10 @@ def decide(
     votes = [c for c in comparisons if c.metric != "latency" and c.n_before >= settings.minimum_votes]
     figures = [str(c) for c in comparisons if c.n_after] or ["no answer of this version was seen"]
     power_text = _describe(power, settings)
-    if age >= duration:
+    if known >= duration:
         return "keep", ["the watch is over, and did not show that the version is worse", *figures, power_text]
     as_good = all(c.as_good >= 1 for c in votes) and any(c.metric == "helpful" for c in votes)
-    if as_good and age >= timedelta(seconds=settings.minimum_seconds):
+    if as_good and known >= timedelta(seconds=settings.minimum_seconds):
         return "keep", [f"shown to be within {points} of the champion before", *figures]
     return "go_on", [f"neither shown to be worse by more than {points} nor to be within them", power_text, *figures]
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemorySource
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.settings import PrivacySettings, WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 from retuned.daemon import artifacts
@@ -248,12 +248,16 @@ def test_lag_is_what_other_segments_hold_and_since_when(cluster: Cluster, node: 
         drain(ingester)
     topic = cluster.settings.kafka.interactions_topic
     assert (node.ingest.lag_seconds, node.ingest.caught_up) == ({}, False)
+    assert node.ingest.known_until is None
     node.ingest.step()
+    waiting = cluster.query("SELECT received_at AT TIME ZONE 'UTC' FROM retuned.segments WHERE number = 2")[0][0]
+    assert abs(node.ingest.known_until - waiting) < timedelta(seconds=1)
     assert node.ingest.lag == 5
     second = cluster.query("SELECT extract(epoch FROM now() - received_at) FROM retuned.segments WHERE number = 2")
     assert 0 < node.ingest.lag_seconds[topic] <= float(second[0][0])
     node.drain()
     assert (node.ingest.lag, node.ingest.lag_seconds[topic], node.ingest.caught_up) == (0, 0.0, True)
+    assert utc_now() - node.ingest.known_until < timedelta(seconds=5)
 
 
 def test_too_many_dead_letters_stop_nobody_and_are_shown(cluster: Cluster, node: Node) -> None:

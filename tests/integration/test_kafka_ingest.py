@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from retuned.consumers.privacy.pseudonyms import is_pseudonym
 from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings
 from retuned.consumers.warehouse import writer
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import stored_offsets
 
@@ -429,6 +430,32 @@ def test_run_lets_other_errors_out(rig: Rig) -> None:
 def broker(request: pytest.FixtureRequest) -> Broker:
     found: Broker = request.getfixturevalue(request.param)
     return found
+
+
+def test_events_are_known_until_the_time_of_the_oldest_that_waits(broker: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, broker.bootstrap_servers)
+    settings = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"batch_events": 10})})
+    broker.create_topics(settings.kafka.interactions_topic, settings.kafka.feedback_topic, partitions=1)
+    producer = producer_for(broker)
+    for part in range(2):
+        for number in range(10):
+            producer.send(settings.kafka.interactions_topic, interaction(f"{part} {number}"))
+        producer.flush()
+        time.sleep(0.5)
+    producer.close()
+    sent = utc_now()
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    assert rig.ingest.known_until is None
+    until(lambda: rig.ingest.step() > 0)
+    known = rig.ingest.known_until
+    assert known is None or known < sent - timedelta(seconds=0.4)
+    until(lambda: rig.ingest.step() == 0 and rig.ingest.caught_up)
+    known = rig.ingest.known_until
+    assert known is not None
+    assert known > sent
+    rig.source.close()
+    warehouse.close()
 
 
 def test_both_topics_from_a_broker(broker: Broker, tmp_path: Path) -> None:

@@ -248,6 +248,14 @@ def test_a_canary_that_nobody_asks_is_held_and_goes_on_in_the_end(warehouse: War
     ]
 
 
+def test_time_whose_events_are_not_stored_yet_moves_no_canary(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.25, SINCE))
+    rated(warehouse, OLD, 425, 75, start=SINCE)
+    for known, verdict in ((SINCE - DAY, "hold"), (SINCE + 6 * DAY, "hold"), (SINCE + 7 * DAY, "advance")):
+        found = check(warehouse, SETTINGS, "support", SINCE + 8 * DAY, known_until=known)
+        assert (found and found.verdict) == verdict
+
+
 def test_looks_that_held_are_thinned(warehouse: Warehouse) -> None:
     canary(warehouse, (0.05, SINCE), (0.25, SINCE + DAY))
     rated(warehouse, NEW, 130, 70)

@@ -144,6 +144,27 @@ def test_evidence_counts_in_a_look_that_comes_late(warehouse: Warehouse) -> None
     assert (found.verdict, compared(found).n_after) == ("roll_back", 200)
 
 
+def test_a_watch_does_not_end_before_the_events_of_its_time_are_stored(warehouse: Warehouse) -> None:
+    """After a pause the votes against a version wait on the broker."""
+    promote(warehouse)
+    rated(warehouse, OLD, 425, 75)
+    rated(warehouse, NEW, 9, 6)
+    for known in (SINCE - HOUR, SINCE + HOUR, OVER - HOUR):
+        found = check(warehouse, SETTINGS, "support", OVER + HOUR, known)
+        assert (found and found.verdict) == "go_on"
+    rated(warehouse, NEW, 130, 70, start=SINCE + HOUR)
+    found = check(warehouse, SETTINGS, "support", OVER + HOUR, OVER - HOUR)
+    assert (found and found.verdict) == "roll_back"
+
+
+def test_a_watch_ends_once_the_events_of_its_time_are_stored(warehouse: Warehouse) -> None:
+    promote(warehouse)
+    rated(warehouse, OLD, 425, 75)
+    rated(warehouse, NEW, 9, 6)
+    found = check(warehouse, SETTINGS, "support", OVER + HOUR, OVER)
+    assert (found and found.verdict) == "keep"
+
+
 def test_nothing_is_taken_back_long_after_the_time(warehouse: Warehouse) -> None:
     """For example of a champion that was promoted long before the daemon learned to watch."""
     promote(warehouse)
@@ -324,4 +345,4 @@ DAYS = timedelta(days=1)
     ],
 )
 def test_the_verdict(comparisons: list[Comparison], age: timedelta, verdict: str) -> None:
-    assert decide(comparisons, age, Power(1.0, None), WatchSettings())[0] == verdict
+    assert decide(comparisons, age, age, Power(1.0, None), WatchSettings())[0] == verdict

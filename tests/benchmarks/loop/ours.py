@@ -195,7 +195,7 @@ class Ours:
         )
         kinds = {("helpful", "user"): [counts]}
         compared = [watch.compare("helpful", "user", [counts], WATCH)]
-        verdict, _ = watch.decide(compared, age, watch.power(kinds, age, WATCH), WATCH)
+        verdict, _ = watch.decide(compared, age, age, watch.power(kinds, age, WATCH), WATCH)
         if verdict == "keep":
             self.watched = None
         return verdict == "roll_back"
