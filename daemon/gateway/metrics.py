@@ -118,6 +118,7 @@ class Metrics:
             "memory_up", "Whether the daemon returned its memory at the last request; 1 if no workload uses it."
         )
         self.daemon_up = gauge("daemon_up", "Whether the daemon returned its routes at the last request.")
+        self.refused.labels("busy")  # starts at 0, so that the first refusals are an increase, as alerts ask for
         for outcome in ("recorded", "failed", "unreadable", "skipped"):
             self.shadow.labels(outcome)
         for kind in ("interactions", "feedback"):

@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import anyio
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from retuned.consumers.errors import StandsBy
 from retuned.daemon.operations.catalog import OPERATIONS
@@ -250,13 +252,42 @@ def _application(
         middleware=[
             Middleware(AccessLog),
             Middleware(SafeHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            Middleware(_Hosts, allowed_hosts=hosts),
             Middleware(SameOrigin),
         ],
         exception_handlers={HTTPException: _problem},
     )
     made.state.principals = gate.principals
     return made
+
+
+class _Hosts(TrustedHostMiddleware):
+    """Refuses requests for other names, but answers health and metrics under any address, too.
+
+    Kubernetes and Prometheus ask by the address of a pod, which no configuration can list. That is safe: a page of
+    another site reads what is here if its own name resolves to this machine, and the browser then sends this name and
+    no address. A page from an address can only be this server's own.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        by_address = scope["type"] == "http" and scope["path"] in _BY_ADDRESS
+        if by_address and _is_address(Headers(scope=scope).get("host", "")):
+            await self.app(scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
+
+
+_BY_ADDRESS = frozenset(one.path for one in HEALTH)
+
+
+def _is_address(host: str) -> bool:
+    """Whether a Host header holds an address, with or without a port, and no name."""
+    try:
+        parts = urlsplit(f"//{host}")
+        ip_address(parts.hostname or "")
+        return parts.port != 0  # also raises where what follows the address is no port
+    except ValueError:
+        return False
 
 
 class _Encoded(Route):

@@ -251,6 +251,23 @@ def test_rules_and_dashboards_name_metrics_and_labels_that_exist() -> None:
         assert label in known[query]
 
 
+def test_what_alerts_count_on_a_gateway_starts_at_zero() -> None:
+    """A series that begins with the first refusals is no increase of them."""
+    fresh = CollectorRegistry()
+    GatewayMetrics(fresh)
+    found = [sample for family in fresh.collect() for sample in family.samples]
+    asked = {
+        (name, frozenset(re.findall(r'(\w+)="([^"]*)"', matchers)))
+        for alert in ALERTS
+        for name, matchers in re.findall(r"increase\((retuned_gateway_\w+)(?:\{([^}]*)\})?\[", alert["expr"])
+    }
+    by_workload = {"retuned_gateway_fallbacks_total"}  # whose workloads are known when they are asked for
+    assert {name for name, _ in asked} > by_workload
+    for name, labels in asked:
+        series = [one for one in found if one.name == name and labels <= set(one.labels.items())]
+        assert (bool(series), sum(one.value for one in series)) == (name not in by_workload, 0), name
+
+
 def test_every_metric_is_on_a_dashboard() -> None:
     asked = " ".join(queries())
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\b(?:retuned_\w+|up)\b", asked)}
@@ -527,6 +544,45 @@ def test_prometheus_sends_to_the_alertmanager_which_knows_the_alerts() -> None:
     assert {route["receiver"] for route in routes} == receivers
     named = set(re.findall(r"Retuned\w+", (DEPLOY / "alertmanager.yml").read_text()))
     assert named <= {alert["alert"] for alert in ALERTS}
+
+
+def inhibited(source: dict[str, str], target: dict[str, str]) -> bool:
+    """Whether Alertmanager holds an alert back while another one fires."""
+
+    def fits(matchers: list[str], labels: dict[str, str]) -> bool:
+        for matcher in matchers:
+            name, sign, value = re.fullmatch(r'(\w+) (=~|=) "(.*)"', matcher).groups()  # type: ignore[union-attr]
+            found = labels.get(name, "")
+            if not (re.fullmatch(value, found) if sign == "=~" else found == value):
+                return False
+        return True
+
+    rules = yaml.safe_load((DEPLOY / "alertmanager.yml").read_text())["inhibit_rules"]
+    return any(
+        fits(rule["source_matchers"], source)
+        and fits(rule["target_matchers"], target)
+        and all(source.get(name) == target.get(name) for name in rule["equal"])
+        for rule in rules
+    )
+
+
+def test_one_process_of_several_that_is_away_holds_back_no_alert_on_workloads() -> None:
+    here = {"job": "retuned", "namespace": "shop"}
+    followed = [
+        here | {"alertname": name, "workload": "support"} for name in ("RetunedWorkloadSilent", "RetunedNobodyRates")
+    ] + [here | {"alertname": name} for name in ("RetunedTopicSilent", "RetunedIngestBudgetBurns")]
+    for name in ("RetunedDown", "RetunedBrokerAway", "RetunedStoreAway", "RetunedIngestStalled"):
+        away = here | {"alertname": name, "instance": "shop/retuned-ingest-5"}
+        assert not any(inhibited(away, target) for target in followed), name
+    for name in ("RetunedDown", "RetunedBrokerAway", "RetunedIngestStalled"):
+        away = here | {"alertname": name, "instance": "shop/retuned-ingest-5"}
+        assert inhibited(away, away | {"alertname": "RetunedIngestLate", "topic": "interactions"})
+        assert not inhibited(away, away | {"alertname": "RetunedIngestLate", "instance": "shop/retuned-ingest-6"})
+    nobody = here | {"alertname": "RetunedNoIngestion"}
+    assert all(inhibited(nobody, target) for target in followed)
+    assert not any(inhibited(nobody, target | {"namespace": "other"}) for target in followed)
+    routes = yaml.safe_load((DEPLOY / "alertmanager.yml").read_text())["route"]["routes"]
+    assert routes[0] == {"matchers": ['alertname = "RetunedNoIngestion"'], "receiver": "nobody"}
 
 
 def test_compose_is_open_to_this_machine_alone_and_knows_who_is_well() -> None:

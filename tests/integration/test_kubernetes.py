@@ -10,6 +10,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 from retuned.consumers.settings import IngestSettings, KafkaSettings
 from retuned.daemon.app import STOP_SECONDS
 from retuned.daemon.gateway.app import FLUSH_SECONDS
+from retuned.daemon.overrides import SECTIONS
 from retuned.daemon.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
@@ -351,6 +353,76 @@ def test_gateways_take_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert pod["terminationGracePeriodSeconds"] >= held + settings.gateway.drain_seconds + FLUSH_SECONDS
 
 
+def test_gateways_get_all_that_an_entry_of_workloads_may_override() -> None:
+    own = {name: {"of": name} for name in (*SECTIONS, "models")} | {"objective": "shorter calls"}
+    more = (*RELEASES["as_shipped"], *(f"--set-json=config.{name}={json.dumps(given)}" for name, given in own.items()))
+    given = yaml.safe_load(one("ConfigMap", "retuned-gateway", *more)["data"]["retuned.yaml"])
+    assert {name: given.get(name) for name in own} == own
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"retention": {"keep_days": 30}, "workloads": {"support": {"retention": {"delete_days": 60}}}},
+        {
+            "evaluate": {"judge_url": "http://judge/v1", "judge_model": "mine"},
+            "workloads": {"support": {"evaluate": {"judge_url": "http://other/v1"}}},
+        },
+        {
+            "rollout": {"maximum_seconds": 2_592_000},
+            "workloads": {"support": {"rollout": {"minimum_seconds": 864_000}}},
+        },
+        {
+            "incumbent": {"url": "https://api.example/v1", "model": "large"},
+            "cascade": {"longer_than": 1000},
+            "workloads": {"support": {"incumbent": {"model": "mini"}}},
+        },
+    ],
+)
+def test_gateways_take_every_entry_that_the_daemon_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sections: dict[str, Object]
+) -> None:
+    given = tuple(f"--set-json=config.{name}={json.dumps(section)}" for name, section in sections.items())
+    gateway, daemon = (
+        configured(process, monkeypatch, tmp_path, *RELEASES["as_shipped"], *given) for process in ("gateway", "daemon")
+    )
+    for workload in ("support", "sales"):
+        own, routed = daemon.for_workload(workload), gateway.for_workload(workload)
+        assert {name: getattr(own, name) for name in SECTIONS} == {name: getattr(routed, name) for name in SECTIONS}
+
+
+def test_the_daemon_is_asked_by_its_own_names_where_names_are_restricted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    more = (*CLUSTER, "--set-json", 'config.http.hosts=["retuned.example.com"]')
+    gateway, daemon = (configured(process, monkeypatch, tmp_path, *more) for process in ("gateway", "daemon"))
+    assert daemon.http.hosts[0] == "retuned.example.com"
+    assert urlsplit(str(gateway.gateway.daemon_url)).hostname in daemon.http.hosts
+    assert {"retuned", "retuned.retuned"} <= set(daemon.http.hosts)
+    assert daemon.http.metrics_token_file == Path("/run/secrets/retuned/metrics-token")
+    assert not configured("ingest", monkeypatch, tmp_path, *more).http.hosts  # only addresses of pods are asked
+    assert not configured("daemon", monkeypatch, tmp_path, *CLUSTER).http.hosts
+
+
+def test_ingesters_get_of_the_http_server_what_they_have() -> None:
+    def given(*options: str) -> Object:
+        text = one("ConfigMap", "retuned-ingest", *CLUSTER, *options)["data"]["retuned.yaml"]
+        found: Object = yaml.safe_load(text)["http"]
+        return found
+
+    shipped = {f"{role}_token_file" for role in ("metrics", "viewer", "operator")}
+    (container,) = pods(*CLUSTER)["ingest"]["spec"]["containers"]
+    assert "/data" not in {it["mountPath"] for it in container["volumeMounts"]}
+    assert given().keys() == shipped
+    in_volume = "config.http.principals_file=/data/principals.yaml"
+    assert given("--set", in_volume).keys() == shipped
+    assert given("--set", "config.http.principals_file=/run/secrets/retuned/people").keys() == shipped | {
+        "principals_file"
+    }
+    with pytest.raises(RuntimeError, match="operator_token_file: expected a file in a cluster"):
+        template(*CLUSTER, "--set", f"{in_volume},config.http.operator_token_file=null")
+
+
 def test_ingesters_and_the_daemons_that_follow_them_take_theirs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -409,6 +481,8 @@ def test_a_change_of_configuration_restarts_whom_it_concerns_alone() -> None:
     for of_a_cluster in ("store.segment_seconds=9", "http.viewer_token_file=/run/other"):
         assert restarts(f"config.{of_a_cluster}") == {"daemon", "ingest"}
     assert restarts("config.workloads.support.memory.mode=context") == {"daemon", "gateway"}
+    assert restarts("config.incumbent.model=mini") == {"daemon", "gateway"}
+    assert restarts("config.retention.keep_days=30") == {"daemon"}  # gateways only check entries of workloads by it
     assert restarts("config.http.gateway_token_file=/run/other") == {"daemon"}
 
 
@@ -515,6 +589,18 @@ def test_series_come_under_the_names_that_the_alerts_expect() -> None:
     expected = set(re.findall(r'job="([^"]+)"', (DEPLOY / "retuned.rules.yml").read_text()))
     monitors = [it for it in rendered(*CLUSTER) if it["kind"] == "ServiceMonitor"]
     assert len(monitors) == 3
-    given = {step["replacement"] for it in monitors for step in it["spec"]["endpoints"][0]["relabelings"]}
-    assert {step["targetLabel"] for it in monitors for step in it["spec"]["endpoints"][0]["relabelings"]} == {"job"}
-    assert given == {"retuned", "retuned-gateway"} == expected
+    steps = [it["spec"]["endpoints"][0]["relabelings"] for it in monitors]
+    assert {job["targetLabel"] for job, _ in steps} == {"job"}
+    assert {job["replacement"] for job, _ in steps} == {"retuned", "retuned-gateway"} == expected
+
+
+def test_series_of_a_pod_go_on_when_it_gets_another_address() -> None:
+    for monitor in [it for it in rendered(*CLUSTER) if it["kind"] == "ServiceMonitor"]:
+        (instance,) = [
+            step for step in monitor["spec"]["endpoints"][0]["relabelings"] if step["targetLabel"] == "instance"
+        ]
+        assert instance == {
+            "sourceLabels": ["__meta_kubernetes_namespace", "__meta_kubernetes_pod_name"],
+            "separator": "/",
+            "targetLabel": "instance",
+        }

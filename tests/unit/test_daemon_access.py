@@ -405,6 +405,21 @@ def test_names_by_which_the_server_is_asked(
                 assert asked.get("/healthz", headers={"Host": name}).status_code == status, name
 
 
+@pytest.mark.parametrize("address", ["10.1.2.3:8321", "10.1.2.3", "[fd00::7]:8321"])
+def test_probes_and_scrapers_ask_by_address_and_pages_are_shown_by_name(daemon: FakeDaemon, address: str) -> None:
+    own = {"host": "::", "operator_token": "may-do-something", "metrics_token": "may-only-scrape-this"}
+    with client(daemon, **own, hosts=["retuned.example.com"]) as asked:
+        headers = {"Host": address, **bearer("may-only-scrape-this")}
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert asked.get(path, headers=headers).status_code == 200, path
+            # A name that resolves to this machine is what a page of another site is asked by.
+            for name in ("evil.example", "10.1.2.3.evil.example", f"{address}.evil.example", "", "[", "10.1.2.3@evil"):
+                assert asked.get(path, headers=headers | {"Host": name}).status_code == 400, name
+        assert asked.get("/metrics", headers={"Host": address}).status_code == 401
+        for path in ("/sign-in", "/", "/api/v1/status", "/healthz/", "/static/console.css"):
+            assert asked.get(path, headers=headers).status_code == 400, path
+
+
 def test_browsers_are_told_to_be_careful(daemon: FakeDaemon, tmp_path: Path) -> None:
     daemon.reports = tmp_path
     (tmp_path / "r1.html").write_text("<html>")

@@ -29,17 +29,48 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end }}
 
 {{- define "retuned.daemonConfig" -}}
-{{ omit .Values.config "gateway" | toYaml }}
+{{- $config := omit .Values.config "gateway" }}
+{{- with .Values.config.http.hosts }}
+{{- /* Gateways ask by a name of the Service, whatever browsers ask by. */}}
+{{- $name := include "retuned.name" $ }}
+{{- $host := include "retuned.host" $ }}
+{{- $own := list $name (printf "%s.%s" $name $.Release.Namespace) $host (printf "%s.cluster.local" $host) }}
+{{- $config = merge (dict "http" (dict "hosts" (concat . $own | uniq))) (deepCopy $config) }}
+{{- end }}
+{{- toYaml $config }}
 {{- end }}
 
-{{- define "retuned.gatewayConfig" -}}
+{{/* What a gateway reads of the configuration; a change of it restarts gateways. */}}
+{{- define "retuned.gatewayReads" -}}
 {{- $url := printf "%s://%s:8321" (include "retuned.scheme" .) (include "retuned.host" .) }}
 {{- $gateway := merge (deepCopy .Values.config.gateway) (dict "daemon_url" $url) }}
-{{- merge (dict "gateway" $gateway) (pick .Values.config "kafka" "ingest" "privacy" "workloads" "logging") | toYaml }}
+{{- $read := pick .Values.config "kafka" "ingest" "privacy" "incumbent" "cascade" "workloads" "logging" }}
+{{- merge (dict "gateway" $gateway) $read | toYaml }}
 {{- end }}
 
+{{/*
+And all that an entry of `workloads` may override (SECTIONS in daemon/overrides.py): each entry is checked over what holds for all
+workloads, and over the defaults it might be wrong.
+*/}}
+{{- define "retuned.gatewayConfig" -}}
+{{ include "retuned.gatewayReads" . }}
+{{- with pick .Values.config "objective" "models" "metric" "dataset" "train" "evaluate" "gate" "rollout" "policy" "windows" "watch" "roi" "labels" "drift" "serving" "runner" "memory" "forget" "retention" }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+Ingesters have no /data, and nobody signs in there. They need a principal beside Prometheus, or they would not listen to other
+machines: the operator, or those of a file that their Secret or a volume of theirs holds.
+*/}}
 {{- define "retuned.ingestConfig" -}}
-{{- $http := omit .Values.config.http "gateway_token_file" }}
+{{- $given := .Values.config.http }}
+{{- $http := pick $given "metrics_token_file" "viewer_token_file" "operator_token_file" "trusted_proxies" "tls_certificate_file" "tls_key_file" }}
+{{- if and $given.principals_file (not (hasPrefix "/data/" $given.principals_file)) }}
+{{- $_ := set $http "principals_file" $given.principals_file }}
+{{- else if not $given.operator_token_file }}
+{{- fail "config.http.operator_token_file: expected a file in a cluster, for ingesters: they do not have the daemon's volume /data" }}
+{{- end }}
 {{- merge (dict "http" $http) (pick .Values.config "kafka" "ingest" "privacy" "store" "logging") | toYaml }}
 {{- end }}
 
