@@ -5,8 +5,9 @@ run every minute for each workload read a narrow table, and never join all event
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import duckdb
 
@@ -80,25 +81,32 @@ def comparable_votes(
       of the answer's period count. So an earlier period looks as it did when it was the last one, and is comparable
       with the last one, whose newest answers had little time.
     - Demonstrations are excluded, and so are votes of accounts that are banned now, whenever they voted.
+    - With `mature_after`, versions are compared on the answers that they are certain of, if the incumbent replaced
+      answers of one of them for low confidence (`cascade.helpful_rate`). Each version is calibrated by itself: the
+      hard answers of one are replaced, those of another not yet, and votes on them would show only that. So of each
+      version the same share of its answers is left out, those that it was the least certain of.
 
     Columns: interaction_id, conversation, answered_at, model, version (the workload's version that the model names,
-    else `base`), imported (from a file), name, source, value (helpful, or invented), account (null: none), voted_at,
-    and unit: the account, else the conversation.
+    else `base`; null: left out of comparisons), imported (from a file), name, source, value (helpful, or invented),
+    account (null: none), voted_at, and unit: the account, else the conversation.
 
     Args:
         start, end: answers with start ≤ timestamp < end (UTC).
     """
-    cursor.execute(
-        QUERIES["comparable_votes"],
-        {
-            "workload": workload,
-            "start": start,
-            "end": end if mature_after is None else min(end, now - mature_after),
-            "mature_after": mature_after,
-            "now": now,
-            "period": period,
-        },
-    )
+    span = {"workload": workload, "start": start, "end": end if mature_after is None else min(end, now - mature_after)}
+    cursor.execute(QUERIES["comparable_votes"], span | {"mature_after": mature_after, "now": now, "period": period})
+    if mature_after is not None:
+        _leave_out_uncertain(cursor, span)
+
+
+def _leave_out_uncertain(cursor: duckdb.DuckDBPyConnection, span: Mapping[str, Any]) -> None:
+    """Leaves the answers that versions were the least certain of out of `comparable_votes`, the same share of each."""
+    if cursor.execute(QUERIES["replaced"]).fetchall() == [(False,)]:
+        return  # nearly always: the answers are not read
+    cursor.execute(QUERIES["certain"], span)
+    ((share,),) = cursor.execute(QUERIES["replaced_share"]).fetchall()
+    if share:
+        cursor.execute(QUERIES["leave_out"], {**span, "share": share})
 
 
 def renew(cursor: duckdb.DuckDBPyConnection, interactions: Sequence[str]) -> None:

@@ -92,7 +92,7 @@ WITH latest AS (
     GROUP BY interaction_id, name, source
 ), votes AS (
     SELECT interaction_id, last.conversation, last.answered_at, last.model, last.imported, name, source, last.value,
-           -- An answer of the incumbent that replaced one of a version counts for the version: users got it.
+           -- An answer of the incumbent that replaced one of a version counts for the version: users got it. See `leave_out`.
            version_of($workload, regexp_replace(last.model, '\+cascade$', '')) AS version,
            CASE WHEN source = 'user' THEN coalesce(last.user_id, last.asker_id) END AS account,
            last.timestamp AS voted_at
@@ -100,3 +100,44 @@ WITH latest AS (
 )
 SELECT *, coalesce('account ' || account, 'conversation ' || conversation, interaction_id) AS unit
 FROM votes
+
+-- name: replaced
+-- Whether answers of the incumbent that replaced those of a version have votes.
+SELECT count(*) > 0 FROM comparable_votes WHERE ends_with(model, '+cascade')
+
+-- name: certain
+-- How certain the versions that may be compared were of their answers in a span; -inf: the incumbent replaced the answer
+-- because the version was not certain enough of it.
+CREATE OR REPLACE TEMP TABLE certain AS
+WITH named AS (
+    SELECT coalesce(version, 'base') AS version, bool_or(alias = 'champion') AS champion
+    FROM (
+        SELECT version, alias FROM aliases WHERE workload = $workload AND alias IN ('champion', 'previous', 'canary')
+        UNION ALL
+        SELECT NULL, 'champion' WHERE NOT EXISTS (FROM aliases WHERE workload = $workload AND alias = 'champion')
+    )
+    GROUP BY ALL
+), answered AS (
+    SELECT version_of($workload, regexp_replace(model, '\+cascade$', '')) AS version,
+           CASE WHEN NOT ends_with(model, '+cascade') THEN try_cast(attributes ->> '$.confidence' AS DOUBLE)
+                WHEN attributes ->> '$.cascade' = 'confidence' THEN '-inf'::DOUBLE END AS confidence
+    FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND attributes IS NOT NULL
+)
+SELECT version, champion, confidence FROM answered JOIN named USING (version) WHERE confidence IS NOT NULL
+
+-- name: replaced_share
+-- The largest share of a version's answers that was replaced; null: the champion cannot be compared by certainty with another.
+SELECT CASE WHEN count(*) > 1 AND bool_or(champion) THEN max(share) END
+FROM (
+    SELECT version, bool_or(champion) AS champion, avg((confidence = '-inf')::INTEGER) AS share FROM certain GROUP BY version
+)
+
+-- name: leave_out
+-- Of each version, leaves out this share of the answers, those that it was the least certain of. Replaced ones are the first.
+UPDATE comparable_votes SET version = NULL
+FROM traffic, (SELECT version, quantile_disc(confidence, $share) AS least FROM certain GROUP BY version) AS bounds
+WHERE comparable_votes.version = bounds.version AND traffic.id = interaction_id AND traffic.workload = $workload
+  AND traffic.timestamp >= $start AND traffic.timestamp < $end
+  AND CASE WHEN ends_with(traffic.model, '+cascade') THEN attributes ->> '$.cascade' = 'confidence'
+           ELSE try_cast(attributes ->> '$.confidence' AS DOUBLE) < least END

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from retuned.daemon.jobs.holds import Hold, hold
 from retuned.daemon.jobs.progress import words
 from retuned.daemon.jobs.under_way import UnderWay
 from retuned.daemon.policy import decision as policy
+from retuned.daemon.policy import evidence
 from retuned.retrain import queue, run
 from retuned.retrain.run import RunResult
 from retuned.retrain.runner_settings import MOST_AT_A_TIME
@@ -203,7 +205,27 @@ class Runs:
         self.show(under_way.progress)
 
     def _next(self) -> UnderWay | None:
-        """Returns the next run that may start, and marks it as under way; None: no run may start."""
+        """Returns the next run that may start, and marks it as under way; None: no run may start. Runs whose reason has
+        ended while they waited are cancelled instead."""
+        context = self._context
+        while (next_run := self._claim()) is not None:
+            ended = True
+            try:
+                ended = evidence.has_ended(context.warehouse, next_run.workload, next_run.run_id, context.now())
+                if not ended:
+                    return next_run
+                error = "cancelled by retuned: an erasure was its only reason, and needs no further run now"
+                with suppress(RetunedError):  # a person was faster
+                    queue.cancel(context.rollout, next_run.workload, error, context.now(), (), next_run.run_id)
+                    log.info("run %s of %s: %s", next_run.run_id, next_run.workload, error)
+            finally:
+                if ended:
+                    with self._lock:
+                        del self._under_way[next_run.run_id]
+        return None
+
+    def _claim(self) -> UnderWay | None:
+        """Returns the next run of the queue that may start, and marks it as under way; None: no run may start."""
         context = self._context
         with self._lock:
             if context.stop.is_set():

@@ -89,9 +89,8 @@ def watch_service(context: Context) -> None:
 def settle_erased(context: Context, runs: Runs) -> None:
     """Take versions that learned erased rows out of service, remove them, and ask for a retraining without the rows."""
     warehouse, now = context.warehouse, context.now()
-    standing = erased.standing(warehouse, context.settings, now)
     with context.parts("erased") as parts:
-        for workload in standing:
+        for workload in erased.concerned(warehouse):
             with parts.workload(workload):
                 if removed := erased.settle(context.rollout, workload, now):
                     log.info("%s: removed %s, which learned erased rows", workload, ", ".join(removed))
@@ -281,7 +280,8 @@ def _check_drift(context: Context, workload: str) -> None:
 
 def _watch_canary(context: Context, workload: str) -> None:
     waits = context.reconciler.step_waits_for(workload)
-    check = canary.check(context.warehouse, context.settings.for_workload(workload), workload, context.now(), waits)
+    settings, known = context.settings.for_workload(workload), context.events_until()
+    check = canary.check(context.warehouse, settings, workload, context.now(), waits, known)
     context.monitor_metrics.canary(workload, check)
     if check is None or check.verdict == "hold":
         return
@@ -295,7 +295,8 @@ def _watch_canary(context: Context, workload: str) -> None:
 
 
 def _watch_champion(context: Context, workload: str) -> None:
-    check = watch.check(context.warehouse, context.settings.for_workload(workload), workload, context.now())
+    settings, known = context.settings.for_workload(workload), context.events_until()
+    check = watch.check(context.warehouse, settings, workload, context.now(), known)
     context.monitor_metrics.watch(workload, check)
     if check is None or check.verdict == "keep":
         context.rollout.complete(workload, "; ".join(check.reasons) if check else "nothing is watched", context.now())

@@ -10,9 +10,11 @@ from retuned.daemon.policy.ratings import Ratings, latest
 from retuned.daemon.settings import PolicySettings
 
 LONGEST_WAIT = timedelta(days=7)
-"""Longest cool-down. It doubles with each run that is not promoted."""
+"""Longest cool-down. It doubles with each run that is not promoted, or fails."""
 _MOST_DOUBLINGS = 60
 """More make any cool-down longer than the longest one, and their product too large for a time."""
+ERASED = "learned rows that were erased on"
+"""Part of the reason of a retraining that an erasure requires."""
 MOST_NEEDED = 16
 """Most new corrections that a run needs, as a multiple of policy.minimum_corrections. They double in the same way."""
 
@@ -25,16 +27,20 @@ class Evidence:
         drifted: results of the drift checks since the last run and the last change of version, newest first; empty
             while two versions answer. None: too few events for a result.
         ratings: of the model in service, by period, oldest first.
-        new_corrections: corrections of the model in service that the last run did not have.
+        new_corrections: corrections of the model in service that the last run did not have. A run that failed, or that
+            an erasure cancelled, had none.
         untried_corrections: the same, with corrections of earlier models, such as those from during the last run.
         corrections_to_learn: corrections that the champion's dataset did not have (without a champion: all).
         taken_back: whether the last run's version was promoted and taken back.
         refused_runs: runs without a promotion, since the last promotion or run by hand.
+        failed_runs: runs that failed, since the last one that was decided or asked for by hand.
         last_run_finished_at: when the latest run ended, with any result.
         running: whether a run is under way or queued.
         paused: the reason of a pause; None: retraining is not paused.
         scheduled: whether a time of `schedule.retrain_cron` has come that is not settled.
         erased_at: when rows that the champion learned were erased, unless it may stay in service; None: none were.
+        erased_left: that champion has left service, and no retraining was decided since.
+        erased_answer: what becomes of a version without these rows that may replace it; None: there is none yet.
         asked_by: who requested a run by hand; None: nobody.
         money: gains of answers and costs of runs; None: unknown.
     """
@@ -46,11 +52,14 @@ class Evidence:
     corrections_to_learn: int = 0
     taken_back: bool = False
     refused_runs: int = 0
+    failed_runs: int = 0
     last_run_finished_at: datetime | None = None
     running: bool = False
     paused: str | None = None
     scheduled: bool = False
     erased_at: datetime | None = None
+    erased_left: bool = False
+    erased_answer: str | None = None
     asked_by: str | None = None
     money: Money | None = None
 
@@ -82,10 +91,14 @@ def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decis
         return Decision(True, (f"asked for by {evidence.asked_by}", *reasons, *doubts), expected)
     if evidence.erased_at:
         # What people took back has to go, whatever that costs and whether the policy is on or off.
-        reasons = (f"the champion learned rows that were erased on {evidence.erased_at:%Y-%m-%d}", *reasons)
+        which = "the champion before, which left service," if evidence.erased_left else "the champion"
+        reasons = (f"{which} {ERASED} {evidence.erased_at:%Y-%m-%d}", *reasons)
         tried = evidence.last_run_finished_at is not None and evidence.last_run_finished_at > evidence.erased_at
         against = _against(evidence if tried else replace(evidence, last_run_finished_at=None), settings, now)
-        return Decision(not against, (*reasons, *against), expected)
+        if evidence.erased_answer:
+            # A further run would only supersede the version that is about to replace the champion.
+            against = (f"but {evidence.erased_answer}", *against)
+        return Decision(not against, (*reasons, *against), expected, postponed=bool(against))
     if not settings.enabled:
         return Decision(False, ("the policy is switched off (policy.enabled)",), expected)
     if not reasons:
@@ -138,15 +151,17 @@ def _against(evidence: Evidence, settings: PolicySettings, now: datetime) -> tup
     if evidence.running:
         against.append("but a run is under way")
     if evidence.last_run_finished_at is not None:
-        rested = evidence.last_run_finished_at + _wait(settings.cooldown_seconds, evidence.refused_runs)
+        # Failed runs count, too: what makes one fail may last, and each try costs hours.
+        unsuccessful = evidence.refused_runs + evidence.failed_runs
+        rested = evidence.last_run_finished_at + _wait(settings.cooldown_seconds, unsuccessful)
         if now < rested:
-            after = f", after {_refused(evidence)}" if evidence.refused_runs else ""
+            after = f", after {_unsuccessful(evidence)}" if unsuccessful else ""
             against.append(f"but the cool-down lasts until {shown(rested)}{after}")
     return tuple(against)
 
 
-def _wait(seconds: float, refused_runs: int) -> timedelta:
-    doubled = seconds * 2.0 ** min(refused_runs, _MOST_DOUBLINGS)
+def _wait(seconds: float, unsuccessful_runs: int) -> timedelta:
+    doubled = seconds * 2.0 ** min(unsuccessful_runs, _MOST_DOUBLINGS)
     return timedelta(seconds=min(doubled, max(seconds, LONGEST_WAIT.total_seconds())))
 
 
@@ -172,6 +187,13 @@ def _lacking(evidence: Evidence, settings: PolicySettings) -> tuple[str, ...]:
             "(each further candidate on the same holdout weakens its verdict)",
         )
     return ()
+
+
+def _unsuccessful(evidence: Evidence) -> str:
+    failed = evidence.failed_runs
+    if not evidence.refused_runs:
+        return "the last run failed" if failed == 1 else f"the last {failed} runs failed"
+    return _refused(evidence) + (f", and {failed} failed since" if failed else "")
 
 
 def _refused(evidence: Evidence) -> str:

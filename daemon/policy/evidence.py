@@ -14,10 +14,11 @@ from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.policy import payoff
-from retuned.daemon.policy.decision import Decision, Evidence
+from retuned.daemon.policy.decision import ERASED, Decision, Evidence
 from retuned.daemon.policy.ratings import UNRATED, Ratings, by_period
 from retuned.daemon.settings import Settings
 from retuned.monitors.money.dated import rate_on
+from retuned.retrain.release import erased
 
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.policy", "evidence.sql")
@@ -29,23 +30,26 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     judgements.follow(warehouse)
     champion = warehouse.row(QUERIES["champion"], {"workload": workload}) or {}
     last_run = warehouse.row(QUERIES["last_run"], {"workload": workload}) or {}
+    learned = warehouse.row(QUERIES["last_learned"], {"workload": workload}) or {}
     corrections = warehouse.row(
         QUERIES["corrections"],
         {
             "workload": workload,
             "since_dataset": champion.get("learned_until") or EPOCH,
-            "since_run": last_run.get("learned_until") or EPOCH,
+            "since_run": learned.get("learned_until") or EPOCH,
             "promoted_at": champion.get("promoted_at") or EPOCH,
         },
     )
     refused = warehouse.row(QUERIES["refused"], {"workload": workload})
+    failed = warehouse.row(QUERIES["failed"], {"workload": workload})
     assert corrections is not None
     assert refused is not None
+    assert failed is not None
     drifted = warehouse.rows(
         QUERIES["drift"],
         {
             "workload": workload,
-            "since": last_run.get("finished_at") or EPOCH,
+            "since": learned.get("finished_at") or EPOCH,
             "checks": settings.policy.drift_checks,
         },
     )
@@ -53,14 +57,17 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     return Evidence(
         drifted=tuple(row["drifted"] for row in drifted),
         ratings=rated,
-        taken_back=bool(last_run.get("taken_back")),
+        taken_back=bool(learned.get("taken_back")),
         refused_runs=refused["runs"],
+        failed_runs=failed["runs"],
         new_corrections=corrections["new"],
         untried_corrections=corrections["untried"],
         corrections_to_learn=corrections["to_learn"],
         last_run_finished_at=last_run.get("finished_at"),
         running=bool(last_run and last_run["finished_at"] is None),
         scheduled=_is_time(warehouse, settings.schedule.retrain_cron, workload, last_run.get("started_at"), now),
+        erased_left=erased.left(warehouse, workload) is not None,
+        erased_answer=erased.answer(warehouse, workload),
         money=_money(warehouse, settings, workload, rated, now),
     )
 
@@ -108,6 +115,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
                 "drifted": list(evidence.drifted),
                 "ratings": sum(period.total for period in evidence.ratings),
                 "refused_runs": evidence.refused_runs,
+                "failed_runs": evidence.failed_runs,
                 "new_corrections": evidence.new_corrections,
                 "untried_corrections": evidence.untried_corrections,
                 "corrections_to_learn": evidence.corrections_to_learn,
@@ -120,6 +128,14 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
     if decision.retrain:
         log.info("retraining %s: %s", workload, "; ".join(decision.reasons))
     return True
+
+
+def has_ended(warehouse: Warehouse, workload: str, run_id: str, now: datetime) -> bool:
+    """Whether a run that waits was asked for only because of an erasure, and is not needed for that any more."""
+    row = warehouse.row(QUERIES["asked_once"], {"run_id": run_id})
+    if row is None or not all(ERASED in reason for reason in json.loads(row["reasons"])):
+        return False
+    return erased.due(warehouse, workload, now) is None or erased.answer(warehouse, workload) is not None
 
 
 def forget(warehouse: Warehouse, workloads: Sequence[str], old: datetime) -> int:

@@ -8,16 +8,40 @@ LEFT JOIN datasets d ON d.workload = a.workload AND d.version = m.dataset_versio
 WHERE a.workload = $workload AND a.alias = 'champion'
 
 -- name: last_run
--- Corrections from during a run are not in its dataset, and count for the next one.
-SELECT r.started_at, r.finished_at,
+-- The latest run, with any result.
+SELECT started_at, finished_at FROM runs WHERE workload = $workload ORDER BY started_at DESC LIMIT 1
+
+-- name: last_learned
+-- The latest run whose evidence is spent. Nothing was decided on that of a run that failed or that an erasure cancelled, or
+-- whose version an erasure withdrew; a run that a person cancelled is not to be repeated. Corrections from during a run are
+-- not in its dataset, and count for the next one.
+SELECT r.finished_at,
        coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until,
        r.version IN (
            SELECT previous_version FROM promotions WHERE workload = $workload AND event IN ('rolled_back', 'canary_rolled_back')
        ) AS taken_back
 FROM runs r
 LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
-WHERE r.workload = $workload
+WHERE r.workload = $workload AND r.state <> 'failed'
+  AND NOT (r.state = 'cancelled' AND starts_with(coalesce(r.error, ''), 'cancelled by retuned: '))
+  AND NOT EXISTS (
+      FROM promotions p
+      WHERE p.workload = $workload AND p.event = 'canary_rolled_back' AND p.actor = 'erasure' AND p.previous_version = r.version
+  )
+  AND NOT EXISTS (
+      FROM approvals a JOIN erased_versions e ON e.workload = a.workload AND e.version = a.version
+      WHERE a.run_id = r.id AND a.kind = 'version' AND a.state = 'superseded'
+  )
 ORDER BY r.started_at DESC LIMIT 1
+
+-- name: failed
+-- Runs that failed since the last one that was decided, or that was asked for by hand.
+SELECT count(*) AS runs FROM runs
+WHERE workload = $workload AND state = 'failed' AND kind = 'retrain' AND started_at > coalesce((
+    SELECT max(started_at) FROM runs
+    WHERE workload = $workload
+      AND (state IN ('succeeded', 'refused') OR starts_with(reasons ->> '$[0]', 'asked for by '))
+), TIMESTAMP '1970-01-01')
 
 -- name: refused
 -- Runs without a promotion, since the last promotion or run by hand. A version that waits for approval, or was superseded
@@ -113,6 +137,13 @@ FROM decisions WHERE workload = $workload AND kind = 'retrain'
 SELECT outcome, reasons FROM decisions
 WHERE workload = $workload AND kind = 'retrain'
 ORDER BY created_at DESC LIMIT 1
+
+-- name: asked_once
+-- Why a run waits; none if it has begun, or was asked for again meanwhile: then it serves that request, too.
+SELECT reasons FROM runs r
+WHERE id = $run_id AND state = 'waiting' AND kind = 'retrain' AND NOT EXISTS (
+    FROM decisions d WHERE d.workload = r.workload AND d.kind = 'retrain' AND d.outcome AND d.created_at > r.started_at
+)
 
 -- name: forget
 -- The last one stays: what repeats it is no news.

@@ -14,7 +14,8 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -51,43 +52,56 @@ class Detector:
         self.model, self.seconds, self.stop = model, seconds, stop
 
     def judge(self, answers: Sequence[Answer]) -> list[tuple[Answer, Judgement]]:
-        """Judges all answers.
+        """Judges answers one after the other, and returns those that it had time for.
 
         Raises:
             Cancelled: `stop` was set.
-            ScorerFailed: the model cannot be used, or ran out of time.
+            ScorerFailed: the model cannot be used, or had no time for a single answer.
         """
         inputs = [
             {"question": answer.question, "response": answer.response, "passages": answer.passages}
             for answer in answers
         ]
+        judgements: list[Judgement] = []
+
+        def add(line: dict[str, Any]) -> None:
+            score, why = line["judged"]
+            judgements.append(Judgement(score, tuple(why)))
+
         with tempfile.TemporaryDirectory(prefix="retuned-detector-") as folder:  # deletes the texts afterwards
             job = {"model": str(self.model), "answers": inputs}
             module = "retuned.monitors.hallucination.detector"
             try:
-                result = run_child(module, job, Path(folder), timeout_seconds=self.seconds, stop=self.stop)
+                run_child(module, job, Path(folder), timeout_seconds=self.seconds, stop=self.stop, on_progress=add)
             except ChildFailed as error:
-                raise ScorerFailed(str(error)) from error
-        judgements = [Judgement(score, tuple(why)) for score, why in result["judged"]]
-        return list(zip(answers, judgements, strict=True))
+                if not judgements:
+                    raise ScorerFailed(str(error)) from error
+        return list(zip(answers, judgements, strict=False))  # in order; the time may have been over before the last
 
 
 # Below runs in the child process.
 
-_Scores = list[tuple[float, list[str]]]
-"""The score of each answer, and its unsupported parts."""
+_Score = tuple[float, list[str]]
+"""The score of an answer, and its unsupported parts."""
 
 
-def classify(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
-    """Returns the score of each answer of a job, and its unsupported parts."""
+def classify(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Emits the score of each answer of a job, and its unsupported parts, when they are known."""
+    judge = _loaded(job["model"])
+    for answer in job["answers"]:
+        emit({"judged": judge(answer)})
+    return {}
+
+
+def _loaded(folder: str) -> Callable[[dict[str, Any]], _Score]:
+    """Loads a model, and returns the function that scores an answer."""
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
     # It warns of long texts, which are truncated here.
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
-    folder, answers = job["model"], job["answers"]
     try:
         if _is_hhem(Path(folder)):
-            return {"judged": _whole(_hhem(Path(folder)), _Windows(folder, None, _ANSWER_TOKENS), answers)}
+            return partial(_whole, _hhem(Path(folder)), _Windows(folder, None, _ANSWER_TOKENS))
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         marks_tokens = any("TokenClassification" in name for name in config.architectures or ())
         kind = AutoModelForTokenClassification if marks_tokens else AutoModelForSequenceClassification
@@ -97,34 +111,26 @@ def classify(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
         windows = _Windows(folder, config, _ANSWER_TOKENS if marks_tokens else _PAIR_TOKENS)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"quality.detector: {folder} cannot be loaded ({error})") from error
-    return {"judged": (_marked if marks_tokens else _entailed)(model, windows, answers)}
+    return partial(_marked if marks_tokens else _entailed, model, windows)
 
 
-def _entailed(model: Any, windows: "_Windows", answers: list[dict[str, Any]]) -> _Scores:
+def _entailed(model: Any, windows: "_Windows", answer: dict[str, Any]) -> _Score:
     labels = {label.casefold(): index for index, label in model.config.id2label.items()}
     entailed = next((index for label, index in labels.items() if label.startswith("entail")), None)
     if entailed is None:
         raise ConfigurationError(f"quality.detector: none of its labels is entailment ({', '.join(labels)})")
-    claims = [[sentence.text.strip() for sentence in sentences(answer["response"])] for answer in answers]
-    support = [[0.0] * len(stated) for stated in claims]
-    pairs = [
-        ((number, at), passage, windows.cut(claim))
-        for number, answer in enumerate(answers)
-        for at, claim in enumerate(claims[number])
-        for passage in answer["passages"]
-    ]
-    for (number, at), logits, _ in windows.run(model, pairs):
-        support[number][at] = max(support[number][at], float(logits.softmax(-1)[entailed]))
-    return [
-        (
-            fmean(probabilities) if probabilities else 1.0,
-            [claim for claim, probability in zip(stated, probabilities, strict=True) if probability < _SURE],
-        )
-        for stated, probabilities in zip(claims, support, strict=True)
-    ]
+    claims = [sentence.text.strip() for sentence in sentences(answer["response"])]
+    support = [0.0] * len(claims)
+    pairs = [(at, passage, windows.cut(claim)) for at, claim in enumerate(claims) for passage in answer["passages"]]
+    for at, logits, _ in windows.run(model, pairs):
+        support[at] = max(support[at], float(logits.softmax(-1)[entailed]))
+    return (
+        fmean(support) if support else 1.0,
+        [claim for claim, probability in zip(claims, support, strict=True) if probability < _SURE],
+    )
 
 
-def _marked(model: Any, windows: "_Windows", answers: list[dict[str, Any]]) -> _Scores:
+def _marked(model: Any, windows: "_Windows", answer: dict[str, Any]) -> _Score:
     labels = {index: label.casefold() for index, label in model.config.id2label.items()}
     if len(labels) != 2:
         raise ConfigurationError(
@@ -132,21 +138,15 @@ def _marked(model: Any, windows: "_Windows", answers: list[dict[str, Any]]) -> _
         )
     # LABEL_1 unless a label is called something like "hallucinated".
     marked = next((i for i, label in labels.items() if "halluc" in label and not label.startswith(("no", "not"))), 1)
-    doubt: list[dict[tuple[int, int], float]] = [{} for _ in answers]
-    pairs = []
-    for number, answer in enumerate(answers):
-        passages = "\n".join(f"passage {at}: {passage}" for at, passage in enumerate(answer["passages"], 1))
-        template = _QUESTION if answer["question"] else _SUMMARY
-        prompt = template.format(question=answer["question"], count=len(answer["passages"]), passages=passages)
-        pairs.append((number, prompt, windows.cut(answer["response"])))
-    for number, logits, spans in windows.run(model, pairs):
+    doubt: dict[tuple[int, int], float] = {}
+    passages = "\n".join(f"passage {at}: {passage}" for at, passage in enumerate(answer["passages"], 1))
+    template = _QUESTION if answer["question"] else _SUMMARY
+    prompt = template.format(question=answer["question"], count=len(answer["passages"]), passages=passages)
+    for _, logits, spans in windows.run(model, [(None, prompt, windows.cut(answer["response"]))]):
         for at, span in spans:
             probability = float(logits[at].softmax(-1)[marked])
-            doubt[number][span] = min(doubt[number].get(span, 1.0), probability)  # support in one window is enough
-    return [
-        (1.0 - max(tokens.values(), default=0.0), _marked_spans(answer["response"], tokens))
-        for answer, tokens in zip(answers, doubt, strict=True)
-    ]
+            doubt[span] = min(doubt.get(span, 1.0), probability)  # support in one window is enough
+    return 1.0 - max(doubt.values(), default=0.0), _marked_spans(answer["response"], doubt)
 
 
 def _marked_spans(text: str, doubt: dict[tuple[int, int], float]) -> list[str]:
@@ -205,17 +205,14 @@ def _hhem(folder: Path) -> Any:
     return model.eval()
 
 
-def _whole(model: Any, windows: "_Windows", answers: list[dict[str, Any]]) -> _Scores:
+def _whole(model: Any, windows: "_Windows", answer: dict[str, Any]) -> _Score:
     import torch
 
-    scores: _Scores = []
-    for answer in answers:
-        premise = windows.cut("\n".join(answer["passages"]), share=0.7)
-        text = _HHEM.format(premise=premise, hypothesis=windows.cut(answer["response"], share=0.25))
-        with torch.inference_mode():
-            logits = model(**windows.tokenizer(text, return_tensors="pt")).logits
-        scores.append((float(logits[0, 0].float().softmax(-1)[1]), []))
-    return scores
+    premise = windows.cut("\n".join(answer["passages"]), share=0.7)
+    text = _HHEM.format(premise=premise, hypothesis=windows.cut(answer["response"], share=0.25))
+    with torch.inference_mode():
+        logits = model(**windows.tokenizer(text, return_tensors="pt")).logits
+    return float(logits[0, 0].float().softmax(-1)[1]), []
 
 
 class _Windows:

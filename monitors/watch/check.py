@@ -76,8 +76,8 @@ def check(
     kinds = count(warehouse, rules, watched)
     comparisons = [compare(*kind, references, rules) for kind, references in kinds.items()]
     power = estimate_power(kinds, watched.elapsed, rules)
-    known = max(min(now, known_until or now) - since, timedelta())
-    verdict, reasons = decide(comparisons, now - since, known, power, rules)
+    stored = max(min(now, known_until or now) - since, timedelta())
+    verdict, reasons = decide(comparisons, now - since, stored, power, rules)
     outcome = WatchCheck(
         id=uuid.uuid4().hex,
         created_at=now,

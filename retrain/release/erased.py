@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.common.times import shown
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.holds import holds
 from retuned.retrain import versions
 from retuned.retrain.release import approvals, retention
@@ -21,6 +22,7 @@ from retuned.retrain.settings import Settings
 from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES, Version
 
 log = logging.getLogger(__name__)
+OWN = named_queries("retuned.retrain.release", "erased.sql")
 
 Step = Literal["take_back_canary", "end_holdback", "replace_champion", "drop_previous", "supersede_approval"]
 
@@ -77,12 +79,49 @@ def keep(warehouse: Warehouse, workload: str, until: datetime, actor: str, reaso
 
 
 def due(warehouse: Warehouse, workload: str, now: datetime) -> datetime | None:
-    """Returns the time of the latest erasure of rows that the champion learned; None: there is none, or a person keeps
-    the champion in service."""
-    if kept(warehouse, workload, now) is not None:
-        return None
+    """Returns the time of the latest erasure of rows that the champion learned, or the one that left service for that
+    (see `left`). None: no retraining without such rows is due, or a person keeps the champion in service."""
     row = warehouse.row(QUERIES["erased_champion"], {"workload": workload})
+    if row is None:
+        return left(warehouse, workload)
+    return None if kept(warehouse, workload, now) is not None else row["latest"]
+
+
+def left(warehouse: Warehouse, workload: str) -> datetime | None:
+    """Returns the time of the latest erasure of rows that a champion learned which has left service for that, until a
+    retraining is decided or another version comes into service; None: no retraining is owed."""
+    before = warehouse.row(OWN["left"], {"workload": workload})
+    row = warehouse.row(OWN["latest"], {"workload": workload, "version": before["version"]}) if before else None
     return row["latest"] if row else None
+
+
+def answer(warehouse: Warehouse, workload: str) -> str | None:
+    """Returns what becomes of a version that did not learn erased rows, and is about to be decided: it waits for
+    approval, or is being rolled out. None: there is none."""
+    found: dict[str, str] = {}
+    for one in approvals.waiting(warehouse, workload):
+        if one.kind == "version":
+            until = shown(one.expires_at)
+            found[one.version] = f"{one.name}, which did not learn them, waits for approval until {until}"
+    running = under_way(warehouse, workload)
+    if running is not None and running.state == "canary":
+        name = versions.model_name(workload, running.version)
+        found[running.version] = f"{name}, which did not learn them, is being rolled out"
+    known = versions.erased_since(warehouse, workload) if found else {}
+    return next((words for version, words in found.items() if version not in known), None)
+
+
+def replaced(warehouse: Warehouse, workload: str, champion: str | None, serving: str | None) -> bool:
+    """Whether `serving`, None for the base model, only serves because an erasure took `champion` out of service."""
+    given = {"workload": workload, "champion": champion, "serving": serving}
+    row = warehouse.row(OWN["replaced"], given)
+    return bool(row and row["by_erasure"])
+
+
+def concerned(warehouse: Warehouse) -> list[str]:
+    """Returns the workloads for which `settle` or a retraining may be due."""
+    rows = [*warehouse.rows(QUERIES["erased_standing"]), *warehouse.rows(OWN["workloads"])]
+    return sorted({row["workload"] for row in rows})
 
 
 def standing(warehouse: Warehouse, settings: Settings, now: datetime) -> dict[str, tuple[int, int]]:

@@ -13,13 +13,16 @@ A pair without a score is `unknown`, until a person gives the right answer. From
 """
 
 import json
+import math
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from retuned.consumers.child import child_main
+from retuned.consumers.common.chat import ChatFailed, ask_all
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.common.tool_calls import answer_text
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
@@ -37,6 +40,8 @@ QUERIES = named_queries("retuned.retrain.release", "shadow.sql")
 MOST_AT_ONCE = 200
 """The maximum number of pairs per call, so that other workloads are not delayed. The rest follows in the next one."""
 LONGEST_SECONDS = 600.0
+BEGUN_WITHIN = 0.8
+"""The share of this time after which the child begins no further pair, so that it is not killed over the last ones."""
 FOLDER = "shadow"
 
 
@@ -59,11 +64,13 @@ def judge_pairs(
 ) -> int:
     """Scores new pairs of answers of a rollout in shadow, in a child process, and stores the scores.
 
+    Scores are stored as far as the child came: the judge's were paid for. The other pairs follow in the next call.
+
     Returns:
-        the number of pairs; 0 if no rollout is in shadow.
+        the number of pairs, scored or not; 0 if no rollout is in shadow.
 
     Raises:
-        ChildFailed: the child failed; nothing is stored.
+        ChildFailed: the child failed.
         Cancelled: stop was set.
     """
     running = under_way(warehouse, workload)
@@ -76,30 +83,39 @@ def judge_pairs(
         "previous": running.previous_version or "base",
         "since": running.created_at,
         "most": MOST_AT_ONCE,
+        "now": now,
     }
     pairs = warehouse.rows(QUERIES["pairs"], asked)
     if not pairs:
         return 0
     kept = warehouse.row(QUERIES["metric"], {"workload": workload, "version": running.version})
     folder = versions.workload_folder(settings.models.directory, workload)
-    result = run_child(
-        "retuned.retrain.release.shadow",
-        metric_job(json.loads(kept["metric"]) if kept and kept["metric"] else None, workload, settings)
-        | {"pairs": [pair | {"timestamp": None} for pair in pairs], "criteria": settings.metric.criteria},
-        folder / FOLDER,
-        timeout_seconds=LONGEST_SECONDS,
-        stop=stop,
-        environment=judge_key(settings.evaluate),
-    )
-    (folder / FOLDER / "shadow.job.json").unlink(missing_ok=True)  # it contains conversations
-    with warehouse.transaction() as cursor:
-        for pair, scores in zip(pairs, result["judged"], strict=True):
-            if scores is None:  # the judge gave no verdict: try again next time
-                continue
-            key = {"experiment": running.id, "conversation": pair["conversation"]}
-            cursor.execute(QUERIES["drop_score"], key)
-            row = key | {"interaction_id": pair["interaction_id"], "scored_at": now, "booked": False} | scores
-            insert(cursor, "shadow_scores", **row)
+    job = metric_job(json.loads(kept["metric"]) if kept and kept["metric"] else None, workload, settings) | {
+        "pairs": [pair | {"timestamp": None, "feedback_until": None} for pair in pairs],
+        "criteria": settings.metric.criteria,
+        "seconds": LONGEST_SECONDS * BEGUN_WITHIN,
+    }
+    scored: list[dict[str, Any]] = []
+    try:
+        run_child(
+            "retuned.retrain.release.shadow",
+            job,
+            folder / FOLDER,
+            timeout_seconds=LONGEST_SECONDS,
+            stop=stop,
+            on_progress=scored.append,
+            environment=judge_key(settings.evaluate),
+        )
+    finally:
+        (folder / FOLDER / "shadow.job.json").unlink(missing_ok=True)  # it contains conversations
+        with warehouse.transaction() as cursor:
+            for one in scored:
+                pair = pairs[one["pair"]]
+                key = {"experiment": running.id, "conversation": pair["conversation"]}
+                cursor.execute(QUERIES["drop_score"], key)
+                known = {"interaction_id": pair["interaction_id"], "feedback_until": pair["feedback_until"]}
+                row = key | known | {"scored_at": now, "booked": False} | one["scores"]
+                insert(cursor, "shadow_scores", **row)
     return len(pairs)
 
 
@@ -114,22 +130,71 @@ def remove_scores(warehouse: Warehouse, workloads: Sequence[str], before: dateti
 
 
 def judged(
-    pairs: Sequence[Mapping[str, Any]], metric: Metric, settings: EvaluateSettings, objective: str, criteria: str | None
+    pairs: Sequence[Mapping[str, Any]],
+    metric: Metric,
+    settings: EvaluateSettings,
+    objective: str,
+    criteria: str | None,
+    *,
+    seconds: float = math.inf,
+    tell: Callable[[int, Judged], None] = lambda _number, _scores: None,
 ) -> list[Judged | None]:
-    """Returns the scores of each pair; None if the judge was asked and gave no verdict."""
+    """Returns the scores of each pair; None if the judge was asked and gave no verdict, or if time ran out.
+
+    Where time runs out, pairs that need no judge have scores only as far as the judge came. Otherwise a slow judge
+    would leave mostly pairs that are alike, and the candidate would look better than it is.
+
+    Args:
+        pairs: in random order.
+        seconds: no pair is begun after this time; half of it is left to the judge.
+        tell: is told the number and the scores of each pair as soon as they are known, of one pair at a time.
+    """
+    began = time.monotonic()
+    scored: list[Judged | None] = [None] * len(pairs)
     texts = [_answers(pair) for pair in pairs]
-    scored: list[Judged | None] = [_without_judge(pair, *both, metric) for pair, both in zip(pairs, texts, strict=True)]
-    tokens = {number: one.tokens for number, one in enumerate(scored) if one is not None and one.scorer == "unknown"}
-    left = list(tokens)
-    if settings.judge_url is None or not left:
-        return scored
-    shown = [_pair(str(number), pairs[number], *texts[number], objective) for number in left]
-    opinion = judge.compare(shown, settings, threading.Event(), criteria)
-    for number in left:
+    decided: dict[int, Judged] = {}
+    undecided: dict[int, Judged] = {}
+    unasked: set[int] = set()
+    changing, is_over = threading.Lock(), False
+
+    def found(number: int, scores: Judged) -> None:
+        scored[number] = scores
+        tell(number, scores)
+
+    def pass_on() -> None:
+        first = min(unasked, default=len(pairs))
+        for number in [number for number in decided if number < first]:
+            found(number, decided.pop(number))
+
+    def ask(number: int) -> None:
+        shown = _pair(str(number), pairs[number], *texts[number], objective)
+        opinion = judge.compare([shown], settings, threading.Event(), criteria)
         verdict, paid = opinion.verdicts.get(str(number)), opinion.paid.get(str(number), 0)
-        scored[number] = None
-        if verdict is not None:
-            scored[number] = Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens[number] + paid)
+        with changing:
+            if not is_over:  # an answer of the judge that comes later is lost
+                unasked.discard(number)
+                if verdict is not None:
+                    tokens = undecided[number].tokens + paid
+                    found(number, Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens))
+                pass_on()
+        if verdict is None:
+            raise ChatFailed(next(iter(opinion.failures), "no verdict"))
+
+    without_judge = seconds if settings.judge_url is None else seconds / 2  # the metric may ask it, too
+    for number, pair in enumerate(pairs):
+        if time.monotonic() - began > without_judge:
+            break
+        scores = _without_judge(pair, *texts[number], metric)
+        if scores.scorer == "unknown" and settings.judge_url is not None:
+            undecided[number] = scores
+            unasked.add(number)
+        else:
+            decided[number] = scores
+        pass_on()
+    left = max(seconds - (time.monotonic() - began), 0.0)
+    ask_all(list(undecided), ask, threading.Event(), None if math.isinf(left) else left)
+    with changing:
+        is_over = True
     return scored
 
 
@@ -171,10 +236,18 @@ def _pair(row_id: str, pair: Mapping[str, Any], champion: str, candidate: str, o
     return judge.Pair(row_id, "\n".join(turns), context or None, "", champion, candidate, objective)
 
 
-def work(job: dict[str, Any], _emit: Emit) -> dict[str, Any]:
-    """Runs in the child: scores the pairs."""
-    scores = judged(job["pairs"], metric_in_child(job), settings_in_child(job), job["objective"], job["criteria"])
-    return {"judged": [None if one is None else asdict(one) for one in scores]}
+def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Runs in the child: scores the pairs, and emits each score when it is known."""
+    judged(
+        job["pairs"],
+        metric_in_child(job),
+        settings_in_child(job),
+        job["objective"],
+        job["criteria"],
+        seconds=job["seconds"],
+        tell=lambda number, scores: emit({"pair": number, "scores": asdict(scores)}),
+    )
+    return {}
 
 
 if __name__ == "__main__":

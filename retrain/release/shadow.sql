@@ -1,6 +1,7 @@
 -- name: pairs
 -- The first answer of the champion in each conversation without a score, with the candidate's answer to the same question.
--- Also pairs with the score `unknown`, once people have approved or corrected the answer.
+-- Also pairs with the score `unknown` that people have approved or corrected, each time that there is new feedback. The order
+-- is drawn anew each time: pairs on which the judge gives no verdict stay without a score, and must not block others.
 WITH asked AS (
     SELECT interaction_id, any_value(value) AS answer
     FROM shadow_answers
@@ -9,7 +10,8 @@ WITH asked AS (
 ), said AS (
     SELECT interaction_id,
            arg_max(value, (source = 'expert', timestamp, id)) FILTER (name = 'correction') AS correction,
-           arg_max(value = 'true', (source = 'expert', timestamp, id)) FILTER (name = 'helpful') AS helpful
+           arg_max(value = 'true', (source = 'expert', timestamp, id)) FILTER (name = 'helpful') AS helpful,
+           max(received_at) AS feedback_until
     FROM feedback
     WHERE timestamp >= $since AND name IN ('correction', 'helpful') AND source IN ('user', 'expert')
       AND interaction_id IN (SELECT interaction_id FROM asked)
@@ -17,16 +19,17 @@ WITH asked AS (
 ), answered AS (
     SELECT id AS interaction_id, coalesce(conversation_id, id) AS conversation, timestamp, messages, response, context,
            attributes -> '$.tool_calls' AS calls, asked.answer,
-           coalesce(correction, CASE WHEN helpful THEN to_json(response) END) AS approved
+           coalesce(correction, CASE WHEN helpful THEN to_json(response) END) AS approved, feedback_until
     FROM interactions JOIN asked ON asked.interaction_id = id LEFT JOIN said ON said.interaction_id = id
     WHERE workload = $workload AND timestamp >= $since AND version_of(workload, model) = $previous
 )
 SELECT answered.*
 FROM answered LEFT JOIN (SELECT * FROM shadow_scores WHERE experiment = $experiment) AS known USING (conversation)
 WHERE known.scorer IS NULL
-   OR (known.scorer = 'unknown' AND known.interaction_id = answered.interaction_id AND approved IS NOT NULL)
+   OR (known.scorer = 'unknown' AND known.interaction_id = answered.interaction_id AND approved IS NOT NULL
+       AND answered.feedback_until > coalesce(known.feedback_until, '-infinity'::TIMESTAMP))
 QUALIFY row_number() OVER (PARTITION BY conversation ORDER BY timestamp, answered.interaction_id) = 1
-ORDER BY timestamp, answered.interaction_id
+ORDER BY hash(conversation, $now::TIMESTAMP), conversation
 LIMIT $most
 
 -- name: metric

@@ -3,7 +3,7 @@
 from retuned.consumers.errors import Cancelled
 from retuned.retrain import versions
 from retuned.retrain.decision.pairs import Decision
-from retuned.retrain.release import approve
+from retuned.retrain.release import approve, erased
 from retuned.retrain.release.exclusive import one_at_a_time
 from retuned.retrain.release.rollout import in_words
 from retuned.retrain.release.routes import under_way
@@ -16,7 +16,8 @@ def promote(run: Context, decision: Decision, parent: Version | None, candidate:
     """Promotes the candidate, or requests a person's approval. Returns its share of the traffic; None: not in service.
 
     The candidate is not promoted if the champion changed since the comparison, or if it was taken back before, as after
-    an interruption or a training that results in the same weights again.
+    an interruption or a training that results in the same weights again. If an erasure took the champion out of service
+    meanwhile, the comparison with it still holds: the candidate is what was to replace it.
 
     Raises:
         Cancelled: the run was cancelled, or another rollout is in progress; the run resumes once that has ended.
@@ -36,7 +37,11 @@ def promote(run: Context, decision: Decision, parent: Version | None, candidate:
     if (taken_back := run.warehouse.row(QUERIES["taken_back"], key)) is not None:
         decision.reasons.append(f"Not promoted: {candidate.name} was taken back before: {taken_back['reason']}")
         return None
-    if serving != (parent.version if parent else None):
+    compared = parent.version if parent else None
+    if serving != compared and _has_left(run, compared, serving, candidate):
+        name = versions.model_name(run.workload, compared)
+        decision.reasons.append(f"An erasure took {name} out of service after the comparison.")
+    elif serving != compared:
         decision.reasons.append(
             f"Not promoted: {versions.model_name(run.workload, serving)} was put into service while the candidate "
             "was trained, and they were not compared."
@@ -48,10 +53,17 @@ def promote(run: Context, decision: Decision, parent: Version | None, candidate:
             f"{in_words(running)}"
         )
     if run.settings.rollout.approve == "required":
-        request = approve.request(run.rollout, run.workload, candidate.version, serving, run.id, run.now())
+        request = approve.request(run.rollout, run.workload, candidate.version, compared, run.id, run.now())
         decision.reasons.append(f"Not promoted: {request}.")
         run.record.report("approval", version=candidate.version)
         return None
     share = run.rollout.begin(run.workload, candidate.version, "gate", decision.reasons[0], run.now())
     run.record.report("promoted", version=candidate.version, share=share)
     return share
+
+
+def _has_left(run: Context, compared: str | None, serving: str | None, candidate: Version) -> bool:
+    """Whether an erasure replaced the champion that the candidate was compared with, and the candidate is clean."""
+    if compared is None or not erased.replaced(run.warehouse, run.workload, compared, serving):
+        return False
+    return candidate.version not in versions.erased_since(run.warehouse, run.workload)

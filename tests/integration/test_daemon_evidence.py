@@ -268,6 +268,76 @@ def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(servic
     assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (8, 6, 4)
 
 
+def withdrawn(service: Local, how: str) -> None:
+    """An erasure withdraws the version `v2` of the run `last`."""
+    model(service, "v2", "later")
+    service.warehouse.insert("erasures", id="e", requested_at=START, state="done")
+    service.warehouse.insert(
+        "erasure_versions", erasure_id="e", workload="support", version="v2", dataset_version="later", rows=1
+    )
+    if how == "canary":
+        promoted(service.warehouse, "c", "v1", "v2", NOW, event="canary_rolled_back", actor="erasure")
+    elif how == "waiting":
+        service.warehouse.insert(
+            "approvals", id="a", workload="support", version="v2", run_id="last", state="superseded", announced=True,
+            requested_at=START, expires_at=NOW, decided_at=NOW,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "erased", "untried"),
+    [
+        ({"state": "failed", "error": "the disk is full"}, None, 2),
+        ({"state": "cancelled", "error": "cancelled by retuned: rows are erased"}, None, 2),
+        ({"state": "cancelled", "error": "cancelled by an operator: wrong data"}, None, 0),  # it is not to be repeated
+        ({"state": "refused"}, None, 0),
+        ({"state": "succeeded"}, None, 0),
+        ({"state": "running", "finished_at": None}, None, 0),
+        ({"state": "succeeded"}, "canary", 2),
+        ({"state": "succeeded"}, "waiting", 2),
+        ({"state": "succeeded"}, "refused by the gate", 0),
+    ],
+)
+def test_a_run_that_came_to_no_decision_leaves_its_evidence_to_the_next(
+    service: Local, columns: dict[str, Any], erased: str | None, untried: int
+) -> None:
+    dataset(service, "first", START + 2 * DAY)
+    dataset(service, "later", START + 6 * DAY)
+    ran(service, "first", START + 2 * DAY, dataset_version="first")
+    for days in (1, 4, 5):
+        when = START + days * DAY
+        said(service, asked(service, when), "correction", "Here.", when)
+    for days in (3, 4, 5):
+        drift = {"id": f"check {days}", "created_at": START + days * DAY, "drifted": True}
+        rows = {"reference_rows": 10, "current_rows": 10, "features": "[]", "detail": ""}
+        service.warehouse.insert("drift_checks", workload="support", **drift, **rows)
+    ran(service, "last", START + 6 * DAY, **{"dataset_version": "later", "version": "v2"} | columns)
+    if erased:
+        withdrawn(service, erased)
+    found = evidence(service)
+    assert (found.untried_corrections, found.new_corrections, found.taken_back) == (untried, untried, False)
+    ended = columns.get("finished_at", START + 6 * DAY + HOUR)
+    assert found.last_run_finished_at == ended, "the cool-down counts from any run"
+    if ended and erased != "canary":  # a change of versions ends earlier drift
+        assert len(found.drifted) == (3 if untried else 0)
+
+
+def test_runs_that_failed_count_since_one_that_was_decided_or_asked_for(service: Local) -> None:
+    def fails(id: str, days: float, **columns: Any) -> int:
+        ran(service, id, START + days * DAY, **{"state": "failed"} | columns)
+        return evidence(service).failed_runs
+
+    assert fails("1", 1) == 1
+    assert fails("of another", 2, workload="sales") == 1
+    assert fails("rebase", 2, kind="rebase") == 1
+    assert fails("2", 2) == 2
+    assert fails("cancelled", 3, state="cancelled") == 2
+    assert fails("by hand", 4, reasons='["asked for by an operator"]') == 0
+    assert fails("3", 5) == 1
+    assert fails("decided", 6, state="refused") == 0
+    assert fails("4", 7) == 1
+
+
 def test_a_decision_is_stored_when_it_is_another_than_the_last_of_its_workload(service: Local) -> None:
     asked(service, START)
     asked(service, START, "sales")

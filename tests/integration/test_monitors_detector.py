@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 from judges import asked
 from models import tiny_classifier, tiny_hhem
 
+from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import ChildFailed, ConfigurationError
 from retuned.monitors.hallucination import detector
 from retuned.monitors.hallucination.detector import classify
 from retuned.monitors.hallucination.opinions import Opinions
-from retuned.monitors.hallucination.scorer import Answer
+from retuned.monitors.hallucination.scorer import Answer, ScorerFailed
 from retuned.monitors.settings import QualitySettings
 
 LABELS = ("contradiction", "neutral", "entailment")
@@ -24,8 +26,9 @@ ANSWERS = [Answer(str(n), "", ("It is open.",), "The store is open.") for n in r
 
 def judged(model: Path, *answers: tuple[str, list[str]], question: str = "") -> list[tuple[float, list[str]]]:
     shown = [{"question": question, "response": response, "passages": passages} for response, passages in answers]
-    found: list[tuple[float, list[str]]] = classify({"model": str(model), "answers": shown}, lambda _: None)["judged"]
-    return found
+    found: list[dict[str, Any]] = []
+    classify({"model": str(model), "answers": shown}, found.append)
+    return [one["judged"] for one in found]
 
 
 def certainties(model: Path, *answers: tuple[str, list[str]]) -> list[float]:
@@ -108,6 +111,33 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
         certainties(tiny_classifier(tmp_path, ("good", "bad")), ("Yes.", ["No."]))
     with pytest.raises(ConfigurationError, match=r"quality\.detector: .* cannot be loaded"):
         certainties(tmp_path / "gone", ("Yes.", ["No."]))
+
+
+def test_the_answers_that_it_had_time_for_have_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child is killed at the end of its time."""
+    children = tmp_path / "children"
+    children.mkdir()
+    (children / "slow.py").write_text(
+        "import sys, time\n"
+        "from retuned.consumers.child import child_main\n"
+        "from retuned.monitors.hallucination import detector\n"
+        "def scores(folder):\n"
+        "    def score(answer):\n"
+        "        time.sleep(30 if answer['response'] == 'slow' else 0)\n"
+        "        return 0.25, ['all of it']\n"
+        "    return score\n"
+        "detector._loaded = scores\n"
+        "child_main(detector.classify)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(children))
+    monkeypatch.setattr(detector, "run_child", lambda _, *job, **more: run_child("slow", *job, **more))
+    scorer = detector.Detector(tmp_path, 10.0, threading.Event())
+    found = scorer.judge([*ANSWERS[:3], replace(ANSWERS[3], response="slow"), ANSWERS[4]])
+    assert [(answer.id, one.score, one.why) for answer, one in found] == [
+        (str(n), 0.25, ("all of it",)) for n in range(3)
+    ]
+    with pytest.raises(ScorerFailed, match="took longer than 1 s"):
+        detector.Detector(tmp_path, 1.0, threading.Event()).judge([replace(ANSWERS[0], response="slow")])
 
 
 def test_a_failing_model_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from judges import prefers, serving
 from traffic import answered, feedback, new_warehouse, registered, store
 
-from retuned.consumers.errors import RetunedError
+from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings
 from retuned.monitors.money import ledger
@@ -19,10 +21,12 @@ from retuned.monitors.settings import RoiSettings
 from retuned.monitors.settings import Settings as MonitorSettings
 from retuned.monitors.watch import canary
 from retuned.retrain import versions
+from retuned.retrain.decision import judge
 from retuned.retrain.release import deployments, shadow
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.release.routes import Arm, routes, under_way
 from retuned.retrain.release.served import served_routes
+from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.settings import EvaluateSettings, MetricSettings, ModelsSettings, Settings
 from retuned.retrain.versions import QUERIES
 
@@ -177,6 +181,92 @@ def test_a_judge_decides_where_nobody_said_what_is_right(tmp_path: Path) -> None
         release.judge()
         assert len(release.scores()) == 5
     release.warehouse.close()
+
+
+def test_what_nothing_can_decide_does_not_keep_the_rest_from_being_judged(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though people approved it: it is judged again when there is new feedback, and only then."""
+    monkeypatch.setattr(shadow, "MOST_AT_ONCE", 4)
+    release.settings = release.settings.model_copy(update={"metric": MetricSettings(name="facts")})
+    said = "Please talk to our friendly team about it.", "You should kindly contact the support people."
+    undecided = release.ask(*said, times=5)
+    feedback(release.warehouse, undecided, "helpful", True, when=NOW + MINUTE)
+    release.ask("Our team will help.", "Our team will help.", times=6)
+    assert [release.judge() for _ in range(4)] == [4, 4, 3, 0]
+    assert sorted(scorer for scorer, _, _ in release.scores()) == ["alike"] * 6 + ["unknown"] * 5
+    # The feedback comes before the next look begins, and is stored after it: it counts in the one after that.
+    right = "It takes 30 days."
+    feedback(release.warehouse, undecided[:1], "correction", right, source="expert", when=NOW + 1.5 * MINUTE, offset=9)
+    assert [release.judge(), release.judge()] == [1, 0]
+
+
+def test_pairs_on_which_the_judge_gives_no_verdict_do_not_block_the_others(tmp_path: Path) -> None:
+    with serving() as server:
+        honest = prefers("30 days")
+        server.reply = lambda shown: 400 if "too long" in shown else honest(shown)
+        evaluate = EvaluateSettings(judge_url=server.url, judge_model="wise", judge_timeout_seconds=10)
+        release = Release(tmp_path, evaluate=evaluate)
+        release.settings = release.settings.model_copy(update={"metric": MetricSettings(name="exact")})
+        release.ask("too long for it", "never", 12)
+        release.ask("within 30 days", "never", 12)
+        for look in range(20):
+            shadow.judge_pairs(release.warehouse, release.settings, "support", NOW + (2 + look) * MINUTE)
+            if len(release.scores()) == 12:
+                break
+        assert release.scores() == [("judge", 1, 0)] * 12
+    release.warehouse.close()
+
+
+def test_what_a_slow_judge_had_time_for_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the daemon ends meanwhile, so that nothing is paid for twice."""
+    monkeypatch.setattr(shadow, "BEGUN_WITHIN", 2 / shadow.LONGEST_SECONDS)
+    stop, honest = threading.Event(), prefers("30 days")
+
+    def slowly(shown: str) -> str | int | None:
+        time.sleep(0.2)
+        if len(server.asked) >= stop_after:
+            stop.set()
+        return honest(shown)
+
+    with serving() as server:
+        stop_after = 10**6
+        server.reply = slowly
+        evaluate = EvaluateSettings(judge_url=server.url, judge_model="wise", judge_timeout_seconds=10)
+        release = Release(tmp_path, evaluate=evaluate)
+        release.settings = release.settings.model_copy(update={"metric": MetricSettings(name="exact")})
+        release.ask("within 30 days", "never", 100)
+        release.judge()
+        known = len(release.scores())
+        assert 0 < known < 100
+        stop_after = len(server.asked) + 20
+        with pytest.raises(Cancelled):
+            shadow.judge_pairs(release.warehouse, release.settings, "support", NOW + 3 * MINUTE, stop)
+        assert known + 4 < len(release.scores()) < 100
+        # Of those that were paid for, only the answers that were under way at the end are lost.
+        assert len(server.asked) - 2 * len(release.scores()) <= 2 * 8
+        assert not list((release.settings.models.directory).rglob("*.job.json"))
+    release.warehouse.close()
+
+
+def test_a_slow_judge_leaves_no_more_of_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pairs of which every second is alike, not mostly these have scores when time runs out."""
+
+    def compared(shown: list[judge.Pair], *_: Any) -> judge.Opinion:
+        time.sleep(0.1)
+        return judge.Opinion({shown[0].row_id: "loss"})
+
+    monkeypatch.setattr(judge, "compare", compared)
+    pair = {"response": "a", "calls": None, "messages": "[]", "context": None, "approved": None}
+    pairs = [pair | {"answer": json.dumps({"response": response})} for response in ("a", "b") * 100]
+    told = list[int]()
+    settings = EvaluateSettings(judge_url="http://nowhere.example", judge_model="wise")
+    scored = shadow.judged(pairs, Exact(), settings, "", None, seconds=1.0, tell=lambda number, _: told.append(number))
+    known = [number for number, one in enumerate(scored) if one is not None]
+    assert sorted(told) == known
+    by_judge = sum(one is not None and one.scorer == "judge" for one in scored)
+    assert 4 <= by_judge < 100
+    assert len(known) - by_judge <= by_judge + 1
 
 
 def test_a_worse_one_is_taken_back_before_anybody_saw_it(release: Release) -> None:

@@ -27,6 +27,7 @@ GONE = {
     "ledger_moments": {"interactions_squared", "gain_interactions"},
     "datasets": {"validation"},
     "models": {"provider_model"},
+    "rating_periods": {"decided_at"},
     "runs": {"provider_job", "trained_tokens", "input_tokens", "output_tokens"},
 }
 

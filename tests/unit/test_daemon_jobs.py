@@ -538,7 +538,7 @@ def test_what_is_no_longer_measured_leaves_the_metrics(house: House, monkeypatch
 def test_a_champion_outside_of_the_busiest_workloads_is_watched(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(Context, "measured", lambda _: ["good"])
-    monkeypatch.setattr(watch, "check", lambda _, __, workload, ___: seen.append(workload))
+    monkeypatch.setattr(watch, "check", lambda _, __, workload, *___: seen.append(workload))
     house.jobs.run("watch")
     assert sorted(seen) == ["bad", "good"]
 

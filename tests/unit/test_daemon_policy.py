@@ -168,6 +168,38 @@ def test_each_run_that_is_not_promoted_doubles_the_cool_down(refused: int, hours
     assert decide(evidence(last_run_finished_at=ended, **many), SETTINGS, NOW).retrain
 
 
+@pytest.mark.parametrize(
+    ("refused", "failed", "hours", "after"),
+    [
+        (0, 1, 2, "the last run failed"),
+        (0, 3, 8, "the last 3 runs failed"),
+        (1, 2, 8, "the last run was not promoted, and 2 failed since"),
+        (0, 5_000, 7 * 24, "the last 5000 runs failed"),
+    ],
+)
+def test_each_run_that_fails_doubles_the_cool_down_and_not_what_must_be_new(
+    refused: int, failed: int, hours: int, after: str
+) -> None:
+    worn = {"drifted": (True, True), "refused_runs": refused, "failed_runs": failed, "untried_corrections": 40}
+    ended = NOW - timedelta(hours=hours)
+    early = decide(evidence(last_run_finished_at=ended + timedelta(seconds=1), **worn), SETTINGS, NOW)
+    assert early.reasons[-1].endswith(f", after {after}")
+    assert decide(evidence(last_run_finished_at=ended, **worn), SETTINGS, NOW).retrain
+
+
+def test_a_version_that_may_replace_the_erased_champion_holds_further_runs_back() -> None:
+    answer = "support@2, which did not learn them, waits for approval"
+    asked = evidence(erased_at=NOW, erased_answer=answer, scheduled=True)
+    decision = decide(asked, SETTINGS, NOW)
+    assert not decision.retrain
+    assert decision.postponed  # so that the scheduled time is not missed
+    assert decision.reasons[-1] == f"but {answer}"
+    assert decide(evidence(erased_answer=answer, drifted=(True, True)), SETTINGS, NOW).retrain
+    assert decide(evidence(erased_at=NOW, erased_answer=answer, asked_by="anna"), SETTINGS, NOW).retrain
+    left = decide(evidence(erased_at=NOW, erased_left=True), SETTINGS, NOW)
+    assert left.reasons == ("the champion before, which left service, learned rows that were erased on 2026-03-01",)
+
+
 def test_cool_down_ends_at_its_time() -> None:
     ended = NOW - timedelta(seconds=SETTINGS.cooldown_seconds)
     early = evidence(drifted=(True, True), last_run_finished_at=ended + timedelta(seconds=1))

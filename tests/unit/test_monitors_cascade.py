@@ -3,15 +3,17 @@
 import json
 import random
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted
-from watched import NEW, NOW, OLD, compared, counted, promote, rated, seen
+from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, registered, store
+from watched import NEW, NOW, OLD, SINCE, compared, counted, promote, rated, seen
 
+from retuned.consumers.kafka.memory import MemoryPublisher
+from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.blindness import blind
 from retuned.monitors.metrics import Metrics
@@ -19,7 +21,11 @@ from retuned.monitors.quality.cascade import ERROR, LABELS, LEAST, least_confide
 from retuned.monitors.quality.figure import Figure
 from retuned.monitors.quality.measure import measure
 from retuned.monitors.settings import Settings, WindowsSettings
+from retuned.monitors.watch import canary
+from retuned.monitors.watch.check import WatchCheck
+from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.release.served import served_routes
+from retuned.retrain.settings import ModelsSettings
 from retuned.retrain.settings import Settings as ReleaseSettings
 
 SETTINGS = Settings(windows=WindowsSettings(reference_seconds=3_600, current_seconds=3_600))
@@ -156,6 +162,110 @@ def test_a_watch_counts_replaced_answers_for_the_version_and_leaves_out_requests
     rated(warehouse, f"{NEW}+cascade", 10, 10, start=NOW - timedelta(hours=3))
     rated(warehouse, "support@cascade", 0, 50, start=NOW - timedelta(hours=2))
     assert counted(compared(seen(warehouse))) == (40, 200, 20, 100)
+
+
+class Beside:
+    """v1, and v2 beside it as a canary or after it. One of them is calibrated: its hard answers are replaced."""
+
+    def __init__(
+        self, warehouse: Warehouse, folder: Path, *, worse: float = 0.0, sure: float = 1.0, calibrated: str = "v1"
+    ) -> None:
+        """Worse: by how much all answers of v2; sure: how the confidences of v2 are stretched."""
+        for version in ("v1", "v2"):
+            registered(warehouse, version)
+        settings = ReleaseSettings(models=ModelsSettings(directory=folder), rollout=RolloutSettings(steps=(0.5, 1.0)))
+        self.rollout = Rollout(warehouse, settings, MemoryPublisher(), "events")
+        self.warehouse, self.worse, self.sure, self.luck = warehouse, worse, sure, random.Random(5)
+        self.calibrated = calibrated
+        self.rollout.promote("support", "v1", "gate", "first", SINCE - timedelta(days=9))
+
+    def answer(self, version: str, start: datetime, count: int = 1_500) -> None:
+        """Rated answers within six hours; every fifth question is a hard one, and its answer is not a confident one."""
+        of: dict[tuple[str, str], list[tuple[str, bool]]] = {}
+        for number in range(count):
+            hard = number % 5 == 0
+            helpful, confidence = (0.45, -2 - self.luck.random()) if hard else (0.92, -self.luck.random())
+            model, attributes = f"support@{version}", {"confidence": confidence}
+            if version == "v2":
+                helpful, attributes = helpful - self.worse, {"confidence": confidence * self.sure}
+            if hard and version == self.calibrated:
+                helpful, model, attributes = 0.92, f"{model}+cascade", {"cascade": "confidence"}
+            one = json.dumps(attributes), self.luck.random() < helpful
+            of.setdefault((model, str(number % 5 == 0)), []).append(one)
+        for (model, _), some in of.items():
+            offset = int(self.warehouse.rows("SELECT count(*) AS n FROM interactions")[0]["n"])
+            when = [start + timedelta(hours=6) * number / len(some) for number in range(len(some))]
+            place = {"topic": "events", "partition": 0, "received_at": start}
+            store(self.warehouse, "interactions", [
+                {"id": f"i{number}", "timestamp": when[number - offset], "workload": "support", "model": model,
+                 "messages": "[]", "response": "a", "attributes": attributes, "offset": number} | place
+                for number, (attributes, _) in enumerate(some, offset)
+            ])  # fmt: skip
+            store(self.warehouse, "feedback", [
+                {"id": f"f{number}", "timestamp": when[number - offset], "interaction_id": f"i{number}",
+                 "name": "helpful", "value": json.dumps(good), "source": "user", "user_id": f"u{number}",
+                 "offset": number} | place
+                for number, (_, good) in enumerate(some, offset)
+            ])  # fmt: skip
+
+    def as_canary(self) -> canary.CanaryCheck:
+        self.rollout.begin("support", "v2", "gate", "better", SINCE)
+        for version in ("v1", "v2"):
+            self.answer(version, SINCE + MINUTE)
+        found = canary.check(self.warehouse, Settings(), "support", SINCE + timedelta(days=1, hours=1))
+        assert found is not None
+        return found
+
+    def after_it(self) -> WatchCheck:
+        for days in (7, 6, 5, 4, 3, 2, 1):
+            self.answer("v1", SINCE - timedelta(days=days), 1_000)
+        self.rollout.promote("support", "v2", "gate", "better", SINCE)
+        self.answer("v2", SINCE, 4_000)
+        return seen(self.warehouse, SINCE + timedelta(hours=13))
+
+
+@pytest.mark.parametrize("sure", [1.0, 0.3])
+def test_a_successor_with_the_same_weights_is_kept_though_the_cascade_helps_the_champion(
+    warehouse: Warehouse, tmp_path: Path, sure: float
+) -> None:
+    """Also where its confidences are on another scale."""
+    found = Beside(warehouse, tmp_path, sure=sure).as_canary()
+    assert found.verdict == "advance", found.reasons
+    (comparison,) = (one for one in found.comparisons if one.metric == "helpful")
+    assert (comparison.n_before, comparison.n_after) == (1_200, pytest.approx(1_200, abs=1))
+
+
+def test_nor_does_the_watch_take_it_back(warehouse: Warehouse, tmp_path: Path) -> None:
+    found = Beside(warehouse, tmp_path).after_it()
+    assert found.verdict == "go_on", found.reasons
+    assert compared(found).n_after == pytest.approx(3_200, abs=1)
+    assert compared(found).worse == 0
+
+
+def test_a_successor_that_is_ten_points_worse_is_still_taken_back(warehouse: Warehouse, tmp_path: Path) -> None:
+    assert Beside(warehouse, tmp_path, worse=0.1).as_canary().verdict == "roll_back"
+
+
+def test_that_it_is_calibrated_before_the_champion_does_not_hide_it(warehouse: Warehouse, tmp_path: Path) -> None:
+    assert Beside(warehouse, tmp_path, worse=0.1, calibrated="v2").as_canary().verdict == "roll_back"
+
+
+def test_a_watch_takes_it_back_too(warehouse: Warehouse, tmp_path: Path) -> None:
+    assert Beside(warehouse, tmp_path, worse=0.1).after_it().verdict == "roll_back"
+
+
+def test_beside_a_champion_whose_certainty_is_unknown_all_answers_that_users_got_are_compared(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    beside = Beside(warehouse, tmp_path)
+    beside.rollout.begin("support", "v2", "gate", "better", SINCE)
+    beside.answer("v1", SINCE + MINUTE)
+    warehouse.execute("UPDATE interactions SET attributes = NULL WHERE NOT ends_with(model, '+cascade')")
+    rated(warehouse, "support@v2", 90, 10, start=SINCE + MINUTE)
+    found = canary.check(warehouse, Settings(), "support", SINCE + timedelta(days=1))
+    assert found is not None
+    (comparison,) = (one for one in found.comparisons if one.metric == "helpful")
+    assert (comparison.n_before, comparison.n_after) == (1_500, 100)
 
 
 def test_the_votes_of_one_person_are_not_independent() -> None:

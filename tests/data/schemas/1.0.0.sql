@@ -246,12 +246,13 @@ INSERT INTO schema_migrations VALUES (67, '067_ratings_of_the_champion.sql', '20
 INSERT INTO schema_migrations VALUES (68, '068_statements_of_experts.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (69, '069_exams_of_versions.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (70, '070_ratings_by_decisions.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (74, '074_feedback_of_shadow_scores.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
 INSERT INTO shadow_answers VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', 'name 2, it''s “2”', '{"value": [2, "it''s"]}', 'source 2, it''s “2”', NULL, 'topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000', NULL);
-CREATE TABLE shadow_scores(experiment VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, conversation VARCHAR NOT NULL, scored_at TIMESTAMP NOT NULL, scorer VARCHAR NOT NULL, champion DOUBLE, candidate DOUBLE, tokens BIGINT NOT NULL, booked BOOLEAN NOT NULL);
-INSERT INTO shadow_scores VALUES ('experiment 1, it''s “1”', 'interaction_id 1, it''s “1”', 'conversation 1, it''s “1”', '2026-03-03 09:30:00.123000', 'scorer 1, it''s “1”', 1.1, 1.1, 1099511627777, True);
-INSERT INTO shadow_scores VALUES ('experiment 2, it''s “2”', 'interaction_id 2, it''s “2”', 'conversation 2, it''s “2”', '2026-03-04 09:30:00.123000', 'scorer 2, it''s “2”', NULL, NULL, 1099511627778, False);
+CREATE TABLE shadow_scores(experiment VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, conversation VARCHAR NOT NULL, scored_at TIMESTAMP NOT NULL, scorer VARCHAR NOT NULL, champion DOUBLE, candidate DOUBLE, tokens BIGINT NOT NULL, booked BOOLEAN NOT NULL, feedback_until TIMESTAMP);
+INSERT INTO shadow_scores VALUES ('experiment 1, it''s “1”', 'interaction_id 1, it''s “1”', 'conversation 1, it''s “1”', '2026-03-03 09:30:00.123000', 'scorer 1, it''s “1”', 1.1, 1.1, 1099511627777, True, '2026-03-03 09:30:00.123000');
+INSERT INTO shadow_scores VALUES ('experiment 2, it''s “2”', 'interaction_id 2, it''s “2”', 'conversation 2, it''s “2”', '2026-03-04 09:30:00.123000', 'scorer 2, it''s “2”', NULL, NULL, 1099511627778, False, NULL);
 CREATE TABLE tombstones(erasure_id VARCHAR NOT NULL, kind VARCHAR NOT NULL, key_id VARCHAR NOT NULL, hash VARCHAR NOT NULL, "until" TIMESTAMP, since TIMESTAMP);
 INSERT INTO tombstones VALUES ('erasure_id 1, it''s “1”', 'kind 1, it''s “1”', 'key_id 1, it''s “1”', 'hash 1, it''s “1”', '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000');
 INSERT INTO tombstones VALUES ('erasure_id 2, it''s “2”', 'kind 2, it''s “2”', 'key_id 2, it''s “2”', 'hash 2, it''s “2”', NULL, NULL);
