@@ -1,14 +1,15 @@
-"""Chooses the events of a selection: in the warehouse, in the archive, and in the segments of a cluster."""
+"""Chooses the events of a selection: in the warehouse, in the archive, in a cluster's segments, and in datasets."""
 
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retuned.consumers.common.text import first_line
@@ -28,14 +29,19 @@ SEGMENT_TABLES = ("interactions", "feedback", "shadow_answers")
 """The tables whose segments have events that a selection may choose."""
 Segments = Callable[[], Iterable[tuple[str, str, bytes]]]
 """Returns the files of segments of `SEGMENT_TABLES`: table, key, content."""
+_KEPT = ("interaction_id", "feedback_id", "user_id", "conversation", "messages", "context")
+_DATASET = pa.schema(
+    [(name, pa.string()) for name in _KEPT] + [(name, pa.timestamp("us")) for name in ("timestamp", "received_at")]
+)
+"""What the rows of a dataset keep of events. The user and the time are those of the feedback."""
 
 
 @dataclass(frozen=True)
 class Chosen:
     """What a selection chooses: tombstones, interactions, conversations of which nothing is left, the workloads, the
     users (pseudonyms), whether some feedback belongs to no workload because its answer is unknown, the time of the
-    first event (None: there is none), the files of the archive and of segments that cannot be read, each with the
-    reason, and how many chosen rows each other file of a segment has."""
+    first event (None: there is none), the files of the archive, of datasets and of segments that cannot be read, each
+    with the reason, and how many chosen rows each other file of a segment has."""
 
     tombstones: list[Tombstone]
     interactions: list[str]
@@ -56,18 +62,21 @@ def choose(
     now: datetime,
     before: datetime | None = None,
     segments: Segments = tuple,
+    datasets: Iterable[tuple[str, Path]] = (),
 ) -> Chosen:
-    """Finds the events of a selection in the warehouse, in the archive and in segments: each may have events that the
-    others do not have any more or not yet.
+    """Finds the events of a selection in the warehouse, in the archive, in segments and in datasets: each may have
+    events that the others do not have any more or not yet.
 
     Args:
         now: until when events of its users and conversations are erased.
         before: only events that were received before this time; None: all.
+        datasets: the files of datasets, each with its workload.
     """
     files = sorted(archive.glob("*/day=*/*.parquet"))
     with warehouse.cursor() as cursor:
         choosing = _Choosing(cursor, selection, now, before)
         choosing.read_segments(segments())
+        choosing.read_datasets(datasets)
         try:
             return choosing.chosen(files, {})
         except duckdb.FatalException:
@@ -80,8 +89,8 @@ def choose(
 
 
 class _Choosing:
-    """Chooses events. Of those in segments it keeps ids, times and names, not texts, in tables that DuckDB may move
-    to disk."""
+    """Chooses events. Of those in segments and datasets it keeps ids, times and names, not texts, in tables that DuckDB
+    may move to disk."""
 
     def __init__(
         self, cursor: duckdb.DuckDBPyConnection, selection: Selection, now: datetime, before: datetime | None
@@ -89,6 +98,7 @@ class _Choosing:
         self._cursor, self._selection, self._now = cursor, selection, now
         self._received = f" WHERE received_at < {literal(before)}::TIMESTAMP" if before else ""
         self._unread_segments: dict[str, str] = {}
+        self._unread_datasets: dict[Path, str] = {}
         self._segments: list[str] = []
         self._given = {
             "users": list(selection.users),
@@ -123,6 +133,31 @@ class _Choosing:
                 self._add_waiting(waiting)
                 size = 0
         self._add_waiting(waiting)
+
+    def read_datasets(self, files: Iterable[tuple[str, Path]]) -> None:
+        """Adds what rows of datasets keep of events that retention may have deleted.
+
+        Interactions are not chosen by their user, time and attributes, which such rows do not have.
+        """
+        named = pa.array(self._given["conversations"], pa.string())
+        for workload, path in files:
+            try:
+                rows = _fields(path, _DATASET)
+            except FileNotFoundError:  # retention has removed it
+                continue
+            except rewriting.UNREADABLE as error:
+                self._unread_datasets[path] = first_line(error)
+                continue
+            conversation = rows["conversation"]
+            answers = pa.table(
+                {name: rows[name] for name in ("messages", "context", "received_at")}
+                | {"id": rows["interaction_id"], "workload": pa.array([workload] * len(rows), pa.string())}
+                # Without a time, no row shows from when on a conversation repeats it, unless all of it is erased.
+                | {"conversation_id": pc.if_else(pc.is_in(conversation, value_set=named), conversation, None)}
+            )
+            votes = rows.drop_columns(["messages", "context"]).rename_columns({"feedback_id": "id"})
+            self._add("interactions", _ANSWERS, [_of_dataset(answers, "interactions", _ANSWERS)])
+            self._add("feedback", _VOTES, [_of_dataset(votes, "feedback", _VOTES)])
 
     def _add_waiting(self, waiting: dict[str, list[Any]]) -> None:
         self._add("interactions", _ANSWERS, waiting["interactions"])
@@ -168,7 +203,7 @@ class _Choosing:
             [*self._selection.users, *(user for (user,) in users)],
             is_unplaced,
             first,
-            unread,
+            unread | self._unread_datasets,
             self._unread_segments,
             {self._segments[file]: rows for file, rows in in_segments},
         )
@@ -196,9 +231,24 @@ class _Choosing:
 
 def _columns(table: str, names: Sequence[str], content: bytes) -> Any:
     """Returns columns of a segment's file; those that an earlier release did not write are null."""
-    file = pq.ParquetFile(io.BytesIO(content))
-    schema = pa.schema([field for field in SCHEMAS[cast("Table", table)] if field.name in names])
-    return fitted(file.read(columns=[name for name in names if name in file.schema_arrow.names]), schema)
+    return _fields(io.BytesIO(content), _schema(table, names))
+
+
+def _of_dataset(rows: Any, table: Table, names: Sequence[str]) -> Any:
+    """Returns rows of a dataset as events of a table, without those of no event; what they do not have is null."""
+    events = fitted(rows, _schema(table, (*names, "received_at")))
+    events = events.filter(pc.greater(pc.utf8_length(pc.fill_null(events["id"], "")), 0))
+    return events.append_column("file", pa.nulls(len(events), pa.int32()))
+
+
+def _schema(table: str, names: Sequence[str]) -> Any:
+    return pa.schema([field for field in SCHEMAS[cast("Table", table)] if field.name in names])
+
+
+def _fields(source: Path | BinaryIO, schema: Any) -> Any:
+    """Returns columns of a Parquet file; those that it does not have are null."""
+    file = pq.ParquetFile(source)
+    return fitted(file.read(columns=[name for name in schema.names if name in file.schema_arrow.names]), schema)
 
 
 def named(selection: Selection, now: datetime) -> list[Tombstone]:

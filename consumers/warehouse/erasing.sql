@@ -5,7 +5,7 @@ SELECT count(*), max(until) FROM tombstones
 SELECT kind, key_id, hash, since, until FROM tombstones
 
 -- name: segment_interactions
--- What `matching_interactions` returns of the segments of a cluster.
+-- What `matching_interactions` returns of the segments of a cluster, and of the rows of datasets.
 CREATE OR REPLACE TEMP TABLE segment_interactions (
     id VARCHAR, timestamp TIMESTAMP, workload VARCHAR, conversation_id VARCHAR, user_id VARCHAR, is_selected BOOLEAN,
     file INTEGER
@@ -91,6 +91,7 @@ SELECT file, count(*) FROM (
     UNION ALL
     SELECT file FROM segment_feedback WHERE id IN (SELECT id FROM chosen_feedback)
 )
+WHERE file IS NOT NULL
 GROUP BY file ORDER BY file
 
 -- name: starts

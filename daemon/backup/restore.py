@@ -79,7 +79,8 @@ def choose(folder: Path, name: str | None) -> Path:
     if name is None:
         if newest := manifest.generations(folder)[-1:]:
             return newest[0]
-        raise BackupError(f"backup {folder}: no name there is a time; choose one by --generation: {', '.join(generations)}")
+        known = ", ".join(generations)
+        raise BackupError(f"backup {folder}: no name there is a time; choose one by --generation: {known}")
     if name not in generations:
         raise BackupError(f"backup {folder}: no generation {name}; there are {', '.join(generations)}")
     return generations[name]

@@ -39,7 +39,8 @@ def restore(settings: Settings, folder: Path, generation: str | None, *, replace
     now = datetime.now(UTC).replace(tzinfo=None)
     done = restore(settings, choose(folder, generation), replace=replace, now=now)
     print(f"{done.generation.name} is in place, as of {shown(done.manifest.created_at)}")
-    print(f"  the warehouse is {settings.warehouse.path.resolve()}, the models are in {settings.models.directory.resolve()}")
+    warehouse, models = settings.warehouse.path.resolve(), settings.models.directory.resolve()
+    print(f"  the warehouse is {warehouse}, the models are in {models}")
     for offset in done.manifest.offsets:
         print(f"  reading goes on at {offset.topic}[{offset.partition}]@{offset.next_offset}")
     if done.missing_key:

@@ -42,7 +42,7 @@ from retuned.consumers.warehouse.selection import Selection, pseudonyms
 from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.erasure import receipt, segments
 from retuned.daemon.erasure.applied import follows
-from retuned.daemon.erasure.files import QUERIES, Files, Place, place_of, time_of, why
+from retuned.daemon.erasure.files import QUERIES, Files, Place, files_of_datasets, place_of, time_of, why
 from retuned.daemon.settings import Settings
 from retuned.retrain.data import label_requests
 from retuned.retrain.memory import entries
@@ -391,7 +391,9 @@ class Erasures:
         """
         folder = archive.folder_of(self._warehouse, self._settings)
         in_segments = tuple if self.segments is None else partial(segments.files, self._settings.store)
-        chosen = choosing.choose(self._warehouse, selection, folder, before or self._now(), before, in_segments)
+        of_datasets = files_of_datasets(self._warehouse)
+        now = before or self._now()
+        chosen = choosing.choose(self._warehouse, selection, folder, now, before, in_segments, of_datasets)
         tombstones = Tombstones(self.keys)
         tombstones.use(tombstones.rows(chosen.tombstones))
         with self._warehouse.cursor() as cursor:

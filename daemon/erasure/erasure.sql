@@ -1,5 +1,12 @@
 -- name: dataset_paths
-SELECT path FROM datasets WHERE removed_at IS NULL ORDER BY path
+SELECT workload, path FROM datasets WHERE removed_at IS NULL ORDER BY path
+
+-- name: deleted_reports
+-- The names of deleted files, among them those of reports.
+SELECT DISTINCT parse_filename(file ->> 'path', true) AS name
+FROM (SELECT unnest(from_json(found -> 'files', '["JSON"]')) AS file FROM erasures WHERE found IS NOT NULL)
+WHERE file ->> 'action' = 'delete'
+ORDER BY name
 
 -- name: versions
 SELECT version FROM models WHERE workload = $workload

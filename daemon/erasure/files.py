@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,8 +68,8 @@ class Files:
             first: the time of the first erased event.
             shared: with datasets and reports, which the leader of a cluster keeps for all daemons.
         """
-        datasets = [Path(row["path"]) for row in self._warehouse.rows(QUERIES["dataset_paths"])] if shared else []
-        files = [*self._archive.glob("*/day=*/*.parquet"), *chain(*(path.glob("*.parquet") for path in datasets))]
+        datasets = (path for _, path in files_of_datasets(self._warehouse)) if shared else ()
+        files = [*self._archive.glob("*/day=*/*.parquet"), *datasets]
         derived = [*self._derived(workloads), *(self._reports(workloads, first) if shared else ())]
         return [*self._with_rows(files), *(place_of(path, "delete") for path in derived)]
 
@@ -82,15 +81,15 @@ class Files:
             self.left[place.path] = first_line(error)
 
     def try_again(self, place: Place) -> None:
-        """Finds out whether a place that was left can be read and changed now. Its rows stay, because events may
-        be chosen by them first."""
+        """Finds out whether a place that was left can be read and changed now. Its rows stay, because events are
+        chosen by them first."""
         path = Path(place.path)
         if place.action == "delete" or not path.exists():
             self.erase(place)
         elif problem := rewriting.problem_of(path) or rewriting.problem_of_writing(path):
             self.left[place.path] = problem
-        elif self._archive not in path.parents:
-            self.erase(place)
+        elif self._archive not in path.parents and not rewriting.erased_rows(path, self._tombstones).any():
+            self.erase(place)  # what is beside its rows, such as topics
 
     def _erase(self, place: Place) -> None:
         path = Path(place.path)
@@ -173,6 +172,18 @@ class Files:
         if known != topics.Topics() and (questions := _questions(folder)) is not None:
             known.only(questions).save(folder)
         self._warehouse.artifacts.renew("dataset", folder)
+
+
+def files_of_datasets(warehouse: Warehouse) -> list[tuple[str, Path]]:
+    """Returns the files with rows of datasets, each with its workload."""
+    datasets = warehouse.rows(QUERIES["dataset_paths"])
+    return [(row["workload"], file) for row in datasets for file in sorted(Path(row["path"]).glob("*.parquet"))]
+
+
+def deleted_reports(warehouse: Warehouse, workload: str) -> list[reports.Period]:
+    """Returns the periods whose report of a workload was deleted by an erasure."""
+    names = {row["name"] for row in warehouse.rows(QUERIES["deleted_reports"])}
+    return [period for name in sorted(names) if (period := reports.period_of(name, workload)) is not None]
 
 
 def after(places: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

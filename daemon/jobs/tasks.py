@@ -12,6 +12,7 @@ from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import archived
 from retuned.daemon.erasure.erasure import Erasures
+from retuned.daemon.erasure.files import deleted_reports
 from retuned.daemon.jobs import memory
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.runs import Runs
@@ -202,14 +203,16 @@ def request_labels(context: Context) -> None:
 
 
 def report(context: Context) -> None:
-    """Write the missing reports of the last month and quarter."""
+    """Write the missing reports of the last month and quarter, and of ended periods whose report an erasure deleted."""
     with context.parts("report") as parts:
         for workload in context.measured():
             with parts.workload(workload):
-                ended = [reports.Period.of(kind, context.now()).before for kind in reports.MONTHS]
-                existing = reports.reports(context.reports, workload)
-                missing = [period for period in ended if reports.report_id(workload, period) not in existing]
-                write_reports(context, workload, missing)
+                now, existing = context.now(), reports.reports(context.reports, workload)
+                due = [reports.Period.of(kind, now).before for kind in reports.MONTHS]
+                due += [period for period in deleted_reports(context.warehouse, workload) if period.end <= now]
+                missing = {period for period in due if reports.report_id(workload, period) not in existing}
+                # Each shows figures of those before it.
+                write_reports(context, workload, sorted(missing, key=lambda period: (period.end, period.kind)))
 
 
 def write_reports(context: Context, workload: str, periods: Sequence[reports.Period]) -> None:

@@ -80,6 +80,17 @@ def report_id(workload: str, period: Period) -> str:
     return f"{period.name}-{_slug(workload)}"
 
 
+def period_of(name: str, workload: str) -> Period | None:
+    """Returns the period of a report of a workload by the report's name; None: it is the name of something else."""
+    if re.match(r"\d{4}-(0[1-9]|1[0-2]|Q[1-4])-", name) is None:
+        return None
+    year, part = int(name[:4]), name[5:7]
+    kind: Kind = "quarter" if part[0] == "Q" else "month"
+    month = 3 * int(part[1]) if kind == "quarter" else int(part)
+    period = Period.of(kind, datetime(year, month, 1))  # noqa: DTZ001  (the warehouse keeps UTC without a zone)
+    return period if name == report_id(workload, period) else None
+
+
 def reports(folder: Path, workload: str) -> list[str]:
     """Returns the existing reports of a workload, newest first."""
     found = [path.stem for path in folder.glob(f"????-*-{_slug(workload)}.html")]

@@ -189,10 +189,18 @@ def _go_back(warehouse: Warehouse, workload: str, start: str) -> Version | None:
 
 
 def _version(workload: str, chosen: Selection, traffic: Sequence[Example]) -> str:
-    """Returns the hash of a dataset's content."""
-    content = [[name, sorted(row.row_id for row in chosen.splits[name])] for name in SPLITS]
-    content.append([THUMBS, sorted(f"{row.row_id} {desirable}" for row, desirable in chosen.thumbs)])
-    content.append([TRAFFIC, sorted(row.row_id for row in traffic)])
+    """Returns the hash of a dataset's rows and of the events that they are from.
+
+    Others may have stated what was erased in the same words. A dataset of their statements is another one than that
+    with the erased statements, whose files lost rows and whose versions are replaced.
+    """
+
+    def of(row: Example) -> str:
+        return f"{row.row_id} {row.interaction_id} {row.feedback_id}"
+
+    content = [[name, sorted(map(of, chosen.splits[name]))] for name in SPLITS]
+    content.append([THUMBS, sorted(f"{of(row)} {desirable}" for row, desirable in chosen.thumbs)])
+    content.append([TRAFFIC, sorted(map(of, traffic))])
     return text_hash(json.dumps([workload, content]))[:12]
 
 

@@ -12,6 +12,7 @@ from retuned.consumers.common import durable as files
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.audit import by_rule
 from retuned.consumers.warehouse.connection import Warehouse, insert
+from retuned.retrain.data.identity import text_hash
 from retuned.retrain.release import bom, card, signature
 from retuned.retrain.release.licence import licence_of
 from retuned.retrain.release.targets.folder import link, links
@@ -25,6 +26,7 @@ from retuned.retrain.versions import (
     base_hash,
     check_intact,
     content_hash,
+    erased_since,
     file_hashes,
     find,
     model_name,
@@ -48,7 +50,8 @@ def register(
     now: datetime,
     key_file: Path | None = None,
 ) -> Version:
-    """Registers an adapter as a version. The same adapter gives the same version, which is written once.
+    """Registers an adapter as a version. The same adapter gives the same version, which is written once, but for one
+    that learned erased rows (see `_name`).
 
     Args:
         adapter: a folder with PEFT's files, `adapter_model.safetensors` and `adapter_config.json`.
@@ -58,7 +61,7 @@ def register(
     Raises:
         StoreUnavailable: the cluster's storage does not accept the files; the version is not registered.
     """
-    version = content_hash(adapter)
+    version = _name(warehouse, workload, adapter, parent_version, dataset_version)
     known = find(warehouse, workload, version)
     if known is not None and known.removed_at is None and known.path.is_dir():
         return known
@@ -95,6 +98,19 @@ def register(
     registered = find(warehouse, workload, version)
     assert registered is not None
     return registered
+
+
+def _name(warehouse: Warehouse, workload: str, adapter: Path, parent_version: str | None, dataset_version: str) -> str:
+    """Returns the version of an adapter: the hash of its files.
+
+    Where others stated what was erased in the same words, a training without the erased rows may give the weights of
+    the version that learned them. It gives a version of its own, which replaces that one.
+    """
+    version = content_hash(adapter)
+    known, taught = find(warehouse, workload, version), (parent_version, dataset_version)
+    if known is None or (known.parent_version, known.dataset_version) == taught:
+        return version
+    return text_hash(json.dumps([version, *taught]))[:8] if version in erased_since(warehouse, workload) else version
 
 
 def _write(warehouse: Warehouse, path: Path, adapter: Path, manifest: dict[str, Any], key_file: Path | None) -> None:

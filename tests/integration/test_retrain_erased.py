@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from models import ANY_LATENCY
-from teaching import CHANGED, GOODS, Teacher, question, teach_policies
+from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
@@ -106,6 +106,26 @@ def test_the_retrained_weights_are_those_of_a_daemon_that_never_saw_the_user(dae
     saw.warehouse.execute("DELETE FROM deployments WHERE share = 0")
     assert erased.settle(saw.rollout, "support", utc_now()) == [before.version]
     assert not (saw.settings.models.directory / "support" / str(before.version)).exists()
+
+
+def test_a_retraining_that_gives_the_same_weights_without_the_user_replaces_the_version(
+    tmp_path: Path, base: Path
+) -> None:
+    """Others stated all that she stated, so the clean dataset and the clean weights are those of before."""
+    daemon = Daemon(tmp_path, base)
+    act(daemon, None, GOODS)
+    for asked, answer in list(questions(GOODS))[-8:]:
+        daemon.teacher.correct(asked, "I cannot say.", answer, "expert", "mallory")
+    before = daemon.retrain()
+    assert before.promoted
+    erase(daemon, "mallory")
+    assert versions.erased_since(daemon.warehouse, "support").keys() == {before.version}
+    after = daemon.retrain()
+    assert after.promoted
+    assert daemon.weights(after.version) == daemon.weights(before.version)
+    assert versions.erased_since(daemon.warehouse, "support").keys() == {before.version}
+    assert erased.due(daemon.warehouse, "support", utc_now()) is None
+    daemon.warehouse.close()
 
 
 def test_only_what_came_after_the_last_clean_version_is_trained_again(daemons: tuple[Daemon, Daemon]) -> None:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from retuned.daemon.jobs import tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
+from retuned.daemon.reports import reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain import versions
@@ -33,6 +34,7 @@ from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import erased
 
 LEARNED = "11111111"
+SUPPORT, OTHER = (reports.report_id(name, reports.Period.of("month", utc_now()))[8:] for name in ("support", "sales"))
 
 
 class House:
@@ -110,6 +112,26 @@ def test_a_person_keeps_the_champion_until_a_day(
     assert erased.due(kept, "support", utc_now()) is None
     assert erased.due(kept, "support", utc_now() + timedelta(days=41)) is not None
     kept.close()
+
+
+def test_all_reports_that_an_erasure_deletes_are_written_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, now = house.jobs.context, datetime(2026, 11, 30, 12)
+    monkeypatch.setattr(context, "now", lambda: now)
+    (asked,) = house.warehouse.rows("SELECT id FROM interactions")
+    names = ["2026-02", "2026-03", "2026-04", "2026-07", "2026-Q1", "2026-Q2", "2026-Q3", "2026-10", "2026-11"]
+    context.reports.mkdir()
+    for name in names:
+        for suffix in (".html", ".json"):
+            (context.reports / f"{name}-{SUPPORT}{suffix}").write_text("{}")
+    (context.reports / f"2026-04-{OTHER}.html").write_text("{}")
+    house.jobs.erasures.request(Selection(interactions=[asked["id"]]), "dpo", None)
+    house.jobs.erasures.run()
+    assert reports.reports(context.reports, "support") == [f"2026-02-{SUPPORT}"]
+    wanted: list[str] = []
+    monkeypatch.setattr(Context, "measured", lambda _: ["support"])
+    monkeypatch.setattr(tasks, "write_reports", lambda _, __, periods: wanted.extend(one.name for one in periods))
+    house.jobs.run("report")
+    assert wanted == ["2026-03", "2026-Q1", "2026-04", "2026-Q2", "2026-07", "2026-Q3", "2026-10"]
 
 
 def test_an_erasure_that_a_legal_hold_stops_has_an_age_until_it_is_done(house: House) -> None:

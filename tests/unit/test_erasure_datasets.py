@@ -1,8 +1,10 @@
 """What was made of erased rows: datasets and their models, caches, reports, texts that quote, and every table."""
 
 import json
+import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from retuned.consumers.warehouse.tombstones import Tombstones
 from retuned.daemon.erasure import erasure as module
 from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.settings import Settings
-from retuned.retrain.data.dataset import Dataset, load
+from retuned.retrain import versions
+from retuned.retrain.data import build
+from retuned.retrain.data.dataset import SPLITS, Dataset, load
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.settings import ModelsSettings
 
-WORD = "qzxcobaltheron"
+WORD, SECRET = "qzxcobaltheron", "qzxmarblehyena"
 
 
 class School:
@@ -39,7 +43,7 @@ class School:
             )
         )
         self.warehouse: Warehouse = open_warehouse(self.settings.warehouse)
-        teacher = Teacher(self.warehouse)
+        self.teacher = teacher = Teacher(self.warehouse)
         teach(teacher, range(40))
         self.corrections = [
             teacher.correct(f"May I return my {WORD} number {n}, please?", "No.", f"The {WORD} takes {n} days.")
@@ -55,6 +59,12 @@ class School:
             "models", version="v3", workload="support", created_at=now(), path="/nowhere", base_model="/base",
             base_hash="x", dataset_version="other", run_id="r", manifest="{}",
         )  # fmt: skip
+
+    def build(self, **about: Any) -> Dataset:
+        """Builds the next dataset; start: as if this version were the champion."""
+        with tempfile.TemporaryDirectory() as folder:
+            job = build.prepare(self.warehouse, self.settings, "support", Path(folder), threading.Event()) | about
+            return build.registered(self.warehouse, "support", build.work(job, print), self.teacher.now)
 
     def erase(self, **selection: Any) -> dict[str, Any]:
         erasures = Erasures(self.warehouse, self.settings, threading.Event(), now, lambda *_: None)
@@ -89,9 +99,9 @@ def test_rows_leave_datasets_and_the_models_that_learned_them_are_named(school: 
     assert dataset is not None
     assert {row["row_id"] for row in rows(dataset)} == before - mine
     assert traces(tmp_path, WORD) == {}
-    versions = school.warehouse.rows("SELECT * EXCLUDE erasure_id FROM erasure_versions ORDER BY version")
-    assert [(row["version"], row["rows"]) for row in versions] == [("v1", len(learned)), ("v2", 0)]
-    assert receipt["versions"] == versions
+    taught = school.warehouse.rows("SELECT * EXCLUDE erasure_id FROM erasure_versions ORDER BY version")
+    assert [(row["version"], row["rows"]) for row in taught] == [("v1", len(learned)), ("v2", 0)]
+    assert receipt["versions"] == taught
     assert "support@v1, support@v2" in receipt["operator"][-1]
 
 
@@ -126,6 +136,95 @@ def test_the_next_dataset_is_built_without_them_and_holds_out_the_same(school: S
     assert built.version != school.dataset.version
     assert not [row for row in rows(built) if WORD in row["completion"] or WORD in row["prompt"]]
     assert not held & {row["row_id"] for row in rows(built, "train")}
+
+
+def test_what_others_stated_in_the_same_words_is_another_dataset(school: School) -> None:
+    """Otherwise it would count as the erased one, and its files would lack rows."""
+    teach(school.teacher, range(50, 58))
+    confirmed = teach(school.teacher, range(50, 58))
+    before = school.build(start="base")
+    learned = {row["row_id"] for row in rows(before)}
+    assert set(confirmed) & {row["feedback_id"] for row in rows(before, "train")}
+    assert school.build(start="base").version == before.version
+    promote(school.warehouse, before, "v4")
+    school.erase(interactions=confirmed)
+    built = school.build(start="base")
+    promote(school.warehouse, built, "v5")
+    assert versions.erased_since(school.warehouse, "support").keys() == {"v4"}
+    assert {row["row_id"] for row in rows(built)} == learned
+    assert {name: len(rows(built, name)) for name in SPLITS} == built.rows
+    assert school.build(start="base").version == built.version
+
+
+def test_a_dataset_shows_what_its_user_wrote_once_retention_has_deleted_the_events(
+    school: School, tmp_path: Path
+) -> None:
+    (ann,) = load_user_keys(school.settings.privacy, school.warehouse.path).pseudonyms("ann@shop")
+    for n in range(8):
+        school.teacher.correct(f"How long does the {WORD}s case {n} take?", "No.", f"Case {n}: {SECRET}.", user_id=ann)
+    dataset = school.build()
+    promote(school.warehouse, dataset, "v4")
+    mine = {row["row_id"] for row in rows(dataset) if SECRET in row["completion"]}
+    learned = {row["row_id"] for row in rows(dataset, "train") if SECRET in row["completion"]}
+    assert mine > learned > set()
+    for table in ("feedback", "interactions"):
+        school.warehouse.execute(f"DELETE FROM {table}")
+    erasures = Erasures(school.warehouse, school.settings, threading.Event(), now, lambda *_: None)
+    assert [row["version"] for row in erasures.preview(Selection(users=[ann]))["versions"]] == ["v4"]
+    receipt = school.erase(users=[ann])
+    assert traces(tmp_path, SECRET, ann) == {}
+    assert (receipt["workloads"], receipt["rows"]["dataset_rows"]) == (["support"], len(mine))
+    (version,) = receipt["versions"]
+    assert (version["version"], version["rows"]) == ("v4", len(learned))
+    assert versions.erased_since(school.warehouse, "support").keys() == {"v4"}
+    lineage = school.warehouse.rows("SELECT row_id FROM dataset_rows WHERE dataset_version = ?", [dataset.version])
+    assert not mine & {row["row_id"] for row in lineage}
+
+
+def test_a_dataset_shows_a_conversation_once_retention_has_deleted_its_events(school: School, tmp_path: Path) -> None:
+    asked = school.answers()[:3]
+    school.warehouse.execute("UPDATE interactions SET conversation_id = 'c1' WHERE id IN $ids", {"ids": asked})
+    dataset = school.build(start="base")
+    mine = {row["row_id"] for row in rows(dataset) if row["conversation"] == "c1"}
+    assert len(mine) == 3
+    for table in ("feedback", "interactions"):
+        school.warehouse.execute(f"DELETE FROM {table}")
+    school.erase(conversations=["c1"])
+    assert not mine & {row["row_id"] for row in [*rows(dataset), *rows(school.dataset)]}
+    assert traces(tmp_path, *asked) == {}
+
+
+def test_a_dataset_that_could_not_be_read_shows_its_users_events_once_it_can(school: School, tmp_path: Path) -> None:
+    (ann,) = load_user_keys(school.settings.privacy, school.warehouse.path).pseudonyms("ann@shop")
+    for n in range(8):
+        school.teacher.correct(f"How long does the {WORD}s case {n} take?", "No.", f"Case {n}: {SECRET}.", user_id=ann)
+    dataset = school.build()
+    promote(school.warehouse, dataset, "v4")
+    for table in ("feedback", "interactions"):
+        school.warehouse.execute(f"DELETE FROM {table}")
+    files = {file: file.read_bytes() for file in dataset.path.glob("*.parquet")}
+    for file in files:
+        file.write_bytes(b"broken")
+    erasures = Erasures(school.warehouse, school.settings, threading.Event(), now, lambda *_: None)
+    id = erasures.request(Selection(users=[ann]), "dpo", None)
+    with pytest.raises(RetunedError, match="restore each from a backup"):
+        erasures.run()
+    for file, content in files.items():
+        file.write_bytes(content)
+    erasures.run()
+    done = erasures.of(id)
+    assert done is not None
+    assert [row["version"] for row in done["receipt"]["versions"]] == ["v4"]
+    assert traces(tmp_path, SECRET, ann) == {}
+
+
+def test_a_selection_by_time_takes_no_row_of_a_dataset_by_the_time_of_its_feedback(school: School) -> None:
+    before = rows(school.dataset)
+    last = school.warehouse.rows("SELECT max(timestamp) AS at FROM interactions")[0]["at"]
+    late = [row for row in before if row["timestamp"] > last]
+    assert late
+    school.erase(workload="support", after=last + timedelta(seconds=1))
+    assert rows(school.dataset) == before
 
 
 def test_after_the_erasure_of_all_rows_the_next_dataset_is_built(school: School) -> None:

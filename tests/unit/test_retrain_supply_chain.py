@@ -94,6 +94,28 @@ def test_a_registered_version_is_in_the_audit_with_its_hashes(version: Version, 
     assert json.loads(row["details"])["files"] == versions.file_hashes(version.path)
 
 
+def test_the_weights_of_an_erased_version_are_another_version_if_they_are_trained_without_the_rows(
+    version: Version, warehouse: Warehouse, base: Path, tmp_path: Path
+) -> None:
+    def register(dataset: str, parent: str | None) -> Version:
+        return registry.register(
+            warehouse, tmp_path / "models", "support", tmp_path / "adapter", base_model=base, parent_version=parent,
+            dataset_version=dataset, run_id="r2", details={}, now=NOW,
+        )  # fmt: skip
+
+    assert register("d2", None) == version
+    warehouse.insert("erasures", id="e1", requested_at=NOW, state="done")
+    warehouse.insert("erasure_datasets", erasure_id="e1", dataset_version="d1", rows=1)
+    assert register("d1", "11111111") == version
+    clean = register("d2", None)
+    assert clean.version != version.version
+    assert (clean.dataset_version, clean.parent_version) == ("d2", None)
+    assert versions.erased_since(warehouse, "support").keys() == {version.version}
+    warehouse.execute("UPDATE models SET removed_at = created_at WHERE version = ?", [version.version])
+    assert register("d2", None) == clean
+    check_intact(clean)
+
+
 @pytest.mark.parametrize("file", versions.ADAPTER_FILES)
 def test_a_version_whose_files_were_changed_or_are_gone_is_not_loaded(version: Version, file: str) -> None:
     check_intact(version)
