@@ -137,7 +137,7 @@ def judged(
     criteria: str | None,
     *,
     seconds: float = math.inf,
-    tell: Callable[[int, Judged], None] = lambda _number, _scores: None,
+    on_score: Callable[[int, Judged], None] = lambda _number, _scores: None,
 ) -> list[Judged | None]:
     """Returns the scores of each pair; None if the judge was asked and gave no verdict, or if time ran out.
 
@@ -147,7 +147,7 @@ def judged(
     Args:
         pairs: in random order.
         seconds: no pair is begun after this time; half of it is left to the judge.
-        tell: is told the number and the scores of each pair as soon as they are known, of one pair at a time.
+        on_score: called with the number and the scores of each pair as soon as they are known, for one pair at a time.
     """
     began = time.monotonic()
     scored: list[Judged | None] = [None] * len(pairs)
@@ -159,7 +159,7 @@ def judged(
 
     def found(number: int, scores: Judged) -> None:
         scored[number] = scores
-        tell(number, scores)
+        on_score(number, scores)
 
     def pass_on() -> None:
         first = min(unasked, default=len(pairs))
@@ -245,7 +245,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         job["objective"],
         job["criteria"],
         seconds=job["seconds"],
-        tell=lambda number, scores: emit({"pair": number, "scores": asdict(scores)}),
+        on_score=lambda number, scores: emit({"pair": number, "scores": asdict(scores)}),
     )
     return {}
 
