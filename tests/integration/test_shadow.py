@@ -259,11 +259,11 @@ def test_a_slow_judge_leaves_no_more_of_what_needs_none(monkeypatch: pytest.Monk
     monkeypatch.setattr(judge, "compare", compared)
     pair = {"response": "a", "calls": None, "messages": "[]", "context": None, "approved": None}
     pairs = [pair | {"answer": json.dumps({"response": response})} for response in ("a", "b") * 100]
-    told = list[int]()
+    passed_on = dict[int, shadow.Judged]()
     settings = EvaluateSettings(judge_url="http://nowhere.example", judge_model="wise")
-    scored = shadow.judged(pairs, Exact(), settings, "", None, seconds=1.0, tell=lambda number, _: told.append(number))
+    scored = shadow.judged(pairs, Exact(), settings, "", None, seconds=1.0, on_score=passed_on.__setitem__)
     known = [number for number, one in enumerate(scored) if one is not None]
-    assert sorted(told) == known
+    assert sorted(passed_on) == known
     by_judge = sum(one is not None and one.scorer == "judge" for one in scored)
     assert 4 <= by_judge < 100
     assert len(known) - by_judge <= by_judge + 1
