@@ -60,6 +60,7 @@ class IngestLoop(ABC):
         self._producers = Producers.known(settings.ingest, warehouse)
         self.writer = Writer(warehouse, settings, self.note_progress)
         self._counting = Counting(metrics, topics)
+        self._topics = frozenset(topics)
         for topic in settings.kafka.topics:
             metrics.set_aside.labels(topic).set_function(partial(self._count_set_aside, topic))
         self.events_seen = 0
@@ -230,7 +231,8 @@ class IngestLoop(ABC):
         self._counting.waits(self._source.lag_seconds(time.time()))
         self.note_progress()
         self._read_all = self._source.caught_up()
-        if ages := self.lag_seconds:
+        ages = self.lag_seconds
+        if ages and ages.keys() >= self._topics - self._source.missing:
             self._reached = utc_now() - timedelta(seconds=max(ages.values()))
         if not batch.nexts:
             self.known_until = self._reached
