@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.errors import CoordinatorNotAvailableError
 
 from retuned.consumers.errors import BrokerUnavailable, Fenced
 from retuned.consumers.kafka import membership as membership_module
@@ -192,7 +193,12 @@ def test_what_a_killed_daemon_left_in_the_group_is_removed(
     tmp_path: Path, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[str] = []
-    monkeypatch.setattr(membership_module, "remove_member", lambda _, member: removed.append(member))
+
+    def remove(settings: KafkaSettings, member: str) -> None:
+        assert settings.group_id == "g"
+        removed.append(member)
+
+    monkeypatch.setattr(membership_module, "remove_member", remove)
     file = MemberFile(tmp_path)
     first = Membership(KafkaSettings(group_id="g"), file)
     first.check("a")
@@ -222,6 +228,34 @@ def test_a_broker_that_does_not_know_the_group_yet_is_asked_again(
     group.now += LOOK_SECONDS
     assert membership.may_join()
     assert membership.waiting_for == ""
+
+
+def test_who_waits_to_join_asks_once_a_second(membership: Membership, group: Group) -> None:
+    for asked, seconds in ((1, 0.0), (1, LOOK_SECONDS - 0.25), (2, 0.25)):
+        group.now += seconds
+        assert not membership.may_join()
+        assert group.asked == asked
+    group.now += LOOK_SECONDS
+    group.members = {}
+    assert membership.may_join()
+    assert membership.may_join()  # nothing to wait for any more
+    assert group.asked == 4
+
+
+def test_a_cluster_without_groups_is_joined_and_one_that_is_away_is_not(
+    membership: Membership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(cause: Exception | None) -> None:
+        def answer(_: KafkaSettings) -> None:
+            raise BrokerUnavailable("no coordinator") from cause
+
+        monkeypatch.setattr(membership_module, "group_members", answer)
+
+    refuse(CoordinatorNotAvailableError())
+    assert membership.may_join()
+    refuse(TimeoutError())
+    with pytest.raises(BrokerUnavailable, match="no coordinator"):
+        membership.may_join()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def test_drift_counts_when_it_holds(drifted: tuple[bool | None, ...], retrain: b
     assert decision.retrain is retrain
     if retrain:
         assert decision.reasons == ("drift in each of the latest 2 checks",)
+        once = decide(evidence(drifted=drifted), SETTINGS.model_copy(update={"drift_checks": 1}), NOW)
+        assert once.reasons == ("drift in the latest check",)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_every_reason_is_told() -> None:
 
 
 def test_a_reason_waits_for_something_to_learn() -> None:
-    assert decide(evidence(drifted=(True, True), corrections_to_learn=50), SETTINGS, NOW).retrain
+    assert decide(evidence(drifted=(True, True), corrections_to_learn=40), SETTINGS, NOW).retrain
     decision = decide(evidence(drifted=(True, True), corrections_to_learn=39), SETTINGS, NOW)
     assert decision.retrain is False
     assert decision.reasons[-1] == "but there is too little to learn: 39 new corrections of 40 needed"
@@ -185,6 +187,19 @@ def test_each_run_that_fails_doubles_the_cool_down_and_not_what_must_be_new(
     early = decide(evidence(last_run_finished_at=ended + timedelta(seconds=1), **worn), SETTINGS, NOW)
     assert early.reasons[-1].endswith(f", after {after}")
     assert decide(evidence(last_run_finished_at=ended, **worn), SETTINGS, NOW).retrain
+
+
+def test_an_erasure_asks_at_once_and_again_after_the_cool_down_of_a_run_since() -> None:
+    hour = timedelta(seconds=SETTINGS.cooldown_seconds)
+    off = SETTINGS.model_copy(update={"enabled": False})
+    for finished, retrain in ((-hour, True), (timedelta(), True), (timedelta(seconds=1), False), (hour, False)):
+        asked = evidence(erased_at=NOW, last_run_finished_at=NOW + finished)
+        decision = decide(asked, off, NOW + max(finished, timedelta()))
+        assert (decision.retrain, decision.postponed) == (retrain, not retrain), finished
+        assert decision.reasons[0] == "the champion learned rows that were erased on 2026-03-01"
+        assert decide(asked, off, NOW + finished + hour).retrain
+    paused = decide(evidence(erased_at=NOW, paused="retraining is paused"), off, NOW)
+    assert (paused.retrain, paused.reasons[1:]) == (False, ("but retraining is paused",))
 
 
 def test_a_version_that_may_replace_the_erased_champion_holds_further_runs_back() -> None:
