@@ -34,6 +34,7 @@ from retuned.monitors.watch.comparison import (
     Counts,
     compare_steps,
     half_of_error,
+    known_age,
     shown_worse,
     span,
 )
@@ -97,22 +98,18 @@ def check(
     watch = half_of_error(settings.watch)
     if canary["shadowed"]:
         watch = half_of_error(watch)
-    known_at = min(now, known_until or now)
-
-    def known(since: datetime) -> timedelta:
-        return max(known_at - since, timedelta())
-
+    step_age = known_age(canary["step_since"], now, known_until)
     if canary["share"] == 0:
         scores = warehouse.rows(QUERIES["shadow"], {"experiment": canary["id"]})
         result = shadow.compare(scores, watch)
         answered = result.judged
         comparisons = [] if result.comparison is None else [result.comparison]
-        verdict, reasons = shadow.decide(result, known(canary["step_since"]), settings.rollout, watch)
+        verdict, reasons = shadow.decide(result, step_age, settings.rollout, watch)
     else:
         steps = _steps(warehouse, canary, now)
         answered, comparisons = _measure(warehouse, canary["workload"], steps, now, watch)
-        ages = known(canary["step_since"]), known(steps[0].since)
-        verdict, reasons = decide(comparisons, answered, *ages, settings.rollout, watch)
+        age = known_age(steps[0].since, now, known_until)
+        verdict, reasons = decide(comparisons, answered, step_age, age, settings.rollout, watch)
     if verdict == "advance" and waits_for:  # no more users are sent to servers that are not ready
         verdict, reasons = "hold", [f"the next step is due, but has to wait: {waits_for}", *reasons]
     outcome = CanaryCheck(

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.settings import Settings
-from retuned.monitors.watch.comparison import Comparison, Verdict, compare, decide, half_of_error
+from retuned.monitors.watch.comparison import Comparison, Verdict, compare, decide, half_of_error, known_age
 from retuned.monitors.watch.comparison import power as estimate_power
 from retuned.monitors.watch.counts import Watched, count
 
@@ -76,8 +76,7 @@ def check(
     kinds = count(warehouse, rules, watched)
     comparisons = [compare(*kind, references, rules) for kind, references in kinds.items()]
     power = estimate_power(kinds, watched.elapsed, rules)
-    stored = max(min(now, known_until or now) - since, timedelta())
-    verdict, reasons = decide(comparisons, now - since, stored, power, rules)
+    verdict, reasons = decide(comparisons, now - since, known_age(since, now, known_until), power, rules)
     outcome = WatchCheck(
         id=uuid.uuid4().hex,
         created_at=now,

@@ -19,7 +19,7 @@ and applications", Annals of Statistics 49, 2021). It is never weaker than the b
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -254,6 +254,15 @@ def decide(
     if as_good and known >= timedelta(seconds=settings.minimum_seconds):
         return "keep", [f"shown to be within {points} of the champion before", *figures]
     return "go_on", [f"neither shown to be worse by more than {points} nor to be within them", power_text, *figures]
+
+
+def known_age(since: datetime, now: datetime, known_until: datetime | None) -> timedelta:
+    """Returns the part of an age whose events are stored.
+
+    Args:
+        known_until: all events until then are stored; None: until now.
+    """
+    return max(min(now, known_until or now) - since, timedelta())
 
 
 def half_of_error(settings: WatchSettings) -> WatchSettings:
