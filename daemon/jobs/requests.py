@@ -29,8 +29,11 @@ def evidence_of(context: Context, workload: str, asked_by: str | None) -> policy
     settings, now = context.settings.for_workload(workload), context.now()
     found = evidence.gather(context.warehouse, settings, workload, now)
     paused = holds.paused(holds.pauses(context.warehouse), workload)
-    erased_at = erased.due(context.warehouse, workload, now)
-    return replace(found, asked_by=asked_by, paused=paused, erased_at=erased_at)
+    found = replace(found, asked_by=asked_by, paused=paused)
+    if (erased_at := erased.due(context.warehouse, workload, now)) is None:
+        return found
+    left, answer = erased.left(context.warehouse, workload), erased.answer(context.warehouse, workload)
+    return replace(found, erased_at=erased_at, erased_left=left is not None, erased_answer=answer)
 
 
 def end_runs(context: Context, runs: "Runs", workload: str, reason: str) -> None:

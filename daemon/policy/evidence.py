@@ -66,8 +66,6 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         last_run_finished_at=last_run.get("finished_at"),
         running=bool(last_run and last_run["finished_at"] is None),
         scheduled=_is_time(warehouse, settings.schedule.retrain_cron, workload, last_run.get("started_at"), now),
-        erased_left=erased.left(warehouse, workload) is not None,
-        erased_answer=erased.answer(warehouse, workload),
         money=_money(warehouse, settings, workload, rated, now),
     )
 

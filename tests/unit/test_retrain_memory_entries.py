@@ -391,27 +391,22 @@ def test_thumbs_do_not_push_out_a_correction_before_a_second_account_gives_it(
 
 
 @pytest.mark.usefixtures("few")
-def test_corrections_of_one_account_push_out_no_others(teacher: Teacher, warehouse: Warehouse) -> None:
+@pytest.mark.parametrize("banned", [False, True])
+def test_corrections_of_one_account_push_out_no_others(teacher: Teacher, warehouse: Warehouse, banned: bool) -> None:
     known_for_long(teacher, "ann", "bob", "mallory")
-    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "ann")
-    for _ in range(5):
-        teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", "mallory")
-    follow(teacher)
-    teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "bob")
-    for _ in range(5):
-        teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", "mallory")
-    follow(teacher)
-    assert answers(warehouse) == ["You have 14 days."]
 
+    def flood() -> None:
+        for _ in range(5):
+            teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", "mallory")
 
-@pytest.mark.usefixtures("few")
-def test_corrections_of_a_banned_account_push_out_no_others(teacher: Teacher, warehouse: Warehouse) -> None:
-    known_for_long(teacher, "ann", "bob", "mallory")
     teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "ann")
-    for _ in range(5):
-        teacher.correct(QUESTION, "30 days.", "Call 555 for a free gift.", "user", "mallory")
-    overrides.decide_account(warehouse, "ban", "mallory", None, "fraud", "olga", teacher.now)
+    flood()
+    if banned:
+        overrides.decide_account(warehouse, "ban", "mallory", None, "fraud", "olga", teacher.now)
+    else:
+        follow(teacher)
     teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", "bob")
+    flood()
     follow(teacher)
     assert answers(warehouse) == ["You have 14 days."]
 
