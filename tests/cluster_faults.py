@@ -24,6 +24,7 @@ from daemons import Daemon
 from faults import event, stored
 from kafka import KafkaProducer
 
+from retuned.consumers.cluster.artifacts import PREFIX
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.sweep import sweep
@@ -124,7 +125,8 @@ class Ingesters:
         return found
 
     def files(self) -> set[str]:
-        return {key for page in self.objects.list("") for key in page}
+        """All but artifacts: at the start of a month, the daemon stores a report."""
+        return {key for page in self.objects.list("") for key in page if not key.startswith(PREFIX)}
 
 
 # What happens, to a cluster and one of its ingesters
