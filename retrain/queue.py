@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.audit import by_request
@@ -21,6 +21,9 @@ from retuned.retrain.settings import Settings
 from retuned.retrain.versions import QUERIES
 
 log = logging.getLogger(__name__)
+
+Cause = Literal["policy", "person", "erasure"]
+"""What asked for a run. One that an erasure alone asked for is not needed once the erasure is done otherwise."""
 
 TRAIN, EVALUATE = "train", "evaluate"
 """Folders of the training and of the evaluation, in the folder of a run."""
@@ -35,13 +38,15 @@ def enqueue(
     now: datetime,
     at_any_hour: bool = False,
     base: Path | None = None,
+    cause: Cause = "policy",
 ) -> str:
-    """Adds a run for a workload, unless such a run is waiting already. Returns the run's id.
+    """Adds a run for a workload, unless such a run is waiting already, which then serves both. Returns the run's id.
 
     Args:
         reasons: the reasons, which are stored with the run.
         at_any_hour: this run and interrupted ones of the workload do not wait for `schedule.training_hours`.
         base: train a new adapter on this base model, an absolute path; None continues from the champion.
+        cause: what asks for the run.
     """
     with changing:
         if at_any_hour:
@@ -49,6 +54,8 @@ def enqueue(
         base_model = None if base is None else str(base)
         for row in unfinished(warehouse, workload):
             if row["state"] == "waiting" and row["base_model"] == base_model:
+                if cause != "erasure" and row["cause"] != "person":
+                    warehouse.execute(QUERIES["add_cause"], {"id": row["id"], "cause": cause})
                 return str(row["id"])
         run_id = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         row = {
@@ -61,6 +68,7 @@ def enqueue(
             "at_any_hour": at_any_hour,
             "kind": "retrain" if base is None else "rebase",
             "base_model": base_model,
+            "cause": cause,
         }
         with warehouse.transaction() as cursor:
             insert(cursor, "runs", **row)

@@ -218,6 +218,9 @@ ORDER BY state = 'waiting', started_at, id
 -- name: at_any_hour
 UPDATE runs SET at_any_hour = true WHERE state IN ('waiting', 'interrupted') AND workload = $workload
 
+-- name: add_cause
+UPDATE runs SET cause = $cause WHERE id = $id
+
 -- name: cancel_runs
 UPDATE runs SET state = 'cancelled', finished_at = $now, error = $error WHERE list_contains($ids, id)
 

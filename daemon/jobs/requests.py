@@ -100,4 +100,4 @@ def rebase(context: Context, workload: str, folder: str, asked_by: str, reason: 
     if settings.evaluate.engine == "server":
         raise RetunedError("evaluate.engine is server, which has one base model: set it to transformers to compare two")
     cause = f"asked for by {asked_by}: {champion.base_model} is to become {base}: {reason}"
-    queue.enqueue(context.warehouse, workload, [cause], context.now(), base=base)
+    queue.enqueue(context.warehouse, workload, [cause], context.now(), base=base, cause="person")

@@ -54,7 +54,9 @@ class Runs:
         context = self._context
         decision = requests.decide(context, workload, self.evidence(workload, asked_by))
         if decision.retrain:
-            queue.enqueue(context.warehouse, workload, decision.reasons, context.now(), at_any_hour)
+            queue.enqueue(
+                context.warehouse, workload, decision.reasons, context.now(), at_any_hour, cause=decision.cause
+            )
             self.wake()
         return decision
 

@@ -8,13 +8,12 @@ from retuned.daemon.policy.fall import find_fall
 from retuned.daemon.policy.payoff import Money, Payoff, payoff
 from retuned.daemon.policy.ratings import Ratings, latest
 from retuned.daemon.settings import PolicySettings
+from retuned.retrain.queue import Cause
 
 LONGEST_WAIT = timedelta(days=7)
 """Longest cool-down. It doubles with each run that is not promoted, or fails."""
 _MOST_DOUBLINGS = 60
 """More make any cool-down longer than the longest one, and their product too large for a time."""
-ERASED = "learned rows that were erased on"
-"""Part of the reason of a retraining that an erasure requires."""
 MOST_NEEDED = 16
 """Most new corrections that a run needs, as a multiple of policy.minimum_corrections. They double in the same way."""
 
@@ -28,7 +27,7 @@ class Evidence:
             while two versions answer. None: too few events for a result.
         ratings: of the model in service, by period, oldest first.
         new_corrections: corrections of the model in service that the last run did not have. A run that failed, or that
-            an erasure cancelled, had none.
+            only an erasure asked for and that was cancelled, had none.
         untried_corrections: the same, with corrections of earlier models, such as those from during the last run.
         corrections_to_learn: corrections that the champion's dataset did not have (without a champion: all).
         taken_back: whether the last run's version was promoted and taken back.
@@ -72,6 +71,7 @@ class Decision:
         payoff: expected gain and cost of a run; None: unknown.
         lacks_labels: whether there is a reason to retrain, but too little to learn from.
         postponed: whether a run is only to wait: for a pause, a run under way or a cool-down to end.
+        cause: what asks for the run; an erasure only where there is no other reason.
     """
 
     retrain: bool
@@ -79,6 +79,7 @@ class Decision:
     payoff: Payoff | None = None
     lacks_labels: bool = False
     postponed: bool = False
+    cause: Cause = "policy"
 
 
 def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decision:
@@ -88,17 +89,18 @@ def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decis
     if evidence.asked_by:
         # A request by hand overrides cool-down, counts and money; it waits for a run under way.
         doubts = (f"though it does not pay: {expected}",) if expected and not expected.pays else ()
-        return Decision(True, (f"asked for by {evidence.asked_by}", *reasons, *doubts), expected)
+        return Decision(True, (f"asked for by {evidence.asked_by}", *reasons, *doubts), expected, cause="person")
     if evidence.erased_at:
         # What people took back has to go, whatever that costs and whether the policy is on or off.
         which = "the champion before, which left service," if evidence.erased_left else "the champion"
-        reasons = (f"{which} {ERASED} {evidence.erased_at:%Y-%m-%d}", *reasons)
+        cause: Cause = "policy" if reasons else "erasure"
+        reasons = (f"{which} learned rows that were erased on {evidence.erased_at:%Y-%m-%d}", *reasons)
         tried = evidence.last_run_finished_at is not None and evidence.last_run_finished_at > evidence.erased_at
         against = _against(evidence if tried else replace(evidence, last_run_finished_at=None), settings, now)
         if evidence.erased_answer:
             # A further run would only supersede the version that is about to replace the champion.
             against = (f"but {evidence.erased_answer}", *against)
-        return Decision(not against, (*reasons, *against), expected, postponed=bool(against))
+        return Decision(not against, (*reasons, *against), expected, postponed=bool(against), cause=cause)
     if not settings.enabled:
         return Decision(False, ("the policy is switched off (policy.enabled)",), expected)
     if not reasons:

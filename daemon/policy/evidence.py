@@ -14,7 +14,7 @@ from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.policy import payoff
-from retuned.daemon.policy.decision import ERASED, Decision, Evidence
+from retuned.daemon.policy.decision import Decision, Evidence
 from retuned.daemon.policy.ratings import UNRATED, Ratings, by_period
 from retuned.daemon.settings import Settings
 from retuned.monitors.money.dated import rate_on
@@ -130,8 +130,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
 
 def has_ended(warehouse: Warehouse, workload: str, run_id: str, now: datetime) -> bool:
     """Whether a run that waits was asked for only because of an erasure, and is not needed for that any more."""
-    row = warehouse.row(QUERIES["asked_once"], {"run_id": run_id})
-    if row is None or not all(ERASED in reason for reason in json.loads(row["reasons"])):
+    if warehouse.row(QUERIES["waits_for_erasure"], {"run_id": run_id}) is None:
         return False
     return erased.due(warehouse, workload, now) is None or erased.answer(warehouse, workload) is not None
 

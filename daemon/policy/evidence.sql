@@ -12,9 +12,9 @@ WHERE a.workload = $workload AND a.alias = 'champion'
 SELECT started_at, finished_at FROM runs WHERE workload = $workload ORDER BY started_at DESC LIMIT 1
 
 -- name: last_learned
--- The latest run whose evidence is spent. Nothing was decided on that of a run that failed or that an erasure cancelled, or
--- whose version an erasure withdrew; a run that a person cancelled is not to be repeated. Corrections from during a run are
--- not in its dataset, and count for the next one.
+-- The latest run whose evidence is spent. Nothing was decided on that of a run that failed, or whose version an erasure
+-- withdrew; one that was cancelled is not to be repeated, unless an erasure alone asked for it. Corrections from during a run
+-- are not in its dataset, and count for the next one.
 SELECT r.finished_at,
        coalesce(try_cast(d.card ->> 'evidence_until' AS TIMESTAMP), r.started_at) AS learned_until,
        r.version IN (
@@ -23,7 +23,7 @@ SELECT r.finished_at,
 FROM runs r
 LEFT JOIN datasets d ON d.workload = r.workload AND d.version = r.dataset_version
 WHERE r.workload = $workload AND r.state <> 'failed'
-  AND NOT (r.state = 'cancelled' AND starts_with(coalesce(r.error, ''), 'cancelled by retuned: '))
+  AND NOT (r.state = 'cancelled' AND r.cause = 'erasure')
   AND NOT EXISTS (
       FROM promotions p
       WHERE p.workload = $workload AND p.event = 'canary_rolled_back' AND p.actor = 'erasure' AND p.previous_version = r.version
@@ -40,7 +40,7 @@ SELECT count(*) AS runs FROM runs
 WHERE workload = $workload AND state = 'failed' AND kind = 'retrain' AND started_at > coalesce((
     SELECT max(started_at) FROM runs
     WHERE workload = $workload
-      AND (state IN ('succeeded', 'refused') OR starts_with(reasons ->> '$[0]', 'asked for by '))
+      AND (state IN ('succeeded', 'refused') OR cause = 'person')
 ), TIMESTAMP '1970-01-01')
 
 -- name: refused
@@ -50,7 +50,7 @@ WITH began AS (
     SELECT max(began_at) AS began_at FROM (
         SELECT max(created_at) AS began_at FROM promotions WHERE workload = $workload AND event = 'promoted'
         UNION ALL
-        SELECT max(started_at) FROM runs WHERE workload = $workload AND starts_with(reasons ->> '$[0]', 'asked for by ')
+        SELECT max(started_at) FROM runs WHERE workload = $workload AND cause = 'person'
     )
 )
 SELECT count(*) AS runs FROM runs, began
@@ -138,12 +138,8 @@ SELECT outcome, reasons FROM decisions
 WHERE workload = $workload AND kind = 'retrain'
 ORDER BY created_at DESC LIMIT 1
 
--- name: asked_once
--- Why a run waits; none if it has begun, or was asked for again meanwhile: then it serves that request, too.
-SELECT reasons FROM runs r
-WHERE id = $run_id AND state = 'waiting' AND kind = 'retrain' AND NOT EXISTS (
-    FROM decisions d WHERE d.workload = r.workload AND d.kind = 'retrain' AND d.outcome AND d.created_at > r.started_at
-)
+-- name: waits_for_erasure
+SELECT id FROM runs WHERE id = $run_id AND state = 'waiting' AND cause = 'erasure'
 
 -- name: forget
 -- The last one stays: what repeats it is no news.

@@ -200,7 +200,7 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
     ran(service, "promoted", START + DAY, detail='{"promoted": true}')
     ran(service, "next", START + 2 * DAY)
     assert evidence(service).refused_runs == 1
-    ran(service, "by hand", START + 4 * DAY, reasons='["asked for by an operator", "drift"]')
+    ran(service, "by hand", START + 4 * DAY, cause="person")
     assert evidence(service).refused_runs == 0
     ran(service, "after", START + 5 * DAY, reasons='["drift in each of the latest 2 checks"]')
     assert evidence(service).refused_runs == 1
@@ -288,8 +288,8 @@ def withdrawn(service: Local, how: str) -> None:
     ("columns", "erased", "untried"),
     [
         ({"state": "failed", "error": "the disk is full"}, None, 2),
-        ({"state": "cancelled", "error": "cancelled by retuned: rows are erased"}, None, 2),
-        ({"state": "cancelled", "error": "cancelled by an operator: wrong data"}, None, 0),  # it is not to be repeated
+        ({"state": "cancelled", "cause": "erasure"}, None, 2),
+        ({"state": "cancelled", "cause": "policy"}, None, 0),  # a person cancelled it: it is not to be repeated
         ({"state": "refused"}, None, 0),
         ({"state": "succeeded"}, None, 0),
         ({"state": "running", "finished_at": None}, None, 0),
@@ -332,7 +332,7 @@ def test_runs_that_failed_count_since_one_that_was_decided_or_asked_for(service:
     assert fails("rebase", 2, kind="rebase") == 1
     assert fails("2", 2) == 2
     assert fails("cancelled", 3, state="cancelled") == 2
-    assert fails("by hand", 4, reasons='["asked for by an operator"]') == 0
+    assert fails("by hand", 4, cause="person") == 0
     assert fails("3", 5) == 1
     assert fails("decided", 6, state="refused") == 0
     assert fails("4", 7) == 1

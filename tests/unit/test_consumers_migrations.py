@@ -123,6 +123,27 @@ def test_comments_of_answers_that_were_published_are_found_again(
     assert comments == {"ada": 'as "ever"', "ben": None}
 
 
+def test_what_asked_for_an_old_run_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = of_steps(STEPS[: STEPS.index("075_causes_of_runs.sql")], tmp_path, monkeypatch)
+    erased = "the champion learned rows that were erased on 2026-03-01"
+    expected = {
+        '["asked for by ann"]': "person",
+        f'["asked for by ann", "{erased}"]': "person",
+        f'["{erased}"]': "erasure",
+        f'["{erased}", "drift in the latest check"]': "policy",
+        '["drift in the latest check", "asked for by nobody"]': "policy",
+        "[]": "policy",
+    }
+    with duckdb.connect(str(old)) as connection:
+        for reasons in expected:
+            connection.execute(
+                "INSERT INTO runs BY NAME SELECT $reasons AS id, 'w' AS workload, $reasons AS reasons, "
+                "'failed' AS state, now()::TIMESTAMP AS started_at",
+                {"reasons": reasons},
+            )
+    assert {row["reasons"]: row["cause"] for row in migrated(old)["runs"]} == expected
+
+
 def test_the_sentence_of_an_old_drift_check_quotes_no_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = of_steps(STEPS[: STEPS.index("066_no_quotes.sql")], tmp_path, monkeypatch)
     texts = {

@@ -1,6 +1,5 @@
 """The retraining that an erasure requires: when it is owed, what answers it, and what becomes of a run for it."""
 
-import json
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -22,8 +21,8 @@ from retuned.daemon.metrics import Metrics
 from retuned.daemon.policy.evidence import has_ended
 from retuned.daemon.settings import Settings
 from retuned.monitors.metrics import Metrics as MonitorMetrics
+from retuned.retrain import queue, versions
 from retuned.retrain import run as retraining
-from retuned.retrain import versions
 from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 from retuned.retrain.release import approvals, approve, erased
@@ -258,6 +257,7 @@ def test_a_run_that_has_another_reason_still_starts(house: House, more: str | No
         assert house.jobs.runs.ask("support", "an operator").retrain
         assert house.run() == id, "one run serves both"
     elif more == "another reason":
-        house.run(reasons=json.dumps([*json.loads(house.runs()[0]["reasons"]), "200 new corrections"]))
+        queue.enqueue(house.warehouse, "support", ["200 new corrections"], house.now())
+        assert house.run() == id, "one run serves both"
     house.rollout.promote("support", "base", "operator", "by hand", house.now())
     assert has_ended(house.warehouse, "support", id, house.now()) is (more is None)

@@ -215,6 +215,17 @@ def test_a_version_that_may_replace_the_erased_champion_holds_further_runs_back(
     assert left.reasons == ("the champion before, which left service, learned rows that were erased on 2026-03-01",)
 
 
+def test_a_run_has_an_erasure_as_its_cause_only_where_nothing_else_asks_for_it() -> None:
+    def cause(**found: object) -> str:
+        decision = decide(evidence(**found), SETTINGS, NOW)
+        assert decision.retrain
+        return decision.cause
+
+    assert cause(erased_at=NOW) == "erasure"
+    assert cause(erased_at=NOW, drifted=(True, True)) == cause(drifted=(True, True)) == "policy"
+    assert cause(erased_at=NOW, asked_by="ann") == "person"
+
+
 def test_cool_down_ends_at_its_time() -> None:
     ended = NOW - timedelta(seconds=SETTINGS.cooldown_seconds)
     early = evidence(drifted=(True, True), last_run_finished_at=ended + timedelta(seconds=1))
@@ -237,4 +248,4 @@ def test_switched_off_it_never_retrains_by_itself() -> None:
 
 def test_a_person_outranks_cool_down_and_counts() -> None:
     asked = evidence(asked_by="an operator", corrections_to_learn=0, last_run_finished_at=NOW)
-    assert decide(asked, SETTINGS, NOW) == Decision(True, ("asked for by an operator",))
+    assert decide(asked, SETTINGS, NOW) == Decision(True, ("asked for by an operator",), cause="person")
