@@ -149,53 +149,71 @@ def judged(
         seconds: no pair is begun after this time; half of it is left to the judge.
         on_score: called with the number and the scores of each pair as soon as they are known, for one pair at a time.
     """
-    began = time.monotonic()
-    scored: list[Judged | None] = [None] * len(pairs)
+    began, scores = time.monotonic(), _Scores(len(pairs), on_score)
     texts = [_answers(pair) for pair in pairs]
-    decided: dict[int, Judged] = {}
-    undecided: dict[int, Judged] = {}
-    unasked: set[int] = set()
-    changing, is_over = threading.Lock(), False
-
-    def found(number: int, scores: Judged) -> None:
-        scored[number] = scores
-        on_score(number, scores)
-
-    def pass_on() -> None:
-        first = min(unasked, default=len(pairs))
-        for number in [number for number in decided if number < first]:
-            found(number, decided.pop(number))
+    undecided: dict[int, int] = {}  # by number of the pair: the tokens that its metric paid for
 
     def ask(number: int) -> None:
         shown = _pair(str(number), pairs[number], *texts[number], objective)
         opinion = judge.compare([shown], settings, threading.Event(), criteria)
         verdict, paid = opinion.verdicts.get(str(number)), opinion.paid.get(str(number), 0)
-        with changing:
-            if not is_over:  # an answer of the judge that comes later is lost
-                unasked.discard(number)
-                if verdict is not None:
-                    tokens = undecided[number].tokens + paid
-                    found(number, Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens))
-                pass_on()
         if verdict is None:
+            scores.settle(number, None)
             raise ChatFailed(next(iter(opinion.failures), "no verdict"))
+        tokens = undecided[number] + paid
+        scores.settle(number, Judged("judge", float(verdict != "win"), float(verdict != "loss"), tokens))
 
     without_judge = seconds if settings.judge_url is None else seconds / 2  # the metric may ask it, too
     for number, pair in enumerate(pairs):
         if time.monotonic() - began > without_judge:
             break
-        scores = _without_judge(pair, *texts[number], metric)
-        if scores.scorer == "unknown" and settings.judge_url is not None:
-            undecided[number] = scores
-            unasked.add(number)
+        found = _without_judge(pair, *texts[number], metric)
+        if found.scorer == "unknown" and settings.judge_url is not None:
+            undecided[number] = found.tokens
+            scores.wait_for(number)
         else:
-            decided[number] = scores
-        pass_on()
+            scores.settle(number, found)
     left = max(seconds - (time.monotonic() - began), 0.0)
     ask_all(list(undecided), ask, threading.Event(), None if math.isinf(left) else left)
-    with changing:
-        is_over = True
-    return scored
+    return scores.end()
+
+
+class _Scores:
+    """The scores of pairs. A pair that needs no judge gets its scores when all before it were judged; thread-safe."""
+
+    def __init__(self, count: int, on_score: Callable[[int, Judged], None]) -> None:
+        self._scores: list[Judged | None] = [None] * count
+        self._on_score, self._lock, self._ended = on_score, threading.Lock(), False
+        self._kept: dict[int, Judged] = {}
+        self._awaited: set[int] = set()
+
+    def wait_for(self, number: int) -> None:
+        self._awaited.add(number)
+
+    def settle(self, number: int, scores: Judged | None) -> None:
+        """Takes the scores of a pair; None: the judge gave no verdict."""
+        with self._lock:
+            if self._ended:
+                return
+            was_judged = number in self._awaited
+            self._awaited.discard(number)
+            if scores is not None and was_judged:
+                self._pass_on(number, scores)
+            elif scores is not None:
+                self._kept[number] = scores
+            first = min(self._awaited, default=len(self._scores))
+            for known in [known for known in self._kept if known < first]:
+                self._pass_on(known, self._kept.pop(known))
+
+    def end(self) -> list[Judged | None]:
+        """Returns the scores; verdicts that come later are lost."""
+        with self._lock:
+            self._ended = True
+        return self._scores
+
+    def _pass_on(self, number: int, scores: Judged) -> None:
+        self._scores[number] = scores
+        self._on_score(number, scores)
 
 
 def _without_judge(pair: Mapping[str, Any], champion: str, candidate: str, metric: Metric) -> Judged:
