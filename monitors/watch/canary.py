@@ -8,8 +8,15 @@ factor with a mean of at most 1, whichever step it belongs to and whenever it ar
 over all rates is never more than that. Votes of one account are correlated, so they are divided by the design effect of
 the votes of all steps (see comparison.py).
 
+Intention to treat. A request that fails leaves no answer and no vote, so votes cannot show that a canary fails, and one
+that fails what is hard would look better. The gateway assigns by chance, so a canary that answers all it gets answers
+its share of the conversations. One that is shown to answer less is rolled back, like an experiment that is not analysed
+because of a sample ratio mismatch (Fabijan et al., "Diagnosing sample ratio mismatch in online controlled experiments",
+KDD 2019).
+
 Error. `watch.false_rollback_rate` applies to the whole rollout: half for the canary, half for the watch of the new
-champion. A shadow before the first step (shadow.py) takes half of the canary's share.
+champion. A shadow before the first step (shadow.py) takes half of the canary's share. The test of the share of
+conversations has MISMATCH of its own.
 """
 
 import json
@@ -18,12 +25,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from math import log
 from typing import Any
 
 from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.monitors.rates.estimate import evidence_effect
+from retuned.monitors.rates.sequential import log_e_value_of_rate
 from retuned.monitors.rates.votes import read_votes
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch import shadow
@@ -42,6 +51,10 @@ from retuned.monitors.watch.counts import Watched, answers, slow_beside
 from retuned.monitors.watch.shadow import Verdict
 
 QUERIES = named_queries("retuned.monitors.watch", "canary.sql")
+MISMATCH = 0.001
+"""The largest chance to find that a canary does not answer its share, although it does."""
+UNANSWERED = 0.05
+"""A canary may leave this share of its conversations without an answer: gateways begin a step a little later."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +117,18 @@ def check(
         result = shadow.compare(scores, watch)
         answered = result.judged
         comparisons = [] if result.comparison is None else [result.comparison]
-        verdict, reasons = shadow.decide(result, step_age, settings.rollout, watch)
+        with warehouse.cursor() as cursor:
+            champion, _ = answers(cursor, _watched(canary, canary["step_since"], now), canary["step_since"])
+        verdict, reasons = shadow.decide(result, step_age, settings.rollout, watch, champion)
     else:
         steps = _steps(warehouse, canary, now)
         answered, comparisons = _measure(warehouse, canary["workload"], steps, now, watch)
         age = known_age(steps[0].since, now, known_until)
         verdict, reasons = decide(comparisons, answered, step_age, age, settings.rollout, watch)
+        if step_age >= timedelta(seconds=settings.rollout.minimum_seconds):  # gateways may begin a step a little later
+            unanswered = _unanswered(warehouse, steps[-1], canary["share"], settings)
+            if unanswered and verdict != "roll_back":
+                verdict, reasons = "roll_back", [unanswered, *reasons]
     if verdict == "advance" and waits_for:  # no more users are sent to servers that are not ready
         verdict, reasons = "hold", [f"the next step is due, but has to wait: {waits_for}", *reasons]
     outcome = CanaryCheck(
@@ -134,11 +153,12 @@ def check(
 
 def _steps(warehouse: Warehouse, canary: Mapping[str, Any], now: datetime) -> list[Watched]:
     """Returns the steps in which the canary answered users, up to now; a shadow before them is none."""
-    identity = canary["id"], canary["workload"], canary["version"], canary["previous_version"]
-    return [
-        Watched(*identity, row["since"], row["until"])
-        for row in warehouse.rows(QUERIES["steps"], {"experiment": canary["id"], "now": now})
-    ]
+    rows = warehouse.rows(QUERIES["steps"], {"experiment": canary["id"], "now": now})
+    return [_watched(canary, row["since"], row["until"]) for row in rows]
+
+
+def _watched(canary: Mapping[str, Any], since: datetime, until: datetime) -> Watched:
+    return Watched(canary["id"], canary["workload"], canary["version"], canary["previous_version"], since, until)
 
 
 def _measure(
@@ -169,6 +189,25 @@ def _measure(
         compare_steps(*kind, kinds[kind], watch, voted.get((*kind, ""))) for kind in COMPARED if kinds.get(kind)
     ]
     return answered, comparisons
+
+
+def _unanswered(warehouse: Warehouse, step: Watched, share: float, settings: Settings) -> str | None:
+    """Returns a sentence if the canary is shown to leave more than UNANSWERED of its conversations in this step without
+    an answer of its own; None: it is not, or no gateway assigned the conversations."""
+    parameters = step.names | {"start": step.since, "end": step.end, "experiment": step.id}
+    row = warehouse.row(QUERIES["assigned"], parameters | {"unit": settings.rollout.unit})
+    assert row is not None
+    champion, answered = row["champion"], row["canary"]
+    least = share * (1 - UNANSWERED) / (1 - share * UNANSWERED)  # of the conversations with an answer
+    evidence = log_e_value_of_rate(champion, champion + answered, 1 - least)
+    if evidence < log(1 / MISMATCH):
+        return None
+    expected = champion * share / (1 - share)
+    units = f"{settings.rollout.unit}s"
+    return (
+        f"it answered {answered:,} {units}, and its share beside the {champion:,} of the champion is {expected:,.0f}: "
+        "it fails requests, or another model answers them in its place, and such requests get no votes"
+    )
 
 
 def decide(

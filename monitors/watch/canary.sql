@@ -23,6 +23,26 @@ SELECT name, source, '' AS part, version = $version AS after, unit, step AS bloc
 FROM comparable_votes ASOF JOIN steps ON answered_at >= step
 WHERE version IN ($version, $previous) AND voted_at <= $now
 
+-- name: assigned
+-- How many conversations (or accounts, as assigned) the gateway assigned to the champion and to the canary, and which got an
+-- answer of it. Without an id the first message of the user stands for the conversation, as in the gateway. An answer that
+-- another model gave in its place is none, unless that is how a cascade works.
+WITH assigned AS (
+    SELECT attributes ->> '$.assignment.arm' = 'canary' AS is_canary,
+           coalesce(
+               CASE WHEN $unit = 'account' THEN coalesce(user_id, conversation_id) ELSE coalesce(conversation_id, user_id) END,
+               list_filter(messages::JSON[], lambda message: message ->> 'role' = 'user')[1]::VARCHAR
+           ) AS unit,
+           attributes ->> '$.cascade' IS NOT NULL OR version_of($workload, regexp_replace(model, '\+cascade$', '')) = (
+               CASE attributes ->> '$.assignment.arm' WHEN 'canary' THEN $version ELSE $previous END
+           ) AS is_answered
+    FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+      AND attributes ->> '$.assignment.experiment' = $experiment
+)
+SELECT count(DISTINCT unit) FILTER (NOT is_canary) AS champion, count(DISTINCT unit) FILTER (is_canary) AS canary
+FROM assigned WHERE is_answered
+
 -- name: latest
 SELECT * FROM rollout_checks
 WHERE list_contains($experiments, experiment)

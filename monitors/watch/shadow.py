@@ -75,10 +75,16 @@ def compare(rows: Sequence[Mapping[str, Any]], settings: WatchSettings) -> Shado
     return Shadow(comparison, scorers)
 
 
-def decide(shadow: Shadow, age: timedelta, rollout: RolloutSettings, watch: WatchSettings) -> tuple[Verdict, list[str]]:
+def decide(
+    shadow: Shadow, age: timedelta, rollout: RolloutSettings, watch: WatchSettings, champion_answers: int = 0
+) -> tuple[Verdict, list[str]]:
     """Returns the verdict with its reasons, like `canary.decide`.
 
+    A version that gave no answer until the end, though the champion gave enough, is rolled back: either nothing asks
+    it, or its requests fail.
+
     Args:
+        champion_answers: the champion's answers during the shadow.
         age: the age of the shadow.
         watch: with the shadow's share of the error.
     """
@@ -103,6 +109,8 @@ def decide(shadow: Shadow, age: timedelta, rollout: RolloutSettings, watch: Watc
     if not missing:
         return "advance", [f"not shown to be worse by more than {points}", *figures]
     if age >= timedelta(seconds=rollout.maximum_seconds):
+        if comparison is None and rollout.shadow * champion_answers >= rollout.minimum_answers:
+            return "roll_back", [f"the champion gave {champion_answers:,} answers meanwhile", *missing]
         over = f"the time of the shadow is over ({span(rollout.maximum_seconds)}, rollout.maximum_seconds)"
         return "advance", [f"{over} without enough evidence that it is worse, and without power:", *missing, *figures]
     return "hold", [*missing, *figures]

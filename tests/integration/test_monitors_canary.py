@@ -1,12 +1,14 @@
 """Looks at a canary, on a real warehouse: what is counted of each step, and the verdict."""
 
+import json
 import math
+import random
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from traffic import promoted, store
+from traffic import interactions, promoted, store
 from watched import (
     HOUR,
     NEW,
@@ -93,6 +95,52 @@ def test_one_that_is_as_good_goes_on_when_the_step_was_long_enough(warehouse: Wa
         *["hold"] * 4,
         "advance",
     ]
+
+
+def assigned(
+    warehouse: Warehouse, arm: str, count: int, answers: int = 1, model: str | None = None, **columns: Any
+) -> None:
+    """Answers of conversations that the gateway assigned to an arm; by default by the version of the arm."""
+    share = {"assignment": {"experiment": "of support", "arm": arm}}
+    own = {"model": model or (NEW if arm == "canary" else OLD), "conversation_id": None, "user_id": None}
+    known = int(warehouse.rows("SELECT count(*) AS n FROM interactions")[0]["n"])
+    for turn in range(answers):
+        given = own | {"attributes": json.dumps(share)} | columns
+        asked = [f"{arm} {known + number}" for number in range(count)]
+        offset = known + turn * count
+        interactions(warehouse, asked, random.Random(0), start=SINCE, step=DAY / count, offset=offset, **given)
+
+
+@pytest.mark.parametrize("among", ["none at all", "those that are easy", "all but those of a fallback"])
+def test_a_canary_that_does_not_answer_its_conversations_is_taken_back(warehouse: Warehouse, among: str) -> None:
+    canary(warehouse, (0.05, SINCE))
+    assigned(warehouse, "champion", 5_700)
+    if among != "none at all":
+        assigned(warehouse, "canary", 180, answers=3)
+    if among == "all but those of a fallback":
+        assigned(warehouse, "canary", 120, model=OLD)
+    assert looked(warehouse, SINCE + DAY - HOUR).verdict == "hold"
+    found = looked(warehouse, SINCE + DAY)
+    answered = "0" if among == "none at all" else "180"
+    assert found.verdict == "roll_back"
+    assert found.reasons[0].startswith(f"it answered {answered} conversations, and its share beside the 5,700")
+    assert " is 300:" in found.reasons[0]
+
+
+@pytest.mark.parametrize("among", ["all", "all but a few", "a cascade asks the incumbent", "no gateway"])
+def test_a_canary_that_answers_its_conversations_goes_on(warehouse: Warehouse, among: str) -> None:
+    canary(warehouse, (0.05, SINCE))
+    assigned(warehouse, "champion", 5_700, **({"attributes": None} if among == "no gateway" else {}))
+    assigned(
+        warehouse,
+        "canary",
+        {"all but a few": 280, "a cascade asks the incumbent": 180, "no gateway": 9}.get(among, 300),
+    )
+    if among == "a cascade asks the incumbent":
+        cascade = {"assignment": {"experiment": "of support", "arm": "canary"}, "cascade": "confidence"}
+        assigned(warehouse, "canary", 120, model="vendor", attributes=json.dumps(cascade))
+    assert looked(warehouse, SINCE + DAY).verdict == "hold"
+    assert looked(warehouse, SINCE + 7 * DAY).verdict == "advance"
 
 
 def test_only_what_was_answered_at_the_same_time_is_compared(warehouse: Warehouse) -> None:

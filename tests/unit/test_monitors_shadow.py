@@ -98,3 +98,18 @@ def test_the_time_ends_a_shadow_that_nothing_came_of() -> None:
     assert reasons[1].startswith("it has given no answer yet: `retuned gateway`")
     assert decided([], timedelta(days=6))[0] == "hold"
     assert compare([], WATCH) == Shadow(None, {})
+
+
+def test_one_that_gave_no_answer_at_all_beside_a_busy_champion_meets_no_user() -> None:
+    def verdict(days: int, champion_answers: int, rows: list[dict[str, Any]] | None = None) -> str:
+        return decide(compare(rows or [], WATCH), days * DAY, ROLLOUT, WATCH, champion_answers)[0]
+
+    assert verdict(7, 2_000) == "roll_back"
+    assert verdict(7, 1_999) == "advance"  # of which a tenth is to be asked: too few to tell
+    assert verdict(6, 1_000_000) == "hold"
+    assert verdict(7, 2_000, [scored(1.0, 1.0)]) == "advance"
+    _, reasons = decide(compare([], WATCH), 7 * DAY, ROLLOUT, WATCH, 2_000)
+    assert reasons[:2] == [
+        "the champion gave 2,000 answers meanwhile",
+        "it has given no answer yet: `retuned gateway`, or apps that send shadow_answer, have to ask it",
+    ]
