@@ -35,7 +35,7 @@ _MONTH = (
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _CLOCK = re.compile(
     r"\b\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:z|[+-]\d\d:?\d\d)?)?"
-    r"|\b\d{1,2}[./]\d{1,2}[./]\d{2,4}\b"
+    r"|\b\d{1,2}(?:\.\d{1,2}\.\d{4}|/\d{1,2}/(?:\d{4}|\d\d))\b"  # 3.1.12 is a version
     r"|\b\d{1,2}:\d\d(?::\d\d)?(?:\s?[ap]m)?\b"
     r"|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b"
     rf"|\b(?:{_MONTH}\.? {_DAY}|{_DAY}\.? (?:of )?{_MONTH})\b(?:,? \d{{4}}\b)?",
@@ -97,7 +97,11 @@ class Identity:
 
 
 def identity(
-    question: str, system: str = "", context: Sequence[str] = (), tools: Any = None, calls: str = ""
+    turns: Sequence[tuple[str, str]],
+    system: str = "",
+    context: Sequence[str] = (),
+    tools: Any = None,
+    calls: str = "",
 ) -> Identity:
     """Returns the identity of a question.
 
@@ -105,7 +109,7 @@ def identity(
     prompt, which many applications put there.
 
     Args:
-        question: all turns of the conversation except system messages.
+        turns: role and text of all turns of the conversation except system messages.
         tools: the schemas that the model was offered, as parsed JSON.
         calls: the tool calls of the conversation. Programs read them, so every character counts.
     """
@@ -114,7 +118,9 @@ def identity(
         sorted(normalise(passage) for passage in context),
         unnumbered(json.dumps(tools, sort_keys=True)) if tools else "",
     ]
-    text = " ".join(filter(None, (normalise(question), calls)))
+    # A normalised text has no line breaks, so no text can pass for several turns.
+    conversation = "".join(f"\n{role} {normalise(text)}" for role, text in turns).removeprefix("\nuser ")
+    text = " ".join(filter(None, (conversation, calls)))
     return Identity(text, text_hash(json.dumps(given)) if any(given) else "")
 
 
@@ -145,9 +151,9 @@ def conversation_identity(turns: Sequence[Mapping[str, Any]], context: Sequence[
         tools: as `tool_calls.schemas` returns them.
     """
     system = [turn["content"] for turn in turns if turn["role"] in INSTRUCTING]
-    other = [turn["content"] for turn in turns if turn["role"] not in INSTRUCTING]
+    other = [(turn["role"], turn["content"]) for turn in turns if turn["role"] not in INSTRUCTING]
     calls = " ".join(filter(None, map(calls_of, turns)))
-    return identity(" ".join(other), " ".join(system), [str(passage) for passage in context], tools, calls)
+    return identity(other, " ".join(system), [str(passage) for passage in context], tools, calls)
 
 
 def calls_of(turn: Mapping[str, Any]) -> str:

@@ -105,12 +105,15 @@ def stated(
     """Returns what a person states about a question, redacted as in events.
 
     Raises:
-        RetunedError: the conversation asks nothing.
+        RetunedError: the conversation asks nothing, or something was redacted in it.
     """
     messages, context, tools = redacted(redactor, messages, context, tools)
     asked = question(messages, context, tools)
     if asked is None:
-        raise RetunedError("memory add: the messages hold no question of a user in text")
+        raise RetunedError(
+            "memory add: expected messages with a question of a user in text, and without personal data: the answer to "
+            "a question about one person is given to nobody else"
+        )
     return Approved(
         key=asked.key.hex(),
         messages=json.dumps(messages, ensure_ascii=False),

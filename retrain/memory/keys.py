@@ -1,11 +1,13 @@
 """The identity of a question in the memory, as the daemon finds it in the warehouse and the gateway in a request."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from retuned.consumers.common import tool_calls
+from retuned.consumers.privacy.placeholders import PLACEHOLDER
 from retuned.retrain.data.identity import INSTRUCTING, conversation_identity, last_question, text_turns
 
 SCOPE_BYTES = 8
@@ -28,9 +30,10 @@ class Question:
 
 
 def question(messages: Any, context: Sequence[Any] | None = None, tools: Any = None) -> Question | None:
-    """Returns what a conversation asks; None: nothing, or it holds more than text.
+    """Returns what a conversation asks; None: nothing, it holds more than text, or what was redacted in it may decide
+    the answer, as in a question about an account by its number.
 
-    Texts are redacted, as in the warehouse. The numbers of placeholders have no influence.
+    Texts are redacted, as in the warehouse.
 
     Args:
         messages: as in requests of OpenAI's chat API, of any content.
@@ -43,8 +46,10 @@ def question(messages: Any, context: Sequence[Any] | None = None, tools: Any = N
     text = last_question(texts or [])
     if texts is None or not text.strip():
         return None
-    asked = conversation_identity(texts, context or (), tool_calls.schemas(tools))
     other = [turn for turn in texts if turn["role"] not in INSTRUCTING]
+    if PLACEHOLDER.search(json.dumps(other)):
+        return None
+    asked = conversation_identity(texts, context or (), tool_calls.schemas(tools))
     return Question(_hash(asked.scope) + _hash(asked.text), text, is_alone=len(other) == 1)
 
 

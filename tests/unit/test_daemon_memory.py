@@ -235,9 +235,9 @@ def test_what_is_erased_while_the_memory_decides_does_not_come_back(
 def test_tools_are_redacted_however_the_memory_learns_of_them(rig: Rig, teacher: Teacher, warehouse: Warehouse) -> None:
     mail = {"name": "mail", "description": "Writes to ann@example.com", "parameters": {"type": "object"}}
     tools: list[Any] = [{"type": "function", "function": mail}]
-    text, redactor = "Is bob@example.com in the office?", Redactor(rig.settings.privacy)
+    text, redactor = "Is Bob in the office?", Redactor(rig.settings.privacy)
     question, offered = redactor.value([text, tools])
-    assert "<EMAIL_2>" in str(offered)
+    assert "<EMAIL_1>" in str(offered)
     teacher.correct(question, "No.", "Yes.", attributes={"tools": offered})
     rig.jobs.run("memory")
     messages = [{"role": "user", "content": text}]
@@ -246,7 +246,7 @@ def test_tools_are_redacted_however_the_memory_learns_of_them(rig: Rig, teacher:
     assert look_up(warehouse, settings, "support", messages, None, tools, None)["entries"] == [entry["id"]]
     by_hand = stated(redactor, messages, None, tools, "No.", "olga", teacher.now)
     assert by_hand.key == entry["key"] == keys.question(redactor.value(messages), None, redactor.value(tools)).key.hex()
-    assert "Writes to <EMAIL_2>" in str(by_hand.tools)
+    assert "Writes to <EMAIL_1>" in str(by_hand.tools)
 
 
 @pytest.fixture

@@ -106,14 +106,15 @@ def test_an_entry_helps_from_the_next_poll_until_it_leaves(tmp_path: Path, doubl
     run(tmp_path, double, steps)
 
 
-def test_a_question_with_an_address_is_found_by_its_redacted_text(tmp_path: Path, double: MemoryDouble) -> None:
-    double.add("I am <EMAIL_1>, where is my order?", "At the shop.", "e-2")
+def test_a_question_with_an_address_gets_no_answer_that_others_got(tmp_path: Path, double: MemoryDouble) -> None:
+    double.add("I am Ann, where is my order?", "At the shop.", "e-3")
 
     async def steps(copy: Copy) -> None:
         await copy.feed.refresh()
-        found = await copy.help("I am ann@example.com, where is my order?")
+        assert await copy.help("I am ann@example.com, where is my order?") is None
+        found = await copy.help("I am Ann, where is my order?")
         assert found is not None
-        assert found.entries == ["e-2"]
+        assert found.entries == ["e-3"]
 
     run(tmp_path, double, steps)
 
@@ -441,6 +442,18 @@ TOOLS = [{"type": "function", "function": {"name": "refund", "parameters": {"typ
         ({"n": 2}, False),
         ({"logprobs": True}, False),
         ({"response_format": {"type": "json_object"}}, False),
+        ({"temperature": 0.2, "max_tokens": 300, "user": "u-1", "metadata": {"a": "b"}, "stop": None}, True),
+        ({"tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": True}, True),
+        ({"tools": TOOLS, "tool_choice": "required"}, False),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "refund"}}}, False),
+        ({"tools": TOOLS, "tool_choice": "none"}, False),
+        ({"functions": [{"name": "refund", "parameters": {}}], "function_call": {"name": "refund"}}, False),
+        ({"guided_json": {"type": "object"}}, False),
+        ({"structured_outputs": {"json": {"type": "object"}}}, False),
+        ({"modalities": ["text"]}, True),
+        ({"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, False),
+        ({"stop": ["days"]}, False),
+        ({"a field of next year": 1}, False),
     ],
 )
 def test_what_the_memory_answers_itself(
@@ -462,6 +475,20 @@ def test_what_the_memory_answers_itself(
                 }  # fmt: skip
             else:
                 assert choice["message"] == {"role": "assistant", "content": CALL}
+
+    run(tmp_path, double, steps)
+
+
+@pytest.mark.parametrize("placeholder", ["<EMAIL>", "<EMAIL_1>", "<CARD_12>"])
+def test_an_answer_with_a_placeholder_is_context_alone(tmp_path: Path, double: MemoryDouble, placeholder: str) -> None:
+    double.add(QUESTION, f"We have sent it to {placeholder}.")
+
+    async def steps(copy: Copy) -> None:
+        await copy.feed.refresh()
+        call = await helped(copy, {"messages": [{"role": "user", "content": QUESTION}]})
+        assert call.help is not None
+        assert call.help.message is not None
+        assert not answers(call)
 
     run(tmp_path, double, steps)
 

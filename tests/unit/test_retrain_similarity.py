@@ -36,7 +36,7 @@ def test_questions_whose_tool_calls_differ_are_different_questions() -> None:
     assert parcel('{"size": "XL"}') != parcel('{"size": "xl"}')  # a program may tell them apart
     assert parcel("{}") != parcel("{}", function={"name": "cancel", "arguments": "{}"})
     without = [{"role": "user", "content": "Where is my parcel?"}, {"role": "tool", "content": "in transit"}]
-    assert str(conversation_identity(without, (), None)) == "where is my parcel in transit"
+    assert str(conversation_identity(without, (), None)) == "where is my parcel\ntool in transit"
     older = [*without, {"role": "assistant", "content": "", "function_call": {"name": "track", "arguments": "{}"}}]
     assert str(conversation_identity(older, (), None)) != str(conversation_identity(without, (), None))
 
