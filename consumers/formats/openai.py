@@ -20,7 +20,6 @@ from retuned.consumers.formats.messages import (
     reasoning_of,
     texts_of,
     tool_call,
-    without_media,
     without_nothing,
 )
 
@@ -32,12 +31,12 @@ _RESPONSES = ("chat.completion", "text_completion", "response", CHUNK)
 
 
 def are_chunks(value: Any) -> bool:
-    """Whether a value is the list of chunks of a streamed chat completion."""
-    return isinstance(value, list) and bool(value) and all(_is_chunk(item) for item in value)
-
-
-def _is_chunk(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("object") == CHUNK
+    """Whether a value is the list of chunks of a streamed chat completion, of which servers may name only some."""
+    return (
+        isinstance(value, list)
+        and all(isinstance(item, dict) and isinstance(item.get("choices"), list) for item in value)
+        and any(item.get("object") == CHUNK for item in value)
+    )
 
 
 def is_response(value: Plain) -> bool:
@@ -92,7 +91,7 @@ def whole(response: Any) -> Plain:
         BadEvent: the value is neither.
     """
     if are_chunks(response):
-        return _joined(response)
+        return joined(response)
     if isinstance(response, list):
         ends = [
             item for item in objects_of(response) if item.get("type") in ("response.completed", "response.incomplete")
@@ -127,7 +126,7 @@ def interaction(log: Plain) -> Plain:
             "timestamp": instant(log.get("timestamp") or response.get("created") or response.get("created_at")),
             "workload": log.get("workload") or log.get("workload_id") or metadata.get("workload"),
             "model": response.get("model") or request.get("model"),
-            "messages": without_media(_prompt(request)),
+            "messages": _prompt(request),
             "response": text,
             "context": log.get("context"),
             "conversation_id": conversation.get("id") if isinstance(conversation, dict) else conversation,
@@ -172,36 +171,51 @@ def _is_empty(choice: Plain) -> bool:
     return is_bare and bool(choice.get("finish_reason"))
 
 
-def _joined(stream: Iterable[Plain]) -> Plain:
-    """Joins the chunks of a completion, first choice only."""
-    response, texts, thoughts, reason = Plain(), list[str](), list[str](), None
-    calls: dict[str, tuple[Plain, list[str]]] = {}
+def joined(stream: Iterable[Plain]) -> Plain:
+    """Joins the chunks of a chat completion or of a text completion, first choice only."""
+    response, texts, thoughts, reason, calls = Plain(), list[Any](), list[str](), None, _Calls()
     for chunk in stream:
-        response |= without_nothing({key: chunk.get(key) for key in ("id", "created", "model", "usage")})
+        response |= {key: chunk[key] for key in ("id", "created", "model", "usage") if chunk.get(key)}
         for choice in objects_of(chunk.get("choices")):
             if choice.get("index"):
                 continue
             delta = object_of(choice.get("delta"))
             reason = choice.get("finish_reason") or reason
-            texts += [text for text in (delta.get("content"), delta.get("refusal")) if isinstance(text, str)]
+            texts += [choice.get("text"), delta.get("content"), delta.get("refusal")]
             thoughts.append(reasoning_of(delta) or "")
             for part in objects_of(delta.get("tool_calls")):
-                _extend(*calls.setdefault(str(part.get("index")), ({"function": {}}, [])), part)
-    for call, arguments in calls.values():
-        call["function"]["arguments"] = "".join(arguments)
+                calls.add(part)
+            if isinstance(function := delta.get("function_call"), dict):  # the older form, of one call
+                calls.add({"type": "function", "function": function})
+    text = "".join(text for text in texts if isinstance(text, str))
     thought = "".join(thoughts) or None
-    made = [call for call, _ in calls.values()]
-    message = without_nothing({"content": "".join(texts), "reasoning_content": thought, "tool_calls": made or None})
+    message = without_nothing({"content": text, "reasoning_content": thought, "tool_calls": calls.made() or None})
     return response | {"choices": [{"message": message, "finish_reason": reason}]}
 
 
-def _extend(call: Plain, arguments: list[str], part: Plain) -> None:
-    """Adds one part of a streamed tool call, whose arguments come in pieces."""
-    function = object_of(part.get("function"))
-    call |= without_nothing({"id": part.get("id"), "type": part.get("type")})
-    call["function"] |= without_nothing({"name": function.get("name")})
-    if isinstance(function.get("arguments"), str):
-        arguments.append(function["arguments"])
+class _Calls:
+    """The tool calls of a stream, whose arguments come in pieces."""
+
+    def __init__(self) -> None:
+        self._all: list[tuple[Plain, list[str]]] = []
+        self._latest: dict[str, tuple[Plain, list[str]]] = {}
+
+    def add(self, part: Plain) -> None:
+        """Adds a piece. A new id begins a new call, because some servers number none of their calls, or all alike."""
+        index, id, function = str(part.get("index")), part.get("id"), object_of(part.get("function"))
+        latest = self._latest.get(index)
+        if latest is None or (id and latest[0]["id"] not in (None, id)):
+            latest = self._latest[index] = tool_call(None, None, ""), []
+            self._all.append(latest)
+        call, arguments = latest
+        call |= {key: part[key] for key in ("id", "type") if part.get(key)}
+        call["function"] |= {"name": function["name"]} if function.get("name") else {}
+        if isinstance(function.get("arguments"), str):
+            arguments.append(function["arguments"])
+
+    def made(self) -> list[Plain]:
+        """Returns the calls in the order of their beginnings."""
+        return [call | {"function": call["function"] | {"arguments": "".join(pieces)}} for call, pieces in self._all]
 
 
 def _prompt(request: Plain) -> Any:

@@ -73,7 +73,8 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(client.close)
         incumbents = Incumbents(settings)
         daemon = Daemon(settings, client.session)
-        routes = Routes(own.buffer, [*own.workloads, *incumbents.named], daemon.routes)
+        servers = [upstream.url for upstream in own.upstreams]
+        routes = Routes(own.buffer, [*own.workloads, *incumbents.named], daemon.routes, servers)
         memory = Memory(settings.privacy, metrics)
         stack.callback(memory.close)
         feed = Feed(own.buffer, memory, lambda: routes.has_memory, daemon.memory)

@@ -18,13 +18,6 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TURNS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class _Turn(msgspec.Struct):
-    role: str = ""
-
-
-_ROLE = msgspec.json.Decoder(_Turn)
-
-
 class Call:
     """The body of a request, decoded only as far as routing needs.
 
@@ -65,6 +58,10 @@ class Call:
         """Returns a field as JSON; `null` if it is absent."""
         return bytes(self._fields.get(name, b"null"))
 
+    def names(self) -> list[str]:
+        """Returns the names of the fields that have a value."""
+        return [name for name, value in self._fields.items() if bytes(value) != b"null"]
+
     def value(self, name: str) -> Any:
         """Returns a field; None if it is absent or cannot be decoded."""
         raw = self._fields.get(name)
@@ -89,10 +86,11 @@ class Call:
         return id if isinstance(id, str) and 0 < len(id) <= LONGEST_ID else None
 
     def unit(self, conversation: str | None, unit: Unit) -> str:
-        """Returns the id that is assigned to an arm: the named unit, else a hash of the first messages, which stay the
-        same throughout a conversation.
+        """Returns the id that is assigned to an arm: the named unit, else a hash of the user's first message.
+
+        It alone stays the same throughout a conversation: a system prompt may hold the time.
         """
-        return self.named_unit(conversation, unit) or hashlib.sha256(b"\0".join(self._beginning())).hexdigest()
+        return self.named_unit(conversation, unit) or hashlib.sha256(self._beginning()).hexdigest()
 
     def named_unit(self, conversation: str | None, unit: Unit) -> str | None:
         """Returns the id of `unit`, the conversation or the user, else that of the other one; None: the request has
@@ -112,14 +110,10 @@ class Call:
         ]
         return found
 
-    def _beginning(self) -> list[bytes]:
-        """Returns the messages up to the first one of a user, as bytes; for a text completion, its prompt."""
-        try:
-            first: list[bytes] = []
-            for turn in _TURNS.decode(self._fields["messages"]):
-                first.append(bytes(turn))
-                if _ROLE.decode(turn).role == "user":
-                    break
-            return first
-        except (KeyError, msgspec.DecodeError, RecursionError):
-            return [bytes(self._fields.get("prompt", b""))]
+    def _beginning(self) -> bytes:
+        """Returns the first message of a user; without one, the prompt or all messages."""
+        messages = self.value("messages")
+        for message in objects_of(messages):
+            if message.get("role") == "user":
+                return (texts_of(message.get("content")) or str(message.get("content"))).encode(errors="surrogatepass")
+        return self.raw("prompt") if messages is None else self.raw("messages")

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from retuned.daemon.gateway.cascade import CHAT, is_invalid, is_single, read_confidence
+from retuned.daemon.gateway.cascade import is_invalid, is_single, read_confidence
 from retuned.daemon.gateway.conversations import Call
 from retuned.daemon.gateway.errors import Refused, error_body, why
 from retuned.daemon.gateway.events.buffer import Buffer
@@ -20,27 +20,23 @@ from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.recording import Recording
 from retuned.daemon.gateway.servers.client import Client, Sends
 from retuned.daemon.gateway.servers.incumbents import Incumbent
+from retuned.daemon.gateway.servers.outgoing import HOP, Outgoing
 from retuned.daemon.gateway.servers.outliers import Outcome, outcome_of
-from retuned.daemon.gateway.servers.replica import KEYS, Replica, headers_for
+from retuned.daemon.gateway.servers.replica import Replica
 from retuned.daemon.gateway.servers.upstreams import Attempt, Upstreams
 from retuned.daemon.gateway.shadow import Shadow
-from retuned.daemon.gateway.target import Target
+from retuned.daemon.gateway.streams import ends, error_in, errors_in_stream, has_begun
+from retuned.daemon.gateway.target import MESSAGES, RECORDED, Target
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 
-MESSAGES = "/v1/messages"
-RECORDED = (CHAT, "/v1/completions", MESSAGES)
 INTERACTION, MODEL, FALLBACK, CASCADED, TOKEN, MEMORY = (
     f"X-Retuned-{name}" for name in ("Interaction", "Model", "Fallback", "Cascade", "Feedback-Token", "Memory")
 )
-DONE = b"[DONE]"
-LAST_EVENT = b"event: message_stop"
-"""The end of a stream of Anthropic's API."""
 CLIENT_GONE = 499
 _UNACCEPTABLE = (400, 413, 422)
-_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
-_NOT_UP = {*_HOP, "host", "content-length", "content-encoding", "accept-encoding", "authorization", "cookie", "expect"}
-_NOT_DOWN = {*_HOP, "content-length", "date", "server", "set-cookie"}
+_KEY_IS_REFUSED = (401, 403)
+_NOT_DOWN = {*HOP, "content-length", "date", "server", "set-cookie"}
 
 
 @dataclass(frozen=True)
@@ -116,8 +112,8 @@ class Exchange:
         incumbent = replica if isinstance(replica, Incumbent) else None
         self._seconds = incumbent.timeout_seconds if incumbent else parts.settings.timeout_seconds
         self._is_last = target.fallback is None or served.model == target.fallback.model
-        query = request.rel_url.raw_query_string
-        self._path = f"{request.path}?{query}" if query else request.path
+        has_incumbent = parts.upstreams.incumbents.of(target.workload) is not None
+        self._outgoing = Outgoing(request, parts.settings.client_keys_file is not None, has_incumbent)
         self._recording = Recording(
             parts.buffer, parts.metrics, parts.settings.max_body_bytes, target, served, name, tries.began, incumbent
         )
@@ -125,6 +121,7 @@ class Exchange:
         self._is_cascaded = incumbent is not None and target.rule is not None
         self._is_checked = incumbent is None and target.has_incumbent and is_single(call, request.path)
         self._asks_confidence = self._is_checked and target.asks_confidence
+        self._status = 200
         self._saw_done = False
 
     async def run(self) -> web.StreamResponse:
@@ -138,23 +135,38 @@ class Exchange:
         """
         with self._parts.upstreams.asked(self._replica, self._served, self._name) as attempt:
             answer = await self._post(attempt)
-            if answer.status in _UNACCEPTABLE and self._call.help and self._call.help.message:
-                # With the memory's message the prompt may be too long, or its roles may not suit the chat template.
+            while answer.status in _UNACCEPTABLE and self._takes_back():
                 answer.close()
-                self._call.help = None
-                self._parts.metrics.memory_lookups.labels(self._target.workload, "refused").inc()
                 answer = await self._post(attempt)
+            self._status = answer.status
             self._recording.is_on &= answer.status == 200
             async with answer:
                 if answer.headers.get("Content-Type", "").startswith("text/event-stream"):
                     return await self._stream(answer, attempt)
                 return await self._whole(answer, attempt)
 
+    def _takes_back(self) -> bool:
+        """Takes back one of the gateway's additions to the request, which the server may have refused for it.
+
+        Returns whether there was one: log-probabilities, which not all servers have, or the memory's message, with
+        which the prompt may be too long, or its roles may not suit the chat template.
+        """
+        if self._asks_confidence:
+            self._asks_confidence = False
+        elif self._call.help and self._call.help.message:
+            self._call.help = None
+            self._parts.metrics.memory_lookups.labels(self._target.workload, "refused").inc()
+        else:
+            return False
+        return True
+
     async def _post(self, attempt: Attempt) -> aiohttp.ClientResponse:
         """Sends the request; returns when the headers of the answer have arrived."""
-        url = f"{self._replica.url}{self._path.removeprefix('/v1')}"
-        headers = headers_for(self._replica, self._request_headers(self._replica))
-        body = self._call.asking(self._name, **{"logprobs": True} if self._asks_confidence else {})
+        url, headers = self._outgoing.url(self._replica), self._outgoing.headers(self._replica)
+        body = self._call.asking(
+            self._call.model if self._target.is_unchanged else self._name,
+            **{"logprobs": True} if self._asks_confidence else {},
+        )
         try:
             return await self._parts.client.post(url, body, headers, self._tries.sends, self._seconds)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -180,16 +192,29 @@ class Exchange:
             raise
         except (TimeoutError, aiohttp.ClientError) as error:
             raise self._server_failed(attempt, error) from error
-        attempt.outcome = outcome_of(answer.status)
-        if answer.status == 404 and _names(body, self._name):
+        if answer.status == 200 and (status := error_in(body)):
+            self._status, self._recording.is_on = status, False
+        attempt.outcome = self._outcome()
+        if answer.status == 404 and not self._target.is_unchanged and _names(body, self._name):
             raise Elsewhere(f"does not have {self._name}")
-        if attempt.outcome in (Outcome.FAILS, Outcome.BUSY) and not self._is_last:
-            raise Refused(502, "upstream_failed", f"the model server answered {answer.status}")
-        if answer.status == 200 and self._asks_confidence:
+        self._leave_to_fallback(attempt)
+        if self._status == 200 and self._asks_confidence:
             body, self._recording.confidence = read_confidence(body, keep=bool(self._call.value("logprobs")))
-        if answer.status == 200 and self._is_checked and (rule := self._rule_against(body)):
+        if self._status == 200 and self._is_checked and (rule := self._rule_against(body)):
             raise Replaceable(rule, partial(self._deliver, answer, body))
         return self._deliver(answer, body)
+
+    def _outcome(self) -> Outcome:
+        """Returns the outcome of an answer. A server that refuses a key that is not the app's has failed."""
+        is_of_the_gateway = self._status in _KEY_IS_REFUSED and not self._outgoing.gives_key(self._replica)
+        return Outcome.FAILS if is_of_the_gateway else outcome_of(self._status)
+
+    def _leave_to_fallback(self, attempt: Attempt) -> None:
+        """Raises Refused if the server failed and the fallback may answer."""
+        outcome = self._outcome()
+        if outcome in (Outcome.FAILS, Outcome.BUSY) and not self._is_last:
+            attempt.outcome = outcome
+            raise Refused(502, "upstream_failed", f"the model server answered {self._status}")
 
     def _rule_against(self, body: bytes) -> str | None:
         """Returns the rule by which the incumbent replaces an answer of a version; None: there is none."""
@@ -202,18 +227,19 @@ class Exchange:
         headers = self._response_headers(answer)
         self._recording.add(body)
         self._save()
-        self._count(answer.status)
+        self._count(self._status)
         return web.Response(body=body, status=answer.status, headers=headers)
 
     async def _stream(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
         """Relays a stream line by line. Before any kind of end, the received part is recorded."""
+        self._leave_to_fallback(attempt)
         response = web.StreamResponse(status=answer.status, headers=self._response_headers(answer))
         failure: Refused | None = None
         try:
-            await self._relay(answer, response)
+            await self._relay(answer, response, attempt)
         except (asyncio.CancelledError, ConnectionResetError):
             self._save(cut="client")
-            self._count(answer.status if self._saw_done else CLIENT_GONE)
+            self._count(self._status if self._saw_done else CLIENT_GONE)
             raise
         except (TimeoutError, aiohttp.ClientError) as error:
             self._save(cut="upstream")
@@ -221,9 +247,9 @@ class Exchange:
             if not response.prepared:
                 raise failure from error
         if failure is None:
-            attempt.outcome = outcome_of(answer.status)
+            attempt.outcome = self._outcome()
             self._save()
-            self._count(answer.status)
+            self._count(self._status)
         else:
             event = b"event: error\n" if self._request.path == MESSAGES else b""
             error_event = error_body(failure.status, failure.code, str(failure), self._request.path)
@@ -231,25 +257,34 @@ class Exchange:
         await response.write_eof()
         return response
 
-    async def _relay(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
-        rest = b""
+    async def _relay(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, attempt: Attempt) -> None:
+        """Relays whole lines. Until the first event has arrived, the fallback could answer instead."""
+        waiting = rest = b""
         if self._is_last:
             await response.prepare(self._request)
         async for piece in answer.content.iter_any():
-            self._recording.note_first_token()
-            if not response.prepared:  # until now the fallback could have answered instead
-                await response.prepare(self._request)
             lines, newline, rest = (rest + piece).rpartition(b"\n")
-            if newline:
-                await self._send(response, lines + newline)
-        if rest:
-            await self._send(response, rest)
-        if not response.prepared:  # the stream is empty
-            await response.prepare(self._request)
+            waiting += lines + newline
+            if response.prepared or has_begun(waiting):
+                await self._send(response, waiting, attempt)
+                waiting = b""
+        await self._send(response, waiting + rest, attempt)
 
-    async def _send(self, response: web.StreamResponse, lines: bytes) -> None:
+    async def _send(self, response: web.StreamResponse, lines: bytes, attempt: Attempt) -> None:
+        is_first = self._recording.first_token_seconds is None
+        if any(errors := errors_in_stream(lines)):
+            self._status = next(filter(None, errors))
+            self._recording.is_on &= not (is_first and all(errors))
+            if not response.prepared:
+                self._leave_to_fallback(attempt)
+        if not response.prepared:
+            await response.prepare(self._request)
+        if is_first and has_begun(lines):
+            self._recording.note_first_token()
+        if not lines:
+            return
         self._recording.add(lines)
-        if _ends(lines):  # clients close the connection here
+        if ends(lines):  # clients close the connection here
             self._saw_done = True
             self._save()
         await response.write(lines)
@@ -259,24 +294,7 @@ class Exchange:
         is_saved, candidate = self._recording.save(self._call, cut), self._target.shadow
         is_assigned = self._served.model == self._target.models[0].model
         if is_saved and cut is None and is_assigned and candidate is not None:
-            headers = self._request_headers(to=None)
-            self._parts.shadow.ask(candidate, self._call, self._path, headers, self._recording.id)
-
-    def _request_headers(self, to: Replica | None) -> CIMultiDict[str]:
-        """Returns the headers of the app's request that are passed on to a server; None: any but the incumbent.
-
-        If the workload has an incumbent, the app's key is the incumbent's, and no other server gets it.
-        """
-        incumbent = self._parts.upstreams.incumbents.of(self._target.workload)
-        is_for_another = incumbent not in (None, to)
-        keyless = self._parts.settings.client_keys_file is None and not is_for_another
-        return CIMultiDict(
-            (key, value)
-            for key, value in self._request.headers.items()
-            if ((lower := key.lower()) not in _NOT_UP or (keyless and lower == "authorization"))
-            and not lower.startswith("x-retuned-")
-            and not (is_for_another and lower in KEYS)
-        )
+            self._parts.shadow.ask(candidate, self._call, self._outgoing, self._recording.id)
 
     def _response_headers(self, answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
         """Returns the headers of a server's answer that are passed on to the app, plus the gateway's own."""
@@ -313,13 +331,6 @@ class Exchange:
         if self._is_last or self._recording.first_token_seconds is not None:
             self._count(refused.status)
         return refused
-
-
-def _ends(lines: bytes) -> bool:
-    """Whether lines of a stream hold its end."""
-    if DONE in lines[-32:]:
-        return lines.split()[-1] in (DONE, b"data:" + DONE)
-    return LAST_EVENT in lines[-128:] and LAST_EVENT in lines.splitlines()
 
 
 def recorded_headers(interaction: str, call: Call, tokens: Tokens | None) -> dict[str, str]:

@@ -17,9 +17,7 @@ from retuned.daemon.gateway.errors import Refused
 from retuned.daemon.gateway.events.buffer import Buffer
 from retuned.daemon.gateway.events.feedback import Tokens
 from retuned.daemon.gateway.exchange import (
-    MESSAGES,
     MODEL,
-    RECORDED,
     Elsewhere,
     Exchange,
     Parts,
@@ -35,7 +33,7 @@ from retuned.daemon.gateway.routes import Routes
 from retuned.daemon.gateway.servers.client import Client
 from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway.shadow import Shadow
-from retuned.daemon.gateway.target import Target, target_of
+from retuned.daemon.gateway.target import MESSAGES, RECORDED, Target, target_of
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
 
@@ -84,7 +82,7 @@ class Proxy:
         tries = Tries()
         self.admit(request)
         call = Call(await read(request, self._settings.max_body_bytes))
-        target = target_of(call, request.headers, self._routes, self._upstreams)
+        target = target_of(call, request.path, request.headers, self._routes, self._upstreams)
         self._check_api(target.workload, request.path)
         if request.path == CHAT and target.unit and (mode := self._memory.mode(target.workload)):
             # Where nothing is named, the same question would have the same unit, and never or always be helped.
@@ -96,7 +94,10 @@ class Proxy:
             answer = await self._ask(request, call, target, target.models[:1], tries)
             if answer is None and await self._refresh(tries.began):
                 # Routes and lists may be older than a change of version: refresh them before another model answers.
-                target, tries.reasons = target_of(call, request.headers, self._routes, self._upstreams), []
+                target, tries.reasons = (
+                    target_of(call, request.path, request.headers, self._routes, self._upstreams),
+                    [],
+                )
                 answer = await self._ask(request, call, target, target.models[:1], tries)
             if answer is None:
                 answer = await self._ask(request, call, target, target.models[1:], tries)

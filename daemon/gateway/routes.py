@@ -13,7 +13,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.sections import secret
 from retuned.daemon.gateway.errors import why
 from retuned.daemon.settings import Settings
-from retuned.retrain.release.assignment import Route, base_only
+from retuned.retrain.release.assignment import EVERYWHERE, Route, base_only
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +82,26 @@ class Routes:
         has_memory: whether any workload uses the memory of corrections.
     """
 
-    def __init__(self, folder: Path, configured: Iterable[str], fetch: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        configured: Iterable[str],
+        fetch: Callable[[], Awaitable[bytes]],
+        servers: Iterable[str] = (),
+    ) -> None:
         """
         Args:
             folder: caches the last routes.
             configured: workloads with a route to the base model until the daemon knows them.
             fetch: returns the daemon's routes.
+            servers: the addresses of the gateway's model servers.
         """
         self._fetch, self._file = fetch, folder / FILE
         self._configured = {workload: base_only(workload) for workload in configured}
         self._known: dict[str, Route] = {}
+        self._servers = {_server(url) for url in servers}
         self._withheld: dict[str, frozenset[str]] = {}
+        self._unknown = set[str]()
         self._written = b""
         self.problem: str | None = "not requested yet"
         self.has_memory = False
@@ -113,13 +122,35 @@ class Routes:
         return sorted({*self._known, *self._configured})
 
     def withholds(self, url: str, name: str | None) -> bool:
-        """Whether a server must not be used for a model, because it may serve another one under that name."""
-        return name in self._withheld.get(_server(url), ())
+        """Whether a server must not be used for a model, because it may serve another one under that name.
+
+        The daemon may know one of the gateway's servers by another address. So what it withholds from a server that the
+        gateway does not know is withheld from all.
+        """
+        return any(name in self._withheld.get(one, ()) for one in (EVERYWHERE, _server(url)))
 
     def _take(self, content: bytes) -> None:
         answer = _ANSWER.decode(content)
         self._known, self.has_memory = answer.workloads, answer.memory
-        self._withheld = {_server(url): frozenset(names) for url, names in answer.withheld.items()}
+        withheld = {EVERYWHERE: frozenset(answer.withheld.get(EVERYWHERE, ()))}
+        for url, names in answer.withheld.items():
+            if (server := _server(url)) in self._servers:
+                withheld[server] = frozenset(names)
+            elif rest := frozenset(names) - withheld[EVERYWHERE]:
+                withheld[EVERYWHERE] |= rest
+                self._warn(url, rest)
+        self._withheld = withheld
+
+    def _warn(self, url: str, names: frozenset[str]) -> None:
+        """Logs once that the daemon knows a server that the gateway does not know."""
+        if url not in self._unknown:
+            self._unknown.add(url)
+            log.warning(
+                "routes: %s must not be requested from %s, which is not in gateway.upstreams: it is requested from no "
+                "server; give the server the same address in gateway.upstreams and in the daemon's targets",
+                ", ".join(sorted(names)),
+                url,
+            )
 
     async def follow(self, seconds: float) -> None:
         """Refreshes the routes at this interval, until cancelled."""

@@ -7,14 +7,14 @@ import uuid
 from datetime import UTC, datetime
 
 import aiohttp
-from multidict import CIMultiDict
 
 from retuned.daemon.gateway.conversations import Call
 from retuned.daemon.gateway.events import record
 from retuned.daemon.gateway.events.buffer import Buffer, Full
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.routes import Routes
-from retuned.daemon.gateway.servers.replica import Replica, headers_for
+from retuned.daemon.gateway.servers.outgoing import Outgoing
+from retuned.daemon.gateway.servers.replica import Replica
 from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway_settings import GatewaySettings
 from retuned.retrain.release.assignment import Served
@@ -48,18 +48,16 @@ class Shadow:
         self._timeout = aiohttp.ClientTimeout(total=settings.timeout_seconds)
         self.under_way: set[asyncio.Task[None]] = set()
 
-    def ask(self, candidate: Served, call: Call, path: str, headers: CIMultiDict[str], interaction: str) -> None:
+    def ask(self, candidate: Served, call: Call, outgoing: Outgoing, interaction: str) -> None:
         """Sends a request that was just answered to a candidate; returns at once.
 
         Args:
-            path: path and query of the app's request.
-            headers: the headers that are passed on to servers.
             interaction: the id of the answer that the app received.
         """
         if len(self.under_way) >= MOST_AT_ONCE or self._is_full():
             self._metrics.shadow.labels("skipped").inc()
             return
-        task = asyncio.create_task(self._ask(candidate, call, path, headers, interaction))
+        task = asyncio.create_task(self._ask(candidate, call, outgoing, interaction))
         self.under_way.add(task)
         task.add_done_callback(self.under_way.discard)
 
@@ -69,14 +67,14 @@ class Shadow:
             task.cancel()
         await asyncio.gather(*self.under_way, return_exceptions=True)
 
-    async def _ask(self, candidate: Served, call: Call, path: str, headers: CIMultiDict[str], interaction: str) -> None:
+    async def _ask(self, candidate: Served, call: Call, outgoing: Outgoing, interaction: str) -> None:
         outcome = "failed"
         try:
             for replica, name in self._upstreams.having(candidate):
                 if self._routes.withholds(replica.url, candidate.name):
                     continue
                 with self._upstreams.asked(replica, candidate, name):
-                    answer = await self._answer(replica, call.asking(name), path, headers, candidate, interaction)
+                    answer = await self._answer(replica, call.asking(name), outgoing, candidate, interaction)
                 if answer is not None:
                     outcome = "skipped" if self._is_full() else "recorded"
                     if outcome == "recorded":
@@ -91,14 +89,14 @@ class Shadow:
         self._metrics.shadow.labels(outcome).inc()
 
     async def _answer(
-        self, replica: Replica, body: bytes, path: str, headers: CIMultiDict[str], candidate: Served, interaction: str
+        self, replica: Replica, body: bytes, outgoing: Outgoing, candidate: Served, interaction: str
     ) -> record.Shadow | None:
         """Returns the answer of a server; None for an error or an answer beyond `gateway.max_body_bytes`."""
         timestamp, began = datetime.now(UTC).isoformat(), time.perf_counter()
         async with self._session.post(
-            f"{replica.url}{path.removeprefix('/v1')}",
+            outgoing.url(replica),
             data=body,
-            headers=headers_for(replica, headers),
+            headers=outgoing.headers(replica),
             allow_redirects=False,
             timeout=self._timeout,
         ) as answer:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from retuned.daemon.gateway.cascade import by_request, rule_for
+from retuned.daemon.gateway.cascade import CHAT, by_request, rule_for
 from retuned.daemon.gateway.conversations import Call
 from retuned.daemon.gateway.errors import Refused
 from retuned.daemon.gateway.routes import Routes
@@ -12,6 +12,9 @@ from retuned.daemon.gateway.servers.incumbents import Incumbent
 from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.retrain.release.assignment import Route, Served, Unit
 
+MESSAGES = "/v1/messages"
+RECORDED = (CHAT, "/v1/completions", MESSAGES)
+"""The routes whose answers are recorded, and on which a workload stands for its versions."""
 WORKLOAD_HEADER = "X-Retuned-Workload"
 """Names the workload, percent-encoded, where the request names the incumbent's model."""
 
@@ -31,6 +34,7 @@ class Target:
         asks_confidence: whether the confidence of versions is recorded.
         confident: by model, the least confidence of its answers; the incumbent replaces others.
         unit: what is assigned to arms; None: the request names a model itself.
+        is_unchanged: whether the request keeps the `model` that the app named.
     """
 
     workload: str
@@ -44,9 +48,10 @@ class Target:
     asks_confidence: bool = False
     confident: Mapping[str, float] = field(default_factory=dict)
     unit: Unit | None = None
+    is_unchanged: bool = False
 
 
-def target_of(call: Call, headers: Mapping[str, str], routes: Routes, upstreams: Upstreams) -> Target:
+def target_of(call: Call, path: str, headers: Mapping[str, str], routes: Routes, upstreams: Upstreams) -> Target:
     """Returns the models that may answer a request: those of its workload, or the model that it names.
 
     Raises:
@@ -54,6 +59,12 @@ def target_of(call: Call, headers: Mapping[str, str], routes: Routes, upstreams:
     """
     conversation = call.conversation(headers)
     asked = unquote(headers.get(WORKLOAD_HEADER, "")) or call.model
+    if asked != call.model and path not in RECORDED and (route := routes.of(asked)):
+        # The model of an embedding, for example, is another one than that of the workload's answers.
+        if upstreams.incumbents.of(asked) is not None:
+            return Target(asked, [route.base], is_unchanged=True)
+        if upstreams.listing(call.model):
+            asked = call.model
     workload, _, version = asked.rpartition("@")
     if route := routes.of(asked):
         unit = call.unit(conversation, route.unit) if route.experiment else ""

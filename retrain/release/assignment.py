@@ -7,6 +7,8 @@ from typing import Literal
 
 BUCKETS = 10_000
 """The number of buckets. The smallest share is one bucket, 0.0001."""
+EVERYWHERE = "*"
+"""Stands for all model servers where versions are withheld by server."""
 
 
 def bucket(salt: str, conversation: str) -> int:

@@ -15,6 +15,7 @@ from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer, Refused
+from retuned.retrain.release.assignment import EVERYWHERE
 from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, named, wanted
 from retuned.retrain.release.exclusive import one_at_a_time
 from retuned.retrain.release.replicas import Model, Replica, Service, State, service
@@ -107,23 +108,23 @@ class Reconciler:
     def withheld(self) -> dict[str, list[str]]:
         """Returns, by address of a model server, the versions that clients should not request there.
 
-        These are versions that failed the probe and versions that are not in service yet. A version comes into service
-        on all servers at once, and stays so, because conversations would otherwise switch versions when a server or the
-        daemon restarts.
+        These are versions that failed the probe there and versions that are not in service yet. The latter stand under
+        `EVERYWHERE`, too, for servers that the client knows by another address. A version comes into service on all
+        servers at once, and stays so, because conversations would otherwise switch versions when a server or the daemon
+        restarts.
         """
-        desired, withheld = deployments(self._warehouse), dict[str, list[str]]()
+        desired, withheld = deployments(self._warehouse), dict[str, set[str]]()
         for place in self._places(desired):
             if not place.is_server:
                 continue
             replica = self._replicas.get(place.key)
-            names = {
+            not_served = {
                 one.name for one in desired if one.version and not one.served_at and one.workload in place.workloads
             }
-            if replica is not None:
-                names |= {model.name for model in list(replica.models.values()) if model.state == "wrong"}
-            if names:
-                withheld[place.replica] = sorted(names)
-        return withheld
+            models = list(replica.models.values()) if replica else []
+            withheld[place.replica] = not_served | {model.name for model in models if model.state == "wrong"}
+            withheld[EVERYWHERE] = withheld.get(EVERYWHERE, set()) | not_served
+        return {address: sorted(names) for address, names in withheld.items() if names}
 
     def service(self, deployment: Deployment) -> Service:
         """Returns whether enough replicas answer with a version, by `serving.replica_share` of its workload."""

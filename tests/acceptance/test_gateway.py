@@ -325,6 +325,9 @@ def test_what_is_not_the_model_passes_byte_by_byte(around: Around) -> None:
 def test_embeddings_and_other_models_pass_and_are_not_recorded(around: Around) -> None:
     vector = around.gateway.client().embeddings.create(model="embed", input="parcel", encoding_format="float")
     assert vector.data[0].embedding == [0.25, -1.5]
+    asked = {"model": "embed", "input": "parcel"}
+    for more in ({}, {"X-Retuned-Workload": "support"}):  # a workload stands for what writes answers
+        assert around.gateway.post("/v1/embeddings", asked, **more).json()["model"] == "embed"
     answer = around.gateway.chat(model="embed")
     assert answer.json()["model"] == "embed"
     assert "X-Retuned-Interaction" not in answer.headers

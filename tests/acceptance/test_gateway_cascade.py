@@ -94,6 +94,17 @@ def test_confidence_is_recorded_and_hidden_from_an_app_that_did_not_ask_for_it(a
     assert {chunk.model for chunk in around.stream()} == {"support@1"}  # a stream passes on as it is
 
 
+def test_a_server_without_log_probabilities_gets_the_request_as_the_app_sent_it(around: Around) -> None:
+    def refuse(handler: Any, asked: dict[str, Any]) -> None:
+        (error(400, "logprobs are not supported") if "logprobs" in asked else answered)(handler, asked)
+
+    around.own.answer = refuse
+    answer = around.ask()
+    assert answer.headers["X-Retuned-Model"] == "support@1"
+    assert "confidence" not in around.event(answer.headers["X-Retuned-Interaction"]).get("attributes", {})
+    assert not around.vendor.requests
+
+
 def test_the_incumbent_replaces_an_answer_that_the_version_is_less_sure_of(around: Around) -> None:
     around.own.answer = sure(-0.25)
     around.daemon.routed["workloads"]["support"]["confident"] = {"support@1": -0.5, "support@2": -0.1}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from brokers import Broker, free_port, until
-from gateways import NOBODY, WORDS, Gateway, answered, break_off, gateway, model_server, published
+from gateways import NOBODY, WORDS, Answer, Gateway, answered, break_off, gateway, model_server, published
 
 BODY = json.dumps({"model": "support", "messages": [{"role": "user", "content": "How long?"}]}).encode()
 STREAM = json.dumps({"model": "support", "messages": [], "stream": True}).encode()
@@ -157,7 +157,25 @@ def test_while_all_connections_have_answers_under_way_new_requests_are_refused_a
         assert len(server.requests) == 17
 
 
-def test_a_server_that_fails_at_once_is_soon_asked_no_more(tmp_path: Path) -> None:
+OUT_OF_MEMORY = {"error": {"message": "out of memory"}}
+
+
+def stream_an_error(handler: Any, _: dict[str, Any]) -> None:
+    handler.begin_stream()
+    handler.piece(b"data: " + json.dumps(OUT_OF_MEMORY).encode() + b"\n\n")
+    handler.end_stream()
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda handler, _: handler.json(500, OUT_OF_MEMORY),
+        lambda handler, _: handler.json(200, OUT_OF_MEMORY),
+        stream_an_error,
+    ],
+    ids=["by its status", "in its answer", "in its stream"],
+)
+def test_a_server_that_fails_at_once_is_soon_asked_no_more(tmp_path: Path, fail: Answer) -> None:
     with (
         model_server("base") as good,
         model_server("base") as bad,
@@ -169,10 +187,10 @@ def test_a_server_that_fails_at_once_is_soon_asked_no_more(tmp_path: Path) -> No
             answered(handler, asked)
 
         good.answer = slowly
-        bad.answer = lambda handler, _: handler.json(500, {"error": {"message": "out of memory"}})
+        bad.answer = fail
         with ThreadPoolExecutor(4) as apps:
-            statuses = list(apps.map(lambda _: made.chat().status_code, range(60)))
-        assert statuses.count(500) == len(bad.requests) < 10  # three, those that were under way, and trials
+            failures = list(apps.map(lambda _: "out of memory" in made.chat().text, range(60)))
+        assert failures.count(True) == len(bad.requests) < 10  # three, those that were under way, and trials
         assert made.metric("upstream_ejected", upstream=bad.url) == 1
         assert made.metric("ejections_total", upstream=bad.url)
         assert made.metric("upstream_up", upstream=bad.url) == 1

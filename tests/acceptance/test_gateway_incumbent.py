@@ -71,15 +71,67 @@ def test_a_version_of_its_own_answers_and_never_gets_the_key(around: Around) -> 
     assert "cost" not in found
 
 
-def test_a_key_in_another_header_is_the_incumbents_too(around: Around) -> None:
-    url = f"{around.gateway.url}/workloads/support/v1/chat/completions"
+KEY_HEADERS = ("api-key", "x-api-key", "Ocp-Apim-Subscription-Key", "x-goog-api-key", "cf-aig-authorization")
+HARMLESS = {"user-agent": "an-app/1", "traceparent": "00-1-2-01", "x-request-id": "r-1"}
+
+
+def ask_with_keys(around: Around, **more: str) -> httpx.Response:
+    """Asks with the key in each place in which some API takes it."""
+    url = f"{around.gateway.url}/workloads/support/v1/chat/completions?api-version=7&api-key={KEY}"
     body = {"model": MODEL, "messages": [{"role": "user", "content": "How long?"}]}
-    for name in ("api-key", "x-api-key"):
-        assert httpx.post(url, json=body, headers={name: KEY}, timeout=60).headers["X-Retuned-Model"] == "support@1"
-    assert KEY not in str([headers for _, headers, _ in around.own.requests])
+    return httpx.post(url, json=body, headers=dict.fromkeys(KEY_HEADERS, KEY) | HARMLESS | more, timeout=60)
+
+
+def test_a_key_is_the_incumbents_wherever_it_stands(around: Around) -> None:
+    shadow = {"arm": "canary", "model": "support@2", "name": "support@2", "share": 0.0}
+    given = route("support", experiment="e1", shadow=1.0) | {"arms": [shadow, OWN]}
+    around.daemon.routed = {"workloads": {"support": given}}
+    until(lambda: around.ask() and "support@2" in around.own.asked())
+    assert ask_with_keys(around).headers["X-Retuned-Model"] == "support@1"
+
+    def asked() -> list[str]:
+        received = [
+            ({name.lower(): value for name, value in headers.items()}, body) for _, headers, body in around.own.requests
+        ]
+        return [json.loads(body)["model"] for headers, body in received if headers.items() >= HARMLESS.items()]
+
+    until(lambda: set(asked()) == {"support@1", "support@2"})
+    assert KEY not in str(around.own.requests)
     around.own.answer = error(500, "out of memory")
-    assert httpx.post(url, json=body, headers={"api-key": KEY}, timeout=60).status_code == 200
-    assert [headers["api-key"] for _, headers, _ in around.vendor.requests] == [KEY]
+    assert ask_with_keys(around).status_code == 200
+    ((path, headers, _),) = around.vendor.requests
+    assert path == f"/v1/chat/completions?api-version=7&api-key={KEY}"
+    assert [headers[name] for name in KEY_HEADERS] == [KEY] * len(KEY_HEADERS)
+
+
+def test_where_the_gateway_has_a_key_nobody_gets_that_of_the_app(tmp_path: Path, tansu: Broker) -> None:
+    (tmp_path / "key").write_text("sk-the-key-of-the-gateway\n")
+    with around_it(tmp_path, tansu, key_file=str(tmp_path / "key")) as around:
+        around.route(INCUMBENT)
+        assert ask_with_keys(around, Authorization=f"Bearer {KEY}").status_code == 200
+        ((path, headers, _),) = around.vendor.requests
+        assert path == "/v1/chat/completions?api-version=7"
+        assert headers["Authorization"] == "Bearer sk-the-key-of-the-gateway"
+        assert KEY not in str(headers)
+        around.route(OWN | {"arm": "canary", "share": 0.5}, INCUMBENT | {"share": 0.5}, experiment="e1")
+        around.vendor.answer = error(401, "the gateway's key has expired")
+        assert {around.ask(f"c-{number}").headers["X-Retuned-Model"] for number in range(20)} == {"support@1"}
+
+
+def test_an_embedding_is_the_incumbents_by_the_model_that_the_app_names(around: Around) -> None:
+    around.vendor.models.append("embed-small")
+    around.vendor.answer = answered
+    try:
+        with around.app() as app:
+            answer = app.embeddings.with_raw_response.create(
+                model="embed-small", input="parcel", encoding_format="float"
+            )
+        assert answer.parse().model == "embed-small"
+        assert "X-Retuned-Interaction" not in answer.headers
+    finally:
+        around.vendor.models.remove("embed-small")
+    assert [path for path, *_ in around.vendor.requests] == ["/v1/embeddings"]
+    assert not around.own.requests
 
 
 def test_what_a_model_server_fails_to_answer_the_incumbent_answers(around: Around) -> None:
@@ -90,7 +142,10 @@ def test_what_a_model_server_fails_to_answer_the_incumbent_answers(around: Aroun
         break_off(handler)
 
     before = around.gateway.metric("fallbacks_total", model_name="support@base") or 0
-    faults = (error(500, "out of memory"), error(429, "too many requests"), lambda handler, _: break_off(handler), hang)
+    faults = (
+        *(error(500, "out of memory"), error(429, "too many requests"), error(401, "who?"), error(403, "not you")),
+        *(lambda handler, _: break_off(handler), hang, lambda handler, _: handler.json(200, {"error": {"code": 500}})),
+    )
     try:
         for fault in faults:
             around.own.answer = fault
@@ -189,6 +244,25 @@ def test_a_stream_of_which_nothing_has_come_is_answered_by_the_incumbent(around:
     around.own.answer = begun
     assert {chunk.model for chunk in around.stream()} == {DATED}
     assert len(around.vendor.requests) == 1
+
+
+@pytest.mark.parametrize(("code", "answers"), [(500, True), (None, True), (400, False)])
+def test_a_stream_that_begins_with_an_error_of_the_server_is_answered_by_the_incumbent(
+    around: Around, code: int | None, answers: bool
+) -> None:
+    def fail(handler: Any, _: dict[str, Any]) -> None:
+        handler.begin_stream()
+        handler.piece(b": a comment\n\n")
+        handler.piece(b"data: " + json.dumps({"error": {"message": "EngineDead", "code": code}}).encode() + b"\n\n")
+        handler.end_stream()
+
+    around.own.answer = fail
+    if answers:
+        assert {chunk.model for chunk in around.stream()} == {DATED}
+    else:
+        with pytest.raises(openai.APIError, match="EngineDead"):
+            around.stream()
+    assert len(around.vendor.requests) == answers
 
 
 def test_conversations_are_divided_between_candidate_and_incumbent(around: Around) -> None:

@@ -30,6 +30,7 @@ from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics
 from retuned.retrain.openai_api import NoAnswer
 from retuned.retrain.release import reconciler as module
+from retuned.retrain.release.assignment import EVERYWHERE
 from retuned.retrain.release.deployments import deployments
 from retuned.retrain.release.reconciler import Reconciler
 from retuned.retrain.release.routes import routes
@@ -119,11 +120,11 @@ def test_a_replica_that_hangs_holds_up_no_other(
 def test_an_adapter_that_is_never_consulted_is_found(served: Served, double: VllmDouble) -> None:
     double.uses_adapters = False
     served.promote(served.new)
-    assert served.reconciler.withheld() == {double.url: [served.new.name]}  # before it is looked at, too
+    assert served.reconciler.withheld() == withheld(served.new, double.url)  # before it is looked at, too
     served.reconciler.run()
     assert served.states() == {served.new.name: "wrong"}
     assert "loaded and not used" in served.detail(served.new)
-    assert served.reconciler.withheld() == {double.url: [served.new.name]}
+    assert served.reconciler.withheld() == withheld(served.new, double.url)
     double.uses_adapters = True
     served.reconciler.run()
     assert served.reconciler.withheld() == {}
@@ -451,14 +452,13 @@ def test_a_version_comes_into_service_on_all_servers_at_once_and_stays_there(
 
     with serving(adapters.base) as slow:
         made = Served(tmp_path, warehouse, adapters, {"kind": "vllm", "urls": [double.url, slow.url]})
-        everywhere = {url: [made.new.name] for url in (double.url, slow.url)}
         slow.interfere = busy  # type: ignore[assignment]
         made.promote(made.new)
         made.reconciler.tick()
         try:
             assert arrived.wait(20)
             until(lambda: any(one.in_sync(WORKLOAD) for one in made.reconciler.replicas(WORKLOAD)))
-            assert made.reconciler.withheld() == everywhere
+            assert made.reconciler.withheld() == withheld(made.new, double.url, slow.url)
             assert deployments(warehouse)[0].served_at is None
         finally:
             release.set()
@@ -468,10 +468,15 @@ def test_a_version_comes_into_service_on_all_servers_at_once_and_stays_there(
         made.begin()  # nothing was looked at yet
         assert made.reconciler.withheld() == {}
         made.promote(made.old)
-        assert made.reconciler.withheld() == {url: [made.old.name] for url in (double.url, slow.url)}
+        assert made.reconciler.withheld() == withheld(made.old, double.url, slow.url)
         made.promote(made.new)  # which they have still
         made.begin()
-        assert made.reconciler.withheld() == {url: [made.old.name] for url in (double.url, slow.url)}
+        assert made.reconciler.withheld() == withheld(made.old, double.url, slow.url)
+
+
+def withheld(version: Version, *urls: str) -> dict[str, list[str]]:
+    """What is withheld while a version of these servers is not in service."""
+    return {address: [version.name] for address in (*urls, EVERYWHERE)}
 
 
 def refuse(*_: Any) -> Any:

@@ -16,7 +16,7 @@ def call(*messages: dict[str, Any], **more: Any) -> Call:
     return Call(json.dumps({"model": "support", "messages": list(messages), **more}).encode())
 
 
-def turn(role: str, content: str) -> dict[str, Any]:
+def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
@@ -47,7 +47,8 @@ def test_a_conversation_without_an_id_is_told_by_how_it_began() -> None:
     later = call(SYSTEM, turn("user", "How long?"), turn("assistant", "30 days."), turn("user", "And then?"))
     assert unit(first) == unit(later)
     assert unit(first) != unit(call(SYSTEM, turn("user", "How much?")))
-    assert unit(first) != unit(call(turn("user", "How long?")))
+    assert unit(first) == unit(call(turn("system", "It is 12:07."), turn("user", "How long?")))
+    assert unit(first) == unit(call(turn("user", [{"type": "text", "text": "How long?", "cache_control": {}}])))
     prompts = [Call(json.dumps({"model": "support", "prompt": text}).encode()) for text in ("a", "b", "a")]
     assert unit(prompts[0]) == unit(prompts[2]) != unit(prompts[1])
 

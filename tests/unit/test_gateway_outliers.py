@@ -1,5 +1,8 @@
 """Which servers are passed over because they keep failing, by a clock of the test's."""
 
+import json
+from typing import Any
+
 import pytest
 
 from retuned.daemon.gateway.servers.outliers import (
@@ -12,6 +15,30 @@ from retuned.daemon.gateway.servers.outliers import (
     State,
     outcome_of,
 )
+from retuned.daemon.gateway.streams import error_in, errors_in_stream
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"message": "EngineDead", "type": "InternalServerError", "code": 500}, 500),
+        ({"message": "out of memory"}, 500),
+        ({"type": "server_error", "code": None}, 500),
+        ({"type": "overloaded_error", "message": "Overloaded"}, 500),
+        ("it failed", 500),
+        ({"code": "429"}, 429),
+        ({"type": "BadRequestError", "code": 400}, 400),
+        ({"type": "invalid_request_error", "code": "context_length_exceeded"}, 400),
+        ({"type": None, "code": "content_filter"}, 400),
+    ],
+)
+def test_an_error_in_an_answer_has_the_status_of_who_caused_it(error: Any, status: int) -> None:
+    body = json.dumps({"error": error}).encode()
+    assert error_in(body) == status
+    answer = json.dumps({"choices": [{"delta": {"content": '{"error": 1}'}}], "error": None}).encode()
+    assert error_in(answer) is None
+    assert errors_in_stream(b": comment\n\ndata: %s\n\ndata: %s\n\ndata: [DONE]\n\n" % (answer, body)) == [None, status]
+    assert errors_in_stream(b"data: [DONE]\n\n") == []
 
 
 def asked(one: Health, outcome: Outcome, now: float, *others: Health) -> bool:

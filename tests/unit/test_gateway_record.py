@@ -89,6 +89,18 @@ def test_an_answer_of_another_model_than_was_asked_is_stored_as_the_server_repor
     assert understood(exchange(whole("30 days.", "support@2")))["model"] == "support@2"
 
 
+def test_the_metadata_of_an_app_sets_no_attribute_of_the_gateway() -> None:
+    mine = dict.fromkeys(
+        ("assignment", "cascade", "confidence", "cut_by", "incumbent", "incumbent_model", "memory"), "x"
+    )
+    asked = CHAT | {"metadata": mine | {"shop": "Rome"}}
+    assert understood(exchange(whole("30 days."), asked))["attributes"] == {"shop": "Rome"}
+    set_by_gateway = understood(exchange(whole("30 days."), asked, rule="length", assignment=("e1", "canary")))
+    assert set_by_gateway["attributes"] == {
+        "shop": "Rome", "cascade": "length", "assignment": {"experiment": "e1", "arm": "canary"},
+    }  # fmt: skip
+
+
 def test_a_stream_is_joined() -> None:
     event = understood(exchange(stream({"content": "30"}, {"content": " days."})))
     assert (event["response"], event["finish_reason"]) == ("30 days.", "stop")
@@ -110,6 +122,50 @@ def test_a_stream_without_its_end_is_marked(body: bytes) -> None:
         "incomplete",
         {"cut_by": "upstream"},
     )
+
+
+def calls_of(*deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = understood(exchange(stream(*deltas, finish_reason="tool_calls")))["attributes"][
+        "tool_calls"
+    ]
+    return found
+
+
+def test_a_stream_is_joined_whatever_its_chunks_are_named() -> None:
+    azure = {"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": []}
+    body = b"data: " + json.dumps(azure).encode() + b"\n\n" + stream({"content": "30"}, {"content": " days."})
+    for one in (body, body.replace(b"chat.completion.chunk", b""), body.replace(b"support@1", b"")):
+        event = understood(exchange(one))
+        assert (event["response"], event["finish_reason"], event["model"]) == ("30 days.", "stop", "support@1")
+
+
+@pytest.mark.parametrize("numbered", [{}, {"index": 0}])
+def test_each_call_of_a_stream_is_kept_where_the_server_does_not_number_them(numbered: dict[str, int]) -> None:
+    def part(id: str | None, arguments: str, **more: str) -> dict[str, Any]:
+        return {"tool_calls": [{**numbered, "id": id, "type": "function", "function": more | {"arguments": arguments}}]}
+
+    made = calls_of(
+        part("a", '{"city":', name="weather"), part("a", '"Rome"}'), part("b", "{", name="time"), part("", "}")
+    )
+    assert [(call["id"], call["function"]) for call in made] == [
+        ("a", {"name": "weather", "arguments": '{"city":"Rome"}'}),
+        ("b", {"name": "time", "arguments": "{}"}),
+    ]
+
+
+def test_calls_whose_pieces_alternate_are_joined_by_their_index() -> None:
+    pieces = [(0, "{"), (1, "["), (0, "}"), (1, "]")]
+    made = calls_of(*({"tool_calls": [{"index": n, "function": {"arguments": text}}]} for n, text in pieces))
+    assert [call["function"]["arguments"] for call in made] == ["{}", "[]"]
+
+
+def test_a_function_call_of_a_stream_is_kept_as_that_of_a_whole_answer_is() -> None:
+    call = {"name": "lookup", "arguments": '{"q":1}'}
+    (made,) = calls_of(
+        {"content": None, "function_call": call | {"arguments": '{"q"'}}, {"function_call": {"arguments": ":1}"}}
+    )
+    (whole_made,) = understood(exchange(whole(None, function_call=call)))["attributes"]["tool_calls"]
+    assert made == whole_made
 
 
 def test_a_text_completion_and_its_stream_are_read() -> None:

@@ -20,7 +20,7 @@ from retuned.daemon.gateway.servers.replica import Replica
 from retuned.daemon.gateway.servers.upstreams import Upstreams
 from retuned.daemon.gateway_settings import GatewaySettings, Upstream, keys_in
 from retuned.daemon.settings import Settings
-from retuned.retrain.release.assignment import Served
+from retuned.retrain.release.assignment import EVERYWHERE, Served
 
 CHAMPION = {"arm": "champion", "share": 1.0, "model": "support@1", "name": "support@1"}
 ANSWER = {
@@ -42,7 +42,7 @@ def routes(folder: Path, *answers: Any, workloads: tuple[str, ...] = ()) -> Rout
             raise answer
         return json.dumps(answer).encode()
 
-    made = Routes(folder, workloads, ask)
+    made = Routes(folder, workloads, ask, [f"http://gpu-{number}:8000/v1" for number in (1, 2)])
     for _ in answers:
         asyncio.run(made.refresh())
     return made
@@ -85,6 +85,28 @@ def test_a_server_is_not_asked_for_what_the_daemon_withholds(tmp_path: Path) -> 
         assert not again.withholds("http://gpu-1:8000/v1", "support@2")
         assert not again.withholds("http://gpu-2:8000/v1", "support@1")
     assert not routes(tmp_path, ANSWER).withholds("http://gpu-1:8000/v1", "support@1")
+
+
+def test_what_is_withheld_from_an_unknown_server_is_withheld_from_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The daemon may know a server by the address of a Service, and the gateway by that of a pod."""
+    other = ANSWER | {"withheld": {"http://10.0.0.7:8000": ["support@1"], "http://gpu-1:8000": ["support@2"]}}
+    made = routes(tmp_path, other, other)
+    for server in ("http://gpu-1:8000/v1", "http://gpu-2:8000/v1"):
+        assert made.withholds(server, "support@1")
+        assert not made.withholds(server, "support@base")
+    assert not made.withholds("http://gpu-2:8000/v1", "support@2")
+    (warning,) = caplog.messages
+    assert "support@1 must not be requested from http://10.0.0.7:8000, which is not in gateway.upstreams" in warning
+
+
+def test_a_version_that_is_not_in_service_is_withheld_from_servers_that_only_the_gateway_knows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    not_served = ANSWER | {"withheld": {"http://gpu-1:8000": ["support@1"], EVERYWHERE: ["support@1"]}}
+    assert routes(tmp_path, not_served).withholds("http://gpu-2:8000/v1", "support@1")
+    assert not caplog.messages
 
 
 def test_a_workload_that_is_gone_is_gone(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from retuned.consumers.formats.messages import objects_of
 CUT = "incomplete"
 """The `finish_reason` of an answer that broke off; trainings leave such answers out."""
 
+OWN = ("assignment", "cascade", "confidence", "memory", "cut_by", "incumbent", "incumbent_model")
+"""The attributes that the gateway alone sets."""
+
 
 class Incumbent(msgspec.Struct, frozen=True):
     """The workload's incumbent, as the server of an exchange.
@@ -100,7 +103,7 @@ def interaction(exchange: Exchange) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         raise BadEvent("not_json", str(error)) from error
     response = _answer(exchange)
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, Any] = dict.fromkeys(OWN)  # the app's metadata cannot set them
     if exchange.assignment:
         attributes["assignment"] = dict(zip(("experiment", "arm"), exchange.assignment, strict=True))
     if exchange.rule:
@@ -177,26 +180,19 @@ def _fields(log: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(kept: Exchange | Shadow) -> Any:
-    """Returns the response as an object of its API. Raises a BadEvent if it is not JSON."""
+    """Returns the response as an object of its API. Raises a BadEvent if it holds no answer."""
     try:
-        response = _streamed(kept.response) if kept.streamed else msgspec.json.decode(kept.response)
-        return anthropic.joined(response) if anthropic.are_events(response) else openai.whole(response)
+        return _streamed(kept.response) if kept.streamed else openai.whole(msgspec.json.decode(kept.response))
     except msgspec.DecodeError as error:
         raise BadEvent("not_json", str(error)) from error
 
 
 def _streamed(body: bytes) -> Any:
-    """Returns the data of server-sent events as chunks, or joined to one completion for a text completion."""
+    """Returns the answer of server-sent events. Chunks are known by their choices, as not all servers name them."""
     lines = [line[5:].strip() for line in body.splitlines() if line.startswith(b"data:")]
     events = [msgspec.json.decode(line) for line in lines if line not in (b"", b"[DONE]")]
-    chunks = [event for event in events if not openai.failed(event)]  # a server may report an error in its stream
-    if anthropic.are_events(chunks):
-        return chunks
-    texts = [chunk for chunk in objects_of(chunks) if chunk.get("object") == "text_completion"]
-    if not texts:
-        return chunks
-    firsts = [choice for chunk in texts for choice in objects_of(chunk.get("choices")) if not choice.get("index")]
-    reasons = [choice["finish_reason"] for choice in firsts if choice.get("finish_reason")]
-    text = "".join(str(choice.get("text") or "") for choice in firsts)
-    last = {key: value for chunk in texts for key, value in chunk.items() if value is not None}
-    return last | {"choices": [{"text": text, "finish_reason": reasons[-1] if reasons else None}]}
+    if anthropic.are_events(answers := [event for event in events if not openai.failed(event)]):
+        return anthropic.joined(answers)
+    if not any(chunk.get("choices") for chunk in objects_of(answers)):
+        raise BadEvent("not_an_event", "a stream without an answer")
+    return openai.joined(objects_of(answers))

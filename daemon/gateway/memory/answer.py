@@ -5,25 +5,43 @@ from typing import Any
 
 import msgspec
 
+from retuned.consumers.privacy.placeholders import KINDS, unnumbered
 from retuned.daemon.gateway.conversations import Call
 from retuned.retrain.data import chat
 
-_ANY = {"n": (None, 1), "logprobs": (None, False)}
+_ANY = {
+    *("model", "messages", "tools", "stream", "stream_options"),
+    *("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "max_completion_tokens"),
+    *("frequency_penalty", "presence_penalty", "repetition_penalty"),
+    *("reasoning_effort", "verbosity", "chat_template_kwargs"),
+    *("user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
+}
+"""Fields of a request to which any text is a valid response, whatever their value."""
+_SOME: dict[str, Any] = {
+    "n": 1,
+    "logprobs": False,
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+}
+"""Fields of a request to which any text is a valid response if they have this value."""
 
 
 def answers(call: Call) -> bool:
     """Whether the approved answer can be the response to a request.
 
-    It cannot for a related question, nor if the app asks for more than one answer, for probabilities, for a certain
-    form, or for a stream that may hold tool calls: then a server answers with the approved answer as context.
+    It cannot for a related question, for a request with any field that is not known to allow it, or for a stream that
+    may hold tool calls; nor can an answer with a placeholder, in whose place the model writes what the app sent. Then a
+    server answers with the approved answer as context.
     """
     if call.help is None or call.help.is_held_out or call.help.found.match != "same":
         return False
-    form = call.value("response_format")
+    text = unnumbered(call.help.found.entry.answer)
     return (
-        all(call.value(name) in values for name, values in _ANY.items())
-        and (form is None or (isinstance(form, dict) and form.get("type") == "text"))
+        all(name in _ANY or (name in _SOME and call.value(name) == _SOME[name]) for name in call.names())
         and not (call.value("stream") and call.value("tools"))
+        and not any(f"<{kind}>" in text for kind in KINDS)
     )
 
 

@@ -4,16 +4,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from multidict import CIMultiDict
-
 from retuned.daemon.gateway.servers.models import Model, base_of
 from retuned.daemon.gateway.servers.outliers import Health
 from retuned.retrain.release.assignment import Served
 
 log = logging.getLogger(__name__)
-
-KEYS = frozenset({"api-key", "x-api-key"})
-"""Headers in which some commercial APIs take the key instead of Authorization."""
 
 
 class Replica:
@@ -67,15 +62,3 @@ class Replica:
         if self.problem is None:
             log.warning("%s: %s", self.url, problem)
         self.problem, self.models, self.base = problem, {}, None
-
-
-def headers_for(replica: Replica, headers: CIMultiDict[str]) -> CIMultiDict[str]:
-    """Returns the headers of a request to a server: the app's; if the server has a key of its own, with
-    that in place of the app's."""
-    changed = CIMultiDict(headers)
-    changed["Accept-Encoding"] = "identity"  # so that the answer can be recorded
-    if replica.key:
-        for name in KEYS:
-            changed.popall(name, None)
-        changed["Authorization"] = f"Bearer {replica.key}"
-    return changed
