@@ -20,7 +20,7 @@ SELECT
     CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
     i.attributes -> '$.tool_calls' AS calls, i.finish_reason, i.conversation_id AS conversation,
-    ends_with(i.model, '@cascade') AS cascaded
+    i.attributes ->> '$.incumbent' IS NOT NULL AS bought, ends_with(i.model, '@cascade') AS cascaded
 FROM feedback f
 JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name = 'correction' AND json_type(f.value) IN ('VARCHAR', 'OBJECT', 'ARRAY')
@@ -51,11 +51,15 @@ SELECT
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
     i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason,
     i.conversation_id AS conversation, i.attributes ->> '$.incumbent' IS NOT NULL AS bought,
-    ends_with(i.model, '@cascade') AS cascaded
+    ends_with(i.model, '@cascade') AS cascaded, json_extract_string(i.attributes, '$.memory.entries[*]') AS entries
 FROM last l
 JOIN interactions i ON i.id = l.interaction_id
 QUALIFY row_number() OVER (PARTITION BY l.vote.good ORDER BY l.vote.timestamp DESC, l.vote.id) <= $limit
 ORDER BY l.vote.timestamp DESC, l.vote.id
+
+-- name: entries
+-- The answers of entries of the memory. One that was erased has none.
+SELECT id, answer FROM memory_entries WHERE workload = $workload AND id IN (SELECT unnest($ids::VARCHAR[])) AND answer <> ''
 
 -- name: thumbs
 -- The last thumb on each answer; up and down are limited apart.
@@ -81,7 +85,7 @@ SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
     i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
-    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought,
+    i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason,
     i.conversation_id AS conversation, i.attributes ->> '$.incumbent' IS NOT NULL AS bought
 FROM judged j
 JOIN interactions i ON i.id = j.interaction_id

@@ -34,7 +34,7 @@ class Follower:
                     continue
                 with parts.workload(workload):
                     changes = entries.follow(context.warehouse, settings, workload, context.now())
-                    changes += retire.follow_champion(context.warehouse, workload, context.now())
+                    changes += retire.follow_champion(context.warehouse, settings, workload, context.now())
                     if changes:
                         log.info("%s: %d changes of the memory", workload, changes)
                     self._thresholds[workload].update(context.warehouse, settings, workload)

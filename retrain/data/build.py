@@ -164,7 +164,7 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
             return refused
         check_leaks(chosen.splits, chosen.thumbs, evidence.related)
         traffic = sample_of_traffic(sample, chosen, evidence.related, settings.dataset)
-        version = _version(workload, chosen, traffic)
+        version = _version(workload, chosen, traffic, evidence.unlearned)
         card = _card(workload, settings, earlier, evidence, chosen, traffic) | {"conversations": asked.total()}
         decisions = digest(warehouse, workload)  # of the extract: a person may decide while the child works
         known = load(warehouse, workload, version)
@@ -188,11 +188,12 @@ def _go_back(warehouse: Warehouse, workload: str, start: str) -> Version | None:
     return versions.champion(warehouse, workload)
 
 
-def _version(workload: str, chosen: Selection, traffic: Sequence[Example]) -> str:
+def _version(workload: str, chosen: Selection, traffic: Sequence[Example], unlearned: frozenset[str]) -> str:
     """Returns the hash of a dataset's rows and of the events that they are from.
 
     Others may have stated what was erased in the same words. A dataset of their statements is another one than that
-    with the erased statements, whose files lost rows and whose versions are replaced.
+    with the erased statements, whose files lost rows and whose versions are replaced. So is one whose rows lack
+    rejected answers, because no model may learn from them.
     """
 
     def of(row: Example) -> str:
@@ -201,6 +202,8 @@ def _version(workload: str, chosen: Selection, traffic: Sequence[Example]) -> st
     content = [[name, sorted(map(of, chosen.splits[name]))] for name in SPLITS]
     content.append([THUMBS, sorted(f"{of(row)} {desirable}" for row, desirable in chosen.thumbs)])
     content.append([TRAFFIC, sorted(map(of, traffic))])
+    if without := sorted({row.interaction_id for row in chosen.splits["train"]} & unlearned):
+        content.append(["unlearned", without])
     return text_hash(json.dumps([workload, content]))[:12]
 
 

@@ -38,7 +38,7 @@ class Evidence:
         related: the groups of related questions, including those of earlier datasets.
         metric: the workload's metric.
         overrides: the decisions of people, already applied.
-        bought, cascaded: see `Statements`.
+        bought, unlearned, cascaded: see `Statements`.
     """
 
     rows: list[Example]
@@ -51,6 +51,7 @@ class Evidence:
     metric: Chosen
     overrides: Overrides = field(default_factory=Overrides)
     bought: frozenset[str] = frozenset()
+    unlearned: frozenset[str] = frozenset()
     cascaded: frozenset[str] = frozenset()
 
     @classmethod
@@ -97,6 +98,7 @@ class Evidence:
             metric=metric,
             overrides=overrides,
             bought=statements.bought,
+            unlearned=statements.unlearned,
             cascaded=statements.cascaded,
         )
 
@@ -120,7 +122,9 @@ def decided(
     # Only accounts that agree with another one are compared; the query reads all events.
     seen = warehouse.rows(QUERIES["first_seen"], {"accounts": sorted(accounts)}) if len(accounts) > 1 else []
     first_seen = {row["user_id"]: row["first_seen"] for row in seen}
-    table = decide(fit, first_seen, metric, all_trusted=not settings.quarantine, overruled=overrides.rows)
+    table = decide(
+        fit, first_seen, metric, all_trusted=not settings.quarantine, overruled=overrides.rows, helped=statements.helped
+    )
     left = [
         Decided(row, "set_aside", reason, IN_WORDS[reason])
         for row in statements.learnable

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, Literal
 
@@ -46,7 +46,8 @@ class Example:
         kind: correction; accepted: the answer was called good; declined: it was called wrong; unrated: nobody rated it.
         source: the feedback's source (user, expert, judge or app); demonstration for an imported one; traffic for an
             unrated answer.
-        rejected: the answer that a correction replaces; None for an accepted answer and a demonstration.
+        rejected: the answer that a correction replaces; None for an accepted answer, a demonstration, and, in a row to
+            train on, for an answer from which no model may learn.
         context: the passages on which the answer should be based: JSON, a list of strings; or None.
         timestamp: the time of the feedback.
         received_at: the time when both feedback and interaction had been received.
@@ -114,15 +115,22 @@ class Statements:
 
     Attributes:
         rows: corrections, accepted answers and declined answers, one per account and interaction.
-        cut: the interactions whose answer reached its token limit.
-        bought: the interactions that the incumbent answered, of which nothing may be learned.
+        cut, bought: the interactions from whose answer no model may learn, as far as the settings do not allow it:
+            those whose answer broke off, and those that the incumbent answered.
         cascaded: the interactions whose requests go to the incumbent whichever version is in service.
+        helped: by interaction, the answers of the memory's entries that helped. An entry that is gone is left out.
     """
 
     rows: list[Example]
     cut: frozenset[str]
     bought: frozenset[str] = frozenset()
     cascaded: frozenset[str] = frozenset()
+    helped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def unlearned(self) -> frozenset[str]:
+        """The interactions from whose answer no model may learn: not as an answer, and not as a rejected one."""
+        return self.cut | self.bought
 
     @property
     def learnable(self) -> list[Example]:
@@ -153,9 +161,9 @@ def read_statements(
         among: read this feedback only, without reading all events.
     """
     rewrite = Rewriter(settings)
-    cut: set[str] = set()
-    bought: set[str] = set()
+    barred: dict[str, set[str]] = {"cut": set(), "bought": set()}
     cascaded: set[str] = set()
+    entries: dict[str, list[str]] = {}
     rows: list[Example] = []
     for query in ("corrections", "verdicts"):
         limits: dict[str, Any] = {"workload": workload, "limit": settings.maximum_rows}
@@ -163,21 +171,39 @@ def read_statements(
         if among is not None:
             sql, limits = f"{QUERIES['among']} SELECT * FROM ({sql})", limits | asdict(among)
         feedback = warehouse.rows(sql, limits)
-        cut.update(row["interaction_id"] for row in feedback if row.pop("finish_reason") in _CUT)
         cascaded.update(row["interaction_id"] for row in feedback if row.pop("cascaded"))
         for row in feedback:
+            if (why := _barred(row, settings)) is not None:
+                barred[why].add(row["interaction_id"])
             kind: Kind = "correction"
             if query == "corrections":
                 row["completion"] = tool_calls.answer_text(json.loads(row["completion"]))
             else:
                 kind = "accepted" if row.pop("good") else "declined"
-                if row.pop("bought") and not settings.learn_from_incumbent:
-                    bought.add(row["interaction_id"])
+                if ids := row.pop("entries"):
+                    entries[row["interaction_id"]] = ids
             if kind == "accepted" and not settings.accepted_answers:
                 continue
             if (read := example(kind=kind, rewrite=rewrite, **row)) is not None:
                 rows.append(read)
-    return Statements(rows, frozenset(cut), frozenset(bought), frozenset(cascaded))
+    helped = _helped(warehouse, workload, entries)
+    return Statements(rows, frozenset(barred["cut"]), frozenset(barred["bought"]), frozenset(cascaded), helped)
+
+
+def _barred(row: dict[str, Any], settings: DatasetSettings) -> Literal["cut", "bought"] | None:
+    """Returns why no model may learn from a response, whatever for; None: it may. Takes the columns that show it."""
+    cut, bought = row.pop("finish_reason") in _CUT, row.pop("bought")
+    if cut and "incomplete" in settings.filters:
+        return "cut"
+    return "bought" if bought and not settings.learn_from_incumbent else None
+
+
+def _helped(warehouse: Warehouse, workload: str, entries: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Returns the answers of entries in place of their ids, without those of entries that are gone."""
+    ids = sorted({id for own in entries.values() for id in own if id is not None})
+    rows = warehouse.rows(QUERIES["entries"], {"workload": workload, "ids": ids}) if ids else []
+    answers = {row["id"]: row["answer"] for row in rows}
+    return {name: [answers[id] for id in own if id in answers] for name, own in entries.items()}
 
 
 def thumbs(
@@ -188,9 +214,7 @@ def thumbs(
     parameters = {"workload": workload, "limit": settings.maximum_rows, "distrusted": sorted(distrusted)}
     for row in warehouse.rows(QUERIES["thumbs"], parameters):
         helpful = row.pop("helpful")
-        if row.pop("bought") and not settings.learn_from_incumbent:
-            continue
-        if (read := example(kind="accepted", rewrite=rewrite, **row)) is not None:
+        if _barred(row, settings) is None and (read := example(kind="accepted", rewrite=rewrite, **row)) is not None:
             yield read, helpful
 
 

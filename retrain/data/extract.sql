@@ -92,6 +92,9 @@ SELECT
 FROM interactions i
 JOIN drawn ON drawn.id = i.id
 
+-- name: memory_entries
+SELECT id, workload, answer FROM memory_entries WHERE workload = $workload
+
 -- name: row_states
 SELECT * FROM row_states WHERE workload = $workload
 

@@ -57,6 +57,7 @@ def filtered(
     - `placeholder`: it has a placeholder of redaction (`<EMAIL_1>`) that is neither in the conversation nor in the
       passages. The redacted value cannot be learned, and the model would answer with the placeholder.
     - `unreadable`: programs cannot read it, by the workload's metric, such as an unknown label. No setting disables it.
+      Labels and a schema that were inferred from approved answers reject no statement of an expert.
     - `incomplete`: an accepted answer that reached its token limit, or a text for people that breaks off after a word
       or a mark that ends no sentence.
     - `repetitive`: a text for people that repeats runs of four words (as in Rae et al. 2021, "Scaling language models",
@@ -68,13 +69,13 @@ def filtered(
       2012).
 
     Args:
-        cut: the interactions whose answer reached its token limit.
+        cut: the interactions whose answer broke off.
     """
     unfit: dict[str, str] = {}
     for row in rows:
         if "placeholder" in wanted and unknown_placeholders(row):
             unfit[row.feedback_id] = "placeholder"
-        elif metric.unreadable(row.completion, {"tools": row.tools}):
+        elif metric.unreadable(row.completion, {"tools": row.tools}, inferred=not row.is_expert):
             unfit[row.feedback_id] = "unreadable"
         elif not _is_written(row) and (reason := _bad_habit(row, cut, wanted, metric.in_words)) is not None:
             unfit[row.feedback_id] = reason

@@ -95,7 +95,7 @@ class _Selector:
         for name in ("holdout", "regression"):
             splits[name] = self._unknown_to_champion(splits[name])
         replay = self._with_topics(self._replay(splits, held_out))
-        splits["train"] += replay
+        splits["train"] = list(map(self._learnable, [*splits["train"], *replay]))
         states = _states(self.evidence, splits, self.left)
         replayed = frozenset(row.row_id for row in replay)
         return Selection(splits, replayed, self._thumbs(place, held_out), states, self.topics)
@@ -201,6 +201,10 @@ class _Selector:
             else:
                 kept.append(row)
         return kept
+
+    def _learnable(self, row: Example) -> Example:
+        """Returns a row to train on, without a rejected answer from which no model may learn."""
+        return replace(row, rejected=None) if row.interaction_id in self.evidence.unlearned else row
 
     def _is_bought(self, row: Example) -> bool:
         """Returns whether the answer is the incumbent's, which may be compared with but not learned."""

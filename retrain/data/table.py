@@ -30,6 +30,7 @@ only."""
 _ALIKE = 0.8
 _POOL = 500
 _SAME_VALUES = 0.9
+_HELPED = "the model was given the approved answer, and the metric does not find that this one means the same"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def decide(
     *,
     all_trusted: bool = False,
     overruled: Collection[str] = (),
+    helped: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
     """Decides the right answer to each question, and the state of each statement.
 
@@ -88,6 +90,7 @@ def decide(
         first_seen: the time of each account's first feedback.
         all_trusted: treat every account as an expert, so that the newest statement on a question counts.
         overruled: feedback with a decision of a person, which applies to its own question only.
+        helped: by interaction, the answers of the memory that helped.
     """
     ordered = sorted(statements, key=lambda row: (row.timestamp, row.feedback_id))
     account = dict(zip((row.feedback_id for row in ordered), _accounts(ordered), strict=True))
@@ -95,7 +98,7 @@ def decide(
     for row in ordered:
         groups[row.prompt_hash].append(row)
     asked = [
-        _Asked(rows, account, metric, all_trusted)
+        _Asked(rows, account, metric, all_trusted, helped or {})
         for rows in groups.values()
         if any(row.kind != "declined" for row in rows)
     ]
@@ -121,7 +124,15 @@ def decide(
 class _Asked:
     """A question, its claims and the accounts behind them."""
 
-    def __init__(self, rows: Sequence[Example], account: Mapping[str, str], metric: Chosen, all_trusted: bool) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Example],
+        account: Mapping[str, str],
+        metric: Chosen,
+        all_trusted: bool,
+        helped: Mapping[str, Sequence[str]],
+    ) -> None:
+        rows, self._abstaining = _attributed(rows, metric, helped)
         self._rows, self._account, self._metric, self._all_trusted = rows, account, metric, all_trusted
         self._claim_of, self._texts = self._grouped()
         self._last = {account[row.feedback_id]: row for row in rows if row.kind != "declined"}
@@ -200,8 +211,9 @@ class _Asked:
     def decided(self, verdict: Verdict, truth: Truth, vague: frozenset[str]) -> tuple[Example | None, list[Decided]]:
         """Returns the row that is learned, if any, and the decision on each statement."""
         stated = [row for row in self._rows if row.kind != "declined"]
+        abstaining = [Decided(row, "waiting", "helped", _HELPED) for row in self._abstaining]
         if verdict.claim is None:
-            return None, [self._undecided(row, truth) for row in stated]
+            return None, [*(self._undecided(row, truth) for row in stated), *abstaining]
         right = [row for row in stated if self._claim(row) == verdict.claim]
         learned, same = self._representative(right), {row.feedback_id for row in right}
         is_vague = normalise(learned.completion) in vague and not any(self._trusts(row) for row in right)
@@ -216,7 +228,7 @@ class _Asked:
                 return Decided(row, "taught")
             return Decided(row, "taught", "duplicates", f"{learned.feedback_id} gives the same answer")
 
-        return None if is_vague else learned, [decision(row) for row in stated]
+        return None if is_vague else learned, [*map(decision, stated), *abstaining]
 
     def _representative(self, right: Sequence[Example]) -> Example:
         """Returns the row whose wording is learned: the newest of an expert, else that of most accounts."""
@@ -300,6 +312,38 @@ class _Asked:
 
     def _of(self, row: Example) -> str:
         return self._account[row.feedback_id]
+
+
+def _attributed(
+    rows: Sequence[Example], metric: Chosen, helped: Mapping[str, Sequence[str]]
+) -> tuple[list[Example], list[Example]]:
+    """Returns the votes on a question, and the likes that count neither for an answer nor against one.
+
+    A verdict on an answer that the memory helped is one on the answer that it gave, if others state that. So where the
+    metric does not find both the same, a denial is of the given answer, and a like is no rival of it.
+    """
+
+    def given(row: Example) -> Sequence[str]:
+        """Returns the answers of the memory, if the metric does not find that the row is one of them."""
+        answers = helped.get(row.interaction_id, ()) if row.kind != "correction" else ()
+        return () if any(metric.same(text, row.completion) for text in answers) else answers
+
+    other = {row.feedback_id: given(row) for row in rows}
+    stated = {row.completion.strip() for row in rows if row.kind != "declined" and not other[row.feedback_id]}
+    votes: list[Example] = []
+    abstaining: list[Example] = []
+    for row in rows:
+        answers = other[row.feedback_id]
+        known = next(
+            (one for one in answers if one.strip() in stated or any(metric.same(one, text) for text in stated)), None
+        )
+        if known is None:
+            votes.append(row)
+        elif row.kind == "declined":
+            votes.append(replace(row, completion=known))
+        else:
+            abstaining.append(row)
+    return votes, abstaining
 
 
 def _upheld(asked: Iterable[_Asked], truth: Truth) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """The approved answer to a question, by the same rules as for datasets."""
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,12 @@ def metric_of(warehouse: Warehouse, settings: Settings, workload: str, rows: Col
     newest = warehouse.row(versions.QUERIES["latest_dataset"], {"workload": workload})
     kept = json.loads(newest["card"]).get("metric") if newest else None
     return restored(settings, kept, [row.completion for row in rows])
+
+
+def form_of(metric: Chosen) -> str:
+    """Returns a fingerprint of the form that programs read: of the labels or the schema; empty if there are none."""
+    form = metric.metric.learned
+    return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16] if form else ""
 
 
 def _is_borne_out(upheld: Sequence[Example], table: Table, settings: Settings) -> bool:

@@ -18,7 +18,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, rows_of
 from retuned.retrain.data.table import Decided
 from retuned.retrain.memory import statements
-from retuned.retrain.memory.consensus import Approved, Findings, find
+from retuned.retrain.memory.consensus import Approved, Findings, find, form_of, metric_of
 from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.settings import Settings
 
@@ -141,13 +141,14 @@ def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     """Applies new feedback and decisions to the entries of a workload, and returns the number of changes.
 
     New feedback is found by the number of its transaction, as in the ledger. When the memory is switched on, also after
-    a time in which it was off, feedback counts from which the champion has not learned. What is erased while the
-    answers are being decided does not count.
+    a time in which it was off, feedback counts from which the champion has not learned. Such feedback is decided again
+    when the form that programs read has changed. What is erased while the answers are being decided does not count.
     """
-    behind = statements.Behind.of(warehouse, workload, now)
+    behind = statements.Behind.of(warehouse, workload, now, form_of(metric_of(warehouse, settings, workload)))
     if behind is None:
         return 0
-    learned = warehouse.row(QUERIES["learned_until"], {"workload": workload}) if behind.since is None else None
+    anew = behind.since is None
+    learned = warehouse.row(QUERIES["learned_until"], {"workload": workload}) if anew or behind.new_form else None
     until = learned["until"] if learned else None
     with changing, warehouse.transaction() as cursor:
         keys = statements.store(cursor, workload, behind, now, settings.dataset.maximum_rows, until)
@@ -157,7 +158,7 @@ def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         found = find(warehouse, settings, workload, keys) if keys else Findings({}, {})
         with changing, warehouse.transaction() as cursor:
             if statements.count(cursor, workload) == read:
-                return _carry_out(cursor, settings, workload, behind, keys, found, until, now)
+                return _carry_out(cursor, settings, workload, behind, keys, found, until if anew else None, now)
 
 
 def _carry_out(

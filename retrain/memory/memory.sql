@@ -1,14 +1,16 @@
 -- name: newest
--- Changes with each event, each decision of a person and each promotion.
+-- Changes with each event, each decision of a person, each promotion, each version that comes into service and each dataset.
 SELECT (SELECT last FROM batches) AS batch,
        (SELECT bit_xor(hash(id)) FROM row_decisions) AS rows,
        (SELECT bit_xor(hash(id)) FROM account_decisions) AS accounts,
-       (SELECT count(*) FROM promotions) AS promotions
+       (SELECT count(*) FROM promotions) AS promotions,
+       (SELECT max(served_at) FROM deployments) AS served,
+       (SELECT max(created_at) FROM datasets) AS datasets
 
 -- name: behind
 -- What is stored and decided, and how far the memory has read of it. A fingerprint of decisions is the digest of their ids,
--- the time before which few are still added, and the digest of those before that time. `decided_since`: no older decision is
--- new; null: any may be, as after the clock was set back.
+-- the time before which few are still added, and the digest of those before that time; that of the form follows.
+-- `decided_since`: no older decision is new; null: any may be, as after the clock was set back.
 WITH decisions AS (
     SELECT id, decided_at FROM row_decisions WHERE workload = $workload
     UNION ALL
@@ -16,19 +18,19 @@ WITH decisions AS (
 ), timed AS (
     SELECT id, decided_at, max(decided_at) OVER () - INTERVAL 1 MINUTE AS settled_until FROM decisions
 ), now AS (
-    SELECT concat_ws('|', coalesce(bit_xor(hash(id)), 0), any_value(settled_until),
-                     coalesce(bit_xor(hash(id)) FILTER (decided_at < settled_until), 0)) AS decided
+    SELECT concat_ws('|', coalesce(bit_xor(hash(id)), 0), coalesce(any_value(settled_until)::VARCHAR, ''),
+                     coalesce(bit_xor(hash(id)) FILTER (decided_at < settled_until), 0), $form) AS decided
     FROM timed
 ), position AS (
     SELECT last_batch, decisions, try_cast(split_part(decisions, '|', 2) AS TIMESTAMP) AS settled_until,
-           split_part(decisions, '|', 3) AS settled
+           split_part(decisions, '|', 3) AS settled, split_part(decisions, '|', 4) AS form
     FROM memory_positions WHERE workload = $workload
 ), before AS (
     SELECT coalesce(bit_xor(hash(d.id)), 0)::VARCHAR AS settled
     FROM decisions d JOIN position p ON d.decided_at < p.settled_until
 )
 SELECT b.last AS until, p.last_batch AS since, p.decisions AS applied, n.decided,
-       CASE WHEN p.settled = e.settled THEN p.settled_until END AS decided_since
+       CASE WHEN p.settled = e.settled THEN p.settled_until END AS decided_since, coalesce(p.form <> $form, false) AS new_form
 FROM batches b CROSS JOIN now n CROSS JOIN before e LEFT JOIN position p ON true
 
 -- name: missed
@@ -105,6 +107,10 @@ SELECT count(*) FROM memory_statements WHERE workload = $workload
 -- Of some questions those that were ever corrected.
 SELECT DISTINCT question_key FROM memory_statements
 WHERE workload = $workload AND correction AND list_contains($keys, question_key)
+
+-- name: stated_since
+-- Questions with statements after a time; null: with any.
+SELECT DISTINCT question_key FROM memory_statements WHERE workload = $workload AND ($since IS NULL OR feedback_at > $since)
 
 -- name: standing
 -- Questions whose entries newer statements may end.
@@ -283,11 +289,16 @@ WHERE u.workload = $workload AND u.match = 'related' AND list_contains($entries,
 QUALIFY row_number() OVER (PARTITION BY u.entry_id ORDER BY u.answered_at DESC, u.interaction_id) <= $most
 
 -- name: learned
--- Entries whose questions the champion answered right in its evaluation, all of them. An entry that changed since is another.
+-- Entries whose questions the champion answered right in its evaluation, all of them, once no version before it answers. An
+-- entry that changed since is another.
 WITH champion AS (
     SELECT a.version, m.run_id, m.created_at
     FROM aliases a JOIN models m ON m.workload = a.workload AND m.version = a.version
     WHERE a.workload = $workload AND a.alias = 'champion'
+        AND (NOT $has_targets OR (a.workload, a.version) IN (
+            SELECT (workload, version) FROM deployments WHERE served_at IS NOT NULL
+        ))
+        AND (a.workload, a.version) NOT IN (SELECT (workload, version) FROM rollouts WHERE ended_at IS NULL)
 ), asked AS (
     SELECT split_part(e.row_id, ':', 1) AS id, bool_and(e.score = 1) AS right
     FROM evaluations e JOIN champion c ON e.run_id = c.run_id AND e.model = c.version

@@ -8,6 +8,7 @@ import duckdb
 
 from retuned.consumers.warehouse.connection import Warehouse, rows_of
 from retuned.retrain.memory.entries import QUERIES, Change, active, apply, changing
+from retuned.retrain.settings import Settings
 
 SPLIT = "memory"
 """The split of evaluations on entries: a score of 1 if the answer means the same as the approved one, else 0."""
@@ -38,20 +39,22 @@ def questions(warehouse: Warehouse, workload: str) -> list[dict[str, Any]]:
     ]
 
 
-def follow_champion(warehouse: Warehouse, workload: str, now: datetime) -> int:
+def follow_champion(warehouse: Warehouse, settings: Settings, workload: str, now: datetime) -> int:
     """Retires the entries that the champion has learned, and puts back those that only a newer version has.
 
     A champion has learned an entry if all of its answers about the entry meant the same as the approved one, in the
-    evaluation before its promotion. Returns the number of changes.
+    evaluation before its promotion. Nothing retires while the version before still answers: until the champion is in
+    service, which a workload without targets does not know, and until its holdback has ended. Returns the number of
+    changes.
     """
     with changing, warehouse.transaction() as cursor:
-        changes = list(_changes(cursor, workload))
+        changes = list(_changes(cursor, workload, bool(settings.serving.targets)))
         apply(cursor, workload, changes, now)
     return len(changes)
 
 
-def _changes(cursor: duckdb.DuckDBPyConnection, workload: str) -> Iterator[Change]:
-    for row in rows_of(cursor.execute(QUERIES["learned"], {"workload": workload})):
+def _changes(cursor: duckdb.DuckDBPyConnection, workload: str, has_targets: bool) -> Iterator[Change]:
+    for row in rows_of(cursor.execute(QUERIES["learned"], {"workload": workload, "has_targets": has_targets})):
         reason = f"{workload}@{row['version']} gives the approved answer without it"
         yield Change(row["id"], "retired", reason, row["version"])
     for row in rows_of(cursor.execute(QUERIES["unlearned"], {"workload": workload})):

@@ -36,8 +36,9 @@ class Behind:
 
     Attributes:
         since: the last transaction that it has read; None: it reads the history, as it never read or not for RECENT.
-        applied, decided: fingerprints of the decisions that are applied, and of all.
+        applied, decided: fingerprints of the decisions and of the form that are applied, and of today's.
         decided_since: no older decision is new; None: any may be.
+        new_form: the form has changed since: what programs could not read may be readable now.
     """
 
     until: int
@@ -45,18 +46,23 @@ class Behind:
     applied: str | None
     decided: str
     decided_since: datetime | None
+    new_form: bool
 
     @classmethod
-    def of(cls, warehouse: Warehouse, workload: str, now: datetime) -> "Behind | None":
-        """Returns None if it has read all."""
-        row = warehouse.row(QUERIES["behind"], {"workload": workload})
+    def of(cls, warehouse: Warehouse, workload: str, now: datetime, form: str) -> "Behind | None":
+        """Returns None if it has read all.
+
+        Args:
+            form: a fingerprint of the form that programs read: of the labels or the schema.
+        """
+        row = warehouse.row(QUERIES["behind"], {"workload": workload, "form": form})
         assert row is not None
         behind = cls(**row)
         if (behind.since, behind.applied) == (behind.until, behind.decided):
             return None
         missed = {"since": behind.since, "recent": now - RECENT}
         if behind.since != behind.until and warehouse.row(QUERIES["missed"], missed):
-            return cls(behind.until, None, None, behind.decided, None)
+            return cls(behind.until, None, None, behind.decided, None, behind.new_form)
         return behind
 
 
@@ -70,9 +76,12 @@ def store(
 ) -> frozenset[str]:
     """Stores new statements, and returns the keys of corrected questions with new feedback or decisions.
 
+    With a new form these are all that the champion has not learned.
+
     Args:
         limit: the most statements that are read when the memory is switched on.
-        learned_until: then only questions with later feedback count as new, and those that have an entry.
+        learned_until: then, and with a new form, only questions with later feedback count as new. When it is switched
+            on, those that have an entry do, too.
     """
     found = _new(cursor, workload, behind, now, limit)
     asked = {row["interaction_id"]: question(*map(_parsed, row["asked"])) for row in found}
@@ -82,8 +91,11 @@ def store(
     touched = {row["question_key"] for row in rows if since is None or row["feedback_at"] > since}
     if behind.since is None:
         touched |= {key for (key,) in cursor.execute(QUERIES["standing"], {"workload": workload}).fetchall()}
+    elif behind.new_form:
+        parameters: dict[str, Any] = {"workload": workload, "since": learned_until}
+        touched |= {key for (key,) in cursor.execute(QUERIES["stated_since"], parameters).fetchall()}
     if behind.applied != behind.decided:
-        parameters: dict[str, Any] = {"workload": workload, "since": behind.decided_since}
+        parameters = {"workload": workload, "since": behind.decided_since}
         touched |= {key for (key,) in cursor.execute(QUERIES["decided_about"], parameters).fetchall()}
     if not touched:
         return frozenset()
@@ -153,7 +165,8 @@ def read(
     cut: frozenset[str] = frozenset().union(*(part.cut for part in parts))
     bought: frozenset[str] = frozenset().union(*(part.bought for part in parts))
     key_of = {row["interaction_id"]: row["question_key"] for row in found}
-    return Statements(rows, cut, bought), key_of, frozenset(row["feedback_id"] for row in found)
+    helped = {name: answers for part in parts for name, answers in part.helped.items()}
+    return Statements(rows, cut, bought, helped=helped), key_of, frozenset(row["feedback_id"] for row in found)
 
 
 def _by_day(rows: Iterable[dict[str, Any]]) -> list[Among]:

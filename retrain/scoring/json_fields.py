@@ -28,6 +28,7 @@ class Json(Metric):
 
     Args:
         schema: a JSON Schema.
+        inferred: the schema is from approved answers, not from the configuration.
     """
 
     name = "json"
@@ -36,7 +37,7 @@ class Json(Metric):
     in_words = False
     one_right = True
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, Any], *, inferred: bool = False) -> None:
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
 
@@ -45,7 +46,7 @@ class Json(Metric):
             kind.check_schema(schema)
         except SchemaError as error:
             raise ConfigurationError(f"metric.json_schema: it is no JSON Schema ({error.message})") from error
-        self._schema, self._validator = schema, kind(schema)
+        self._schema, self._validator, self._inferred = schema, kind(schema), inferred
 
     @property
     def learned(self) -> Mapping[str, Any]:
@@ -69,10 +70,12 @@ class Json(Metric):
         document = fields(answer)
         return super().key(answer) if document is None else document
 
-    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
+    def unreadable(self, answer: str, example: Mapping[str, Any], *, inferred: bool = True) -> str:
         """Returns a reason if the answer is no JSON or does not fit the schema."""
         if fields(answer) is None:
             return "no JSON"
+        if self._inferred and not inferred:
+            return ""
         error = next(iter(self._validator.iter_errors(_document(answer))), None)
         return error.message if error else ""
 

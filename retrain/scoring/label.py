@@ -25,6 +25,7 @@ class Label(Metric):
 
     Args:
         labels: the closed set.
+        inferred: the set is from approved answers, not from the configuration.
     """
 
     name = "label"
@@ -33,8 +34,8 @@ class Label(Metric):
     in_words = False
     one_right = True
 
-    def __init__(self, labels: Iterable[str]) -> None:
-        self._labels = {plain(label): label for label in sorted(labels)}
+    def __init__(self, labels: Iterable[str], *, inferred: bool = False) -> None:
+        self._labels, self._inferred = {plain(label): label for label in sorted(labels)}, inferred
 
     @property
     def learned(self) -> Mapping[str, Any]:
@@ -48,8 +49,10 @@ class Label(Metric):
             return Score(1.0, label=given)
         return Score(0.0, f"{given or 'no label'} in place of {wanted}", label=given)
 
-    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
-        return "" if plain(answer) in self._labels else f"none of the {len(self._labels)} labels"
+    def unreadable(self, answer: str, example: Mapping[str, Any], *, inferred: bool = True) -> str:
+        if plain(answer) in self._labels or (self._inferred and not inferred):
+            return ""
+        return f"none of the {len(self._labels)} labels"
 
     def groups(self, approved: str) -> list[str]:
         label = self._labels.get(plain(approved))

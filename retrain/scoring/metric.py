@@ -152,9 +152,13 @@ def named(
         case "exact":
             return Exact()
         case "label":
-            return Label(options.labels or learned.get("labels") or learned_labels(approved))
+            if options.labels:
+                return Label(options.labels)
+            return Label(learned.get("labels") or learned_labels(approved), inferred=True)
         case "json":
-            return Json(_schema(options.json_schema) or learned.get("schema") or inferred_schema(approved))
+            if schema := _schema(options.json_schema):
+                return Json(schema)
+            return Json(learned.get("schema") or inferred_schema(approved), inferred=True)
         case "tool_calls":
             return ToolCalls()
         case "text":

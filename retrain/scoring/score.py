@@ -80,8 +80,12 @@ class Metric(ABC):
         """Returns a key that is equal for answers with the same meaning, as far as one answer alone shows it."""
         return plain(answer)
 
-    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
-        """Returns why programs cannot read an answer; empty if they can, or if no form is required."""
+    def unreadable(self, answer: str, example: Mapping[str, Any], *, inferred: bool = True) -> str:
+        """Returns why programs cannot read an answer; empty if they can, or if no form is required.
+
+        Args:
+            inferred: labels and a schema that were inferred from approved answers count, too, not only configured ones.
+        """
         return ""
 
     def groups(self, approved: str) -> list[str]:

@@ -52,7 +52,7 @@ class ToolCalls(Metric):
         calls = _calls(answer)
         return frozenset(_fields(call) for call in calls) if calls else super().key(answer)
 
-    def unreadable(self, answer: str, example: Mapping[str, Any]) -> str:
+    def unreadable(self, answer: str, example: Mapping[str, Any], *, inferred: bool = True) -> str:
         """Returns a reason if the calls cannot be read or name tools that were not offered."""
         calls = _calls(answer)
         if calls is None:

@@ -10,7 +10,7 @@ from teaching import Teacher, question
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
-from retuned.retrain.data import dataset, evidence
+from retuned.retrain.data import dataset, evidence, overrides
 from retuned.retrain.data.dataset import Dataset, TooFewRows
 from retuned.retrain.data.examples import read_statements, thumbs
 from retuned.retrain.data.identity import normalise
@@ -212,6 +212,34 @@ def test_answers_of_the_incumbent_are_compared_with_and_learned_from_only_if_tha
     forget_datasets(warehouse)
     allowed = settings.model_copy(update={"dataset": DatasetSettings(minimum_rows=1, learn_from_incumbent=True)})
     assert of_the_incumbent(build_dataset(warehouse, allowed, "support", NOW), "train") > 20
+
+
+INCUMBENT: dict[str, Any] = {"attributes": {"incumbent": "commercial-mini"}}
+
+
+@pytest.mark.parametrize(
+    ("barred", "allowed"),
+    [(INCUMBENT, {"learn_from_incumbent": True}), ({"finish_reason": "incomplete"}, {"filters": ()})],
+)
+def test_what_no_model_may_learn_from_is_no_rejected_answer_and_has_no_thumb(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings, barred: dict[str, Any], allowed: dict[str, Any]
+) -> None:
+    for number in range(10):
+        teacher.correct(question(number), "I do not know.", "It takes 30 days.", **barred)
+        teacher.say(teacher.ask(question(100 + number), "It costs", **barred), "helpful", False, "user", f"u{number}")
+        liked = teacher.ask(question(200 + number), "It has", **barred)
+        edited = teacher.say(liked, "helpful", True, "user", f"u{number}")
+        overrides.decide_rows(warehouse, "edit", [edited], "wrong", "olga", teacher.now, "No, there is none.")
+
+    def learned_from(own: Settings) -> set[str]:
+        built = build_dataset(warehouse, own, "support", NOW)
+        assert {row["completion"] for row in built.split("train")} == {"It takes 30 days.", "No, there is none."}
+        rejected = {row["rejected"] for row in built.split("train") if row["rejected"]}
+        return rejected | {row["completion"] for row in built.split("thumbs")}
+
+    assert learned_from(settings) == set()
+    allowing = settings.model_copy(update={"dataset": settings.dataset.model_copy(update=allowed)})
+    assert learned_from(allowing) == {"I do not know.", "It costs", "It has"}
 
 
 def test_answers_that_a_log_names_by_the_incumbents_model_are_the_incumbents(

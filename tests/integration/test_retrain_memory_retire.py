@@ -18,6 +18,7 @@ from retuned.retrain.data.dataset import load, logged_answers
 from retuned.retrain.memory import entries, feed, retire
 from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.serving_settings import ServingSettings
 from retuned.retrain.settings import EvaluateSettings, GateSettings, ModelsSettings, Settings, TrainSettings
 
 
@@ -32,6 +33,8 @@ def evaluated(warehouse: Warehouse, teacher: Teacher, scores: dict[str, float]) 
     for version, at in (("v1", START), ("v2", teacher.now)):
         warehouse.insert("models", version=version, manifest="{}", **shared | {"created_at": at}, **model)
     warehouse.insert("aliases", alias="champion", version="v2", **shared)
+    deployed = {"workload": "support", "version": "v2", "share": 1.0, "since": teacher.now}
+    warehouse.insert("deployments", **deployed, served_at=teacher.now)
     for row, score in scores.items():
         measured = {"token_f1": score, "loss": 0.0, "latency_seconds": 0.0, "output": ""}
         warehouse.insert(
@@ -51,16 +54,55 @@ def test_an_entry_retires_only_if_all_of_its_questions_are_answered_right(
     teacher.acts += 10
     evaluated(warehouse, teacher, {f"{known['lamp?']}:0": 1, f"{known['lamp?']}:1": 1, f"{known['sofa?']}:2": 1,
                                    f"{known['sofa?']}:3": 0})  # fmt: skip
-    assert retire.follow_champion(warehouse, "support", teacher.now) == 1
-    assert retire.follow_champion(warehouse, "support", teacher.now) == 0
+    assert retire.follow_champion(warehouse, settings, "support", teacher.now) == 1
+    assert retire.follow_champion(warehouse, settings, "support", teacher.now) == 0
     assert states(warehouse) == {"active": 2, "retired": 1}
     row = warehouse.row("SELECT id, retired_by FROM memory_entries WHERE state = 'retired'")
     assert row == {"id": known["lamp?"], "retired_by": "v2"}
 
     teacher.acts += 10
     warehouse.execute("UPDATE aliases SET version = 'v1'")
-    assert retire.follow_champion(warehouse, "support", teacher.now + timedelta(seconds=1)) == 1
+    assert retire.follow_champion(warehouse, settings, "support", teacher.now + timedelta(seconds=1)) == 1
     assert states(warehouse) == {"active": 3}
+
+
+def one_entry_of_a_new_champion(teacher: Teacher) -> None:
+    """A champion has just been promoted, and has learned the entry in force."""
+    teacher.correct("How long may I return a lamp?", "No.", "You have 14 days.")
+    entries.follow(teacher.warehouse, Settings(memory=MemorySettings(mode="context")), "support", teacher.now)
+    (entry,) = entries.active(teacher.warehouse, "support")
+    teacher.acts += 10
+    evaluated(teacher.warehouse, teacher, {f"{entry['id']}:0": 1})
+
+
+def test_nothing_retires_before_the_version_that_learned_it_is_in_service(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    one_entry_of_a_new_champion(teacher)
+    warehouse.execute("UPDATE deployments SET served_at = NULL")
+    before = entries.newest(warehouse)
+    assert retire.follow_champion(warehouse, Settings(), "support", teacher.now) == 0
+    warehouse.execute("UPDATE deployments SET served_at = ?", [teacher.now])
+    assert entries.newest(warehouse) != before
+    assert retire.follow_champion(warehouse, Settings(), "support", teacher.now) == 1
+
+
+def test_without_targets_a_champion_is_in_service_at_once(teacher: Teacher, warehouse: Warehouse) -> None:
+    one_entry_of_a_new_champion(teacher)
+    warehouse.execute("UPDATE deployments SET served_at = NULL")
+    alone = Settings(serving=ServingSettings(targets=()))
+    assert retire.follow_champion(warehouse, alone, "support", teacher.now) == 1
+
+
+def test_nothing_retires_while_the_version_before_still_answers(teacher: Teacher, warehouse: Warehouse) -> None:
+    one_entry_of_a_new_champion(teacher)
+    warehouse.insert(
+        "rollouts", id="e1", workload="support", version="v2", previous_version="v1", created_at=teacher.now,
+        share=0.9, step_since=teacher.now, state="holdback", ended_at=None,
+    )  # fmt: skip
+    assert retire.follow_champion(warehouse, Settings(), "support", teacher.now) == 0
+    warehouse.execute("UPDATE rollouts SET version = 'v3', previous_version = 'v2', state = 'canary', share = 0.1")
+    assert retire.follow_champion(warehouse, Settings(), "support", teacher.now) == 1
 
 
 def test_an_entry_that_a_person_edits_just_before_it_retires_stays_as_the_person_left_it(
@@ -81,7 +123,7 @@ def test_an_entry_that_a_person_edits_just_before_it_retires_stays_as_the_person
             entries.changing.release()
 
     monkeypatch.setattr(retire, "changing", Late())
-    assert retire.follow_champion(warehouse, "support", teacher.now) == 0
+    assert retire.follow_champion(warehouse, Settings(), "support", teacher.now) == 0
     assert states(warehouse) == {"active": 1, "superseded": 1}
 
 
@@ -100,7 +142,7 @@ def test_of_two_retired_entries_of_a_question_only_the_newer_one_comes_back(
             entries.apply(cursor, "support", [entries.Change(ids[-1], "retired", "learned", "v2")], teacher.now)
     evaluated(warehouse, teacher, {})
     warehouse.execute("UPDATE aliases SET version = 'v1'")
-    retire.follow_champion(warehouse, "support", teacher.now)
+    retire.follow_champion(warehouse, Settings(), "support", teacher.now)
     rows = warehouse.rows("SELECT id, state FROM memory_entries ORDER BY added_at")
     assert rows == [{"id": ids[0], "state": "superseded"}, {"id": ids[1], "state": "active"}]
 
@@ -138,7 +180,8 @@ def test_a_champion_that_has_really_learned_the_entries_retires_them(
     id = queue.enqueue(warehouse, "support", ["by hand"], teacher.now)
     result = run.resume(rollout, id, lambda: teacher.now, threading.Event(), lambda _: None)
     assert result.promoted, (result.error, result.reasons)
-    retired = retire.follow_champion(warehouse, "support", teacher.now)
+    warehouse.execute("UPDATE deployments SET served_at = ?", [teacher.now])
+    retired = retire.follow_champion(warehouse, settings, "support", teacher.now)
     asked = warehouse.rows("SELECT row_id, score FROM evaluations WHERE split = 'memory'")
     assert retired == sum(row["score"] == 1 for row in asked) > 0.7 * before
     assert states(warehouse).get("active", 0) == before - retired

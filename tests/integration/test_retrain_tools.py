@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from brokers import Broker, Json
-from building import build_dataset
+from building import build_dataset, with_dataset
 from ingestion import Rig, feedback, interaction, settings_for
 from kafka import KafkaProducer
 from models import tiny_llama
@@ -170,7 +170,7 @@ def test_experts_and_training_sets_see_calls_tools_and_passages(
     (request,) = open_requests(warehouse)
     assert (request["answer"], request["tools"]) == (written("", [call(a=1)]), [TOOL])
 
-    rows = list(training_sets(warehouse, {"support": settings}, "chat"))
+    rows = list(training_sets(warehouse, {"support": with_dataset(settings, holdout_share=0.0)}, "chat"))
     (row,) = (row for row in rows if "tools" in row)
     assert all("Passage" in row["messages"][0]["content"] for row in rows if "tools" not in row)
     assert row["tools"] == [TOOL]

@@ -143,6 +143,17 @@ def test_what_the_metric_cannot_read_is_set_aside_whoever_wrote_it() -> None:
     assert found(row("no json"), metric=Json({})) == {"no json": "unreadable"}
 
 
+@pytest.mark.parametrize("kind", ["correction", "accepted"])
+def test_labels_and_a_schema_that_were_inferred_reject_no_statement_of_an_expert(kind: str) -> None:
+    labels = Label(["refund", "exchange"], inferred=True)
+    assert found(row("refund"), row("privacy", kind=kind, source="expert"), metric=labels) == {}
+    assert found(row("refund"), row("privacy", kind=kind), metric=labels) == {"privacy": "unreadable"}
+    schema = Json({"required": ["intent"]}, inferred=True)
+    assert found(row('{"new": 1}', kind=kind, source="expert"), metric=schema) == {}
+    assert found(row('{"new": 1}', kind=kind), metric=schema) == {'{"new": 1}': "unreadable"}
+    assert found(row("no json", kind=kind, source="expert"), metric=schema) == {"no json": "unreadable"}
+
+
 def test_a_language_that_is_usual_here_is_none_too_many() -> None:
     german = [
         "Sie können das Zelt innerhalb von vierzehn Tagen zurückgeben.",

@@ -1,10 +1,13 @@
 """What enters the memory of corrections, and what makes it leave."""
 
+import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from teaching import Teacher
+from building import build_dataset, with_dataset
+from teaching import Teacher, question
 from traffic import registered
 
 from retuned.consumers.errors import RetunedError
@@ -12,7 +15,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import overrides
 from retuned.retrain.memory import entries, statements
 from retuned.retrain.memory.settings import MemorySettings
-from retuned.retrain.settings import Settings
+from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
 
 SETTINGS = Settings(memory=MemorySettings(mode="context"))
 QUESTION = "How long may I return a lamp?"
@@ -484,7 +487,177 @@ def test_only_questions_that_were_decided_about_lately_are_decided_again(
     for id in said:
         teacher.acts += 10
         overrides.decide_rows(warehouse, "keep", [id], "checked", "olga", teacher.now)
-        behind = statements.Behind.of(warehouse, "support", teacher.now)
+        behind = statements.Behind.of(warehouse, "support", teacher.now, "")
         since.append(behind and behind.decided_since and teacher.now - behind.decided_since)
         follow(teacher)
     assert since == [None, timedelta(minutes=11), timedelta(minutes=11)]
+
+
+PROSE = "Kindly use the complaint form on our website and describe what happened to you in your own words."
+
+
+def helped(teacher: Teacher, asked: str, response: str) -> str:
+    """The model answers in its own words, with the help of the entries in force and of one that is long gone."""
+    entries_of = [row["id"] for row in stored(teacher.warehouse) if row["question"] == asked]
+    memory = {"entries": [*entries_of, "gone"], "held_out": [], "mode": "context"}
+    return teacher.ask(asked, response, attributes={"memory": memory})
+
+
+@pytest.mark.parametrize(
+    ("answer", "paraphrase"),
+    [
+        ("You have 14 days.", "Fourteen days from the delivery of the lamp."),
+        ("You have 14 days.", "You have 14 days, and the shop pays the parcel."),
+        (PROSE, "You can fill in the form that is on the site and tell us what happened."),
+    ],
+)
+@pytest.mark.parametrize("who", [("expert", "ada"), ("user", "zoe")])
+def test_praise_of_a_helped_answer_in_other_words_is_no_rival_of_the_entry(
+    teacher: Teacher, warehouse: Warehouse, answer: str, paraphrase: str, who: tuple[str, str]
+) -> None:
+    teacher.correct(QUESTION, "30 days.", answer)
+    follow(teacher)
+    teacher.say(helped(teacher, QUESTION, paraphrase), "helpful", True, *who)
+    follow(teacher)
+    assert answers(warehouse) == [answer]
+
+
+def test_users_who_praise_a_helped_answer_in_other_words_do_not_push_out_the_answer_of_users(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    known_for_long(teacher, "ann", "bob", "cem", "dan", "eve", "fay")
+    for user in ("ann", "bob"):
+        teacher.correct(QUESTION, "30 days.", "You have 14 days.", "user", user)
+    follow(teacher)
+    shown = helped(teacher, QUESTION, "Fourteen days from the delivery of the lamp.")
+    for user in ("cem", "dan", "eve", "fay"):
+        teacher.say(shown, "helpful", True, "user", user)
+    follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+@pytest.mark.parametrize(("name", "value"), [("helpful", False), ("hallucination", True), ("rating", 0.0)])
+@pytest.mark.parametrize(
+    ("answer", "paraphrase"),
+    [
+        ("You have 14 days.", "You may return the lamp within fourteen days of receipt, no questions asked."),
+        (PROSE, "You can fill in the form that is on the site and tell us what happened."),
+    ],
+)
+def test_an_expert_who_calls_a_helped_answer_in_other_words_wrong_ends_the_entry(
+    teacher: Teacher, warehouse: Warehouse, answer: str, paraphrase: str, name: str, value: Any
+) -> None:
+    teacher.correct(QUESTION, "30 days.", answer)
+    follow(teacher)
+    shown = helped(teacher, QUESTION, paraphrase)
+    teacher.say(shown, name, value, "user", "zoe")
+    follow(teacher)
+    assert answers(warehouse) == [answer]
+    teacher.say(shown, name, value)
+    follow(teacher)
+    assert answers(warehouse) == []
+    (gone,) = stored(warehouse, "superseded")
+    assert gone["reason"] == "declined: an expert calls this answer wrong"
+
+
+def test_a_verdict_on_an_answer_that_an_unknown_entry_helped_is_on_that_answer(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    for memory in ({"entries": ["gone"]}, {"entries": "gone"}, {"entries": [None, 7, {}]}, "gone", None):
+        shown = teacher.ask(QUESTION, "Fourteen days from the delivery.", attributes={"memory": memory})
+        teacher.say(shown, "helpful", False)
+        follow(teacher)
+    assert answers(warehouse) == ["You have 14 days."]
+
+
+def test_a_dataset_learns_the_correction_and_not_the_praise_of_an_answer_that_it_helped(
+    teacher: Teacher, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    settings = with_dataset(SETTINGS.model_copy(update={"models": ModelsSettings(directory=tmp_path)}))
+    for number in range(12):
+        teacher.correct(question(number), "No idea.", "It takes 30 days.")
+    said = teacher.correct(QUESTION, "30 days.", "You have 14 days.")
+    follow(teacher)
+    praised = teacher.say(helped(teacher, QUESTION, "Fourteen days from the delivery."), "helpful", True)
+    again(teacher, settings)
+    found = {row["feedback_id"]: row for row in warehouse.rows("SELECT feedback_id, state, reason FROM row_states")}
+    assert found[said]["reason"] == ""
+    assert (found[praised]["state"], found[praised]["reason"]) == ("waiting", "helped")
+
+
+LABELS = ("billing", "exchange", "refund", "shipping")
+
+
+def label(number: int) -> str:
+    return LABELS[number % len(LABELS)]
+
+
+def document(number: int) -> str:
+    return json.dumps({"intent": label(number), "urgent": bool(number % 2)})
+
+
+def with_a_dataset(teacher: Teacher, folder: Path, make: Any) -> Settings:
+    """The memory is on, and a dataset has the labels or the schema of what experts wrote."""
+    settings = with_dataset(SETTINGS.model_copy(update={"models": ModelsSettings(directory=folder)}))
+    for number in range(24):
+        teacher.correct(question(number), "other", make(number))
+    follow(teacher)
+    again(teacher, settings)
+    return settings
+
+
+def again(teacher: Teacher, settings: Settings) -> None:
+    """Build a dataset, and follow it into the memory."""
+    teacher.acts += 120
+    build_dataset(teacher.warehouse, settings, "support", teacher.now)
+    entries.follow(teacher.warehouse, settings, "support", teacher.now)
+
+
+@pytest.mark.parametrize(
+    ("make", "new"), [(label, "privacy"), (document, json.dumps({"intent": "refund", "urgent": True, "danger": True}))]
+)
+def test_labels_and_a_schema_that_were_inferred_reject_no_correction_of_an_expert(
+    teacher: Teacher, warehouse: Warehouse, tmp_path: Path, make: Any, new: str
+) -> None:
+    settings = with_a_dataset(teacher, tmp_path, make)
+    said = teacher.correct("Please delete my account", "billing", new)
+    follow(teacher)
+    assert new in answers(warehouse)
+    again(teacher, settings)
+    (row,) = warehouse.rows("SELECT state FROM row_states WHERE feedback_id = ?", [said])
+    assert row["state"] in ("taught", "held_out")
+    assert new in answers(warehouse)
+
+
+def test_corrections_of_users_with_a_new_label_enter_once_a_dataset_has_it(
+    teacher: Teacher, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    known_for_long(teacher, "ann", "bob")
+    settings = with_a_dataset(teacher, tmp_path, label)
+    for user in ("ann", "bob"):
+        teacher.correct("Please delete my account", "billing", "privacy", "user", user)
+    follow(teacher)
+    before = len(answers(warehouse))
+    assert "privacy" not in answers(warehouse)
+    for wording in ("Forget me", "Erase all that you know of me"):
+        teacher.correct(wording, "billing", "privacy")
+    follow(teacher)
+    assert len(answers(warehouse)) == before + 2
+    again(teacher, settings)
+    assert len(answers(warehouse)) == before + 3
+    assert entries.follow(warehouse, settings, "support", teacher.now) == 0
+
+
+def test_what_a_configured_set_of_labels_rejects_enters_once_the_set_has_it(
+    teacher: Teacher, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    def configured(*labels: str) -> Settings:
+        return settings.model_copy(update={"metric": MetricSettings(name="label", labels=labels)})
+
+    settings = with_a_dataset(teacher, tmp_path, label)
+    teacher.correct("Please delete my account", "billing", "privacy")
+    for labels, expected in ((LABELS, False), ((*LABELS, "privacy"), True)):
+        entries.follow(warehouse, configured(*labels), "support", teacher.now)
+        assert ("privacy" in answers(warehouse)) == expected

@@ -1,6 +1,7 @@
 """Whom datasets believe: many against few, then against now, and the signs of an attack."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -400,3 +401,31 @@ def test_of_sentences_both_may_be_right() -> None:
         talk.says(f"u{number}", "Within 30 days.")
     more = talk.says("u4", "Within 30 days, to our store in Oslo.", instead="Within 30 days.")
     assert talk.reasons(Facts()) == {more: "alternative"}
+
+
+@pytest.mark.parametrize(("who", "source"), [("ada", "expert"), ("zoe", "user")])
+def test_a_verdict_on_a_helped_answer_is_one_on_the_answer_that_helped(who: str, source: str) -> None:
+    talk, given = Talk(), "Within 30 days."
+    talk.says("eve", given, source="expert", instead="No.")
+    praised = talk.says(who, "Within 30 days, to our store in Oslo.", source=source)
+
+    def decided(*helped: str) -> Table:
+        return decide(talk.said, talk.first_seen, Chosen(Facts(), "of the tests"), helped={"i1": helped})
+
+    (one,) = decided("of another question", given).rows
+    assert one.completion == given
+    assert [(one.row.feedback_id, one.state, one.reason) for one in decided(given).decided] == [
+        ("f0", "taught", ""), (praised, "waiting", "helped")
+    ]  # fmt: skip
+    talk.said[-1] = replace(talk.said[-1], kind="declined")
+    assert bool(decided(given).rows) == (source == "user")
+    assert decided().rows == decided("of another question").rows == [talk.said[0]]
+
+
+def test_likes_of_helped_answers_that_nobody_else_states_are_answers_like_others() -> None:
+    talk = Talk()
+    for who, days_ in (("ann", 30), ("bob", 45)):
+        talk.says(who, days(days_), source="expert")
+    helped = {"i0": [days(45)], "i1": [days(30)]}  # each was helped by the other's answer, which is gone
+    table = decide(talk.said, talk.first_seen, Chosen(Facts(), "of the tests"), helped=helped)
+    assert [row.completion for row in table.rows] == [days(45)]

@@ -38,7 +38,7 @@ CREATE TABLE memory_statements (
 CREATE TABLE memory_positions (
     workload   VARCHAR NOT NULL,
     last_batch BIGINT  NOT NULL,                    -- feedback of this transaction and all before it is included
-    decisions  VARCHAR NOT NULL                     -- fingerprint of the decisions of people that are applied
+    decisions  VARCHAR NOT NULL                     -- fingerprint of what is applied: decisions of people, and the labels or the schema that programs read
 );
 
 -- Sequence numbers are comparable within one epoch: one row, once a workload has the memory.
