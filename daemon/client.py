@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.sections import is_loopback
 from retuned.daemon.operations.operation import API, Operation, Q, R, fields_of
 
 if TYPE_CHECKING:
@@ -31,11 +32,21 @@ class Client:
         self._settings = settings.http
 
     def is_up(self) -> bool:
-        """Whether anything listens on the daemon's port."""
+        """Whether anything listens on the daemon's port.
+
+        Raises:
+            RetunedError: nothing does, and the daemon is on another machine: no warehouse of this one is in its place.
+        """
+        host, port = self._settings.address, self._settings.port
         try:
-            socket.create_connection((self._settings.address, self._settings.port), CONNECT_SECONDS).close()
-        except OSError:
-            return False
+            socket.create_connection((host, port), CONNECT_SECONDS).close()
+        except OSError as error:
+            if _is_here(host):
+                return False
+            raise RetunedError(
+                f"http.host {host}: no connection to the daemon on port {port} ({error.strerror or error}), which has "
+                "the warehouse on another machine"
+            ) from error
         return True
 
     def ask(self, operation: Operation[Q, R], request: Q) -> R:
@@ -106,6 +117,19 @@ class Client:
     def _not_retuned(self, answered: str) -> ConfigurationError:
         port = self._settings.port
         return ConfigurationError(f"http.port: what listens on {port} answered {answered} and is not retuned")
+
+
+def _is_here(host: str) -> bool:
+    """Whether an address or a name is this machine's: one on which it can listen."""
+    if is_loopback(host):
+        return True
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                probe.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def _http_request(client: "httpx.Client", operation: Operation[Q, R], request: Q) -> "httpx.Request":

@@ -246,16 +246,6 @@ class HttpSettings(Section):
         return None if file is None else _secret_in(file, name)
 
     @model_validator(mode="after")
-    def _tokens_when_exposed(self) -> Self:
-        known = self.principals_file or self.operator_token or self.operator_token_file or self.oidc
-        if not self.loopback and not known:
-            raise ValueError(
-                f"host {self.host} is reachable from other machines: set principals_file (see `retuned token`), "
-                "operator_token_file or oidc, or listen on 127.0.0.1"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_certificate_file and tls_key_file: set both, or neither")

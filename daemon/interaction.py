@@ -1,6 +1,7 @@
 """All that is known of one interaction: for its page, to which the exemplars of metrics lead."""
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from retuned.consumers.common.tool_calls import answer_text, are_calls, written
@@ -32,10 +33,7 @@ def interaction(warehouse: Warehouse, id: str) -> dict[str, Any]:
         )
     attributes = json.loads(found["attributes"] or "{}")
     found |= {
-        "messages": [
-            {"role": message["role"], "text": _text(texts_of(message.get("content")), message.get("tool_calls"))}
-            for message in json.loads(found["messages"])
-        ],
+        "messages": turns(json.loads(found["messages"])),
         "response": _text(found["response"], attributes.pop("tool_calls", None)),
         "context": json.loads(found["context"]) if found["context"] else None,
         "attributes": json.dumps(attributes, ensure_ascii=False, indent=2) if attributes else None,
@@ -52,6 +50,13 @@ def interaction(warehouse: Warehouse, id: str) -> dict[str, Any]:
         "scores": warehouse.rows(SQL["scores"], {"id": id}),
         "lineage": lineage.find(warehouse, id),
     }
+
+
+def turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Returns messages as role and text; calls of tools are written out."""
+    return [
+        {"role": one["role"], "text": _text(texts_of(one.get("content")), one.get("tool_calls"))} for one in messages
+    ]
 
 
 def _text(words: str | None, calls: Any) -> str:

@@ -87,7 +87,7 @@ class FakeDaemon:
         nothing |= dict.fromkeys(("own", "earlier", "later", "next", "skipped"))
         return {"expert": "expert", "waiting": 0, "opinions": None} | nothing
 
-    def my_answers(self) -> Any:
+    def my_answers(self, item: str | None) -> Any:  # noqa: ARG002
         return []
 
     def datasets(self, workload: str) -> Any:  # noqa: ARG002

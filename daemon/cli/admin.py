@@ -130,7 +130,12 @@ def config(common: Common, workload: str | None) -> None:
 @click.option(
     "--no-conversations", is_flag=True, help="it may not read texts of conversations, whatever its role may otherwise"
 )
-@click.option("--expires", metavar="TIME", help="the token is refused from then on: a date or a time, ISO 8601, UTC")
+@click.option(
+    "--expires",
+    metavar="TIME",
+    help="the token is refused from then on: a date or a time, ISO 8601, UTC (default: never; with --rotate, as the "
+    "one before)",
+)
 @click.option(
     "--rotate",
     is_flag=True,

@@ -9,6 +9,7 @@ import click
 
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
+from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import Common, command
 from retuned.daemon.cli.rows import counted
 from retuned.daemon.operations import releases
@@ -39,7 +40,8 @@ def approve(
             print(json.dumps(found, indent=2))
             return
         if workload is None:
-            print("".join(f"{line}\n" for one in found for line in lines(one)), end="")
+            for one in found:
+                screen.lines(lines(one))
             if not found:
                 print("nothing waits for approval", file=sys.stderr)
             return

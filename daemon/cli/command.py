@@ -113,11 +113,11 @@ def option(operation: Operation[Any, Any], name: str, **changes: Any) -> Callabl
     return click.option(_dashed(name), **_of_field(operation, name) | changes)
 
 
-def derived(operation: Operation[Any, Any], follow: Callable[[Service, str], int] | None = None) -> Command:
+def derived(operation: Operation[Any, Any], follow: Callable[[Service, Any], int] | None = None) -> Command:
     """The command that asks for one operation and prints what was done.
 
     Args:
-        follow: what --follow does then for the workload; returns the exit status.
+        follow: what --follow does then with the answer; returns the exit status.
     """
 
     @click.pass_obj
@@ -126,7 +126,7 @@ def derived(operation: Operation[Any, Any], follow: Callable[[Service, str], int
         with common.asking() as service:
             answer = service.ask(operation, operation.parse(given))
             print(f"{answer['workload'] or 'all workloads'}: {answer['done']}", flush=True)
-            return follow(service, answer["workload"]) if follow and is_followed else 0
+            return follow(service, answer) if follow and is_followed else 0
 
     parameters = [_parameter(operation, name) for name in operation.request.model_fields]
     if follow is not None:

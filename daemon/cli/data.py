@@ -10,6 +10,7 @@ import click
 
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
+from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import FILE, Common, command, option
 from retuned.daemon.cli.progress import moving
 from retuned.daemon.operations.fields import Nothing
@@ -124,9 +125,9 @@ def dead_letters(common: Common, action: str, limit: int, reason: str | None, as
         from retuned.daemon.cli.summary import refused
 
         answer = service.ask(ingestion, Nothing())
-        print("".join(f"{line}\n" for line in refused({**answer})), end="")
+        screen.lines(refused({**answer}))
     if not letters:
         print("no dead letters", file=sys.stderr)  # what reads the list gets an empty one
     for letter in letters:
         where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
-        print(f"{shown(letter['received_at'])}  {where}  {letter['reason']}: {letter['detail']}")
+        screen.lines([f"{shown(letter['received_at'])}  {where}  {letter['reason']}: {letter['detail']}"])

@@ -9,6 +9,7 @@ import click
 
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
+from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import Common, command, option
 from retuned.daemon.cli.rows import line
 from retuned.daemon.operations.explaining import explain as operation
@@ -31,7 +32,8 @@ def explain(common: Common, /, id: str, rows: int | None, as_json: bool) -> None
             elif as_json:
                 print(json.dumps(part), flush=True)
             else:
-                print("\n".join(_lines(part)), flush=True)
+                screen.lines(_lines(part))
+                sys.stdout.flush()
             if part["part"] == "problem":
                 raise RetunedError(f"explain: {part['problem']}")
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import click
 
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
+from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import FILE, LINES, Common, command
 from retuned.daemon.cli.rows import answer_of, line, needed
 from retuned.daemon.operations import memory as operations
+from retuned.daemon.operations.operation import Service
 from retuned.daemon.process import user_of_machine as user
 
+PAGE = 10_000
+"""Entries of one request."""
 _DONE = ("add", *operations.ACTIONS)
 
 
@@ -55,12 +60,14 @@ def memory(
     shared = {"user": author or user()}
     with common.asking() as service:
         if action == "list":
-            asked = operations.memory_entries.parse({"workload": names[0], "state": state})
-            _list(service.ask(operations.memory_entries, asked), as_json=as_json)
+            _list(_entries(service, names[0], state), as_json=as_json)
             return
         if action == "show":
             found = service.ask(operations.memory_entry, operations.EntryOf(id=names[0]))
-            print(json.dumps(found, indent=2) if as_json else "\n".join(_shown(found)))
+            if as_json:
+                print(json.dumps(found, indent=2))
+            else:
+                screen.lines(_shown(found))
             return
         given: dict[str, Any] = shared | {"reason": needed(reason, f"memory {action}")}
         if action == "add":
@@ -78,12 +85,24 @@ def memory(
     print(json.dumps(done, indent=2) if as_json else done["done"])
 
 
+def _entries(service: Service, workload: str, state: str | None) -> list[Any]:
+    """Returns all entries of a workload, or all in a state. One that changes meanwhile may move to a later page."""
+    found: dict[str, Any] = {}
+    for page in count():
+        given = {"workload": workload, "state": state, "limit": PAGE, "page": page}
+        entries = service.ask(operations.memory_entries, operations.memory_entries.parse(given))
+        found |= {one["id"]: one for one in entries}
+        if len(entries) < PAGE:
+            break
+    return [*found.values()]
+
+
 def _list(found: list[Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
     for one in found[:LINES]:
-        print("\n".join(_lines(one)))
+        screen.lines(_lines(one))
     if not found:
         print("no such entries", file=sys.stderr)
     if len(found) > LINES:

@@ -90,22 +90,27 @@ def growing(folder: Path) -> Iterator[None]:
             looking.join()
 
 
-def follow(service: "Service", workload: str) -> int:
-    """Shows the stages and the progress of the run of a workload that is under way or in line, until it ends.
+def follow(service: "Service", asked: Mapping[str, Any]) -> int:
+    """Shows the stages and the progress of a run, until it ends.
+
+    Args:
+        asked: the answer to the request for it: its `workload`, and its id as `run`.
 
     Returns:
         The exit status: 0 when the run made a version that the gate passed.
     """
     from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
 
-    def latest() -> list[Mapping[str, Any]]:
-        return [*service.ask(training.runs, OfWorkload(workload=workload))]
+    workload, id = asked["workload"], asked["run"]
 
-    id, shown = latest()[0]["id"], ""
+    def latest() -> Mapping[str, Any]:
+        return next(one for one in service.ask(training.runs, OfWorkload(workload=workload)) if one["id"] == id)
+
+    shown = ""
     with _bar(BarColumn(), TaskProgressColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(workload, total=None)
         while True:
-            run = next(one for one in latest() if one["id"] == id)
+            run = latest()
             if run["finished_at"]:
                 break
             progress = run["progress"] or {"stage": run["waits_for"] or run["state"]}

@@ -11,6 +11,7 @@ import click
 
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
+from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import FILE, LINES, Common, command
 from retuned.daemon.operations import rows as operations
 from retuned.daemon.operations.fields import OfWorkload
@@ -116,8 +117,8 @@ def accounts(
         print("nobody has decided about an account", file=sys.stderr)
     for one in found:
         where = one["workload"] or "all workloads"
-        print(f"{one['account']}  {where}  {one['action']} by {one['author']} at {shown(one['decided_at'])}: ", end="")
-        print(line(one["reason"]))
+        by = f"{one['action']} by {one['author']} at {shown(one['decided_at'])}"
+        screen.lines([f"{one['account']}  {where}  {by}: {line(one['reason'])}"])
 
 
 def line(text: str | None) -> str:
@@ -180,10 +181,10 @@ def _list(found: Any, *, as_json: bool) -> None:
     for count, row in enumerate(found, 1):
         if count <= LINES:
             if heading != (heading := f"{row['state']:9}  {row['reason'] or '-'}"):
-                print(heading)
+                screen.lines([heading])
             decision = row["decision"]
             told = decision and f"{decision['action']} by {decision['author']}: {line(decision['reason'])}"
-            print("\n".join(_row(row, told)))
+            screen.lines(_row(row, told))
     if not count:
         print("no such rows", file=sys.stderr)
     if count > LINES:

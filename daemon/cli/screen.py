@@ -96,6 +96,12 @@ def printable(content: str) -> str:
     return "".join(one if one.isprintable() else " " for one in content)
 
 
+def lines(found: Iterable[str]) -> None:
+    """Print lines, each as `printable`."""
+    for one in found:
+        print(printable(one))
+
+
 def show(parts: Iterable["RenderableType"]) -> None:
     """Print what was made."""
     screen = console()

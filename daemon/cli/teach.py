@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from retuned.consumers.common.times import shown
+from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import LINES, Common, command, option
 from retuned.daemon.cli.rows import compared_lines, line, preview_lines
 from retuned.daemon.operations import labels as operations
@@ -29,16 +31,21 @@ def labels(common: Common, workload: str | None, as_json: bool) -> None:
     if not waiting:
         print("no answer waits for an expert", file=sys.stderr)
     for one in waiting[:LINES]:
-        score = "" if one["score"] is None else f"{one['score']:.2f} "
-        print(f"{one['interaction_id']}  {one['workload']}  {score}{one['reason']}: {one['detail']}")
-        print(f"    asked     {line(one['question'])}")
-        for passage in one["context"] or []:
-            print(f"    saw       {line(passage)}")
-        print("\n".join(f"    answered  {line(answer)}" for answer in one["answers"] or [one["answer"]]))
+        screen.lines(_request(one))
     if len(waiting) > LINES:
         print(f"and {len(waiting) - LINES} more; --json has them all")
     if waiting:
         print("Experts answer on the daemon's page /teach, or by feedback with source expert", file=sys.stderr)
+
+
+def _request(one: Mapping[str, Any]) -> Iterator[str]:
+    score = "" if one["score"] is None else f"{one['score']:.2f} "
+    yield f"{one['interaction_id']}  {one['workload']}  {score}{one['reason']}: {one['detail']}"
+    yield f"    asked     {line(one['question'])}"
+    for passage in one["context"] or []:
+        yield f"    saw       {line(passage)}"
+    for answer in one["answers"] or [one["answer"]]:
+        yield f"    answered  {line(answer)}"
 
 
 @command("dataset", short_help="Look at datasets: the next one, all of a workload, or how two differ.")
@@ -81,7 +88,10 @@ def _list_datasets(common: Common, workload: str, as_json: bool) -> None:
 def _compare_datasets(common: Common, asked: dict[str, Any], as_json: bool) -> None:
     with common.asking() as service:
         found = service.ask(compare_datasets, compare_datasets.parse(asked))
-    print(json.dumps(found, indent=2) if as_json else "\n".join(compared_lines(found)))
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        screen.lines(compared_lines(found))
 
 
 def _preview_dataset(common: Common, values: dict[str, Any], as_json: bool) -> None:
@@ -89,7 +99,7 @@ def _preview_dataset(common: Common, values: dict[str, Any], as_json: bool) -> N
     with common.asking() as service:
         pieces = service.ask(preview_dataset, asked)
         if not as_json:
-            print("\n".join(preview_lines(json.loads(b"".join(pieces)))))
+            screen.lines(preview_lines(json.loads(b"".join(pieces))))
             return
         for piece in pieces:
             sys.stdout.buffer.write(piece)
@@ -107,26 +117,30 @@ def lineage(common: Common, id: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
+    screen.lines(_traced(found))
+    lists = (found["rows"], found["set_aside"], found["quarantine"], found["removed"])
+    more = sum(max(len(rows) - LINES, 0) for rows in lists)
+    if more:
+        print(f"and {more} more; --json has them all")
+
+
+def _traced(found: Mapping[str, Any]) -> Iterator[str]:
     for row in found["rows"][:LINES]:
-        print(
+        yield (
             f"{row['workload']}  dataset {row['dataset_version']}  {row['split']:10}  row {row['row_id']}  "
             f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
             f"learned by {', '.join(row['models']) or 'none'}"
         )
     for row in found["set_aside"][:LINES]:
-        print(
+        yield (
             f"{row['workload']}  dataset {row['dataset_version']}  {'set aside':10}  row {row['row_id']}  "
             f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
             f"{row['reason']}{row['detail'] and ': '}{line(row['detail'])}"
         )
     for row in found["quarantine"][:LINES]:
-        print(f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {line(row['detail'])}")
+        yield f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {line(row['detail'])}"
     for row in found["removed"][:LINES]:
-        print(f"{row['workload']}  {row['kind']} {row['version']}  removed by retention at {shown(row['removed_at'])}")
-    lists = (found["rows"], found["set_aside"], found["quarantine"], found["removed"])
-    more = sum(max(len(rows) - LINES, 0) for rows in lists)
-    if more:
-        print(f"and {more} more; --json has them all")
+        yield f"{row['workload']}  {row['kind']} {row['version']}  removed by retention at {shown(row['removed_at'])}"
 
 
 @command("score", short_help="Score answers by a metric or a scorer, or examine one.")

@@ -54,9 +54,14 @@ def status(work: Iterable[Work], expert: str, now: datetime, opinions: int = 1) 
         return "disputed" if len(_alike(answers)) > 1 else "second"
     if own is not None and own.state == "skipped":
         return "skipped"
-    if any(one.expert != expert and one.state == "claimed" and now - one.since < CLAIM for one in work):
+    if is_taken(work, expert, now):
         return "taken"
     return "mine" if own is not None else "disputed" if len(_alike(answers)) > 1 else "open"
+
+
+def is_taken(work: Iterable[Work], expert: str, now: datetime) -> bool:
+    """Whether another expert has claimed a request."""
+    return any(one.expert != expert and one.state == "claimed" and now - one.since < CLAIM for one in work)
 
 
 def agreement(requests: Iterable[Sequence[Work]]) -> tuple[int, int]:
@@ -66,10 +71,10 @@ def agreement(requests: Iterable[Sequence[Work]]) -> tuple[int, int]:
 
 
 def _alike(answers: Sequence[Work]) -> list[list[Work]]:
-    """The answers by what they state; texts that differ in case and space alone state the same."""
+    """The answers by what they state: case and space within a text may mean something."""
     groups: dict[tuple[str | None, Any], list[Work]] = {}
     for one in answers:
         value = json.loads(one.value or "null")
-        key = " ".join(value.casefold().split()) if isinstance(value, str) else value
+        key = value.strip() if isinstance(value, str) else value
         groups.setdefault((one.name, key), []).append(one)
     return list(groups.values())

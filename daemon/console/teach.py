@@ -1,19 +1,23 @@
 """The inbox of label requests: what an expert sees, and what becomes of an answer."""
 
 import difflib
+import hashlib
 import json
 import re
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
-from retuned.daemon.console.inbox import Status, Work, agreement, status
+from retuned.daemon.console.inbox import Status, Work, agreeing, agreement, status
 from retuned.retrain.data.examples import logged_answer
 
 QUERIES = named_queries("retuned.daemon.console", "teach.sql")
 SHOWN = 12
+MOST_COMPARED = 4_000_000
+"""Pairs of words that are compared for one page: seconds. In the browser, console.js has the same bound."""
 NOBODY = "expert"
 """Who teaches where no principals are configured."""
 OPEN: tuple[Status, ...] = ("mine", "disputed", "open", "skipped")
@@ -117,7 +121,7 @@ def inbox(
     counts: dict[Status, int] = {}
     for one in found:
         counts[one.status] = counts.get(one.status, 0) + 1
-    today = warehouse.rows(QUERIES["progress"], {"since": now - timedelta(days=1)})
+    today = warehouse.rows(QUERIES["progress"], {"since": now - timedelta(days=1), "workloads": workloads})
     return Inbox(
         [replace(one, question=questions.get(one.interaction_id, "")) for one in shown],
         len(mine),
@@ -151,9 +155,37 @@ def write(warehouse: Warehouse, request: str, work: Work) -> bool:
     return bool(written)
 
 
+def feedback_id(request: str, work: Work) -> str:
+    """Returns the id of the feedback as which an answer is published, by which it can be found again."""
+    moment = int((work.since - datetime(1970, 1, 1)) / timedelta(microseconds=1))  # noqa: DTZ001
+    return hashlib.md5(f"{request} {work.expert} {moment}".encode(), usedforsecurity=False).hexdigest()
+
+
+def withdraw(warehouse: Warehouse, asked: About, before: Work, after: Work) -> bool:
+    """Decides that what an expert sent before is not taught, if it is a correction that they give no longer.
+
+    Of verdicts the last one counts by itself. Returns whether anything changed: what a person decided about the row
+    stays.
+    """
+    if not before.sent or before.name != "correction" or after in agreeing([before, after], before):
+        return False
+    given = {
+        "id": uuid.uuid4().hex,
+        "workload": asked.workload,
+        "feedback": feedback_id(asked.id, before),
+        "interaction": asked.interaction_id,
+        "reason": "the expert has answered the request otherwise since",
+        "author": before.expert,
+        "now": after.since,
+    }
+    with warehouse.transaction() as cursor:
+        (written,) = cursor.execute(QUERIES["withdraw"], given).fetchall()[0]
+    return bool(written)
+
+
 def diff(before: str, after: str) -> list[tuple[str, str]]:
     """Returns the words of both texts as (equal, delete or insert; text), for an expert who edits an answer."""
-    old, new = (re.findall(r"\s+|\w+|[^\w\s]", text) for text in (before, after))
+    old, new = _words(before), _words(after)
     found = []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
@@ -163,10 +195,28 @@ def diff(before: str, after: str) -> list[tuple[str, str]]:
     return found
 
 
-def mine(warehouse: Warehouse, expert: str, id: str | None = None) -> list[dict[str, Any]]:
-    """Returns the latest answers of an expert, or that to the request with this id, each with what became of it."""
-    found = warehouse.rows(QUERIES["mine"], {"expert": expert, "id": id})
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s+|\w+|[^\w\s]", text)
+
+
+def mine(
+    warehouse: Warehouse, expert: str, workloads: Sequence[str] | None, id: str | None = None
+) -> list[dict[str, Any]]:
+    """Returns the latest answers of an expert, or that to the request with this id, each with what became of it.
+
+    `diff` compares a correction with what the model answered, the latest first, until all together would compare more
+    than `MOST_COMPARED`.
+
+    Args:
+        workloads: None: all.
+    """
+    found = warehouse.rows(QUERIES["mine"], {"expert": expert, "workloads": workloads, "id": id})
+    left = MOST_COMPARED
     for row in found:
-        row["value"] = json.loads(row["value"]) if row["value"] else None
-        row["diff"] = diff(row["response"] or "", row["value"]) if row["name"] == "correction" else []
+        row["value"], row["diff"] = json.loads(row["value"]) if row["value"] else None, []
+        if row["name"] == "correction":
+            answer = row["response"] or ""
+            pairs = len(_words(answer)) * len(_words(row["value"]))
+            if pairs <= left:
+                row["diff"], left = diff(answer, row["value"]), left - pairs
     return found

@@ -18,23 +18,28 @@ SELECT id, list_last(list_filter(messages::JSON[], lambda message: message ->> '
 FROM interactions WHERE id IN (SELECT unnest($ids::VARCHAR[]))
 
 -- name: progress
--- Answers of each expert since $since.
-SELECT expert, count(*) AS answers FROM label_work
-WHERE state = 'answered' AND since >= $since
-GROUP BY expert
-ORDER BY answers DESC, expert
+-- Answers of each expert since $since. $workloads null: to requests of all.
+SELECT w.expert, count(*) AS answers FROM label_work w
+JOIN label_requests r ON r.id = w.request_id
+WHERE w.state = 'answered' AND w.since >= $since
+    AND ($workloads IS NULL OR list_contains($workloads::VARCHAR[], r.workload))
+GROUP BY w.expert
+ORDER BY answers DESC, w.expert
 
 -- name: mine
--- The latest answers of an expert, or that to one request, and the state of the row that each became.
+-- The latest answers of an expert, or that to one request, and the state of the row that each became: of its own feedback,
+-- else of that which answered the request, unless the expert has changed the answer since. $workloads null: of all.
 SELECT r.id, w.since, w.name, w.value, w.comment, r.workload, r.reason AS asked_for,
        list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
        i.response, s.state, s.reason, s.dataset_version, m.version
 FROM label_work w
 JOIN label_requests r ON r.id = w.request_id
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload
-LEFT JOIN row_states s ON s.feedback_id = r.feedback_id
+LEFT JOIN row_states own ON own.feedback_id = md5(concat_ws(' ', r.id, w.expert, epoch_us(w.since)))
+LEFT JOIN row_states s ON s.feedback_id = coalesce(own.feedback_id, CASE WHEN w.since <= r.answered_at THEN r.feedback_id END)
 LEFT JOIN models m ON m.workload = r.workload AND m.dataset_version = s.dataset_version
 WHERE w.expert = $expert AND w.state = 'answered' AND ($id IS NULL OR r.id = $id)
+    AND ($workloads IS NULL OR list_contains($workloads::VARCHAR[], r.workload))
 ORDER BY w.since DESC
 LIMIT 50
 
@@ -65,3 +70,13 @@ ON CONFLICT DO UPDATE SET
     sent = excluded.sent,
     comment = excluded.comment
 WHERE excluded.state = 'answered' OR label_work.state <> 'answered'
+
+-- name: withdraw
+-- A correction is never taught, unless a person has decided about it.
+INSERT INTO row_decisions BY NAME
+SELECT $id AS id, $workload AS workload, $feedback AS feedback_id, $interaction AS interaction_id, false AS accepted,
+       'drop' AS action, $reason AS reason, $author AS author, $now AS decided_at
+WHERE NOT EXISTS (
+    FROM row_decisions
+    WHERE workload = $workload AND feedback_id = $feedback AND superseded_at IS NULL AND action <> 'release'
+)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -54,9 +55,10 @@ class Runs:
         context = self._context
         decision = requests.decide(context, workload, self.evidence(workload, asked_by))
         if decision.retrain:
-            queue.enqueue(
+            run_id = queue.enqueue(
                 context.warehouse, workload, decision.reasons, context.now(), at_any_hour, cause=decision.cause
             )
+            decision = replace(decision, run=run_id)
             self.wake()
         return decision
 

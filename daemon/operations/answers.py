@@ -23,6 +23,7 @@ class Done(TypedDict):
     workload: Annotated[str | None, about("null: all workloads")]
     done: Annotated[str, about("what was done, in words")]
     reasons: NotRequired[Annotated[list[str], about("for retrain: the reasons of the decision")]]
+    run: NotRequired[Annotated[str | None, about("for retrain: the id of the run")]]
     outcome: NotRequired[Annotated[str | bool | None, about("for evaluate: what the gate would decide")]]
 
 
@@ -121,7 +122,8 @@ class Routes(TypedDict):
         dict[str, list[str]],
         about(
             "by the address of a model server, versions that must not be requested from it; the effect probe found "
-            "that it answers with another model, or they are not in service yet"
+            "that it answers with another model, or they are not in service yet; *: versions that must not be "
+            "requested from any server"
         ),
     ]
     memory: Annotated[bool, about("whether any workload uses the memory of corrections")]

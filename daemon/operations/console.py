@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from pydantic import AfterValidator, Field, HttpUrl, StringConstraints
 
+from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.fields import Nothing, Workload
 from retuned.daemon.operations.labels import answering
 from retuned.daemon.operations.operation import Caller, Content, NotFound, Request, operation
@@ -184,7 +185,7 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     found = asdict(teach.inbox(local.warehouse, workloads, expert, now, opinions, wanted))
     shown = wanted or next((one["request_id"] for one in found["items"]), None)
     item = label_requests.find(local.warehouse, shown) if shown else None
-    own = next(iter(teach.mine(local.warehouse, expert, wanted)), None) if wanted else None
+    own = next(iter(teach.mine(local.warehouse, expert, local.visible(caller), wanted)), None) if wanted else None
     needed = opinions(item["workload"]) if item else None
     differ = next((one for one in found["items"] if (one["request_id"], one["status"]) == (shown, "disputed")), None)
     others = [
@@ -195,12 +196,18 @@ def inbox(local: "Local", request: Inbox, caller: Caller) -> dict[str, Any]:
     return {"expert": expert, "item": item, "own": own, "others": others, "opinions": needed} | found
 
 
+class MyAnswers(Request):
+    item: Annotated[
+        str | None, Field(description="the answer to the request with this id alone; default: the latest")
+    ] = None
+
+
 @operation("GET", "/inbox/mine", least="labeller", bound="own", reads="conversations")
-def my_answers(local: "Local", request: Nothing, caller: Caller) -> list[dict[str, Any]]:
+def my_answers(local: "Local", request: MyAnswers, caller: Caller) -> list[dict[str, Any]]:
     """The latest answers of this expert to label requests, and what became of each."""
     from retuned.daemon.console import teach
 
-    return teach.mine(local.warehouse, caller.name or teach.NOBODY)
+    return teach.mine(local.warehouse, caller.name or teach.NOBODY, local.visible(caller), request.item)
 
 
 class WorkOnLabel(Request):
@@ -220,15 +227,18 @@ class WorkOnLabel(Request):
 def work_on_label(local: "Local", request: WorkOnLabel, caller: Caller) -> dict[str, Any]:
     """Claim a label request, or skip it. An answer of this expert to it stays: the state is `answered` then."""
     from retuned.daemon.console import teach
-    from retuned.daemon.console.inbox import Work
+    from retuned.daemon.console.inbox import CLAIM, Work, is_taken
 
-    who = caller.name or teach.NOBODY
+    who, now = caller.name or teach.NOBODY, local.jobs.context.now()
     with answering:
         found = teach.about(local.warehouse, request.id, who)
         asked = next((one for one in found if one.id == request.id and one.open), None)
         if asked is None:
             raise NotFound(f"labels: no request {request.id} is open; `retuned labels` lists those that are")
         caller.check(asked.workload)
-        work = Work(who, request.state, local.jobs.context.now())
+        if request.state == "claimed" and is_taken(asked.work, who, now):
+            minutes = CLAIM // timedelta(minutes=1)
+            raise RetunedError(f"labels: another expert has claimed this request, for {minutes} minutes")
+        work = Work(who, request.state, now)
         is_kept = teach.write(local.warehouse, request.id, work)
     return {"id": request.id, "state": request.state if is_kept else "answered"}

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Time = Placeholder("TIME")
 FIELDS = {
     "user_id": "User, by id or pseudonym",
-    "conversation_id": "or conversation, by id",
-    "interaction_id": "or interaction or feedback, by id",
+    "conversation_id": "Conversation, by id",
+    "interaction_id": "Interaction or feedback, by id",
     "reason": "Reason, kept with the receipt",
 }
 """The fields of the console's form."""

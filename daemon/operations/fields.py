@@ -1,9 +1,12 @@
 """Fields shared by several requests."""
 
+import os
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.operation import Author, Request
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"\S")]
@@ -18,6 +21,15 @@ User = Annotated[
     ),
     Author(),
 ]
+
+
+def check_path(text: str, what: str) -> None:
+    """Raises a RetunedError where a text can be no path of this machine: too long, or with a character of none."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(text)
+    except (OSError, ValueError) as error:
+        raise RetunedError(f"{what}: no path on the daemon's machine ({getattr(error, 'strerror', error)})") from error
 
 
 class Nothing(Request):

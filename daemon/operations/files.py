@@ -9,6 +9,7 @@ from pydantic import Field
 
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.answers import Backup as MadeBackup
+from retuned.daemon.operations.fields import check_path
 from retuned.daemon.operations.operation import (
     STREAM_SECONDS,
     Caller,
@@ -88,6 +89,7 @@ def backup(local: "Local", request: Backup, caller: Caller) -> MadeBackup:
     """
     from retuned.daemon.backup.create import back_up
 
+    check_path(request.folder, "backup")
     folder, keep = Path(request.folder), request.keep
     if not folder.is_absolute() or keep < 1:
         raise RetunedError(f"backup {folder}: expected an absolute path, and at least one backup to keep")

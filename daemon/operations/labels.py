@@ -14,6 +14,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.answers import Answered, LabelRequest
 from retuned.daemon.operations.fields import OfWorkload
 from retuned.daemon.operations.operation import Caller, Content, Request, operation
+from retuned.daemon.operations.rows import make_anew
 
 if TYPE_CHECKING:
     from retuned.daemon.console.teach import About
@@ -30,7 +31,7 @@ def labels(local: "Local", request: OfWorkload, caller: Caller) -> list[LabelReq
     """List the answers that experts are asked to judge, oldest first."""
     from retuned.retrain.data.label_requests import open_requests
 
-    found = open_requests(local.warehouse, request.workload)
+    found = open_requests(local.warehouse, local.only(request.workload, caller))
     return cast("list[LabelRequest]", [one for one in found if caller.may_see(one["workload"])])
 
 
@@ -56,8 +57,8 @@ def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answer
     """Answer a label request as an expert.
 
     It is sent once `labels.opinions` experts agree, with the comments of all who do, and counts once it is read from
-    the topic. An expert may answer a request again: the later answer counts. Once an answer is sent, a change on which
-    too few experts agree is refused.
+    the topic. An expert may answer a request again: the later answer counts, and a correction of theirs before it is
+    not taught. Once an answer is sent, a change on which too few experts agree is refused.
     """
     with answering:
         return _answer(local, request, caller)
@@ -78,6 +79,7 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
     stored = json.dumps(redactor.value(value, scope), ensure_ascii=False)
     work = Work(who, "answered", now, name, stored, comment=comment)
     others = [one for one in asked.work if one.expert != who]
+    before = next((one for one in asked.answers if one.expert == who), None)
     opinions = context.experts_needed(asked.workload)
     kept, same = [work], agreeing([*others, work], work)
     awaited = status([*others, work], who, now, opinions)
@@ -95,7 +97,7 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
         for by, feedback, content in ((work, name, value), *comments):
             author = caller.name if by is work else by.expert
             event = {
-                "id": uuid.uuid4().hex,
+                "id": teach.feedback_id(asked.id, by) if feedback == name else uuid.uuid4().hex,
                 "timestamp": iso(now),
                 "interaction_id": asked.interaction_id,
                 "name": feedback,
@@ -104,6 +106,8 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
             } | ({"user_id": author} if author else {})
             messages.append((asked.interaction_id, event))
         context.publisher.publish_all(kafka.expert_topic or kafka.feedback_topic, messages)
+    if before is not None and teach.withdraw(local.warehouse, asked, before, work):
+        make_anew(local, asked.workload, who)
     for one in kept:  # after it was sent: the request stays open if that fails
         teach.write(local.warehouse, asked.id, one)
     log.info("%s: %s answered the request about %s", asked.workload, who, asked.interaction_id)
@@ -136,7 +140,7 @@ def _checked(name: str, value: str | bool, asked: "About") -> str | bool:
     if not isinstance(value, str if name == "correction" else bool) or value == "":
         expected = "the right answer, a text" if name == "correction" else "true or false"
         raise RetunedError(f"labels: {name}: expected {expected}")
-    if name == "correction" and asked.reason != "conflict" and str(value).split() == asked.answer.split():
+    if name == "correction" and asked.reason != "conflict" and value == asked.answer.strip():
         raise RetunedError(
             "the correction is the answer that was given, unchanged: change the text, or choose “Right as it is” or "
             "“Wrong, and I do not know what is right”"

@@ -171,6 +171,18 @@ class Local:
             raise NotFound(f"workload {workload}: unknown; known are {names or 'none yet: no event has arrived'}")
         return workload
 
+    def only(self, workload: str | None, caller: Caller) -> str | None:
+        """Returns the workload to which a request is limited; None: to none.
+
+        Raises:
+            Forbidden: the caller may not ask about it.
+            NotFound: the workload has no events, and the configuration does not name it.
+        """
+        if workload is None:
+            return None
+        caller.check(workload)
+        return self.known(workload, caller, *self.configured())
+
     def configured(self) -> list[str]:
         """Returns the workloads that the configuration names."""
         return [name for name in self.settings.workloads if not GLOB.intersection(name)]

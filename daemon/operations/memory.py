@@ -89,6 +89,7 @@ class Entries(Request):
     workload: Workload
     state: Annotated[State | None, Field(description="only entries in this state")] = None
     limit: Annotated[int, Field(ge=1, le=10_000, description="the most entries")] = 1_000
+    page: Annotated[int, Field(ge=0, le=1_000, description="so many pages of `limit` entries are passed over")] = 0
 
 
 @operation("GET", "/workloads/{workload}/memory", least="operator", refused=404, reads="conversations")
@@ -97,7 +98,8 @@ def memory_entries(local: "Local", request: Entries, caller: Caller) -> list[Mem
     from retuned.monitors.watch.memory import uses
     from retuned.retrain.memory.feed import listed
 
-    found = listed(local.warehouse, local.known(request.workload, caller), request.state, request.limit)
+    workload, before = local.known(request.workload, caller), request.page * request.limit
+    found = listed(local.warehouse, workload, request.state, before + request.limit)[before:]
     used = uses(local.warehouse, request.workload, [row["id"] for row in found])
     return cast("list[MemoryEntry]", [row | used.get(row["id"], UNUSED) for row in found])
 

@@ -55,7 +55,7 @@ def versions(local: "Local", request: OfWorkload, caller: Caller) -> list[ModelV
     """The latest versions, the newest first, at most 100."""
     from retuned.daemon import status
 
-    return cast("list[ModelVersion]", status.versions(local.warehouse, request.workload))
+    return cast("list[ModelVersion]", status.versions(local.warehouse, local.only(request.workload, caller)))
 
 
 class Promote(Request):

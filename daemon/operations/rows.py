@@ -168,7 +168,7 @@ def decide_rows(local: "Local", request: DecideRows, caller: Caller) -> DecidedR
         log.info("%s: %s of row %s by %s: %s", row["workload"], action, row["feedback_id"], author, reason)
     workloads = sorted({row["workload"] for row in decided})
     for workload in workloads:
-        _make_anew(local, workload, author)
+        make_anew(local, workload, author)
     count = f"{len(decided)} {'row' if len(decided) == 1 else 'rows'}"
     next_one = NEXT.format(workloads[0] if len(workloads) == 1 else "WORKLOAD")
     done = f"{DECIDED[action]} {count} of {', '.join(workloads)}. {next_one}"
@@ -180,7 +180,8 @@ def accounts(local: "Local", request: OfWorkload, caller: Caller) -> list[Accoun
     """List the decisions in force about accounts, latest first."""
     from retuned.retrain.data import overrides
 
-    return cast("list[AccountDecision]", overrides.account_decisions(local.warehouse, request.workload))
+    workload = local.only(request.workload, caller)
+    return cast("list[AccountDecision]", overrides.account_decisions(local.warehouse, workload))
 
 
 class DecideAccount(Request):
@@ -206,12 +207,12 @@ def decide_account(local: "Local", request: DecideAccount, caller: Caller) -> De
     from retuned.retrain.data import overrides
 
     account, author = request.account, local.actor(caller, request.user)
-    workload = local.known(request.workload, caller) if request.workload is not None else None
+    workload = local.only(request.workload, caller)
     reason, now = request.reason, local.jobs.context.now()
     decided = overrides.decide_account(local.warehouse, request.action, account, workload, reason, author, now)
     where = "all workloads" if workload is None else workload
     log.info("%s: %s of account %s by %s: %s", where, request.action, account, author, reason)
-    _make_anew(local, workload, author)
+    make_anew(local, workload, author)
     words = {
         "ban": "Banned account {}: nothing from it is taught or counted in {}.",
         "trust": "Trusted account {}: it counts as an expert in {}.",
@@ -253,7 +254,7 @@ def interaction(local: "Local", request: InteractionOf, caller: Caller) -> dict[
     return found
 
 
-def _make_anew(local: "Local", workload: str | None, author: str) -> None:
+def make_anew(local: "Local", workload: str | None, author: str) -> None:
     """Rebuilds datasets that wait for approval, of a workload or of all, after a decision about their rows."""
     from retuned.retrain.release import approve
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.answers import Done, DriftExample, Run
-from retuned.daemon.operations.fields import OfOne, OfWorkload, Workload
+from retuned.daemon.operations.fields import OfOne, OfWorkload, Workload, check_path
 from retuned.daemon.operations.operation import LONG_SECONDS, Caller, Placeholder, Request, operation
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def retrain(local: "Local", request: Retrain, caller: Caller) -> Done:
     results = runs.run_waiting()
     ended = [_outcome(result) for result in results if result.workload == workload]
     done = ended or [_progress(local, workload), *_holds(local, workload)]
-    return Done(workload=workload, done="; ".join(done), reasons=list(decision.reasons))
+    return Done(workload=workload, done="; ".join(done), reasons=list(decision.reasons), run=decision.run)
 
 
 class Rebase(Request):
@@ -52,6 +52,7 @@ class Rebase(Request):
 )
 def rebase(local: "Local", request: Rebase, caller: Caller) -> Done:
     """Train a workload on another base model, and move it there if the result is better."""
+    check_path(request.base, "base")
     workload, runs = local.known(request.workload, caller), local.jobs.runs
     runs.rebase(workload, request.base, local.actor(caller), given(request.reason))
     runs.run_waiting()
@@ -75,7 +76,7 @@ class Pause(Request):
 )
 def pause(local: "Local", request: Pause, caller: Caller) -> Done:
     """Pause retraining: no run starts, and a run under way stops at a checkpoint."""
-    workload = local.known(request.workload, caller, *local.configured()) if request.workload is not None else None
+    workload = local.only(request.workload, caller)
     local.jobs.runs.pause(workload, local.actor(caller), given(request.reason))
     return Done(workload=workload, done="no retraining starts until `retuned resume`; events are still stored")
 
@@ -94,7 +95,7 @@ class Resume(Request):
 )
 def resume(local: "Local", request: Resume, caller: Caller) -> Done:
     """End a pause and continue the runs that it stopped."""
-    workload = local.known(request.workload, caller, *local.configured()) if request.workload is not None else None
+    workload = local.only(request.workload, caller)
     local.jobs.runs.resume(workload, local.actor(caller))
     return Done(workload=workload, done="; ".join(["retraining is resumed", *_holds(local, workload)]))
 
@@ -118,7 +119,7 @@ def runs(local: "Local", request: OfWorkload, caller: Caller) -> list[Run]:
     """The latest retrainings: those under way first, then those in line, then the newest; at most 100."""
     from retuned.daemon import status
 
-    return cast("list[Run]", status.runs(local.jobs, request.workload))
+    return cast("list[Run]", status.runs(local.jobs, local.only(request.workload, caller)))
 
 
 class CheckDrift(Request):

@@ -72,6 +72,7 @@ class Decision:
         lacks_labels: whether there is a reason to retrain, but too little to learn from.
         postponed: whether a run is only to wait: for a pause, a run under way or a cool-down to end.
         cause: what asks for the run; an erasure only where there is no other reason.
+        run: the id of the run, once it is queued.
     """
 
     retrain: bool
@@ -80,6 +81,7 @@ class Decision:
     lacks_labels: bool = False
     postponed: bool = False
     cause: Cause = "policy"
+    run: str | None = None
 
 
 def decide(evidence: Evidence, settings: PolicySettings, now: datetime) -> Decision:

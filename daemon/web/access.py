@@ -24,6 +24,8 @@ UNLOGGED = ("/healthz", "/readyz", "/metrics", "/api/v1/routes", "/api/v1/memory
 """Asked every few seconds by machines: logged only where the caller is refused."""
 LONGEST_PATH = 256
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+REQUEST_ID = "X-Request-Id"
+"""The header that names a request as the audit does."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -204,7 +206,8 @@ def _from_elsewhere(headers: Headers) -> bool:
 
 
 class SafeHeaders:
-    """Tells browsers not to guess types, not to show answers inside of other pages, and not to keep them."""
+    """Tells browsers not to guess types, not to show answers inside of other pages, and not to keep them; and names the
+    request as the audit does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -215,6 +218,8 @@ class SafeHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if (caller := scope.get("state", {}).get("caller")) is not None:
+                    headers.setdefault(REQUEST_ID, caller.request_id)
             await send(message)
 
         await self._app(scope, receive, sent)

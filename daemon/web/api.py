@@ -17,8 +17,6 @@ from retuned.daemon.operations.operation import Caller, Forbidden, InvalidReques
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.recent import Recent
 
-REQUEST_ID = "X-Request-Id"
-"""The header that names the request in the audit."""
 MOST_BODY_BYTES = 64 * 2**10
 """Of a JSON body: names and reasons."""
 
@@ -50,11 +48,10 @@ class Api:
         if operation.name in self._recent and caller_of(request).workloads is None:
             return json_response(await self.recent(operation))
         result = await self.perform(operation, asked, request)
-        headers = {REQUEST_ID: caller_of(request).request_id}
         if not operation.streams:
-            return json_response(result, headers=headers)
+            return json_response(result)
         pieces = result if operation.streams == "bytes" else _json_array(result)
-        return StreamingResponse(pieces, headers=headers, media_type=operation.media(asked))
+        return StreamingResponse(pieces, media_type=operation.media(asked))
 
     async def perform(self, operation: Operation[Q, R], asked: Q, request: Request) -> R:
         """The result of an operation, asked by whoever sends the HTTP request; raises as `answer`."""

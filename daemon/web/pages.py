@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response, Stream
 from retuned.daemon import console as package
 from retuned.daemon.console.answers import DAYS, RATINGS, Search
 from retuned.daemon.console.version import CHANGES
+from retuned.daemon.interaction import turns
 from retuned.daemon.jsontext import plain
 from retuned.daemon.operations import console, erasure, labels, memory, releases, rows, state, training
 from retuned.daemon.operations.operation import API, Operation
@@ -197,7 +198,7 @@ class Pages(Rendering):
 
     def static(self, request: Request) -> Response:
         file = STATIC / request.path_params["name"]
-        if file.parent != STATIC or file.suffix not in MEDIA or not file.is_file():
+        if file not in STATIC.iterdir() or file.suffix not in MEDIA:
             raise HTTPException(404, "no such file")
         return FileResponse(
             file,
@@ -280,28 +281,32 @@ class Pages(Rendering):
         wanted: str | None = None,
         typed: dict[str, str] | None = None,
     ) -> Response:
-        """A request, with what was typed before a problem, or answered before."""
+        """A request, with what was typed about it before a problem, or answered before. What was typed about one that
+        is not shown any more stands apart."""
         workload = request.path_params.get("workload") or (typed or {}).get("workload")
         wanted = wanted or request.query_params.get("item")
         inbox = await self._ask(request, console.inbox, workload=workload, item=wanted)
         item, own, saved, kept = inbox["item"], inbox["own"], None, dict[str, str]()
         if (id := request.query_params.get("saved")) and not problem:
-            answers = await self._ask(request, console.my_answers)
-            saved = next((one for one in answers if one["id"] == id), None)
+            answers = await self._ask(request, console.my_answers, item=id)
+            saved = next(iter(answers), None)
         if own is not None:
             is_text, value = own["name"] == "correction", own["value"]
             verdict = own["name"] if is_text else f"{own['name']} {'yes' if value else 'no'}"
             kept = {"verdict": verdict, "comment": own["comment"] or ""} | ({"correction": value} if is_text else {})
+        is_gone = bool(wanted and (not item or item["id"] != wanted))
         page: dict[str, Any] = {
             "inbox": inbox,
             "item": item,
+            "turns": turns(item["messages"]) if item else [],
             "own": own,
             "workload": workload,
             "here": _inbox_of(workload),
-            "is_gone": bool(wanted and (not item or item["id"] != wanted)),
+            "is_gone": is_gone,
             "choices": CHOICES.get(item["reason"], CHOICES[None]) if item else [],
             "kept": kept,
-            "typed": kept if typed is None else typed,
+            "typed": kept if typed is None or is_gone else typed,
+            "lost": _texts(typed) if typed and is_gone else [],
             "problem": problem,
             "saved": saved,
             "skipped": request.query_params.get("skipped"),
@@ -430,7 +435,7 @@ class Pages(Rendering):
         return await self._show_erasures(request)
 
     async def forget(self, request: Request) -> Response:
-        """The first button shows what is found, with the second one, which erases it."""
+        """The first form shows what is found, with the second one, which erases that."""
         form = await form_of(request, API + erasure.forget.paths[0])
         given = {name: form[name].strip() for name in erasure.FIELDS if form.get(name, "").strip()}
         events = {name: value for name, value in given.items() if name != "reason"}
@@ -472,6 +477,13 @@ def _path(request: Request) -> str:
 
 def _inbox_of(workload: str | None) -> str:
     return f"/workloads/{quote(workload, safe='')}/teach" if workload else "/teach"
+
+
+def _texts(typed: dict[str, str]) -> list[tuple[str, str]]:
+    """What an expert typed into the form of a request, each text with its name."""
+    correction = typed.get("correction", "") if typed.get("verdict") == "correction" else ""
+    texts = (("The right answer", correction), ("Comment", typed.get("comment", "")))
+    return [(name, text.strip()) for name, text in texts if text.strip()]
 
 
 def _chosen(answer: dict[str, Any]) -> str:

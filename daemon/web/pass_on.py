@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 from retuned.consumers.errors import StandsBy
 from retuned.daemon.client import tls_of_this_certificate
 from retuned.daemon.http_settings import HttpSettings
+from retuned.daemon.web.access import REQUEST_ID
 
 CONNECT_SECONDS = 2.0
 PASSED_ON = "X-Retuned-Passed-On"
 _KEPT = ("authorization", "cookie", "content-type", "host", "origin", "accept")
 # A page has styles, scripts and forms by its policies; without them the browser refuses all three.
-_RETURNED = ("Content-Type", "Content-Security-Policy", "Referrer-Policy", "Location", "Retry-After")
+_RETURNED = ("Content-Type", "Content-Security-Policy", "Referrer-Policy", "Location", "Retry-After", REQUEST_ID)
 
 
 @dataclass(frozen=True)

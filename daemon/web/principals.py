@@ -110,8 +110,14 @@ class Principals:
         """Reads the file.
 
         Raises:
-            ConfigurationError: the file or a token cannot be used.
+            ConfigurationError: the file or a token cannot be used, or other machines could do anything without one.
         """
+        known = settings.principals_file or settings.operator_token or settings.operator_token_file or settings.oidc
+        if not settings.loopback and not known:
+            raise ConfigurationError(
+                f"http.host {settings.host}: is reachable from other machines: set http.principals_file (see `retuned "
+                "token`), http.operator_token_file or http.oidc, or listen on 127.0.0.1"
+            )
         self._file, self._by_provider = settings.principals_file, settings.oidc is not None
         self._configured = tuple(
             Principal(name=role, role=role, token_sha256=_hash(token)) for token, role in settings.tokens().items()
@@ -218,6 +224,9 @@ def add(
 def rotate(file: Path, name: str, expires_at: datetime | None, now: datetime) -> str:
     """Make another token for a principal and return it; those before it stay valid for `ROTATION_GRACE`.
 
+    Args:
+        expires_at: when the new token expires; None: when the one that it replaces would have.
+
     Raises:
         RetunedError: nobody has that name.
         ConfigurationError: the file cannot be used.
@@ -226,11 +235,12 @@ def rotate(file: Path, name: str, expires_at: datetime | None, now: datetime) ->
         old = [one for one in principals if one.name == name]
         if not old:
             raise RetunedError(f"token: {file} holds no {name}; give a --role to make one")
-        ends = now + ROTATION_GRACE
+        newest, ends = old[-1], now + ROTATION_GRACE
         for one in old:
             shorter = ends if one.expires_at is None else min(one.expires_at, ends)
             principals[principals.index(one)] = one.model_copy(update={"expires_at": shorter})
-        token, made = _make(name, old[-1].role, old[-1].workloads, expires_at, now, old[-1].conversations)
+        until = expires_at or newest.expires_at
+        token, made = _make(name, newest.role, newest.workloads, until, now, newest.conversations)
         principals.append(made)
     return token
 

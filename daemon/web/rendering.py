@@ -133,8 +133,12 @@ def may_do(request: Request, least: Role) -> bool:
 
 
 async def form_of(request: Request, instead: str) -> dict[str, str]:
-    """What a form of a page holds; HTTPException 415: it is none, and programs have a route of their own."""
+    """What a form of a page holds; HTTPException 415: it is none, and programs have a route of their own.
+
+    Browsers end the lines of a text by CR and LF; here LF ends them, as in what was shown.
+    """
     if request.headers.get("content-type") != "application/x-www-form-urlencoded":
         raise HTTPException(415, f"send the form of this page; programs send JSON to {instead}")
     body = await body_of(request, MOST_BODY_BYTES, "a body", "reasons and answers are short")
-    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+    fields = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
+    return {name: value.replace("\r\n", "\n") for name, value in fields}

@@ -537,8 +537,8 @@ def test_two_experts_must_agree_and_a_third_decides(service: Local, clients: dic
     shown = clients["cleo"].get("/api/v1/inbox").json()["items"]
     assert next(one["status"] for one in shown if one["interaction_id"] == item) == "disputed"
     assert "experts differ" in clients["cleo"].get("/teach").text
-    answer("cleo", "within 14  days.")
-    assert published(service) == [("correction", "within 14  days.", "cleo")]
+    answer("cleo", "Within 14 days.")
+    assert published(service) == [("correction", "Within 14 days.", "cleo")]
     assert clients["ada"].get("/api/v1/inbox").json()["agreement"] == [0, 1]
 
 
@@ -569,9 +569,9 @@ def test_a_comment_is_kept_with_an_answer_that_does_not_settle_the_request(
     assert "<dt>Comment of ben</dt><dd>&lt;b&gt;as ever&lt;/b&gt;</dd>" in settles
     assert "Comment of ada" not in shown("ada")
     assert "Comment of ben" in shown("ada")
-    answer("cleo", "within 14 days.", comment="I asked them")
+    answer("cleo", "Within 14 days.", comment="I asked them")
     assert published(service) == [
-        ("correction", "within 14 days.", "cleo"),
+        ("correction", "Within 14 days.", "cleo"),
         ("comment", "as in the new terms", "ada"),
         ("comment", "I asked them", "cleo"),
     ]

@@ -206,6 +206,24 @@ def test_who_is_bound_to_workloads_is_shown_no_other(service: Local, file: Path,
         assert path in refused
 
 
+def test_who_is_bound_to_workloads_sees_no_answer_of_an_expert_to_others(service: Local, file: Path) -> None:
+    """Also not their own of before, when they were bound to other workloads."""
+    requests = {row["workload"]: row["id"] for row in service.warehouse.rows("SELECT workload, id FROM label_requests")}
+    own, other = sorted(requests)[:2]
+    client, answer = browser(service), {"name": "helpful", "value": True}
+    for workload in (own, other):
+        client.headers["Authorization"] = f"Bearer {token(file, 'ada', 'labeller', workload)}"
+        assert client.post(f"/api/v1/labels/{requests[workload]}", json=answer).status_code == 200
+        principals.revoke(file, "ada", datetime.now(UTC))
+    client.headers["Authorization"] = f"Bearer {token(file, 'ada', 'labeller', own)}"
+    assert [one["workload"] for one in client.get("/api/v1/inbox/mine").json()] == [own]
+    assert client.get("/api/v1/inbox").json()["today"] == {"ada": 1}
+    for path in ("/teach/mine", f"/teach?saved={requests[other]}"):
+        assert other not in client.get(path).text
+    client.headers["Authorization"] = f"Bearer {token(file, 'otto', 'operator')}"
+    assert client.get("/api/v1/inbox").json()["today"] == {"ada": 2}
+
+
 def test_who_is_bound_to_workloads_changes_nothing_of_others(service: Local, file: Path) -> None:
     requests = {row["workload"]: row["id"] for row in service.warehouse.rows("SELECT workload, id FROM label_requests")}
     own, other = sorted(requests)[:2]

@@ -13,20 +13,22 @@ from bounds import BOUNDS
 from doors import FakeDaemon
 from starlette.testclient import TestClient
 from teaching import Teacher
+from traffic import insert_event
 
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.formats.events import Feedback, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import insert, utc_now
 from retuned.daemon.console import teach
-from retuned.daemon.operations.console import Inbox, WorkOnLabel, inbox, my_answers, work_on_label
-from retuned.daemon.operations.fields import Nothing
+from retuned.daemon.operations.console import Inbox, MyAnswers, WorkOnLabel, inbox, my_answers, work_on_label
 from retuned.daemon.operations.labels import AnswerLabel, answer_label
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.operations.operation import Caller
+from retuned.daemon.operations.rows import DecideRows, PreviewDataset, decide_rows, preview_dataset
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import add
 from retuned.daemon.web.routes import application
+from retuned.retrain.data import label_requests
 
 REASONS = {"uncertain": "May I return a lamp?", "calibration": "Is a sofa heavy?", "conflict": "Who is the boss?"}
 
@@ -210,7 +212,17 @@ def test_what_an_expert_answered_stays_when_they_claim_or_skip_it(service: Local
     before = service.warehouse.rows("SELECT * FROM label_work")
     assert service.perform(work_on_label, work, Caller("ada"))["state"] == "answered"
     assert service.warehouse.rows("SELECT * FROM label_work") == before
-    assert len(service.perform(my_answers, Nothing(), Caller("ada"))) == 1
+    assert len(service.perform(my_answers, MyAnswers(), Caller("ada"))) == 1
+
+
+def test_of_two_experts_who_claim_a_request_the_second_is_refused(service: Local) -> None:
+    claim = WorkOnLabel(id="uncertain", state="claimed")
+    for _ in range(2):
+        assert service.perform(work_on_label, claim, Caller("ada"))["state"] == "claimed"
+    with pytest.raises(RetunedError, match="another expert has claimed this request, for 15 minutes"):
+        service.perform(work_on_label, claim, Caller("bob"))
+    service.warehouse.execute("UPDATE label_work SET since = since - INTERVAL 15 MINUTE")
+    assert service.perform(work_on_label, claim, Caller("bob"))["state"] == "claimed"
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
@@ -264,6 +276,144 @@ def test_an_answer_that_waits_for_another_expert_is_stored_redacted(service: Loc
         assert "example.com" not in stored
     values = [message["value"] for _, _, message in cast(Any, service.jobs.context.publisher).messages]
     assert "Write to anna@example.com" in values
+
+
+@pytest.mark.parametrize(
+    ("id", "later", "is_read"),
+    [
+        ("uncertain", ("helpful", False), True),
+        ("uncertain", ("helpful", False), False),
+        ("uncertain", ("correction", "Anna, once more."), True),
+        ("conflict", ("same", True), True),
+    ],
+)
+def test_a_correction_is_not_taught_once_its_expert_has_answered_otherwise(
+    service: Local, id: str, later: tuple[str, Any], is_read: bool
+) -> None:
+    """It may still be in the topic, and not in the warehouse."""
+    service.perform(answer_label, AnswerLabel(id=id, name="correction", value="Never."), Caller("ada"))
+    if is_read:
+        arrive(service)
+    service.perform(answer_label, AnswerLabel(id=id, name=cast(Any, later[0]), value=later[1]), Caller("ada"))
+    arrive(service)
+    rows = previewed(service)
+    assert "Never." not in [row["answer"] for row in rows if row["state"] == "taught"]
+    (withdrawn,) = (row for row in rows if row["answer"] == "Never.")
+    assert (withdrawn["state"], withdrawn["reason"]) == ("overruled", "dropped")
+    assert "ada" in withdrawn["detail"]
+
+
+def test_an_operator_who_kept_a_correction_outranks_its_expert(service: Local) -> None:
+    service.perform(answer_label, AnswerLabel(id="uncertain", name="correction", value="Never."), Caller("ada"))
+    (id,) = arrive(service)
+    service.perform(decide_rows, DecideRows(action="keep", ids=[id], reason="as in the terms"), Caller("otto"))
+    answer(service, "ada", value=False)
+    arrive(service)
+    assert "Never." in [row["answer"] for row in previewed(service) if row["state"] == "taught"]
+
+
+def test_what_was_typed_about_a_request_that_is_gone_stands_in_the_form_of_no_other(
+    service: Local, clients: dict[str, TestClient]
+) -> None:
+    service.warehouse.execute("UPDATE label_requests SET answered_at = created_at WHERE id = 'uncertain'")
+    form = {"verdict": "correction", "correction": "Within 14 days.", "comment": "the <b>terms</b>"}
+    page = clients["ada"].post("/labels/uncertain", data=form)
+    assert (page.status_code, "no request about uncertain is open" in page.text) == (409, True)
+    lost, _, shown = page.text.partition('<form class="card pad"')
+    assert "What you typed was not saved" in lost
+    assert "<dd>Within 14 days.</dd>" in lost
+    assert "<dd>the &lt;b&gt;terms&lt;/b&gt;</dd>" in lost
+    assert 'action="/labels/calibration"' in shown
+    for typed in ("Within 14 days.", "terms", "checked"):
+        assert typed not in shown
+
+
+def test_a_turn_with_calls_of_tools_alone_is_shown(service: Local, clients: dict[str, TestClient]) -> None:
+    """OpenAI's API allows it."""
+    call = {"id": "c1", "type": "function", "function": {"name": "find_order", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "Where is my lamp?"}]},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "shipped"},
+    ]
+    service.warehouse.execute("UPDATE interactions SET messages = ?", [json.dumps(messages)])
+    page = clients["ada"].get("/teach")
+    assert page.status_code == 200
+    assert "<dd>Where is my lamp?</dd>" in page.text
+    assert "find_order" in page.text
+
+
+def test_a_line_ends_as_in_the_answer_that_was_edited(service: Local, clients: dict[str, TestClient]) -> None:
+    """Browsers send CR and LF."""
+    form = {"verdict": "correction", "correction": "One\r\nTwo\r\n  - three"}
+    assert clients["ada"].post("/labels/uncertain", data=form).status_code == 303
+    assert [value for *_, value in sent(service)] == ["One\nTwo\n  - three"]
+
+
+def test_white_space_and_case_are_a_change(service: Local, clients: dict[str, TestClient]) -> None:
+    code = "for y in x:\n    print(y)\n    stop()"
+    service.warehouse.execute("UPDATE interactions SET response = ?", [code])
+    path = "/api/v1/labels/uncertain"
+    refused = clients["ada"].post(path, json={"name": "correction", "value": f" {code}\n"})
+    assert (refused.status_code, "unchanged" in refused.text) == (409, True)
+    fixed = code.replace("    stop", "stop")
+    assert clients["ada"].post(path, json={"name": "correction", "value": fixed}).status_code == 200
+
+
+def test_long_texts_are_shown_without_a_comparison(
+    service: Local, clients: dict[str, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the browser; what is compared for a page is bounded altogether."""
+    ada, long = clients["ada"], "word " * 1_100
+    service.warehouse.execute("UPDATE interactions SET response = ?", [long])
+    for id, right in (("uncertain", f"{long}more"), ("conflict", "Short.")):
+        assert ada.post(f"/api/v1/labels/{id}", json={"name": "correction", "value": right}).status_code == 200
+    compared: list[str] = []
+    diff = teach.diff
+    monkeypatch.setattr(teach, "diff", lambda *texts: compared.append(texts[1]) or diff(*texts))
+    page = ada.get("/teach/mine").text
+    assert compared == ["Short."]
+    assert f"<dt>Right answer</dt><dd>{long}more</dd>" in page
+    ada.get("/teach?saved=uncertain")
+    assert compared == ["Short."], "of what was just saved alone"
+
+
+def test_what_became_of_an_answer_is_that_of_the_latest(service: Local) -> None:
+    def became() -> list[str | None]:
+        return [one["state"] for one in service.perform(my_answers, MyAnswers(), Caller("ada"))]
+
+    for value, state in (("Never.", "taught"), ("Within 30 days.", "waiting")):
+        service.perform(answer_label, AnswerLabel(id="uncertain", name="correction", value=value), Caller("ada"))
+        assert became() == [None]
+        (id,) = arrive(service)
+        service.warehouse.insert(
+            "row_states", workload="support", feedback_id=id, interaction_id="i", state=state, reason="", detail="",
+            quarantined=False, dataset_version="d", decided_at=utc_now(),
+        )  # fmt: skip
+        assert became() == [state]
+
+
+def arrive(service: Local) -> list[str]:
+    """What was published is read from the topic; returns the ids."""
+    messages = cast(Any, service.jobs.context.publisher).messages
+    stored = service.warehouse.rows("SELECT count(*) AS n FROM feedback")[0]["n"]
+    ids = []
+    for number, (_, _, event) in enumerate(messages, stored):
+        insert_event(
+            service.warehouse, "feedback", id=event["id"], timestamp=utc_now(), interaction_id=event["interaction_id"],
+            name=event["name"], value=json.dumps(event["value"]), source=event["source"], user_id=event["user_id"],
+            topic="feedback", partition=0, offset=1_000 + number, received_at=utc_now(),
+        )  # fmt: skip
+        ids.append(event["id"])
+    messages.clear()
+    label_requests.settle(service.warehouse)
+    return ids
+
+
+def previewed(service: Local) -> list[dict[str, Any]]:
+    found = service.perform(preview_dataset, PreviewDataset(workload="support"), Caller("otto"))
+    rows: list[dict[str, Any]] = json.loads(b"".join(found))["rows"]
+    return rows
 
 
 def several(service: Local, opinions: int) -> None:

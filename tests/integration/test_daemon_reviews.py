@@ -172,7 +172,7 @@ def test_a_dataset_is_outdated_though_a_kill_followed_the_decision(
     request = asked(queue)
     id = next(row["feedback_id"] for row in ask(queue.service, "rows", workload="support", state="taught"))
     with monkeypatch.context() as patched:
-        patched.setattr(rows, "_make_anew", lambda *_: None)
+        patched.setattr(rows, "make_anew", lambda *_: None)
         ask(queue.service, "decide_rows", action="drop", ids=[id], reason="libel", user="anna")
     if found_by == "approval":
         with pytest.raises(RetunedError, match="it is made anew, and waits for approval again"):

@@ -6,6 +6,9 @@ import pytest
 
 from retuned.daemon.cli import progress
 
+OTHERS = ({"id": "other", "finished_at": "2026-03-02 08:00", "state": "failed", "version": None, "error": "disk"},)
+"""Runs that another request asked for."""
+
 
 class Reported:
     """A daemon that reports one progress after the other."""
@@ -13,10 +16,10 @@ class Reported:
     def __init__(self, *reports: dict[str, Any]) -> None:
         row = {"id": "r", "finished_at": None, "waits_for": None, "state": "running", "version": "v", "error": None}
         ended = row | {"finished_at": "2026-03-02 09:00", "state": "succeeded", "progress": None}
-        self._rows = [row | {"progress": one} for one in (reports[0], *reports)] + [ended]
+        self._rows = [row | {"progress": one} for one in reports] + [ended]
 
     def ask(self, *_: Any) -> Any:
-        return [self._rows.pop(0)]
+        return [*OTHERS, self._rows.pop(0)]
 
 
 def test_a_stage_that_has_not_counted_yet_shows_no_count_of_an_earlier_one(
@@ -27,5 +30,5 @@ def test_a_stage_that_has_not_counted_yet_shows_no_count_of_an_earlier_one(
     service: Any = Reported(
         {"stage": "dataset", **built}, {"stage": "evaluate", **built}, {"stage": "evaluate", "evaluated": 1, "rows": 3}
     )
-    assert progress.follow(service, "support") == 0
+    assert progress.follow(service, {"workload": "support", "run": "r"}) == 0
     assert capsys.readouterr() == ("support: succeeded: v\n", "support: dataset\nsupport: evaluate\n")

@@ -19,6 +19,7 @@ from teaching import Teacher
 from traffic import new_warehouse
 
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.daemon.cli import memory
 from retuned.daemon.cli.command import LINES, Common
 from retuned.daemon.cli.main import main
 from retuned.daemon.cli.progress import follow
@@ -120,6 +121,30 @@ def test_what_users_write_moves_no_cursor(tmp_path: Path, run: Run) -> None:
         assert not {"\x1b", "\r", "\u202e"} & set(shown)
 
 
+def test_what_producers_name_moves_no_cursor(tmp_path: Path, run: Run) -> None:
+    file, id, at = deployed(tmp_path, 0), "i\x1b[2J", utc_now()
+    with opened(load(file)) as local:
+        teacher = Teacher(local.warehouse, workload="support")
+        row = teacher.correct("Where\x1b[2J?", "There.", "Here.", user_id="u\x1b[2J")
+        local.warehouse.execute("UPDATE feedback SET id = ? WHERE id = ?", [id, row])
+        asked = local.warehouse.rows("SELECT id FROM interactions")[0]["id"]
+        local.warehouse.insert(
+            "label_requests", id=id, created_at=at, workload="support", interaction_id=asked, reason="x\x1b[2J",
+            detail="", announced=True,
+        )  # fmt: skip
+        local.warehouse.insert("dead_letters", topic="t", partition=0, offset=0, received_at=at, reason=id, detail=id)
+    for arguments in (["rows", "support"], ["labels"], ["dead-letters", "list"]):
+        shown = run(file, *arguments)
+        assert ("[2J" in shown, "\x1b" in shown) == (True, False), arguments
+
+
+def test_a_misspelled_workload_is_no_empty_list(thirty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["runs", "hr.vpm-9"], ["versions", "hr.vpm-9"], ["labels", "--workload", "hr.vpm-9"],
+                      ["accounts", "hr.vpm-9"]):  # fmt: skip
+        assert main([*arguments, "--config", str(thirty)]) == 1, arguments
+        assert "workload hr.vpm-9: unknown" in capsys.readouterr().err, arguments
+
+
 def test_a_terminal_with_colours_gets_them(thirty: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -164,6 +189,22 @@ def test_every_list_shows_a_moment_alike_and_json_as_iso_8601(tmp_path: Path, ru
             assert re.fullmatch(r"\S+T\d\d:\d\d:\d\d\.\d{3}Z", time), arguments
 
 
+def test_the_memory_is_listed_to_its_end(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = deployed(tmp_path, 1)
+    with opened(load(file)) as local:
+        workload = ask(local, "overview")["workloads"][0]["facts"]["workload"]
+        for number in range(5):
+            local.warehouse.insert(
+                "memory_entries", id=f"e{number}", workload=workload, question_key=f"k{number}", question="Where?",
+                answer="Here.", source="expert", since=utc_now(), added_at=utc_now(), state="active", sequence=number,
+                changed_at=utc_now(), messages="[]", feedback_ids="[]", reason="",
+            )  # fmt: skip
+    for page in (2, 5, 10):
+        monkeypatch.setattr(memory, "PAGE", page)
+        found = json.loads(run(file, "memory", "list", workload, "--json"))
+        assert sorted(one["id"] for one in found) == [f"e{number}" for number in range(5)], page
+
+
 def test_versions_are_listed_with_scores_gate_and_share(tmp_path: Path, run: Run) -> None:
     file, at = deployed(tmp_path, 4), datetime(2026, 3, 2, 9)
     name, folder = "billing.dunning-1", str(tmp_path)
@@ -182,13 +223,15 @@ def test_versions_are_listed_with_scores_gate_and_share(tmp_path: Path, run: Run
                 reasons="[]", figures="{}", run_id=f"run {number}",
             )  # fmt: skip
         local.jobs.context.rollout.promote(name, "bbbbbbbb", "operator", "by hand", at)
+        untrained = "SELECT workload FROM interactions WHERE workload NOT IN (SELECT workload FROM models)"
+        other = local.warehouse.rows(untrained)[0]["workload"]
     lines = [" ".join(line.split()) for line in run(file, "versions", name).splitlines()]
     newest, oldest = [line for line in lines if line.startswith("2026-03")]
     assert newest == f"2026-03-03 {name}@bbbbbbbb 0.750 0.625 passed champion 100%"
     assert oldest.startswith(f"2026-03-02 {name}@aaaaaaaa 0.500 0.625 refused")
     listed = json.loads(run(file, "versions", "--json"))
     assert [one["passed"] for one in listed if one["version"] in ("aaaaaaaa", "bbbbbbbb")] == [True, False]
-    assert run(file, "versions", "nobody") == "No version yet: nothing was trained.\n"
+    assert run(file, "versions", other) == "No version yet: nothing was trained.\n"
 
 
 def test_the_incumbent_is_named_where_no_version_serves(tmp_path: Path, run: Run) -> None:
@@ -239,11 +282,11 @@ def queue(warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_run_that_is_followed_shows_its_stages_until_it_ends(
     queue: RunQueue, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    queue.runs.ask("support", asked_by="an operator")
+    asked = {"workload": "support", "run": queue.runs.ask("support", asked_by="an operator").run}
     thread = queue.work()
     until(lambda: queue.began or not thread.is_alive())
     ended: list[int] = []
-    following = threading.Thread(target=lambda: ended.append(follow(queue.service, "support")))
+    following = threading.Thread(target=lambda: ended.append(follow(queue.service, asked)))
     following.start()
     shown: list[str] = []
     until(lambda: shown.append(capsys.readouterr().err) or "support: train, step 1" in "".join(shown))

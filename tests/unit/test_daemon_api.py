@@ -246,6 +246,16 @@ def test_a_time_beyond_the_calendar_is_the_clients_error(running: Running, time:
         assert (answer.status_code, name in answer.json()["error"]) == (400, True)
 
 
+@pytest.mark.parametrize("path", ["/" + "x" * 5_000, "/x\0"])
+def test_what_can_be_no_path_is_refused(running: Running, path: str) -> None:
+    for route, field in (("workloads/support.refunds/rebase", "base"), ("backup", "folder")):
+        headers = running.headers("admin")
+        answer = httpx.post(f"{running.url}/api/v1/{route}", json={field: path}, headers=headers, timeout=20)
+        assert (answer.status_code, "no path" in answer.json()["error"]) == (409, True), answer.text
+    for name in ("x" * 300 + ".css", "x%00.css", "..%2Fteach.py"):
+        assert httpx.get(f"{running.url}/static/{name}", timeout=20).status_code == 404
+
+
 def test_a_decision_names_who_asked_for_it(running: Running) -> None:
     path = f"{running.url}/api/v1/workloads/support.refunds/retrain"
     answer = httpx.post(path, json={}, headers=running.headers("operator"), timeout=20)

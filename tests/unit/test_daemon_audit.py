@@ -86,6 +86,18 @@ def test_a_request_and_the_change_that_it_causes_share_an_id_and_name_who_asked(
     assert set(entries(local.warehouse, "request_id")) == {(answer.headers["X-Request-Id"],)}
 
 
+def test_a_page_names_its_request_as_the_audit_does_whatever_is_answered(local: Local, settings: Settings) -> None:
+    otto, vera = client(local, settings, "otto", "operator"), client(local, settings, "vera", "viewer")
+    page = {"Accept": "text/html"}
+    promoted = otto.post("/workloads/support/promote", data={"version": V1, "reason": "because"}, headers=page)
+    assert promoted.status_code == 303
+    refused = vera.post("/workloads/support/promote", data={"version": V1, "reason": "because"}, headers=page)
+    assert refused.status_code == 403
+    read = otto.get("/answers", headers=page)
+    ids = [answer.headers["X-Request-Id"] for answer in (promoted, refused, read)]
+    assert [*dict.fromkeys(id for (id,) in entries(local.warehouse, "request_id"))] == ids
+
+
 def test_a_rule_is_named_as_the_actor_of_what_it_does_by_itself(local: Local) -> None:
     rollout = local.jobs.context.rollout
     rollout.promote("support", V1, "gate", "it is better", utc_now())
@@ -224,7 +236,7 @@ def test_each_refusal_is_there_with_its_workload(local: Local, settings: Setting
         ("accounts?workload=support", 403),
         ("workloads/support/status", 403),
         ("interactions/support-0", 403),
-        ("versions?workload=billing", 200),
+        ("versions?workload=billing", 404),
         ("workloads/billing/status", 404),
     ):
         assert boa.get(f"/api/v1/{path}").status_code == status, path

@@ -214,11 +214,22 @@ YES, NO = ("helpful", "true"), ("helpful", "false")
         ),
         (
             [
-                work("ben", "answered", 0, "correction", '"14 Days"'),
-                work("cleo", "answered", 0, "correction", '"14  days"', True),
+                work("ben", "answered", 0, "correction", '"14 days"'),
+                work("cleo", "answered", 0, "correction", '"14 days\\n"', True),
             ],
             2,
             "answered",
+        ),
+        *(
+            (
+                [
+                    work("ben", "answered", 0, "correction", '"the key aB3x"'),
+                    work("cleo", "answered", 0, "correction", other),
+                ],
+                2,
+                "disputed",
+            )
+            for other in ('"the key Ab3X"', '"the key  aB3x"')
         ),
         (
             [

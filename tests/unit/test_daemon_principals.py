@@ -92,6 +92,28 @@ def test_a_rotated_token_is_valid_for_a_day(file: Path) -> None:
         rotate(file, "anna", None, NOW)
 
 
+def test_a_rotated_token_expires_as_the_one_before_it_would_have(file: Path) -> None:
+    day = timedelta(days=1)
+    add(file, "carl", "operator", NOW + 30 * day, NOW)
+    for hours in (0, 1):  # while the first one is still valid, and has a day left
+        token = rotate(file, "carl", None, NOW + hours * HOUR)
+    running = known(file)
+    assert role(running, token, NOW + 30 * day - HOUR) == "operator"
+    assert role(running, token, NOW + 30 * day) is None
+    token = rotate(file, "carl", NOW + 60 * day, NOW + 2 * HOUR)
+    assert role(running, token, NOW + 60 * day - HOUR) == "operator"
+
+
+@pytest.mark.parametrize("http", [{}, {"viewer_token": "may-look-at-it-all"}])
+def test_nobody_listens_to_other_machines_without_a_token_for_changes(http: dict[str, str], file: Path) -> None:
+    open_to_all = HttpSettings(host="0.0.0.0", **http)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"^http.host 0.0.0.0: is reachable from other machines"):
+        Principals(open_to_all)
+    add(file, "anna", "admin", None, NOW)
+    for more in ({"principals_file": file}, {"operator_token": "may-do-something"}):
+        assert Principals(HttpSettings(host="0.0.0.0", **more)).required  # type: ignore[arg-type]
+
+
 def test_a_token_expires(file: Path) -> None:
     token = add(file, "anna", "viewer", NOW + HOUR, NOW)
     running = known(file)
@@ -249,7 +271,7 @@ def test_the_command(tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[s
     assert made.strip() not in json.dumps(shown)
     assert token("ada", "--role", "labeller", "--workload", "support.*", "--workload", "hr")[0] == 0
     status, listed, _ = token("--list")
-    assert (status, listed.count("anna"), "expires 2999-01-01 00:00 UTC" in listed) == (0, 2, False)
+    assert (status, listed.count("anna"), "expires 2999-01-01 00:00 UTC" in listed) == (0, 2, True)
     assert re.search(r"^ada +labeller +made \S+ \S+ UTC +of support\.\*, hr$", listed, re.MULTILINE)
     assert token("--revoke", "ada")[0] == 0
     assert made.strip() not in listed

@@ -1,5 +1,6 @@
 """What a command makes of whatever listens on the daemon's port."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,10 @@ from asking import ask
 from brokers import free_port
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.daemon import client
+from retuned.daemon.cli.main import main
 from retuned.daemon.client import Client
+from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import Settings
 
 
@@ -59,6 +63,42 @@ def remote(port: int) -> Client:
 def test_whether_anything_listens(listener: Listener) -> None:
     assert remote(listener.server_port).is_up()
     assert not remote(free_port()).is_up()
+
+
+@pytest.mark.parametrize("host", ["retuned.invalid", "192.0.2.1"])
+@pytest.mark.parametrize(
+    "command", [["import", "a.jsonl"], ["pause", "--reason", "r"], ["forget", "--user", "u", "--yes"]]
+)
+def test_no_warehouse_here_is_in_the_place_of_that_of_a_daemon_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 0.2)
+    Path("a.jsonl").write_text('{"question": "Where?", "answer": "Here."}\n')
+    Path("retuned.yaml").write_text(f"http: {{host: {host}, client_token: the-token-of-anna}}")
+    with opened(Settings()):
+        pass
+    assert main(command) == 1
+    printed, problem = capsys.readouterr()
+    assert (printed, f"http.host {host}: no connection to the daemon on port 8321" in problem) == ("", True), problem
+    with opened(Settings()) as local:
+        assert local.warehouse.rows("FROM pauses") == local.warehouse.rows("FROM erasures") == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "0.0.0.0", "::"])
+def test_where_the_daemon_is_on_this_machine_its_warehouse_is_here(host: str) -> None:
+    http = {"host": host, "port": free_port(), "operator_token": "may-do-something"}
+    assert not Client(Settings(http=http)).is_up()  # type: ignore[arg-type]
+
+
+def test_an_address_of_this_machine_is_here() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 1))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has loopback addresses alone")
+        own = probe.getsockname()[0]
+    assert not Client(Settings(http={"host": own, "port": free_port()})).is_up()  # type: ignore[arg-type]
 
 
 def test_what_is_given_is_asked_for(listener: Listener) -> None:

@@ -332,6 +332,7 @@ def test_a_run_waits_for_the_hours_of_training_and_stops_at_their_end(queue: Run
     queue.configure(schedule={"training_hours": ["22:00-06:00"]})
     answer = command(queue.service, "retrain", "support", {})
     assert "schedule.training_hours: 2026-04-01 22:00 UTC" in answer["done"]
+    assert queue.warehouse.rows("SELECT id FROM runs") == [{"id": answer["run"]}]
     assert queue.began == []
     assert queue.waits() == {"support": "hours"}
     queue.now = NOON.replace(hour=23)

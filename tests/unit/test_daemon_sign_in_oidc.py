@@ -13,6 +13,7 @@ from joserfc.jwk import KeySet, OctKey, RSAKey
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web.oidc import Provider
 from retuned.daemon.web.principals import Principals
@@ -232,5 +233,5 @@ def test_an_exposed_daemon_needs_no_token_where_a_provider_knows_people() -> Non
     oidc = {"issuer": "https://login.example.com", "client_id": "retuned", "roles": ROLES}
     made = HttpSettings.model_validate({"host": "0.0.0.0", "oidc": oidc})
     assert Principals(made).required
-    with pytest.raises(ValidationError, match="reachable from other machines"):
-        HttpSettings.model_validate({"host": "0.0.0.0"})
+    with pytest.raises(ConfigurationError, match="reachable from other machines"):
+        Principals(HttpSettings(host="0.0.0.0"))

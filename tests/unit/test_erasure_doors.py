@@ -1,6 +1,7 @@
 """Who may erase, by the API and on the page; and what the audit keeps of it."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,11 +79,14 @@ def test_the_page_shows_what_is_found_before_it_offers_to_erase(local: Local, se
     assert 'value="erase"' not in admin.get("/erasures").text
     shown = admin.post("/erasures", data={"user_id": "ann@shop", "reason": "by mail", "action": "preview"})
     assert "1 rows of interactions" in shown.text
-    assert 'value="erase"' in shown.text
+    (form,) = (one for one in re.findall("<form.*?</form>", shown.text, re.DOTALL) if 'value="erase"' in one)
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form))
+    assert fields == {"user_id": "ann@shop", "reason": "by mail"}
+    assert form.count("<input") == len(fields), "what is erased is what was shown: nothing can be edited"
     assert len(local.warehouse.rows("SELECT * FROM interactions")) == 1
     refused = admin.post("/erasures", data={"action": "erase"})
     assert (refused.status_code, "select by one of" in refused.text) == (409, True)
-    done = admin.post("/erasures", data={"user_id": "ann@shop", "reason": "by mail", "action": "erase"})
+    done = admin.post("/erasures", data=fields | {"action": "erase"})
     assert (done.status_code, done.headers["location"]) == (303, "/erasures")
     assert local.warehouse.rows("SELECT * FROM interactions") == []
     assert "receipt" in admin.get("/erasures").text
