@@ -104,7 +104,7 @@ def shop_events() -> list[Any]:
         feedback("f-bob-on-ann", "ann-1", user_id="bob"),
         feedback("f-ann-on-bob", "bob-1", user_id="ann@shop", name="correction", value=f"{MINE}!"),
         feedback("f-bob-on-bob", "bob-1", user_id="bob"),
-        f'{{"id": "ann-1", "broken": "{LETTER}'.encode(),
+        f'{{"id": "ann-1", "broken": "{LETTER}"}}'.encode(),
     ]
 
 

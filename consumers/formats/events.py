@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from retuned.consumers.common.tool_calls import are_calls
-from retuned.consumers.formats.messages import reasoning_of
+from retuned.consumers.formats.messages import LONGEST_INLINE, reasoning_of, without_media
 from retuned.consumers.formats.users import MAY_NAME_USERS, take_user
 from retuned.consumers.formats.work import LARGEST, work_of
 from retuned.consumers.settings import IngestSettings
@@ -187,6 +187,7 @@ _CONTEXT = msgspec.json.Decoder(list[str] | None)
 _ATTRIBUTES = msgspec.json.Decoder(dict[str, Raw] | None)
 _TOOLS = msgspec.json.Decoder(list[dict[str, Any]] | None)
 _TO_JSON = msgspec.json.Encoder()
+_AROUND_TEXT = len('{"role":"r","content":""},')
 
 
 def decode(kind: Kind, payload: bytes | None, bounds: Bounds) -> Event:
@@ -219,7 +220,7 @@ def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
         event: Event = _INTERACTION.decode(payload) if kind == "interactions" else _FEEDBACK.decode(payload)
         if type(event) is Interaction:
             field = "messages: "
-            _MESSAGES.decode(event.messages)
+            beside_texts = len(event.messages) - sum(map(_length, _MESSAGES.decode(event.messages)))
             if event.context is not UNSET:
                 field = "context: "
                 _CONTEXT.decode(event.context)
@@ -236,6 +237,8 @@ def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                 event.messages, event.context, event.attributes = map(
                     _plain, (event.messages, event.context, event.attributes)
                 )
+            if beside_texts > LONGEST_INLINE:
+                event.messages = _without_media(event.messages)
     except msgspec.ValidationError as error:
         raise BadEvent("not_an_event", field + _QUOTED.sub("Invalid enum value", str(error))) from error
     except msgspec.DecodeError as error:
@@ -251,6 +254,18 @@ def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
 def _plain(nested: Any) -> Any:
     """Returns JSON without escapes, which would hide personal data from redaction."""
     return nested if nested is UNSET else Raw(_TO_JSON.encode(msgspec.json.decode(nested)))
+
+
+def _length(message: Message) -> int:
+    """Returns a lower bound of the bytes of a message whose content is a text; of others, which may hold media, 0."""
+    return _AROUND_TEXT + len(message.content) if type(message.content) is str else 0
+
+
+def _without_media(messages: Any) -> Raw:
+    """Returns messages without the bytes of media, in which nobody's data can be found."""
+    plain = msgspec.json.decode(messages)
+    kept = without_media(plain)
+    return messages if kept == plain else Raw(_TO_JSON.encode(kept))
 
 
 def _take_user(event: Interaction) -> None:

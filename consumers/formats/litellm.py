@@ -13,6 +13,7 @@ from retuned.consumers.formats.messages import Plain, is_short_id, object_of, wi
 _ANSWERS = ("completion", "responses", "anthropic_messages", "generate_content")
 _REDACTED = "redacted-by-litellm"  # by `turn_off_message_logging`
 _WORKLOAD_TAG = "workload:"
+_OWNER = "user_api_key_user_id"  # of an app's key: the same for all of its users
 _KEPT = ("request_tags", "model_group", "custom_llm_provider", "cache_hit", "model_id")
 
 
@@ -43,6 +44,7 @@ def _log(value: Plain) -> Plain:
     is_input = isinstance(value["messages"], str) or "responses" in str(value["call_type"])
     given = object_of(metadata.get("requester_metadata")) | object_of(metadata.get("spend_logs_metadata"))
     users = (value.get("end_user"), metadata.get("user_api_key_end_user_id"), parameters.get("user"))
+    kept = {key: value.get(key) or None for key in _KEPT} | {_OWNER: metadata.get(_OWNER) or None}
     return {
         "id": None if is_short_id(value.get("id")) else value.get("id"),  # most are that of the response
         "timestamp": ended or began,
@@ -53,11 +55,11 @@ def _log(value: Plain) -> Plain:
         },
         "response": response,
         "conversation_id": value.get("session_id") or value.get("trace_id"),
-        "user_id": next((user for user in users if user), metadata.get("user_api_key_user_id")),
+        "user_id": next((user for user in users if user), None),
         "latency_seconds": _between(began, ended),
         "time_to_first_token_seconds": _between(began, first),
         "cost": value.get("response_cost"),
-        "attributes": given | without_nothing({key: value.get(key) or None for key in _KEPT}),
+        "attributes": given | without_nothing(kept),
     }  # fmt: skip
 
 

@@ -12,7 +12,11 @@ Plain = dict[str, Any]
 """A decoded JSON object."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
-_INLINE = ("url", "image_url", "data", "file_data", "bytes", "content_base64")  # the fields of parts that carry media
+# The fields of parts that carry media; in a blob of OpenTelemetry, it is the content.
+_INLINE = frozenset(
+    ("url", "image_url", "image", "images", "data", "file_data", "bytes", "base64", "content_base64")
+)  # fmt: skip
+_INLINE_OF_BLOB = _INLINE | {"content"}
 LONGEST_INLINE = 256  # characters; a longer data URL or base64 text is left out
 _OPTIONAL_TEXTS = ("conversation_id", "user_id", "finish_reason")
 _SHORT_ID = re.compile("(chatcmpl-|cmpl-|resp_|msg_).{0,7}")
@@ -59,10 +63,13 @@ def without_media(value: Any) -> Any:
         return [without_media(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {key: _shortened(item) if key in _INLINE else without_media(item) for key, item in value.items()}
+    inline = _INLINE_OF_BLOB if value.get("type") == "blob" else _INLINE
+    return {key: _shortened(item) if key in inline else without_media(item) for key, item in value.items()}
 
 
 def _shortened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
     if not isinstance(value, str):
         return without_media(value)
     head = value[:64].partition(",")[0] + "," if value.startswith("data:") else ""

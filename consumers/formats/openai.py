@@ -111,7 +111,9 @@ def interaction(log: Plain) -> Plain:
     metadata = object_of(request.get("metadata")) | object_of(response.get("metadata"))
     usage = object_of(response.get("usage"))
     latency = in_seconds(log.get("latency_ms"))
-    conversation = log.get("conversation_id") or request.get("conversation") or metadata.get("conversation_id")
+    kept = request.get("conversation") or response.get("conversation")
+    conversation = log.get("conversation_id") or kept or metadata.get("conversation_id")
+    before = kept or request.get("previous_response_id") or response.get("previous_response_id")
     attributes = metadata | {
         "client_id": log.get("client_id"),
         "tools": request.get("tools") or None,
@@ -126,7 +128,7 @@ def interaction(log: Plain) -> Plain:
             "timestamp": instant(log.get("timestamp") or response.get("created") or response.get("created_at")),
             "workload": log.get("workload") or log.get("workload_id") or metadata.get("workload"),
             "model": response.get("model") or request.get("model"),
-            "messages": _prompt(request),
+            "messages": _prompt(request, before),
             "response": text,
             "context": log.get("context"),
             "conversation_id": conversation.get("id") if isinstance(conversation, dict) else conversation,
@@ -152,12 +154,13 @@ def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
         text = choice.get("text", texts_of(message.get("content")))
         if text is None:
             beside = message.get("tool_calls") or reasoning_of(message)  # reasoning may be cut off before the answer
-            text = message.get("refusal") or ("" if beside or _is_empty(choice) else None)
+            spoken = object_of(message.get("audio")).get("transcript")
+            text = message.get("refusal") or spoken or ("" if beside or _is_empty(choice) else None)
         return message, text, choice.get("finish_reason")
     output, status = objects_of(response.get("output")), response.get("status")
     texts = [texts_of(item.get("content")) for item in output if item.get("type", "message") == "message"]
     calls = [_tool_call(item) for item in output if item.get("type") in _CALLS]
-    text = "".join(text for text in texts if text)
+    text = "\n".join(text for text in texts if text)
     message = {"tool_calls": calls} if calls else {}
     has_ended = status in _FINISHED and isinstance(response.get("output"), list)
     is_empty = has_ended and all(item.get("type") == "reasoning" for item in output)
@@ -218,22 +221,37 @@ class _Calls:
         return [call | {"function": call["function"] | {"arguments": "".join(pieces)}} for call, pieces in self._all]
 
 
-def _prompt(request: Plain) -> Any:
-    """Returns the messages of a request: of a chat, of a completion's prompt, or of the responses API's input."""
+def _prompt(request: Plain, before: Any) -> Any:
+    """Returns the messages of a request: of a chat, of a completion's prompt, or of the responses API's input.
+
+    A message that is no text stands for a conversation `before` the input, which OpenAI keeps: nothing is learned from
+    a question without its history, and it is compared with no other.
+    """
     if "messages" in request:
         return request["messages"]
-    if isinstance(request.get("prompt"), str):
-        return [{"role": "user", "content": request["prompt"]}]
+    prompt = request.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        (prompt,) = prompt
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
     instructions, given = request.get("instructions"), request.get("input")
     messages = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
+    if before:
+        messages.append(_reference(object_of(before).get("id", before)))
     if isinstance(given, str):
         return [*messages, {"role": "user", "content": given}]
     items = [_input_item(item) for item in objects_of(given)]
     return [*messages, *(item for item in items if "role" in item)] or None
 
 
+def _reference(id: Any) -> Plain:
+    return {"role": "assistant", "content": [{"type": "item_reference", "id": id}]}
+
+
 def _input_item(item: Plain) -> Plain:
     """Returns an item of the responses API as a chat message; one without a role is a step of the answer before."""
+    if item.get("type") == "item_reference":
+        return _reference(item.get("id"))
     if item.get("type") in _CALLS:
         return {"role": "assistant", "content": None, "tool_calls": [_tool_call(item)]}
     if item.get("type") in _RESULTS:

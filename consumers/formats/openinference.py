@@ -15,7 +15,6 @@ from retuned.consumers.formats.messages import (
     present,
     texts_of,
     tool_call,
-    without_media,
     without_nothing,
 )
 
@@ -65,7 +64,7 @@ def interaction(attributes: Plain) -> Plain:
             "id": None if is_short_id(answer_id) else answer_id,
             "workload": metadata.get("workload"),
             "model": attributes.get("llm.model_name"),
-            "messages": without_media(prompt) or None,
+            "messages": prompt or None,
             "response": "\n".join(texts) if texts else "" if calls else None,
             "conversation_id": attributes.get("session.id"),
             "user_id": attributes.get("user.id"),

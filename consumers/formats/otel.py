@@ -32,7 +32,6 @@ from retuned.consumers.formats.messages import (
     seconds_between,
     texts_of,
     tool_call,
-    without_media,
     without_nothing,
 )
 
@@ -40,9 +39,11 @@ EVALUATION = "gen_ai.evaluation.result"
 DETAILS = "gen_ai.client.inference.operation.details"
 EVENT_NAMES = (EVALUATION, DETAILS)
 ANSWERS = ("chat", "text_completion", "generate_content")  # other operations are steps around an answer
+CHOICE = "gen_ai.choice"
 OLD_MESSAGES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.prompt", "gen_ai.completion")
 FAILED = (2, "2", "STATUS_CODE_ERROR", "ERROR")
+EVENT_CONTENT = "gen_ai.event.content"  # more attributes of an event, as JSON (Azure AI Inference)
 BATCHES = {"resourceSpans", "resourceLogs", "scopeSpans", "scopeLogs"}
 LATENCY = "latency_seconds"
 
@@ -52,8 +53,12 @@ _TAKEN = (
     *("gen_ai.completion", "gen_ai.response.id", "gen_ai.response.finish_reasons", "gen_ai.conversation.id"),
     *("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "gen_ai.usage.output_tokens"),
     *("gen_ai.usage.completion_tokens", "gen_ai.response.time_to_first_chunk", "user.id", "enduser.id"),
-    *("gen_ai.tool.definitions", "event.name"),
+    *("gen_ai.tool.definitions", "event.name", EVENT_CONTENT),
 )
+
+_MESSAGE = ("role", "content", "parts", "tool_calls")
+# What a message has without its content.
+_BARE = ("role", "id", "index", "finish_reason", "name", "tool_call_id", "type", "event.name")
 
 
 def is_batch(value: Plain) -> bool:
@@ -83,10 +88,8 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         if name == EVALUATION:
             yield from _evaluation(record, attributes)
             continue
-        attached = [
-            (_name(item, {}), _attributes(item.get("attributes")), item) for item in objects_of(record.get("events"))
-        ]
-        extra = [more for n, more, _ in attached if n != EVALUATION and n not in OLD_MESSAGES]
+        attached = [(_name(item, {}), _of_event(item), item) for item in objects_of(record.get("events"))]
+        extra = [more for n, more, _ in attached if n not in (EVALUATION, CHOICE, *OLD_MESSAGES)]
         if any(extra):  # the span's own attributes take precedence, then those of its first event
             attributes = {key: value for more in (*reversed(extra), attributes) for key, value in more.items()}
         if langfuse.is_span(attributes):
@@ -94,8 +97,10 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         elif reason := _no_answer(name, attributes):
             yield PassedOver(reason)
         else:
-            fields, choices = _interaction(record, attributes, resource, [(n, more) for n, more, _ in attached])
-            reason = _unanswered(record, attributes, fields)
+            fields, choices, is_captured = _interaction(
+                record, attributes, resource, [(n, more) for n, more, _ in attached]
+            )
+            reason = _unanswered(record, attributes, fields, is_captured=is_captured)
             yield PassedOver(reason) if reason else ("interactions", fields)
             yield from [PassedOver("further_choice")] * (choices - 1)
             if reason == "without_content" and _where(record)["trace_id"] and not openinference.is_span(attributes):
@@ -128,7 +133,7 @@ def _records(value: Plain) -> Iterator[tuple[Plain, Plain]]:
 
 def _no_answer(name: str, attributes: Plain) -> str | None:
     """Returns the reason why the attributes are not those of a model's answer, else None."""
-    if name in OLD_MESSAGES or name == "gen_ai.choice":
+    if name in OLD_MESSAGES or name == CHOICE:
         return "message_alone"
     if any(key.startswith("gen_ai.") for key in attributes) or name == DETAILS:
         operation = attributes.get("gen_ai.operation.name")
@@ -138,14 +143,14 @@ def _no_answer(name: str, attributes: Plain) -> str | None:
     return "no_model_call"
 
 
-def _unanswered(record: Plain, attributes: Plain, fields: Plain) -> str | None:
+def _unanswered(record: Plain, attributes: Plain, fields: Plain, *, is_captured: bool) -> str | None:
     """Returns the reason why a model call has no answer; None if it has one, or should have one."""
     if "response" in fields:
         return None
     status = object_of(record.get("status"))
     if attributes.get("error.type") or (status.get("code") or status.get("status_code")) in FAILED:
         return "failed_call"
-    return None if any(key.startswith(CONTENT) for key in attributes) or "messages" in fields else "without_content"
+    return None if is_captured or any(key.startswith(CONTENT) for key in attributes) else "without_content"
 
 
 def _latency(fields: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
@@ -173,18 +178,23 @@ def _row(record: Plain, resource: Plain) -> Plain:
 
 def _interaction(
     record: Plain, attributes: Plain, resource: Plain, attached: list[tuple[str, Plain]]
-) -> tuple[Plain, int]:
-    """Returns the first answer of a call and the number of answers."""
+) -> tuple[Plain, int, bool]:
+    """Returns the first answer of a call, the number of answers, and whether any content of the call was captured.
+
+    What is not understood stays absent, and validation refuses the event.
+    """
     if not any(key.startswith("gen_ai.") for key in attributes) and openinference.is_span(attributes):
-        return _of_openinference(record, attributes, resource), 1
+        fields = _of_openinference(record, attributes, resource)
+        return fields, 1, "messages" in fields
     answers = _messages(attributes, "gen_ai.output.messages", "gen_ai.completion")
-    answers += [_choice(more) for name, more in attached if name == "gen_ai.choice"]
+    answers += [choice for name, more in attached if name == CHOICE and _has_content(choice := _choice(more))]
     prompt = _system(attributes) + _messages(attributes, "gen_ai.input.messages", "gen_ai.prompt")
-    prompt += [_old_message(OLD_MESSAGES[name], more) for name, more in attached if name in OLD_MESSAGES]
+    old = [_old_message(OLD_MESSAGES[name], more) for name, more in attached if name in OLD_MESSAGES]
+    prompt += [message for message in old if _has_content(message)]
     answer = answers[0] if answers else {}
     text = texts_of(answer.get("content"))
-    if text is None and answer:
-        text = ""
+    if text is None and (answer.get("tool_calls") or reasoning_of(answer) or answer.get("content", "") in (None, [])):
+        text = ""  # the source states it
     reasons = _decoded(attributes.get("gen_ai.response.finish_reasons"))
     kept = {
         key: value
@@ -205,7 +215,7 @@ def _interaction(
             or _first(resource, "retuned.workload", "service.name")
             or attributes.get("service.name"),
             "model": _first(attributes, "gen_ai.response.model", "gen_ai.request.model"),
-            "messages": without_media(prompt) or None,
+            "messages": None if any(map(_is_unknown, prompt)) else prompt or None,
             "response": text,
             "conversation_id": _first(attributes, "gen_ai.conversation.id", "session.id"),
             "user_id": _first(attributes, "user.id", "enduser.id"),
@@ -218,7 +228,7 @@ def _interaction(
             "attributes": kept or None,
         }
     )
-    return fields, len(answers)
+    return fields, len(answers), bool(answers or prompt)
 
 
 def _of_openinference(record: Plain, attributes: Plain, resource: Plain) -> Plain:
@@ -266,31 +276,64 @@ def _evaluation(record: Plain, attributes: Plain) -> Iterator[tuple[Kind, Plain]
 
 
 def _system(attributes: Plain) -> list[Plain]:
-    instructions = _decoded(attributes.get("gen_ai.system_instructions"))
-    if not instructions:
+    value = attributes.get("gen_ai.system_instructions")
+    parts = _decoded(value)
+    if not parts:
         return []
-    return _chat({"role": "system", "parts": instructions} if isinstance(instructions, list) else
-                 {"role": "system", "content": instructions})  # fmt: skip
+    return _chat({"role": "system", "parts": parts} if isinstance(parts, list) else
+                 {"role": "system", "content": parts if isinstance(parts, str) else value})  # fmt: skip
 
 
 def _messages(attributes: Plain, current: str, old: str) -> list[Plain]:
     """Returns the chat messages under the current or the old name, whole or numbered."""
-    value = _decoded(attributes.get(current, attributes.get(old)))
+    value = attributes.get(current, attributes.get(old))
     if value is None:
         value = numbered(attributes, old + ".")
-    if isinstance(value, str):
-        return [{"role": "user" if old == "gen_ai.prompt" else "assistant", "content": value}]
-    return [message for item in objects_of(value) for message in _chat(item)]
+    return [] if value in (None, "", [], "[]") else _read(value, "user" if old == "gen_ai.prompt" else "assistant")
+
+
+def _read(value: Any, role: str) -> list[Plain]:
+    """Returns the chat messages in a value; a value that holds none is the content of one, also if it is JSON."""
+    plain = _decoded(value)
+    items = plain if isinstance(plain, list) else [plain]
+    if items and all(isinstance(item, dict) and not item.keys().isdisjoint(_MESSAGE) for item in items):
+        return [message for item in items for message in _chat(item)]
+    return [{"role": role, "content": plain if isinstance(plain, str) else _content(value)}]
+
+
+def _content(value: Any) -> Any:
+    """Returns the text of a content, or its parts; JSON that is no list of texts without types is itself the text.
+
+    Amazon Bedrock writes texts without types.
+    """
+    plain = _decoded(value)
+    if isinstance(plain, list) and plain and all(isinstance(part, dict) and part.keys() == {"text"} for part in plain):
+        value = [{"type": "text", **part} for part in plain]
+    text = joined_text(value)
+    return value if text is None else text
+
+
+def _has_content(message: Plain) -> bool:
+    """Whether a message has more than what stays where content is not captured."""
+    return not all(key in _BARE or key.startswith("gen_ai.") for key in message)
+
+
+def _is_unknown(message: Plain) -> bool:
+    """Whether the content of a message is under a name that is not known."""
+    is_known = "content" in message or message.get("tool_calls") or reasoning_of(message)
+    return not is_known and _has_content(message)
 
 
 def _chat(message: Plain) -> list[Plain]:
     """Returns one message as chat messages: every tool result is a message of its own, and reasoning is apart."""
     parts = message.get("parts")
     if not isinstance(parts, list):
-        return [message]
-    rest, calls, results, thoughts = [], [], [], []
-    for part in objects_of(parts):
-        if part.get("type") == "tool_call":
+        return [message | {"content": _content(message["content"])} if "content" in message else message]
+    rest, calls, results, thoughts = list[Any](), [], [], []
+    for part in parts:
+        if not isinstance(part, dict):
+            rest.append(part)
+        elif part.get("type") == "tool_call":
             calls.append(tool_call(part.get("id"), part.get("name"), as_text(part.get("arguments"))))
         elif part.get("type") == "tool_call_response":
             result = _text(part.get("response", part.get("result")))
@@ -314,22 +357,23 @@ def _chat(message: Plain) -> list[Plain]:
 
 
 def _old_message(role: str, attributes: Plain) -> Plain:
-    given = without_nothing(
-        {
-            "tool_calls": _decoded(attributes.get("tool_calls")),
-            "tool_call_id": attributes.get("id") if role == "tool" else None,
-        }
-    )
-    return {"role": attributes.get("role", role), "content": _text(attributes.get("content")), **given}
+    kept = {key: value for key, value in attributes.items() if key not in _BARE and not key.startswith("gen_ai.")}
+    if calls := _decoded(kept.pop("tool_calls", None)):
+        kept = {"content": None, **kept, "tool_calls": calls}
+    if "content" in kept:
+        kept["content"] = _content(kept["content"])
+    about = {"tool_call_id": attributes.get("id")} if role == "tool" and attributes.get("id") else {}
+    return {"role": attributes.get("role", role), **kept, **about}
 
 
 def _choice(attributes: Plain) -> Plain:
-    message = _decoded(attributes.get("message", attributes.get("content")))
-    reply = message if isinstance(message, dict) else {"content": message}
-    calls = _decoded(attributes.get("tool_calls")) or reply.get("tool_calls")
-    return without_nothing(
-        {**reply, "role": "assistant", "finish_reason": attributes.get("finish_reason"), "tool_calls": calls}
-    )
+    rest = {key: value for key, value in attributes.items() if key not in ("message", "tool_calls")}
+    if "message" in attributes:
+        rest |= _read(attributes["message"], "assistant")[0]
+    elif "content" in rest:
+        rest["content"] = _content(rest["content"])
+    calls = _decoded(attributes.get("tool_calls")) or rest.get("tool_calls")
+    return {**rest, "role": "assistant", **without_nothing({"tool_calls": calls})}
 
 
 def _text(value: Any) -> str | None:
@@ -345,6 +389,11 @@ def _attributes(raw: Any) -> Plain:
     if isinstance(raw, dict):
         return raw
     return {item["key"]: _any_value(item.get("value")) for item in objects_of(raw) if isinstance(item.get("key"), str)}
+
+
+def _of_event(event: Plain) -> Plain:
+    attributes = _attributes(event.get("attributes"))
+    return attributes | object_of(_decoded(attributes.get(EVENT_CONTENT)))
 
 
 def _any_value(value: Any) -> Any:

@@ -23,7 +23,6 @@ from retuned.consumers.formats.messages import (
     objects_of,
     texts_of,
     tool_call,
-    without_media,
     without_nothing,
 )
 from retuned.consumers.formats.traced import decoded
@@ -121,7 +120,7 @@ def _inference(row: Plain) -> Plain:
             "timestamp": _time(row),
             "workload": workload,
             "model": row["variant_name"],
-            "messages": without_media(messages) or None,
+            "messages": messages or None,
             "response": text if text is not None else "" if calls else None,
             "conversation_id": row["episode_id"],
             "latency_seconds": in_seconds(row.get("processing_time_ms")),

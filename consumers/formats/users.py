@@ -12,9 +12,9 @@ USER_KEYS = (
     "user_id", "userId", "user.id", "enduser.id", "enduser.pseudo.id", "gen_ai.user.id", "gen_ai.user",
     "gen_ai.request.user", "gen_ai.openai.request.user", "safety_identifier", "user", "end_user", "end_user_id",
     "endUserId", "langfuse.user.id", "langfuse_user_id", "mlflow.trace.user",
-    "traceloop.association.properties.user_id", "user_api_key_end_user_id", "user_api_key_user_id", "Helicone-User-Id",
+    "traceloop.association.properties.user_id", "user_api_key_end_user_id", "Helicone-User-Id",
     "request_user_id",
-    "user.email", "user_email", "userEmail", "user_api_key_user_email", "user.name", "user_name", "userName",
+    "user.email", "user_email", "userEmail", "user.name", "user_name", "userName",
 )  # fmt: skip
 """The first one that is present names the user."""
 
@@ -83,10 +83,14 @@ class Pseudonyms:
         return self._pseudonym(user)
 
 
-@lru_cache(8_192)
 def names_user(key: str, above: str = "") -> bool:
     """Whether a key holds a user: `user_id`, `requestUserId`, and `id` under `user`."""
-    return _KEY.search(f"{above[-64:]}.{key[-64:]}") is not None
+    return _ends_as_user(key[-64:], above[-64:])
+
+
+@lru_cache(8_192)
+def _ends_as_user(key: str, above: str) -> bool:
+    return _KEY.search(f"{above}.{key}") is not None
 
 
 def _as_user(value: Any) -> str | None:

@@ -30,12 +30,16 @@ _WORD = re.compile(r"[^\W\d_]{2}")
 # The kind of matches that stay unchanged.
 _KEPT = "KEPT"
 
+CONTACTS = ("EMAIL", "PHONE", "IP")
+"""The kinds by which a conversation may be named."""
+SUSPECT_CONTACT = "|".join((_LONG_NUMBER.pattern, *addresses.SUSPECT))
+"""An RE2 pattern that matches every text in which one of these is found."""
+
 # Matches every text in which something is found, and few others, also if JSON has escaped the text. An RE2 pattern,
 # which Arrow applies to whole columns.
 _SUSPECT = "|".join(
     (
-        _LONG_NUMBER.pattern,
-        *addresses.SUSPECT,
+        SUSPECT_CONTACT,
         *accounts.SUSPECT,
         *national_ids.SUSPECT,
         *credentials.SUSPECT,

@@ -8,15 +8,13 @@ import msgspec
 
 from retuned.consumers.common.leaves import Leaf, replaced, replaced_in_text, whole
 from retuned.consumers.privacy.columns import Redacted, exchanged, suspects
-from retuned.consumers.privacy.finder import Finder, Found
+from retuned.consumers.privacy.finder import CONTACTS, SUSPECT_CONTACT, Finder, Found
 from retuned.consumers.privacy.placeholders import Conversations, Scope
 from retuned.consumers.privacy.pseudonyms import is_pseudonym
 from retuned.consumers.settings import PrivacySettings
 
 _LONGEST_KEY = 64
 Failed = Callable[[int, Exception], None]
-# Addresses and numbers in ids of conversations.
-_SUSPECT_ID = r"@|%40|\+[ (]?[0-9]|^\(?0[0-9 ()/.\-]{7}|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
 
 
 class Users(Protocol):
@@ -161,14 +159,14 @@ class Redactor:
             names: an Arrow array.
             failed: see `take_out`.
         """
-        suspected = suspects([names], _SUSPECT_ID) if self.enabled else []
+        suspected = suspects([names], SUSPECT_CONTACT) if self.enabled else []
         if not suspected:
             return names
         cleaned = names.take(suspected).to_pylist()
         for place, name in enumerate(cleaned):
             self._begin()
             try:
-                if any(found.kind in ("EMAIL", "PHONE", "IP") for found in self._finder.find(name)):
+                if any(found.kind in CONTACTS for found in self._finder.find(name)):
                     cleaned[place] = pseudonym(name)
             except Exception as error:
                 if failed is None:

@@ -137,6 +137,7 @@ class _Run:
         self._distance = timedelta(seconds=2 * settings.ingest.deduplicate_seconds)
         self.done = Archived(0, 0, 0)
         self.failed: ArchiveError | None = None
+        self._answers: pa.Table | None = None
 
     def finish(self) -> None:
         """Records files that were written but not recorded, and deletes their rows from the warehouse."""
@@ -150,7 +151,7 @@ class _Run:
                     log.warning("archive: %s was not recorded; %d of its rows were in the warehouse", path, deleted)
 
     def move(self) -> None:
-        """Moves events older than retention.keep_days, of each workload its own."""
+        """Moves events older than retention.keep_days, of each workload its own, and feedback on archived answers."""
         answer_minutes.follow(self._warehouse)
         known = [None, *(row["workload"] for row in self._warehouse.rows(QUERIES["workloads"]))]
         moving = [before for workload in known if (before := self._before(workload)) is not None]
@@ -158,6 +159,8 @@ class _Run:
             bounds = {workload: self._before(workload) for workload in workloads}
             for before in sorted(one for one in set(bounds.values()) if one is not None and _midnight(day) < one):
                 self._move_day(table, day, [one for one in workloads if bounds[one] == before], before)
+        for day in self._late_days():
+            self._move_day("feedback", day, [None], _midnight(day))
 
     def _before(self, workload: str | None) -> datetime | None:
         settings = self._settings if workload is None else self._settings.for_workload(workload)
@@ -199,8 +202,10 @@ class _Run:
                 distance = self._distance // timedelta(microseconds=1)
                 wanted = {"day": day, "before": before, "distance": distance, "rows": PART_ROWS}
                 wanted |= {"workloads": workloads}
-                if table == "feedback" and not self._look_up_answers(cursor, day):
-                    return False
+                if table == "feedback":
+                    if (answered := self._answered(cursor)) is None:
+                        return False
+                    cursor.register("answered", answered)
                 leaving = QUERIES[f"leaving_{table}"]
                 count = cursor.execute(leaving, parameters_of(leaving, wanted)).fetchone()
                 if count is None or not count[0]:
@@ -220,22 +225,34 @@ class _Run:
             raise ArchiveError(f"archive {self._folder}: rows of {day} in {table} were written but not deleted")
         return True
 
-    def _look_up_answers(self, cursor: duckdb.DuckDBPyConnection, day: date) -> bool:
-        """Finds the archived answers on which there is feedback of a day. Returns False if a file cannot be read: the
-        feedback stays, and the run fails in the end."""
-        answers = [str(path) for path in sorted((self._folder / "interactions").glob("day=*/*.parquet"))]
-        query = QUERIES["answered_before" if answers else "answered_nowhere"]
-        try:
-            cursor.execute(query, parameters_of(query, {"archived": answers, "day": day}))
-        except duckdb.FatalException:
-            raise
-        except duckdb.Error as error:
-            self.failed = ArchiveError(
-                f"archive {self._folder}: {first_line(error)}; feedback on archived answers stays in the warehouse: "
-                "repair the file, or move it away"
-            )
-            return False
-        return True
+    def _late_days(self) -> list[date]:
+        """Returns the days with feedback on archived answers: it does not wait, as it is deleted with its answer."""
+        with self._warehouse.cursor() as cursor:
+            if "feedback" not in self._tables or (answered := self._answered(cursor)) is None:
+                return []
+            cursor.register("answered", answered)
+            return [day for (day,) in cursor.execute(QUERIES["late_days"]).fetchall()]
+
+    def _answered(self, cursor: duckdb.DuckDBPyConnection) -> pa.Table | None:
+        """Returns the archived answers on which there is feedback in the warehouse, found once in a run. None if a file
+        cannot be read: the feedback stays, and the run fails in the end."""
+        if self._answers is None and self.failed is None:
+            files = [str(path) for path in sorted((self._folder / "interactions").glob("day=*/*.parquet"))]
+            unanswered = cursor.execute(QUERIES["unanswered"]).fetchall()
+            try:
+                rows = (
+                    cursor.execute(QUERIES["answered"], {"archived": files}).fetchall() if files and unanswered else []
+                )
+                ids, days = zip(*rows, strict=True) if rows else ((), ())
+                self._answers = pa.table({"id": pa.array(ids, pa.string()), "day": pa.array(days, pa.date32())})
+            except duckdb.FatalException:
+                raise
+            except duckdb.Error as error:
+                self.failed = ArchiveError(
+                    f"archive {self._folder}: {first_line(error)}; feedback on archived answers stays in the "
+                    "warehouse: repair the file, or move it away"
+                )
+        return self._answers
 
     def _write(
         self, cursor: duckdb.DuckDBPyConnection, query: str, day: date, table: str, filed: date | None = None

@@ -35,20 +35,25 @@ WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
     )
 LIMIT $rows
 
--- name: answered_before
--- Answers in the archive on which there is feedback of one day, with the day under which they lie.
-CREATE OR REPLACE TEMP TABLE answered AS
+-- name: unanswered
+-- Whether there is feedback whose interaction is not in the warehouse.
+SELECT true FROM feedback WHERE interaction_id NOT IN (SELECT id FROM interactions) LIMIT 1
+
+-- name: answered
+-- The archived answers on which there is such feedback, with the day under which they lie.
 SELECT id, max(regexp_extract(filename, 'day=([0-9-]+)/', 1))::DATE AS day
 FROM read_parquet($archived::VARCHAR[], hive_partitioning = false, union_by_name = true, filename = true)
-WHERE id IN (SELECT interaction_id FROM feedback WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY)
+WHERE id IN (SELECT interaction_id FROM feedback WHERE interaction_id NOT IN (SELECT id FROM interactions))
 GROUP BY id
 
--- name: answered_nowhere
-CREATE OR REPLACE TEMP TABLE answered (id VARCHAR, day DATE)
+-- name: late_days
+SELECT DISTINCT received_at::DATE AS day FROM feedback
+WHERE interaction_id IN (SELECT id FROM answered) AND interaction_id NOT IN (SELECT id FROM interactions)
+ORDER BY day
 
 -- name: leaving_feedback
 -- Feedback of one day whose interaction is not in the warehouse: it was archived earlier, and is joined under its day, or
--- never arrived.
+-- never arrived. Of a day before $before all of it leaves, else that on archived answers.
 CREATE OR REPLACE TEMP TABLE leaving AS
 SELECT id, timestamp, topic, partition, "offset", received_at,
        coalesce((SELECT day FROM answered WHERE answered.id = feedback.interaction_id), $day) AS filed
@@ -56,6 +61,7 @@ FROM feedback
 WHERE received_at >= $day AND received_at < $day + INTERVAL 1 DAY
     AND timestamp < (SELECT max(timestamp) FROM feedback) - to_microseconds($distance)
     AND interaction_id NOT IN (SELECT id FROM interactions)
+    AND ($day < $before OR interaction_id IN (SELECT id FROM answered))
 LIMIT $rows
 
 -- name: filed

@@ -4,7 +4,9 @@ import base64
 import codecs
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from retuned.consumers.formats.users import KEY, Pseudonyms
 from retuned.consumers.kafka.contract import Record
 from retuned.consumers.privacy.placeholders import Scope
 from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.settings import PrivacySettings
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
@@ -32,9 +35,9 @@ _USER_ID = re.compile(
     r"""(?:,\s{0,8}\\{0,8}"value\\{0,8}"\s{0,8})?:(?:[\s\[{:]|\\{0,8}"[^"\\]{0,64}\\{0,8}"\s{0,8}:)*+)"""
     r"""(?:\\{1,8}"[^"\\]*+(?:\\{1,8}")?|"(?:[^"\\]|\\.)*+"?|[\w.+-]++)?"""
 )
-# Encoded data, which cannot be redacted if the message is not JSON or is truncated.
-_ENCODED = re.compile(r'(\\{0,8}"data_base64\\{0,8}"\s{0,8}:\s{0,8})\\{0,8}"[^"\\]*+(?:\\{0,8}")?')
-_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+# Text that was meant to be JSON, the names of fields in it, and everything else between its brackets.
+_LIKE_JSON = re.compile(r'\s*+[\[{][\s\[{]*+"')
+_FIELD_OR_VALUE = re.compile(r'((?<=[{,])\s{0,64}"[\w. -]{1,64}"\s{0,8}:)|"(?:[^"\\]|\\.)*+"?|[^\s\[\]{}:,"]++')
 # The workload that a message names, whatever else is wrong with it.
 _WORKLOAD = re.compile(rb'"workload"\s{0,8}:\s{0,8}"([^"\\]{1,256})"')
 
@@ -68,14 +71,15 @@ def dead_letter(record: Record, bad: BadPart, redactor: Redactor, pseudonym: Cal
     """Makes a dead letter of a message, or a part of one, with the same placeholders in detail and payload.
 
     A CloudEvent in binary mode is kept in structured form, because a replay has no headers. Content that cannot be
-    redacted, such as Avro and damaged Protobuf, is not kept: users cannot be found in it.
+    redacted is not kept, because users cannot be found in it: of JSON that is broken or too large, the names of fields
+    are left; of Avro, damaged Protobuf and other text, nothing.
     """
     reason = bad.error.reason
     try:
         value = record.value if bad.part is None else bad.part
         scope = redactor.scope(None if value is None else value[:KEPT_CHARACTERS].decode("utf-8", "replace"))
         envelope = binary_envelope(record.headers) if bad.part is None else {}
-        payload = None if value is None else _payload(value, envelope, redactor, scope, pseudonym)
+        payload = None if value is None else _payload(reason, value, envelope, redactor, scope, pseudonym)
         detail = redactor.text(_without_user_ids(bad.error.detail), scope)
         match = _WORKLOAD.search(value or b"", 0, KEPT_CHARACTERS)
         workload = redactor.text(match[1].decode("utf-8", "replace"), scope) if match else None
@@ -94,45 +98,69 @@ def unredacted(topic: str, partition: int, offset: int, error: Exception, reason
 
 
 def _payload(
-    value: bytes, envelope: dict[str, Any], redactor: Redactor, scope: Scope, pseudonym: Callable[[str], str]
+    reason: str,
+    value: bytes,
+    envelope: dict[str, Any],
+    redactor: Redactor,
+    scope: Scope,
+    pseudonym: Callable[[str], str],
 ) -> str | None:
-    is_framed = value.startswith(CONFLUENT_MAGIC)
-    if is_framed:
+    if value.startswith(CONFLUENT_MAGIC):
         value = value[CONFLUENT_HEADER_BYTES:]
-    if len(value) <= KEPT_CHARACTERS:
-        try:
-            plain = msgspec.json.decode(value)
-            whole = envelope | {"data": plain} if "specversion" in envelope else plain
-            # Redacts decoded values, so that JSON's escapes hide nothing.
-            return to_json(redactor.value(_readable(whole), scope, Pseudonyms(pseudonym)))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass  # not JSON: kept as text
-    if not _is_text(value, is_framed):
+    value = value.removeprefix(codecs.BOM_UTF8)
+    try:
+        if reason == "too_large":  # to search all of it would take too long
+            raise msgspec.DecodeError
+        plain = msgspec.json.decode(value)
+        whole = envelope | {"data": plain} if "specversion" in envelope else plain
+        # Decoded values are redacted, so that JSON's escapes hide nothing.
+        readable, users = _readable(whole), Pseudonyms(pseudonym)
+        if len(value) <= KEPT_CHARACTERS:
+            return to_json(redactor.value(readable, scope, users))
+        # Users are found before the value is cut, because what comes later may show that a name is a user's.
+        begin = _beginning(_users_alone().value(readable, scope, users), [KEPT_CHARACTERS])
+        return to_json(redactor.value(begin, scope))[:KEPT_CHARACTERS][:-CUT_MARGIN] + "…"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
+        return redactor.text(_outline(text), scope) if _LIKE_JSON.match(text) else None
+
+
+@cache
+def _users_alone() -> Redactor:
+    return Redactor(PrivacySettings(redact=False))
+
+
+def _beginning(value: Any, room: list[int]) -> Any:
+    """Returns the part of a decoded value that comes first; `room` has the number of characters left for it."""
+    if room[0] <= 0:
         return None
-    text = value[:KEPT_CHARACTERS].decode("utf-8", "replace")
-    text = redactor.text(_without_user_ids(text), scope)
-    return text if len(value) <= KEPT_CHARACTERS else text[:-CUT_MARGIN] + "…"
+    if isinstance(value, dict):
+        return {key: _beginning(item, room) for key, item in value.items() if _takes(key, room)}
+    if isinstance(value, list):
+        return [_beginning(item, room) for item in value if room[0] > 0]
+    text = value[: room[0]] if isinstance(value, str) else value
+    _takes(str(text), room)
+    return text
 
 
-def _is_text(value: bytes, is_framed: bool) -> bool:
-    """Whether a message that is not JSON is text: it begins like JSON, or has no control characters.
+def _takes(text: str, room: list[int]) -> bool:
+    """Takes the room of a text and its punctuation. Returns whether any was left."""
+    left, room[0] = room[0], room[0] - len(text) - 4
+    return left > 0
 
-    In a schema registry's frame, it has to begin like an object or an array: Avro's bytes around long texts may look
-    like text, and its first byte may be a quote.
-    """
-    begin = value[:64].lstrip(codecs.BOM_UTF8 + b" \t")[:1]
-    if begin in (b"{", b"["):
-        return True
-    return not is_framed and (begin == b'"' or not _CONTROL.search(value))
+
+def _outline(text: str) -> str:
+    """Returns broken JSON with the names of its fields alone: whether a value is a user cannot be known."""
+    return _FIELD_OR_VALUE.sub(lambda match: match[1] or "…", text)
 
 
 def _without_user_ids(text: str) -> str:
-    """Removes users and encoded data from text that is not JSON."""
-    return _USER_ID.sub(r'\1"<USER>"', _ENCODED.sub(r'\1"<BASE64>"', text))
+    """Removes users from text that is not JSON."""
+    return _USER_ID.sub(r'\1"<USER>"', text)
 
 
 def _readable(value: Any) -> Any:
-    """Decodes everything in a value that may hide a user: encoded data and JSON in texts."""
+    """Decodes everything in a value that may hide a user: encoded data and JSON in texts. Outlines broken JSON."""
     if isinstance(value, str):
         return _readable_text(value)
     if isinstance(value, list):
@@ -145,16 +173,14 @@ def _readable(value: Any) -> Any:
 
 
 def _plain(envelope: dict[str, Any]) -> dict[str, Any]:
-    """Decodes the data of an envelope; data that is not text cannot be redacted, and is dropped."""
-    rest = {key: item for key, item in envelope.items() if key != "data_base64"}
+    """Decodes the data of an envelope in its place; data that is not text cannot be redacted, and is dropped."""
     try:
-        text = base64.b64decode(envelope["data_base64"], validate=True).decode()
+        data: Any = base64.b64decode(envelope["data_base64"], validate=True).decode()
     except (TypeError, ValueError):
-        return rest
-    try:
-        return rest | {"data": msgspec.json.decode(text)}
-    except msgspec.DecodeError:
-        return rest | {"data": text}
+        return {key: item for key, item in envelope.items() if key != "data_base64"}
+    with suppress(msgspec.DecodeError):  # else it is a text
+        data = msgspec.json.decode(data)
+    return dict(("data", data) if key == "data_base64" else (key, item) for key, item in envelope.items())
 
 
 def _readable_text(text: str) -> str:
@@ -166,7 +192,7 @@ def _readable_text(text: str) -> str:
         readable = _readable(value)
         return text if readable == value else to_json(readable)
     except msgspec.DecodeError:
-        return _without_user_ids(text)
+        return _outline(text) if _LIKE_JSON.match(text) else _without_user_ids(text)
 
 
 def refused_rows(warehouse: Warehouse, topic: str) -> int:

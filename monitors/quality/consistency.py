@@ -10,6 +10,7 @@ from retuned.consumers.common.languages import language_among
 from retuned.consumers.common.values.read import read
 from retuned.consumers.common.values.tables import LANGUAGES
 from retuned.consumers.common.values.value import Value, same
+from retuned.consumers.formats.messages import joined_text, texts_of
 from retuned.consumers.privacy.placeholders import unnumbered
 
 _WORD = re.compile(r"\w+")
@@ -18,19 +19,22 @@ _AMBIGUOUS = frozenset({"number", "ordinal"})
 _POLARITY = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
-def question(messages: str, context: str | None) -> str:
-    """Returns the words of all messages and passages (JSON), without case and punctuation.
+def question(messages: str, context: str | None) -> str | None:
+    """Returns the words of all messages and passages (JSON), without case and punctuation; None if some content is no
+    text, such as an image.
 
     Answers may rightly differ if the earlier conversation or the passages do, so both are part of the question.
     """
-    contents = [str(message.get("content")) for message in json.loads(messages)]
-    return " ".join(_WORD.findall(unnumbered("\n".join([*contents, context or ""])).casefold()))
+    contents = [joined_text(message.get("content") or "") for message in json.loads(messages)]
+    if None in contents:
+        return None
+    return " ".join(_WORD.findall(unnumbered("\n".join([*filter(None, contents), context or ""])).casefold()))
 
 
 def last_question(messages: str) -> str:
     """Returns the user's last message (messages as JSON); "" if there is none."""
-    contents = [str(message.get("content")) for message in json.loads(messages) if message.get("role") == "user"]
-    return contents[-1] if contents else ""
+    contents = [message.get("content") for message in json.loads(messages) if message.get("role") == "user"]
+    return (texts_of(contents[-1]) or "") if contents else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import duckdb
 
 from retuned.consumers.common.calibration import Stratum
 from retuned.consumers.common.tone import Features, likeness
+from retuned.consumers.formats.messages import texts_of
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.monitors.answers import words
@@ -259,7 +260,7 @@ def _answers(
             tuple(passage for passage in json.loads(context or "[]") if isinstance(passage, str)),
             words(response),
             objective,
-            tuple(str(message.get("content")) for message in json.loads(messages)),
+            tuple(texts_of(message.get("content")) or "" for message in json.loads(messages)),
         )
         for identity, _, messages, response, context in texts(cursor, workload, keys)
     ]

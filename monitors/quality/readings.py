@@ -31,7 +31,7 @@ class Reading:
 
     Attributes:
         question: a digest of `consistency.question`.
-        claims, tone: None: the answer has no words.
+        claims, tone: None: the answer has no words; of claims also: the question is not text alone.
     """
 
     question: bytes
@@ -136,9 +136,10 @@ def latest_approved(
 def _reading(messages: str, response: str, context: str | None) -> Reading:
     answer = words(response)
     passages = json.loads(context) if context else None
+    asked = question(messages, context)
     return Reading(
-        question=hashlib.sha256(question(messages, context).encode("utf-8", "surrogatepass")).digest(),
+        question=hashlib.sha256((asked or "").encode("utf-8", "surrogatepass")).digest(),
         has_passages=isinstance(passages, list) and bool(passages),
-        claims=claims(answer) if answer else None,
+        claims=claims(answer) if answer and asked is not None else None,
         tone=features(answer) if answer else None,
     )

@@ -412,7 +412,7 @@ def test_segments_from_before_the_first_interaction_are_written_again(cluster: C
     ingester = cluster.ingester()
     cluster.send(
         feedback("f-ann-old", "bob-0", user_id="ann@shop", name="correction", value=MINE, timestamp=old),
-        f'{{"id": "ann-2", "broken": "{LETTER}'.encode(),
+        f'{{"id": "ann-2", "broken": "{LETTER}"}}'.encode(),
     )
     drain(ingester)
     with psycopg.connect(cluster.url) as connection:

@@ -17,6 +17,7 @@ from retuned.consumers.formats.events import Feedback, Interaction, PassedOver
 from retuned.consumers.formats.users import USER_KEYS
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data.identity import text_turns
 
 CLIENTS = Path(__file__).parents[1] / "data" / "clients"
 QUESTION, ANSWER = "Until when can I return a tent?", "Within 30 days."
@@ -350,6 +351,13 @@ def test_a_stream_of_calls_of_tools_is_joined() -> None:
     check(one(log), tool=True)
 
 
+def test_a_stream_is_read_where_only_some_chunks_are_named() -> None:
+    """As Azure's, whose first chunk holds the filters of the prompt."""
+    log = logged("openai_stream.json")
+    log["response"][0:0] = [{"id": "", "object": "", "created": 0, "model": "", "choices": []}]
+    check(one(log))
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_apart_from_the_answer_is_kept(name: str) -> None:
     """As DeepSeek, vLLM with a reasoning parser, and OpenRouter have it."""
@@ -596,6 +604,49 @@ def test_litellm() -> None:
     assert said.id == one(payload).id != one(other).id  # chatcmpl-d1 is too short to be unique
     assert passed_over({**payload, "call_type": "aembedding"}) == ["other_operation"]
     assert passed_over({**payload, "messages": "redacted-by-litellm"}) == ["without_content"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "response", "conversation"),
+    [({"previous_response_id": "resp_0000000001"}, {}, None),
+     ({}, {"previous_response_id": "resp_0000000001"}, None),
+     ({"conversation": "conv_1"}, {}, "conv_1"), ({}, {"conversation": {"id": "conv_1"}}, "conv_1"),
+     ({"input": [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": "Until when?"}]}, {}, None)],
+)  # fmt: skip
+def test_a_question_whose_history_is_at_openai_is_not_taken_for_a_first_one(
+    request_: dict[str, Any], response: dict[str, Any], conversation: str | None
+) -> None:
+    log = logged("openai_responses.json")
+    asked = {"model": "m", "input": "Until when?", "instructions": "Be brief."} | request_
+    event = one(log | {"request": asked, "response": log["response"] | response})
+    system, before, question = prompt(event)
+    assert (system["content"], question) == ("Be brief.", {"role": "user", "content": "Until when?"})
+    assert before["content"][0]["type"] == "item_reference"
+    assert text_turns(prompt(event)) is None  # so nothing is learned from it
+    assert event.conversation_id == conversation
+    alone = one(log | {"request": asked | {"input": "Until when?", "previous_response_id": None, "conversation": None}})
+    assert text_turns(prompt(alone)) == [{"role": "system", "content": "Be brief."}, question]
+
+
+def test_texts_of_the_apis_in_other_places() -> None:
+    log = logged("openai_chat.json")
+    spoken = {"role": "assistant", "content": None, "audio": {"id": "a", "data": "QUJD", "transcript": "In 30 days."}}
+    answered = log["response"] | {"choices": [{"index": 0, "message": spoken, "finish_reason": "stop"}]}
+    assert one(log | {"response": answered}).response == "In 30 days."
+    assert prompt(one(log | {"request": {"model": "m", "prompt": ["Say A"]}})) == [{"role": "user", "content": "Say A"}]
+    log = logged("openai_responses.json")
+    said = [{"type": "message", "content": [{"type": "output_text", "text": text}]} for text in ("One.", "Two.")]
+    assert one(log | {"response": log["response"] | {"output": said}}).response == "One.\nTwo."
+
+
+def test_the_owner_of_an_apps_key_at_litellm_is_none_of_its_users() -> None:
+    (payload, *_) = recorded("litellm.json")
+    key = payload["metadata"] | {"user_api_key_end_user_id": None, "user_api_key_user_id": "owner"}
+    parameters = {name: value for name, value in payload["model_parameters"].items() if name != "user"}
+    event = one({**payload, "end_user": "", "model_parameters": parameters, "metadata": key})
+    assert event.user_id is None
+    assert attributes(event)["user_api_key_user_id"] == "owner"
+    assert one({**payload, "end_user": "", "metadata": key | {"user_api_key_end_user_id": "u-1"}}).user_id == "u-1"
 
 
 def test_the_responses_api_by_litellm() -> None:

@@ -82,14 +82,61 @@ def test_a_letter_in_the_frame_of_a_schema_registry_is_kept_as_json(rig: Rig) ->
     assert "u-17" not in letter["payload"]
 
 
-@pytest.mark.parametrize("kept", range(4, len(CARD)))
-def test_of_a_number_at_the_cut_no_digit_is_kept(rig: Rig, kept: int) -> None:
-    filling = "x" * (KEPT_CHARACTERS - kept - 1)
-    rig.send(f"{filling} {CARD} and more".encode())
+NAMED = {
+    "attributes": {"customer": {"id": "C-4711"}, "user": {"id": "anna-77", "name": "Anna Meier"}},
+    "spans": [{"key": "user.id", "value": {"stringValue": "anna-88"}}],
+    "messages": [{"name": "Anna99", "content": "Hi\n0170 12345678", "role": "user"}],
+}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [NAMED | {"text": "word " * 14_000},
+     {"text": "word " * 13_060} | NAMED,
+     {"messages": [{"name": "Anna99", "content": "word " * 14_000, "role": "user"}]}],
+    ids=["end", "begin", "across"],
+)  # fmt: skip
+def test_in_a_message_that_is_cut_users_are_found_as_in_a_whole_one(rig: Rig, event: dict[str, Any]) -> None:
+    rig.send(event)
     rig.drain()
     (letter,) = dead_letters(rig.warehouse, 10)
-    assert letter["reason"] == "not_json"
-    assert set(letter["payload"]) == {"x", "…"}
+    assert len(letter["payload"]) > KEPT_CHARACTERS - 1_000
+    assert letter["payload"].endswith("…")
+    for named in ("4711", "anna", "Anna", "0170"):
+        assert named not in letter["payload"]
+
+
+@pytest.mark.parametrize("whole", [json.dumps(NAMED), json.dumps([NAMED], indent=2), json.dumps(NAMED, indent="\t")])
+@pytest.mark.parametrize("broken", [lambda json: json[:-3], lambda json: json.replace('"C', "\\x"), "\ufeff{}!".format])
+def test_of_broken_json_the_names_of_fields_are_left(rig: Rig, whole: str, broken: Any) -> None:
+    rig.send(broken(whole).encode())
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert letter["reason"] in ("not_json", "not_an_event")
+    assert '"attributes": {' in " ".join(letter["payload"].split())
+    for value in ("4711", "anna", "Anna", "Hi", "0170", "Meier"):
+        assert value not in letter["payload"]
+
+
+def test_of_text_that_is_no_json_nothing_is_kept_and_a_mark_of_the_encoding_hides_no_json(rig: Rig) -> None:
+    rig.send(
+        b"user_id=anna&text=hi", b"[2026-11-24] anna: hi", b"\xef\xbb\xbf" + json.dumps({"user_id": "anna"}).encode()
+    )
+    rig.drain()
+    bom, *others = dead_letters(rig.warehouse, 10)
+    assert [letter["payload"] for letter in others] == [None, None]
+    assert list(json.loads(bom["payload"])) == ["user_id"]
+    assert "anna" not in bom["payload"]
+
+
+@pytest.mark.parametrize("kept", range(4, len(CARD)))
+def test_of_a_number_at_the_cut_no_digit_is_kept(rig: Rig, kept: int) -> None:
+    filling = "x" * (KEPT_CHARACTERS - kept - 5)
+    rig.send([f"{filling} {CARD} and more"])
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert letter["reason"] == "not_an_event"
+    assert set(letter["payload"]) == {"[", '"', "x", "…"}
     assert len(letter["payload"]) > KEPT_CHARACTERS - 1_000
 
 
@@ -125,8 +172,8 @@ def test_letters_are_read_page_by_page_and_what_is_deleted_meanwhile_is_left_out
 @pytest.mark.parametrize(
     ("around", "shown"),
     [(lambda event: event, "<EMAIL_1>"), (lambda event: {"a": [event]}, "<EMAIL_1>"),
-     (lambda event: json.dumps(event)[:-1], "<BASE64>"),
-     (lambda event: event | {"x": "y" * KEPT_CHARACTERS}, "<BASE64>")],
+     (lambda event: json.dumps(event)[:-1], '"data_base64":'),
+     (lambda event: event | {"x": "y" * KEPT_CHARACTERS}, "<EMAIL_1>")],
 )  # fmt: skip
 def test_what_is_encoded_in_an_envelope_is_redacted_too(rig: Rig, around: Any, shown: str) -> None:
     inside = json.dumps(feedback("f", "i", value=None, user_id="u-17", note="anna@example.com")).encode()
@@ -152,3 +199,16 @@ def test_what_was_encoded_is_kept_decoded(rig: Rig) -> None:
     rig.drain()
     newest = next(iter(dead_letters(rig.warehouse, 10)))
     assert "base64" not in newest["payload"]
+
+
+def test_of_a_message_that_is_too_large_the_names_of_fields_are_left(tmp_path: Path, warehouse: Warehouse) -> None:
+    settings = settings_for(tmp_path)
+    small = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"max_event_bytes": 1_000})})
+    rig = Rig(small, warehouse, MemoryLog())
+    rig.send(NAMED | {"text": "anna " * 1_000})
+    rig.drain()
+    (letter,) = dead_letters(rig.warehouse, 10)
+    assert letter["reason"] == "too_large"
+    assert letter["payload"].startswith(
+        '{"attributes": {"customer": {"id": …}, "user": {"id": …, "name": …}}, "spans": ['
+    )

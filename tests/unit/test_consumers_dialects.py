@@ -398,8 +398,8 @@ def test_the_responses_api() -> None:
                     {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city":"Paris"}'},
                     {"type": "function_call_output", "call_id": "c1", "output": "rain, 14 °C"},
                 ],
-                "conversation": {"id": "conv-1"},
             },
+            "conversation_id": "conv-1",
             "response": {
                 "id": "resp-1",
                 "created_at": UNIX,
@@ -493,7 +493,7 @@ def test_a_finished_answer_without_content_is_empty(response: dict[str, Any], re
     [
         {"choices": [{"message": {"content": None}}]},
         {"choices": [{"message": {"text": "Rain."}, "finish_reason": "stop"}]},
-        {"choices": [{"message": {"content": None, "audio": {"transcript": "Rain."}}, "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": None, "audio": {"data": "QUJD"}}, "finish_reason": "stop"}]},
         {"status": "completed", "text": "Rain."},
         {"status": "completed", "output": [{"type": "image_generation_call", "result": ""}]},
         {"status": "in_progress", "output": []},
@@ -610,6 +610,73 @@ def test_messages_on_events_of_the_span() -> None:
     check_span(one(otlp(span(plain, events=attached))))
 
 
+BARE = {key: value for key, value in SPAN.items() if "messages" not in key and "instructions" not in key}
+
+
+def spoken(*said: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    return otlp(span(BARE, events=[{"name": name, "attributes": keys(attributes)} for name, attributes in said]))
+
+
+def azure(**event: Any) -> dict[str, Any]:
+    return {"gen_ai.system": "az.ai.inference", "gen_ai.event.content": json.dumps(event)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "choice", "response"),
+    [({"content": "How many?"}, {"finish_reason": "stop", "content": "30"}, "30"),
+     ({"content": "Class?"}, {"content": '{"label": "refund"}'}, '{"label": "refund"}'),
+     ({"content": "Class?"}, {"message": '{"label": "refund"}'}, '{"label": "refund"}'),
+     ({"content": "True?"}, {"message": "true"}, "true"),
+     ({"content": "Which?"}, {"message": "[]"}, "[]"),
+     ({"content": "Hi"}, {"message": '"A"'}, "A"),
+     ({"content": '[{"text": "Until when?"}]'}, {"message": '[{"text": "30 days."}]'}, "30 days."),
+     ({"content": "Hi"}, {"message": '{"role": "assistant", "content": [{"text": "A"}]}', "id": "c"}, "A"),
+     ({"content": "Hi"}, {"message": '{"role": "assistant", "content": null}', "finish_reason": "length"}, ""),
+     (azure(role="user", content="Hi"), azure(index=0, finish_reason="stop", message={"content": "A"}), "A")],
+)  # fmt: skip
+def test_answers_on_events_of_the_span_in_each_form(asked: Any, choice: Any, response: str) -> None:
+    event = one(spoken(("gen_ai.user.message", asked), ("gen_ai.choice", choice)))
+    assert event.response == response
+    ((question,),) = ([message["content"] for message in event.messages],)
+    assert question in ("How many?", "Class?", "Which?", "True?", "Until when?", "Hi")
+    assert not event.attributes.keys() & {"gen_ai.event.content", "message", "content"}
+
+
+def test_numbers_and_json_are_texts() -> None:
+    event = one({"timestamp": UNIX, **BARE, "gen_ai.prompt": "12", "gen_ai.completion": '{"label": "refund"}'})
+    assert event.messages == [{"role": "user", "content": "12"}]
+    assert event.response == '{"label": "refund"}'
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": [{"type": "blob", "content": "QQ"}]}])},
+      "response"),
+     ({"gen_ai.output.messages": json.dumps([{"role": "assistant", "text": "Rain."}])}, "response"),
+     ({"gen_ai.output.messages": json.dumps([{"role": "assistant"}])}, "response"),
+     ({"gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": [7]}])}, "response"),
+     ({"gen_ai.input.messages": json.dumps([{"role": "user", "text": "Weather?"}])}, "messages")],
+)  # fmt: skip
+def test_content_that_is_not_understood_is_no_empty_text(changes: dict[str, Any], field: str) -> None:
+    reason, detail = refused({"timestamp": UNIX, **SPAN, **changes})
+    assert (reason, field in detail) == ("not_an_event", True)
+
+
+def test_events_of_a_span_in_a_form_that_is_not_understood_are_refused_and_bare_ones_passed_over() -> None:
+    asked = ("gen_ai.user.message", {"content": "Hi"})
+    unknown = spoken(asked, ("gen_ai.choice", {"answer": "A"}))
+    assert "response" in refused(unknown)[1]
+    assert (
+        "messages"
+        in refused(spoken(("gen_ai.user.message", {"question": "Hi"}), ("gen_ai.choice", {"content": "A"})))[1]
+    )
+    bare = spoken(
+        ("gen_ai.user.message", {"gen_ai.system": "openai"}),
+        ("gen_ai.choice", {"index": 0, "finish_reason": "stop", "message": '{"role": "assistant"}'}),
+    )
+    assert all_of(bare)[0] == PassedOver("without_content")
+
+
 def test_a_batch_of_spans_is_many_events_and_what_is_no_answer_is_passed_over_by_reason() -> None:
     spans = [span({**SPAN, "gen_ai.response.id": f"r{number}"}) for number in range(3)]
     others = [
@@ -622,9 +689,6 @@ def test_a_batch_of_spans_is_many_events_and_what_is_no_answer_is_passed_over_by
     assert all_of(otlp(*others)) == [PassedOver(reason) for reason in reasons]
     assert all_of({"resourceSpans": []}) == [PassedOver("no_model_call")]  # nothing vanishes
     assert {*reasons} <= PASSED_OVER.keys()
-
-
-BARE = {key: value for key, value in SPAN.items() if "messages" not in key and "instructions" not in key}
 
 
 def test_a_span_without_content_is_passed_over_and_the_reason_names_the_setting() -> None:

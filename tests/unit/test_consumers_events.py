@@ -186,6 +186,37 @@ TOOL = {"type": "function", "function": {"name": "order", "parameters": {"type":
 CALL = {"id": "c1", "type": "function", "function": {"name": "order", "arguments": '{"id": 7}'}}
 
 
+BYTES = "iVBORw0KGgo/" * 100
+
+
+@pytest.mark.parametrize(
+    ("part", "kept"),
+    [({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{BYTES}"}}, "data:image/png;base64,… (1,222"),
+     ({"type": "input_audio", "input_audio": {"data": BYTES, "format": "wav"}}, "… (1,200"),
+     ({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{BYTES}"}}, "data:application/pdf;base64,…"),
+     ({"type": "blob", "mime_type": "image/png", "content": BYTES}, "… (1,200")],
+)  # fmt: skip
+@pytest.mark.parametrize("escape", [str, lambda json: json.replace("/", "\\/")])
+def test_of_images_and_files_in_messages_only_type_and_length_are_kept(part: Any, kept: str, escape: Any) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Is it broken?" * 100}, part]}]
+    event = decode("interactions", escape(json.dumps(INTERACTION | {"messages": messages})).encode(), BOUNDS)
+    assert isinstance(event, Interaction)
+    ((text, media),) = [message["content"] for message in json.loads(bytes(event.messages))]
+    assert text == messages[0]["content"][0]
+    assert media["type"] == part["type"]
+    assert kept in str(media)
+    assert len(str(media)) < 300
+
+
+def test_images_beside_the_text_of_a_message_are_left_out_and_short_or_linked_ones_stay() -> None:
+    (message,) = json.loads(bytes(interaction(messages=[
+        {"role": "user", "content": "Is it broken?", "images": [BYTES, "https://shop.example/7.png", BYTES[:256]]}
+    ]).messages))  # fmt: skip
+    assert message["images"] == ["… (1,200 characters left out)", "https://shop.example/7.png", BYTES[:256]]
+    long_text = [{"role": "user", "content": BYTES}, {"role": "tool", "content": BYTES, "tool_call_id": "c"}]
+    assert json.loads(bytes(interaction(messages=long_text).messages)) == long_text
+
+
 def test_tools_that_are_offered_and_called_stand_among_the_attributes() -> None:
     called = {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None}
     event = interaction(tools=[TOOL], response=called, attributes={"channel": "web"})

@@ -415,6 +415,28 @@ def test_an_id_that_is_an_address_is_hashed() -> None:
     ]  # fmt: skip
 
 
+PHONES = [
+    "212-555-0198",
+    "(212) 555-0198",
+    "sms:212-555-0198",
+    "tel:2125550198",
+    "phone=030 1234567",
+    "wa/00491701234567",
+]
+OPAQUE = [
+    "4711", "1795512600", "10000000000004711", "550e8400-e29b-41d4-a716-446655440000", "2026-11-24-00017",
+    "thread:1795512600",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [*((name, "hash") for name in PHONES), *zip(OPAQUE, OPAQUE, strict=True)]
+)
+def test_ids_are_hashed_in_which_a_phone_number_would_be_redacted(name: str, expected: str) -> None:
+    assert Redactor().identifiers(pa.array([name]), lambda _: "hash").to_pylist() == [expected]
+    assert (Redactor().text(name) == name) == (expected == name)
+
+
 def test_only_random_tokens_are_taken_for_keys() -> None:
     kept = [
         "550e8400-e29b-41d4-a716-446655440000", "3f2a91c0d4b85e6f7a1b2c3d4e5f60718293a4b5",

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ingestion import Rig, feedback, interaction, settings_for
 from pydantic import SecretStr
 
 from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.formats.users import names_user
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.privacy.pseudonyms import UserKeys, load_user_keys
 from retuned.consumers.settings import PrivacySettings
@@ -169,6 +171,16 @@ def test_a_number_names_the_same_user_however_it_is_written(tmp_path: Path, ware
     rows = rig.warehouse.rows("SELECT user_id, response, attributes FROM interactions")
     assert "4711" not in str(rows)
     assert str(rows).count(rig.ingest.writer.pseudonym("4711")) == 4
+
+
+def test_long_keys_do_not_stay_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            assert names_user(f"{number} " + "abc " * 10_000 + "user_id", "of " * 10_000)
+        assert tracemalloc.get_traced_memory()[0] < 400_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_names_nobody_stays(tmp_path: Path, warehouse: Warehouse) -> None:

@@ -1,5 +1,6 @@
 """Values: what texts state, however they write it, in four languages."""
 
+import tracemalloc
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
@@ -180,6 +181,17 @@ def test_a_quantity_that_may_be_a_phrase_is_soft() -> None:
 
 def test_time_grows_with_the_text_and_not_faster() -> None:
     assert len(read("It takes 3 days or 5 hours, costs 4,99 EUR. " * 2_000, "en")) == 6_000
+
+
+def test_long_texts_do_not_stay_in_memory() -> None:
+    read("3 days", "en")
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            read(f"It takes {number} days. " + "Please wait a little. " * 2_000, "en")
+        assert tracemalloc.get_traced_memory()[0] < 400_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

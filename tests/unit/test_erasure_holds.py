@@ -48,7 +48,7 @@ def test_a_hold_on_an_account_covers_its_feedback_on_an_unknown_answer(shop: Sho
 
 @pytest.mark.parametrize("users", [True, False])
 def test_a_hold_on_a_workload_covers_what_belongs_to_none(shop: Shop, users: bool) -> None:
-    shop.rig.send(b'{"id": "x-1", "broken": true', feedback("f1", "never-arrived", user_id="ann@shop"))
+    shop.rig.send(b'{"id": "x-1", "broken": true}', feedback("f1", "never-arrived", user_id="ann@shop"))
     shop.rig.drain()
     holds.place(shop.warehouse, "billing", shop.ann().users if users else [None], "case 17", "legal", now())
     for selection in (shop.ann(), Selection(interactions=["x-1"])):

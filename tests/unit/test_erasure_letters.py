@@ -79,7 +79,7 @@ def busy_after(times: int, alone: Callable[[], Any]) -> Callable[[], Any]:
 
 def test_letters_are_read_before_the_warehouse_is_held_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop, real, held = Shop(tmp_path), Tombstones.quoted, list[bool]()
-    shop.rig.send(*shop.events(), b'{"id": "bob-1", "broken')
+    shop.rig.send(*shop.events(), b'{"id": "bob-1", "broken": 1}')
     shop.rig.drain()
 
     def reading(self: Tombstones, text: str, at: datetime | None) -> bool:

@@ -1,14 +1,19 @@
 """Windows by count where time does not fill them, and those that a person accepted."""
 
+import json
 import random
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
-from traffic import MINUTE, START, interactions, prompts
+from traffic import MINUTE, START, answered, interactions, prompts, store
 
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.drift.check import write_features
 from retuned.monitors.drift.windows import accept, windows
-from retuned.monitors.settings import WindowsSettings
+from retuned.monitors.settings import Settings, WindowsSettings
 from retuned.monitors.windows import DAY, Window, Windows
 
 SETTINGS = WindowsSettings(minimum_rows=50)
@@ -113,3 +118,33 @@ def test_a_past_date_is_compared_as_it_was(warehouse: Warehouse, days: int) -> N
     interactions(warehouse, prompts(1_000, rng), rng, start=then + days * DAY, step=DAY / 100, offset=5_000)
     warehouse.insert("aliases", workload="support", alias="champion", version="v1", created_at=then + 2 * DAY)
     assert found(warehouse, then) == before
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "https://shop.example/7.png"}}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [lambda text: [{"type": "text", "text": text}], lambda text: [{"type": "input_text", "text": text}, PICTURE]],
+)
+def test_the_text_of_a_prompt_is_the_same_as_a_string_and_as_parts(
+    warehouse: Warehouse, tmp_path: Path, parts: Any
+) -> None:
+    rng = random.Random(4)
+    rows = answered(prompts(60, rng), rng, step=DAY / A_DAY)
+    store(warehouse, "interactions", rows)
+    for row in rows:
+        messages = json.loads(row["messages"])
+        messages[-1]["content"] = parts(messages[-1]["content"])
+        changed = {"workload": "parts", "id": f"parts-{row['id']}", "messages": json.dumps(messages)}
+        store(warehouse, "interactions", [row | changed])
+    features = []
+    for workload in ("support", "parts"):
+        compared = Windows(
+            workload, Window(START, START + 6 * DAY, 30), Window(START + 6 * DAY, START + 12 * DAY, 30), standing=True
+        )
+        write_features(warehouse, Settings(), compared, START + 12 * DAY, tmp_path / workload)
+        table = pq.read_table(tmp_path / workload).drop_columns(["unit"]).to_pylist()
+        features.append(sorted(map(str, table)))
+    assert features[0] == features[1]
+    assert len(features[0]) >= 60

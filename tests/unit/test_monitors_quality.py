@@ -508,10 +508,15 @@ def test_answers_to_the_same_question_are_compared(warehouse: Warehouse) -> None
     answers(warehouse, 1, offset=105, messages=same, context=json.dumps(["It changed."]), response="Five days.")
     answers(warehouse, 1, offset=106, messages=same, response="Two days.", model="another")
     answers(warehouse, 1, offset=107, messages=same, response="Four days.", model="another")
+    parts = [{"type": "text", "text": "How long do parcels take?"}]
+    answers(warehouse, 1, offset=108, messages=json.dumps([{"role": "user", "content": parts}]), response="Two days.")
+    answers(warehouse, 1, offset=109, messages=same, response="It takes 2 days.")
+    seen = json.dumps([{"role": "user", "content": [*parts, {"type": "image_url", "image_url": {"url": "…"}}]}])
+    answers(warehouse, 2, offset=110, messages=seen, response="Seven days.")  # what they show may differ
     figures = measure(warehouse, SETTINGS, "support", NOW)
-    assert (found(figures, "contradiction_rate", "grounding", "base").n) == 2
+    assert (found(figures, "contradiction_rate", "grounding", "base").n) == 3
     assert (found(figures, "contradiction_rate", "grounding", "another").value) == 1.0
-    assert (found(figures, "contradiction_rate", "grounding").n) == 3
+    assert (found(figures, "contradiction_rate", "grounding").n) == 4
 
 
 def test_tone_is_held_against_corrections_and_earlier_answers_that_people_liked(warehouse: Warehouse) -> None:

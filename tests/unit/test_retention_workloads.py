@@ -173,6 +173,25 @@ def test_feedback_on_an_archived_answer_follows_the_retention_of_its_answer(
     assert {id for (id,) in left} == {"never-arrived", *ids_of(tmp_path, day)}
 
 
+@pytest.mark.parametrize("keep_days", [90, None])
+def test_late_feedback_is_deleted_with_its_answer_whatever_the_days_of_other_workloads(
+    warehouse: Warehouse, tmp_path: Path, keep_days: int | None
+) -> None:
+    rng = random.Random(1)
+    (answer,) = interactions(warehouse, prompts(1, rng), rng)
+    settings = settings_of({"support": {"keep_days": 3, "delete_days": 9}}, keep_days=keep_days)
+    for day in range(1, 12):
+        feedback(warehouse, [answer if day == 6 else "never-arrived"], "comment", "Anna", when=START + day * DAY,
+                 offset=day)  # fmt: skip
+        interactions(warehouse, prompts(1, rng), rng, start=START + day * DAY, workload="billing", offset=100 + day)
+        run(warehouse, settings, START + day * DAY)
+        if day == 8:
+            assert in_archive(tmp_path, "feedback") == 1
+    assert in_archive(tmp_path, "interactions") == in_archive(tmp_path, "feedback") == 0
+    left = warehouse.rows("SELECT DISTINCT interaction_id FROM feedback")
+    assert left == [{"interaction_id": "never-arrived"}]
+
+
 def ids_of(folder: Path, day: str) -> list[str]:
     """The archived answers of a day."""
     with duckdb.connect() as connection:

@@ -23,13 +23,13 @@ _TIME = re.compile(r"\b(\d{1,2})(?:[:.h](\d\d))?\s?([ap])\.?\s?m\b\.?", re.IGNOR
 _CLOCK = re.compile(r"\b([01]?\d|2[0-4])\s?[:h]\s?([0-5]\d)\b(?:\s?(?:uhr|h\b))?", re.IGNORECASE)
 _MONTH_WORDS = frozenset({"may", "march", "mars"})
 """Names of months that are also other words."""
-
+# The same answers are compared again and again. At most 40 MB of ASCII.
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 20_000, 2_000
 
 Parse = Callable[[re.Match[str], Tables], Value | None]
 """Returns the value of a match; None: the match is not a value."""
 
 
-@lru_cache(maxsize=20_000)
 def read(text: str, language: str) -> tuple[Value, ...]:
     """Returns the values of a text in order, each with the words of its bound.
 
@@ -38,6 +38,15 @@ def read(text: str, language: str) -> tuple[Value, ...]:
     Args:
         language: one of LANGUAGES.
     """
+    return _remembered(text, language) if len(text) <= _LONGEST_REMEMBERED else _read(text, language)
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _remembered(text: str, language: str) -> tuple[Value, ...]:
+    return _read(text, language)
+
+
+def _read(text: str, language: str) -> tuple[Value, ...]:
     values: list[Value] = []
     known = tables(language)
     rest = without_marks(text, language, "\x00")
