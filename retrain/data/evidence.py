@@ -15,6 +15,7 @@ from retuned.retrain.data.related import Related
 from retuned.retrain.data.table import Decided, Table, decide
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.scoring.metric import Chosen, choose
+from retuned.retrain.scoring.words import plain
 from retuned.retrain.settings import DatasetSettings, Settings
 from retuned.retrain.versions import QUERIES, Version
 
@@ -104,10 +105,17 @@ class Evidence:
 
 
 def _trusted(statements: Statements) -> list[str]:
-    """Returns the answers by which the metric is chosen, one per question: experts' if there are enough, else all."""
+    """Returns the answers by which the metric is chosen, one per question: experts' if there are enough, else all.
+
+    What an expert stated once, others may state again: a rare label repeats only among all answers.
+    """
     experts = {row.prompt_hash: row.completion for row in statements.learnable if row.is_expert}
     all = {row.prompt_hash: row.completion for row in statements.learnable}
-    return list((experts if len(experts) >= EXPERTS else all).values())
+    if len(experts) < EXPERTS:
+        return list(all.values())
+    known = {plain(answer) for answer in experts.values()}
+    repeated = {question: answer for question, answer in all.items() if plain(answer) in known}
+    return list((repeated | experts).values())
 
 
 def decided(

@@ -204,6 +204,29 @@ def test_filters_are_counted_and_can_be_turned_off(warehouse: Warehouse, teacher
     assert len(rows(all)) == 13
 
 
+def test_a_label_that_an_expert_gave_once_and_users_give_again_loses_no_row(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    def label(numbers: range, value: str, source: str) -> list[str]:
+        return [
+            teacher.correct(question(number), "none", value, source=source, user_id=f"{source}-{number % 7}")
+            for number in numbers
+        ]
+
+    for start, value in ((0, "refund"), (100, "delivery")):
+        label(range(start, start + 20), value, "expert")
+        label(range(start + 20, start + 60), value, "user")
+    label(range(200, 201), "lost_card", "expert")
+    label(range(201, 220), "lost_card", "user")
+    jokes = label(range(300, 302), "banana", "user")
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert built.card["metric"]["name"] == "label"
+    assert built.card["metric"]["labels"] == ["delivery", "lost_card", "refund"]
+    assert Counter(row["completion"] for row in rows(built, "train", "holdout"))["lost_card"] == 20
+    assert set(set_aside(built).values()) == {"unreadable"}
+    assert len(set_aside(built)) == len(jokes)
+
+
 def test_what_is_learned_is_written_as_the_house_writes(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
