@@ -11,13 +11,13 @@ from gateways import KEY, Gateway, gateway, model_server
 
 from retuned.daemon.web import principals
 
-QUESTION = "I am {} and ask: how long do I have to return shoes?"
+QUESTION = "How long do I have to return shoes?"
 ANSWER, NEWER = "60 days.", "90 days."
 
 
-def helped(made: Gateway, name: str) -> bool:
+def helped(made: Gateway) -> bool:
     """Asks the question; returns whether an entry of the memory helped the answer."""
-    return "X-Retuned-Memory" in made.chat(QUESTION.format(name)).headers
+    return "X-Retuned-Memory" in made.chat(QUESTION).headers
 
 
 def test_an_experts_correction_is_the_context_of_the_next_same_question_within_seconds(
@@ -53,21 +53,21 @@ def test_an_experts_correction_is_the_context_of_the_next_same_question_within_s
                 made.post("/v1/feedback", body, Authorization=f"Bearer {anna}").raise_for_status()
                 return time.monotonic()
 
-            wrong = made.chat(QUESTION.format("bob@example.com"))
+            wrong = made.chat(QUESTION)
             assert "X-Retuned-Memory" not in wrong.headers
             until(lambda: daemon.get("/api/v1/status", bearer).json()["ingestion"]["interactions"] == 1, 60)
             began = correct(wrong.headers["X-Retuned-Feedback-Token"], ANSWER)
-            until(lambda: helped(made, "ann@example.org"), 60)
+            until(lambda: helped(made), 60)
             seconds = time.monotonic() - began
             print(f"seconds from the correction to its use: {seconds:.2f}")
             messages = json.loads(server.requests[-1][2])["messages"]
             assert messages[0]["content"].endswith(f"> {ANSWER}")
 
-            again = made.chat(QUESTION.format("carl@example.net"))
+            again = made.chat(QUESTION)
             began = correct(again.headers["X-Retuned-Feedback-Token"], NEWER)
 
             def newer() -> bool:
-                made.chat(QUESTION.format("dora@example.net"))
+                made.chat(QUESTION)
                 return bool(json.loads(server.requests[-1][2])["messages"][0]["content"].endswith(f"> {NEWER}"))
 
             until(newer, 60)

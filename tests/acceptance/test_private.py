@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from daemons import Daemon, settings_for
 RETUNED = Path(sys.executable).with_name("retuned")
 EVENT = {
     "id": "i1",
-    "timestamp": "2026-11-24T09:30:00Z",
+    "timestamp": datetime.now(UTC).isoformat(),  # a report is of this month
     "workload": "support",
     "model": "support@base",
     "messages": [{"role": "user", "content": "Where is my parcel?"}],

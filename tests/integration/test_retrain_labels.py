@@ -385,8 +385,8 @@ def test_the_command_line_lists_what_is_open(
     )
     assert main(["labels", "--json", "--workload", "support"]) == 0
     assert [one["interaction_id"] for one in json.loads(capsys.readouterr().out)] == [interaction]
-    assert main(["labels", "--workload", "sales"]) == 0
-    assert capsys.readouterr().out == ""
+    assert main(["labels", "--workload", "sales"]) == 1
+    assert "sales" in capsys.readouterr().err
     assert main(["status", "support"]) == 0
     assert "to do   1 answer to judge: `retuned labels --workload support`\n" in capsys.readouterr().out
     assert main(["export", "label_requests", "-o", "-"]) == 0
