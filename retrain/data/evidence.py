@@ -68,12 +68,12 @@ class Evidence:
         options = settings.dataset
         overrides = Overrides.of(warehouse, workload)
         statements, overruled = overrides.read(warehouse, workload, options)
-        first = choose(settings, _trusted(statements))
+        first = choose(settings, *_trusted(statements))
         questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
         related = Related(questions, options.near_duplicate_similarity)
         table = decided(warehouse, statements, first, options, overrides)
         # The metric should fit the right answers, which are known only now.
-        metric = choose(settings, _trusted(replace(statements, rows=table.rows)))
+        metric = choose(settings, *_trusted(replace(statements, rows=table.rows)))
         if (metric.metric.name, metric.metric.learned) != (first.metric.name, first.metric.learned):
             table = decided(warehouse, statements, metric, options, overrides)
         table = replace(table, decided=[*table.decided, *overruled])
@@ -104,18 +104,19 @@ class Evidence:
         )
 
 
-def _trusted(statements: Statements) -> list[str]:
-    """Returns the answers by which the metric is chosen, one per question: experts' if there are enough, else all.
+def _trusted(statements: Statements) -> tuple[list[str], list[str]]:
+    """Returns the answers by which the metric is chosen, one per question: experts' if there are enough, else all; and
+    beside experts' those of others in the same words.
 
     What an expert stated once, others may state again: a rare label repeats only among all answers.
     """
     experts = {row.prompt_hash: row.completion for row in statements.learnable if row.is_expert}
     all = {row.prompt_hash: row.completion for row in statements.learnable}
     if len(experts) < EXPERTS:
-        return list(all.values())
+        return list(all.values()), []
     known = {plain(answer) for answer in experts.values()}
-    repeated = {question: answer for question, answer in all.items() if plain(answer) in known}
-    return list((repeated | experts).values())
+    repeated = [answer for question, answer in all.items() if question not in experts and plain(answer) in known]
+    return list(experts.values()), repeated
 
 
 def decided(

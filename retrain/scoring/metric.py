@@ -75,7 +75,7 @@ class Chosen:
         return f"Answers are scored by the metric {self.metric.name}, {self.metric.meaning}: {self.reason}."
 
 
-def choose(settings: Settings, approved: Sequence[str]) -> Chosen:
+def choose(settings: Settings, approved: Sequence[str], repeated: Sequence[str] = ()) -> Chosen:
     """Returns the metric of `metric.name`, or the one that fits the approved answers.
 
     `auto` takes the first that fits: tool_calls, json, label (a closed set of short answers without values), code,
@@ -84,15 +84,17 @@ def choose(settings: Settings, approved: Sequence[str]) -> Chosen:
 
     Args:
         approved: the approved answers, one per example, without those that are set aside.
+        repeated: answers of others in the words of approved ones. They are no sample, so the metric is not chosen by
+            them, but a label that is approved once repeats in them.
 
     Raises:
         ConfigurationError: the metric lacks something, or its module cannot be imported.
     """
-    name = settings.metric.name
-    if name != "auto":
-        return Chosen(named(name, settings, approved), "metric.name names it")
-    name, reason = _fitting(approved, settings.evaluate.judge_url is not None)
-    return Chosen(named(name, settings, approved), f"{reason} (metric.name: auto)")
+    name, reason, answers = settings.metric.name, "metric.name names it", [*approved, *repeated]
+    if name == "auto":
+        name, fitting = _fitting(approved, settings.evaluate.judge_url is not None)
+        reason = f"{fitting} (metric.name: auto)"
+    return Chosen(named(name, settings, answers), reason)
 
 
 def check_metric(settings: Settings) -> str | None:

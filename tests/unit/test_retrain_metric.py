@@ -496,3 +496,13 @@ def test_a_metric_that_is_named_by_now_is_taken_for_older_datasets_too() -> None
     labels = restored(Settings(metric=MetricSettings(name="label", labels=("a", "b"))), kept, INTENTS).metric
     assert labels.learned == {"labels": ["a", "b"]}
     assert restored(Settings(), None, BOOKINGS).metric.name == "json"
+
+
+def test_answers_of_others_add_repetitions_to_labels_and_do_not_choose_the_metric() -> None:
+    closed = ["refund", "delivery"] * 10
+    assert choose(Settings(), [*closed, "lost_card"]).metric.learned["labels"] == ["delivery", "refund"]
+    found = choose(Settings(), [*closed, "lost_card"], ["lost_card", "refund"])
+    assert found.metric.learned["labels"] == ["delivery", "lost_card", "refund"]
+    open_set = [f"intent_{number}" for number in range(20)]
+    assert choose(Settings(), open_set).metric.name == "exact"
+    assert choose(Settings(), open_set, open_set * 9).metric.name == "exact"
