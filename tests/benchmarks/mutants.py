@@ -52,7 +52,9 @@ _WATCH = tuple(f"{INTEGRATION}monitors_watch{part}.py" for part in ("", "_refere
 
 TARGETS = {
     "consumers/warehouse/writer.py": Target(
-        (f"{INTEGRATION}kafka_ingest.py",), "offset_fences or partition_fence or run_stores", "*_move_offsets*"
+        (f"{INTEGRATION}kafka_ingest.py", f"{INTEGRATION}cluster_follower.py"),
+        "offset_fences or partition_fence or run_stores or do_not_go_on or was_killed",
+        "*_move_offsets*",
     ),
     "consumers/kafka/membership.py": Target((f"{UNIT}consumers_membership.py",), functions="*Membership*"),
     **{
