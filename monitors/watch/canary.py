@@ -125,9 +125,10 @@ def check(
         answered, comparisons = _measure(warehouse, canary["workload"], steps, now, watch)
         age = known_age(steps[0].since, now, known_until)
         verdict, reasons = decide(comparisons, answered, step_age, age, settings.rollout, watch)
-        if step_age >= timedelta(seconds=settings.rollout.minimum_seconds):  # gateways may begin a step a little later
+        lasted = step_age >= timedelta(seconds=settings.rollout.minimum_seconds)  # gateways may begin it a little later
+        if verdict != "roll_back" and lasted:
             unanswered = _unanswered(warehouse, steps[-1], canary["share"], settings)
-            if unanswered and verdict != "roll_back":
+            if unanswered:
                 verdict, reasons = "roll_back", [unanswered, *reasons]
     if verdict == "advance" and waits_for:  # no more users are sent to servers that are not ready
         verdict, reasons = "hold", [f"the next step is due, but has to wait: {waits_for}", *reasons]
