@@ -1,5 +1,6 @@
 """The input of a dataset: the decided feedback of today, and the rows of earlier datasets."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,10 +11,13 @@ from retuned.retrain.data import holdout
 from retuned.retrain.data.dataset import Dataset, load
 from retuned.retrain.data.examples import Example, Statements, restored, thumbs
 from retuned.retrain.data.filters import IN_WORDS, filtered
+from retuned.retrain.data.identity import normalise
 from retuned.retrain.data.overrides import Overrides
 from retuned.retrain.data.related import Related
-from retuned.retrain.data.table import Decided, Table, decide
+from retuned.retrain.data.specific import specific
+from retuned.retrain.data.table import Decided, Table, accounts_of, decide
 from retuned.retrain.data.topics import Topics
+from retuned.retrain.scoring.json_fields import keys_of
 from retuned.retrain.scoring.metric import Chosen, choose
 from retuned.retrain.scoring.words import plain
 from retuned.retrain.settings import DatasetSettings, Settings
@@ -106,17 +110,33 @@ class Evidence:
 
 def _trusted(statements: Statements) -> tuple[list[str], list[str]]:
     """Returns the answers by which the metric is chosen, one per question: experts' if there are enough, else all; and
-    beside experts' those of others in the same words.
+    beside experts' those of others that show further labels or keys.
 
-    What an expert stated once, others may state again: a rare label repeats only among all answers.
+    An expert may have given a rare label once, or never. So an answer counts in an expert's words, or in a form that
+    several accounts gave: a text that fits its questions, or a JSON document with the same keys.
     """
     experts = {row.prompt_hash: row.completion for row in statements.learnable if row.is_expert}
-    all = {row.prompt_hash: row.completion for row in statements.learnable}
     if len(experts) < EXPERTS:
-        return list(all.values()), []
+        return list({row.prompt_hash: row.completion for row in statements.learnable}.values()), []
     known = {plain(answer) for answer in experts.values()}
-    repeated = [answer for question, answer in all.items() if question not in experts and plain(answer) in known]
-    return list(experts.values()), repeated
+    others = [row for row in statements.learnable if row.prompt_hash not in experts]
+    fitting = specific(others)
+    accounts: dict[str | frozenset[str], set[str]] = defaultdict(set)
+    for row, account in zip(others, accounts_of(others), strict=True):
+        accounts[_form(row)].add(account)
+    forms = {
+        form for form, those in accounts.items() if len(those) > 1 and (isinstance(form, frozenset) or form in fitting)
+    }
+    repeated = {
+        row.prompt_hash: row.completion for row in others if plain(row.completion) in known or _form(row) in forms
+    }
+    return list(experts.values()), list(repeated.values())
+
+
+def _form(row: Example) -> str | frozenset[str]:
+    """Returns the keys of an answer that is a JSON object, and the normalised text of any other."""
+    keys = keys_of(row.completion)
+    return normalise(row.completion) if keys is None else keys
 
 
 def decided(

@@ -1,13 +1,13 @@
-"""Finds answers that do not depend on the question, such as jokes or "as always".
+"""Separates answers to a question from those that do not depend on it, such as jokes or "as always".
 
 Questions that share a right answer have more wording in common than random questions. A permutation test (Fisher 1935)
 on the mean cosine of TF-IDF checks this. If it finds no such similarity, there is no evidence that the text answers any
-of its questions. Where random questions have no word in common, the test could find nothing, and no text is returned.
+of its questions. Where random questions have no word in common, the test could find nothing, and it abstains.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,20 +28,38 @@ _UNSPACED = re.compile(
 
 def unspecific(statements: Sequence[Example]) -> frozenset[str]:
     """Returns such texts among users' corrections, normalised. Texts of experts and of most questions are exempt."""
-    asked: dict[str, str] = {}
-    groups: dict[str, set[str]] = defaultdict(set)
     trusted = {normalise(row.completion) for row in statements if row.is_expert}
+    given: dict[str, set[str]] = defaultdict(set)
+    for row in statements:
+        if row.kind == "correction" and (text := normalise(row.completion)) not in trusted:
+            given[text].add(row.prompt_hash)
+    return frozenset(text for text, fits in _tested(statements, given).items() if not fits)
+
+
+def specific(statements: Sequence[Example]) -> frozenset[str]:
+    """Returns the texts, normalised, whose questions have similar wording."""
+    given: dict[str, set[str]] = defaultdict(set)
+    for row in statements:
+        given[normalise(row.completion)].add(row.prompt_hash)
+    return frozenset(text for text, fits in _tested(statements, given).items() if fits)
+
+
+def _tested(statements: Sequence[Example], given: Mapping[str, set[str]]) -> dict[str, bool]:
+    """Returns whether the questions of a text have similar wording, for each text on which the test can decide.
+
+    Args:
+        given: the questions of each text, as prompt hashes.
+    """
+    asked: dict[str, str] = {}
     for row in statements:
         asked.setdefault(row.prompt_hash, row.question)
-        if row.kind == "correction" and (text := normalise(row.completion)) not in trusted:
-            groups[text].add(row.prompt_hash)
-    tested = {text: own for text, own in groups.items() if QUESTIONS <= len(own) <= _SHARE * len(asked)}
+    tested = {text: own for text, own in given.items() if QUESTIONS <= len(own) <= _SHARE * len(asked)}
     if not tested:
-        return frozenset()
+        return {}
     vectors, place = _vectors(list(asked.values())), {group: number for number, group in enumerate(asked)}
     draw = np.random.default_rng(0)
     usual: dict[int, np.ndarray] = {}
-    texts = []
+    fits = {}
     for text, own in tested.items():
         size = len(own)
         if size not in usual:
@@ -50,9 +68,8 @@ def unspecific(statements: Sequence[Example]) -> frozenset[str]:
         if usual[size].max() < _NOTHING:
             continue
         mine = _mean_cosine(vectors[sorted(place[group] for group in own)])
-        if (1 + (usual[size] >= mine).sum()) / (1 + _DRAWS) > CHANCE:
-            texts.append(text)
-    return frozenset(texts)
+        fits[text] = bool((1 + (usual[size] >= mine).sum()) / (1 + _DRAWS) <= CHANCE)
+    return fits
 
 
 def _vectors(questions: Sequence[str]):  # type: ignore[no-untyped-def]

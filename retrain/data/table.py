@@ -93,7 +93,7 @@ def decide(
         helped: by interaction, the answers of the memory that helped.
     """
     ordered = sorted(statements, key=lambda row: (row.timestamp, row.feedback_id))
-    account = dict(zip((row.feedback_id for row in ordered), _accounts(ordered), strict=True))
+    account = dict(zip((row.feedback_id for row in ordered), accounts_of(ordered), strict=True))
     groups: dict[str, list[Example]] = defaultdict(list)
     for row in ordered:
         groups[row.prompt_hash].append(row)
@@ -392,7 +392,7 @@ def _crowd(asked: Iterable[_Asked], account: Mapping[str, str], first_seen: Mapp
     return Crowd(all, first_seen, quiet)
 
 
-def _accounts(rows: Sequence[Example]) -> list[str]:
+def accounts_of(rows: Sequence[Example]) -> list[str]:
     """Returns the account of each vote. If most users have an id, all others are one account; else each vote is one."""
     users = [row for row in rows if row.source == "user"]
     named = 2 * sum(row.user_id is not None for row in users) > len(users)

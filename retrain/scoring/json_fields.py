@@ -105,6 +105,12 @@ def inferred_schema(approved: Sequence[str]) -> dict[str, Any]:
     return schema
 
 
+def keys_of(text: str) -> frozenset[str] | None:
+    """Returns the keys of a text that is a JSON object; None for any other text."""
+    document = _document(text)
+    return frozenset(document) if isinstance(document, dict) else None
+
+
 def fields(text: str, *, fenced: bool = True) -> frozenset[Field] | None:
     """Returns the leaves of a text that is exactly one JSON object or array; None for any other text.
 

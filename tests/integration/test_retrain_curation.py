@@ -227,6 +227,49 @@ def test_a_label_that_an_expert_gave_once_and_users_give_again_loses_no_row(
     assert len(set_aside(built)) == len(jokes)
 
 
+def test_a_label_that_no_expert_gave_is_one_if_it_fits_its_questions(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    def label(number: int, topic: str, value: str, source: str, who: str) -> str:
+        asked = f"{question(number)} It is about {topic}."
+        return teacher.correct(asked, "none", value, source=source, user_id=who)
+
+    for start, value in ((0, "refund"), (100, "delivery")):
+        for number in range(start, start + 60):
+            source = "expert" if number % 3 == 0 else "user"
+            label(number, value, value, source, f"{source}-{number % 7}")
+    for number in range(200, 212):
+        label(number, "a lost card", "lost_card", "user", f"user-{number % 7}")
+    jokes = [
+        label(number, ("refund", "delivery", "a lost card")[number % 3], "banana", "user", f"user-{number % 7}")
+        for number in range(300, 312)
+    ]
+    lonely = [label(number, "the weather", "rain", "user", "user-1") for number in range(400, 412)]
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert built.card["metric"]["labels"] == ["delivery", "lost_card", "refund"]
+    assert Counter(row["completion"] for row in rows(built, "train", "holdout"))["lost_card"] == 12
+    assert set_aside(built) == dict.fromkeys([*jokes, *lonely], "unreadable")
+
+
+def test_keys_that_no_expert_used_are_known_if_several_accounts_use_them(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    def document(number: int, source: str, who: str, **more: int) -> str:
+        value = json.dumps({"total": number, **more})
+        return teacher.correct(question(number), "none", value, source=source, user_id=who)
+
+    for number in range(60):
+        source = "expert" if number % 3 == 0 else "user"
+        document(number, source, f"{source}-{number % 7}")
+    for number in range(100, 112):
+        document(number, "user", f"user-{number % 7}", tip=1)
+    lonely = [document(number, "user", "user-1", joke=1) for number in range(200, 212)]
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert set(built.card["metric"]["schema"]["properties"]) == {"tip", "total"}
+    assert sum("tip" in row["completion"] for row in rows(built, "train", "holdout")) == 12
+    assert set_aside(built) == dict.fromkeys(lonely, "unreadable")
+
+
 def test_what_is_learned_is_written_as_the_house_writes(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
