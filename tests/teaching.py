@@ -42,7 +42,7 @@ class Teacher:
 
     def ask(
         self,
-        question: str,
+        question: str | list[dict[str, Any]],
         response: str,
         *,
         system: str | None = None,
@@ -94,7 +94,13 @@ class Teacher:
         return feedback
 
     def correct(
-        self, question: str, wrong: str, right: str, source: str = "expert", user_id: str | None = None, **more: Any
+        self,
+        question: str | list[dict[str, Any]],
+        wrong: str,
+        right: str,
+        source: str = "expert",
+        user_id: str | None = None,
+        **more: Any,
     ) -> str:
         """Ask, get it wrong, and correct it; returns the id of the correction."""
         return self.say(self.ask(question, wrong, **more), "correction", right, source, user_id)

@@ -1,7 +1,7 @@
 -- name: answers
 -- Answers that match all filters, the newest first; null: any. Of text, what was asked or answered holds it.
 SELECT i.id, i.timestamp, i.workload, i.model, i.user_id, i.conversation_id, i.response, i.latency_seconds,
-       list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+       last_question(i.messages) AS question,
        v.helpful, v.invented, v.corrected, g.alarm
 FROM traffic i
 LEFT JOIN (

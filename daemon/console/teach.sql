@@ -14,7 +14,7 @@ ORDER BY r.created_at, r.score DESC NULLS LAST, r.id
 LIMIT 2_000
 
 -- name: questions
-SELECT id, list_last(list_filter(messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question
+SELECT id, last_question(messages) AS question
 FROM interactions WHERE id IN (SELECT unnest($ids::VARCHAR[]))
 
 -- name: progress
@@ -30,7 +30,7 @@ ORDER BY answers DESC, w.expert
 -- The latest answers of an expert, or that to one request, and the state of the row that each became: of its own feedback,
 -- else of that which answered the request, unless the expert has changed the answer since. $workloads null: of all.
 SELECT r.id, w.since, w.name, w.value, w.comment, r.workload, r.reason AS asked_for,
-       list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+       last_question(i.messages) AS question,
        i.response, s.state, s.reason, s.dataset_version, m.version
 FROM label_work w
 JOIN label_requests r ON r.id = w.request_id

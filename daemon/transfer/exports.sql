@@ -69,7 +69,7 @@ WITH origins AS (
     FROM dataset_rows GROUP BY dataset_version, row_id
 )
 SELECT evaluations.*,
-       list_last(list_filter(messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+       last_question(messages) AS question,
        CASE WHEN feedback.name = 'correction' THEN feedback.value ->> '$' WHEN feedback.id IS NOT NULL THEN response END AS approved
 FROM evaluations
 LEFT JOIN origins USING (dataset_version, row_id)
@@ -96,7 +96,7 @@ texts AS (
            max(score) FILTER (part = 'candidate') AS candidate_score
     FROM answers GROUP BY ALL
 )
-SELECT list_last(list_filter(messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+SELECT last_question(messages) AS question,
        CASE WHEN feedback.name = 'correction' THEN feedback.value ->> '$' WHEN feedback.id IS NOT NULL THEN response END AS approved,
        base, champion, candidate, champion_score, candidate_score, texts.workload, version, run_id, split, row_id
 FROM texts

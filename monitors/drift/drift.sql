@@ -49,16 +49,7 @@ WITH united AS (
     -- The text of a message is the same as a string and as parts.
     SELECT *, list_transform(TRY_CAST(messages AS JSON[]), lambda turn: {
         'role': turn ->> 'role',
-        'content': CASE json_type(turn, '$.content')
-            WHEN 'ARRAY' THEN array_to_string(
-                list_transform(
-                    list_filter(TRY_CAST(turn -> 'content' AS JSON[]), lambda part: (part ->> 'type') IN ('text', 'input_text', 'output_text')),
-                    lambda part: part ->> 'text'
-                ),
-                E'\n'
-            )
-            ELSE turn ->> 'content'
-        END
+        'content': coalesce(message_text(turn), '')
     }) AS turns
     FROM united
 )

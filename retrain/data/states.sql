@@ -54,7 +54,7 @@ ORDER BY k.state, k.reason, f.timestamp DESC, k.feedback_id
 -- name: texts
 -- Question and answer of rows.
 SELECT k.feedback_id,
-       list_last(list_filter(i.messages::JSON[], lambda message: message ->> 'role' = 'user')) ->> 'content' AS question,
+       last_question(i.messages) AS question,
        CASE WHEN f.name = 'correction' THEN coalesce(f.value ->> '$.content', f.value ->> '$') ELSE i.response END AS answer
 FROM (SELECT unnest($feedback::VARCHAR[]) AS feedback_id, unnest($interactions::VARCHAR[]) AS interaction_id) k
 LEFT JOIN feedback f ON f.id = k.feedback_id

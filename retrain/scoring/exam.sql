@@ -25,7 +25,7 @@ WITH verdicts AS (
     WHERE r.workload = $workload
 )
 SELECT
-    i.id, i.attributes ->> '$.language', i.messages ->> '$[#-1].content', coalesce(q.approved, c.approved) AS approved,
+    i.id, i.attributes ->> '$.language', last_question(i.messages), coalesce(q.approved, c.approved) AS approved,
     coalesce(q.answer, i.response), v.same = 'true'
 FROM verdicts v
 JOIN interactions i ON i.id = v.interaction_id

@@ -40,6 +40,13 @@ def answers(built: Dataset, *splits: str) -> dict[str, str]:
     return {row["question"]: row["completion"] for row in rows(built, *splits)}
 
 
+def test_a_question_that_an_app_sends_in_parts_is_listed_as_text(warehouse: Warehouse) -> None:
+    teacher = Teacher(warehouse)
+    parts = [{"type": "text", "text": "How long does it take?"}, {"type": "image_url", "image_url": {"url": "7.png"}}]
+    teacher.correct(parts, "No idea.", "It takes 30 days.")
+    assert [row["question"] for row in listed(warehouse, "support")] == ["How long does it take?"]
+
+
 def test_a_reader_of_rows_that_stops_in_the_middle_holds_nothing_up(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

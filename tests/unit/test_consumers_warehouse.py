@@ -1,5 +1,6 @@
 """The warehouse file: migrations, one owner, transactions, a full disk."""
 
+import json
 import re
 import resource
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -18,6 +20,7 @@ from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import connection as module
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import ROW_GROUP_ROWS, open_warehouse
+from retuned.monitors.quality.consistency import last_question
 
 TABLES = {
     "interactions", "feedback", "dead_letters", "offsets", "datasets", "dataset_rows", "runs", "evaluations",
@@ -292,3 +295,34 @@ def test_a_snapshot_reads_one_state_on_its_own_thread_alone(settings: WarehouseS
             warehouse.rows("FROM there_is_no_such_table")
         assert stored() == 2
     warehouse.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("Open today?", "Open today?"),
+        ([{"type": "text", "text": "Open today?"}], "Open today?"),
+        (
+            [{"type": "input_text", "text": "Open"}, {"type": "image_url"}, {"type": "text", "text": "today?"}],
+            "Open\ntoday?",
+        ),
+        ([{"type": "image_url", "image_url": {"url": "https://shop.example/7.png"}}], None),
+        ([{"type": "text"}, "odd", 1], None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_queries_read_the_question_as_the_program_does(warehouse: Warehouse, content: Any, text: str | None) -> None:
+    messages = json.dumps(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "Hi."},
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": "One moment."},
+        ]
+    )
+    with warehouse.cursor() as cursor:
+        ((found,),) = cursor.execute("SELECT last_question(?)", [messages]).fetchall()
+    assert found == text
+    assert last_question(messages) == (text or "")

@@ -249,6 +249,7 @@ INSERT INTO schema_migrations VALUES (70, '070_ratings_by_decisions.sql', '2026-
 INSERT INTO schema_migrations VALUES (74, '074_feedback_of_shadow_scores.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (75, '075_causes_of_runs.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (78, '078_keys_of_questions.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (79, '079_questions.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
 INSERT INTO shadow_answers VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', 'name 2, it''s “2”', '{"value": [2, "it''s"]}', 'source 2, it''s “2”', NULL, 'topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000', NULL);
