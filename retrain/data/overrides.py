@@ -177,7 +177,8 @@ def decide_rows(
                 continue  # a retry after a lost response
             if answer is not None:
                 edited = before[2] if before is not None and before[1] == "edit" else None
-                if answer.split() == (edited or _answer(cursor, id) or "").split():
+                # A form sends the same text with other ends of lines.
+                if answer.strip().splitlines() == (edited or _answer(cursor, id) or "").strip().splitlines():
                     raise RetunedError(
                         "rows edit: the answer is unchanged; change the text, or decide otherwise about the row"
                     )

@@ -47,6 +47,15 @@ def test_a_question_that_an_app_sends_in_parts_is_listed_as_text(warehouse: Ware
     assert [row["question"] for row in listed(warehouse, "support")] == ["How long does it take?"]
 
 
+def test_an_edit_may_change_an_indentation_and_not_only_the_ends_of_lines(warehouse: Warehouse) -> None:
+    program = "for line in lines:\n    send(line)\nclose()"
+    row = Teacher(warehouse).correct("How do I send lines?", "No idea.", program)
+    with pytest.raises(RetunedError, match="the answer is unchanged"):
+        decide(warehouse, "edit", row, answer=program.replace("\n", "\r\n") + "\r\n")
+    decide(warehouse, "edit", row, answer=program.replace("\nclose", "\n    close"))
+    assert {one["decision"]["action"] for one in listed(warehouse, "support")} == {"edit"}
+
+
 def test_a_reader_of_rows_that_stops_in_the_middle_holds_nothing_up(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
