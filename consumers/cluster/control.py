@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -350,14 +351,16 @@ def _apply(
     keys = [key for key, _ in changes]
     rows = [row for _, row in changes if row is not None]
     cursor.execute(f"DELETE FROM {name} WHERE {table.key} IN (SELECT unnest($keys::VARCHAR[]))", {"keys": keys})
-    if rows:
-        # A leader of an older release has fewer columns; the others get their defaults.
-        known = json.loads(rows[0]).keys()
+    # Rows that a leader of an older release wrote have fewer columns; the others get their defaults.
+    of_columns: dict[frozenset[str], list[str]] = defaultdict(list)
+    for row in rows:
+        of_columns[frozenset(json.loads(row))].append(row)
+    for known, alike in of_columns.items():
         columns = {column: kind for column, kind in table.columns.items() if column in known}
         cursor.execute(
             f"INSERT INTO {name} BY NAME SELECT unnest(from_json(row, $structure)) "
             "FROM (SELECT unnest($rows::VARCHAR[]) AS row)",
-            {"structure": json.dumps(columns), "rows": rows},
+            {"structure": json.dumps(columns), "rows": alike},
         )
 
 

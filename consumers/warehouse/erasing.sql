@@ -1,5 +1,5 @@
 -- name: state_of_tombstones
-SELECT count(*), max(until) FROM tombstones
+SELECT count(*), bit_xor(hash(erasure_id, kind, key_id, tombstones.hash, since, until)) FROM tombstones
 
 -- name: tombstones
 SELECT kind, key_id, hash, since, until FROM tombstones

@@ -13,6 +13,11 @@ WHERE user_id LIKE '____:%';
 -- name: next_batch
 UPDATE batches SET last = last + 1 RETURNING last;
 
+-- name: batch_of_segment
+-- The number of a segment, after the last batch that the warehouse had before its cluster (1 in a new one). So all daemons count
+-- alike, also one that has not followed the segments that have expired.
+UPDATE batches SET last = greatest(last + $number - (SELECT number FROM followed_segments), $number + 1) RETURNING last;
+
 -- name: insert_events
 -- Here and in the next three queries, {table} is the table of the events.
 INSERT INTO {table} SELECT *, $batch FROM batch_events;

@@ -67,7 +67,7 @@ class Tombstones:
         self._newest = keys.ids[0]
         self._pseudonyms = keys.pseudonyms
         self._known: dict[Kind, dict[str, dict[str, Span]]] = {}
-        self._state: tuple[int, datetime | None] = (0, None)
+        self._state: tuple[int, int | None] = (0, None)
 
     @classmethod
     def stored(cls, keys: UserKeys, cursor: duckdb.DuckDBPyConnection) -> "Tombstones":

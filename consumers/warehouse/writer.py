@@ -150,11 +150,18 @@ class Writer:
         with self._warehouse.transaction() as cursor:
             self._tombstones.refresh(cursor)  # here: whoever adds some waits until no transaction is open
             self._tombstones.take_out(rows)
-            batch = number_in(cursor.execute(QUERIES["next_batch"])) if rows.tables else 0
+            batch = self._batch(cursor, rows)
             known = {name: self._insert(cursor, name, rows, batch) for name in rows.tables}
             finish(cursor)
         rows.stored = {name: rows.tables[name].num_rows - known[name] for name in known}
         rows.duplicates += sum(known.values())
+
+    @staticmethod
+    def _batch(cursor: duckdb.DuckDBPyConnection, rows: Rows) -> int:
+        """Returns the number that the events of a batch get. Positions in these numbers pass from leader to leader."""
+        if rows.segment is not None:
+            return number_in(cursor.execute(QUERIES["batch_of_segment"], {"number": rows.segment}))
+        return number_in(cursor.execute(QUERIES["next_batch"])) if rows.tables else 0
 
     def _refused(self, name: Table, table: Any, start: int = 0) -> dict[int, Exception]:
         """Returns the rows of a table that DuckDB rejects, found by bisection."""

@@ -59,7 +59,8 @@ def test_every_table_is_a_control_table_or_made_from_the_segments(leader: Node) 
         "answer_minutes", "answer_minutes_position", "archived_ids", "archives", "batches", "control_positions",
         "dead_letters", "erasures_applied",
         "feedback", "feedback_totals", "followed_segments", "ingest_resumptions", "interactions", "judgements",
-        "judgements_position", "ledger_progress", "memory_uses", "memory_uses_position", "offsets", "rating_periods",
+        "judgements_position", "ledger_progress", "memory_totals", "memory_uses", "memory_uses_position", "offsets",
+        "rating_periods",
         "schema_migrations", "shadow_answers",
     }  # fmt: skip
     tables = {row["table_name"] for row in leader.warehouse.rows("SELECT table_name FROM duckdb_tables()")}
@@ -327,6 +328,18 @@ def test_rows_of_an_older_version_have_the_defaults_of_new_columns(leader: Node,
         )
     other.control.follow()
     assert [row["kind"] for row in other.rows("runs")] == ["retrain"]
+
+
+def test_rows_of_two_versions_keep_the_columns_that_each_has(leader: Node, other: Node) -> None:
+    for workload in ("a", "b"):
+        leader.warehouse.insert("pauses", workload=workload, created_at=NOW, actor="x", reason="r", ended_by="anna")
+    with leader.postgres.transaction() as connection:
+        connection.execute(
+            b"UPDATE retuned.control SET row = (row::jsonb - 'ended_by')::text "
+            b"WHERE table_name = 'pauses' AND key LIKE '%\"a\"%'"
+        )
+    other.control.follow()
+    assert {row["workload"]: row["ended_by"] for row in other.rows("pauses")} == {"a": None, "b": "anna"}
 
 
 def test_rows_of_a_newer_version_are_refused(leader: Node, other: Node) -> None:

@@ -222,6 +222,14 @@ def test_segments_that_have_expired_keep_no_daemon_from_joining(
             node.drain()
         assert [row["id"] for row in late.warehouse.rows(EVENTS)] == ["3", "4", "5"]
         assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["0", "1", "2", "3", "4", "5"]
+        # Positions in these numbers pass from leader to leader.
+        assert batches(late) == batches(node) == {"3": 5, "4": 6, "5": 7}
+
+
+def batches(node: Node) -> dict[str, int]:
+    """The batch of each of the last three events."""
+    rows = node.warehouse.rows("SELECT id, batch FROM interactions WHERE id >= '3' ORDER BY id")
+    return {row["id"]: row["batch"] for row in rows}
 
 
 def test_a_segment_that_was_erased_keeps_no_daemon_from_joining(
@@ -238,6 +246,7 @@ def test_a_segment_that_was_erased_keeps_no_daemon_from_joining(
     node.drain()
     assert [row["id"] for row in node.warehouse.rows(EVENTS)] == ["0", "2"]
     assert "segment 2 is gone (erased, request 17): this warehouse lacks its 1 rows" in caplog.text
+    assert node.warehouse.rows("SELECT batch FROM interactions ORDER BY id") == [{"batch": 2}, {"batch": 4}]
     assert sweep(cluster.database(), cluster.objects) == 1
 
 

@@ -56,6 +56,20 @@ def test_a_user_is_gone_from_rows_and_from_every_byte(shop: Shop, tmp_path: Path
     assert list(traces(tmp_path, THEIRS)) == [THEIRS]
 
 
+def test_tombstones_that_replace_as_many_others_are_used(shop: Shop) -> None:
+    with shop.warehouse.cursor() as cursor:
+        tombstones = Tombstones.stored(KEYS, cursor)
+        for id in ("a", "b"):
+            cursor.execute("DELETE FROM tombstones")
+            ((kind, key_id, digest, *_),) = tombstones.rows([("interaction", id, None, None)])
+            cursor.execute(
+                "INSERT INTO tombstones BY NAME SELECT ? AS erasure_id, ? AS kind, ? AS key_id, ? AS hash",
+                [id, kind, key_id, digest],
+            )
+            tombstones.refresh(cursor)
+            assert tombstones.matching("interaction", ["a", "b"]).keys() == {id}
+
+
 def test_deleting_alone_would_leave_the_bytes(shop: Shop, tmp_path: Path) -> None:
     shop.warehouse.execute("DELETE FROM interactions WHERE id LIKE 'ann%'")
     shop.warehouse.checkpoint()
