@@ -30,6 +30,7 @@ from retuned.retrain.decision.pairs import (
     Decision,
     Measured,
     Pairs,
+    at_worst,
     by_cluster,
     drop,
     mean_scores,
@@ -89,7 +90,8 @@ def decide(
     """
     opponent = "champion" if serving else "base model"
     answered, produced = paired(champion, candidate), paired(logged, candidate)
-    scored = with_scores(produced)
+    # What people corrected was not right, even if the metric abstains on it.
+    scored = at_worst([(old, new) for old, new in produced if old.score is not None])
     earlier = paired(champion_regression, candidate_regression)
     pairs = with_scores(answered)
     groups = len(by_cluster(pairs, drop))
@@ -98,7 +100,7 @@ def decide(
     checks: dict[str, Decision | None] = {
         "gain": _no_loss(pairs, settings, conversations)
         if forgets
-        else _gain(pairs, settings, tries, folded, opponent, conversations),
+        else _gain(answered, settings, tries, folded, opponent, conversations),
         "hallucination": guards.hallucination(answered, settings, opponent),
         "refusal": guards.refusals(answered, settings, opponent),
         "regression": guards.regression(with_scores(earlier), settings, opponent)
@@ -120,7 +122,7 @@ def decide(
     for name, check in taken.items():
         figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
     reasons = [reason for check in taken.values() for reason in check.reasons]
-    if abstained := len(answered) - len(pairs):
+    if abstained := sum(old.score is None and new.score is None for old, new in answered):
         reasons.append(f"The metric abstains on {abstained} further holdout examples, which count for no score.")
     if all(check.outcome for check in taken.values()):
         return Decision(True, reasons, figures)
@@ -210,12 +212,22 @@ def _counts(scored: int, groups: int, answered: int) -> dict[str, float]:
     return figures | ({"abstained": float(answered - scored)} if scored < answered else {})
 
 
-def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str, conversations: int) -> Decision:
-    gain = _compared(pairs, settings, tries, conversations)
-    needed = examples_needed(_gains(pairs), error_of_try(settings, tries), settings)
+def _gain(
+    answered: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str, conversations: int
+) -> Decision:
+    pairs, bounded = with_scores(answered), at_worst(answered)
+    gain = _compared(bounded, settings, tries, conversations)
+    before, after = (gain.before, gain.after) if len(pairs) == len(bounded) else mean_scores(pairs)
+    needed = examples_needed(_gains(bounded), error_of_try(settings, tries), settings)
+    together = ":"
+    if further := len(bounded) - len(pairs):
+        together = (
+            f". On {further} further ones the metric scores only one of the two answers; the other one counts as right "
+            f"if it is the {opponent}'s, and as wrong if it is the candidate's. Together:"
+        )
     reasons = [
-        f"The candidate scores {gain.after:.3f} on {len(pairs)}{'' if folded else ' holdout'} examples"
-        f"{of_clusters(pairs)} and the {opponent} {gain.before:.3f}: {gain.text}. {_power(gain, needed, settings)}"
+        f"The candidate scores {after:.3f} on {len(pairs)}{'' if folded else ' holdout'} examples"
+        f"{of_clusters(pairs)} and the {opponent} {before:.3f}{together} {gain.text}. {_power(gain, needed, settings)}"
     ]
     if folded:
         reasons.append(
@@ -236,8 +248,8 @@ def _gain(pairs: Pairs, settings: GateSettings, tries: int, folded: int, opponen
         gain.passed,
         reasons,
         {
-            "score_champion": gain.before,
-            "score_candidate": gain.after,
+            "score_champion": before,
+            "score_candidate": after,
             "gain": gain.after - gain.before,
             "gain_low": gain.low,
             "gain_high": gain.high,

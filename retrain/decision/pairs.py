@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Protocol
 
@@ -67,8 +67,29 @@ def with_scores(pairs: Pairs) -> Pairs:
     return [(old, new) for old, new in pairs if old.score is not None and new.score is not None]
 
 
+def at_worst(pairs: Pairs) -> Pairs:
+    """Returns the pairs of which at least one answer has a score, with the worst score for the candidate in place of a
+    missing one: 0 for its own answer, 1 for the other one.
+
+    A metric may abstain on wrong answers more often than on right ones. Without these pairs, a loss could look like a
+    gain (worst-case bounds, Manski 1990, "Nonparametric bounds on treatment effects").
+    """
+    return [
+        (
+            old if old.score is not None else _with_score(old, 1.0),
+            new if new.score is not None else _with_score(new, 0.0),
+        )
+        for old, new in pairs
+        if old.score is not None or new.score is not None
+    ]
+
+
+def _with_score(row: Measured, score: float) -> Measured:
+    return replace(row, score=score)  # type: ignore[type-var]
+
+
 def score(row: Measured) -> float:
-    """Returns the score of a row from `with_scores`."""
+    """Returns the score of a row from `with_scores` or `at_worst`."""
     assert row.score is not None
     return row.score
 
@@ -116,7 +137,7 @@ def mean_scores(pairs: Pairs) -> tuple[float, float]:
 
 
 def drop(old: Measured, new: Measured) -> float:
-    """Returns the drop in score of a pair from `with_scores`."""
+    """Returns the drop in score of a pair from `with_scores` or `at_worst`."""
     return score(old) - score(new)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulation import LABELS, Pair, Row, documents, labelled, labels, promoted, texts
 
-from retuned.retrain.decision.gate import decide
+from retuned.retrain.decision.gate import decide, lacks_evidence
 from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.settings import GateSettings
 
@@ -30,6 +30,36 @@ def test_rows_on_which_the_metric_abstains_are_no_examples() -> None:
     assert (decision.figures["examples"], decision.figures["abstained"]) == (30, 10)
     assert decision.figures["score_candidate"] == 1.0
     assert "abstains on 10 further holdout examples" in decision.reasons[-1]
+
+
+def test_answers_that_cannot_be_scored_hide_no_loss() -> None:
+    """The champion is right on 81 of 100, the candidate on 56: it answers the others so that the metric abstains."""
+    champion, candidate = rows([0.0] * 19 + [1.0] * 81), rows([1.0] * 56 + [None] * 44)
+    decision = judged(champion, candidate)
+    assert not decision.outcome
+    assert (decision.figures["examples"], decision.figures["score_candidate"]) == (56, 1.0)
+    assert decision.figures["gain"] == pytest.approx(-0.25)
+    assert "On 44 further ones the metric scores only one of the two answers" in decision.reasons[0]
+    assert not lacks_evidence(decision)
+    # Nor may the champion's, which could be right.
+    assert not judged(rows([0.0] * 12 + [None] * 28), rows([1.0] * 12 + [0.0] * 28)).outcome
+
+
+def test_a_candidate_that_is_right_where_the_metric_abstains_on_the_champion_may_pass() -> None:
+    decision = judged(rows([0.0] * 24 + [None] * 16), rows([1.0] * 40))
+    assert decision.outcome
+    assert decision.figures["gain"] == pytest.approx(0.6)
+
+
+def test_logged_answers_hide_no_loss_either() -> None:
+    base, candidate = rows([0.0] * 60), rows([1.0] * 32 + [None] * 28)
+    right = rows([0.0] * 32 + [1.0] * 28, kind="accepted")
+    decision = decide(base, candidate, [], [], SETTINGS, logged=right, serving=False)
+    assert decision.figures["passed[logged]"] == 0.0
+    # A corrected answer was not right, even if the metric abstains on it.
+    corrected = rows([0.0] * 20 + [None] * 40, kind="correction")
+    decision = decide(base, rows([1.0] * 60), [], [], SETTINGS, logged=corrected, serving=False)
+    assert decision.figures["gain_over_logged"] == 1.0
 
 
 def test_a_metric_that_abstains_too_often_decides_nothing_and_the_way_out_is_named() -> None:
