@@ -37,6 +37,7 @@ class Row:
     agreement: float | None = None
     cluster: str | None = None
     asked: int = 0
+    detail: str = ""
 
 
 def binary(rng: np.random.Generator, chances: np.ndarray, gain: float) -> np.ndarray:

@@ -96,7 +96,7 @@ def decide(
     pairs = with_scores(answered)
     groups = len(by_cluster(pairs, drop))
     if groups < settings.minimum_examples or len(pairs) < (1 - ABSTAINED) * len(answered):
-        return _too_few(pairs, groups, len(answered), settings, unasked)
+        return _too_few(answered, pairs, groups, settings, unasked)
     checks: dict[str, Decision | None] = {
         "gain": _no_loss(pairs, settings, conversations)
         if forgets
@@ -183,9 +183,9 @@ def _capped(unasked: int) -> str:
     return "All of the holdout was asked: it grows with corrections, and with dataset.holdout_share."
 
 
-def _too_few(pairs: Pairs, groups: int, answered: int, settings: GateSettings, unasked: int) -> Decision:
-    figures = _counts(len(pairs), groups, answered)
-    if len(pairs) == answered:
+def _too_few(answered: Pairs, pairs: Pairs, groups: int, settings: GateSettings, unasked: int) -> Decision:
+    figures = _counts(len(pairs), groups, len(answered))
+    if len(pairs) == len(answered):
         return Decision(
             False,
             [
@@ -194,10 +194,12 @@ def _too_few(pairs: Pairs, groups: int, answered: int, settings: GateSettings, u
             ],
             figures,
         )
+    details = Counter(row.detail for pair in answered for row in pair if row.score is None and row.detail)
+    why = f" (mostly: {details.most_common(1)[0][0]})" if details else ""
     return Decision(
         False,
         [
-            f"The metric abstains on {answered - len(pairs)} of {answered} holdout examples, and only "
+            f"The metric abstains on {len(answered) - len(pairs)} of {len(answered)} holdout examples{why}, and only "
             f"{len(pairs)}{of_clusters(pairs)} are left to tell the models apart; {settings.minimum_examples} are "
             "needed, and half of all: choose a metric that can judge these answers (metric.name), or set "
             "evaluate.judge_url."

@@ -69,6 +69,9 @@ def test_a_metric_that_abstains_too_often_decides_nothing_and_the_way_out_is_nam
         assert f"abstains on {abstained} of {scored + abstained} holdout examples" in decision.reasons[0]
         assert "metric.name" in decision.reasons[0]
     assert judged(rows([0.0] * 30 + [None] * 30), rows([1.0] * 30 + [None] * 30)).outcome  # half is enough
+    away = [replace(row, score=None, detail="the judge did not answer") for row in rows([None] * 30)]
+    decision = judged(rows([0.0] * 30), away)
+    assert "abstains on 30 of 30 holdout examples (mostly: the judge did not answer), and" in decision.reasons[0]
 
 
 def test_no_answer_may_break_that_was_whole() -> None:
