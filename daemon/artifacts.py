@@ -3,7 +3,7 @@ others put there.
 """
 
 import logging
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +11,7 @@ from retuned.consumers.common.extras import needing
 from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.artifacts import Kind
-from retuned.consumers.warehouse.connection import Warehouse, named_queries, utc_now
+from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.reports import reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.drift import check as drift
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SQL = named_queries("retuned.daemon", "artifacts.sql")
+DELETED_REPORTS = named_queries("retuned.daemon.erasure", "erasure.sql")["deleted_reports"]
 
 
 def keep(warehouse: Warehouse, settings: Settings, lead: Lead = alone) -> None:
@@ -66,7 +67,8 @@ def follow(warehouse: Warehouse, settings: Settings, *, first: bool = False) -> 
     """Make the files here those that the rows name, after others may have changed the rows.
 
     Args:
-        first: whether it is the first time since the start: it also looks for what was removed before.
+        first: whether it is the first time since the start: it also deletes what others removed before. No job that
+            writes reports of months and quarters may be running.
 
     Returns:
         whether all are here. Those that are not have to be tried again; `warehouse.artifacts.problems` has the reasons.
@@ -78,8 +80,27 @@ def follow(warehouse: Warehouse, settings: Settings, *, first: bool = False) -> 
                 retention.delete_removed(warehouse, settings, workload)
             except RetunedError as error:
                 log.warning("%s", error)
-        drift.sweep(warehouse, reports.folder_of(warehouse), utc_now() - timedelta(days=1))
+        try:
+            _delete_removed_reports(warehouse)
+        except OSError as error:
+            log.warning("%s: it was removed, but cannot be deleted here; correct its permissions", error)
     return complete
+
+
+def _delete_removed_reports(warehouse: Warehouse) -> None:
+    """Delete reports here that were removed while this daemon was down.
+
+    The report of a drift check has a row. That of a month or quarter has none, and if it is not in the storage, it may
+    have to be put there: only an erasure removes one, and names it.
+    """
+    home = reports.folder_of(warehouse)
+    drift.sweep(warehouse, home, datetime.max)  # noqa: DTZ901  (no zone)
+    erased = {row["name"] for row in warehouse.rows(DELETED_REPORTS)}
+    stored = warehouse.artifacts.stored("report")
+    for path in reports.written(home):
+        if path.name in erased and path.resolve() not in stored:
+            for suffix in (".json", ".html"):  # the page goes last: `written` finds reports by their pages
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _named(warehouse: Warehouse, settings: Settings) -> dict[Kind, list[Path]]:

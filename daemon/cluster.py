@@ -22,7 +22,7 @@ from retuned.consumers.cluster.metrics import DaemonMetrics
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.cluster.source import SegmentSource
-from retuned.consumers.cluster.sweep import sweep
+from retuned.consumers.cluster.sweep import expire, sweep
 from retuned.consumers.errors import ConfigurationError, RetunedError, StandsBy, StoreUnavailable, WarehouseError
 from retuned.consumers.kafka.contract import Publisher
 from retuned.consumers.metrics import Metrics
@@ -95,7 +95,7 @@ class Cluster:
         )
         own.leader.set_function(lambda: self.leads)
         self._deleted = own.deleted
-        self._stopping = threading.Event()
+        self._stopping, self._fetching, self._has_fetched = threading.Event(), threading.Lock(), False
         self._threads = [
             threading.Thread(target=self._run, name="leadership"),
             threading.Thread(target=self._follow_artifacts, name="artifacts", daemon=True),
@@ -140,8 +140,9 @@ class Cluster:
                 }
 
     def problem_of_segment(self, key: str) -> str | None:
-        """Return why a file of a segment cannot be read; None: it can, or is gone. Raises StoreUnavailable."""
-        return erasing.problem_of(Objects(self._settings.store), key)
+        """Return why a file of a segment cannot be read; None: it can, or no segment has it any more. Raises
+        StoreUnavailable."""
+        return erasing.problem_of(self._control_postgres, Objects(self._settings.store), key)
 
     def erase_numbers(self, interactions: Sequence[str], conversations: Sequence[str]) -> None:
         """Delete the numbers of placeholders of interactions and conversations; raises StoreUnavailable."""
@@ -200,7 +201,7 @@ class Cluster:
 
         def begin() -> None:
             try:
-                artifacts.follow(self._warehouse, self._settings)
+                self._fetch_artifacts(is_followed=True)  # before jobs of the leader use or publish local files
                 self._on_lead()
             except BaseException as error:  # noqa: BLE001  (another daemon has to lead)
                 self._fail(error)
@@ -209,16 +210,26 @@ class Cluster:
 
     def _follow_artifacts(self) -> None:
         """Download the artifacts of other daemons, until this daemon stops: versions, datasets, reports."""
-        first = True
         while not self._stopping.wait(LOOK_SECONDS):
             try:
-                artifacts.follow(self._warehouse, self._settings, first=first)
-                first = False
+                self._fetch_artifacts(is_followed=not self.problem)
             except WarehouseError as error:
                 self._fail(error)
                 return
             except Exception:
                 log.exception("artifacts")
+
+    def _fetch_artifacts(self, *, is_followed: bool) -> None:
+        """Make the files here those that the rows name. The first time, also delete what was removed before the start.
+
+        Args:
+            is_followed: whether the warehouse has followed PostgreSQL since the start. Before that, its rows still name
+                what was removed meanwhile.
+        """
+        with self._fetching:
+            first = is_followed and not self._has_fetched
+            artifacts.follow(self._warehouse, self._settings, first=first)
+            self._has_fetched = self._has_fetched or first
 
     def _take_entries(self) -> None:
         """While this daemon leads, append the audit's entries of the others, and take over requests to erase events
@@ -236,18 +247,28 @@ class Cluster:
                 log.warning("entries of the audit and requests to erase events wait: %s", error)
 
     def _sweep(self) -> None:
-        """While this daemon leads, delete unused files and numbers of placeholders, at the start and every hour."""
+        """While this daemon leads, delete old segments, unused files, numbers of placeholders and old keys of control
+        rows, at the start and every hour."""
         with closing(Database(self._settings.store)) as database:  # listing takes long, so it has its own connection
             objects, swept = Objects(self._settings.store, lead=self.check), -SWEEP_SECONDS
+            steps: dict[str, Callable[[], object]] = {
+                "old segments": lambda: self._expire(database),
+                "unused files": lambda: self._deleted.inc(sweep(database, objects)),
+                "numbers of placeholders": database.forget_placeholders,
+                "keys of deleted rows": self._control.forget_deleted,
+            }
             while not self._stopping.wait(LOOK_SECONDS):
                 if not self.leads or time.monotonic() - swept < SWEEP_SECONDS:
                     continue
                 swept = time.monotonic()
-                try:
-                    if (days := self._settings.store.segment_days) is not None:
-                        database.expire(days, followed(self._warehouse))
-                    self._deleted.inc(sweep(database, objects))
-                    database.forget_placeholders()
-                    self._control.forget_deleted()
-                except RetunedError as error:
-                    log.warning("%s; the removal of unused files is tried again in an hour", error)
+                for what, remove in steps.items():
+                    if self._stopping.is_set():
+                        return
+                    try:
+                        remove()
+                    except Exception as error:  # noqa: BLE001  (the others do not depend on it)
+                        log.warning("%s; the removal of %s is tried again in an hour", error, what)
+
+    def _expire(self, database: Database) -> None:
+        if (days := self._settings.store.segment_days) is not None:
+            expire(database, days, followed(self._warehouse))

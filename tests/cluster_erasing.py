@@ -48,7 +48,7 @@ class Daemon:
         self.erasures = Erasures(self.warehouse, self.settings, threading.Event(), now, lambda *_: None)
         self.applied = AppliedErasures(self.warehouse, self.settings, threading.Event())
         self.erasures.segments = self._erase_segments
-        self.erasures.problem_of_segment = lambda key: erasing.problem_of(cluster.objects, key)
+        self.erasures.problem_of_segment = lambda key: erasing.problem_of(self.postgres, cluster.objects, key)
         self.erasures.numbers = self._erase_numbers
         if leads:
             [(epoch,)] = self.postgres.rows("lead", {"instance": "leader", "seconds": 0.0})

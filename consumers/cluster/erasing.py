@@ -55,8 +55,11 @@ def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Itera
     """
     clean = False
     while not clean:
-        clean = True
+        clean, missing = True, list[File]()
         for file, content in contents(objects, database.files_of_segments()):
+            if not content:
+                missing.append(file)
+                continue
             try:
                 erased = rewriting.erased_rows(io.BytesIO(content), tombstones)
                 if not erased.any():
@@ -75,36 +78,49 @@ def erase(database: Database, objects: Objects, tombstones: Tombstones) -> Itera
             else:
                 database.announce_file(new.key)  # a sweep may have deleted it before it was there
                 clean = False
+        if missing:
+            recorded = {file.key for file in database.files_of_segments()}
+            for file in missing:
+                if file.key in recorded:  # it may be restored later, with the erased rows
+                    yield Unreadable(file, _lost(file.sha256))
+                else:  # replaced meanwhile, maybe by a process with fewer tombstones
+                    clean = False
     delete_gone(database, objects)
 
 
-def problem_of(objects: Objects, key: str) -> str | None:
-    """Returns why a file of a segment cannot be read; None: it can, or is gone.
+def problem_of(postgres: Postgres, objects: Objects, key: str) -> str | None:
+    """Returns why a file of a segment cannot be read; None: it can, or no segment has it any more.
 
     Raises:
-        StoreUnavailable: the storage does not answer.
+        StoreUnavailable: the database or the storage does not answer.
     """
     try:
         return rewriting.problem_of(io.BytesIO(objects.get(key)))
     except FileNotFoundError:
-        return None
+        with postgres.transaction() as connection:
+            query = "SELECT sha256 FROM retuned.segment_files WHERE key = %s"
+            recorded = connection.execute(query, [key]).fetchone()
+        return _lost(recorded[0]) if recorded else None
+
+
+def _lost(sha256: str) -> str:
+    return f"does not exist, or is empty; its SHA-256 was {sha256}"
 
 
 def contents(objects: Objects, files: Iterable[File]) -> Iterator[tuple[File, bytes]]:
-    """Yields the contents of files, but for those that were lost, or replaced meanwhile."""
+    """Yields the contents of files: an empty one of a file that does not exist, because it was lost, or replaced
+    meanwhile."""
 
-    def get(file: File) -> bytes | None:
+    def get(file: File) -> bytes:
         try:
             return objects.get(file.key)
         except FileNotFoundError:
-            return None
+            return b""
 
     remaining = iter(files)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         while some := list(islice(remaining, AT_ONCE)):
-            for file, content in zip(some, pool.map(get, some), strict=True):
-                if content is not None:
-                    yield file, content
+            yield from zip(some, pool.map(get, some), strict=True)
 
 
 def take_requests(postgres: Postgres, warehouse: Warehouse) -> int:

@@ -16,6 +16,9 @@ from retuned.consumers.cluster.objects import Objects
 
 log = logging.getLogger(__name__)
 
+SEGMENTS_AT_ONCE = 10_000
+"""The most segments that expire in one statement, which has to end long before `postgres.STATEMENT_SECONDS`."""
+
 
 def sweep(database: Database, objects: Objects) -> int:
     """Deletes stray files, and returns how many. Several processes may sweep at the same time.
@@ -38,6 +41,22 @@ def sweep(database: Database, objects: Objects) -> int:
     if deleted:
         log.info("store: deleted %d files without a segment", deleted)
     return deleted
+
+
+def expire(database: Database, days: int, up_to: int) -> int:
+    """Expires segments older than `days`, up to a number, and returns how many; raises like `sweep`.
+
+    What has expired before an error stays expired: the next call continues after it.
+    """
+    expired = 0
+    while part := database.expire(days, min(up_to, _last_expired(database) + SEGMENTS_AT_ONCE)):
+        expired += part
+    return expired
+
+
+def _last_expired(database: Database) -> int:
+    expired = database.expired(0)
+    return expired.number if expired else 0
 
 
 def delete_gone(database: Database, objects: Objects) -> int:

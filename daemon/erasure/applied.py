@@ -15,6 +15,7 @@ from retuned.consumers.warehouse.erasing import ErasedRows, Letters
 from retuned.consumers.warehouse.rewriting import swap
 from retuned.daemon.erasure.files import QUERIES, Files, Place, time_of, why
 from retuned.daemon.settings import Settings
+from retuned.retrain.data import label_requests
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +81,13 @@ class AppliedErasures:
             for place in done.left:
                 files.erase(place)
             done.left = [place for place in done.left if place.path in files.left]
+        if due:  # the file of a daemon that led before has the questions of that time
+            erased = {workload for found in due.values() for workload in found["workloads"]}
+            label_requests.write_files(self._warehouse, self._settings, erased, create=False)
         if complete := [id for id, done in self._applied.items() if not done.of and not done.left]:
             with self._warehouse.transaction(recorded=False) as cursor:
                 for id in complete:
+                    cursor.execute(QUERIES["forget_marks"], {"id": id})
                     cursor.execute(QUERIES["applied"], {"id": id})
         if files.left:
             raise RetunedError(f"erasure: {why(files.left)}")

@@ -1,14 +1,14 @@
 """Erases what people take back, in stages that a killed daemon resumes.
 
     requested ─▶ deleting ─▶ rewriting ─▶ swapping ─▶ done
-                    ▲                         │ something is left that was written meanwhile
-                    └─────────────────────────┘
+                    ▲                         │ something is left that was written meanwhile, or another daemon of the
+                    └─────────────────────────┘ cluster leads by now, which has files of its own
 
 requested: finds the events, stores tombstones of them, and records what was found. From then on the set is fixed, and
     no copy of an event is stored again.
 deleting: deletes the rows that have a tombstone, in one transaction.
 rewriting: waits for jobs that may have read the rows before, empties texts that quote them, and rewrites or deletes
-    the files with erased content.
+    the files with erased content, here and in the storage of a cluster.
 swapping: copies what is left of the warehouse into a new file, which takes the place of the old one.
 
 Each stage may be repeated: it looks for tombstones again, and finds nothing where it was done.
@@ -59,7 +59,7 @@ def following(state: State, *, is_clean: bool = True) -> State:
     """Returns the state after a stage.
 
     Args:
-        is_clean: whether no erased row is left; asked before the swap.
+        is_clean: whether no erased row is left in this daemon's files; asked before the swap.
     """
     if state == "swapping" and not is_clean:
         return "deleting"
@@ -292,7 +292,8 @@ class Erasures:
         for place in places:
             files.erase(msgspec.convert(place, Place))
         found["left"] = found.get("left", {}) | files.left
-        label_requests.write_files(self._warehouse, self._settings)
+        label_requests.write_files(self._warehouse, self._settings, found["workloads"])
+        self._warehouse.artifacts.delete_removed()  # the next retention job would do so up to an hour later
         if self.segments is not None:
             with self._warehouse.cursor() as cursor:
                 tombstones = Tombstones.stored(self.keys, cursor)
@@ -306,7 +307,15 @@ class Erasures:
         with self._warehouse.transaction() as cursor:
             if not found["left"]:  # these may hold more of the selected events
                 cursor.execute(QUERIES["forget_selection"], {"id": id})
-            self._enter(cursor, id, following("rewriting"), found | {"files": places})
+            mark = secrets.token_hex(8)
+            cursor.execute(QUERIES["forget_marks"], {"id": id})
+            cursor.execute(QUERIES["mark"], {"id": id, "mark": mark})
+            self._enter(cursor, id, following("rewriting"), found | {"files": places, "mark": mark})
+
+    def _is_rewritten_here(self, id: str, found: dict[str, Any]) -> bool:
+        """Returns whether the files of this daemon were rewritten, and not those of a former leader: all daemons of a
+        cluster have what was found, but only the warehouse whose files were rewritten has its mark."""
+        return self._warehouse.row(QUERIES["is_marked"], {"id": id, "mark": found.get("mark")}) is not None
 
     def _wait_for_readers(self) -> None:
         """Raises Busy while a job runs that began before the rows were deleted: it may write what it read of them."""
@@ -324,6 +333,10 @@ class Erasures:
             RetunedError: such a file is left.
         """
         id, problem = row["id"], why(found["left"]) if found.get("left") else None
+        if not self._is_rewritten_here(id, found):
+            with self._warehouse.transaction() as cursor:
+                self._delete_again(cursor, id, found)
+            return
         if problem and "swapped" in found:
             if self._is_less_left(found):
                 with self._warehouse.transaction() as cursor:
@@ -345,6 +358,7 @@ class Erasures:
             else:
                 for version in found["versions"]:
                     cursor.execute(QUERIES["put_version"], {"id": id, **version})
+                cursor.execute(QUERIES["forget_marks"], {"id": id})
                 cursor.execute(QUERIES["applied"], {"id": id})
                 cursor.execute(QUERIES["done"], {"id": id, "now": now, "receipt": signed})
                 done = by_rule("erasure", "erased", subject=id, details={"tables": found["tables"]})
@@ -360,8 +374,7 @@ class Erasures:
             self._letters = Letters.stored(self.keys, cursor, self._letters)
             left = ErasedRows(cursor, self._letters).count()
             if not self._is_clean(left, found):
-                found.pop("swapped", None)
-                self._enter(cursor, id, following("swapping", is_clean=False), found)
+                self._delete_again(cursor, id, found)
                 return False
         if "swapped" not in found:  # whatever fails after it, such as the signature, the swap is not repeated
             found["swapped"] = asdict(swap(self._warehouse, self._stop))
@@ -443,6 +456,10 @@ class Erasures:
     def _is_clean(self, left: dict[str, int], found: dict[str, Any]) -> bool:
         files = self._files().find(found["workloads"], time_of(found["first"]))
         return not left and not any(place.rows for place in files if place.path not in found.get("left", {}))
+
+    def _delete_again(self, cursor: duckdb.DuckDBPyConnection, id: str, found: dict[str, Any]) -> None:
+        kept = {key: value for key, value in found.items() if key != "swapped"}
+        self._enter(cursor, id, following("swapping", is_clean=False), kept)
 
     def _enter(self, cursor: duckdb.DuckDBPyConnection, id: str, state: State, found: dict[str, Any]) -> None:
         cursor.execute(QUERIES["advance"], {"id": id, "state": state, "found": msgspec.json.encode(found).decode()})

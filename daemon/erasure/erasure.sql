@@ -11,6 +11,9 @@ ORDER BY name
 -- name: versions
 SELECT version FROM models WHERE workload = $workload
 
+-- name: dataset_versions
+SELECT version FROM datasets WHERE removed_at IS NULL
+
 -- name: reports
 -- Reports of drift checks that may have read erased events.
 SELECT report FROM drift_checks
@@ -94,6 +97,17 @@ SELECT id, found FROM erasures
 WHERE id NOT IN (SELECT erasure_id FROM erasures_applied)
     AND (state = 'done' OR $follows AND state IN ('rewriting', 'swapping'))
 ORDER BY requested_at, id
+
+-- name: mark
+-- Until it is applied, an erasure stands in `erasures_applied` with the mark of its `found` if the files of this daemon
+-- were rewritten.
+INSERT INTO erasures_applied VALUES ($id || ' ' || $mark)
+
+-- name: is_marked
+SELECT 1 FROM erasures_applied WHERE erasure_id = $id || ' ' || $mark
+
+-- name: forget_marks
+DELETE FROM erasures_applied WHERE starts_with(erasure_id, $id || ' ')
 
 -- name: applied
 INSERT INTO erasures_applied VALUES ($id) ON CONFLICT DO NOTHING

@@ -94,6 +94,8 @@ class Files:
     def _erase(self, place: Place) -> None:
         path = Path(place.path)
         if place.action == "delete":
+            if path.parent.name == "datasets" and path.name in self._datasets():
+                return  # its run has stored the row since it was found
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -142,7 +144,21 @@ class Files:
                 *(row["version"] for row in self._warehouse.rows(QUERIES["versions"], {"workload": workload})),
             }
             yield from (one for one in sorted(home.glob("*")) if one.name not in kept and not one.is_symlink())
+            yield from self._stray_datasets(workload)
         yield from (one for one in sorted(reports.folder_of(self._warehouse).glob("*")) if workloads and one.is_dir())
+
+    def _stray_datasets(self, workload: str) -> Iterator[Path]:
+        """Yields the datasets that no row names: their run was killed or stopped before it stored the row."""
+        folder, named = workload_folder(self._settings.models.directory, workload) / "datasets", self._datasets()
+        own = [f".{os.getpid()}", ".tmp"]  # this process may be fetching one from the storage of a cluster
+        yield from (
+            one
+            for one in sorted(folder.glob("*"))
+            if one.name not in named and one.suffixes[-2:] != own and not one.is_symlink()
+        )
+
+    def _datasets(self) -> set[str]:
+        return {row["version"] for row in self._warehouse.rows(QUERIES["dataset_versions"])}
 
     def _reports(self, workloads: Sequence[str], first: datetime | None) -> Iterator[Path]:
         for workload in workloads:

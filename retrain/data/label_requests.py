@@ -9,7 +9,7 @@ correction answers those.
 import json
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -197,18 +197,25 @@ def find(warehouse: Warehouse, id: str) -> dict[str, Any] | None:
     return _message(rows[0]) if rows else None
 
 
-def write_files(warehouse: Warehouse, settings: Settings) -> None:
+def write_files(warehouse: Warehouse, settings: Settings, erased: Iterable[str] = (), *, create: bool = True) -> None:
     """Writes the open requests of each workload to its `labels.file`, one per line. Files are replaced atomically.
+
+    Args:
+        erased: workloads whose file is written even if no request is left.
+        create: whether to write files that do not exist.
 
     Raises:
         RetunedError: a file cannot be written.
     """
-    files = {workload: settings.for_workload(workload).labels.file for workload in counts(warehouse)}
+    names = {*counts(warehouse), *erased}
+    files = {workload: settings.for_workload(workload).labels.file for workload in names}
     lines: dict[Path, list[str]] = {file: [] for file in (settings.labels.file, *files.values()) if file is not None}
     for row in open_requests(warehouse) if lines else ():
         if (file := files.get(row["workload"])) is not None:
             lines[file].append(json.dumps(row, ensure_ascii=False) + "\n")
     for file, own in lines.items():
+        if not create and not file.exists():
+            continue
         try:
             replace_text(file, "".join(own))
         except OSError as error:

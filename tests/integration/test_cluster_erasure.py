@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from erasing import ANN, LETTER, MINE, SECRET, THEIRS, now, shop_events, traces
 from ingestion import feedback, interaction
@@ -30,8 +32,11 @@ from retuned.consumers.settings import RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.expiry import expire
 from retuned.consumers.warehouse.selection import Request
-from retuned.daemon.erasure import applied
+from retuned.daemon import artifacts
+from retuned.daemon.erasure import applied, receipt
 from retuned.daemon.erasure import erasure as module
+from retuned.daemon.erasure.applied import AppliedErasures
+from retuned.retrain.data import label_requests
 
 
 def test_rows_leave_segments_and_the_warehouses_of_all_daemons(cluster: Cluster, tmp_path: Path) -> None:
@@ -128,6 +133,120 @@ def test_a_daemon_that_takes_over_continues(cluster: Cluster, tmp_path: Path) ->
     assert traces(other.folder, SECRET, MINE, LETTER, *ANN) == {}
     assert traces(cluster.folder, SECRET, MINE, LETTER, *ANN) == {}
     other.close()
+
+
+@pytest.mark.parametrize("until", ["rows", "files"])
+def test_a_daemon_that_takes_over_after_the_swap_erases_its_own_files(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: str
+) -> None:
+    """It has erased only its rows before, or its files but for the warehouse."""
+    cluster.send(*shop_events())
+    drain(cluster.ingester())
+    leader, other = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    for daemon in (leader, other):
+        daemon.follow()
+        daemon.warehouse.checkpoint()
+    cached = other.settings.models.directory / "support.refunds" / "answers.jsonl"
+    cached.parent.mkdir(parents=True)
+    cached.write_text(SECRET)
+
+    def killed(*_: Any) -> Any:
+        raise ConnectionError("killed")
+
+    def busy(*_: Any) -> Any:
+        raise Busy("a backup runs")
+
+    id = leader.erasures.request(Request(user_id="ann@shop").selection(leader.erasures.keys), "dpo", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(receipt, "signed", killed)
+        patch.setattr(applied, "swap", busy)
+        with pytest.raises(ConnectionError):
+            leader.erasures.run()
+        other.follow()
+        if until == "rows":
+            other.applied.delete()
+        else:
+            with pytest.raises(Busy):
+                other.applied.apply()
+    other.warehouse.checkpoint()
+    assert other.ids("interactions") == ["bob-1"]
+    assert traces(leader.folder, SECRET, MINE) == {}
+    assert ("w.duckdb" in traces(other.folder, SECRET)[SECRET], cached.exists()) == (True, until == "rows")
+    leader.close()
+    [(epoch,)] = other.postgres.rows("lead", {"instance": "other", "seconds": 0.0})
+    other.control.epoch = epoch
+    other.applied.delete()
+    other.erasures.run()
+    done = other.erasures.of(id)
+    assert done is not None
+    assert (done["state"], other.erasures.waiting()) == ("done", {})
+    assert traces(other.folder, SECRET, MINE, LETTER, *ANN) == {}
+    assert other.warehouse.rows("SELECT * FROM erasures_applied") == [{"erasure_id": id}]
+    other.close()
+
+
+def test_a_daemon_that_led_before_erases_from_its_file_of_label_requests(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.send(*shop_events())
+    drain(cluster.ingester())
+    former, leader = Daemon(cluster, tmp_path / "a", leads=True), Daemon(cluster, tmp_path / "b", leads=False)
+    never = Daemon(cluster, tmp_path / "c", leads=False)
+    for daemon in (former, leader, never):
+        labels = {"workloads": {"support.refunds": {"labels": {"file": str(daemon.folder / "labels.jsonl")}}}}
+        daemon.settings = daemon.settings.model_copy(update=labels)
+        daemon.applied = AppliedErasures(daemon.warehouse, daemon.settings, threading.Event())
+        daemon.follow()
+    former.warehouse.insert(
+        "label_requests", id="r", created_at=now(), workload="support.refunds", interaction_id="ann-1", reason="poor",
+        detail="", announced=True,
+    )  # fmt: skip
+    label_requests.write_files(former.warehouse, former.settings)
+    file = former.folder / "labels.jsonl"
+    assert SECRET in file.read_text()
+    leader.follow()
+    [(epoch,)] = leader.postgres.rows("lead", {"instance": "other", "seconds": 0.0})
+    leader.control.epoch, former.control.epoch = epoch, None
+    erase_ann(leader)
+    for daemon in (former, never):
+        daemon.follow()
+        daemon.applied.apply()
+    assert (former.erasures.waiting(), file.read_text()) == ({}, "")
+    assert traces(former.folder, SECRET, MINE) == {}
+    assert not (never.folder / "labels.jsonl").exists()
+    for daemon in (former, leader, never):
+        daemon.close()
+
+
+def test_object_storage_has_no_erased_row_of_a_dataset_once_an_erasure_is_done(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.send(*shop_events())
+    drain(cluster.ingester())
+    leader = Daemon(cluster, tmp_path / "a", leads=True)
+    leader.follow()
+    artifacts.keep(leader.warehouse, leader.settings)
+    path = leader.settings.models.directory / "support.refunds" / "datasets" / "abcdef012345"
+    path.mkdir(parents=True)
+    table = {"question": [SECRET, THEIRS], "interaction_id": ["ann-1", "bob-1"], "feedback_id": ["f-1", "f-2"]}
+    pq.write_table(pa.table(table), path / "train.parquet")
+    leader.warehouse.insert(
+        "datasets", version=path.name, workload="support.refunds", created_at=now(), path=str(path.resolve()), train=2,
+        holdout=0, replay=0, card="{}", decisions="",
+    )  # fmt: skip
+    report = leader.folder / "reports" / "d1.json"
+    report.parent.mkdir()
+    report.write_text(SECRET)
+    report.with_suffix(".html").write_text(SECRET)
+    leader.warehouse.insert(
+        "drift_checks", id="d1", created_at=now(), workload="support.refunds", features="[]", reference_rows=0,
+        current_rows=0, report=str(report), detail="",
+    )  # fmt: skip
+    artifacts.settle(leader.warehouse, leader.settings)
+    stored = cluster.folder / "artifacts"
+    assert len(traces(stored, SECRET)[SECRET]) >= 2
+    erase_ann(leader)
+    assert traces(stored, SECRET) == traces(leader.folder, SECRET) == {}
+    assert traces(stored, THEIRS) != {}
+    leader.close()
 
 
 def with_erasure_topic(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from retuned.consumers.errors import WarehouseError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import opening
 from retuned.consumers.warehouse.opening import open_existing, open_warehouse
+from retuned.daemon.erasure.erasure import Erasures
 from retuned.daemon.settings import Settings
 
 ROWS = "reports/20260302T140100-053321eb.parquet"
@@ -87,6 +89,37 @@ def test_what_duckdb_moves_to_disk_while_it_opens_stays(tmp_path: Path, monkeypa
     open_warehouse(settings).close()
     assert taken.exists()
     assert not other.exists()
+
+
+def test_an_erasure_deletes_datasets_that_no_row_names(tmp_path: Path) -> None:
+    """A run is killed between the files of its dataset and the row."""
+    shop = Shop(tmp_path)
+    shop.rig.send(*shop.events())
+    shop.rig.drain()
+    (own, other) = (tmp_path / "models" / workload / "datasets" for workload in ("support.refunds", "other"))
+    names = ["0123456789ab", ".0123456789ac.7.tmp", f".0123456789ad.{os.getpid()}.tmp", "0123456789ae", "0123456789af"]
+    left, unfinished, fetched, named, stored_later = (own / name for name in names)
+    written_now = [other / "0123456789ba", other / ".0123456789bb.8.tmp"]  # by a run of another workload
+    for path in (left, unfinished, fetched, named, stored_later, *written_now):
+        path.mkdir(parents=True)
+        (path / "card.json").write_text("{}")
+
+    def store(path: Path) -> None:
+        shop.warehouse.insert(
+            "datasets", version=path.name, workload="support.refunds", created_at=now(), path=str(path), train=0,
+            holdout=0, replay=0, card="{}", decisions="",
+        )  # fmt: skip
+
+    store(named)
+    previewed = {file["path"] for file in shop.erasures().preview(shop.ann())["files"]}
+    assert previewed == {str(path) for path in (left, unfinished, stored_later)}
+    erasures = Erasures(shop.warehouse, shop.settings, threading.Event(), now, lambda *_: store(stored_later))
+    erasures.request(shop.ann(), "dpo", None)
+    erasures.run()
+    assert shop.warehouse.rows("SELECT state FROM erasures") == [{"state": "done"}]
+    assert set(own.iterdir()) == {fetched, named, stored_later}
+    assert set(other.iterdir()) == set(written_now)
+    shop.warehouse.close()
 
 
 def test_an_erasure_deletes_what_killed_processes_left(tmp_path: Path) -> None:
