@@ -32,7 +32,7 @@ from retuned.daemon import overrides, tracing, workloads
 from retuned.daemon.jobs import audit
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
-from retuned.daemon.jobs.parts import PartsFailed
+from retuned.daemon.jobs.parts import FATAL, PartsFailed
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.operations.local import Local
 from retuned.daemon.private import keep_private, tighten
@@ -286,12 +286,29 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
     return 0
 
 
+ONCE = (
+    "erasures",  # first: nothing is measured or learned of what people took back
+    "quality",
+    "shadow",
+    "watch",
+    "erased",
+    "drift",
+    "resume",
+    "labels",
+    "announce",
+    "archive",
+    "retention",
+)
+"""The jobs of one pass, in their order."""
+
+
 def run_once(settings: Settings) -> None:
-    """Make one pass: read what the broker has, measure, watch new champions, check for drift, decide, retrain if it is
-    time, request labels, archive, and remove old data.
+    """Make one pass: read what the broker has, erase what was requested, measure, watch new champions, take versions
+    that learned erased rows out of service, check for drift, decide, retrain if it is time, request labels, archive,
+    and remove old data.
 
     Raises:
-        PartsFailed: the broker does not answer, or a job failed for some workloads; everything else was done.
+        PartsFailed: the broker does not answer, or jobs failed; everything else was done.
         RetunedError: the pass could not be made.
     """
     if settings.store.kind == "cluster":
@@ -306,10 +323,12 @@ def run_once(settings: Settings) -> None:
         except BrokerUnavailable as error:
             failed.append(f"{error}; no events were read, and the jobs ran on those that are stored")
         app.jobs.context.reconciler.run()  # a rollout takes no step before the state of the replicas is known
-        for job in ("quality", "shadow", "watch", "drift", "resume", "labels", "announce", "archive", "retention"):
+        for job in ONCE:
             try:
                 app.jobs.run(job)
-            except (PartsFailed, BrokerUnavailable) as error:
+            except FATAL:
+                raise
+            except (RetunedError, OSError) as error:
                 failed.append(str(error))
         app.jobs.context.reconciler.run()
         if failed:

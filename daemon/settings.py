@@ -2,6 +2,8 @@
 
 import difflib
 import os
+import re
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,8 +25,48 @@ from retuned.retrain import settings as retrain
 ENVIRONMENT_PREFIX = "RETUNED__"
 
 
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_NUMBERS = {name: number for number, name in enumerate(_WEEKDAYS)} | {str(number): number for number in range(8)}
+_DAY = f"({'|'.join(_NUMBERS)})"
+_DAYS = re.compile(f"{_DAY}(?:-{_DAY})?(?:/([1-9]))?")
+
+
+def crontab(expression: str) -> CronTrigger:
+    """Returns the times, in UTC, of an expression in crontab form.
+
+    Weekdays are passed on by name, because APScheduler counts them from Monday. It has no expression for days that are
+    either of the month or of the week, which crontab means where both fields are set, so these are refused.
+
+    Raises:
+        ValueError: a field is missing or cannot be read, or both the day of the month and the weekday are set.
+    """
+    fields = expression.split()
+    if len(fields) == 5:
+        *_, day, _, weekday = fields
+        if "*" not in (day, weekday):
+            raise ValueError(f"expected * as the day of the month or as the weekday, not {day} and {weekday}")
+        fields[4] = _weekdays(weekday)
+    return CronTrigger.from_crontab(" ".join(fields), UTC)
+
+
+def _weekdays(field: str) -> str:
+    """Returns the field of weekdays with names instead of numbers; 0 and 7 are Sunday."""
+    days = set[int]()
+    for part in field.lower().split(","):
+        found = _DAYS.fullmatch(part.replace("*", "0-6", 1))
+        if found is None:
+            raise ValueError(f"expected weekdays such as sun, 0, mon-fri or */2, not {part}")
+        begin, end, step = found.groups()
+        first = _NUMBERS[begin]
+        last = _NUMBERS[end] if end else 6 if step else first
+        if last < first:  # fri-sun
+            last += 7
+        days |= {day % 7 for day in range(first, last + 1, int(step or 1))}
+    return ",".join(_WEEKDAYS[day] for day in sorted(days))
+
+
 def _cron(expression: str) -> str:
-    CronTrigger.from_crontab(expression)
+    crontab(expression)
     return expression
 
 
@@ -82,12 +124,13 @@ class ScheduleSettings(Section):
     retrain_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
         None,
         description="times at which to retrain if there is something new to learn, or as soon as no pause, run or "
-        "cool-down is in the way; crontab form, UTC: '0 3 * * sun'",
+        "cool-down is in the way; crontab form, UTC: '0 3 * * sun'; weekdays are names or 0 to 7 (0 and 7: Sunday), "
+        "and either the day of the month or the weekday is *",
     )
     report_cron: Annotated[str, AfterValidator(_cron)] | None = Field(
         "0 6 1 * *",
-        description="times at which to write missing reports of the last month and quarter; crontab form, UTC; null: "
-        "never",
+        description="times at which to write missing reports of the last month and quarter; form as in retrain_cron; "
+        "null: never",
     )
     training_hours: tuple[Annotated[str, AfterValidator(_span)], ...] = Field(
         (),

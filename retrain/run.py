@@ -1,5 +1,6 @@
 """Runs: one retraining, from the evidence to the decision and the promotion (see `stages`)."""
 
+import errno
 import json
 import shutil
 import threading
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from retuned.consumers.common.process import Emit
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import Cancelled, RetunedError, StandsBy, StoreUnavailable, WarehouseError
-from retuned.retrain.data.dataset import DatasetRefused
+from retuned.retrain.data.dataset import Dataset, DatasetRefused
 from retuned.retrain.queue import discard
 from retuned.retrain.release import registry
 from retuned.retrain.release.rollout import Rollout
@@ -19,8 +20,13 @@ from retuned.retrain.stages.context import Clock, Context
 from retuned.retrain.stages.decide import decide, register, scores
 from retuned.retrain.stages.promote import promote
 from retuned.retrain.stages.traffic import with_verdicts
+from retuned.retrain.versions import Version
 
 State = Literal["succeeded", "refused", "failed", "interrupted", "cancelled"]
+
+
+class Unwritable(RetunedError):
+    """A file of a trained run cannot be written. Nothing that was trained is lost: resume the run once it can."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def resume(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on_
     Raises:
         WarehouseError: the warehouse cannot be written. Resume the run once it can.
         StoreUnavailable, StandsBy: the cluster's storage cannot be written, or another daemon leads.
+        Unwritable: a file cannot be written after the training. Resume the run once it can.
     """
     row = rollout.warehouse.row("SELECT * FROM runs WHERE id = ?", [run_id])
     assert row is not None
@@ -92,14 +99,13 @@ def resume(rollout: Rollout, run_id: str, now: Clock, stop: threading.Event, on_
         return _ended(run, "interrupted", str(error))  # the folder contains the checkpoint
     except WarehouseError:
         raise
-    except (StoreUnavailable, StandsBy):
+    except (StoreUnavailable, StandsBy, Unwritable):
         run.record.interrupted()  # the run will be resumed, and no attempt has failed
         raise
     except RetunedError as error:
         result = _ended(run, "failed", str(error))
     except OSError as error:
-        reason = f"{error.filename or run.folder}: {error.strerror or error}; make the path writable and retrain"
-        result = _ended(run, "failed", reason)
+        result = _ended(run, "failed", f"{_advice(run, error)} and retrain")
     except Exception as error:
         run.record.finish(state="failed", error=f"{type(error).__name__}: {first_line(error)}")
         raise
@@ -119,6 +125,14 @@ def _stages(run: Context) -> RunResult:
     run.record.report("train", rows=dataset.rows, dataset_version=dataset.version)
     with run.span("train"):
         training = trained(run, dataset, run.folder)
+    try:
+        return _decided(run, dataset, parent, training)
+    except OSError as error:
+        raise Unwritable(f"run {run.id}: {_advice(run, error)}; then the run resumes where it stopped") from error
+
+
+def _decided(run: Context, dataset: Dataset, parent: Version | None, training: dict[str, Any]) -> RunResult:
+    """Evaluates, decides about and releases what was trained."""
     run.check_stop()
     with run.span("evaluate"):
         rows, lengths = evaluations(run, dataset, parent, training)
@@ -153,6 +167,12 @@ def _stages(run: Context) -> RunResult:
         evaluate_seconds=row["evaluate_seconds"],
         training=training,
     )
+
+
+def _advice(run: Context, error: OSError) -> str:
+    """Returns what could not be written and why, and what to do."""
+    remedy = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make the path writable"
+    return f"{error.filename or run.folder}: {error.strerror or error}; {remedy}"
 
 
 def _ended(run: Context, state: State, error: str) -> RunResult:

@@ -12,7 +12,6 @@ from typing import Any
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.common.spans import span
@@ -27,6 +26,7 @@ from retuned.daemon.jobs.parts import FATAL
 from retuned.daemon.jobs.runs import Runs
 from retuned.daemon.jobs.under_way import UnderWay
 from retuned.daemon.reports.reports import Period, is_empty, report_id
+from retuned.daemon.settings import crontab
 from retuned.monitors.drift import check as drift
 from retuned.retrain.release.reconciler import EVERY_SECONDS
 from retuned.retrain.runner_settings import MOST_AT_A_TIME
@@ -164,7 +164,7 @@ class Jobs:
             first = job.first.replace(tzinfo=UTC)
             options: dict[str, Any] = {"id": job.id, "executor": job.thread, "next_run_time": first}
             if isinstance(job.every, str):
-                options["trigger"] = CronTrigger.from_crontab(job.every, timezone=UTC)
+                options["trigger"] = crontab(job.every)
             elif job.every is not None:
                 options |= {"trigger": "interval", "seconds": job.every}
             self._scheduler.add_job(self._scheduled(job), **options)

@@ -36,7 +36,8 @@ class Evidence:
         last_run_finished_at: when the latest run ended, with any result.
         running: whether a run is under way or queued.
         paused: the reason of a pause; None: retraining is not paused.
-        scheduled: whether a time of `schedule.retrain_cron` has come that is not settled.
+        retrain_cron: `schedule.retrain_cron`.
+        scheduled: whether a time of it has come that is not settled.
         erased_at: when rows that the champion learned were erased, unless it may stay in service; None: none were.
         erased_left: that champion has left service, and no retraining was decided since.
         erased_answer: what becomes of a version without these rows that may replace it; None: there is none yet.
@@ -55,6 +56,7 @@ class Evidence:
     last_run_finished_at: datetime | None = None
     running: bool = False
     paused: str | None = None
+    retrain_cron: str | None = None
     scheduled: bool = False
     erased_at: datetime | None = None
     erased_left: bool = False

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 
-from apscheduler.triggers.cron import CronTrigger
-
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.policy import payoff
 from retuned.daemon.policy.decision import Decision, Evidence
 from retuned.daemon.policy.ratings import UNRATED, Ratings, by_period
-from retuned.daemon.settings import Settings
+from retuned.daemon.settings import Settings, crontab
 from retuned.monitors.money.dated import rate_on
+from retuned.retrain import queue
 from retuned.retrain.release import erased
 
 log = logging.getLogger(__name__)
@@ -64,38 +63,42 @@ def gather(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         untried_corrections=corrections["untried"],
         corrections_to_learn=corrections["to_learn"],
         last_run_finished_at=last_run.get("finished_at"),
-        running=bool(last_run and last_run["finished_at"] is None),
+        running=bool(queue.unfinished(warehouse, workload)),
+        retrain_cron=settings.schedule.retrain_cron,
         scheduled=_is_time(warehouse, settings.schedule.retrain_cron, workload, last_run.get("started_at"), now),
         money=_money(warehouse, settings, workload, rated, now),
     )
 
 
 def _is_time(
-    warehouse: Warehouse, crontab: str | None, workload: str, last_run_started_at: datetime | None, now: datetime
+    warehouse: Warehouse, expression: str | None, workload: str, last_run_started_at: datetime | None, now: datetime
 ) -> bool:
-    """Whether a time of `schedule.retrain_cron` has come since the policy's first decision about the workload, the
-    start of its last run, and the last time that was settled. So none is missed while a run waits or the daemon is
+    """Whether a time of `schedule.retrain_cron` has come since the policy's first decision under this expression, the
+    start of the last run, and the last time that was settled. So none is missed while a run waits or the daemon is
     down."""
-    if crontab is None:
+    if expression is None:
         return False
-    since = warehouse.row(QUERIES["schedule"], {"workload": workload, "last_run": last_run_started_at})
-    if since is None or since["since"] is None:
+    known = {"workload": workload, "expression": expression, "last_run": last_run_started_at}
+    since = warehouse.row(QUERIES["schedule"], known)
+    if since is None:
         return False
     after = since["since"].replace(tzinfo=UTC) + timedelta(microseconds=1)
-    due = CronTrigger.from_crontab(crontab, timezone=UTC).get_next_fire_time(None, after)
+    due = crontab(expression).get_next_fire_time(None, after)
     return due is not None and due <= now.replace(tzinfo=UTC)
 
 
 def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evidence, now: datetime) -> bool:
     """Store a decision, unless it repeats the last one with other figures. Returns whether it was stored.
 
-    A scheduled time is settled once, unless the run has to wait for something that ends.
+    A scheduled time is settled once, unless the run has to wait for something that ends. A new schedule.retrain_cron is
+    stored, because its times count from then on.
     """
     settled = evidence.scheduled and not decision.postponed
     last = warehouse.row(QUERIES["last_decision"], {"workload": workload})
     news = (
         last is None
         or last["outcome"] != decision.retrain
+        or last["retrain_cron"] != evidence.retrain_cron
         or _gist(json.loads(last["reasons"])) != _gist(decision.reasons)
     )
     if not (decision.retrain or news or settled):
@@ -117,6 +120,7 @@ def store(warehouse: Warehouse, workload: str, decision: Decision, evidence: Evi
                 "new_corrections": evidence.new_corrections,
                 "untried_corrections": evidence.untried_corrections,
                 "corrections_to_learn": evidence.corrections_to_learn,
+                "retrain_cron": evidence.retrain_cron,
                 "scheduled_time_settled": settled,
                 "payoff": asdict(decision.payoff) if decision.payoff else None,
             }

@@ -127,14 +127,19 @@ SELECT (SELECT coalesce(sum(amount), 0.0) FROM ledger
 FROM answered
 
 -- name: schedule
--- The time after which times of schedule.retrain_cron count.
-SELECT greatest(
-    min(created_at), $last_run::TIMESTAMP, max(created_at) FILTER ((figures ->> 'scheduled_time_settled')::BOOLEAN)
-) AS since
-FROM decisions WHERE workload = $workload AND kind = 'retrain'
+-- The time after which times of schedule.retrain_cron count; no row before the first decision under this expression.
+WITH own AS (
+    SELECT created_at, figures ->> 'retrain_cron' AS expression, (figures ->> 'scheduled_time_settled')::BOOLEAN AS settled
+    FROM decisions WHERE workload = $workload AND kind = 'retrain'
+)
+SELECT greatest(min(created_at), $last_run::TIMESTAMP, max(created_at) FILTER (settled)) AS since
+FROM own
+WHERE expression = $expression
+  AND created_at >= coalesce((SELECT max(created_at) FROM own WHERE expression IS DISTINCT FROM $expression), created_at)
+HAVING count(*) > 0
 
 -- name: last_decision
-SELECT outcome, reasons FROM decisions
+SELECT outcome, reasons, figures ->> 'retrain_cron' AS retrain_cron FROM decisions
 WHERE workload = $workload AND kind = 'retrain'
 ORDER BY created_at DESC LIMIT 1
 

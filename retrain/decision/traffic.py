@@ -1,11 +1,14 @@
 """The guard of unrated traffic: how much a candidate changes where no feedback states what is right."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from statistics import NormalDist, fmean
+from typing import TypeVar
 
 import numpy as np
 
+from retuned.retrain.data.identity import text_hash
 from retuned.retrain.decision.harm import CHANCE, GUARD_ERROR, within
 from retuned.retrain.decision.pairs import Decision, Measured, cluster_means
 from retuned.retrain.settings import GateSettings
@@ -14,6 +17,13 @@ TRAFFIC_EXAMPLES = 20
 """With fewer answers to traffic the guard always passes."""
 
 _DROPS = {"win": -1.0, "tie": 0.0, "loss": 1.0}
+
+Row = TypeVar("Row", bound=Measured)
+
+
+def in_random_order(rows: Iterable[Row]) -> list[Row]:
+    """Returns answers to traffic in the order in which the judge compares them: random, and the same each time."""
+    return sorted(rows, key=lambda row: text_hash(row.row_id))
 
 
 def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: GateSettings, before: str) -> Decision:
@@ -25,11 +35,14 @@ def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: 
 
     - Where the two agree, nothing is lost. So the loss is at most the share that differs.
     - Where they differ and a judge is configured, the judge decides. Losses minus wins, over all traffic that was
-      compared, are tested against the limit like the other guards (see `harm`).
-    - Without a judge the holdout is the reference. The candidate differs there, too, and is known to gain by it (or the
-      gate refuses it). Traffic contains fewer of the champion's failures, so fewer of its answers should change. A
-      candidate that changes more of the traffic than of the holdout, by more than the limit and beyond chance, is
-      refused. This guard cannot see what the candidate breaks within the share that it may change.
+      compared, are tested against the limit like the other guards (see `harm`). Equal answers are ties, which need no
+      judge. So verdicts count only up to the first pair, in random order, on which the judge failed: beyond it ties
+      would be too frequent.
+    - Without a judge, or with too few verdicts of one, the holdout is the reference. The candidate differs there, too,
+      and is known to gain by it (or the gate refuses it). Traffic contains fewer of the champion's failures, so fewer
+      of its answers should change. A candidate that changes more of the traffic than of the holdout, by more than the
+      limit and beyond chance, is refused. This guard cannot see what the candidate breaks within the share that it may
+      change.
 
     The unit is the conversation. To each of the two independent samples of agreements one agreement and one difference
     are added (Agresti and Caffo 2000). The excess is tested by its normal approximation at GUARD_ERROR.
@@ -50,7 +63,8 @@ def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: 
         f"Of {len(changes)} recent questions whose answers nobody rated, the candidate answers {differing:.1%} "
         f"differently than the {before}"
     )
-    judged = [row for row in traffic if row.agreement is not None and row.verdict is not None]
+    compared = in_random_order(row for row in traffic if row.agreement is not None)
+    judged = list(takewhile(lambda row: row.verdict is not None, compared))
     decision = _by_judge(judged, settings.maximum_traffic_drop) or _by_holdout(
         changes, _changes(holdout), settings.maximum_traffic_drop
     )
@@ -59,10 +73,10 @@ def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: 
 
 
 def _by_judge(rows: Sequence[Measured], limit: float) -> Decision | None:
-    """Tests losses minus wins; None if the judge decided on too few answers."""
+    """Tests losses minus wins; None if too few answers were compared, or the judge compared none of them."""
     verdicts = [row.verdict for row in rows if row.verdict is not None]
     drops = list(cluster_means((row, _DROPS[row.verdict or "tie"]) for row in rows).values())
-    if len(drops) < TRAFFIC_EXAMPLES:
+    if len(drops) < TRAFFIC_EXAMPLES or all(row.agreement == 1 for row in rows):
         return None
     test = within(drops, limit)
     reason = (
@@ -83,8 +97,8 @@ def _by_holdout(changes: Sequence[float], holdout: Sequence[float], limit: float
     reason = (
         f", and {fmean(holdout):.1%} of the holdout, where it is known what is right: {excess:+.1%}, {compared} "
         f"the allowed excess of {limit:.1%}. An excess of up to {100 * unseen:.2g} points would pass unseen half "
-        "of the time. Which of the two is right on traffic is not known without a judge (evaluate.judge_url): what "
-        "the candidate breaks within the share that it may change passes unseen."
+        "of the time. Which of the two is right on traffic is not known without a judge's verdicts "
+        "(evaluate.judge_url): what the candidate breaks within the share that it may change passes unseen."
     )
     figures = {"traffic_differing_holdout": fmean(holdout), "traffic_excess": excess, "unseen[traffic]": unseen}
     return Decision(passed, [reason], figures)

@@ -8,11 +8,11 @@ from typing import Any
 from retuned.consumers.common.durable import replace_text
 from retuned.retrain.data import dataset as datasets
 from retuned.retrain.data.dataset import Dataset
-from retuned.retrain.data.identity import text_hash
 from retuned.retrain.decision import judge
 from retuned.retrain.decision.compare import answers
 from retuned.retrain.decision.evaluation import CANDIDATE, CHAMPION, LOGGED, Evaluation
 from retuned.retrain.decision.judge import Opinion
+from retuned.retrain.decision.traffic import in_random_order
 from retuned.retrain.scoring.judge import Judge
 from retuned.retrain.stages.context import Context
 
@@ -23,7 +23,8 @@ def with_verdicts(run: Context, dataset: Dataset, rows: list[Evaluation]) -> lis
     """Sets the verdicts of the judge, if one is configured.
 
     The judge compares answers that differ, in random order, until it has compared evaluate.judge_examples pairs. Equal
-    answers up to there are ties, so that the verdicts are a sample of the traffic.
+    answers up to there are ties, so that the verdicts are a sample of the traffic. A pair on which the judge fails has
+    no verdict, and ends the sample that the guard uses (see `decision.traffic`).
     """
     settings = run.settings.evaluate
     before = {row.row_id: row.output for model in (LOGGED, CHAMPION) for row in answers(rows, model, "traffic")}
@@ -60,7 +61,7 @@ def _sample(rows: Sequence[Evaluation], most: int) -> list[Evaluation]:
     """Returns answers in random order, until `most` of them differ."""
     sample: list[Evaluation] = []
     differing = 0
-    for row in sorted(rows, key=lambda row: text_hash(row.row_id)):
+    for row in in_random_order(rows):
         if differing == most:
             break
         sample.append(row)

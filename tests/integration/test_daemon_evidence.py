@@ -338,6 +338,15 @@ def test_runs_that_failed_count_since_one_that_was_decided_or_asked_for(service:
     assert fails("4", 7) == 1
 
 
+@pytest.mark.parametrize("state", ["waiting", "running", "interrupted"])
+def test_a_run_that_has_not_ended_is_under_way_whatever_began_since(service: Local, state: str) -> None:
+    ran(service, "of another", START, workload="sales", state=state, finished_at=None)
+    assert not evidence(service).running
+    ran(service, "passed, and waits", START, state=state, finished_at=None)
+    ran(service, "by hand", START + DAY, state="refused")
+    assert evidence(service).running
+
+
 def test_a_decision_is_stored_when_it_is_another_than_the_last_of_its_workload(service: Local) -> None:
     asked(service, START)
     asked(service, START, "sales")

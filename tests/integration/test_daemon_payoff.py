@@ -177,12 +177,14 @@ def test_what_pays_is_reckoned_from_the_ledger_and_from_the_run(story: Story) ->
 
     schedule = ScheduleSettings(retrain_cron="* * * * *")
     jobs.context.settings = jobs.context.settings.model_copy(update={"schedule": schedule})
+    jobs.runs.ask("support")  # its times count from now on
+    jobs.context.now = lambda: now + timedelta(minutes=1)
     decision = jobs.runs.ask("support")
     assert decision.reasons[-1].startswith("it pays: a gain of ")
     cheap_until_today = [{"from": "2026-01-01", "value": 1.0}, {"from": now.date(), "value": 1e7}]
     dear = RoiSettings(hourly_rate=60.0, training_hourly_rate=cheap_until_today)
     jobs.context.settings = jobs.context.settings.model_copy(update={"roi": dear})
-    jobs.context.now = lambda: now + timedelta(minutes=1)
+    jobs.context.now = lambda: now + timedelta(minutes=2)
     refused = jobs.runs.ask("support")
     assert not refused.retrain
     stored = jobs.context.warehouse.rows("SELECT * FROM decisions WHERE kind = 'retrain' ORDER BY rowid")[-1]

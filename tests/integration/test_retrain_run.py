@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import threading
 import time
@@ -34,7 +36,7 @@ from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED, Evaluat
 from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.generation.effect_probe import Probe
 from retuned.retrain.metrics import Metrics
-from retuned.retrain.release import approvals, approve
+from retuned.retrain.release import approvals, approve, registry
 from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.run import RunResult
@@ -570,6 +572,41 @@ def test_a_run_waits_for_the_storage_of_its_cluster(bench: Bench) -> None:
     row = bench.row()
     assert (row["state"], row["attempts"], row["dataset_version"]) == ("interrupted", 0, None)
     assert [row["id"] for row in queue.unfinished(bench.warehouse)] == [row["id"]]
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/models/README.md")
+
+
+def fail(*_: Any) -> None:
+    raise FULL
+
+
+def test_a_candidate_that_passed_is_promoted_once_its_card_can_be_written(
+    bench: Bench, real: Real, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher(bench.warehouse)
+    ask_in_vain(teacher)
+    teach_policies(teacher, GOODS)
+    real.play(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "renew_card", fail)
+        for _ in range(bench.settings.train.attempts + 1):
+            with pytest.raises(run.Unwritable, match=r"README.md: No space left on device; free space; then"):
+                bench.resume() if bench.warehouse.rows("SELECT * FROM runs") else bench.retrain()
+    row = bench.row()
+    assert (row["state"], row["attempts"], row["error"]) == ("interrupted", 0, None)
+    assert versions.champion(bench.warehouse, "support") is None
+    result = bench.resume()
+    assert result is not None
+    assert result.promoted
+    assert bench.work_folders() == []
+
+
+def test_a_run_that_cannot_begin_for_want_of_space_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.data, "obtain", fail)
+    result = bench.retrain()
+    assert (result.state, bench.row()["state"]) == ("failed", "failed")
+    assert result.error == "/models/README.md: No space left on device; free space and retrain"
 
 
 def test_a_run_that_was_stopped_is_taken_up_where_it_stood(bench: Bench, real: Real) -> None:

@@ -4,13 +4,18 @@ import errno
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from traffic import START
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
+from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon import app
 from retuned.daemon.app import App, run_once
+from retuned.daemon.jobs.jobs import Jobs
+from retuned.daemon.jobs.parts import PartsFailed
 from retuned.daemon.settings import Settings
 from retuned.retrain.scoring.metric import check_metric
 
@@ -91,6 +96,32 @@ def test_a_pass_that_fails_at_its_beginning_lets_go_of_the_warehouse(
     opened = subprocess.run([sys.executable, "-c", OPENS, str(path)], capture_output=True, text=True, check=False)
     assert opened.returncode == 0, opened.stderr
     assert failed.value.filename == "models"
+
+
+@pytest.mark.processes
+def test_a_pass_erases_first_and_a_job_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, run = [], Jobs.run
+
+    def noted(jobs: Jobs, id: str) -> None:
+        made.append(id)
+        run(jobs, id)
+        if id in ("erasures", "resume"):
+            raise RetunedError(f"{id}: a file cannot be read")
+
+    monkeypatch.setattr(Jobs, "run", noted)
+    folders = {"warehouse": {"path": tmp_path / "w.duckdb"}, "models": {"directory": tmp_path / "models"}}
+    settings = Settings(**folders, kafka={"bootstrap_servers": "127.0.0.1:9"}, http={"port": 0})  # type: ignore[arg-type]
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        row = {"id": "e", "requested_at": START, "requested_by": "dpo", "state": "requested"}
+        warehouse.insert("erasures", **row, selection='{"interactions": ["i"]}')
+    with pytest.raises(PartsFailed, match=r"erasures: a file cannot be read; resume: a file"):
+        run_once(settings)
+    assert made[0] == "erasures"
+    assert made.index("watch") < made.index("erased") < made.index("resume") < made.index("retention")
+    with closing(open_warehouse(settings.warehouse)) as warehouse:
+        assert warehouse.rows("SELECT state FROM erasures") == [{"state": "done"}]
 
 
 def test_a_start_that_fails_names_its_cause_also_where_stopping_takes_too_long(

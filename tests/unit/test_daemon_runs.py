@@ -218,6 +218,35 @@ def test_a_scheduled_time_with_too_little_to_learn_is_settled(queue: RunQueue) -
     assert queue.runs.ask("support").reasons[0] == "the scheduled time has come"
 
 
+def test_times_of_a_schedule_count_from_when_it_is_first_seen(queue: RunQueue) -> None:
+    """A workload with months of decisions is not due at once."""
+    sundays = {"schedule": {"retrain_cron": "0 3 * * 0"}}
+
+    def due_within(days: float, **sections: Any) -> bool:
+        queue.now += timedelta(days=days)
+        queue.configure(policy={"minimum_corrections": 2}, **sections)
+        due = queue.runs.evidence("support").scheduled
+        queue.runs.ask("support")
+        return due
+
+    def ended(id: str) -> None:
+        row = {"id": id, "workload": "support", "reasons": "[]", "state": "refused", "started_at": queue.now}
+        queue.warehouse.insert("runs", **row, finished_at=queue.now)
+
+    assert not due_within(0)  # a Wednesday
+    ended("before")
+    assert not due_within(30)  # a Friday, a month later
+    assert not due_within(0, **sundays)
+    assert not due_within(1, **sundays)
+    assert due_within(1, **sundays)
+    assert not due_within(1, **sundays)  # Monday: it is settled
+    assert not due_within(5, **sundays)
+    assert not due_within(2, schedule={"retrain_cron": "0 3 * * 5"})  # Sunday has passed unseen
+    assert not due_within(1, **sundays)
+    assert not due_within(4, **sundays)
+    assert due_within(1, **sundays)
+
+
 def test_a_run_that_waits_outlives_a_restart(queue: RunQueue) -> None:
     queue.runs.ask("support", asked_by="an operator")
     queue.runs.ask("support", asked_by="an operator")

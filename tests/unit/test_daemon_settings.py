@@ -1,3 +1,4 @@
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import yaml
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.cli.example import example
-from retuned.daemon.settings import Settings, load
+from retuned.daemon.settings import Settings, crontab, load
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "retuned.example.yaml"
 
@@ -68,6 +69,12 @@ def test_a_key_may_overrule_one_that_is_merged(tmp_path: Path) -> None:
         ("workloads: {support: {}, billing: {}, support: {}}", "FILE: line 1: support is already on line 1"),
         ("- kafka", "expected sections such as kafka: and warehouse: at the top, not a list"),
         ("schedule: {retrain_cron: never}", "schedule.retrain_cron: Wrong number of fields"),
+        (
+            "schedule: {retrain_cron: 0 3 1 * fri}",
+            "schedule.retrain_cron: expected * as the day of the month or as the weekday, not 1 and fri",
+        ),
+        ("schedule: {report_cron: 0 3 * * 8}", "schedule.report_cron: expected weekdays such as sun, 0, mon-fri"),
+        ("schedule: {retrain_cron: 0 3 * * monday}", "expected weekdays such as sun, 0, mon-fri or */2, not monday"),
         ("train: {rank: 513}", "train.rank: input should be less than or equal to 512"),
         (
             "train: {chat_template_kwargs: {tokenize: true}}",
@@ -78,6 +85,30 @@ def test_a_key_may_overrule_one_that_is_merged(tmp_path: Path) -> None:
 )
 def test_what_is_not_a_configuration_is_refused(tmp_path: Path, text: str, said: str) -> None:
     assert said in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("weekdays", "days"),
+    [
+        ("*", "Sun Mon Tue Wed Thu Fri Sat"),
+        ("0", "Sun"),
+        ("7", "Sun"),
+        ("1-5", "Mon Tue Wed Thu Fri"),
+        ("5-7", "Sun Fri Sat"),
+        ("0-7", "Sun Mon Tue Wed Thu Fri Sat"),
+        ("FRI-sun", "Sun Fri Sat"),
+        ("6,sun,2-3", "Sun Tue Wed Sat"),
+        ("*/2", "Sun Tue Thu Sat"),
+        ("mon-fri/2", "Mon Wed Fri"),
+        ("4/2", "Thu Sat"),
+    ],
+)
+def test_weekdays_are_those_of_a_crontab(weekdays: str, days: str) -> None:
+    times, now, found = crontab(f"0 3 * * {weekdays}"), datetime(2026, 2, 1, tzinfo=UTC), []  # a Sunday
+    while (due := times.get_next_fire_time(None, now)) is not None and due.day < 8:
+        found.append(f"{due:%a}")
+        now = due + timedelta(hours=1)
+    assert " ".join(found) == days
 
 
 def test_a_file_that_is_not_there() -> None:

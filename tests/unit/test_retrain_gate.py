@@ -12,6 +12,7 @@ from simulation import Candidate, Row, asked_again, graded, simulate, skewed
 from retuned.retrain.decision import harm
 from retuned.retrain.decision.gate import decide, examined, lacks_evidence
 from retuned.retrain.decision.interval import POWER, error_of_try, examples_needed, interval
+from retuned.retrain.decision.traffic import in_random_order
 from retuned.retrain.scoring.exam import Permission
 from retuned.retrain.settings import GateSettings, IncumbentSettings
 
@@ -635,6 +636,34 @@ def test_a_judge_decides_on_traffic_where_there_is_one() -> None:
     decision = decide(POOR, GOOD, [], [], SETTINGS, traffic=traffic)
     assert not decision.outcome
     assert "loses 40 and wins 0 of 40" in " ".join(decision.reasons)
+
+
+def judge_failed(rows: Sequence[Row], failed: Sequence[str]) -> list[Row]:
+    """Returns the rows as they are if the judge failed on some: equal answers are ties without it."""
+    return [replace(row, verdict=None) if row.row_id in failed and row.agreement != 1 else row for row in rows]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7, 0.97])
+def test_a_judge_that_fails_is_no_judge(share: float) -> None:
+    """Ties alone would pass every candidate."""
+    holdout = answering(40, 0.7, 10_000, "h")
+    answered = answering(100, 1 - share, 0, verdicts=True)
+    unjudged = [replace(row, verdict=None) for row in answered]
+    dead = judge_failed(answered, [row.row_id for row in answered])
+    with_dead = decide(POOR, GOOD, [], [], SETTINGS, traffic=dead)
+    assert "traffic_judged" not in with_dead.figures
+    assert with_dead.figures == decide(POOR, GOOD, [], [], SETTINGS, traffic=unjudged).figures
+    assert refused_by_traffic(dead, holdout) == refused_by_traffic(unjudged, holdout) == (share > 0.5)
+
+
+def test_verdicts_count_up_to_the_first_pair_on_which_the_judge_failed() -> None:
+    answered = in_random_order(answering(100, 0.5, 0, verdicts=True, loses=1.0))
+    differing = [row.row_id for row in answered if row.agreement != 1]
+    late = decide(POOR, GOOD, [], [], SETTINGS, traffic=judge_failed(answered, differing[20:]))
+    whole = decide(POOR, GOOD, [], [], SETTINGS, traffic=answered[: int(late.figures["traffic_judged"])])
+    assert late.figures["traffic_drop"] == whole.figures["traffic_drop"] > 0.4
+    early = decide(POOR, GOOD, [], [], SETTINGS, traffic=judge_failed(answered, differing[2:3]))
+    assert "traffic_judged" not in early.figures
 
 
 def test_little_traffic_is_no_reason_and_is_said() -> None:
