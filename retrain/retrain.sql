@@ -184,6 +184,16 @@ LEFT JOIN models known ON known.workload = p.workload AND known.version = coales
 WHERE p.workload = $workload AND ($requests OR EXISTS (FROM promotions WHERE workload = $workload AND NOT announced))
 ORDER BY p.rowid
 
+-- name: order_changes
+-- Runs before a change is stored. Changes with a later time were made while the clock was ahead. They get times before $now, so
+-- that the order of times is the order in which changes were made.
+UPDATE promotions
+SET created_at = $now::TIMESTAMP - to_microseconds((
+    SELECT count(*) FROM promotions AS other
+    WHERE other.workload = $workload AND (other.created_at, other.id) >= (promotions.created_at, promotions.id)
+))
+WHERE workload = $workload AND created_at > $now
+
 -- name: changed
 SELECT workload FROM promotions UNION SELECT workload FROM approvals ORDER BY workload
 

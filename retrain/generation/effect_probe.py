@@ -133,7 +133,7 @@ class Probe:
             if name == "version" or fmean(place.gap(name) for place in self.places) > 2 * tolerance
         }
         nearest = min(distances, key=distances.__getitem__)
-        if distances[nearest] > tolerance:
+        if not distances[nearest] <= tolerance:
             meaning = (
                 "neither as this version does nor as another that is known: other weights have its name, or the server "
                 "has another base model, or quantised weights (probe_tolerance)"

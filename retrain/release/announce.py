@@ -30,7 +30,8 @@ def announce(
     """Publishes the pending messages of a workload, oldest first. Returns how many.
 
     Changes have the order in which they were made, whatever the clock showed, so the last message, which a compacted
-    topic keeps, is about what serves now. A request follows the last change before it.
+    topic keeps, is about what serves now. A request follows the last change before it or, if later ones were announced
+    before it could be, the last of those.
     A crash between publishing a message and marking it publishes the message twice, with the same id.
 
     Args:
@@ -42,16 +43,17 @@ def announce(
     published = 0
     with _publishing[workload]:
         changes = warehouse.rows(QUERIES["changes"], {"workload": workload, "requests": bool(requests)})
-        before = defaultdict[int, list[Approval]](list)
+        announced = max((place for place, row in enumerate(changes, 1) if row["announced"]), default=0)
+        after = defaultdict[int, list[Approval]](list)  # the requests that follow a change, by its place
         for request in sorted(requests, key=lambda request: request.state_since):
             made = [place for place, row in enumerate(changes, 1) if row["created_at"] <= request.state_since]
-            before[max(made, default=0)].append(request)
+            after[max([announced, *made])].append(request)
         for place, change in enumerate([_unchanged(workload), *changes]):
             if not change["announced"]:
                 publisher.publish(topic, workload, _message(change, _base(settings, change)))
                 warehouse.execute(QUERIES["announced"], {"id": change["id"]})
                 published += 1
-            for request in before[place]:
+            for request in after[place]:
                 if request.state != "approved":  # an approval results in a change, which has a message of its own
                     publisher.publish(topic, workload, _request_message(settings, request, change))
                     published += 1

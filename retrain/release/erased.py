@@ -24,7 +24,9 @@ from retuned.retrain.versions import CHAMPION, PREVIOUS, QUERIES, Version
 log = logging.getLogger(__name__)
 OWN = named_queries("retuned.retrain.release", "erased.sql")
 
-Step = Literal["take_back_canary", "end_holdback", "replace_champion", "drop_previous", "supersede_approval"]
+Step = Literal[
+    "take_back_canary", "end_holdback", "replace_champion", "drop_previous", "restart_canary", "supersede_approval"
+]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def steps(now: Standing) -> list[Step]:
         found.append("end_holdback")
     if now.at_once and now.champion in now.erased:
         found += ["replace_champion", "drop_previous"]
+        if now.canary is not None and now.canary not in now.erased:
+            found.append("restart_canary")  # it is compared with what serves now, from its first step on
     elif now.previous in now.erased:
         found.append("drop_previous")
     return found
@@ -179,6 +183,10 @@ def _carry_out(rollout: Rollout, workload: str, step: Step, running: Experiment 
         rollout.complete(workload, "the version before it learned rows that were erased", now)
     elif step == "drop_previous":
         rollout.drop_previous(workload)
+    elif step == "restart_canary":
+        assert running is not None
+        rollout.begin(workload, running.version, "erasure", f"the champion that it was compared with {reason[3:]}", now)
+        rollout.follow_up_or_log(workload)
     else:
         start = versions.clean_start(warehouse, workload, versions.champion(warehouse, workload))
         rollout.promote(workload, _name(start), "erasure", f"the champion before {reason[3:]}", now)

@@ -17,7 +17,7 @@ from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer, Refused
 from retuned.retrain.release.assignment import EVERYWHERE
 from retuned.retrain.release.deployments import QUERIES, Deployment, Wanted, deployments, drain, named, wanted
-from retuned.retrain.release.exclusive import one_at_a_time
+from retuned.retrain.release.exclusive import one_at_a_time, without_the_lock
 from retuned.retrain.release.replicas import Model, Replica, Service, State, service
 from retuned.retrain.release.targets.build import Place, build, places, places_in
 from retuned.retrain.release.targets.target import Target, WrongModel
@@ -32,6 +32,8 @@ EVERY_SECONDS = 2.0
 PROBE_AGAIN = timedelta(minutes=5)
 """The interval of probes. A server that restarts unnoticed may load an adapter of its own configuration."""
 _LONGEST_PAUSE = 60.0
+_MOST_DOUBLINGS = 10
+"""More make any pause longer than the longest one, and their product too large for a number."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -66,6 +68,7 @@ class Reconciler:
         self._closed = threading.Event()
         self._fatal: BaseException | None = None
 
+    @without_the_lock
     def tick(self) -> None:
         """Reconciles each replica in a thread of its own. One that is being reconciled is reconciled again afterwards.
 
@@ -200,7 +203,15 @@ class Reconciler:
             del replica.models[name]
         for name, version in desired.items():
             model = replica.models.setdefault(name, Model(version.version.workload, name))
-            self._load(target, version, listed, model)
+            try:
+                self._load(target, version, listed, model)
+            except (RetunedError, duckdb.Error):
+                raise  # it concerns all versions
+            except Exception as error:
+                detail = f"{type(error).__name__}: {error}"
+                if detail != model.detail:
+                    log.exception("%s: %s %s", name, target.kind, target.replica)
+                self._failed(target, model, "wrong" if model.state == "wrong" else "failed", detail)
         self._unload(target, listed.keys() - desired.keys(), place.workloads)
 
     def _load(self, target: Target, version: Wanted, listed: dict[str, frozenset[str]], model: Model) -> None:
@@ -218,10 +229,8 @@ class Reconciler:
             except (WarehouseError, StandsBy):
                 raise
             except RetunedError as error:
-                model.tries += 1
-                model.next_try = now + timedelta(seconds=min(_LONGEST_PAUSE, EVERY_SECONDS * 2**model.tries))
                 # The target has just listed its versions, so without an answer it is slow.
-                self._set_state(target, model, "loading" if isinstance(error, NoAnswer) else "failed", str(error))
+                self._failed(target, model, "loading" if isinstance(error, NoAnswer) else "failed", str(error))
                 return
             log.info("%s: loaded on %s %s", version.name, target.kind, target.replica)
         model.tries, model.next_try = 0, None
@@ -245,10 +254,22 @@ class Reconciler:
                 before: State = "loading" if model.probed_at is None else model.state
                 self._set_state(target, model, before, f"it is not probed yet: {error}")
                 return
+            if isinstance(error, Refused) and error.status == 404 and model.name in str(error):
+                # As behind a proxy of servers of which some lack it: probe again.
+                model.matches = model.probed_at = None
+                self._set_state(target, model, "failed", f"it is listed, but not found by requests: {error}")
+                return
             # Nothing is known to be wrong, so the version counts as serving.
             model.matches = None
             self._set_state(target, model, "serving", f"it cannot be probed: {error}")
         model.probed_at = self._now()
+
+    def _failed(self, target: Target, model: Model, state: State, detail: str) -> None:
+        """Sets the state of a model that could not be loaded, and when to try again."""
+        model.tries += 1
+        pause = min(_LONGEST_PAUSE, EVERY_SECONDS * 2 ** min(model.tries, _MOST_DOUBLINGS))
+        model.next_try = (model.tried_at or self._now()) + timedelta(seconds=pause)
+        self._set_state(target, model, state, detail)
 
     def _set_state(self, target: Target, model: Model, state: State, detail: str) -> None:
         """Sets the state of a model. Logs a problem once."""

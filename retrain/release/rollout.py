@@ -18,7 +18,7 @@ from retuned.retrain.release import approvals, registry
 from retuned.retrain.release.announce import announce
 from retuned.retrain.release.approvals import Approval, Verdict
 from retuned.retrain.release.deployments import deploy
-from retuned.retrain.release.exclusive import lock, one_at_a_time
+from retuned.retrain.release.exclusive import lock, one_at_a_time, without_the_lock
 from retuned.retrain.release.routes import Experiment, State, in_part, under_way
 from retuned.retrain.settings import Settings
 from retuned.retrain.versions import BASE, CANARY, CHAMPION, PREVIOUS, QUERIES
@@ -178,10 +178,10 @@ class Rollout:
         self.follow_up_or_log(workload)
         return True
 
-    @one_at_a_time
     def drop_previous(self, workload: str) -> None:
         """Drops the alias of the previous champion, so that no rollback returns to it."""
-        self.warehouse.execute(QUERIES["drop_alias"], {"workload": workload, "alias": PREVIOUS})
+        with lock:
+            self.warehouse.execute(QUERIES["drop_alias"], {"workload": workload, "alias": PREVIOUS})
         self.follow_up_or_log(workload)
 
     def _complete(self, running: Experiment, actor: Actor, reason: str, now: datetime) -> None:
@@ -269,6 +269,7 @@ class Rollout:
         """Returns the workloads whose champion ever changed, for which `follow_up` may have work."""
         return [row["workload"] for row in self.warehouse.rows(QUERIES["changed"])]
 
+    @without_the_lock
     def follow_up(self, workload: str) -> int:
         """Completes a change of a workload: links, model cards, messages and metrics. Returns how many messages it
         published.
@@ -310,6 +311,7 @@ class Rollout:
         if version is not None and version.removed_at is None:
             registry.renew_card(self.warehouse, version)
 
+    @without_the_lock
     def follow_up_or_log(self, workload: str) -> None:
         """Completes a change, and only logs failures: the change is committed, and the rest is attempted again."""
         try:
@@ -328,7 +330,7 @@ class Rollout:
         """Stores a change, the aliases after it, its rollout and the approval that caused it, in one transaction.
 
         It supersedes a request for approval that waits, because that version was not compared with the one that comes
-        into service.
+        into service. Where an erasure takes the champion out of service, the comparison with it still holds.
         """
         before = versions.aliases(self.warehouse, change.workload)
         with self.warehouse.transaction() as cursor:
@@ -336,9 +338,9 @@ class Rollout:
                 approvals.settle(cursor, verdict, now)
             if change.event in ("canary", "promoted", "rolled_back"):
                 name = versions.model_name(change.workload, change.version)
-                approvals.supersede(
-                    cursor, change.workload, f"{name} came into service ({change.actor}): {change.reason}", now
-                )
+                reason = f"{name} came into service ({change.actor}): {change.reason}"
+                kind: approvals.Kind | None = "dataset" if change.actor == "erasure" else None
+                approvals.supersede(cursor, change.workload, reason, now, kind)
             for alias in (CHAMPION, PREVIOUS, CANARY):
                 if alias in before and alias in after and before[alias] == after[alias]:
                     continue  # keep the time since when the alias names this version
@@ -350,6 +352,7 @@ class Rollout:
                 cursor.execute(QUERIES["drop_rollout"], {"id": experiment.id})
                 insert(cursor, "rollouts", **asdict(experiment))
             deploy(cursor, change.workload, _shares(experiment, after), now)
+            cursor.execute(QUERIES["order_changes"], {"workload": change.workload, "now": now})
             insert(cursor, "promotions", id=uuid.uuid4().hex, created_at=now, **asdict(change), announced=False)
             self.warehouse.trail.note(cursor, _entry(change))
 

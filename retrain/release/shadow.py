@@ -24,7 +24,7 @@ from typing import Any
 from retuned.consumers.child import child_main
 from retuned.consumers.common.chat import ChatFailed, ask_all
 from retuned.consumers.common.process import Emit, run_child
-from retuned.consumers.common.tool_calls import answer_text
+from retuned.consumers.common.tool_calls import answer_text, schemas
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain import versions
 from retuned.retrain.data.examples import logged_answer
@@ -145,7 +145,7 @@ def judged(
     would leave mostly pairs that are alike, and the candidate would look better than it is.
 
     Args:
-        pairs: in random order.
+        pairs: rows of the query `pairs`, in random order.
         seconds: no pair is begun after this time; half of it is left to the judge.
         on_score: called with the number and the scores of each pair as soon as they are known, for one pair at a time.
     """
@@ -219,10 +219,13 @@ class _Scores:
 def _without_judge(pair: Mapping[str, Any], champion: str, candidate: str, metric: Metric) -> Judged:
     if metric.same(candidate, champion):
         return Judged("alike", 1.0, 1.0)
-    example = {"messages": pair["messages"], "context": pair["context"]}
+    tools = schemas(json.loads(pair["tools"] or "null"))
+    example = {"messages": pair["messages"], "context": pair["context"], "tools": json.dumps(tools) if tools else None}
     tokens = 0
-    if pair["approved"]:
-        approved = answer_text(json.loads(pair["approved"]))
+    approved = champion if pair["helpful"] else None  # as it is compared: without its reasoning, with its calls
+    if pair["correction"] is not None:
+        approved = answer_text(json.loads(pair["correction"]))
+    if approved is not None:
         before, after = (metric.score(answer, approved, example) for answer in (champion, candidate))
         tokens = before.tokens + after.tokens
         if before.value is not None and after.value is not None:

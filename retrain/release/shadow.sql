@@ -18,15 +18,15 @@ WITH asked AS (
     GROUP BY interaction_id
 ), answered AS (
     SELECT id AS interaction_id, coalesce(conversation_id, id) AS conversation, timestamp, messages, response, context,
-           attributes -> '$.tool_calls' AS calls, asked.answer,
-           coalesce(correction, CASE WHEN helpful THEN to_json(response) END) AS approved, feedback_until
+           attributes -> '$.tools' AS tools, attributes -> '$.tool_calls' AS calls, asked.answer,
+           correction, coalesce(helpful, false) AS helpful, feedback_until
     FROM interactions JOIN asked ON asked.interaction_id = id LEFT JOIN said ON said.interaction_id = id
     WHERE workload = $workload AND timestamp >= $since AND version_of(workload, model) = $previous
 )
 SELECT answered.*
 FROM answered LEFT JOIN (SELECT * FROM shadow_scores WHERE experiment = $experiment) AS known USING (conversation)
 WHERE known.scorer IS NULL
-   OR (known.scorer = 'unknown' AND known.interaction_id = answered.interaction_id AND approved IS NOT NULL
+   OR (known.scorer = 'unknown' AND known.interaction_id = answered.interaction_id AND (correction IS NOT NULL OR helpful)
        AND answered.feedback_until > coalesce(known.feedback_until, '-infinity'::TIMESTAMP))
 QUALIFY row_number() OVER (PARTITION BY conversation ORDER BY timestamp, answered.interaction_id) = 1
 ORDER BY hash(conversation, $now::TIMESTAMP), conversation

@@ -1,6 +1,8 @@
 """A version goes into service step by step, on a real warehouse: aliases, rows, messages and routes at each of them."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings
 from retuned.retrain import versions
+from retuned.retrain.release.exclusive import lock, one_at_a_time
+from retuned.retrain.release.reconciler import Reconciler
 from retuned.retrain.release.rollout import Rollout
 from retuned.retrain.release.routes import Arm, Experiment, Route, routes, under_way
 from retuned.retrain.settings import ModelsSettings, Settings
@@ -234,6 +238,50 @@ def test_steps_that_are_changed_meanwhile_count_from_the_next_one_on(release: Re
     assert release.advance() == 1.0
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda release: release.rollout.promote("support", "v3", "operator", "by hand", release.later()),
+        lambda release: release.rollout.rollback("support", "operator", "worse", release.later()),
+        lambda release: release.advance(),
+        lambda release: [release.advance(), release.rollout.complete("support", "as good", release.later())],
+        lambda release: release.rollout.drop_previous("support"),
+    ],
+    ids=["promote", "rollback", "advance", "complete", "drop_previous"],
+)
+def test_others_may_change_what_serves_while_a_change_is_followed_up(
+    release: Release, change: Callable[[Release], Any]
+) -> None:
+    free = list[bool]()
+
+    def reconcile() -> None:
+        """As the job `targets`, which has a lock of its own and needs the one on what serves."""
+        other = threading.Thread(target=one_at_a_time(lambda: None), daemon=True)
+        other.start()
+        other.join(5)
+        free.append(not other.is_alive())
+
+    release.begin()
+    release.advance()
+    release.rollout = replace(release.rollout, reconcile=reconcile)
+    change(release)
+    assert free
+    assert all(free)
+
+
+def test_nothing_is_followed_up_under_the_lock_on_what_serves(release: Release) -> None:
+    reconciler = Reconciler(release.warehouse, release.rollout.settings, release.later)
+    calls: list[Callable[[], object]] = [
+        lambda: release.rollout.follow_up("support"),
+        lambda: release.rollout.follow_up_or_log("support"),
+        reconciler.tick,
+    ]
+    for call in calls:
+        with lock, lock, pytest.raises(RuntimeError, match="under the lock on what serves"):
+            call()
+        call()
+
+
 def test_routes_of_several_workloads(release: Release) -> None:
     registered(release.warehouse, "v9", "sales")
     release.rollout.promote("sales", "v9", "operator", "the first", release.later())
@@ -263,3 +311,16 @@ def test_routes_of_several_workloads(release: Release) -> None:
 def test_settings_that_cannot_be(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         RolloutSettings(**given)
+
+
+def test_changes_have_the_order_in_which_they_were_made_though_the_clock_was_ahead(release: Release) -> None:
+    ahead = timedelta(days=2)
+    release.rollout.promote("support", "v2", "operator", "better", release.now + ahead)
+    release.rollout.rollback("support", "operator", "worse", release.now + ahead + HOUR)
+    registered(release.warehouse, "v1", "sales")
+    release.rollout.promote("sales", "v1", "operator", "the first", release.now + ahead)
+    release.rollout.promote("support", "v3", "operator", "better", release.later())
+    rows = release.warehouse.rows("SELECT workload, version, created_at FROM promotions ORDER BY created_at")
+    support = [(row["version"], row["created_at"] <= release.now) for row in rows if row["workload"] == "support"]
+    assert support == [("v1", True), ("v2", True), ("v1", True), ("v3", True)]
+    assert rows[-1] == {"workload": "sales", "version": "v1", "created_at": NOW + HOUR + ahead}

@@ -1,6 +1,7 @@
 """The way of a version to the servers and back: restarts, dead replicas, wrong adapters, kills at each step."""
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from brokers import until
 from http_doubles import Quiet, listening
-from model_servers import VllmDouble, serving
+from model_servers import SglangDouble, VllmDouble, serving
 from pages import page
 from prometheus_client import CollectorRegistry
 from served import WORKLOAD, Adapters, Served
@@ -157,6 +158,59 @@ def test_what_goes_wrong_later_is_found_too(served: Served, double: VllmDouble) 
     served.now += timedelta(seconds=1)
     served.reconciler.run()
     assert served.states() == {served.new.name: "wrong"}
+
+
+@pytest.mark.parametrize(("kind", "made"), [("vllm", VllmDouble), ("sglang", SglangDouble)])
+def test_log_probabilities_that_are_no_numbers_are_those_of_no_version(
+    kind: str, made: type[VllmDouble], tmp_path: Path, warehouse: Warehouse, adapters: Adapters
+) -> None:
+    with serving(adapters.base, made) as double:
+        served = Served(tmp_path, warehouse, adapters, {"kind": kind, "urls": [double.url]})
+        served.promote(served.new)
+        served.reconciler.run()
+        assert served.states() == {served.new.name: "serving"}
+        answer = double.answer
+
+        def broken(path: str, *rest: Any) -> Any:
+            status, content = answer(path, *rest)
+            if path == "/v1/completions":
+                for choice in content["choices"]:
+                    (top,) = choice["logprobs"]["top_logprobs"]
+                    top.update(dict.fromkeys(top, math.nan))
+            elif path == "/generate":
+                for one in content:
+                    (top,) = one["meta_info"]["output_top_logprobs"]
+                    top[:] = [[None, token, None] for _, token, _ in top]  # JSON has no other form for it
+            return status, content
+
+        double.answer = broken  # type: ignore[method-assign]
+        served.now += module.PROBE_AGAIN
+        served.reconciler.run()
+        assert served.states() == {served.new.name: "wrong"}
+        assert "are no numbers" in served.detail(served.new)
+
+
+@pytest.mark.parametrize(("kind", "made"), [("vllm", VllmDouble), ("sglang", SglangDouble)])
+def test_a_version_that_is_listed_and_not_found_by_requests_does_not_serve(
+    kind: str, made: type[VllmDouble], tmp_path: Path, warehouse: Warehouse, adapters: Adapters
+) -> None:
+    """As behind a proxy that passes requests on to several servers."""
+    with serving(adapters.base, made) as double:
+        other, answer = made(adapters.base), double.answer
+
+        def passed_on(path: str, *rest: Any) -> Any:
+            return (other.answer if path in ("/v1/completions", "/generate") else answer)(path, *rest)
+
+        double.answer = passed_on  # type: ignore[method-assign]
+        served = Served(tmp_path, warehouse, adapters, {"kind": kind, "urls": [double.url]})
+        served.promote(served.new)
+        served.reconciler.run()
+        assert served.states() == {served.new.name: "failed"}
+        assert "not found by requests" in served.detail(served.new)
+        assert EVERYWHERE in served.reconciler.withheld()
+        double.answer = answer  # type: ignore[method-assign]
+        served.reconciler.run()
+        assert served.states() == {served.new.name: "serving"}
 
 
 def test_a_server_that_is_too_busy_to_be_probed_is_not_away(served: Served, double: VllmDouble) -> None:
@@ -330,6 +384,38 @@ def test_a_failing_load_is_tried_again_more_and_more_rarely_and_logged_once(
     served.now += timedelta(minutes=1)
     served.reconciler.run()
     assert served.states() == {served.old.name: "serving"}
+
+
+def test_a_version_that_can_never_be_loaded_keeps_no_other_from_it(
+    served: Served, double: VllmDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.promote(served.old)
+    configured(served.warehouse, served.old, r=64)
+    served.reconciler.run()
+    (replica,) = served.reconciler.replicas(WORKLOAD)
+    replica.models[served.old.name].tries = 5_000  # of a few days
+    served.promote(served.new)
+    served.now += timedelta(minutes=1)
+    served.reconciler.run()
+    assert served.states() == {served.old.name: "failed", served.new.name: "serving"}
+    assert replica.models[served.old.name].next_try == served.now + timedelta(minutes=1)
+
+    check = vllm.Vllm.check
+
+    def faulty(target: vllm.Vllm, version: Version) -> None:
+        if version.version == served.new.version:
+            raise KeyError("r")
+        check(target, version)
+
+    configured(served.warehouse, served.old, r=4)
+    double.answer("/v1/unload_lora_adapter", {"lora_name": served.new.name}, None)
+    monkeypatch.setattr(vllm.Vllm, "check", faulty)
+    for _ in range(2):
+        served.now += timedelta(minutes=1)
+        served.reconciler.run()
+    assert served.states() == {served.old.name: "serving", served.new.name: "failed"}
+    assert served.detail(served.new) == "KeyError: 'r'"
+    assert not replica.problem
 
 
 def test_a_token_that_is_renewed_is_read_again(

@@ -35,6 +35,9 @@ NOW = datetime(2026, 4, 1, 12)
 DAY = timedelta(days=1)
 TOKENS = 0.001
 LABELS = ("refund", "delivery", "billing")
+REFUND: dict[str, Any] = {
+    "id": "1", "type": "function", "function": {"name": "refund", "arguments": '{"order": 7}'}
+}  # fmt: skip
 
 
 class Release:
@@ -153,6 +156,36 @@ def test_each_pair_is_judged_by_the_first_that_can_tell(release: Release) -> Non
     assert {alike, broken} & {row["interaction_id"] for row in release.warehouse.rows("SELECT * FROM shadow_scores")}
 
 
+@pytest.mark.parametrize(
+    ("metric", "champion", "calls", "candidate"),
+    [
+        ("tool_calls", "", True, "I cannot help with that."),
+        ("tool_calls", "I refund order 7.", True, "I refund your order 7."),
+        ("exact", "<think>The user wants money back.</think>refund", False, "delivery"),
+    ],
+)
+def test_the_approved_answer_is_the_one_that_is_compared(
+    release: Release, metric: Any, champion: str, calls: bool, candidate: str
+) -> None:
+    release.settings = release.settings.model_copy(update={"metric": MetricSettings(name=metric)})
+    attributes = json.dumps({"tool_calls": [REFUND]}) if calls else None
+    ids = release.ask(champion, candidate, attributes=attributes)
+    feedback(release.warehouse, ids, "helpful", True, when=NOW + MINUTE)
+    assert release.judge() == 1
+    assert release.scores() == [("metric", 1, 0)]
+
+
+def test_calls_of_tools_that_were_not_offered_cannot_be_read(release: Release) -> None:
+    release.settings = release.settings.model_copy(update={"metric": MetricSettings(name="tool_calls")})
+    offered = [{"type": "function", "function": {"name": "refund", "parameters": {}}}]
+    release.ask("", "", attributes=json.dumps({"tool_calls": [REFUND], "tools": offered}))
+    other = REFUND | {"function": {"name": "delete_all", "arguments": "{}"}}
+    answer = {"model": "support@v2", "response": "", "tool_calls": [other]}
+    release.warehouse.execute("UPDATE shadow_answers SET value = ?", [json.dumps(answer)])
+    assert release.judge() == 1
+    assert release.scores() == [("form", 1, 0)]
+
+
 def test_a_conversation_counts_once_and_what_others_answered_does_not(release: Release) -> None:
     release.ask("refund", "refund", 3, conversation_id="c-1")
     release.ask("refund", "refund", 1, conversation_id="c-2")
@@ -257,7 +290,8 @@ def test_a_slow_judge_leaves_no_more_of_what_needs_none(monkeypatch: pytest.Monk
         return judge.Opinion({shown[0].row_id: "loss"})
 
     monkeypatch.setattr(judge, "compare", compared)
-    pair = {"response": "a", "calls": None, "messages": "[]", "context": None, "approved": None}
+    pair = {"response": "a", "calls": None, "messages": "[]", "context": None, "tools": None}
+    pair |= {"correction": None, "helpful": False}
     pairs = [pair | {"answer": json.dumps({"response": response})} for response in ("a", "b") * 100]
     passed_on = dict[int, shadow.Judged]()
     settings = EvaluateSettings(judge_url="http://nowhere.example", judge_model="wise")

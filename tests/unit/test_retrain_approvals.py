@@ -300,6 +300,28 @@ def test_a_card_that_cannot_be_written_is_written_later(gate: Gate, monkeypatch:
     assert gate.messages()[-1]["event"] == "approval_refused"
 
 
+def test_a_refusal_that_is_announced_late_repeats_what_serves_by_then(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    gate.promote(OLD)
+    request = gate.passes()
+    with monkeypatch.context() as patch:
+        patch.setattr(card, "replace_text", full)
+        gate.now += timedelta(hours=1)
+        gate.decide(request, "refused", "bob", "no")
+        gate.now += timedelta(hours=1)
+        gate.promote(NEWER)
+    gate.now += timedelta(hours=1)
+    gate.rollout.follow_up("support")
+    assert [(message["event"], message["version"]) for message in gate.messages()] == [
+        ("promoted", OLD), ("approval_requested", OLD), ("promoted", NEWER), ("approval_refused", NEWER),
+    ]  # fmt: skip
+    assert gate.messages()[-1]["approval"]["version"] == NEW
+
+
 def test_the_same_verdict_again_changes_nothing_and_another_one_is_an_error(gate: Gate) -> None:
     request = gate.passes()
     first = gate.decide(request)

@@ -17,10 +17,12 @@ from retuned.monitors.settings import Settings as MonitorSettings
 from retuned.monitors.watch import check as watch
 from retuned.retrain import versions
 from retuned.retrain.decision.gate import decide
-from retuned.retrain.release import erased
+from retuned.retrain.release import approvals, approve, erased
+from retuned.retrain.release.approvals import Verdict
 from retuned.retrain.release.deployments import deployments, drain
 from retuned.retrain.release.erased import Standing, steps
 from retuned.retrain.release.rollout import Rollout
+from retuned.retrain.release.routes import under_way
 from retuned.retrain.settings import ForgetSettings, GateSettings, ModelsSettings, Settings
 
 NOW = datetime(2026, 5, 4, 12)
@@ -37,6 +39,14 @@ def rows(right: int, of: int = 60) -> list[Row]:
         (Standing({"a"}), []),
         (Standing({"a"}, champion="a"), []),
         (Standing({"a"}, champion="a", at_once=True), ["replace_champion", "drop_previous"]),
+        (
+            Standing({"a"}, champion="a", canary="b", at_once=True),
+            ["replace_champion", "drop_previous", "restart_canary"],
+        ),
+        (
+            Standing({"a", "b"}, champion="a", canary="b", at_once=True),
+            ["take_back_canary", "replace_champion", "drop_previous"],
+        ),
         (Standing({"a"}, champion="b", previous="a"), ["drop_previous"]),
         (Standing({"a"}, champion="b", previous="a", holdback=True), ["end_holdback", "drop_previous"]),
         (Standing({"a", "b"}, champion="b", previous="a", holdback=True), ["drop_previous"]),
@@ -163,6 +173,47 @@ def test_a_person_may_keep_the_champion_for_a_time(rollout: Rollout) -> None:
     assert erased.due(warehouse, "support", late) is None
     assert erased.standing(warehouse, settings, late) == {"support": (2, 0)}
     assert erased.due(warehouse, "support", NOW + timedelta(days=61)) is not None
+
+
+@pytest.fixture
+def kept(rollout: Rollout) -> Rollout:
+    """A person keeps the erased champion for three days, after which it has to leave at once."""
+    erase(rollout.warehouse)
+    strict = {"forget": ForgetSettings(weights="base_until_retrained"), "rollout": RolloutSettings(steps=(0.25, 1.0))}
+    made = replace(rollout, settings=rollout.settings.model_copy(update=strict))
+    erased.keep(rollout.warehouse, "support", NOW + timedelta(days=3), "anna", "the season ends first", NOW)
+    settled(made)
+    assert aliases(made) == {"champion": SECOND}
+    return made
+
+
+def test_the_successor_in_a_rollout_outlives_the_champion_that_leaves_at_once(kept: Rollout) -> None:
+    warehouse, late = kept.warehouse, NOW + timedelta(days=3, minutes=1)
+    kept.begin("support", ANEW, "gate", "no worse", NOW + timedelta(days=1))
+    begun = under_way(warehouse, "support")
+    settled(kept, hours=72.1)
+    assert aliases(kept) == {"champion": CLEAN, "canary": ANEW}
+    running = under_way(warehouse, "support")
+    assert begun is not None
+    assert running is not None
+    assert (running.version, running.previous_version, running.share) == (ANEW, CLEAN, 0.25)
+    assert running.id != begun.id  # what was found beside the version that has left does not count
+    assert "is being rolled out" in (erased.answer(warehouse, "support") or "")
+    settled(kept, hours=73)
+    assert under_way(warehouse, "support") == running
+    kept.advance("support", running.id, running.share, "as good", late + timedelta(days=1))
+    assert aliases(kept)["champion"] == ANEW
+    assert erased.due(warehouse, "support", late + timedelta(days=1)) is None
+
+
+def test_the_successor_that_waits_for_approval_outlives_the_champion_that_leaves_at_once(kept: Rollout) -> None:
+    warehouse = kept.warehouse
+    request = approve.request(kept, "support", ANEW, SECOND, "run", NOW + timedelta(days=1))
+    settled(kept, hours=72.1)
+    assert aliases(kept) == {"champion": CLEAN}
+    assert [one.id for one in approvals.waiting(warehouse, "support")] == [request.id]
+    approve.decide(kept, Verdict(request.id, "approved", "anna", "fine"), NOW + timedelta(days=4))
+    assert aliases(kept) == {"champion": CLEAN, "canary": ANEW}
 
 
 def test_a_legal_hold_keeps_the_files_of_erased_versions_and_not_their_service(rollout: Rollout) -> None:

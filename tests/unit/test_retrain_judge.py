@@ -97,7 +97,8 @@ def test_what_a_pair_in_shadow_costs_is_that_of_its_metric_and_of_its_comparison
 
     monkeypatch.setattr(judge, "compare", compared)
     answer = {"response": "a", "calls": None, "answer": '{"response": "b"}', "messages": "[]", "context": None}
-    pairs = [answer | {"approved": approved} for approved in ('"right"', '"right"', None)]
+    answer |= {"tools": None, "helpful": False}
+    pairs = [answer | {"correction": correction} for correction in ('"right"', '"right"', None)]
     judged = shadow.judged(pairs, Undecided(), server.settings(), "", None)
     assert [one and (one.candidate, one.tokens) for one in judged] == [None, (1.0, 640), (0.0, 50)]
 

@@ -1,11 +1,12 @@
 """The target `sglang`: like vLLM, with adapter routes without `/v1`, and its own route for log-probabilities."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from retuned.retrain.generation.lora_server import TOP, LoraServer
-from retuned.retrain.openai_api import Client
+from retuned.retrain.openai_api import Client, Refused
 from retuned.retrain.release.targets.vllm import Vllm
 
 
@@ -25,10 +26,20 @@ class SglangServer(LoraServer):
         }
         if "@" in model:  # not the base model
             body["lora_path"] = model
-        answers, _ = self._working.request("generate", body)
+        try:
+            answers, _ = self._working.request("generate", body)
+        except Refused as error:
+            if model in str(error) and "not loaded" in str(error):
+                raise Refused(str(error), 404) from error  # as OpenAI's routes answer; SGLang's own has 400
+            raise
         with self.client.expected("generate"):
             firsts = [answer["meta_info"]["output_top_logprobs"][0] for answer in answers]
-            return [{int(token): float(logprob) for logprob, token, *_ in first} for first in firsts]
+            return [{int(token): _number(logprob) for logprob, token, *_ in first} for first in firsts]
+
+
+def _number(logprob: float | None) -> float:
+    """Returns a log-probability. What is no number becomes null on the way: JSON has no other form for it."""
+    return math.nan if logprob is None else float(logprob)
 
 
 class Sglang(Vllm):

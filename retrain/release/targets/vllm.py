@@ -1,8 +1,9 @@
 """The target `vllm`: adapters by `/v1/load_lora_adapter`, under names with their version, never replaced in place."""
 
 import logging
+import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class Vllm:
         # the same batch.
         if probe is not None and not any(model.get("parent") for model in models):
             name = str(base["id"])
-            other = probe.other_base(lambda prompts: self.server.next_tokens(name, prompts), self._tolerance)
+            other = probe.other_base(lambda prompts: self._next_tokens(name, prompts), self._tolerance)
             if other is not None:
                 raise Unservable(
                     f"{version.name}: {self.replica} serves {name}, which is not the base model that it was trained on "
@@ -152,10 +153,25 @@ class Vllm:
         probe = Probe.from_manifest(version.manifest)
         if probe is None:
             return None
-        wrong = probe.mismatch(lambda prompts: self.server.next_tokens(version.name, prompts), self._tolerance)
+        wrong = probe.mismatch(lambda prompts: self._next_tokens(version.name, prompts), self._tolerance)
         if wrong is not None:
             raise WrongModel(f"{version.name} at {self.replica}: {wrong}")
         return True
+
+    def _next_tokens(self, name: str, prompts: Sequence[list[int]]) -> list[dict[int, float]]:
+        """Returns the likeliest tokens after each prompt (see `LoraServer.next_tokens`).
+
+        Raises:
+            WrongModel: some are no numbers, as after an overflow. They differ from nothing by more than a tolerance, so
+                they would pass for those of any model.
+        """
+        answers = self.server.next_tokens(name, prompts)
+        if any(math.isnan(logprob) for answer in answers for logprob in answer.values()):
+            raise WrongModel(
+                f"{name} at {self.replica}: it answers with log-probabilities that are no numbers: its weights are "
+                "damaged, or overflow in the precision of the server"
+            )
+        return answers
 
     @property
     def _tolerance(self) -> float | None:
