@@ -93,6 +93,8 @@ class Metrics:
         """Set the size of the warehouse, and of the archive by table."""
         for part, value in asdict(size).items():
             self.warehouse_bytes.labels(part).set(value)
+        self.archived_rows.clear()
+        self.archived_bytes.clear()
         for table in archived:
             self.archived_rows.labels(table["table_name"]).set(table["rows"])
             self.archived_bytes.labels(table["table_name"]).set(table["bytes"])

@@ -58,6 +58,7 @@ TABLES = {
     "memory_epoch": "The epoch of the sequence numbers of `memory_entries`: one row.",
     "memory_uses": "An answer for which the memory had an entry. It follows `interactions` within minutes.",
     "memory_uses_position": "How far `memory_uses` follows the events: one row.",
+    "memory_totals": "All answers so far for which the memory had an entry; retention takes nothing away.",
     "runs": "A retraining, from its reasons to its end.",
     "pauses": "A pause of retraining, of one workload or of all.",
     "evaluations": "One answer of one model to a row, with what was measured of it.",
@@ -83,7 +84,8 @@ TABLES = {
     "erasure_versions": "A version that was trained on erased rows, or whose ancestor was.",
     "erased_kept": "A decision to keep a version that learned erased rows in service until a time.",
     "erased_versions": "A version that learned erased rows, itself or through a version before it; a view.",
-    "erasures_applied": "An erasure that is carried out in this file; on a cluster each daemon has its own.",
+    "erasures_applied": "An erasure that is carried out in this file or, with its mark, one whose files here are "
+    "rewritten; on a cluster each daemon has its own.",
     "tombstones": "The keyed hash of an erased id, which keeps late copies out.",
     "approvals": "A request for a person's approval of a version that the gate passed, or of a dataset. It stays.",
     "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
@@ -211,6 +213,7 @@ COLUMNS = {
         "answered_at": "when it was given",
         "similarity": "of the two questions; 1: the same question",
     },
+    "memory_totals": {**_WORKLOAD},
     "account_decisions": {"id": "unique", "reason": "why, redacted", "decided_at": "when"},
     "runs": {
         **_WORKLOAD,
@@ -317,6 +320,8 @@ COLUMNS = {
         "created_at": "when it was booked",
         "quantity": "how much, in the unit",
         "unit": "of the quantity",
+        "promotion": "the row of promotions in force; null: before the first, and for the costs of producing a version "
+        "and of its shadow",
         "period_end": "end of that period",
     },
     "ledger_left_out": {**_WORKLOAD, "created_at": "when it was left out"},
@@ -352,7 +357,8 @@ COLUMNS = {
         "interaction_id": "the answer",
         "created_at": "when it was looked at",
         "abstained": "why: no_words, no_context, language, code, no_values, numbering (it cites numbers that no "
-        "passage has), too_long (a value is in nothing that is read of long texts); null: it was judged",
+        "passage has), too_long (a value is in nothing that is read of long texts), failed (an unexpected error, which "
+        "is logged); null: it was judged",
     },
     "detections": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was judged"},
     "grounding_strata": {

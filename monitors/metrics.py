@@ -34,6 +34,8 @@ _CASCADE = {
     "cascade_cost": "retuned_cascade_cost_amount",
     "cascade_helpful_rate": "retuned_cascade_helpful_ratio",
 }
+_OF_THE_WATCH = ("retuned_watch_", "retuned_rollout_", "retuned_memory_")
+"""How names of metrics begin that the watch sets, also of workloads that are not measured."""
 _QUALITY_GAUGES = (
     *_RATES.values(),
     "retuned_rate_interval_ratio",
@@ -196,9 +198,9 @@ class Metrics:
         self._replace("retuned_memory_unhelpful_difference_interval_ratio", workload, _ends(low, high))
 
     def keep(self, measured: Collection[str], watched: Collection[str]) -> None:
-        """Removes the workloads that are no longer measured; from the watch, those no longer watched."""
+        """Removes the workloads that are no longer measured; from the metrics of the watch, those no longer watched."""
         metrics = {**self._gauges, **self._counters}
-        watch = {name: metric for name, metric in metrics.items() if name.startswith("retuned_watch_")}
+        watch = {name: metric for name, metric in metrics.items() if name.startswith(_OF_THE_WATCH)}
         others = [metric for name, metric in metrics.items() if name not in watch]
         gone = forget_other_workloads(others, measured) | forget_other_workloads(watch.values(), watched)
         self._labels = {

@@ -55,8 +55,7 @@ GAUGES: Mapping[str, tuple[type[Gauge], tuple[str, ...], str]] = {
     "retuned_memory_answers": (
         Total,
         ("workload", "outcome"),
-        "Answers for which the memory had an entry, in the warehouse, by outcome: helped, or held_out to measure the "
-        "effect",
+        "Answers for which the memory had an entry, by outcome: helped, or held_out to measure the effect",
     ),
     "retuned_memory_unhelpful_difference_ratio": (
         Gauge,

@@ -158,6 +158,13 @@ def promoted(
     warehouse.insert("promotions", **(row | columns))
 
 
+def serves(warehouse: Warehouse, version: str | None, since: datetime, workload: str = "support") -> None:
+    """Make a version the champion in place of any other."""
+    champion = {"workload": workload, "alias": "champion"}
+    warehouse.execute("DELETE FROM aliases WHERE workload = $workload AND alias = $alias", champion)
+    warehouse.insert("aliases", **champion, version=version, created_at=since)
+
+
 def store(warehouse: Warehouse, table: str, rows: list[dict[str, Any]]) -> None:
     """Insert rows, by the names of their columns; events in one batch."""
     with warehouse.transaction() as cursor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from traffic import START, interactions, promoted, store
+from traffic import START, interactions, promoted, serves, store
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings
@@ -24,6 +24,7 @@ OLD, NEW = "support@v1", "support@v2"
 def promote(warehouse: Warehouse, version: str | None = "v2", previous: str | None = "v1", **columns: Any) -> None:
     when = columns.pop("created_at", SINCE)
     promoted(warehouse, f"promotion-{when}-{columns.get('workload')}", version, previous, when, **columns)
+    serves(warehouse, version, when, columns.get("workload", "support"))
 
 
 def rated(

@@ -332,5 +332,6 @@ def _announce_label_requests(context: Context) -> None:
 
 def book(context: Context, now: datetime) -> None:
     """Book the ledger."""
+    settings = context.settings
     with context.booking:
-        ledger.book(context.warehouse, context.settings, now)
+        ledger.book(context.warehouse, settings, now, lambda workload: settings.for_workload(workload).incumbent.model)

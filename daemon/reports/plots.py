@@ -37,7 +37,7 @@ def plots_of(job: dict[str, Any]) -> list[tuple[str, str, "Figure"]]:
             _rates(job, "hallucination_rate"),
         ),
         ("Latency", "Median and slowest twentieth of each day, in seconds.", _latencies(job)),
-        ("Gains and costs", "Bookings of each day, and their sum since the period began.", _amounts(job)),
+        ("Gains and costs", "Gains and costs of each day, and their sum since the period began.", _amounts(job)),
         (
             "Base model and champion",
             "Mean score on questions on which neither was trained (holdout), and on questions that earlier versions "

@@ -30,8 +30,10 @@ SELECT name || '_rate' AS name, source, unnest(['', answered_at::DATE::VARCHAR])
 FROM comparable_votes
 
 -- name: money
-SELECT created_at::DATE AS day, kind, item, sum(amount) AS amount FROM ledger
-WHERE workload = $workload AND created_at >= $start AND created_at < $end AND abs(amount) < 1e150
+-- By the day on which what was booked began, whenever it was booked. Entries of the first releases have no such day.
+SELECT coalesce(period_start, created_at)::DATE AS day, kind, item, sum(amount) AS amount FROM ledger
+WHERE workload = $workload AND coalesce(period_start, created_at) >= $start AND coalesce(period_start, created_at) < $end
+    AND abs(amount) < 1e150
 GROUP BY ALL ORDER BY ALL
 
 -- name: promotions

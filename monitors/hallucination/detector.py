@@ -14,7 +14,7 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -23,8 +23,8 @@ from typing import Any
 from retuned.consumers.child import child_main
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import ChildFailed, ConfigurationError
-from retuned.monitors.hallucination.scorer import Answer, Judgement, ScorerFailed
-from retuned.monitors.hallucination.values import sentences
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement, ScorerFailed
+from retuned.monitors.hallucination.values import readable, sentences
 
 _BATCH = 16
 _PAIR_TOKENS = 512
@@ -51,32 +51,38 @@ class Detector:
     def __init__(self, model: Path, seconds: float, stop: threading.Event) -> None:
         self.model, self.seconds, self.stop = model, seconds, stop
 
-    def judge(self, answers: Sequence[Answer]) -> list[tuple[Answer, Judgement]]:
+    def judge(self, answers: Sequence[Answer]) -> list[tuple[Answer, Judgement | Abstention]]:
         """Judges answers one after the other, and returns those that it had time for.
+
+        The answer at which the child stopped has an abstention, so that a later call does not stop at it again: it
+        `failed` if it was the first, which had all the time, and was `interrupted` otherwise.
 
         Raises:
             Cancelled: `stop` was set.
-            ScorerFailed: the model cannot be used, or had no time for a single answer.
+            ScorerFailed: the model cannot be used.
         """
         inputs = [
             {"question": answer.question, "response": answer.response, "passages": answer.passages}
-            for answer in answers
+            for answer in map(readable, answers)
         ]
-        judgements: list[Judgement] = []
-
-        def add(line: dict[str, Any]) -> None:
-            score, why = line["judged"]
-            judgements.append(Judgement(score, tuple(why)))
-
+        lines: list[dict[str, Any]] = []
+        failure: ChildFailed | None = None
         with tempfile.TemporaryDirectory(prefix="retuned-detector-") as folder:  # deletes the texts afterwards
             job = {"model": str(self.model), "answers": inputs}
             module = "retuned.monitors.hallucination.detector"
             try:
-                run_child(module, job, Path(folder), timeout_seconds=self.seconds, stop=self.stop, on_progress=add)
+                run_child(
+                    module, job, Path(folder), timeout_seconds=self.seconds, stop=self.stop, on_progress=lines.append
+                )
             except ChildFailed as error:
-                if not judgements:
+                if not lines:
                     raise ScorerFailed(str(error)) from error
-        return list(zip(answers, judgements, strict=False))  # in order; the time may have been over before the last
+                failure = error
+        scores = [line["judged"] for line in lines if "judged" in line]
+        results: list[Judgement | Abstention] = [Judgement(score, tuple(why)) for score, why in scores]
+        if failure:
+            results.append(Abstention("interrupted" if scores else "failed", str(failure)))
+        return list(zip(answers, results, strict=False))  # in order; there may be no time for all
 
 
 # Below runs in the child process.
@@ -86,8 +92,9 @@ _Score = tuple[float, list[str]]
 
 
 def classify(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Emits the score of each answer of a job, and its unsupported parts, when they are known."""
+    """Emits a line when the model is loaded, and the score of each answer of a job with its unsupported parts."""
     judge = _loaded(job["model"])
+    emit({"loaded": job["model"]})
     for answer in job["answers"]:
         emit({"judged": judge(answer)})
     return {}
@@ -111,14 +118,30 @@ def _loaded(folder: str) -> Callable[[dict[str, Any]], _Score]:
         windows = _Windows(folder, config, _ANSWER_TOKENS if marks_tokens else _PAIR_TOKENS)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"quality.detector: {folder} cannot be loaded ({error})") from error
-    return partial(_marked if marks_tokens else _entailed, model, windows)
+    labels = {index: label.casefold() for index, label in model.config.id2label.items()}
+    if marks_tokens:
+        return partial(_marked, model, windows, _marking(labels))
+    return partial(_entailed, model, windows, _entailing(labels))
 
 
-def _entailed(model: Any, windows: "_Windows", answer: dict[str, Any]) -> _Score:
-    labels = {label.casefold(): index for index, label in model.config.id2label.items()}
-    entailed = next((index for label, index in labels.items() if label.startswith("entail")), None)
-    if entailed is None:
-        raise ConfigurationError(f"quality.detector: none of its labels is entailment ({', '.join(labels)})")
+def _entailing(labels: Mapping[int, str]) -> int:
+    """Returns the label entailment."""
+    entailing = next((index for index, label in labels.items() if label.startswith("entail")), None)
+    if entailing is None:
+        raise ConfigurationError(f"quality.detector: none of its labels is entailment ({', '.join(labels.values())})")
+    return entailing
+
+
+def _marking(labels: Mapping[int, str]) -> int:
+    """Returns the label of unsupported tokens: 1 unless a label is called something like "hallucinated"."""
+    if len(labels) != 2:
+        raise ConfigurationError(
+            f"quality.detector: a model that marks tokens has two labels, not {', '.join(labels.values())}"
+        )
+    return next((i for i, label in labels.items() if "halluc" in label and not label.startswith(("no", "not"))), 1)
+
+
+def _entailed(model: Any, windows: "_Windows", entailed: int, answer: dict[str, Any]) -> _Score:
     claims = [sentence.text.strip() for sentence in sentences(answer["response"])]
     support = [0.0] * len(claims)
     pairs = [(at, passage, windows.cut(claim)) for at, claim in enumerate(claims) for passage in answer["passages"]]
@@ -130,14 +153,7 @@ def _entailed(model: Any, windows: "_Windows", answer: dict[str, Any]) -> _Score
     )
 
 
-def _marked(model: Any, windows: "_Windows", answer: dict[str, Any]) -> _Score:
-    labels = {index: label.casefold() for index, label in model.config.id2label.items()}
-    if len(labels) != 2:
-        raise ConfigurationError(
-            f"quality.detector: a model that marks tokens has two labels, not {', '.join(labels.values())}"
-        )
-    # LABEL_1 unless a label is called something like "hallucinated".
-    marked = next((i for i, label in labels.items() if "halluc" in label and not label.startswith(("no", "not"))), 1)
+def _marked(model: Any, windows: "_Windows", marked: int, answer: dict[str, Any]) -> _Score:
     doubt: dict[tuple[int, int], float] = {}
     passages = "\n".join(f"passage {at}: {passage}" for at, passage in enumerate(answer["passages"], 1))
     template = _QUESTION if answer["question"] else _SUMMARY

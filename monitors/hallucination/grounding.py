@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,8 +39,15 @@ class Grounding:
         Raises:
             Cancelled: `stop` was set.
         """
-        if len(answers) <= FEW:
-            return [(answer, judged(answer)) for answer in answers]
+        results = [_judged(answer) for answer in answers] if len(answers) <= FEW else self._in_child(answers)
+        judgements = list(zip(answers, results, strict=False))
+        for answer, result in judgements:
+            if isinstance(result, Abstention) and result.reason == "failed":
+                log.error("quality: the values of answer %s cannot be compared: %s", answer.id, result.error)
+        return judgements
+
+    def _in_child(self, answers: Sequence[Answer]) -> list[Result]:
+        """Returns the results for the first answers, as many as time allows."""
         inputs = [asdict(readable(answer)) for answer in answers]
         results: list[Result] = []
 
@@ -61,20 +69,22 @@ class Grounding:
                 log.warning(
                     "quality: the values of %d of %d answers were compared: %s", len(results), len(inputs), error
                 )
-        return list(zip(answers, results, strict=False))
+        return results
+
+
+def _judged(answer: Answer) -> Result:
+    """Judges an answer. An unexpected error is an abstention, so that one answer cannot stop the others."""
+    try:
+        return judged(answer)
+    except Exception:  # noqa: BLE001  whatever the texts of an answer cause
+        return Abstention("failed", traceback.format_exc())
 
 
 def _from_json(item: dict[str, Any]) -> Result:
-    return Abstention(item["reason"]) if "reason" in item else Judgement(item["score"], tuple(item["why"]))
+    return Abstention(**item) if "reason" in item else Judgement(item["score"], tuple(item["why"]))
 
 
 # Below runs in the child process.
-
-
-def _to_json(result: Result) -> dict[str, Any]:
-    if isinstance(result, Abstention):
-        return {"reason": result.reason}
-    return {"score": result.score, "why": result.why}
 
 
 def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
         Answer(**item | {name: tuple(item[name]) for name in ("passages", "conversation")}) for item in job["answers"]
     ]
     for start in range(0, len(answers), _ANSWERS_PER_REPORT):
-        emit({"judged": [_to_json(judged(answer)) for answer in answers[start : start + _ANSWERS_PER_REPORT]]})
+        emit({"judged": [asdict(_judged(answer)) for answer in answers[start : start + _ANSWERS_PER_REPORT]]})
     return {}
 
 

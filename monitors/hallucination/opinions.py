@@ -10,7 +10,7 @@ from retuned.consumers.common.chat import ChatFailed
 from retuned.consumers.errors import ConfigurationError
 from retuned.monitors.hallucination.detector import Detector
 from retuned.monitors.hallucination.judge import Judge
-from retuned.monitors.hallucination.scorer import Answer, Judgement, Scorer, ScorerFailed
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement, Scorer, ScorerFailed
 from retuned.monitors.settings import QualitySettings
 
 log = logging.getLogger(__name__)
@@ -21,11 +21,17 @@ _CHECK_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Detection:
-    """A scorer's verdict on an answer."""
+    """A scorer's verdict on an answer.
+
+    Attributes:
+        score, alarm: None: it abstained.
+        abstained: why.
+    """
 
     interaction_id: str
-    score: float
-    alarm: bool
+    score: float | None
+    alarm: bool | None
+    abstained: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Opinions:
 
     def __init__(self, settings: QualitySettings, stop: threading.Event) -> None:
         self.settings, self.stop = settings, stop
-        self._due: dict[tuple[str, str], datetime] = {}
+        self._asked: dict[tuple[str, str], datetime] = {}
         self._failing: set[str] = set()
         self.all: list[Opinion] = []
         if settings.judge_url is not None:
@@ -56,10 +62,13 @@ class Opinions:
 
     def due(self, workload: str, now: datetime) -> Iterator[Opinion]:
         """Yields the scorers that judge answers of a workload now: each every `quality.judging_every_seconds`."""
+        interval = timedelta(seconds=self.settings.judging_every_seconds)
         for opinion in self.all:
             key = opinion.scorer.source, workload
-            if now >= self._due.get(key, now):
-                self._due[key] = now + timedelta(seconds=self.settings.judging_every_seconds)
+            last = self._asked.get(key)
+            # A clock that was set back must not silence a scorer until it has caught up.
+            if last is None or not last <= now < last + interval:
+                self._asked[key] = now
                 yield opinion
 
     def ask(self, opinion: Opinion, answers: Sequence[Answer]) -> list[Detection]:
@@ -79,11 +88,15 @@ class Opinions:
                 )
             return []
         self._failing.discard(scorer.source)
-        return [
-            Detection(answer.id, judged.score, judged.score < scorer.threshold)
-            for answer, judged in verdicts
-            if isinstance(judged, Judgement)
-        ]
+        detections = []
+        for answer, judged in verdicts:
+            if isinstance(judged, Judgement):
+                detections.append(Detection(answer.id, judged.score, judged.score < scorer.threshold))
+                continue
+            detections.append(Detection(answer.id, None, None, judged.reason))
+            if judged.reason == "failed":
+                log.warning("quality: %s cannot judge answer %s (%s)", scorer.source, answer.id, judged.error)
+        return detections
 
 
 def check(settings: QualitySettings) -> str | None:
@@ -110,9 +123,13 @@ def check(settings: QualitySettings) -> str | None:
     if settings.detector is not None:
         detector = Detector(settings.detector, _CHECK_SECONDS, threading.Event())
         try:
-            verdicts = [judged for _, judged in detector.judge([right, wrong])]
+            found = [judged for _, judged in detector.judge([right, wrong])]
         except ScorerFailed as error:
             raise ConfigurationError(f"quality.detector: {error}") from error
+        verdicts = [judged for judged in found if isinstance(judged, Judgement)]
+        if len(verdicts) < len(_EASY):
+            errors = "; ".join(judged.error for judged in found if isinstance(judged, Abstention))
+            raise ConfigurationError(f"quality.detector: {settings.detector} gives no verdict ({errors})")
         if not _separates(verdicts, detector.threshold):
             raise ConfigurationError(f"quality.detector: {settings.detector} does not tell two days from nine")
         names.append(f"the model in {settings.detector}")

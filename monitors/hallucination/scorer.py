@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Reason = Literal["no_words", "no_context", "language", "code", "no_values", "numbering", "too_long"]
+Reason = Literal[
+    "no_words", "no_context", "language", "code", "no_values", "numbering", "too_long", "failed", "interrupted"
+]
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,14 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Abstention:
-    """A scorer cannot judge an answer."""
+    """A scorer cannot judge an answer.
+
+    Attributes:
+        error: why it `failed` or was `interrupted`, for the log.
+    """
 
     reason: Reason
+    error: str = ""
 
 
 class ScorerFailed(Exception):

@@ -21,6 +21,8 @@ from retuned.monitors.settings import RoiSettings, Settings
 QUERIES = named_queries("retuned.monitors.money", "ledger.sql")
 GAIN, COST = "gain", "cost"
 DAY = timedelta(days=1)
+Incumbent = Callable[[str], str | None]
+"""Returns the model of a workload's incumbent (`incumbent.model`), if there is one."""
 
 _RUN_ITEMS = {
     "training": ("hours", "training_hourly_rate"),
@@ -40,7 +42,8 @@ class Entry:
     Attributes:
         kind: gain or cost.
         version: the version it belongs to; None: the base model or a foreign model.
-        promotion: the id of the change of champion in force; None: before the first.
+        promotion: the id of the change of champion in force; None: before the first, and for the costs of producing a
+            version and of its shadow.
         period_start, period_end: the first and the last event counted (UTC). The rate is that of the day.
         quantity: negative if the entry corrects an earlier one, or if more was escalated than expected.
         reference: the run, or JSON with the time of booking and the number of answers counted.
@@ -64,7 +67,7 @@ class Entry:
         return self.quantity * self.rate
 
 
-def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]:
+def book(warehouse: Warehouse, settings: Settings, now: datetime, incumbent: Incumbent = lambda _: None) -> list[Entry]:
     """Books everything since the last booking, and returns the new entries.
 
     The entries and the position are written in one transaction, so a crash at any point neither repeats nor loses
@@ -76,8 +79,8 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     - Gain `escalations_avoided`: (baseline rate × conversations − escalated ones) × cost of one, if a baseline is
       configured and the workload reports `escalated` at all.
     - Gain `tickets_avoided`: resolved conversations that were not escalated × worth of one.
-    - Gain `third_party_replaced`: the attribute `third_party_cost` of the interactions, or their number × the price of
-      a call.
+    - Gain `third_party_replaced`: the attribute `third_party_cost` of the interactions, or the number of answers of
+      versions and of the base model × the price of a call.
     - Cost `inference`: the cost reported by events, or their tokens × token cost.
     - Cost `data_work`: answers with feedback of an expert, once for each expert, × hours per answer × hourly rate.
     - Cost `training`: hours of training and evaluation of finished runs.
@@ -90,11 +93,14 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     Items without a rate, or with a rate of zero, are not booked. A number of an event beyond the limits of the settings
     counts as a mistake: it is counted in `ledger_left_out` instead. Outcomes of conversations are counted in
     `ledger_outcomes`, whatever they are worth.
+
+    Args:
+        incumbent: the configured one; its answers replace no call.
     """
     answer_minutes.follow(warehouse)
     with warehouse.transaction() as cursor:
         entries = [
-            *_answers(cursor, settings, now),
+            *_answers(cursor, settings, now, incumbent),
             *_runs(cursor, settings),
             *_shadow(cursor, settings, now),
             *_fixed(cursor, settings, now),
@@ -105,7 +111,7 @@ def book(warehouse: Warehouse, settings: Settings, now: datetime) -> list[Entry]
     return entries
 
 
-def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime) -> list[Entry]:
+def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetime, incumbent: Incumbent) -> list[Entry]:
     """Books interactions and feedback, and returns the entries.
 
     Workloads that report an escalation for the first time are booked again from their first day with rates, one day
@@ -114,7 +120,7 @@ def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetim
     for step in ("new", "touched", "chosen", "escalating"):
         cursor.execute(QUERIES[step])
     roi = _by_workload(settings)
-    _count(cursor, roi, [day for (day,) in cursor.execute(QUERIES["touched_days"]).fetchall()])
+    _count(cursor, roi, incumbent, [day for (day,) in cursor.execute(QUERIES["touched_days"]).fetchall()])
     first = _first_escalations(cursor, roi)
     entries = _changes(cursor, settings, now)
     for workload in first:
@@ -123,12 +129,17 @@ def _answers(cursor: duckdb.DuckDBPyConnection, settings: Settings, now: datetim
                 continue
             (chosen,) = cursor.execute(QUERIES["chosen_earlier"], {"workload": workload, **row}).fetchall()[0]
             if chosen:
-                _count(cursor, roi, [row["day"]])
+                _count(cursor, roi, incumbent, [row["day"]])
                 entries += _changes(cursor, settings, now)
     return entries
 
 
-def _count(cursor: duckdb.DuckDBPyConnection, roi: Callable[[str], RoiSettings], days: Iterable[date]) -> None:
+def _count(
+    cursor: duckdb.DuckDBPyConnection,
+    roi: Callable[[str], RoiSettings],
+    incumbent: Incumbent,
+    days: Iterable[date],
+) -> None:
     """Reads the answers of the chosen conversations, with their rates and the feedback on them."""
     cursor.execute(f"CREATE OR REPLACE TEMP TABLE counted AS {QUERIES['counted']}", {"day": None})
     for day in days:
@@ -142,7 +153,8 @@ def _count(cursor: duckdb.DuckDBPyConnection, roi: Callable[[str], RoiSettings],
         )  # fmt: skip
         limits = (own.maximum_time_saved_seconds, own.maximum_event_amount)
         on_day = [rate_on(rate, day) for rate in rates]
-        cursor.execute(QUERIES["rate"], [workload, day, *on_day, own.expert_minutes / 60, *limits])
+        row = [workload, day, *on_day, own.expert_minutes / 60, *limits, incumbent(workload)]
+        cursor.execute(QUERIES["rate"], row)
     cursor.execute(QUERIES["reported"])
 
 

@@ -56,7 +56,9 @@ WITH conversations AS (
 )
 SELECT answer, answers.id, answers.workload, conversation, answers.version, promotions.id AS promotion, timestamp,
        timestamp::DATE AS day,
-       answer IN (SELECT answer FROM new_interactions) AS is_new,
+       answer IN (SELECT answer FROM new_interactions) AS is_new, answers.model,
+       coalesce(attributes ->> '$.incumbent_model', attributes ->> '$.incumbent') IS NOT NULL
+           OR regexp_matches(answers.model, '[@+]cascade$') AS is_bought,
        cost AS reported_cost,
        greatest(coalesce(input_tokens, 0)::DOUBLE + coalesce(output_tokens, 0)::DOUBLE, 0) AS tokens,
        try_cast(attributes ->> 'third_party_cost' AS DOUBLE) AS reported_third_party
@@ -67,15 +69,15 @@ FROM answers ASOF LEFT JOIN (SELECT * FROM promotions WHERE event IN ('promoted'
 SELECT DISTINCT workload, day FROM counted
 
 -- name: rates
--- The rates of each counted workload and day, named as in the configuration.
+-- The rates of each counted workload and day, named as in the configuration, its limits, and the model of its incumbent.
 CREATE OR REPLACE TEMP TABLE rates (
     workload VARCHAR, day DATE, hourly_rate DOUBLE, escalation_cost DOUBLE, baseline_escalation_rate DOUBLE,
     ticket_cost DOUBLE, third_party_cost DOUBLE, token_cost DOUBLE, expert_hourly_rate DOUBLE, expert_hours DOUBLE,
-    maximum_seconds DOUBLE, maximum_amount DOUBLE
+    maximum_seconds DOUBLE, maximum_amount DOUBLE, incumbent VARCHAR
 )
 
 -- name: rate
-INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO rates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: reported
 -- The feedback on counted interactions.
@@ -136,7 +138,11 @@ SELECT signs.sign, counted.*, rates.* EXCLUDE (workload, day), hours,
        coalesce(too_long, 0) AS too_long,
        CASE WHEN reported_cost BETWEEN 0 AND maximum_amount THEN reported_cost END AS cost,
        CASE WHEN reported_third_party BETWEEN 0 AND maximum_amount THEN reported_third_party END AS third_party,
-       cost IS NULL AND tokens * token_cost > maximum_amount AS too_many_tokens
+       cost IS NULL AND tokens * token_cost > maximum_amount AS too_many_tokens,
+       -- Only an answer of a version or of the base model replaces a call: not that of the third party itself, which apps that
+       -- pass the gateway store under its own name, nor that of a person.
+       NOT is_bought AND model <> 'demonstration'
+           AND NOT coalesce(model = incumbent OR starts_with(model, incumbent || '-'), false) AS replaces_call
 FROM counted JOIN rates USING (workload, day) JOIN (VALUES (-1), (1)) AS signs(sign) ON signs.sign = 1 OR NOT is_new
 LEFT JOIN known ON known.sign = signs.sign AND known.interaction_id = counted.id
 LEFT JOIN escalating USING (workload)
@@ -171,7 +177,7 @@ FROM (
     FROM states
     UNION ALL
     SELECT sign, answer, 'gain', 'third_party_replaced', 1, 'calls', third_party_cost
-    FROM states WHERE reported_third_party IS NULL
+    FROM states WHERE reported_third_party IS NULL AND replaces_call
     UNION ALL
     SELECT sign, answer, 'cost', 'inference', cost, $currency, 1
     FROM states
@@ -269,29 +275,19 @@ HAVING sum(sign) <> 0
 ON CONFLICT DO UPDATE SET conversations = conversations + excluded.conversations
 
 -- name: runs
--- Runs whose $item is not booked. The cost belongs to the promotion that the run led to, or else to the version in service when
--- the run ended.
+-- Runs whose $item is not booked. The cost belongs to the version that the run produced, which may serve later or never: see
+-- `changes` in roi.sql for the promotion. Without a version it belongs to the one in service when the run ended.
 SELECT runs.id, runs.workload, started_at AS period_start, finished_at AS period_end,
        CASE $item
            WHEN 'training' THEN (coalesce(train_seconds, 0) + coalesce(evaluate_seconds, 0)) / 3600
            WHEN 'judging' THEN judge_tokens
        END AS quantity,
-       CASE WHEN led.id IS NULL THEN served.version ELSE led.version END AS version,
-       coalesce(led.id, served.id) AS promotion
+       coalesce(runs.version, served.version) AS version,
+       CASE WHEN runs.version IS NULL THEN served.id END AS promotion
 FROM runs
-LEFT JOIN LATERAL (
-    SELECT promotions.id, promotions.version FROM promotions
-    WHERE promotions.workload = runs.workload AND promotions.version = runs.version AND event = 'promoted'
-        AND created_at >= runs.started_at
-    ORDER BY created_at LIMIT 1
-) AS led ON true
 ASOF LEFT JOIN (SELECT * FROM promotions WHERE event IN ('promoted', 'rolled_back')) AS served
     ON served.workload = runs.workload AND served.created_at <= runs.finished_at
 WHERE finished_at IS NOT NULL AND quantity > 0
-    AND NOT EXISTS (  -- the cost of a canary belongs to the champion that it may become
-        SELECT 1 FROM aliases
-        WHERE alias = 'canary' AND aliases.workload = runs.workload AND aliases.version = runs.version
-    )
     AND runs.id NOT IN (SELECT reference FROM ledger WHERE item = $item)
 ORDER BY finished_at, runs.id
 

@@ -34,14 +34,21 @@ WHERE conversations > 0
 GROUP BY request, version
 
 -- name: changes
--- The latest changes of the champion, newest first, each with the change before it.
-SELECT workload, id, created_at, event, version, previous_version,
-       coalesce(lag(id) OVER (PARTITION BY workload ORDER BY created_at), '') AS before,
-       coalesce((SELECT sum(amount) FROM ledger WHERE promotion = promotions.id AND kind = 'cost' AND abs(amount) < 1e150
-                 AND version IS NOT DISTINCT FROM promotions.version), 0) AS costs
-FROM promotions
-WHERE list_contains($workloads, workload) AND event IN ('promoted', 'rolled_back')
-QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) <= $most
+-- The latest changes of the champion, newest first, each with the change before it. The first change to a version has the cost
+-- of producing it, which is booked without a promotion, because it may be known long before the version serves.
+WITH changes AS (
+    SELECT *, coalesce(lag(id) OVER (PARTITION BY workload ORDER BY created_at), '') AS before,
+           version IS NOT NULL AND row_number() OVER (PARTITION BY workload, version ORDER BY created_at) = 1 AS is_first
+    FROM promotions
+    WHERE list_contains($workloads, workload) AND event IN ('promoted', 'rolled_back')
+    QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC) <= $most
+)
+SELECT workload, id, created_at, event, version, previous_version, before,
+       coalesce((SELECT sum(amount) FROM ledger
+                 WHERE ledger.workload = changes.workload AND ledger.version IS NOT DISTINCT FROM changes.version
+                     AND (promotion = changes.id OR is_first AND promotion IS NULL AND item IN ('training', 'judging'))
+                     AND kind = 'cost' AND abs(amount) < 1e150), 0) AS costs
+FROM changes
 ORDER BY created_at DESC
 
 -- name: left_out

@@ -55,7 +55,9 @@ def figures(
         helpful_rate: the configured one; None: answers are not replaced for their confidence.
     """
     found = _answered(cursor, workload, window)
-    if helpful_rate is not None:
+    if helpful_rate is None:
+        note(warehouse, workload, "confidence", 0, 0, "", now)
+    else:
         found += _thresholds(warehouse, cursor, workload, now, helpful_rate)
     return found
 
@@ -80,11 +82,15 @@ def _answered(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window) 
 def _thresholds(
     warehouse: Warehouse, cursor: duckdb.DuckDBPyConnection, workload: str, now: datetime, helpful_rate: float
 ) -> list[Figure]:
-    """Returns the least confidence of each version that answers, once it is calibrated for this helpful rate."""
+    """Returns the least confidence of each version that answers, once it is calibrated for this helpful rate.
+
+    The monitor is blind by the version that lacks most labels.
+    """
     source = f"{helpful_rate:g}"
     cursor.execute(QUERIES["thresholds"], {"workload": workload, "source": source})
     known = {model: (value, n) for model, value, n in cursor.fetchall()}
     versions = cursor.execute(QUERIES["versions"], {"workload": workload}).fetchall()
+    lacking = [(0, 0, "")]
     for model, served_since in versions:
         if model in known:
             continue
@@ -95,9 +101,10 @@ def _thresholds(
         if len(own) >= LEAST and threshold is None:
             what += f"; its more confident half is not shown to be {100 * helpful_rate:g}% helpful: none is replaced"
         needed = LEAST if len(own) < LEAST else len(own) + (threshold is None)
-        note(warehouse, workload, "confidence", len(own), needed, what, now)
+        lacking.append((len(own), needed, what))
         if threshold is not None:
             known[model] = threshold, len(own)
+    note(warehouse, workload, "confidence", *max(lacking, key=lambda item: item[1] - item[0]), now)
     return [
         Figure(workload, model, "least_confidence", source, value, value, value, n)
         for model, (value, n) in known.items()

@@ -22,7 +22,7 @@ SELECT given, min(created_at) AS served_since
 FROM answered JOIN promotions ON workload = $workload AND version = version_of($workload, given)
 WHERE contains(given, '@') AND NOT regexp_matches(given, '@base$|[@+]cascade$')
 GROUP BY given
-ORDER BY any_value(answers) DESC
+ORDER BY any_value(answers) DESC, given
 
 -- name: thresholds
 SELECT model, arg_max(value, created_at), arg_max(n, created_at) FROM quality

@@ -252,7 +252,8 @@ def _with_passages(read: Mapping[Key, Reading]) -> list[str]:
 def _answers(
     cursor: duckdb.DuckDBPyConnection, workload: str, keys: Sequence[Key], objective: str = ""
 ) -> list[Answer]:
-    """Reads the words of answers, with their passages and conversations."""
+    """Reads the words of answers in the order of the keys, with their passages and conversations."""
+    place = {key: number for number, key in enumerate(keys)}
     return [
         Answer(
             identity,
@@ -262,7 +263,9 @@ def _answers(
             objective,
             tuple(texts_of(message.get("content")) or "" for message in json.loads(messages)),
         )
-        for identity, _, messages, response, context in texts(cursor, workload, keys)
+        for identity, _, messages, response, context in sorted(
+            texts(cursor, workload, keys), key=lambda row: place[row[0], row[1]]
+        )
     ]
 
 

@@ -145,18 +145,19 @@ FROM counted LEFT JOIN labelled USING (model, alarm)
 ORDER BY ALL
 
 -- name: undetected
--- Answers that this model has not judged: labelled ones, then sampled ones in random order.
+-- Answers that this model has not judged: labelled ones, then sampled ones in random order, and after all others those at
+-- which it was interrupted.
 WITH wanted AS (
     SELECT id, timestamp, 0 AS place FROM labels
     UNION ALL
     SELECT id, timestamp, 1 FROM sampled_answers
     WHERE id IN (SELECT unnest($with_passages::VARCHAR[])) AND id NOT IN (SELECT id FROM labels)
+), tried AS (
+    SELECT interaction_id, abstained FROM detections WHERE workload = $workload AND scorer = $scorer AND model = $model
 )
-SELECT id, timestamp FROM wanted
-WHERE id NOT IN (
-    SELECT interaction_id FROM detections WHERE workload = $workload AND scorer = $scorer AND model = $model
-)
-ORDER BY place, hash(id, $seed)
+SELECT id, timestamp FROM wanted LEFT JOIN tried ON interaction_id = id
+WHERE interaction_id IS NULL OR abstained = 'interrupted'
+ORDER BY abstained IS NOT NULL, place, hash(id, $seed)
 LIMIT $most
 
 -- name: replace_detections
@@ -171,6 +172,7 @@ INSERT INTO detections BY NAME SELECT * FROM (SELECT unnest($rows, recursive := 
 SELECT count(*) AS n, count(*) FILTER (d.alarm) AS alarms
 FROM sampled_answers s JOIN detections d
     ON d.interaction_id = s.id AND d.workload = $workload AND d.scorer = $scorer AND d.model = $model
+WHERE d.abstained IS NULL
 HAVING count(*) > 0
 
 -- name: approved

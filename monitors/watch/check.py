@@ -52,9 +52,9 @@ def check(
 ) -> WatchCheck | None:
     """Checks the watched promotion and stores the result in `watch_checks`; None: nothing is watched.
 
-    The latest change of champion is watched if the gate or the last step of a rollout made it, until a check decides
-    `keep`. A stored `roll_back` is returned unchanged until it is carried out. Everything else is computed from the
-    events each time, so a missed check loses nothing.
+    The change that made the champion is watched if the gate or the last step of a rollout is behind it, until a check
+    decides `keep`. A stored `roll_back` is returned unchanged until it is carried out. Everything else is computed from
+    the events each time, so a missed check loses nothing.
 
     Args:
         known_until: all events until then are stored, and the watch ends no sooner; None: until now.
@@ -64,8 +64,8 @@ def check(
     promotion = warehouse.row(QUERIES["watched"], {"workloads": [workload]})
     if promotion is None:
         return None
-    known = latest(warehouse, workload)
-    if known is not None and known.promotion_id == promotion["id"] and known.verdict != "go_on":
+    known = latest_of(warehouse, [workload], promotion["id"]).get(workload)
+    if known is not None and known.verdict != "go_on":
         return known if known.verdict == "roll_back" else None
     rules = half_of_error(settings.watch) if promotion["after_canary"] else settings.watch
     since: datetime = promotion["since"]
@@ -106,10 +106,10 @@ def latest(warehouse: Warehouse, workload: str) -> WatchCheck | None:
     return latest_of(warehouse, [workload]).get(workload)
 
 
-def latest_of(warehouse: Warehouse, workloads: Iterable[str]) -> dict[str, WatchCheck]:
-    """Returns the latest stored check of each workload that has one."""
+def latest_of(warehouse: Warehouse, workloads: Iterable[str], promotion: str | None = None) -> dict[str, WatchCheck]:
+    """Returns the latest stored check of each workload that has one; with a promotion, the latest one of its watch."""
     checks = {}
-    for row in warehouse.rows(QUERIES["latest"], {"workloads": list(workloads)}):
+    for row in warehouse.rows(QUERIES["latest"], {"workloads": list(workloads), "promotion": promotion}):
         lists = {
             "comparisons": [Comparison(**comparison) for comparison in json.loads(row["comparisons"])],
             "reasons": json.loads(row["reasons"]),

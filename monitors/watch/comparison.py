@@ -107,7 +107,7 @@ class Comparison:
 
     Attributes:
         against: the reference with the weakest evidence of harm.
-        bad_before, n_before, bad_after, n_after: see `Counts`.
+        bad_before, n_before, bad_after, n_after: see `Counts`; the same shares of rounded numbers.
         voters_before, voters_after: the number of accounts, else conversations, with votes; None: hours.
         low, high: the 95% interval of the difference of the shares, for a single look; None: an arm has no votes.
         worse: evidence that the share rose by more than the margin; 1 is enough by itself.
@@ -181,15 +181,18 @@ def compare(metric: str, source: str, references: Sequence[Counts], settings: Wa
     return Comparison(
         metric,
         source,
-        weakest.bad_before,
-        round(weakest.n_before),
-        weakest.bad_after,
-        round(weakest.n_after),
+        *_of_whole(weakest.bad_before, weakest.n_before),
+        *_of_whole(weakest.bad_after, weakest.n_after),
         worse=max(worse / _needed(metric, source, settings), 0.0),
         as_good=max(min(good for (_, good), _ in evidence) / math.log(1 / settings.false_rollback_rate), 0.0),
         against=weakest.against,
         **_voters_and_interval(weakest.votes, weakest.baseline.between_days),
     )
+
+
+def _of_whole(bad: float, n: float) -> tuple[float, int]:
+    """Rounds the number of votes, which may be fractional, and keeps the share of bad ones."""
+    return (bad * round(n) / n if n else 0.0), round(n)
 
 
 def _voters_and_interval(votes: Votes | None, between_days: float = 0.0) -> dict[str, Any]:
@@ -217,10 +220,8 @@ def compare_steps(
     return Comparison(
         metric,
         source,
-        math.fsum(counts.bad_before for counts in steps),
-        round(math.fsum(counts.n_before for counts in steps)),
-        math.fsum(counts.bad_after for counts in steps),
-        round(math.fsum(counts.n_after for counts in steps)),
+        *_of_whole(math.fsum(counts.bad_before for counts in steps), math.fsum(counts.n_before for counts in steps)),
+        *_of_whole(math.fsum(counts.bad_after for counts in steps), math.fsum(counts.n_after for counts in steps)),
         worse=max(worse / _needed(metric, source, settings), 0.0),
         as_good=max(as_good / math.log(1 / (MISSED * COMPARED[metric, source])), 0.0),
         against="same_time",

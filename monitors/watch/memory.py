@@ -54,7 +54,9 @@ def follow(warehouse: Warehouse) -> None:
 
 def _update(cursor: duckdb.DuckDBPyConnection, since: int) -> None:
     if cursor.execute(QUERIES["has_entries"]).fetchall():  # without entries there are no look-ups to read
-        cursor.execute(QUERIES["add"], {"since": since})
+        cursor.execute(QUERIES["added"], {"since": since})
+        cursor.execute(QUERIES["add"])
+        cursor.execute(QUERIES["count"])
 
 
 def effects(
@@ -98,7 +100,7 @@ def uses(warehouse: Warehouse, workload: str, entries: Sequence[str]) -> dict[st
 
 
 def totals(warehouse: Warehouse) -> dict[str, dict[str, int]]:
-    """Returns the numbers of answers that entries `helped`, and that were `held_out`, by workload."""
+    """Returns the numbers of all answers so far that entries `helped`, and that were `held_out`, by workload."""
     follow(warehouse)
     return {row.pop("workload"): row for row in warehouse.rows(QUERIES["totals"])}
 

@@ -4,8 +4,8 @@ SELECT p.last_batch AS since, b.last AS until FROM memory_uses_position p, batch
 -- name: has_entries
 SELECT 1 FROM memory_entries LIMIT 1
 
--- name: add
-INSERT INTO memory_uses
+-- name: added
+CREATE OR REPLACE TEMP TABLE added_uses AS
 WITH used AS (
     SELECT workload, id, timestamp, attributes -> '$.memory' AS memory
     FROM interactions
@@ -13,13 +13,24 @@ WITH used AS (
 ), listed AS (
     SELECT *, unnest([false, true]) AS held_out FROM used
 )
-SELECT workload, id, timestamp, entry_id, held_out, memory ->> '$.match', TRY_CAST(memory ->> '$.similarity' AS DOUBLE)
+SELECT workload, id AS interaction_id, timestamp AS answered_at, entry_id, held_out, memory ->> '$.match' AS match,
+       TRY_CAST(memory ->> '$.similarity' AS DOUBLE) AS similarity
 FROM (
     SELECT *, unnest(from_json(memory -> list, '["VARCHAR"]')) AS entry_id
     FROM (SELECT *, CASE WHEN held_out THEN '$.held_out' ELSE '$.entries' END AS list FROM listed)
     WHERE json_type(memory, list) = 'ARRAY'
 )
 WHERE entry_id IS NOT NULL
+
+-- name: add
+INSERT INTO memory_uses BY NAME FROM added_uses
+
+-- name: count
+INSERT INTO memory_totals
+SELECT workload, count(DISTINCT interaction_id) FILTER (NOT held_out), count(DISTINCT interaction_id) FILTER (held_out)
+FROM added_uses
+GROUP BY workload
+ON CONFLICT DO UPDATE SET helped = helped + excluded.helped, held_out = held_out + excluded.held_out
 
 -- name: advance
 UPDATE memory_uses_position SET last_batch = $until
@@ -54,8 +65,7 @@ WHERE workload = $workload AND list_contains($entries, entry_id)
 GROUP BY entry_id
 
 -- name: totals
-SELECT workload, count(*) FILTER (NOT held_out) AS helped, count(*) FILTER (held_out) AS held_out
-FROM memory_uses GROUP BY workload
+SELECT workload, helped, held_out FROM memory_totals
 
 -- name: forget
 DELETE FROM memory_uses WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) AND answered_at < $before

@@ -1,12 +1,15 @@
 -- name: watched
--- The latest change of champion of each workload, if the gate (with or without approval) or the last step of a rollout made
+-- The change that made the champion of each workload, if the gate (with or without approval) or the last step of a rollout made
 -- it: a promotion by hand is never rolled back automatically. Nor is one that replaced a version with erased rows, which must
--- not serve again. A canary before it has used half of the error.
+-- not serve again. A canary before it has used half of the error. The champion is looked up, because a change that was stored
+-- while the clock was ahead can have a later time than the change that made the champion.
 SELECT id, workload, created_at AS since, version, previous_version,
        experiment IN (SELECT experiment FROM promotions WHERE event = 'canary') AS after_canary
 FROM (
-    SELECT * FROM promotions WHERE list_contains($workloads, workload) AND event IN ('promoted', 'rolled_back')
-    QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, rowid DESC) = 1
+    SELECT promotions.* FROM promotions JOIN aliases ON aliases.workload = promotions.workload AND alias = 'champion'
+        AND aliases.version IS NOT DISTINCT FROM promotions.version
+    WHERE list_contains($workloads, promotions.workload) AND event IN ('promoted', 'rolled_back')
+    QUALIFY row_number() OVER (PARTITION BY promotions.workload ORDER BY promotions.created_at DESC, promotions.rowid DESC) = 1
 ) AS change
 WHERE event = 'promoted' AND (actor IN ('gate', 'approver') OR experiment IS NOT NULL)
   AND NOT EXISTS (  -- the base model, which has no version, has no erased rows
@@ -14,8 +17,9 @@ WHERE event = 'promoted' AND (actor IN ('gate', 'approver') OR experiment IS NOT
   )
 
 -- name: latest
+-- Of one promotion, or of all.
 SELECT * FROM watch_checks
-WHERE list_contains($workloads, workload)
+WHERE list_contains($workloads, workload) AND promotion_id = coalesce($promotion, promotion_id)
 QUALIFY row_number() OVER (PARTITION BY workload ORDER BY created_at DESC, rowid DESC) = 1
 
 -- name: history

@@ -34,7 +34,7 @@ import numpy.typing as npt
 import rates_dark
 import rates_grounding
 import rates_money
-from traffic import START, new_warehouse, store
+from traffic import START, new_warehouse, promoted, serves, store
 
 from retuned.monitors.rates.days import variance_between
 from retuned.monitors.rates.estimate import design_effect, difference, evidence_effect, rate
@@ -405,8 +405,8 @@ def through_the_check(runs: int = 4) -> dict[str, float]:
             warehouse = new_warehouse(Path(folder))
             store(warehouse, "interactions", answers)
             store(warehouse, "feedback", votes)
-            promotion = {"id": "p", "created_at": START, "workload": "support", "event": "promoted", "version": "v2"}
-            warehouse.insert("promotions", **promotion, previous_version="v1", actor="gate", reason="", announced=True)
+            promoted(warehouse, "p", "v2", "v1", START)
+            serves(warehouse, "v2", START)
             looks = [check(warehouse, Settings(), "support", START + timedelta(hours=12 * n)) for n in range(1, 20)]
             warehouse.close()
         verdicts = [look.verdict for look in looks if look]

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from traffic import START, new_warehouse, store
+from traffic import START, new_warehouse, promoted, serves, store
 from watching import DAY, HOUR, Service, draw, evidence, stored
 
 from retuned.monitors.rates.estimate import evidence_effect
@@ -137,9 +137,8 @@ def through_the_check() -> None:
             answers, votes = stored(watches, 0, START, "support")
             store(warehouse, "interactions", answers)
             store(warehouse, "feedback", votes)
-            promotion = {"id": "p", "created_at": START, "workload": "support", "event": "promoted", "version": "v2"}
-            rest = {"previous_version": "v1", "actor": "gate", "reason": "", "announced": True}
-            warehouse.insert("promotions", **promotion, **rest)
+            promoted(warehouse, "p", "v2", "v1", START)
+            serves(warehouse, "v2", START)
             seen = [check(warehouse, Settings(), "support", START + look * HOUR) for look in (hours - 1, hours)]
             verdicts = [one.verdict if one else None for one in seen]
             warehouse.close()

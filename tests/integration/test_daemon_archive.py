@@ -10,12 +10,15 @@ import pytest
 from brokers import Broker
 from building import build_dataset
 from daemons import App, running, settings_for
+from prometheus_client import CollectorRegistry
 from teaching import START, Teacher
 from traffic import store
 
 from retuned.consumers.errors import StandsBy
+from retuned.consumers.warehouse.connection import Size
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.main import main
+from retuned.daemon.metrics import Metrics
 from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.quality import measure as quality
@@ -149,3 +152,13 @@ def test_an_archive_that_cannot_be_written_is_seen_and_stops_nothing(
         assert main(["status", "--json", "--config", str(daemon.config)]) == 0
         archived = json.loads(capsys.readouterr().out)["storage"]["archived"]
         assert sum(table["rows"] for table in archived) == 2
+
+
+def test_a_table_whose_last_file_is_deleted_has_no_size_in_the_archive() -> None:
+    registry = CollectorRegistry()
+    metrics, size = Metrics(registry), Size(1, 1, 1)
+    metrics.storage(size, [{"table_name": name, "rows": 10, "bytes": 500} for name in ("interactions", "feedback")])
+    metrics.storage(size, [{"table_name": "feedback", "rows": 9, "bytes": 450}])
+    for name, left in (("retuned_archived_rows", 9), ("retuned_archived_bytes", 450)):
+        assert registry.get_sample_value(name, {"table": "interactions"}) is None
+        assert registry.get_sample_value(name, {"table": "feedback"}) == left

@@ -85,3 +85,23 @@ def test_the_money_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "; uplift 80.00 EUR (support@base would have gained 50.00, 95% " in said
     counts = "since 2026-03-02: 15 resolved, 4 unresolved, 1 escalated, 60 unknown"
     assert f"; 1.333 EUR per resolved conversation ({counts})" in said
+
+
+def test_the_incumbent_replaces_no_call_to_itself(tmp_path: Path) -> None:
+    file = tmp_path / "retuned.yaml"
+    settings = {
+        "warehouse": {"path": str(tmp_path / "data" / "retuned.duckdb")},
+        "models": {"directory": str(tmp_path / "models")},
+        "roi": {"third_party_cost": 0.02},
+        "workloads": {"support": {"incumbent": {"url": "https://api.example.com/v1", "model": "gpt-4.1"}}},
+    }
+    file.write_text(yaml.safe_dump(settings))
+    with opened(load(file)) as local:
+        rng = random.Random(5)
+        for number, (workload, model) in enumerate((("support", "gpt-4.1"), ("support", "base"), ("sales", "gpt-4.1"))):
+            interactions(
+                local.jobs.context.warehouse, prompts(1, rng), rng, workload=workload, model=model, offset=number
+            )
+        local.jobs.run("quality")
+        rows = local.jobs.context.warehouse.rows("SELECT workload, quantity FROM ledger ORDER BY workload")
+    assert rows == [{"workload": "sales", "quantity": 1.0}, {"workload": "support", "quantity": 1.0}]

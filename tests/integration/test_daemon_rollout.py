@@ -327,19 +327,17 @@ def test_what_a_canary_is_compared_by_is_not_archived(daemon: Daemon) -> None:
     assert seen() == before
 
 
-def test_training_is_booked_once_a_canary_is_the_champion(daemon: Daemon) -> None:
-    """It is a cost of what it led to; while that is open nothing is booked."""
+def test_training_is_a_cost_of_the_canary_and_of_its_promotion(daemon: Daemon) -> None:
     run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": SINCE - HOUR}
     daemon.warehouse.insert("runs", id="r1", version="v2", finished_at=SINCE - HOUR, train_seconds=3_600.0, **run)
     daemon.start(roi={"training_hourly_rate": 5.0})
     rated(daemon.warehouse, NEW, 170, 30)
     daemon.now = SINCE + HOUR
     daemon.jobs.run("quality")
-    assert daemon.warehouse.rows("SELECT * FROM ledger WHERE item = 'training'") == []
     daemon.look(SINCE + DAY)
     daemon.jobs.run("quality")
-    (row,) = daemon.warehouse.rows("SELECT version, promotion, amount FROM ledger WHERE item = 'training'")
-    (promotion,) = daemon.warehouse.rows("SELECT id FROM promotions WHERE version = 'v2' AND event = 'promoted'")
-    assert (row["version"], row["promotion"], row["amount"]) == ("v2", promotion["id"], 5.0)
+    (row,) = daemon.warehouse.rows("SELECT version, amount FROM ledger WHERE item = 'training'")
+    assert row == {"version": "v2", "amount": 5.0}
     tenures = daemon.status()["workloads"]["support"]["roi"]["promotions"]
-    assert [(one["event"], one["version"]) for one in tenures] == [("promoted", "v2"), ("promoted", "v1")]
+    costs = [(one["event"], one["version"], one["costs"]) for one in tenures]
+    assert costs == [("promoted", "v2", 5.0), ("promoted", "v1", 0.0)]

@@ -216,7 +216,7 @@ def test_each_vote_counts_in_the_step_of_its_answer_and_one_account_decides_noth
     rated(warehouse, OLD, 2, 2, user="angry", start=SINCE + DAY + 5 * HOUR)
     found = of(looked(warehouse, SINCE + 2 * DAY))
     # Fifty votes of one account weigh as much as five and a half: a tenth of the arm.
-    assert counted(found) == (2, 4, pytest.approx(1 + 40 / 50 * 5.5), round(5 + 5.5))
+    assert counted(found) == (2, 4, pytest.approx((1 + 40 / 50 * 5.5) / (5 + 5.5) * 10), 10)
     assert (found.voters_before, found.voters_after) == (1, 6)
     assert found.worse == 0
 

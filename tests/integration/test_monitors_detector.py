@@ -14,9 +14,10 @@ from models import tiny_classifier, tiny_hhem
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import ChildFailed, ConfigurationError
 from retuned.monitors.hallucination import detector
+from retuned.monitors.hallucination.abstention import MOST_CHARACTERS
 from retuned.monitors.hallucination.detector import classify
 from retuned.monitors.hallucination.opinions import Opinions
-from retuned.monitors.hallucination.scorer import Answer, ScorerFailed
+from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement, ScorerFailed
 from retuned.monitors.settings import QualitySettings
 
 LABELS = ("contradiction", "neutral", "entailment")
@@ -28,7 +29,7 @@ def judged(model: Path, *answers: tuple[str, list[str]], question: str = "") -> 
     shown = [{"question": question, "response": response, "passages": passages} for response, passages in answers]
     found: list[dict[str, Any]] = []
     classify({"model": str(model), "answers": shown}, found.append)
-    return [one["judged"] for one in found]
+    return [one["judged"] for one in found if "judged" in one]
 
 
 def certainties(model: Path, *answers: tuple[str, list[str]]) -> list[float]:
@@ -114,7 +115,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_answers_that_it_had_time_for_have_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child is killed at the end of its time."""
+    """The child is killed at the end of its time; at a later call the answer at which it stopped is known."""
     children = tmp_path / "children"
     children.mkdir()
     (children / "slow.py").write_text(
@@ -132,12 +133,26 @@ def test_the_answers_that_it_had_time_for_have_verdicts(tmp_path: Path, monkeypa
     monkeypatch.setenv("PYTHONPATH", str(children))
     monkeypatch.setattr(detector, "run_child", lambda _, *job, **more: run_child("slow", *job, **more))
     scorer = detector.Detector(tmp_path, 10.0, threading.Event())
-    found = scorer.judge([*ANSWERS[:3], replace(ANSWERS[3], response="slow"), ANSWERS[4]])
-    assert [(answer.id, one.score, one.why) for answer, one in found] == [
-        (str(n), 0.25, ("all of it",)) for n in range(3)
-    ]
-    with pytest.raises(ScorerFailed, match="took longer than 1 s"):
-        detector.Detector(tmp_path, 1.0, threading.Event()).judge([replace(ANSWERS[0], response="slow")])
+    slow = replace(ANSWERS[3], response="slow")
+    *found, (stopped, interrupted) = scorer.judge([*ANSWERS[:3], slow, ANSWERS[4]])
+    assert found == [(answer, Judgement(0.25, ("all of it",))) for answer in ANSWERS[:3]]
+    assert isinstance(interrupted, Abstention)
+    assert (stopped, interrupted.reason) == (slow, "interrupted")
+    ((stopped, failed),) = scorer.judge([slow, ANSWERS[4]])
+    assert isinstance(failed, Abstention)
+    assert (stopped, failed.reason) == (slow, "failed")
+    assert "took longer than 10 s" in failed.error
+    with pytest.raises(ScorerFailed, match=r"took longer than 0\.01 s"):
+        detector.Detector(tmp_path, 0.01, threading.Event()).judge(ANSWERS)
+
+
+def test_as_much_is_read_as_by_the_scorer_of_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+    monkeypatch.setattr(detector, "run_child", lambda _, job, *__, **___: jobs.append(job))
+    long = "The store is open. " * MOST_CHARACTERS
+    detector.Detector(tmp_path, 10.0, threading.Event()).judge([Answer("a", long, (long, long), long)])
+    ((shown,),) = (job["answers"] for job in jobs)
+    assert {len(shown["question"]), len(shown["response"]), len("".join(shown["passages"]))} == {MOST_CHARACTERS}
 
 
 def test_a_failing_model_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

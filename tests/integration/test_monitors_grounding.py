@@ -1,13 +1,16 @@
 """Values are compared in a child process."""
 
+import json
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from retuned.consumers.errors import Cancelled
-from retuned.monitors.hallucination.grounding import FEW, Grounding
+from retuned.monitors.hallucination import grounding
+from retuned.monitors.hallucination.grounding import FEW, Grounding, work
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.settings import QualitySettings
 
@@ -46,6 +49,30 @@ def test_what_is_not_judged_in_time_waits_and_is_told(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         assert scorer(judging_seconds=0.01).judge(answers(2 * FEW)) == []
     assert f"0 of {2 * FEW} answers were compared" in caplog.text
+
+
+def test_an_answer_that_raises_an_error_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(answer: Answer) -> Judgement:
+        if answer.id == "1":
+            raise OverflowError("too large")
+        return Judgement(1.0)
+
+    def at_once(_: str, job: dict[str, Any], *__: Any, on_progress: Any, **___: Any) -> dict[str, Any]:
+        return work(json.loads(json.dumps(job)), lambda line: on_progress(json.loads(json.dumps(line))))
+
+    monkeypatch.setattr(grounding, "judged", breaks)
+    monkeypatch.setattr(grounding, "run_child", at_once)
+    for count in (3, 3 * FEW):
+        caplog.clear()
+        found = [result for _, result in scorer().judge(answers(count))]
+        assert (found[0], found[2:]) == (Judgement(1.0), [Judgement(1.0)] * (count - 2))
+        assert isinstance(found[1], Abstention)
+        assert found[1].reason == "failed"
+        (logged,) = caplog.records
+        assert "answer 1 cannot be compared" in logged.getMessage()
+        assert "OverflowError: too large" in logged.getMessage()
 
 
 def test_it_stops_when_told() -> None:

@@ -17,6 +17,8 @@ from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.check import check, latest
 from retuned.monitors.watch.comparison import COMPARED, Comparison, Power, decide
 
+DAYS = timedelta(days=1)
+
 
 def test_a_version_that_is_worse_is_to_be_taken_back_with_the_reasons(warehouse: Warehouse) -> None:
     promote(warehouse)
@@ -314,11 +316,21 @@ def test_a_later_promotion_is_watched_anew(warehouse: Warehouse) -> None:
     assert (found.version, found.verdict, found.since) == ("v3", "go_on", OVER)
 
 
+def test_a_clock_that_was_ahead_leaves_later_champions_watched(warehouse: Warehouse) -> None:
+    promote(warehouse, created_at=SINCE + 2 * DAYS)
+    assert seen(warehouse, SINCE + 2 * DAYS + HOUR).version == "v2"
+    promote(warehouse, "v1", "v2", created_at=SINCE + HOUR, event="rolled_back", actor="operator")
+    assert check(warehouse, SETTINGS, "support", SINCE + 2 * HOUR) is None
+    promote(warehouse, "v3", "v1", created_at=SINCE + 6 * HOUR)
+    rated(warehouse, OLD, 425, 75)
+    rated(warehouse, "support@v3", 60, 140, start=SINCE + 7 * HOUR)
+    found = seen(warehouse, SINCE + 20 * HOUR)
+    assert (found.version, found.since, found.verdict) == ("v3", SINCE + 6 * HOUR, "roll_back")
+    assert seen(warehouse, SINCE + 21 * HOUR) == found
+
+
 def comparison(metric: str = "helpful", worse: float = 0.0, as_good: float = 0.0, n: int = 100) -> Comparison:
     return Comparison(metric, "app" if metric == "latency" else "user", 10, n, 10, n, worse, as_good)
-
-
-DAYS = timedelta(days=1)
 
 
 @pytest.mark.parametrize(

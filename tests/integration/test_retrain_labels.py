@@ -231,7 +231,7 @@ def grounded(teacher: Teacher, alarms: int, others: int) -> list[str]:
         )
         if not number % 2:
             teacher.warehouse.execute(
-                "INSERT INTO detections VALUES ('nli', $id, 'support', '/model', $now, 1 - $alarm::INT, $alarm)",
+                "INSERT INTO detections VALUES ('nli', $id, 'support', '/model', $now, 1 - $alarm::INT, $alarm, NULL)",
                 {"id": interaction, "now": teacher.now, "alarm": alarm},
             )
     return asked

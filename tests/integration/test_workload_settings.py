@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from teaching import START, Teacher, question
-from traffic import MINUTE, interactions, promoted, prompts
+from traffic import interactions, promoted, prompts, serves
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.daemon.operations.local import Local, opened
@@ -46,7 +46,8 @@ def test_windows_and_the_watch_of_each(local: Local) -> None:
     local.jobs.context.now = lambda: now
     for number, workload in enumerate(("own.a", "plain")):
         interactions(local.warehouse, prompts(60, rng), rng, workload=workload, offset=100 * number)
-        promoted(local.warehouse, f"p-{workload}", "3f2a91c0", None, START + 5 * MINUTE, workload=workload)
+        promoted(local.warehouse, f"p-{workload}", "3f2a91c0", None, START, workload=workload)
+        serves(local.warehouse, "3f2a91c0", START, workload)
     for job in ("quality", "watch", "drift"):
         local.jobs.run(job)
     measured = by_workload(

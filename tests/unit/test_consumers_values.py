@@ -168,6 +168,13 @@ def test_what_is_no_duration_to_the_library_of_units_is_none() -> None:
     assert read("It takes a decade, or three quarters.", "en")[-1].kind == "number"
 
 
+@pytest.mark.parametrize("text", ["{} euros", "{} days", "{} working days", "3 to {} days", "{} percent", "{}"])
+def test_a_number_beyond_all_floats_is_no_value(text: str) -> None:
+    shown = f"It was {text.format('9' * 400)} then. It is 5 kg now."
+    assert all(value.is_finite for value in read(shown, "en"))
+    assert [value.key for value in read(shown, "en")][-1] == "mass:5"
+
+
 def test_numbers_of_list_items_are_no_values() -> None:
     assert [value.key for value in read("1. Open it.\n2. Wait 3 minutes.\n3. Close it.", "en")] == ["minute:3"]
     assert [value.key for value in read("Step 1: open. Step 2: wait.", "en")] == []

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import defaultdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from traffic import START, feedback, interactions
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.reports.page import comparison, draw, sentences
-from retuned.daemon.reports.reports import Period, gather, period_before, report_id, reports
+from retuned.daemon.reports.reports import Kind, Period, gather, period_before, report_id, reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.money.ledger import book
+from retuned.monitors.money.roll_up import roll_up
 from retuned.monitors.quality.measure import measure
+from retuned.monitors.settings import RoiSettings
 from retuned.monitors.settings import Settings as MoneySettings
 
 PLOT = 'class="plotly-graph-div"'
@@ -224,6 +227,38 @@ def test_a_resolved_conversation_costs_what_was_booked_in_its_month(warehouse: W
     book(warehouse, MoneySettings(), later + timedelta(days=1))
     told = [gather(warehouse, "support", period) for period in (month.before, month, Period.of("month", later))]
     assert [(one["cost_per_resolved"], one["resolved"]) for one in told] == [(None, None), (4.0, 1), (2.0, 1)]
+
+
+def test_money_counts_in_the_month_of_its_events_whenever_it_is_booked(warehouse: Warehouse) -> None:
+    """The daemon was down over the end of the quarter."""
+    settings = MoneySettings(roi=RoiSettings(hourly_rate=40.0, fixed_daily_cost=24.0, training_hourly_rate=2.0))
+    first, day = datetime(2026, 3, 29), timedelta(days=1)
+    ids = interactions(
+        warehouse, ["where is it"] * 8, random.Random(1), start=first, step=day / 2, cost=1.0, conversation_id="one"
+    )
+    feedback(warehouse, ids, "time_saved_seconds", 3_600, source="app", when=first + 4 * day)
+    for number, began in enumerate((first, first + 2.9 * day, first + 4 * day)):
+        warehouse.insert(
+            "runs", id=f"run-{number}", workload="support", reasons="[]", state="failed", started_at=began,
+            finished_at=began + day / 2, train_seconds=3_600.0,
+        )  # fmt: skip
+    warehouse.execute("UPDATE ledger_position SET booked_at = ?", [first])
+    book(warehouse, settings, first + 5 * day)
+
+    def money(kind: Kind, month: int) -> dict[str, float]:
+        sums = defaultdict[str, float](float)
+        for row in gather(warehouse, "support", Period.of(kind, datetime(2026, month, 1)))["money"]:
+            sums[row["item"]] += row["amount"]
+        return {item: round(amount, 6) for item, amount in sums.items()}
+
+    march, april = money("month", 3), money("month", 4)
+    assert march == {"time_saved": 240.0, "inference": 6.0, "training": 4.0, "fixed": 72.0}
+    assert april == {"time_saved": 80.0, "inference": 2.0, "training": 2.0, "fixed": 48.0}
+    assert (money("quarter", 3), money("quarter", 4)) == (march, april)
+    feedback(warehouse, ids[:1], "time_saved_seconds", 1_800, when=first + 9 * day, offset=100)
+    book(warehouse, settings, first + 10 * day)  # corrects what was booked of March
+    roll_up(warehouse, ["support"], first + 20 * day, day)
+    assert money("month", 3) == march | {"time_saved": 220.0}
 
 
 def test_a_period_whose_votes_are_archived_is_as_its_report_had_it(warehouse: Warehouse, tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ NO_CONVERSATIONS = {
     "promotions", "quality", "rating_periods", "rollout_checks", "rollouts", "runs", "schema_migrations", "tombstones",
     "watch_checks", "webhook_models",
     "erased_kept", "memory_entries", "memory_epoch", "memory_positions",
-    "memory_uses_position",
+    "memory_totals", "memory_uses_position",
 }  # fmt: skip
 """Tables of figures, decisions of rules and names of models. Erased ids in their texts are replaced. Entries
 of the memory are emptied, and stay."""

@@ -113,6 +113,21 @@ def test_a_version_is_calibrated_once_by_rated_answers(warehouse: Warehouse) -> 
     assert served_routes(warehouse, ReleaseSettings(), ["support"])["support"].confident == {}
 
 
+def test_the_version_that_lacks_most_labels_is_shown_until_the_setting_is_removed(warehouse: Warehouse) -> None:
+    promoted(warehouse, "p2", "v2", "v1", START, event="canary", share=0.05)
+    rated_with(warehouse, "support@v1", -0.1, 100, 100)  # is asked for one more
+    rated_with(warehouse, "support@v2", -0.1, 10, 10)
+    measure(warehouse, SETTINGS, "support", END, least_helpful=RATE)
+    (one,) = (one for one in blind(warehouse, "support") if one.monitor == "confidence")
+    assert str(one).startswith(f"blind: 20 of {LEAST} rated answers of support@v2")
+    rated_with(warehouse, "support@v2", -0.1, 200, 0)
+    measure(warehouse, SETTINGS, "support", END, least_helpful=RATE)
+    (one,) = (one for one in blind(warehouse, "support") if one.monitor == "confidence")
+    assert "rated answers of support@v1" in str(one)
+    measure(warehouse, SETTINGS, "support", END)
+    assert not [one for one in blind(warehouse, "support") if one.monitor == "confidence"]
+
+
 def test_a_version_that_is_shown_to_be_good_nowhere_keeps_its_answers(warehouse: Warehouse) -> None:
     rated_with(warehouse, "support@v1", -0.1, 50, 50)
     assert found(measure(warehouse, SETTINGS, "support", END, least_helpful=RATE), "least_confidence") == {}

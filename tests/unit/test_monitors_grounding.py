@@ -223,6 +223,14 @@ def test_passages_with_numbers_are_cited_by_these(place: str) -> None:
         assert (judgement.score, judgement.why[-1]) == (0.0, "[3]: no passage has this number")
 
 
+@pytest.mark.parametrize("unit", ["days", "working days", "hours", "euros", "percent", "years"])
+def test_a_number_beyond_all_floats_supports_and_contradicts_nothing(unit: str) -> None:
+    endless = f"Delivery takes {'9' * 400} {unit}. Order on 3 March."
+    assert score("It arrives on 5 April.", [endless]) < 1
+    assert score("Delivery takes 3 days.", ["Delivery takes 3 days.", endless]) == 1.0
+    assert score(f"{endless} Delivery takes 3 days.", ["Order on 3 March. Delivery takes 3 days."]) == 1.0
+
+
 def test_a_number_of_an_unknown_numbering_is_not_judged() -> None:
     assert found("Returns are accepted [7].") == Abstention("numbering")
     assert found("Returns are accepted.") == Abstention("no_values")

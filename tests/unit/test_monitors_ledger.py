@@ -134,11 +134,12 @@ def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
                 "third_party_replaced, EUR": 0.50,
                 "inference, tokens": 0.10,
                 "data_work, hours": 3.00,  # one answer, 3 minutes at 60
-                "training, hours": 5.00,  # 2 hours of the run that led here, half an hour of the refused one, at 2
                 "licences, months": 5.00,
                 "fixed, days": 12.00,
             }
         ),
+        ("v1", None): {"training, hours": 4.00},  # 2 hours at 2
+        ("v2", None): {"training, hours": 1.00},  # of a refused run
     }
     found = summary(warehouse)
     assert (round(found.gains, 2), round(found.costs, 2)) == (29.18, 29.65)
@@ -147,7 +148,9 @@ def test_a_small_day_by_hand(warehouse: Warehouse) -> None:
         version: (round(of.gains, 2), round(of.costs, 2))
         for version, of in of_workload(warehouse, "support")[1].items()
     }
-    assert by_version == {None: (4.44, 4.55), "v1": (24.74, 25.10)}
+    assert by_version == {None: (4.44, 4.55), "v1": (24.74, 24.10), "v2": (0.0, 1.0)}
+    (tenure,) = roi.tenures(warehouse, settings, "support")
+    assert (tenure.version, round(tenure.costs, 2)) == ("v1", 24.10)
     rows = warehouse.rows("FROM ledger")
     assert all(row["amount"] == pytest.approx(row["quantity"] * row["rate"]) for row in rows)
     (saved,) = (row for row in rows if row["item"] == "time_saved" and row["version"] == "v1")
@@ -166,6 +169,28 @@ def test_what_the_incumbent_answers_in_the_place_of_a_version_is_booked_for_the_
         "SELECT version, sum(amount) AS costs FROM ledger WHERE kind = 'cost' GROUP BY ALL ORDER BY ALL"
     )
     assert [(row["version"], round(row["costs"], 6)) for row in booked] == [("v1", 0.104), (None, 0.05)]
+
+
+def test_only_answers_of_versions_and_of_the_base_model_replace_calls(warehouse: Warehouse) -> None:
+    settings = Settings(roi=RoiSettings(third_party_cost=0.02))
+    models = (
+        "support@base", "qwen", "support@v1",
+        # Answers of others: the incumbent's by two names, by rule and in place of a version; a person's.
+        "gpt-4.1", "gpt-4.1-2025-04-14", "support@cascade", "support@v1+cascade", "demonstration",
+    )  # fmt: skip
+    for number, model in enumerate(models):
+        answers(warehouse, 1, number, model=model)
+    attributes = ({"incumbent": "gpt", "incumbent_model": "g"}, {"incumbent_model": "g"}, {"incumbent": "gpt"})
+    for number, of_incumbent in enumerate(attributes):
+        answers(warehouse, 1, 10 + number, model="support@base", attributes=json.dumps(of_incumbent))
+    answers(warehouse, 1, 20, model="gpt-4.1", attributes=json.dumps({"third_party_cost": 0.5}))
+    answers(warehouse, 1, 21, model="gpt-4.1", workload="sales")
+    book(warehouse, settings, START + DAY, {"support": "gpt-4.1"}.get)
+    rows = warehouse.rows("SELECT workload, version, unit, quantity FROM ledger ORDER BY ALL")
+    assert [tuple(row.values()) for row in rows] == [
+        ("sales", None, "calls", 1.0), ("support", "v1", "calls", 1.0),
+        ("support", None, "EUR", 0.5), ("support", None, "calls", 2.0),
+    ]  # fmt: skip
 
 
 def test_the_formula_by_hand(warehouse: Warehouse) -> None:
@@ -355,16 +380,36 @@ def test_what_is_fixed_is_charged_to_the_champion_of_the_time(warehouse: Warehou
     assert hours == [("v0", "p0", 2.0), ("v1", "p1", 1.0), ("v0", "p2", 6.0)]
 
 
-def test_a_run_is_charged_to_the_promotion_that_it_led_to(warehouse: Warehouse) -> None:
+def test_a_run_is_charged_to_the_version_that_it_produced_and_else_to_the_one_in_service(warehouse: Warehouse) -> None:
     answers(warehouse, 1)
     promoted(warehouse, "p1", "v1", None, START)
     promoted(warehouse, "p2", "v2", "v1", START + 3 * HOUR)
     trained(warehouse, "led", started_at=START + HOUR, finished_at=START + 2 * HOUR, version="v2")
     trained(warehouse, "broke", "failed", started_at=START + HOUR, finished_at=START + 2 * HOUR)
-    trained(warehouse, "again", "refused", started_at=START + 4 * HOUR, finished_at=START + 5 * HOUR, version="v1")
+    trained(warehouse, "refused", "refused", started_at=START + 4 * HOUR, finished_at=START + 5 * HOUR, version="v3")
     book(warehouse, SETTINGS, START + DAY)
     charged = {row["reference"]: (row["version"], row["promotion"]) for row in warehouse.rows("FROM ledger")}
-    assert charged == {"led": ("v2", "p2"), "broke": ("v1", "p1"), "again": ("v2", "p2")}
+    assert charged == {"led": ("v2", None), "broke": ("v1", "p1"), "refused": ("v3", None)}
+
+
+@pytest.mark.parametrize("actor", ["approver", "operator"])
+def test_a_version_that_comes_into_service_later_has_the_cost_of_its_training(warehouse: Warehouse, actor: str) -> None:
+    """It waited for approval, or a person promotes it by hand; it is promoted once more later."""
+    answers(warehouse, 1)
+    promoted(warehouse, "p1", "v1", None, START - DAY)
+    trained(warehouse, "run", version="v2")
+    trained(warehouse, "of another workload", workload="sales", version="v2")
+    trained(warehouse, "broke", "failed", finished_at=START - 2 * DAY)  # while the base model served
+    book(warehouse, SETTINGS, START + DAY)
+    assert [(one.version, one.costs) for one in roi.tenures(warehouse, SETTINGS, "support")] == [("v1", 0.0)]
+    promoted(warehouse, "p2", "v2", "v1", START + 2 * DAY, actor=actor)
+    promoted(warehouse, "p3", "v1", "v2", START + 3 * DAY, event="rolled_back")
+    promoted(warehouse, "p4", "v2", "v1", START + 4 * DAY, actor="operator")
+    promoted(warehouse, "p5", None, "v2", START + 4.5 * DAY, actor="operator")
+    assert book(warehouse, SETTINGS, START + 5 * DAY) == []
+    costs = [(one.promotion, one.costs) for one in roi.tenures(warehouse, SETTINGS, "support")]
+    assert costs == [("p5", 0.0), ("p4", 0.0), ("p3", 0.0), ("p2", 6.0), ("p1", 0.0)]
+    assert {version: of.costs for version, of in of_workload(warehouse, "support")[1].items()} == {None: 6.0, "v2": 6.0}
 
 
 def test_an_id_that_is_used_again_is_another_answer(warehouse: Warehouse) -> None:

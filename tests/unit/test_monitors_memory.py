@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 from teaching import START, Teacher
 
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.monitors.metrics import Metrics
 from retuned.monitors.rates.votes import Votes
 from retuned.monitors.settings import WatchSettings
-from retuned.monitors.watch.memory import ALL, compared, effects, totals, uses
+from retuned.monitors.watch.canary import CanaryCheck
+from retuned.monitors.watch.comparison import Counts, compare_steps
+from retuned.monitors.watch.memory import ALL, compared, effects, forget, totals, uses
 from retuned.retrain.memory import entries
 from retuned.retrain.memory.consensus import Approved
 
@@ -67,6 +71,51 @@ def test_answers_are_read_once(teacher: Teacher, warehouse: Warehouse) -> None:
         assert uses(warehouse, "support", ["e1"])["e1"]["helped"] == 1
     asked(teacher, "e1", True, "bob", True)
     assert uses(warehouse, "support", ["e1"])["e1"]["held_out"] == 1
+
+
+def test_the_number_of_answers_never_falls(teacher: Teacher, warehouse: Warehouse) -> None:
+    """An answer with two entries is one answer."""
+    for held_out in (False, False, True):
+        asked(teacher, "e1", held_out, "ann", True)
+    memory = {"entries": ["e1", "e2"], "held_out": []}
+    teacher.ask("How long may I return a lamp?", "14 days.", attributes={"memory": memory})
+    assert totals(warehouse) == {"support": {"helped": 3, "held_out": 1}}
+    assert forget(warehouse, ["support"], teacher.now + timedelta(days=1)) == 5
+    assert totals(warehouse) == {"support": {"helped": 3, "held_out": 1}}
+    asked(teacher, "e1", True, "bob", True)
+    assert totals(warehouse) == {"support": {"helped": 3, "held_out": 2}}
+
+
+def test_a_workload_that_is_watched_and_not_measured_keeps_its_metrics() -> None:
+    registry = CollectorRegistry()
+    metrics, now = Metrics(registry), START
+    canary = CanaryCheck("c", now, "support", "e", "v2", "v1", 0.05, now, 120, "hold", [], [])
+    of = {"workload": "support"}
+    for count in (1, 2):
+        metrics.canary("support", canary)
+        metrics.memory("support", None, {"helped": 10 * count})
+        metrics.keep(["billing"], ["support", "billing"])
+        assert registry.get_sample_value("retuned_rollout_answers", of) == 120
+        assert registry.get_sample_value("retuned_rollout_decisions_total", of | {"verdict": "hold"}) == count
+        assert registry.get_sample_value("retuned_memory_answers_total", of | {"outcome": "helped"}) == 10 * count
+    metrics.canary("support", None)
+    assert registry.get_sample_value("retuned_rollout_answers", of) is None
+    metrics.keep(["billing"], ["billing"])
+    assert registry.get_sample_value("retuned_rollout_decisions_total", of | {"verdict": "hold"}) is None
+    assert registry.get_sample_value("retuned_memory_answers_total", of | {"outcome": "helped"}) is None
+
+
+def test_no_share_of_fractional_votes_is_larger_than_one() -> None:
+    """The votes of an account that gave most of them are weighted down."""
+    units = np.array([[6.5, 6.5, 13.25, 26.5, 1.0]])
+    votes = Votes(units, units[:, :4])
+    (one,) = compared({("helpful", "user", ALL): votes}, SETTINGS)[ALL].comparisons
+    assert "unhelpful by user: 50% of 26 votes" in str(one)
+    assert "100% of 6 votes" in str(one)
+    counts = Counts("same_time", *votes.sums)
+    for comparison in (one, compare_steps("helpful", "user", [counts, counts], SETTINGS)):
+        assert comparison.bad_before / comparison.n_before == pytest.approx(1)
+        assert comparison.bad_after / comparison.n_after == pytest.approx(0.5)
 
 
 LOOKS = 8

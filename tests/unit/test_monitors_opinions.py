@@ -99,6 +99,12 @@ def test_it_is_due_every_so_often(server: Server) -> None:
     assert len(list(judge.due("billing", NOW + 1.5 * HOUR))) == 1
 
 
+def test_a_clock_that_is_set_back_silences_nobody(server: Server) -> None:
+    judge = opinions(server, judging_every_seconds=3_600)
+    due = [len(list(judge.due("support", NOW + hours * HOUR))) for hours in (48, 0, 0.5, 1)]
+    assert due == [1, 1, 0, 1]
+
+
 def test_a_judge_that_is_away_costs_its_figure_and_is_logged_once(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """Rates, latency and tokens of the current window."""
 
 import json
+import logging
 import math
 import random
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from calibrating import labelled, requested
@@ -16,10 +18,11 @@ from prometheus_client import CollectorRegistry
 from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
 from retuned.consumers.common.tool_calls import written
+from retuned.consumers.errors import ChildFailed
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.blindness import blind
-from retuned.monitors.hallucination import grounding
+from retuned.monitors.hallucination import detector, grounding
 from retuned.monitors.hallucination.opinions import Opinions
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.hallucination.values import judged
@@ -705,3 +708,35 @@ def test_what_a_judge_found_is_kept_and_makes_alarms(warehouse: Warehouse) -> No
         measure(warehouse, settings, "support", NOW, Opinions(other, threading.Event()))
         assert len(server.asked) == 80
         assert warehouse.rows("SELECT count(*) AS n FROM detections") == [{"n": 40}]
+
+
+def test_an_answer_at_which_the_detector_stops_keeps_it_from_no_other(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer that is only interrupted has another turn, after all others."""
+    answers(warehouse, 60, offset=100, **GROUNDED)
+    (slow,) = answers(warehouse, 1, offset=200, **GROUNDED | {"response": "slow"})
+    turns = list[list[str]]()
+
+    def judges_thirty(_: str, job: dict[str, Any], *__: Any, on_progress: Any, **___: Any) -> None:
+        turns.append([shown["response"] for shown in job["answers"]])
+        on_progress({"loaded": True})
+        for number, shown in enumerate(job["answers"]):
+            if number == 30 or shown["response"] == "slow":
+                raise ChildFailed("detector: took longer than 60 s")
+            on_progress({"judged": [0.9, []]})
+
+    monkeypatch.setattr(detector, "run_child", judges_thirty)
+    settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(detector=Path("/model")))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(8):
+            opinions = Opinions(settings.quality, threading.Event())
+            figures = measure(warehouse, settings, "support", NOW, opinions)
+    (kept,) = warehouse.rows("FROM detections WHERE abstained IS NOT NULL")
+    assert (kept["interaction_id"], kept["abstained"], kept["score"], kept["alarm"]) == (slow, "failed", None, None)
+    assert warehouse.rows("SELECT count(*) AS n FROM detections WHERE alarm = false") == [{"n": 60}]
+    assert len(turns) < 8
+    (logged,) = caplog.records
+    assert f"nli cannot judge answer {slow}" in logged.getMessage()
+    alarms = found(figures, "alarm_rate", "nli")
+    assert (alarms.value, alarms.n) == (0.0, 60)

@@ -33,7 +33,7 @@ Parse = Callable[[re.Match[str], Tables], Value | None]
 def read(text: str, language: str) -> tuple[Value, ...]:
     """Returns the values of a text in order, each with the words of its bound.
 
-    Numbers of list items and spelled ordinals are not values.
+    Numbers of list items, spelled ordinals and amounts that no float can hold are not values.
 
     Args:
         language: one of LANGUAGES.
@@ -61,7 +61,8 @@ def _read(text: str, language: str) -> tuple[Value, ...]:
 
         rest = pattern.sub(take, rest)
     values.sort(key=lambda value: value.start)
-    return tuple(bounded(summed(ranges(values, text, known), text), text, known))
+    completed = bounded(summed(ranges(values, text, known), text), text, known)
+    return tuple(value for value in completed if value.is_finite)
 
 
 def without_marks(text: str, language: str, filling: str = " ") -> str:

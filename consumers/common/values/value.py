@@ -1,5 +1,6 @@
 """A value in a text, and comparison of values."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class Value:
     text: str = ""
     start: int = 0
     end: int = 0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether floats can hold its numbers: those with hundreds of digits are infinite."""
+        return all(math.isfinite(amount) for amount in (self.number, *self.readings) if isinstance(amount, float))
 
     @property
     def is_spelled(self) -> bool:

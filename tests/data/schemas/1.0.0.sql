@@ -51,9 +51,9 @@ INSERT INTO decisions VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000
 CREATE TABLE deployments(workload VARCHAR NOT NULL, "version" VARCHAR, "share" DOUBLE NOT NULL, since TIMESTAMP NOT NULL, served_at TIMESTAMP);
 INSERT INTO deployments VALUES ('workload 1, it''s “1”', 'version 1, it''s “1”', 1.1, '2026-03-03 09:30:00.123000', '2026-03-03 09:30:00.123000');
 INSERT INTO deployments VALUES ('workload 2, it''s “2”', NULL, 2.1, '2026-03-04 09:30:00.123000', NULL);
-CREATE TABLE detections(scorer VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, workload VARCHAR NOT NULL, model VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, score DOUBLE NOT NULL, alarm BOOLEAN NOT NULL);
-INSERT INTO detections VALUES ('scorer 1, it''s “1”', 'interaction_id 1, it''s “1”', 'workload 1, it''s “1”', 'model 1, it''s “1”', '2026-03-03 09:30:00.123000', 1.1, True);
-INSERT INTO detections VALUES ('scorer 2, it''s “2”', 'interaction_id 2, it''s “2”', 'workload 2, it''s “2”', 'model 2, it''s “2”', '2026-03-04 09:30:00.123000', 2.1, False);
+CREATE TABLE detections(scorer VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, workload VARCHAR NOT NULL, model VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, score DOUBLE, alarm BOOLEAN, abstained VARCHAR);
+INSERT INTO detections VALUES ('scorer 1, it''s “1”', 'interaction_id 1, it''s “1”', 'workload 1, it''s “1”', 'model 1, it''s “1”', '2026-03-03 09:30:00.123000', 1.1, True, 'abstained 1, it''s “1”');
+INSERT INTO detections VALUES ('scorer 2, it''s “2”', 'interaction_id 2, it''s “2”', 'workload 2, it''s “2”', 'model 2, it''s “2”', '2026-03-04 09:30:00.123000', NULL, NULL, NULL);
 CREATE TABLE drift_checks(id VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, workload VARCHAR NOT NULL, drifted BOOLEAN, severity DOUBLE, features JSON NOT NULL, reference_rows BIGINT NOT NULL, current_rows BIGINT NOT NULL, report VARCHAR, detail VARCHAR NOT NULL, severity_low DOUBLE, severity_high DOUBLE, missing BIGINT, estimate JSON);
 INSERT INTO drift_checks VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'workload 1, it''s “1”', True, 1.1, '{"features": [1, "it''s"]}', 1099511627777, 1099511627777, 'report 1, it''s “1”', 'detail 1, it''s “1”', 1.1, 1.1, 1099511627777, '{"estimate": [1, "it''s"]}');
 INSERT INTO drift_checks VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'workload 2, it''s “2”', NULL, NULL, '{"features": [2, "it''s"]}', 1099511627778, 1099511627778, NULL, 'detail 2, it''s “2”', NULL, NULL, NULL, NULL);
@@ -147,6 +147,9 @@ INSERT INTO memory_positions VALUES ('workload 2, it''s “2”', 1099511627778,
 CREATE TABLE memory_statements(workload VARCHAR NOT NULL, question_key VARCHAR NOT NULL, feedback_id VARCHAR NOT NULL, feedback_at TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, answered_at TIMESTAMP NOT NULL, account VARCHAR, correction BOOLEAN NOT NULL, expert BOOLEAN DEFAULT(false));
 INSERT INTO memory_statements VALUES ('workload 1, it''s “1”', 'question_key 1, it''s “1”', 'feedback_id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'account 1, it''s “1”', True, True);
 INSERT INTO memory_statements VALUES ('workload 2, it''s “2”', 'question_key 2, it''s “2”', 'feedback_id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', '2026-03-04 09:30:00.123000', NULL, False, NULL);
+CREATE TABLE memory_totals(workload VARCHAR, helped BIGINT NOT NULL, held_out BIGINT NOT NULL, PRIMARY KEY(workload));
+INSERT INTO memory_totals VALUES ('workload 1, it''s “1”', 1099511627777, 1099511627777);
+INSERT INTO memory_totals VALUES ('workload 2, it''s “2”', 1099511627778, 1099511627778);
 CREATE TABLE memory_uses(workload VARCHAR NOT NULL, interaction_id VARCHAR NOT NULL, answered_at TIMESTAMP NOT NULL, entry_id VARCHAR NOT NULL, held_out BOOLEAN NOT NULL, "match" VARCHAR, "similarity" DOUBLE);
 INSERT INTO memory_uses VALUES ('workload 1, it''s “1”', 'interaction_id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'entry_id 1, it''s “1”', True, 'match 1, it''s “1”', 1.1);
 INSERT INTO memory_uses VALUES ('workload 2, it''s “2”', 'interaction_id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'entry_id 2, it''s “2”', False, NULL, NULL);
@@ -250,6 +253,7 @@ INSERT INTO schema_migrations VALUES (74, '074_feedback_of_shadow_scores.sql', '
 INSERT INTO schema_migrations VALUES (75, '075_causes_of_runs.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (78, '078_keys_of_questions.sql', '2026-03-02 09:00:00');
 INSERT INTO schema_migrations VALUES (79, '079_questions.sql', '2026-03-02 09:00:00');
+INSERT INTO schema_migrations VALUES (80, '080_detections_and_totals_of_the_memory.sql', '2026-03-02 09:00:00');
 CREATE TABLE shadow_answers(id VARCHAR NOT NULL, "timestamp" TIMESTAMP NOT NULL, interaction_id VARCHAR NOT NULL, "name" VARCHAR NOT NULL, "value" JSON NOT NULL, "source" VARCHAR NOT NULL, user_id VARCHAR, topic VARCHAR NOT NULL, "partition" INTEGER NOT NULL, "offset" BIGINT NOT NULL, received_at TIMESTAMP NOT NULL, batch BIGINT);
 INSERT INTO shadow_answers VALUES ('id 1, it''s “1”', '2026-03-03 09:30:00.123000', 'interaction_id 1, it''s “1”', 'name 1, it''s “1”', '{"value": [1, "it''s"]}', 'source 1, it''s “1”', 'user_id 1, it''s “1”', 'topic 1, it''s “1”', 1, 1099511627777, '2026-03-03 09:30:00.123000', 1099511627777);
 INSERT INTO shadow_answers VALUES ('id 2, it''s “2”', '2026-03-04 09:30:00.123000', 'interaction_id 2, it''s “2”', 'name 2, it''s “2”', '{"value": [2, "it''s"]}', 'source 2, it''s “2”', NULL, 'topic 2, it''s “2”', 2, 1099511627778, '2026-03-04 09:30:00.123000', NULL);
