@@ -54,7 +54,7 @@ QUERIES = named_queries("retuned.monitors.watch", "canary.sql")
 MISMATCH = 0.001
 """The largest chance to find that a canary does not answer its share, although it does."""
 UNANSWERED = 0.05
-"""A canary may leave this share of its conversations without an answer: gateways begin a step a little later."""
+"""A canary may leave this share of its conversations without an answer."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def check(
         answered, comparisons = _measure(warehouse, canary["workload"], steps, now, watch)
         age = known_age(steps[0].since, now, known_until)
         verdict, reasons = decide(comparisons, answered, step_age, age, settings.rollout, watch)
-        lasted = step_age >= timedelta(seconds=settings.rollout.minimum_seconds)  # gateways may begin it a little later
+        lasted = step_age >= timedelta(seconds=settings.rollout.minimum_seconds)
         if verdict != "roll_back" and lasted:
             unanswered = _unanswered(warehouse, steps[-1], canary["share"], settings)
             if unanswered:

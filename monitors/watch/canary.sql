@@ -26,8 +26,13 @@ WHERE version IN ($version, $previous) AND voted_at <= $now
 -- name: assigned
 -- How many conversations (or accounts, as assigned) the gateway assigned to the champion and to the canary, and which got an
 -- answer of it. Without an id the first message of the user stands for the conversation, as in the gateway. An answer that
--- another model gave in its place is none, unless that is how a cascade works.
-WITH assigned AS (
+-- another model gave in its place is none, unless that is how a cascade works. The first and the last minute of the time in which
+-- the canary was in service do not count: gateways begin a step a little later, and slow answers are still under way.
+WITH counted AS (
+    SELECT greatest($start::TIMESTAMP, (SELECT max(served_at) FROM deployments WHERE workload = $workload AND version = $version))
+               + INTERVAL 1 MINUTE AS since,
+           $end::TIMESTAMP - INTERVAL 1 MINUTE AS until
+), assigned AS (
     SELECT attributes ->> '$.assignment.arm' = 'canary' AS is_canary,
            coalesce(
                CASE WHEN $unit = 'account' THEN coalesce(user_id, conversation_id) ELSE coalesce(conversation_id, user_id) END,
@@ -36,8 +41,8 @@ WITH assigned AS (
            attributes ->> '$.cascade' IS NOT NULL OR version_of($workload, regexp_replace(model, '\+cascade$', '')) = (
                CASE attributes ->> '$.assignment.arm' WHEN 'canary' THEN $version ELSE $previous END
            ) AS is_answered
-    FROM traffic
-    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
+    FROM traffic, counted
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND timestamp >= since AND timestamp < until
       AND attributes ->> '$.assignment.experiment' = $experiment
 )
 SELECT count(DISTINCT unit) FILTER (NOT is_canary) AS champion, count(DISTINCT unit) FILTER (is_canary) AS canary

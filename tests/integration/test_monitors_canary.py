@@ -33,6 +33,7 @@ from retuned.monitors.watch.canary import CanaryCheck, check, decide, latest, th
 from retuned.monitors.watch.comparison import COMPARED, Comparison
 
 DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
 
 
 def canary(warehouse: Warehouse, *steps: tuple[float, datetime], workload: str = "support", **columns: Any) -> None:
@@ -98,7 +99,13 @@ def test_one_that_is_as_good_goes_on_when_the_step_was_long_enough(warehouse: Wa
 
 
 def assigned(
-    warehouse: Warehouse, arm: str, count: int, answers: int = 1, model: str | None = None, **columns: Any
+    warehouse: Warehouse,
+    arm: str,
+    count: int,
+    answers: int = 1,
+    model: str | None = None,
+    since: timedelta | None = None,
+    **columns: Any,
 ) -> None:
     """Answers of conversations that the gateway assigned to an arm; by default by the version of the arm."""
     share = {"assignment": {"experiment": "of support", "arm": arm}}
@@ -108,7 +115,8 @@ def assigned(
         given = own | {"attributes": json.dumps(share)} | columns
         asked = [f"{arm} {known + number}" for number in range(count)]
         offset = known + turn * count
-        interactions(warehouse, asked, random.Random(0), start=SINCE, step=DAY / count, offset=offset, **given)
+        start, step = SINCE + MINUTE + (since or timedelta()), (DAY - 3 * MINUTE - (since or timedelta())) / count
+        interactions(warehouse, asked, random.Random(0), start=start, step=step, offset=offset, **given)
 
 
 @pytest.mark.parametrize("among", ["none at all", "those that are easy", "all but those of a fallback"])
@@ -141,6 +149,29 @@ def test_a_canary_that_answers_its_conversations_goes_on(warehouse: Warehouse, a
         assigned(warehouse, "canary", 120, model="vendor", attributes=json.dumps(cascade))
     assert looked(warehouse, SINCE + DAY).verdict == "hold"
     assert looked(warehouse, SINCE + 7 * DAY).verdict == "advance"
+
+
+def test_a_canary_answers_its_conversations_once_its_servers_have_it(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.05, SINCE))
+    assigned(warehouse, "champion", 5_700)
+    assigned(warehouse, "canary", 150, since=12 * HOUR)
+    since = {"workload": "support", "version": NEW.partition("@")[2], "share": 0.05, "since": SINCE}
+    warehouse.insert("deployments", **since, served_at=SINCE + 12 * HOUR - MINUTE)
+    assert looked(warehouse, SINCE + DAY).verdict == "hold"
+    warehouse.execute("UPDATE deployments SET served_at = ?", [SINCE])
+    assert looked(warehouse, SINCE + DAY).verdict == "roll_back"
+
+
+def test_a_canary_that_has_just_begun_is_not_missed_yet(warehouse: Warehouse) -> None:
+    canary(warehouse, (0.5, SINCE))
+    share = {"assignment": {"experiment": "of support", "arm": "champion"}}
+    asked = {"attributes": json.dumps(share), "conversation_id": None, "user_id": None, "model": OLD}
+    names = [f"champion {number}" for number in range(60)]
+    interactions(warehouse, names, random.Random(0), start=SINCE, step=timedelta(seconds=1), **asked)
+    quick = SETTINGS.model_copy(update={"rollout": RolloutSettings(minimum_seconds=5)})
+    found = check(warehouse, quick, "support", SINCE + MINUTE)
+    assert found is not None
+    assert found.verdict == "hold"
 
 
 def test_only_what_was_answered_at_the_same_time_is_compared(warehouse: Warehouse) -> None:
