@@ -175,14 +175,14 @@ UPDATE models SET removed_at = NULL WHERE workload = $workload AND version = $ve
 DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 
 -- name: changes
--- Changes of what serves, in the order in which they were made, whatever the clock showed; none if none is to be announced
+-- Changes of what serves, in the order in which they were made (see `order_changes`); none if none is to be announced
 -- and there are no requests.
 SELECT p.*, m.path, known.base_model
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
 WHERE p.workload = $workload AND ($requests OR EXISTS (FROM promotions WHERE workload = $workload AND NOT announced))
-ORDER BY p.rowid
+ORDER BY p.created_at, p.rowid
 
 -- name: order_changes
 -- Runs before a change is stored. Changes with a later time were made while the clock was ahead. They get times before $now, so

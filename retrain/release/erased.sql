@@ -5,7 +5,7 @@
 WITH change AS (
     SELECT version, previous_version, actor, created_at FROM promotions
     WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
-    ORDER BY rowid DESC LIMIT 1
+    ORDER BY created_at DESC, rowid DESC LIMIT 1
 )
 SELECT c.previous_version AS version FROM change c
 WHERE c.actor = 'erasure' AND NOT EXISTS (
@@ -33,7 +33,7 @@ SELECT latest FROM erased_versions WHERE workload = $workload AND version = $ver
 SELECT actor = 'erasure' AND previous_version = $champion AND version IS NOT DISTINCT FROM $serving AS by_erasure
 FROM promotions
 WHERE workload = $workload AND event IN ('promoted', 'rolled_back')
-ORDER BY rowid DESC LIMIT 1
+ORDER BY created_at DESC, rowid DESC LIMIT 1
 
 -- name: workloads
 -- Workloads whose champion an erasure ever took out of service.

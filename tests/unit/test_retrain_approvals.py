@@ -260,6 +260,22 @@ def test_messages_that_waited_for_the_broker_come_in_their_order_with_what_serve
     gate.warehouse.close()
 
 
+def test_changes_that_a_follower_stored_in_another_order_are_announced_in_that_of_their_times(gate: Gate) -> None:
+    """Followers of a cluster store rows by their ids."""
+    gate.promote(OLD)
+    gate.now += DAY
+    gate.promote(NEW)
+    with gate.warehouse.transaction() as cursor:
+        cursor.execute("CREATE TEMP TABLE others AS FROM promotions ORDER BY created_at DESC")
+        cursor.execute("DELETE FROM promotions")
+        cursor.execute(
+            "INSERT INTO promotions SELECT * REPLACE (false AS announced) FROM others ORDER BY created_at DESC"
+        )
+    earlier = len(gate.messages())
+    assert gate.rollout.follow_up("support") == 2
+    assert [message["version"] for message in gate.messages()[earlier:]] == [OLD, NEW]
+
+
 def test_a_refusal_is_announced_though_it_came_while_the_request_was(gate: Gate) -> None:
     publish = gate.publisher.publish
 
