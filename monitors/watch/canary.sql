@@ -28,11 +28,7 @@ WHERE version IN ($version, $previous) AND voted_at <= $now
 -- answer of it. Without an id the first message of the user stands for the conversation, as in the gateway. An answer that
 -- another model gave in its place is none, unless that is how a cascade works. The first and the last minute of the time in which
 -- the canary was in service do not count: gateways begin a step a little later, and slow answers are still under way.
-WITH counted AS (
-    SELECT greatest($start::TIMESTAMP, (SELECT max(served_at) FROM deployments WHERE workload = $workload AND version = $version))
-               + INTERVAL 1 MINUTE AS since,
-           $end::TIMESTAMP - INTERVAL 1 MINUTE AS until
-), assigned AS (
+WITH assigned AS (
     SELECT attributes ->> '$.assignment.arm' = 'canary' AS is_canary,
            coalesce(
                CASE WHEN $unit = 'account' THEN coalesce(user_id, conversation_id) ELSE coalesce(conversation_id, user_id) END,
@@ -41,8 +37,11 @@ WITH counted AS (
            attributes ->> '$.cascade' IS NOT NULL OR version_of($workload, regexp_replace(model, '\+cascade$', '')) = (
                CASE attributes ->> '$.assignment.arm' WHEN 'canary' THEN $version ELSE $previous END
            ) AS is_answered
-    FROM traffic, counted
-    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end AND timestamp >= since AND timestamp < until
+    FROM traffic
+    WHERE workload = $workload AND timestamp >= $start AND timestamp < $end::TIMESTAMP - INTERVAL 1 MINUTE
+      AND timestamp >= INTERVAL 1 MINUTE + greatest(
+          $start::TIMESTAMP, (SELECT max(served_at) FROM deployments WHERE workload = $workload AND version = $version)
+      )
       AND attributes ->> '$.assignment.experiment' = $experiment
 )
 SELECT count(DISTINCT unit) FILTER (NOT is_canary) AS champion, count(DISTINCT unit) FILTER (is_canary) AS canary

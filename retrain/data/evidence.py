@@ -72,12 +72,12 @@ class Evidence:
         options = settings.dataset
         overrides = Overrides.of(warehouse, workload)
         statements, overruled = overrides.read(warehouse, workload, options)
-        first = choose(settings, *_trusted(statements))
+        first = _metric(settings, statements)
         questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
         related = Related(questions, options.near_duplicate_similarity)
         table = decided(warehouse, statements, first, options, overrides)
         # The metric should fit the right answers, which are known only now.
-        metric = choose(settings, *_trusted(replace(statements, rows=table.rows)))
+        metric = _metric(settings, replace(statements, rows=table.rows))
         if (metric.metric.name, metric.metric.learned) != (first.metric.name, first.metric.learned):
             table = decided(warehouse, statements, metric, options, overrides)
         table = replace(table, decided=[*table.decided, *overruled])
@@ -108,29 +108,32 @@ class Evidence:
         )
 
 
-def _trusted(statements: Statements) -> tuple[list[str], list[str]]:
-    """Returns the answers by which the metric is chosen, one per question: experts' if there are enough, else all; and
-    beside experts' those of others that show further labels or keys.
+def _metric(settings: Settings, statements: Statements) -> Chosen:
+    """Returns the metric, chosen by experts' answers if there are enough, else by all; one per question.
 
-    An expert may have given a rare label once, or never. So an answer counts in an expert's words, or in a form that
-    several accounts gave: a text that fits its questions, or a JSON document with the same keys.
+    An expert may have given a rare label once, or never. So answers of others add labels and keys to those of experts:
+    in an expert's words, or in a form that several accounts gave, which is a text that fits its questions, or a JSON
+    document with the same keys.
     """
     experts = {row.prompt_hash: row.completion for row in statements.learnable if row.is_expert}
     if len(experts) < EXPERTS:
-        return list({row.prompt_hash: row.completion for row in statements.learnable}.values()), []
+        return choose(settings, list({row.prompt_hash: row.completion for row in statements.learnable}.values()))
+    chosen = choose(settings, list(experts.values()))
+    if not chosen.metric.learned:
+        return chosen
     known = {plain(answer) for answer in experts.values()}
     others = [row for row in statements.learnable if row.prompt_hash not in experts]
-    fitting = specific(others)
     accounts: dict[str | frozenset[str], set[str]] = defaultdict(set)
     for row, account in zip(others, accounts_of(others), strict=True):
         accounts[_form(row)].add(account)
+    fitting = specific(others)
     forms = {
         form for form, those in accounts.items() if len(those) > 1 and (isinstance(form, frozenset) or form in fitting)
     }
     repeated = {
         row.prompt_hash: row.completion for row in others if plain(row.completion) in known or _form(row) in forms
     }
-    return list(experts.values()), list(repeated.values())
+    return choose(settings, list(experts.values()), list(repeated.values()))
 
 
 def _form(row: Example) -> str | frozenset[str]:

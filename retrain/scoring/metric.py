@@ -84,8 +84,7 @@ def choose(settings: Settings, approved: Sequence[str], repeated: Sequence[str] 
 
     Args:
         approved: the approved answers, one per example, without those that are set aside.
-        repeated: answers of others in the words of approved ones. They are no sample, so the metric is not chosen by
-            them, but a label that is approved once repeats in them.
+        repeated: answers of others, which add labels and keys. They are no sample, so the metric is not chosen by them.
 
     Raises:
         ConfigurationError: the metric lacks something, or its module cannot be imported.
