@@ -183,12 +183,15 @@ class Point:
     Attributes:
         kind: changed, taught again or not taught.
         rows: number of the topic's rows.
+        before, parent: share of its questions to which the parent gave that answer, and any answer of the topic.
         right: share of its questions that got the taught answer, or the one known before.
         expected, variance: what `learner` gives on average, and the variance of its share over trainings.
     """
 
     kind: str
     rows: int
+    before: float
+    parent: float
     right: float
     expected: float
     variance: float
@@ -215,7 +218,10 @@ def points() -> Iterator[Point]:
                 kind = "taught again" if before[topic, answer] >= 0.5 else "changed"
                 chances = simulated[:, topic, answer]
                 variance = chances.var() + (chances * (1 - chances)).mean() / WORDINGS
-                yield Point(kind if rows else "not taught", rows, after[topic, answer], chances.mean(), variance)
+                yield Point(
+                    kind if rows else "not taught", rows, before[topic, answer], before[topic].sum(),
+                    after[topic, answer], chances.mean(), variance,
+                )  # fmt: skip
 
 
 def beside_learner() -> str:
