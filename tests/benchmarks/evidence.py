@@ -69,9 +69,7 @@ def plan(names: list[str]) -> str:
     new = [name for name in names if name not in seconds]
     lines = [f"{len(names)} of {len(known())} benchmarks, on {machine()['processor']}, {machine()['cores']} cores"]
     lines += [f"{timed / 3600:.1f} hours the last time"] * bool(timed)
-    lines += [
-        f"never timed here: {', '.join(new)}; most take minutes, loop and drift an hour each on two quiet cores"
-    ] * bool(new)
+    lines += [f"never timed here: {', '.join(new)}; most take minutes, drift an hour on two quiet cores"] * bool(new)
     return "\n".join(lines)
 
 
