@@ -4,6 +4,7 @@ Used in child processes only.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from retuned.consumers.errors import RetunedError
 Message = dict[str, Any]
 
 _PROBE = "retuned_9f3a51"  # a placeholder for text
+_CUT = "retuned_c07a1e"  # the text on either side is tokenized on its own
 _CLOCK = "strftime_now"
 _DATED = (
     f"{{%- macro {_CLOCK}(format) -%}}{{%- set written = namespace(text=format) -%}}"
@@ -57,7 +59,8 @@ def prompt_and_completion(
     A template may refuse a role (a system message, two turns of one side), or leave out parts that it does not support
     (tools, tool calls and their results). The conversation then takes another form: tools in the system message, or
     only turns of user and assistant. Tool calls take the template's own form if it can be parsed again, else that of
-    `tool_calls.written`.
+    `tool_calls.written`. Only what the template writes becomes special tokens of the completion: an answer that explains
+    `<|im_end|>` does not end there.
 
     Args:
         answer: with its tool calls (see `tool_calls.written`), without its reasoning.
@@ -73,13 +76,14 @@ def prompt_and_completion(
         RetunedError: the template refuses the conversation, or does not continue its own prompt.
     """
     messages = [_calls_parsed(turn) for turn in messages]
+    answer, thought = _as_text(tokenizer, answer), thought and _as_text(tokenizer, thought)
     if not tokenizer.chat_template:
         prompt = "".join(
             f"{turn['role']}: {turn.get('content') or ''}\n"
             for turn in _with_calls_in_text(_with_tools_in_text(messages, tools))
         )
         ids: list[int] = tokenizer(f"{prompt}assistant: ").input_ids
-        return ids, tokenizer(_with_thought(thought, answer), add_special_tokens=False).input_ids
+        return ids, _ids(tokenizer, _with_thought(thought, answer))
     chat, prompt = _chat(tokenizer, variables, messages, tools, day or _UNDATED)
     opening, ending = chat.around(prompt, thought)
     completion = chat.native_calls(prompt, thought, opening, answer) or f"{answer}{ending}"
@@ -87,10 +91,10 @@ def prompt_and_completion(
         completion = opening + completion
     else:
         prompt += opening
-    start, whole = (tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, prompt + completion))
+    start, whole = (_ids(tokenizer, text) for text in (prompt, prompt + completion))
     if whole[: len(start)] == start:
         return start, whole[len(start) :]
-    return start, tokenizer(completion, add_special_tokens=False).input_ids
+    return start, _ids(tokenizer, completion)
 
 
 def answer_in(tokenizer: Any, written: str, prompt: Sequence[int], tools: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -180,9 +184,8 @@ class _Chat:
         if rest is None or not rest.startswith(opening):
             return None
         completion = rest.removeprefix(opening)
-        ids = self.tokenizer(completion, add_special_tokens=False).input_ids
-        seen = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return completion if in_one_form(seen, self.tools) == answer else None
+        seen = self.tokenizer.decode(_ids(self.tokenizer, completion), skip_special_tokens=True).strip()
+        return completion if in_one_form(seen, self.tools) == answer.replace(_CUT, "") else None
 
     def _after(self, prompt: str, thought: str | None, answer: Message) -> str | None:
         """Returns the text after the prompt, with reasoning in the template's form or, failing that, in tags."""
@@ -205,6 +208,24 @@ class _Chat:
             return f"{thought or ''}\n{reasoning.CLOSING}\n\n{reply}"
         bare = prompt.rstrip()
         return whole[len(bare) :].lstrip() if whole.startswith(bare) else None
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    parts = (tokenizer(part, add_special_tokens=False).input_ids for part in text.split(_CUT))
+    return [id for part in parts for id in part]
+
+
+def _as_text(tokenizer: Any, text: str) -> str:
+    """Cuts what spells a special token behind its first character, so that it is tokenized as the text that it is."""
+    return _special(tokenizer).sub(lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text)
+
+
+@lru_cache(maxsize=4)
+def _special(tokenizer: Any) -> re.Pattern[str]:
+    """Returns a pattern of the special tokens, except the marks of calls, which an answer has by `tool_calls.written`."""
+    marks = (tool_calls.OPENING, tool_calls.CLOSING)
+    tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.compile("|".join(re.escape(token) for token in tokens if token not in marks) or "(?!)")
 
 
 @lru_cache(maxsize=1_024)

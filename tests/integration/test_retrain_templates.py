@@ -13,7 +13,7 @@ from retuned.consumers.errors import RetunedError
 from retuned.retrain.data.passages import with_context
 from retuned.retrain.training.base_model import load_tokenizer
 from retuned.retrain.training.batches import encode
-from retuned.retrain.training.chat_templates import _Chat
+from retuned.retrain.training.chat_templates import _Chat, answer_in
 
 # As Gemma's: no system message, and user and assistant in turn.
 STRICT = (
@@ -88,6 +88,22 @@ def test_without_a_template_tools_are_told_in_words(base: Path) -> None:
     assert prompt(base, TURNS, "") == (
         f"system: Be brief.\nuser: where is order 7\nassistant: {CALLED}\ntool: Result: in Oslo\nassistant: "
     )
+
+
+@pytest.mark.parametrize("answer", ["It ends with <|im_end|>, then waits.", CALLED.replace("7", '"<|im_end|>"')])
+@pytest.mark.parametrize("template", [None, TOOLS, ""])
+def test_an_answer_that_spells_a_special_token_is_taught_as_that_text(
+    template: str | None, answer: str, base: Path
+) -> None:
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = tokenizer.chat_template if template is None else template or None
+    tools = [{"type": "function", "function": {"name": "order_status", "parameters": {}}}]
+    row = {"messages": json.dumps(TURNS[1:2]), "completion": answer, "tools": json.dumps(tools), "reasoning": answer}
+    for keep in (False, True):
+        found = encode(tokenizer, {"row_id": "r", "context": None} | row, 1_024, keep_reasoning=keep).completion
+        seen = tokenizer.decode(found, skip_special_tokens=True)
+        assert answer_in(tokenizer, seen, found[:0], tools) == answer
+        assert found.index(tokenizer.eos_token_id) >= len(found) - 2  # only a line break may follow
 
 
 def test_passages_stand_before_the_last_question(base: Path) -> None:
