@@ -62,10 +62,13 @@ WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'ret
 -- Drift that was accepted is no reason any more. Nor is drift from before the last change of version, or while two versions
 -- answer, because answers then differ by version.
 SELECT drifted FROM drift_checks
-WHERE workload = $workload AND created_at > $since
-  AND created_at > coalesce((SELECT max(created_at) FROM promotions WHERE workload = $workload), $since)
+WHERE workload = $workload
+  AND created_at > greatest(
+      $since,
+      (SELECT max(created_at) FROM promotions WHERE workload = $workload),
+      (SELECT max(created_at) FROM drift_references WHERE workload = $workload)
+  )
   AND NOT EXISTS (FROM rollouts WHERE workload = $workload AND state = 'canary' AND share > 0)
-  AND created_at > coalesce((SELECT max(created_at) FROM drift_references WHERE workload = $workload), $since)
 ORDER BY created_at DESC LIMIT $checks
 
 -- name: corrections
@@ -89,12 +92,7 @@ WITH latest AS MATERIALIZED (
 ), learned AS (
     SELECT version, coalesce(try_cast(card ->> 'evidence_until' AS TIMESTAMP), created_at) AS until
     FROM datasets
-    WHERE workload = $workload AND version IN (
-        SELECT dataset_version FROM latest
-        UNION ALL
-        SELECT dataset_version FROM models
-        WHERE workload = $workload AND version IN (SELECT parent_version FROM latest)
-    )
+    WHERE workload = $workload
 ), past AS (
     SELECT r.id, r.seconds,
            coalesce((r.detail ->> 'promoted')::BOOLEAN, false)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from traffic import START, feedback, interactions, promoted
 
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.policy.decision import Evidence
+from retuned.daemon.policy.evidence import forget, has_ended
 from retuned.daemon.policy.ratings import Ratings
 from retuned.daemon.settings import Settings
 
+NOON = "0 12 * * *"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOW = START + 20 * DAY
+NOTHING: Mapping[str, Any] = {}
 SPLITS = dict.fromkeys(("train", "holdout", "replay"), 0)
 
 
@@ -82,6 +85,7 @@ def test_where_nothing_happened_nothing_is_known(service: Local) -> None:
 def test_past_runs_are_those_that_were_decided_and_took_time(service: Local) -> None:
     dataset(service, "d", START)
     dataset(service, "d", START, "sales")
+    dataset(service, "of sales", START, "sales")
     for id, columns in {
         "failed": {"state": "failed"},
         "refused": {"state": "refused"},
@@ -90,6 +94,8 @@ def test_past_runs_are_those_that_were_decided_and_took_time(service: Local) -> 
         "of no dataset": {"dataset_version": None},
     }.items():
         ran(service, id, START, **columns)
+    for number in range(20):  # they take no place of the latest twenty
+        ran(service, f"of another's dataset {number}", START + 30 * DAY, dataset_version="of sales")
     assert evidence(service).money is None
     for number in range(21):
         scores = {"champion": 0.5, "base": 0.1, "candidate": number / 100}
@@ -194,6 +200,10 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
         {}, {"state": "refused"}, {"state": "failed"}, {"detail": '{"promoted": false}'}, {"workload": "sales"},
     )):  # fmt: skip
         ran(service, f"first {number}", START + number * HOUR, **columns)
+    ran(service, "rebase", START, kind="rebase")
+    ran(service, "in a canary", START, detail='{"promoted": true}')
+    ran(service, "by hand, of another", START + 9 * DAY, workload="sales", cause="person")
+    promoted(service.warehouse, "of another", "v1", None, START + 9 * DAY, actor="gate", workload="sales")
     assert evidence(service).refused_runs == 3
     promoted(service.warehouse, "1", "v1", None, START + DAY, actor="gate")
     promoted(service.warehouse, "2", "v0", "v1", START + 3 * DAY, event="rolled_back")
@@ -206,15 +216,16 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
     assert evidence(service).refused_runs == 1
 
 
-def asked_approval(service: Local, run_id: str, state: str) -> None:
+def asked_approval(service: Local, run_id: str, state: str, kind: str = "version") -> None:
     when = {
         "requested_at": START,
         "expires_at": START + DAY,
         "decided_at": None if state == "waiting" else START + HOUR,
     }
     service.warehouse.insert(
-        "approvals", id=run_id, workload="support", version=run_id, run_id=run_id, state=state, announced=True, **when
-    )
+        "approvals", id=f"{kind} {run_id}", workload="support", version=run_id, run_id=run_id, state=state, kind=kind,
+        announced=True, **when,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -224,6 +235,7 @@ def asked_approval(service: Local, run_id: str, state: str) -> None:
 def test_what_waits_for_approval_is_not_counted_as_refused(service: Local, state: str | None, refused: int) -> None:
     dataset(service, "d", START)
     ran(service, "run", START, detail='{"promoted": false}')
+    asked_approval(service, "run", "approved", "dataset")
     if state:
         asked_approval(service, "run", state)
     assert evidence(service).refused_runs == refused
@@ -235,12 +247,14 @@ def test_of_past_runs_what_was_approved_was_promoted_and_what_waits_is_not_known
         scores = {"champion": 0.5, "candidate": 0.6 + number / 10}
         ran(service, state, START + number * HOUR, detail=json.dumps({"promoted": False, "scores": scores}))
         asked_approval(service, state, state)
+        asked_approval(service, state, {"refused": "approved", "expired": "waiting"}.get(state, "expired"), "dataset")
     money = evidence(service).money
     assert money is not None
     assert sorted((run.after, run.promoted) for run in money.runs) == [(0.6, True), (0.7, False), (0.8, False)]
 
 
 def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(service: Local) -> None:
+    dataset(service, "older", START - DAY)
     for workload, old, new in (("sales", 0, 1), ("support", 2, 4)):
         dataset(service, "old", START + old * DAY, workload)
         dataset(service, "new", START + new * DAY, workload)
@@ -260,6 +274,15 @@ def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(servic
         said(service, asked(service, when, "sales"), "correction", "Here.", when)
     found = evidence(service)
     assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (5, 3, 3)
+    service.warehouse.insert(
+        "account_decisions", id="ban", workload="support", user_id="bob", action="ban", reason="spam", author="ann",
+        decided_at=START,
+    )  # fmt: skip
+    feedback(
+        service.warehouse, asked(service, START + 7 * DAY), "correction", "Here.", when=START + 7 * DAY, user_id="bob",
+        offset=next(numbers) * 100,
+    )  # fmt: skip
+    assert evidence(service) == found, "nothing is learned from a banned account"
     # One arrives when both have; it is about the model that answered.
     said(service, asked(service, START + DAY), "correction", "Here.", START + 9 * DAY)
     said(service, asked(service, START + DAY, received_at=START + 9 * DAY), "correction", "Here.", START + DAY)
@@ -268,20 +291,55 @@ def test_corrections_are_counted_since_the_dataset_and_since_the_last_run(servic
     assert (found.corrections_to_learn, found.untried_corrections, found.new_corrections) == (8, 6, 4)
 
 
-def withdrawn(service: Local, how: str) -> None:
+def withdrawn(
+    service: Local, how: str, approval: Mapping[str, Any] = NOTHING, erased: Mapping[str, Any] = NOTHING
+) -> None:
     """An erasure withdraws the version `v2` of the run `last`."""
     model(service, "v2", "later")
     service.warehouse.insert("erasures", id="e", requested_at=START, state="done")
-    service.warehouse.insert(
-        "erasure_versions", erasure_id="e", workload="support", version="v2", dataset_version="later", rows=1
-    )
+    row = {"erasure_id": "e", "workload": "support", "version": "v2", "dataset_version": "later", "rows": 1}
+    service.warehouse.insert("erasure_versions", **row | erased)
     if how == "canary":
         promoted(service.warehouse, "c", "v1", "v2", NOW, event="canary_rolled_back", actor="erasure")
     elif how == "waiting":
-        service.warehouse.insert(
-            "approvals", id="a", workload="support", version="v2", run_id="last", state="superseded", announced=True,
-            requested_at=START, expires_at=NOW, decided_at=NOW,
-        )  # fmt: skip
+        row = {"id": "a", "workload": "support", "version": "v2", "run_id": "last", "state": "superseded"}
+        when = {"requested_at": START, "expires_at": NOW, "decided_at": NOW}
+        service.warehouse.insert("approvals", **row | {"announced": True} | when | approval)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"workload": "sales"}, {"event": "canary_started"}, {"actor": "watch"}, {"previous_version": "v3"}],
+    ids=str,
+)
+def test_another_end_of_a_canary_leaves_no_evidence_to_the_next(service: Local, columns: dict[str, Any]) -> None:
+    dataset(service, "later", START + 6 * DAY)
+    said(service, asked(service, START + 4 * DAY), "correction", "Here.", START + 4 * DAY)
+    ran(service, "last", START + 6 * DAY, dataset_version="later", version="v2")
+    ended = {"previous_version": "v2", "event": "canary_rolled_back", "actor": "erasure"} | columns
+    promoted(service.warehouse, "c", "v1", ended.pop("previous_version"), NOW, **ended)
+    assert evidence(service).untried_corrections == 0
+
+
+@pytest.mark.parametrize(
+    ("approval", "erased"),
+    [
+        ({}, {"workload": "sales"}),
+        ({}, {"version": "v3", "dataset_version": "older"}),
+        ({"kind": "dataset"}, {}),
+        ({"state": "refused"}, {}),
+        ({"run_id": "first"}, {}),
+    ],
+    ids=str,
+)
+def test_another_end_of_an_approval_leaves_no_evidence_to_the_next(
+    service: Local, approval: dict[str, Any], erased: dict[str, Any]
+) -> None:
+    dataset(service, "later", START + 6 * DAY)
+    said(service, asked(service, START + 4 * DAY), "correction", "Here.", START + 4 * DAY)
+    ran(service, "last", START + 6 * DAY, dataset_version="later", version="v2")
+    withdrawn(service, "waiting", approval, erased)
+    assert evidence(service).untried_corrections == 0
 
 
 @pytest.mark.parametrize(
@@ -329,6 +387,7 @@ def test_runs_that_failed_count_since_one_that_was_decided_or_asked_for(service:
 
     assert fails("1", 1) == 1
     assert fails("of another", 2, workload="sales") == 1
+    assert fails("of another, decided", 9, workload="sales", state="refused") == 1
     assert fails("rebase", 2, kind="rebase") == 1
     assert fails("2", 2) == 2
     assert fails("cancelled", 3, state="cancelled") == 2
@@ -379,6 +438,11 @@ def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: Local) -
     checked(START + 3 * DAY, True)
     checked(START + 4 * DAY, True, "sales")
     assert evidence(service).drifted == (True, None)
+    promoted(service.warehouse, "before", "v", None, START, actor="gate")
+    promoted(service.warehouse, "of another", "v", None, START + 9 * DAY, actor="gate", workload="sales")
+    canary = {"version": "v", "previous_version": None, "step_since": START + 7 * DAY, "created_at": START}
+    canary |= {"share": 0.25, "state": "canary", "ended_at": None}
+    service.warehouse.insert("rollouts", id="of another", workload="sales", **canary)
     checked(START + 5 * DAY, False)
     checked(START + 6 * DAY, True)
     assert evidence(service).drifted == (True, False, True)  # policy.drift_checks
@@ -391,22 +455,12 @@ def test_drift_is_that_of_the_latest_checks_since_the_last_run(service: Local) -
     assert evidence(service).drifted == (True,)
 
     # A canary does better, and the answers with it: that is no reason to train yet another one.
-    canary = {"id": "x", "workload": "support", "version": "v", "previous_version": None, "step_since": START + 7 * DAY}
-    service.warehouse.insert("rollouts", **canary, created_at=START, share=0.25, state="canary", ended_at=None)
+    service.warehouse.insert("rollouts", id="x", workload="support", **canary)
     assert evidence(service).drifted == ()
-    service.warehouse.execute("UPDATE rollouts SET share = 0")  # it is asked in shadow
+    service.warehouse.execute("UPDATE rollouts SET share = 0 WHERE id = 'x'")  # it is asked in shadow
     assert evidence(service).drifted == (True,)
-    service.warehouse.execute("UPDATE rollouts SET share = 1, state = 'done'")
-    promoted = {
-        "id": "p",
-        "created_at": START + 7 * DAY + HOUR,
-        "event": "promoted",
-        "version": "v",
-        "actor": "rollout",
-    }
-    service.warehouse.insert(
-        "promotions", workload="support", previous_version=None, reason="", announced=True, **promoted
-    )
+    service.warehouse.execute("UPDATE rollouts SET share = 1, state = 'done' WHERE id = 'x'")
+    promoted(service.warehouse, "p", "v", None, START + 7 * DAY + HOUR, actor="rollout")
     assert evidence(service).drifted == ()
     checked(START + 8 * DAY, True)
     assert evidence(service).drifted == (True,)
@@ -430,3 +484,54 @@ def test_a_version_is_taken_back_when_it_was_rolled_back_in_its_workload(service
     ran(service, "next", START + 3 * DAY, version="v4", state="interrupted", finished_at=None)
     found = evidence(service)
     assert (found.taken_back, found.running) == (False, True)
+
+
+def decided(service: Local, when: datetime, **columns: Any) -> None:
+    settled, expression = columns.pop("settled", False), columns.pop("expression", NOON)
+    figures = {"retrain_cron": expression, "scheduled_time_settled": settled}
+    row = {"id": str(next(numbers)), "created_at": when, "workload": "support", "kind": "retrain", "outcome": False}
+    row |= {"reasons": "[]", "figures": json.dumps(figures), "run_id": None}
+    service.warehouse.insert("decisions", **row | columns)
+
+
+def test_a_time_of_the_schedule_has_come_since_the_schedule_was_seen_or_settled(tmp_path: Path) -> None:
+    noon = datetime.combine(NOW, time(12))
+    settings = Settings(warehouse={"path": tmp_path / "w.duckdb"}, schedule={"retrain_cron": NOON})
+    with opened(settings) as service:
+
+        def due() -> bool:
+            service.jobs.context.now = lambda: noon + HOUR
+            return service.jobs.runs.evidence("support").scheduled
+
+        ran(service, "last", START)
+        for columns in ({"workload": "sales"}, {"kind": "gate"}, {"expression": "0 3 * * *"}):
+            decided(service, noon - DAY, **columns)
+            assert not due(), columns
+        decided(service, noon - 3 * DAY)  # before another schedule
+        decided(service, noon + HOUR / 4)
+        assert not due()
+        service.warehouse.execute("DELETE FROM decisions WHERE figures ->> 'retrain_cron' <> ?", [NOON])
+        assert due()
+        decided(service, noon + HOUR / 3, settled=True)
+        assert not due()
+
+
+def test_old_refusals_to_retrain_are_forgotten_but_the_last_one(service: Local) -> None:
+    for number, (days, columns) in enumerate((
+        (1, {}), (2, {}), (1, {"outcome": True}), (1, {"kind": "gate"}), (8, {}), (9, {}), (1, {"workload": "sales"}),
+        (2, {"workload": "sales"}), (1, {"workload": "quiet"}), (3, {"workload": "quiet", "kind": "gate"}),
+    )):  # fmt: skip
+        decided(service, START + days * DAY, id=f"{number}", **columns)
+    assert forget(service.warehouse, ["support", "quiet"], START + 7 * DAY) == 2
+    left = service.warehouse.rows("SELECT id FROM decisions ORDER BY id")
+    assert [row["id"] for row in left] == list("23456789")
+
+
+def test_a_run_that_waits_for_an_erasure_alone_ends_when_nothing_is_due(service: Local) -> None:
+    waiting = {"state": "waiting", "cause": "erasure", "finished_at": None}
+    for id, columns in {
+        "waits": waiting, "began": waiting | {"state": "running"}, "asked for": waiting | {"cause": "policy"}
+    }.items():  # fmt: skip
+        ran(service, id, START, **columns)
+    assert has_ended(service.warehouse, "support", "waits", NOW)
+    assert not any(has_ended(service.warehouse, "support", id, NOW) for id in ("began", "asked for", "unknown"))
