@@ -128,6 +128,17 @@ class IngestLoop(ABC):
         self._finish(rows)
         return rows.messages.total()
 
+    def read_until(self, when: datetime) -> None:
+        """Reads and stores what was written to the topics until a time, although events keep coming.
+
+        Raises:
+            Whatever `step` raises.
+        """
+        while self.step() or not self.caught_up:
+            is_read = self.known_until is not None and self.known_until >= when
+            if is_read or self._source.missing.issuperset(self.settings.kafka.topics):
+                return
+
     def run(self, stop: threading.Event) -> None:
         """Reads until `stop` is set. Waits while the broker is away; raises all other errors of `step`.
 

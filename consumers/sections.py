@@ -25,9 +25,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and an unknown key is an error."""
+    """A part of the configuration: frozen, with finite numbers, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     removed: ClassVar[dict[str, str]] = {}
     """Keys of earlier versions, and why each is no longer supported."""
@@ -103,16 +103,32 @@ def secret(value: SecretStr | None, file: Path | None, key: str) -> str | None:
         key: the key of the file, for errors.
 
     Raises:
-        ConfigurationError: the file cannot be read.
+        ConfigurationError: the file cannot be read, or is empty.
     """
     if value is not None:
         return value.get_secret_value()
-    if file is None:
-        return None
+    return None if file is None else secret_in(file, key)
+
+
+def secret_in(file: Path, key: str) -> str:
+    """Returns the secret in a file.
+
+    An empty file, taken for no secret, would let other credentials be sent in its place.
+
+    Args:
+        key: the key of the file, for errors.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is empty.
+    """
     try:
-        return file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"{key}: {file} cannot be read ({error.strerror})") from error
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ConfigurationError(f"{key}: {file} cannot be read ({reason})") from error
+    if not text:
+        raise ConfigurationError(f"{key}: {file} is empty; write the secret into it, or remove the key")
+    return text
 
 
 class JudgeSettings(Section):
@@ -134,7 +150,7 @@ class JudgeSettings(Section):
         """Returns the judge's bearer token.
 
         Raises:
-            ConfigurationError: its file cannot be read.
+            ConfigurationError: its file cannot be read, or is empty.
         """
         return secret(self.judge_key, self.judge_key_file, "judge_key_file")
 

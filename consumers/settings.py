@@ -79,11 +79,16 @@ class KafkaSettings(Section):
     removed: ClassVar = {"client": "as kafka-python reads all events"}
 
     @model_validator(mode="after")
-    def _experts_apart(self) -> Self:
-        if self.expert_topic in (self.interactions_topic, self.feedback_topic):
-            raise ValueError(f"expert_topic: expected a topic of its own, got {self.expert_topic}")
-        if self.erasure_topic in (self.interactions_topic, self.feedback_topic, self.expert_topic or ""):
-            raise ValueError(f"erasure_topic: expected a topic of its own, got {self.erasure_topic}")
+    def _topics_apart(self) -> Self:
+        """What is read is read as one kind of event, and nothing that is written comes back as an event."""
+        read = {self.interactions_topic, self.feedback_topic}
+        for name in ("expert_topic", "erasure_topic"):
+            if (topic := getattr(self, name)) in read:
+                raise ValueError(f"{name}: expected a topic of its own, got {topic}")
+            read.add(topic or "")
+        for name in ("model_events_topic", "label_requests_topic", "dead_letter_topic"):
+            if (topic := getattr(self, name)) in read:
+                raise ValueError(f"{name}: expected a topic that is not read, got {topic}")
         return self
 
     @property

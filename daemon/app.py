@@ -2,20 +2,22 @@
 
 import logging
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
-from types import FrameType
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from retuned.consumers.common.extras import needing
 from retuned.consumers.common.lead import alone
 from retuned.consumers.common.signing import private_key
+from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import BrokerUnavailable, ConfigurationError, RetunedError
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.ingest_loop import IngestLoop
@@ -25,10 +27,12 @@ from retuned.consumers.kafka.member_file import MemberFile
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics as ConsumerMetrics
+from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import stored_identities, stored_offsets
 from retuned.daemon import overrides, tracing, workloads
+from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.jobs import audit
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
@@ -36,11 +40,13 @@ from retuned.daemon.jobs.parts import FATAL, PartsFailed
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.operations.local import Local
 from retuned.daemon.private import keep_private, tighten
-from retuned.daemon.process import raise_file_limit, tune_interpreter
+from retuned.daemon.process import exit_on_signals, raise_file_limit, tune_interpreter
 from retuned.daemon.settings import Settings
+from retuned.daemon.web.oidc import Provider
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.routes import application
 from retuned.daemon.web.server import Server
+from retuned.daemon.web.sessions import Sessions
 from retuned.daemon.web.tls import server_tls
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
@@ -83,7 +89,8 @@ class App:
                 collector(registry=self.registry)
             keep_private()
             tighten(settings)
-            _check(settings)
+            for _, attempt in preconditions(settings):
+                attempt()
             if settings.tracing.otlp_endpoint:
                 self._stops.append(("tracing", tracing.start(settings.tracing)))
             _try_broker(settings)
@@ -259,15 +266,7 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
         RetunedError: the daemon could not start, or had to stop.
     """
     app = App(settings)
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if app.stopping.is_set():
-            os._exit(128 + number)  # children end with this process, and DuckDB's file is consistent at any moment
-        log.info("%s: stopping; a run under way resumes at the next start", signal.Signals(number).name)
-        app.stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    exit_on_signals(app.stopping)
     try:
         app.start()
         if ready:
@@ -288,6 +287,7 @@ def run(settings: Settings, ready: Callable[[App], None] | None = None) -> int:
 
 ONCE = (
     "erasures",  # first: nothing is measured or learned of what people took back
+    "opinions",
     "quality",
     "shadow",
     "watch",
@@ -308,7 +308,7 @@ def run_once(settings: Settings) -> None:
     and remove old data.
 
     Raises:
-        PartsFailed: the broker does not answer, or jobs failed; everything else was done.
+        PartsFailed: the broker does not answer, a topic is missing, or jobs failed; everything else was done.
         RetunedError: the pass could not be made.
     """
     if settings.store.kind == "cluster":
@@ -318,8 +318,8 @@ def run_once(settings: Settings) -> None:
         failed = []
         registry.reconcile(app.warehouse, settings)
         try:
-            while app.ingest.step() or not app.ingest.caught_up:
-                pass
+            app.ingest.read_until(app.started_at)
+            failed += [f"the topic {topic} is not on the broker: create it" for topic in app.ingest.missing_topics]
         except BrokerUnavailable as error:
             failed.append(f"{error}; no events were read, and the jobs ran on those that are stored")
         app.jobs.context.reconciler.run()  # a rollout takes no step before the state of the replicas is known
@@ -337,24 +337,58 @@ def run_once(settings: Settings) -> None:
         app.stop()
 
 
-def _check(settings: Settings) -> None:
-    """Refuse settings that only a start can check, before anything is opened. Access control comes first.
+def preconditions(settings: Settings) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """Yields what a start tries before it opens anything, by name; `retuned check` tries the same, and more.
 
-    Raises:
-        ConfigurationError: the principals, the certificate, a base model or a metric cannot be used.
+    Each returns what it found, or None, and raises a ConfigurationError where a start is refused. Access control comes
+    first.
     """
-    Principals(settings.http)
-    server_tls(settings.http)
-    if settings.audit.key_file:
-        private_key(settings.audit.key_file)
+    yield "http", lambda: _access(settings.http)
+    yield "audit", lambda: _signing(settings.audit.key_file)
+    yield "warehouse", lambda: _limits(settings.warehouse)
     for key, base in settings.bases().items():
-        check_base_model(base, key)
-        check_licence(base, settings.models.allowed_licences, key)
-    for name, own in settings.variants({"metric", "evaluate"}).items():
+        name = "base model" if key == "models.base" else f"base model of {key}"
+        yield name, partial(_base_model, base, settings.models.allowed_licences, key)
+    for workload, own in settings.variants({"metric", "evaluate"}).items():
+        yield f"metric of {workload}" if workload else "metric", partial(_metric, own, workload)
+    yield "tracing", lambda: tracing.check(settings.tracing)
+
+
+def _access(settings: HttpSettings) -> None:
+    principals = Principals(settings)
+    server_tls(settings)
+    sessions = Sessions(principals, settings)
+    if settings.oidc:
+        Provider(settings.oidc, sessions.key)
+
+
+def _signing(key_file: Path | None) -> str | None:
+    if key_file is None:
+        return None
+    private_key(key_file)
+    return f"{key_file} signs"
+
+
+def _limits(settings: WarehouseSettings) -> None:
+    """Tries the limits that only DuckDB can read, without the file."""
+    for key in ("memory_limit", "checkpoint_threshold"):
         try:
-            check_metric(own)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"workloads.{name}: {error}" if name else str(error)) from error
+            duckdb.connect(config={key: getattr(settings, key)}).close()
+        except duckdb.Error as error:
+            raise ConfigurationError(f"warehouse.{key}: {first_line(error)}") from error
+
+
+def _base_model(base: Path | None, licences: Collection[str] | None, key: str) -> str:
+    found = check_base_model(base, key)
+    check_licence(base, licences, key)
+    return found
+
+
+def _metric(settings: Settings, workload: str | None) -> str | None:
+    try:
+        return check_metric(settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"workloads.{workload}: {error}" if workload else str(error)) from error
 
 
 def _try_broker(settings: Settings) -> None:

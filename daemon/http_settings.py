@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from retuned.consumers.errors import ConfigurationError
-from retuned.consumers.sections import Section, authority, is_loopback
+from retuned.consumers.sections import Section, authority, is_loopback, secret
 
 LEAST_TOKEN = 16
 
@@ -82,16 +82,7 @@ class OidcSettings(Section):
         Raises:
             ConfigurationError: the file cannot be read, or is empty.
         """
-        if self.client_secret_file is None:
-            return None
-        name = f"http.oidc.client_secret_file {self.client_secret_file}"
-        try:
-            secret = self.client_secret_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{name}: cannot be read ({error})") from error
-        if not secret:
-            raise ConfigurationError(f"{name}: is empty; it holds the secret of the client at the provider")
-        return secret
+        return secret(None, self.client_secret_file, "http.oidc.client_secret_file")
 
 
 class HttpSettings(Section):

@@ -1,11 +1,8 @@
 """`retuned ingest`: wiring and lifecycle of one ingester. Several share the consumer group; see `cluster.ingester`."""
 
 import logging
-import os
-import signal
 import threading
 from importlib.metadata import version
-from types import FrameType
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -17,7 +14,7 @@ from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics
 from retuned.daemon.app import STANDSTILL_SECONDS, STOP_SECONDS
-from retuned.daemon.process import raise_file_limit, tune_interpreter
+from retuned.daemon.process import exit_on_signals, raise_file_limit, tune_interpreter
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.routes import process_application
 from retuned.daemon.web.server import Server
@@ -105,15 +102,7 @@ def run(settings: Settings) -> int:
         RetunedError: it could not start, or could not go on.
     """
     process = IngestProcess(settings)
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if process.stopping.is_set():
-            os._exit(128 + number)  # at no moment is anything lost or doubled
-        log.info("%s: stopping", signal.Signals(number).name)
-        process.stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    exit_on_signals(process.stopping)
     try:
         process.start()
         while not process.stopping.wait(1.0):

@@ -1,14 +1,37 @@
-"""Settings of the process: Python's interpreter, the allocator, and open files."""
+"""Settings of the process: signals, Python's interpreter, the allocator, and open files."""
 
 import ctypes
 import gc
 import getpass
+import logging
 import os
 import resource
+import signal
 import sys
+import threading
+from types import FrameType
+
+log = logging.getLogger(__name__)
 
 MOST_FILES = 65_536
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def exit_on_signals(stopping: threading.Event | None = None) -> None:
+    """Handle SIGINT and SIGTERM. Without a handler, the first process of a container ignores them.
+
+    Args:
+        stopping: the first signal sets it, the second one exits at once; None, during the start: the first one exits.
+    """
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if stopping is None or stopping.is_set():
+            os._exit(128 + number)  # children end with this process, and what is stored is consistent at any moment
+        log.info("%s: stopping; a run under way resumes at the next start", signal.Signals(number).name)
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
 
 
 def tune_interpreter() -> None:

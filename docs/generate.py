@@ -409,6 +409,7 @@ MODEL_EVENT = {
     "is the base model itself, of the one that the champion before was trained on",
     "share": "share of the conversations that it answers; 1.0: all",
     "experiment": "of a rollout, by which conversations are assigned; null: of none",
+    "champion": "`model` and `path` of the champion after this change, in every message; null as path: the base model",
     "reason": "why it was changed, or what waits until when, or how that ended",
     "approval": "of a request for approval alone: its `id`, `kind` (version or dataset), `version` and, of a version, "
     "`model`, `expires_at`, "

@@ -9,8 +9,8 @@ WITH interactions AS (
 )
 
 -- name: corrections
--- If feedback of a user has no account, the account of the interaction applies. Demonstrations are a source of their own until
--- they are corrected.
+-- The newest corrections, and those of interactions that a person wants taught. If feedback of a user has no account, the
+-- account of the interaction applies. Demonstrations are a source of their own until they are corrected.
 SELECT
     f.id AS feedback_id, f.timestamp, f.value AS completion, greatest(f.received_at, i.received_at) AS received_at,
     CASE WHEN i.model = 'demonstration' AND f.source = 'expert'
@@ -24,12 +24,17 @@ SELECT
 FROM feedback f
 JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name = 'correction' AND json_type(f.value) IN ('VARCHAR', 'OBJECT', 'ARRAY')
+QUALIFY row_number() OVER (ORDER BY f.timestamp DESC, f.id) <= $limit OR i.id IN (
+    SELECT interaction_id FROM row_decisions
+    WHERE workload = $workload AND superseded_at IS NULL AND action IN ('keep', 'pin', 'edit')
+)
 ORDER BY f.timestamp DESC, f.id
-LIMIT $limit
 
 -- name: verdicts
 -- The last verdict of each account on an answer: good or bad (see `approves`). A correction of the same account replaces it.
--- Good and bad ones are limited apart, so that many of one kind leave the other its place.
+-- A neutral rating takes earlier ratings and thumbs back, and "no hallucination" an earlier "hallucination": neither is a
+-- verdict. Good and bad ones are limited apart, so that many of one kind leave the other its place, and those on answers that a
+-- person wants taught are always read.
 WITH said AS (
     SELECT
         f.id, f.interaction_id, f.timestamp, f.received_at, f.source,
@@ -39,6 +44,10 @@ WITH said AS (
     FROM feedback f
     JOIN interactions i ON i.id = f.interaction_id
     WHERE i.workload = $workload AND f.name IN ('helpful', 'rating', 'hallucination')
+    QUALIFY row_number() OVER (
+        PARTITION BY f.interaction_id, voter, f.source, f.name = 'hallucination'
+        ORDER BY f.timestamp DESC, good NULLS LAST, f.id DESC
+    ) = 1
 ), last AS (
     SELECT interaction_id, voter, source, arg_max(said, (timestamp, NOT good, id)) AS vote
     FROM said
@@ -54,7 +63,10 @@ SELECT
     ends_with(i.model, '@cascade') AS cascaded, json_extract_string(i.attributes, '$.memory.entries[*]') AS entries
 FROM last l
 JOIN interactions i ON i.id = l.interaction_id
-QUALIFY row_number() OVER (PARTITION BY l.vote.good ORDER BY l.vote.timestamp DESC, l.vote.id) <= $limit
+QUALIFY row_number() OVER (PARTITION BY l.vote.good ORDER BY l.vote.timestamp DESC, l.vote.id) <= $limit OR i.id IN (
+    SELECT interaction_id FROM row_decisions
+    WHERE workload = $workload AND superseded_at IS NULL AND action IN ('keep', 'pin', 'edit')
+)
 ORDER BY l.vote.timestamp DESC, l.vote.id
 
 -- name: entries
@@ -177,9 +189,12 @@ DELETE FROM aliases WHERE workload = $workload AND alias = $alias
 -- name: changes
 -- Changes of what serves, in the order in which they were made (see `order_changes`); none if none is to be announced
 -- and there are no requests.
-SELECT p.*, m.path, known.base_model
+SELECT p.*, m.path, known.base_model,
+       if(p.event = 'canary', p.previous_version, p.version) AS champion, champion.path AS champion_path
 FROM promotions p
 LEFT JOIN models m ON m.workload = p.workload AND m.version = p.version
+LEFT JOIN models champion
+    ON champion.workload = p.workload AND champion.version = if(p.event = 'canary', p.previous_version, p.version)
 LEFT JOIN models known ON known.workload = p.workload AND known.version = coalesce(p.version, p.previous_version)
 WHERE p.workload = $workload AND ($requests OR EXISTS (FROM promotions WHERE workload = $workload AND NOT announced))
 ORDER BY p.created_at, p.rowid

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from retuned.daemon.cli.command import FILE, Common, command
+from retuned.daemon.process import exit_on_signals
 
 
 @command("run")
@@ -16,6 +17,7 @@ from retuned.daemon.cli.command import FILE, Common, command
 @click.pass_obj
 def run(common: Common, once: bool) -> int:
     """Run the daemon."""
+    exit_on_signals()
     from retuned.daemon import app
 
     settings = common.settings()
@@ -32,6 +34,7 @@ def gateway(common: Common) -> int:
     """Run an OpenAI-compatible proxy that routes each conversation to a version of its workload's model, publishes what
     was answered to Kafka, and takes feedback. It needs gateway.upstreams, the daemon (http) and the broker (kafka),
     and goes on while either is away. Needs pip install 'retuned[gateway]'."""
+    exit_on_signals()
     from retuned.consumers.common.extras import needing
 
     with needing("gateway", "gateway"):
@@ -48,6 +51,7 @@ def ingest(common: Common) -> int:
     them as Parquet files to object storage (store.objects_url), each event exactly once by a database
     (store.postgres_url). Run as many as there are partitions, at most. Health and metrics are on http.port. Needs
     privacy.user_key_file, and pip install 'retuned[cluster]'."""
+    exit_on_signals()
     from retuned.consumers.common.extras import needing
 
     with needing("cluster", "store"):

@@ -90,7 +90,8 @@ def _request_message(settings: Settings, approval: Approval, serving: dict[str, 
 
 def _unchanged(workload: str) -> dict[str, Any]:
     """Returns a row in the form of `promotions` for a workload that the base model has always served."""
-    unset = dict.fromkeys(("version", "previous_version", "path", "base_model", "share", "experiment"))
+    known = ("version", "previous_version", "path", "base_model", "share", "experiment", "champion", "champion_path")
+    unset = dict.fromkeys(known)
     return {"workload": workload, "announced": True, **unset}
 
 
@@ -117,9 +118,17 @@ def _message(serving: dict[str, Any], base: str | None, **change: Any) -> dict[s
         "model": versions.model_name(serving["workload"], serving["version"]),
         "version": serving["version"],
         "previous_version": serving["previous_version"],
-        "path": serving["path"] and str(Path(serving["path"]).resolve()),
+        "path": _resolved(serving["path"]),
         "base_model": base,
         "share": 1.0 if serving["share"] is None else serving["share"],
         "experiment": serving["experiment"],
+        "champion": {
+            "model": versions.model_name(serving["workload"], serving["champion"]),
+            "path": _resolved(serving["champion_path"]),
+        },
         "reason": event["reason"],
     }
+
+
+def _resolved(path: str | None) -> str | None:
+    return path and str(Path(path).resolve())

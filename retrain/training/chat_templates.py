@@ -59,8 +59,8 @@ def prompt_and_completion(
     A template may refuse a role (a system message, two turns of one side), or leave out parts that it does not support
     (tools, tool calls and their results). The conversation then takes another form: tools in the system message, or
     only turns of user and assistant. Tool calls take the template's own form if it can be parsed again, else that of
-    `tool_calls.written`. Only what the template writes becomes special tokens of the completion: an answer that explains
-    `<|im_end|>` does not end there.
+    `tool_calls.written`. Only what the template writes becomes special tokens of the completion: an answer that
+    explains `<|im_end|>` does not end there.
 
     Args:
         answer: with its tool calls (see `tool_calls.written`), without its reasoning.
@@ -222,7 +222,7 @@ def _as_text(tokenizer: Any, text: str) -> str:
 
 @lru_cache(maxsize=4)
 def _special(tokenizer: Any) -> re.Pattern[str]:
-    """Returns a pattern of the special tokens, except the marks of calls, which an answer has by `tool_calls.written`."""
+    """Returns a pattern of the special tokens, but the marks of calls: `tool_calls.written` puts them into answers."""
     marks = (tool_calls.OPENING, tool_calls.CLOSING)
     tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return re.compile("|".join(re.escape(token) for token in tokens if token not in marks) or "(?!)")

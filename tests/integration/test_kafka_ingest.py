@@ -639,12 +639,48 @@ def test_a_fenced_consumer_of_the_same_group_stops(apache_kafka: Broker, tmp_pat
     warehouse.close()
 
 
+def test_what_is_there_is_read_while_events_keep_coming(tansu: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, tansu.bootstrap_servers)
+    tansu.create_topics(*settings.kafka.topics)
+    warehouse = open_warehouse(settings.warehouse)
+    rig = Rig(settings, warehouse)
+    producer, stop, sent = producer_for(tansu), threading.Event(), iter(range(10_000))
+
+    def send() -> None:
+        producer.send(settings.kafka.interactions_topic, interaction(f"{next(sent)}")).get(10)
+
+    def keep_coming() -> None:
+        while not stop.wait(0.02):
+            send()
+
+    for _ in range(20):
+        send()
+    coming, reading = (
+        threading.Thread(target=work, daemon=True)
+        for work in (keep_coming, lambda: rig.ingest.read_until(utc_now()))
+    )  # fmt: skip
+    coming.start()
+    reading.start()
+    reading.join(60)
+    has_ended = not reading.is_alive()
+    stop.set()
+    coming.join(10)
+    reading.join(10)
+    producer.close()
+    rig.source.close()
+    stored = warehouse.rows("SELECT id FROM interactions")
+    warehouse.close()
+    assert has_ended
+    assert {f"{number}" for number in range(20)} <= {row["id"] for row in stored}
+
+
 def test_topics_that_are_missing_are_named_and_read_when_they_appear(
     apache_kafka: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(tmp_path, apache_kafka.bootstrap_servers)
     warehouse = open_warehouse(settings.warehouse)
     rig = Rig(settings, warehouse)
+    rig.ingest.read_until(utc_now())  # of what is missing there is nothing to read
     stop = threading.Event()
     thread = threading.Thread(target=rig.ingest.run, args=(stop,))
     thread.start()

@@ -198,6 +198,7 @@ def test_promote_and_roll_back(warehouse: Warehouse, settings: Settings, publish
         "version": two.version,
         "previous_version": one.version,
         "path": str(two.path),
+        "champion": {"model": two.name, "path": str(two.path)},
         "base_model": str(settings.models.base),
         "share": 1.0,
         "experiment": None,

@@ -103,7 +103,7 @@ def test_the_signature_is_that_of_the_specification() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "holds 0 bytes"), ("short", "holds 5 bytes"), ("whsec_???", "not base64"), (None, "cannot be read")],
+    [("", "is empty"), ("short", "holds 5 bytes"), ("whsec_???", "not base64"), (None, "cannot be read")],
 )
 def test_a_secret_that_is_none_is_refused(text: str | None, said: str, tmp_path: Path) -> None:
     if text is not None:

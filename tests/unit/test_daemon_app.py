@@ -1,6 +1,7 @@
 """The daemon's process: what it sets of the interpreter and of the allocator, and what ends its start."""
 
 import errno
+import signal
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from brokers import until
 from traffic import START
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
@@ -44,6 +46,25 @@ def test_large_buffers_are_given_back() -> None:
     """What is mapped apart from the heap goes back to the system; up to 8 MiB may lie free at the heap's end."""
     done = subprocess.run([sys.executable, "-c", LARGE_BUFFERS], capture_output=True, text=True, check=True)
     assert max(map(int, done.stdout.split())) <= 2, done.stdout
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
+    """Also in a container, whose first process ignores signals that it does not handle."""
+    config = tmp_path / "retuned.yaml"
+    config.write_text("kafka: {bootstrap_servers: '127.0.0.1:9'}\nhttp: {port: 0}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "retuned.daemon.cli.main", "run", "--config", str(config)]
+    starting = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+
+    def handles_signals() -> bool:
+        status = Path(f"/proc/{starting.pid}/status").read_text(encoding="utf-8")
+        caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+    until(handles_signals)
+    starting.send_signal(signal.SIGTERM)
+    assert starting.wait(30) == 128 + signal.SIGTERM
 
 
 @pytest.mark.processes
@@ -142,7 +163,7 @@ def test_a_start_that_fails_names_its_cause_also_where_stopping_takes_too_long(
     monkeypatch.setattr(app, "App", Failing)
     monkeypatch.setattr(app, "STOP_SECONDS", 0.01)
     monkeypatch.setattr(app.os, "_exit", lambda _: exited.set())
-    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(app, "exit_on_signals", lambda _: None)
     with pytest.raises(RetunedError, match="the table is locked"):
         app.run(Settings())
     assert "stopping: the table is locked" in caplog.text

@@ -75,12 +75,19 @@ def test_a_key_may_overrule_one_that_is_merged(tmp_path: Path) -> None:
         ),
         ("schedule: {report_cron: 0 3 * * 8}", "schedule.report_cron: expected weekdays such as sun, 0, mon-fri"),
         ("schedule: {retrain_cron: 0 3 * * monday}", "expected weekdays such as sun, 0, mon-fri or */2, not monday"),
+        ("policy: {cooldown_seconds: .inf}", "policy.cooldown_seconds: input should be a finite number, not inf"),
+        ("workloads: {a: {watch: {duration_seconds: .inf}}}", "duration_seconds: input should be a finite number"),
         ("train: {rank: 513}", "train.rank: input should be less than or equal to 512"),
         (
             "train: {chat_template_kwargs: {tokenize: true}}",
             "expected variables of the chat template only, not tokenize",
         ),
         ("kafka: {expert_topic: feedback}", "expert_topic: expected a topic of its own, got feedback"),
+        ("kafka: {dead_letter_topic: feedback}", "dead_letter_topic: expected a topic that is not read, got feedback"),
+        (
+            "kafka: {erasure_topic: e, label_requests_topic: e}",
+            "label_requests_topic: expected a topic that is not read, got e",
+        ),
     ],
 )
 def test_what_is_not_a_configuration_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -260,6 +260,25 @@ def test_messages_that_waited_for_the_broker_come_in_their_order_with_what_serve
     gate.warehouse.close()
 
 
+def test_each_message_names_the_champion_whatever_it_is_about(tmp_path: Path) -> None:
+    """A compacted topic may hold the last message alone, and it may be about a canary."""
+    gate = Gate(tmp_path, steps=(0.25, 1.0))
+    first = gate.passes()
+    gate.promote(OLD)
+    gate.rollout.begin("support", NEW, "gate", "it is better", gate.now)
+    gate.rollout.follow_up("support")
+    gate.passes(NEWER)
+    folder = tmp_path / "models" / "support"
+    base, old = (
+        {"model": f"support@{name}", "path": path} for name, path in (("base", None), (OLD, f"{folder / OLD}"))
+    )
+    assert first.version == NEW
+    assert [(message["event"], message["champion"]) for message in gate.messages()] == [
+        ("approval_requested", base), ("promoted", old), ("canary", old), ("approval_requested", old),
+    ]  # fmt: skip
+    gate.warehouse.close()
+
+
 def test_changes_that_a_follower_stored_in_another_order_are_announced_in_that_of_their_times(gate: Gate) -> None:
     """Followers of a cluster store rows by their ids."""
     gate.promote(OLD)

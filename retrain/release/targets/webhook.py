@@ -15,6 +15,7 @@ from pathlib import Path
 
 from retuned.consumers.common.lead import Lead, alone
 from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.sections import secret_in
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.retrain.openai_api import Client
 from retuned.retrain.release.deployments import QUERIES, Wanted
@@ -118,12 +119,7 @@ def read_secret(file: Path) -> bytes:
     Raises:
         ConfigurationError: the file cannot be read, or the secret is too short.
     """
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(
-            f"serving.targets (webhook): secret_file {file} cannot be read ({error.strerror})"
-        ) from error
+    text = secret_in(file, "serving.targets (webhook): secret_file")
     try:
         secret = base64.b64decode(text.removeprefix("whsec_"), validate=True) if text.startswith("whsec_") else None
     except binascii.Error as error:
