@@ -27,6 +27,7 @@ from retuned.consumers.formats.messages import (
     joined_text,
     object_of,
     reasoning_of,
+    with_calls,
     without_media,
     without_nothing,
 )
@@ -51,8 +52,11 @@ PREFERENCE = ("chosen", "rejected", fine_tuning.CHOSEN, fine_tuning.REJECTED)
 
 _ROLES = {
     "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant", "assistant": "assistant", "function": "tool", "observation": "tool",
+    "model": "assistant", "assistant": "assistant", "function": "tool", "observation": "tool", "tool": "tool",
+    "system": "system", "function_call": "assistant", "tool_call": "assistant", "tool_response": "tool",
 }  # fmt: skip
+_CALLING = ("function_call", "tool_call")
+"""The roles of messages whose content is a call of the assistant, or a list of calls, as JSON."""
 _YES, _NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 
 
@@ -117,14 +121,18 @@ def events(row: Plain, workload: str | None, timestamp: str) -> Iterator[Plain]:
     workload = fields.pop("workload", None) or workload
     own_time = next((fields.pop(name) for name in TIMES if name in fields), None)
     judged = {name: _judgement(name, fields.pop(name)) for name in JUDGEMENTS if name in fields}
-    if str(fields.get("label")).lower() in ("true", "false"):
-        judged.setdefault("helpful", _judgement("helpful", fields.pop("label")))
+    if isinstance(label := _judgement("helpful", fields.get("label")), bool):
+        judged.setdefault("helpful", label)
+        del fields["label"]
     model = named = fields.pop("model", None)
-    correction = None
-    if "chosen" in fields and "rejected" in fields:
+    correction, is_preference = None, "chosen" in fields and "rejected" in fields
+    is_log = model is not None and not judged and not is_preference  # which teaches nothing
+    if not is_log and fine_tuning.weight(fields) == 0:
+        raise BadEvent("not_an_event", "no answer is taught: the row has weight 0")
+    if is_preference:
         exchanges, correction = _preference(fields)
     else:
-        exchanges = _exchanges(fields, is_taught=model is None and not judged)
+        exchanges = _exchanges(fields, is_log=is_log, is_judged=bool(judged))
     if workload is None:
         raise NoWorkload
     is_demonstration = model is None and not judged and correction is None
@@ -208,36 +216,26 @@ def _written(
         interaction = without_nothing({**around, "messages": messages, "response": answer, "attributes": own or None})
         of_this = id or content_hash([interaction, when])
         yield {"id": of_this, "timestamp": when or timestamp, **interaction}
-        taught = {"content": answer, "tool_calls": calls} if calls else answer
-        for name, value in ({"correction": taught} if judged is None else judged).items():
+        for name, value in ({"correction": _taught(answer, calls)} if judged is None else judged).items():
             feedback = {"interaction_id": of_this, "name": name, "value": value, "source": source}
             yield {"id": content_hash([feedback, when]), "timestamp": when or timestamp, **feedback}
 
 
-def _exchanges(fields: Plain, *, is_taught: bool) -> _Exchanges:
-    """Takes the messages and the answers out of the fields.
-
-    Args:
-        is_taught: each answer of a conversation is taught, not the last one alone.
-    """
-    turns = _asked(fields)
-    answer_field = next((name for name in ANSWERS if name in fields), None)
-    if answer_field is not None:
-        turns.append({"role": "assistant", "content": _text(fields.pop(answer_field))})
-        places = _after_a_question(turns, [len(turns) - 1])
-        if not _is_answer(turns[-1]):
-            raise BadEvent("not_an_event", "no answer: expected a text")
-    else:
-        answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant" and _is_answer(turn)]
-        if not answers:
-            raise BadEvent(
-                "not_an_event", "no answer: expected a last message of the assistant, or a column of answers"
-            )
-        places = _after_a_question(turns, answers)
-        if is_taught:
-            places = fine_tuning.taught(fields, turns, places)
-        else:
-            del places[:-1]
+def _exchanges(fields: Plain, *, is_log: bool, is_judged: bool) -> _Exchanges:
+    """Takes the messages and the answers out of the fields: of a log, or one that was judged, the last answer alone."""
+    turns, expected = _asked(fields), "a last message of the assistant, or a column of answers"
+    first = 0
+    if (answer := next((name for name in ANSWERS if name in fields), None)) is not None:
+        first, expected = len(turns), "a text, or a message of the assistant"
+        turns += _answer_turns(fields.pop(answer))
+    answers = [place for place in range(first, len(turns)) if _is_answer(turns[place])]
+    if not answers:
+        raise BadEvent("not_an_event", f"no answer: expected {expected}")
+    places = _after_a_question(turns, answers)
+    if is_log or is_judged:
+        del places[:-1]
+    if not is_log:
+        places = fine_tuning.taught(turns, places)
     return _Exchanges([fine_tuning.without_weight(turn) for turn in turns], places)
 
 
@@ -245,21 +243,16 @@ def _preference(fields: Plain) -> tuple[_Exchanges, Any]:
     """Takes a preference out of the fields: the question with the rejected answer, and the preferred answer."""
     sides = {name: _side(fields[name]) for name in PREFERENCE[:2]}
     shared, chosen, rejected = fine_tuning.compared(sides)
-    before = _turns(shared) if shared else []
-    if not any(turn["role"] == "user" for turn in before):  # else the sides hold the whole conversation
-        before = [*_asked(fields), *before]
+    if not any(turn["role"] == "user" for turn in shared):  # else the sides hold the whole conversation
+        shared = [*_asked(fields), *shared]
     for name in (*QUESTIONS, *TRANSCRIPTS, *PREFERENCE):
         fields.pop(name, None)
-    _after_a_question(before, [len(before)])
-    answered = [
-        _turns([side])[0] if isinstance(side, dict) else {"role": "assistant", "content": side}
-        for side in (chosen, rejected)
-    ]
-    if not all(turn["role"] == "assistant" and _is_answer(turn) for turn in answered):
+    _after_a_question(shared, [len(shared)])
+    if not (_is_answer(chosen) and _is_answer(rejected)):
         raise BadEvent("not_an_event", "no answer: expected two messages of the assistant to compare")
-    text, calls = _answer(answered[0])
-    before = [fine_tuning.without_weight(turn) for turn in before]
-    return _Exchanges([*before, answered[1]], [len(before)]), {"content": text, "tool_calls": calls} if calls else text
+    fine_tuning.taught([chosen], [0])
+    before = [fine_tuning.without_weight(turn) for turn in shared]
+    return _Exchanges([*before, rejected], [len(before)]), _taught(*_answer(chosen))
 
 
 def _after_a_question(turns: list[Plain], places: list[int]) -> list[int]:
@@ -276,7 +269,7 @@ def _after_a_question(turns: list[Plain], places: list[int]) -> list[int]:
 
 def _is_answer(turn: Plain) -> bool:
     text, calls = _answer(turn)
-    return bool(text.strip() or calls)
+    return turn["role"] == "assistant" and bool(text.strip() or calls)
 
 
 def _answer(turn: Plain) -> tuple[str, list[Plain]]:
@@ -286,6 +279,11 @@ def _answer(turn: Plain) -> tuple[str, list[Plain]]:
     if (text.strip() or calls) and (thought := reasoning_of(turn)):
         text = reasoning.written(thought, text)
     return text, calls
+
+
+def _taught(text: str, calls: list[Plain]) -> Any:
+    """Returns an answer as the value of a correction."""
+    return {"content": text, "tool_calls": calls} if calls else text
 
 
 def _asked(fields: Plain) -> list[Plain]:
@@ -318,42 +316,65 @@ def _turns(value: list[Any]) -> list[Plain]:
     """Returns messages with `role` and `content`, from those or from ShareGPT's `from` and `value`."""
     turns = []
     for item in value:
-        role = item.get("role", item.get("from")) if isinstance(item, dict) else None
+        role = _role(item)
         if not isinstance(role, str):
             raise BadEvent("not_an_event", "messages: expected objects with role and content, or with from and value")
         more = {key: value for key, value in item.items() if key not in ("role", "from", "content", "value")}
-        if isinstance(more.get("function_call"), dict):  # the older form of a call
-            more["tool_calls"] = [{"type": "function", "function": more.pop("function_call")}]
         content = without_media(item.get("content", item.get("value")))
+        if role.lower() in _CALLING and (calls := _calls(content)):
+            content, more["tool_calls"] = None, calls
+        more = with_calls(more)
         if are_calls(more.get("tool_calls")):
             more["tool_calls"] = fine_tuning.with_objects(more["tool_calls"])
         turns.append(without_nothing({"role": _ROLES.get(role.lower(), role), "content": content, **more}))
     return turns
 
 
+def _calls(content: Any) -> list[Any] | None:
+    """Returns the tool calls that are the content of a message; None if it is anything else."""
+    decoded = _decoded(content) if isinstance(content, str) else content
+    calls = decoded if isinstance(decoded, list) else [decoded]
+    return calls if are_calls(calls) else None
+
+
+def _role(turn: Any) -> Any:
+    if not isinstance(turn, dict):
+        return None
+    return turn.get("role", turn.get("from", "assistant" if are_calls(turn.get("tool_calls")) else None))
+
+
+def _answer_turns(value: Any) -> list[Plain]:
+    """Returns an answer as messages: those that it is given as, or one of the assistant with it as a text."""
+    return _messages(value) or [{"role": "assistant", "content": _text(value)}]
+
+
+def _messages(value: Any) -> list[Plain] | None:
+    """Returns the messages that an answer is given as; None: it is a text, or an answer in JSON."""
+    turns = [value] if isinstance(value, dict) else value
+    return _turns(turns) if isinstance(turns, list) and any(map(_is_turn, turns)) else None
+
+
+def _is_turn(value: Any) -> bool:
+    """Whether a value is a message. An answer in JSON may have some of its fields: a `role`, or `from` and `value`."""
+    if not isinstance(value, dict):
+        return False
+    is_sharegpt = "value" in value and str(value.get("from")).lower() in _ROLES
+    has_content = not value.keys().isdisjoint(("content", "tool_calls", "function_call"))
+    return is_sharegpt or ("role" in value and has_content) or are_calls(value.get("tool_calls"))
+
+
 def _text(value: Any) -> str:
-    """Returns a text, the last text among messages, or an object, a list or a boolean as JSON."""
-    if _are_turns(value):
-        texts = [text for turn in _turns(value) if (text := joined_text(turn.get("content")))]
-        return texts[-1] if texts else ""
+    """Returns a text, or an object, a list or a boolean as JSON."""
     if (text := joined_text(value)) is not None:
         return text
     return as_text(value) if isinstance(value, dict | list | bool) else str(value)
 
 
-def _are_turns(value: Any) -> bool:
-    """Whether a value is a list of messages, one with mistakes too, and no answer in JSON."""
-    return isinstance(value, list) and any(map(_is_turn, value))
-
-
-def _is_turn(value: Any) -> bool:
-    return isinstance(value, dict) and ("role" in value or value.keys() >= {"from", "value"})
-
-
-def _side(value: Any) -> Any:
-    """Returns a side of a preference: a message or messages unchanged, any other answer as a text."""
-    has_messages = isinstance(value, dict) and isinstance(value.get("messages"), list)
-    return value if has_messages or value == [] or _is_turn(value) or _are_turns(value) else _text(value)
+def _side(value: Any) -> list[Plain]:
+    """Returns a side of a preference as messages."""
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        return _turns(value["messages"])
+    return [] if value == [] else _answer_turns(value)
 
 
 def _decoded(text: str) -> Any:
@@ -374,5 +395,6 @@ def _judgement(name: str, value: Any) -> Any:
         except ValueError:
             return value
     if name == "correction" and isinstance(value, dict | list):
-        return value
+        answers = [turn for turn in _messages(value) or () if _is_answer(turn)]
+        return _taught(*_answer(answers[-1])) if answers else value
     return str(value) if name in STRINGS else value

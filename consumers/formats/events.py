@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from retuned.consumers.common.tool_calls import are_calls
-from retuned.consumers.formats.messages import LONGEST_INLINE, reasoning_of, without_media
+from retuned.consumers.formats.messages import LONGEST_INLINE, reasoning_of, with_calls, without_media
 from retuned.consumers.formats.users import MAY_NAME_USERS, take_user
 from retuned.consumers.formats.work import LARGEST, work_of
 from retuned.consumers.settings import IngestSettings
@@ -69,6 +69,7 @@ NUMBERS = frozenset({"rating", "time_saved_seconds"})
 STRINGS = frozenset({"correction", "comment"})
 RESERVED = BOOLEANS | NUMBERS | STRINGS
 BACKSLASH = ord("\\")
+CALLS = b"_call"  # tool_calls, or the older function_call
 SHADOW_ANSWER = "shadow_answer"
 """The name of feedback with source `app` that holds a candidate's answer, which no user saw. It is no opinion."""
 
@@ -85,6 +86,7 @@ class Answer(msgspec.Struct, gc=False):
 
     content: str | None = None
     tool_calls: list[Any] | None = None
+    function_call: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
 
@@ -239,6 +241,8 @@ def read(kind: Kind, payload: bytes, bounds: Bounds) -> Event:
                 )
             if beside_texts > LONGEST_INLINE:
                 event.messages = _without_media(event.messages)
+            if CALLS in payload:
+                event.messages, event.attributes = map(_with_calls, (event.messages, event.attributes))
     except msgspec.ValidationError as error:
         raise BadEvent("not_an_event", field + _QUOTED.sub("Invalid enum value", str(error))) from error
     except msgspec.DecodeError as error:
@@ -268,6 +272,13 @@ def _without_media(messages: Any) -> Raw:
     return messages if kept == plain else Raw(_TO_JSON.encode(kept))
 
 
+def _with_calls(nested: Any) -> Any:
+    """Returns messages, or attributes, with tool calls in one form."""
+    plain = None if nested is UNSET else msgspec.json.decode(nested)
+    kept = list(map(with_calls, plain)) if isinstance(plain, list) else with_calls(plain or {})
+    return nested if kept == (plain or {}) else Raw(_TO_JSON.encode(kept))
+
+
 def _take_user(event: Interaction) -> None:
     """Moves a user from the attributes to `user_id`, unless that is set; none stays there in clear text."""
     assert isinstance(event.attributes, Raw)
@@ -284,12 +295,13 @@ def _move_to_attributes(event: Interaction) -> None:
         kept["tools"] = _TOOLS.decode(event.tools)
         event.tools = UNSET
     if isinstance(answer := event.response, Answer):
-        if answer.tool_calls and not are_calls(answer.tool_calls):
+        said = with_calls(msgspec.structs.asdict(answer))
+        if (calls := said["tool_calls"]) and not are_calls(calls):
             raise BadEvent("not_an_event", "response: tool_calls: expected objects with function.name and .arguments")
-        thought = reasoning_of(msgspec.structs.asdict(answer))
-        if answer.content is None and not answer.tool_calls and not thought:
+        thought = reasoning_of(said)
+        if answer.content is None and not calls and not thought:
             raise BadEvent("not_an_event", "response: expected a text, or an object with content or tool_calls")
-        kept |= {"tool_calls": answer.tool_calls, "reasoning_content": thought}
+        kept |= {"tool_calls": calls, "reasoning_content": thought}
         event.response = answer.content or ""
     kept = {name: value for name, value in kept.items() if value}
     if kept:

@@ -15,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -303,9 +303,9 @@ class EventFile:
                     groups.append(group)
             number = first
             for batch in file.iter_batches(1_000, groups):
-                for row in batch.rename_columns(names).to_pylist():
+                for row in batch.rename_columns(names).to_pylist(maps_as_pydicts="lossy"):
                     if number >= start:
-                        yield _typed(row)
+                        yield _typed(_plain(row))
                     number += 1
                 self.share = number / max(file.metadata.num_rows, 1)
 
@@ -386,10 +386,22 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
                 pass  # it is a text
             if name == "context" and isinstance(value, str):
                 value = [value]
-        elif name == "messages" and isinstance(value, list):  # columns that only other messages fill
-            value = [without_nothing(item) if isinstance(item, dict) else item for item in value]
-        typed[name] = value
+        typed[name] = demonstrations.time(value) if name == "timestamp" else value
     return typed
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value of Parquet as JSON has it: times as ISO 8601, durations in seconds, and no null fields.
+
+    A struct has the fields of all rows, and those that a row lacks are null.
+    """
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, date):  # a datetime, too
+        return value.isoformat()
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def _bytes(row: bytes | dict[str, Any]) -> bytes:

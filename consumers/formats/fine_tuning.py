@@ -7,12 +7,12 @@ Sources, November 2026:
 - TRL: https://huggingface.co/docs/trl/dataset_formats
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retuned.consumers.common.tool_calls import parsed
 from retuned.consumers.formats.events import BadEvent
-from retuned.consumers.formats.messages import Plain
+from retuned.consumers.formats.messages import Plain, number
 
 CHOSEN, REJECTED = "preferred_output", "non_preferred_output"
 FUNCTIONS = "functions"
@@ -38,37 +38,39 @@ def unified(fields: Plain) -> Plain:
     return found
 
 
-def compared(fields: Plain) -> tuple[list[Any] | None, Any, Any]:
-    """Returns what both answers of a preference share before their last message, and these two messages or texts.
-
-    Each side is a text, a message, a list of messages, or an object with `messages`.
-
-    Returns:
-        the shared messages, None if the sides are the answers alone; the preferred answer; the other one.
+def compared(sides: Mapping[str, list[Plain]]) -> tuple[list[Plain], Plain, Plain]:
+    """Returns the messages that both sides of a preference share, the preferred answer, and the other one.
 
     Raises:
         BadEvent: the sides answer different conversations, or are equal.
     """
-    (before, chosen), (other, rejected) = _split(fields["chosen"]), _split(fields["rejected"])
+    if not all(sides.values()):
+        raise BadEvent("not_an_event", "an answer of the preference is empty: expected a message of the assistant")
+    (*before, chosen), (*other, rejected) = sides["chosen"], sides["rejected"]
     if before != other:
         raise BadEvent("not_an_event", "the two answers of the preference follow different messages: expected the same")
     if chosen == rejected:
         raise BadEvent("not_an_event", "the preferred and the rejected answer are equal: expected two answers")
-    return before or None, chosen, rejected
+    return before, chosen, rejected
 
 
-def taught(fields: Plain, turns: Sequence[Plain], places: Sequence[int]) -> list[int]:
-    """Returns those of the places whose message has another weight than 0, in a row that has another one, too.
+def weight(given: Plain) -> Any:
+    """Returns the weight of a row or a message: a number, which tables may hold as text; 1 without one."""
+    return number(given.get("weight", 1))
+
+
+def taught(turns: Sequence[Plain], places: Sequence[int]) -> list[int]:
+    """Returns those of the places whose message has another weight than 0.
 
     Raises:
         BadEvent: there are none, or a weight is not a number.
     """
-    weights = [turns[place].get("weight", 1) for place in places]
-    if not all(isinstance(weight, int | float) for weight in weights):
+    weights = [weight(turns[place]) for place in places]
+    if not all(isinstance(own, int | float) for own in weights):
         raise BadEvent("not_an_event", "messages: weight: expected 0 or 1")
-    found = [place for place, weight in zip(places, weights, strict=True) if weight and fields.get("weight", 1) != 0]
+    found = [place for place, own in zip(places, weights, strict=True) if own]
     if not found:
-        raise BadEvent("not_an_event", "no answer is taught: the row or all messages of the assistant have weight 0")
+        raise BadEvent("not_an_event", "no answer is taught: all messages of the assistant have weight 0")
     return found
 
 
@@ -98,13 +100,3 @@ def _scored(samples: Any) -> list[Plain]:
     if not all(isinstance(score, int | float) for score in scores) or len(set(scores)) < 2:
         return []
     return [samples[place] for place in sorted(range(len(samples)), key=scores.__getitem__)]
-
-
-def _split(side: Any) -> tuple[list[Any], Any]:
-    if isinstance(side, dict) and isinstance(side.get("messages"), list):
-        side = side["messages"]
-    if not isinstance(side, list):
-        return [], side
-    if not side:
-        raise BadEvent("not_an_event", "an answer of the preference is empty: expected a message of the assistant")
-    return side[:-1], side[-1]

@@ -19,6 +19,11 @@ _INLINE = frozenset(
 _INLINE_OF_BLOB = _INLINE | {"content"}
 LONGEST_INLINE = 256  # characters; a longer data URL or base64 text is left out
 _OPTIONAL_TEXTS = ("conversation_id", "user_id", "finish_reason")
+_CUT = frozenset((
+    "length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded", "incomplete",
+))  # fmt: skip
+"""The finish reasons of cut answers in the APIs of OpenAI, Anthropic, Bedrock, Gemini, Mistral and Cohere, and of the
+gateway, in lower case."""
 _SHORT_ID = re.compile("(chatcmpl-|cmpl-|resp_|msg_).{0,7}")
 _INDEX = re.compile("[0-9]{1,6}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}")
@@ -55,6 +60,11 @@ def reasoning_of(message: Plain) -> str | None:
     SGLang, older vLLM) or `reasoning` (vLLM, OpenRouter); None without any."""
     found = (message.get(name) for name in ("reasoning_content", "reasoning"))
     return next((text for text in found if isinstance(text, str) and text), None)
+
+
+def is_cut(finish_reason: str | None) -> bool:
+    """Whether an answer broke off, by the finish reason that its API reported."""
+    return finish_reason is not None and finish_reason.lower() in _CUT
 
 
 def without_media(value: Any) -> Any:
@@ -158,6 +168,26 @@ def sum_of(counts: Plain, *names: str) -> int | None:
 def tool_call(id: Any, name: Any, arguments: Any) -> Plain:
     """Returns a tool call as chat messages hold it; `arguments` is JSON text."""
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def one_form(call: Any) -> Any:
+    """Returns a tool call in the form of `tool_call`, from a name beside `arguments` or LangChain's `args`.
+
+    Any other value is unchanged.
+    """
+    found = object_of(call)
+    given = next((name for name in ("arguments", "args") if name in found), None)
+    if given is None or not isinstance(found.get("name"), str):
+        return call
+    return without_nothing(tool_call(found.get("id"), found["name"], as_text(found[given])))
+
+
+def with_calls(message: Plain) -> Plain:
+    """Returns a chat message with its tool calls in the form of `tool_call`, also the older `function_call`."""
+    calls, older = message.get("tool_calls"), one_form(message.get("function_call"))
+    if not calls and "function" in object_of(older):
+        calls, message = [older], {name: value for name, value in message.items() if name != "function_call"}
+    return message | {"tool_calls": list(map(one_form, calls))} if isinstance(calls, list) else message
 
 
 def tool(name: Any, description: Any, parameters: Any) -> Plain:

@@ -20,6 +20,7 @@ from retuned.consumers.formats.messages import (
     reasoning_of,
     texts_of,
     tool_call,
+    with_calls,
     without_nothing,
 )
 
@@ -148,9 +149,7 @@ def _answer(response: Plain) -> tuple[Plain, str | None, str | None]:
     """Returns the first choice as a message, its text, and its finish reason."""
     if choices := objects_of(response.get("choices")):
         choice = choices[0]
-        message = object_of(choice.get("message"))
-        if isinstance(call := message.get("function_call"), dict) and not message.get("tool_calls"):  # the older form
-            message = message | {"tool_calls": [tool_call(None, call.get("name"), call.get("arguments"))]}
+        message = with_calls(object_of(choice.get("message")))
         text = choice.get("text", texts_of(message.get("content")))
         if text is None:
             beside = message.get("tool_calls") or reasoning_of(message)  # reasoning may be cut off before the answer
@@ -218,7 +217,8 @@ class _Calls:
 
     def made(self) -> list[Plain]:
         """Returns the calls in the order of their beginnings."""
-        return [call | {"function": call["function"] | {"arguments": "".join(pieces)}} for call, pieces in self._all]
+        made = [(call, call["function"] | {"arguments": "".join(pieces)}) for call, pieces in self._all]
+        return [without_nothing(call | {"function": function}) for call, function in made]
 
 
 def _prompt(request: Plain, before: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from retuned.consumers.formats import anthropic, gemini, openai
-from retuned.consumers.formats.messages import Plain, as_text, object_of, objects_of, tool_call
+from retuned.consumers.formats.messages import Plain, as_text, object_of, objects_of, with_calls
 
 _ROLES = {
     "human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "HumanMessage": "user", "AIMessage": "assistant",
@@ -13,7 +13,8 @@ _ROLES = {
 }  # fmt: skip
 _SPEAKERS = {*_ROLES.values(), "developer", "function"}
 _ANSWERS = ("output", "answer", "text", "completion", "response")
-_OF_A_CALL = {"usage_metadata", "token_usage", "finish_reason", "stop_reason", "done_reason"}
+_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason")
+_OF_A_CALL = {"usage_metadata", "token_usage", *_REASONS}
 """What stands beside the text of an answer, and in no answer in JSON."""
 _OF_AN_ERROR = {
     "error", "type", "error_type", "object", "status", "status_code", "code", "message", "request_id", "user_id",
@@ -67,11 +68,8 @@ def chat_message(message: Plain) -> Plain:
     kind = name[-1] if isinstance(name, list) and name else fields.get("type")
     role = fields.get("role") or _ROLES.get(str(kind), kind)
     chat = {"role": _ROLES.get(str(role), role), "content": fields.get("content")}
-    if calls := objects_of(fields.get("tool_calls")):
-        chat["tool_calls"] = [_tool_call(call) for call in calls]
-    if fields.get("tool_call_id"):
-        chat["tool_call_id"] = fields["tool_call_id"]
-    return chat
+    kept = {name: fields[name] for name in ("tool_calls", "function_call", "tool_call_id") if fields.get(name)}
+    return with_calls(chat | kept)
 
 
 def _of_list(given: list[Any]) -> Any:
@@ -136,13 +134,6 @@ def _is_message(value: Plain) -> bool:
     return ("content" in value and "role" in value) or ("kwargs" in value and isinstance(value.get("id"), list))
 
 
-def _tool_call(call: Plain) -> Plain:
-    if "function" in call or "name" not in call:
-        return call
-    arguments = msgspec.json.encode(call.get("args")).decode()
-    return tool_call(call.get("id"), call["name"], arguments)
-
-
 def _choice(message: Plain) -> Plain:
     return {"choices": [{"message": {"role": "assistant"} | message}]}
 
@@ -157,7 +148,8 @@ def _generated(given: Plain) -> Plain:
     metadata = object_of(kwargs.get("response_metadata"))
     about = object_of(given.get("llm_output"))
     usage = object_of(kwargs.get("usage_metadata")) or object_of(about.get("token_usage"))
-    reason = object_of(generation.get("generation_info")).get("finish_reason") or metadata.get("finish_reason")
+    ended = (object_of(generation.get("generation_info")), metadata)
+    reason = next((given[name] for given in ended for name in _REASONS if given.get(name)), None)
     model = metadata.get("model_name") or about.get("model_name")
     choice = {"message": {"role": "assistant"} | message, "finish_reason": reason}
     return {"id": about.get("id"), "model": model, "choices": [choice], "usage": usage}

@@ -43,20 +43,20 @@ _CALL = pa.struct(
         ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),
     ]
 )
-_MESSAGES = pa.list_(
-    pa.struct(
-        [
-            ("role", pa.string()),
-            ("content", pa.string()),
-            ("name", pa.string()),
-            ("tool_calls", pa.list_(_CALL)),
-            ("tool_call_id", pa.string()),
-        ]
-    )
+_MESSAGE = pa.struct(
+    [
+        ("role", pa.string()),
+        ("content", pa.string()),
+        ("name", pa.string()),
+        ("tool_calls", pa.list_(_CALL)),
+        ("tool_call_id", pa.string()),
+    ]
 )
+_MESSAGES = pa.list_(_MESSAGE)
+_WEIGHTED = pa.list_(pa.struct([*_MESSAGE, ("weight", pa.int64())]))
 _TOOLS = ("tools", pa.string())  # as JSON, because schemas differ
 _SCHEMAS = {
-    "chat": pa.schema([("messages", _MESSAGES), _TOOLS]),
+    "chat": pa.schema([("messages", _WEIGHTED), _TOOLS]),
     "preference": pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), _TOOLS]),
     "kto": pa.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("label", pa.bool_()), _TOOLS]),
 }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from retuned.consumers.common import reasoning, tool_calls
 from retuned.consumers.common.call_forms import in_one_form
+from retuned.consumers.formats.messages import is_cut
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.identity import (
     Identity,
@@ -22,8 +23,6 @@ from retuned.retrain.data.identity import (
 from retuned.retrain.settings import DatasetSettings
 from retuned.retrain.versions import QUERIES
 
-_CUT = ("length", "max_tokens", "incomplete")
-"""Finish reasons of cut answers in OpenAI's chat and responses APIs, Anthropic's API and OpenTelemetry."""
 _ISO_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 
 
@@ -192,7 +191,7 @@ def read_statements(
 
 def _barred(row: dict[str, Any], settings: DatasetSettings) -> Literal["cut", "bought"] | None:
     """Returns why no model may learn from a response, whatever for; None: it may. Takes the columns that show it."""
-    cut, bought = row.pop("finish_reason") in _CUT, row.pop("bought")
+    cut, bought = is_cut(row.pop("finish_reason")), row.pop("bought")
     if cut and "incomplete" in settings.filters:
         return "cut"
     return "bought" if bought and not settings.learn_from_incumbent else None

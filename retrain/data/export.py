@@ -103,9 +103,10 @@ def _select(warehouse: Warehouse, settings: Settings, workload: str) -> tuple[Se
 
 
 def _chat(rows: Rows, settings: Settings, _: Chosen) -> Iterator[Row]:
-    """Yields `messages`: the conversation and the corrected or accepted answer."""
+    """Yields `messages`: the conversation, whose answers have weight 0, and the corrected or accepted answer."""
     for row, _helpful in rows:
-        yield {"messages": [*_prompt(row, settings), *answer(row.completion)]} | _tools(row)
+        before = [turn | ({"weight": 0} if turn["role"] == "assistant" else {}) for turn in _prompt(row, settings)]
+        yield {"messages": [*before, *answer(row.completion)]} | _tools(row)
 
 
 def _preference(rows: Rows, settings: Settings, metric: Chosen) -> Iterator[Row]:

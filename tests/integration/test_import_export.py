@@ -342,6 +342,27 @@ def test_training_sets_have_trls_forms(taught: House, tmp_path: Path, form: str,
         }
 
 
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_an_exported_training_set_teaches_the_same_where_it_is_imported(tmp_path: Path, format: str) -> None:
+    call = {"id": "call_0", "type": "function", "function": {"name": "order", "arguments": '{"id": 7}'}}
+    said = [("user", "Where is order 7?"), ("assistant", "It is lost."), ("user", "Look again.")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    thumb = {"id": "f1", "timestamp": "2024-01-03T00:00:00Z", "interaction_id": "i1", "name": "helpful", "value": True}
+    with opened(tmp_path / "first", dataset={"holdout_share": 0.0}) as house:
+        house.send(logged(1, messages=messages, response="", attributes={"tool_calls": [call]}), thumb)
+        house.ingest.step()
+        exported = {form: house.export(form, format) for form in ("chat", "kto")}
+    for form, name, value in (("chat", "correction", {"content": "", "tool_calls": [call]}), ("kto", "helpful", True)):
+        (path := tmp_path / f"{form}.{format}").write_bytes(exported[form])
+        with opened(tmp_path / form) as house:
+            assert house.take(path, workload="support") == 0
+            events = house.events()
+        assert [(one["messages"], one["attributes"]["tool_calls"]) for one in events["interactions"]] == [
+            (messages, [call])
+        ]
+        assert [(one["name"], one["value"]) for one in events["feedback"]] == [(name, value)]
+
+
 def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path: Path) -> None:
     forms = ("chat", "kto")  # a preference is made of a row of chat
 

@@ -710,7 +710,8 @@ def test_who_gave_feedback_of_langsmith(kind: str, source: str) -> None:
     assert event.source == source
 
 
-CALLED = {"id": "c1", "type": "function", "function": {"name": "order_status", "arguments": '{"order": 7}'}}
+CALL = {"name": "order_status", "arguments": '{"order": 7}'}
+CALLED = {"id": "c1", "type": "function", "function": CALL}
 
 
 @pytest.mark.parametrize(
@@ -721,6 +722,10 @@ CALLED = {"id": "c1", "type": "function", "function": {"name": "order_status", "
         ({"role": "assistant", "content": "Within 14 days."}, "Within 14 days."),
         ({"choices": [{"message": {"role": "assistant", "content": "14 days."}}]}, "14 days."),
         ({"role": "assistant", "content": "", "tool_calls": [CALLED]}, {"content": "", "tool_calls": [CALLED]}),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", **CALL}]},
+            {"content": "", "tool_calls": [CALLED]},
+        ),
         ({"output": ["red", "blue"]}, '["red","blue"]'),
         ({"answer": "Within 14 days.", "sure": True}, '{"answer":"Within 14 days.","sure":true}'),
         ({"choices": []}, {"choices": []}),
@@ -732,6 +737,16 @@ def test_a_correction_of_langsmith_may_be_an_object(correction: Any, expected: A
     verdict, corrected = found(row)
     assert (verdict.value, corrected.name) == (False, "correction")
     assert corrected.value == expected
+
+
+@pytest.mark.parametrize(
+    "reason", [{"stop_reason": "max_tokens"}, {"stopReason": "max_tokens"}, {"done_reason": "length"}]
+)
+def test_the_finish_reason_of_langchain_in_each_providers_name(reason: dict[str, Any]) -> None:
+    run = {row["run_type"]: row for row in recorded("langchain.json") if "run_type" in row}["llm"]
+    message = {"content": "30", "type": "ai", "response_metadata": {"model_name": "m", **reason}}
+    event = one(run | {"outputs": {"generations": [[{"text": "30", "message": message}]]}})
+    assert event.finish_reason == next(iter(reason.values()))
 
 
 OBSERVATION = {

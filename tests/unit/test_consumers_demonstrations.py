@@ -8,6 +8,7 @@ from bounds import BOUNDS
 from retuned.consumers.common.reasoning import split
 from retuned.consumers.formats.demonstrations import NoWorkload, events, renamed
 from retuned.consumers.formats.events import BadEvent, convert
+from retuned.consumers.formats.messages import as_text
 
 TIME = "2026-01-02T03:04:05+00:00"
 
@@ -71,6 +72,18 @@ def test_a_transcript_that_ends_with_calls_of_tools_demonstrates_them() -> None:
         made(messages=[*asked("q"), {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]}])
 
 
+@pytest.mark.parametrize("roles", [("function_call", "observation"), ("tool_call", "tool_response")])
+@pytest.mark.parametrize("written", [as_text, lambda call: as_text([call]), dict], ids=["text", "list", "object"])
+def test_calls_as_messages_of_their_own_role_are_calls_of_the_assistant(roles: tuple[str, str], written: Any) -> None:
+    call = {"name": "order", "arguments": {"id": 7}}
+    turns = [("human", "q"), (roles[0], written(call)), (roles[1], "sent"), ("gpt", "It is sent.")]
+    row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    first, called, last, _ = events(row, "support", TIME)
+    calls = [{"type": "function", "function": {"name": "order", "arguments": '{"id":7}'}}]
+    assert (first["response"], called["value"]) == ("", {"content": "", "tool_calls": calls})
+    assert last["messages"][1:] == [{"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": "sent"}]
+
+
 def test_a_transcript_with_reasoning_demonstrates_it() -> None:
     interaction, (said,) = made(
         messages=[*asked("q"), {"role": "assistant", "content": "a", "reasoning_content": "Hm."}]
@@ -105,6 +118,62 @@ def test_a_correction_in_json_stays_json() -> None:
 def test_an_answer_that_is_no_text_is_demonstrated_as_json(answer: Any, expected: str) -> None:
     interaction, (said,) = made(question="q", answer=answer)
     assert interaction["response"] == said["value"] == expected
+
+
+SAID = {"role": "assistant", "content": "a"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "order", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+CALLED = {"content": "", "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "sent"}
+
+
+@pytest.mark.parametrize("as_given", [lambda turn: turn, lambda turn: [turn]], ids=["message", "messages"])
+@pytest.mark.parametrize(
+    ("turn", "taught"),
+    [
+        (SAID, "a"),
+        ({"from": "gpt", "value": "a"}, "a"),
+        (CALLING, CALLED),
+        (CALLED, CALLED),
+        (SAID | {"reasoning_content": "Hm."}, "<think>\nHm.\n</think>\n\na"),
+    ],
+)
+def test_an_answer_may_be_given_as_chat_messages(as_given: Any, turn: Any, taught: Any) -> None:
+    given = as_given(turn)
+    _, (said,) = made(prompt=asked("q"), completion=given)
+    assert said["value"] == taught
+    _, (said,) = made(prompt="q", chosen=given, rejected="bad")
+    assert said["value"] == taught
+    _, (said,) = made(question="q", answer="bad", correction=given)
+    assert said["value"] == taught
+    logs = [
+        made(prompt=asked("q"), completion=given, label=True)[0],
+        made(prompt="q", chosen="good", rejected=given)[0],
+    ]
+    for log in logs:
+        calls = log.get("attributes", {}).get("tool_calls")
+        assert ({"content": log["response"], "tool_calls": calls} if calls else log["response"]) == taught
+
+
+def test_an_answer_of_several_messages_is_a_conversation() -> None:
+    row = {"prompt": asked("q"), "completion": [CALLING, RESULT, SAID, *asked("thanks")]}
+    first, called, last, said = events(row, "support", TIME)
+    assert (called["value"], said["value"]) == (CALLED, "a")
+    assert (len(first["messages"]), len(last["messages"])) == (1, 3)
+    assert first["conversation_id"] == last["conversation_id"]
+    interaction, _ = made(**row, helpful=True)
+    assert (interaction["response"], len(interaction["messages"])) == ("a", 3)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"role": "engineer", "name": "Ann"}, {"from": "Oslo", "value": "7"}, {"role": "user", "name": "Ann"}]
+)
+def test_an_object_that_is_no_chat_message_is_an_answer_in_json(answer: dict[str, Any]) -> None:
+    for given, text in ((answer, as_text(answer)), ([answer], as_text([answer]))):
+        _, (said,) = made(question="q", answer=given)
+        assert said["value"] == text
+        _, (said,) = made(question="q", chosen=given, rejected="bad")
+        assert said["value"] == text
 
 
 def test_what_an_instruction_is_about_may_be_an_object() -> None:
@@ -162,6 +231,13 @@ def test_preferences_are_corrections_and_labels_are_thumbs() -> None:
     interaction, (said,) = made(prompt="q", completion="bad", label=False)
     assert interaction["response"] == "bad"
     assert (said["name"], said["value"], said["source"]) == ("helpful", False, "user")
+
+
+@pytest.mark.parametrize(("label", "helpful"), [(0, False), (1, True), ("0", False), ("1.0", True), ("No", False)])
+def test_a_label_is_read_as_a_thumb_is(label: Any, helpful: bool) -> None:
+    interaction, (said,) = made(prompt="q", completion="a", label=label)
+    assert (said["name"], said["value"], said["source"]) == ("helpful", helpful, "user")
+    assert "attributes" not in interaction
 
 
 def test_ids_come_from_the_content_alone() -> None:

@@ -229,6 +229,28 @@ def test_tools_that_are_offered_and_called_stand_among_the_attributes() -> None:
     assert (event.response, event.attributes) == ("Hi", UNSET)
 
 
+@pytest.mark.parametrize(
+    "calling",
+    [
+        {"tool_calls": [{"id": "c1", "name": "order", "arguments": {"id": 7}}]},
+        {"tool_calls": [{"id": "c1", "name": "order", "args": {"id": 7}, "type": "tool_call"}]},  # LangChain
+        {"function_call": {"name": "order", "arguments": '{"id":7}'}, "tool_calls": None},  # OpenAI, before tools
+    ],
+    ids=["flat", "args", "older"],
+)
+def test_calls_of_tools_are_kept_in_one_form(calling: dict[str, Any]) -> None:
+    said = {"role": "assistant", "content": None, **calling}
+    event = interaction(messages=[*INTERACTION["messages"], said], response=said)
+    _, message = json.loads(bytes(event.messages))
+    attributes = json.loads(bytes(event.attributes))
+    assert message["tool_calls"] == attributes["tool_calls"]
+    (call,) = message["tool_calls"]
+    assert {"id": "c1", **call} == CALL | {"function": {"name": "order", "arguments": '{"id":7}'}}
+    assert "function_call" not in message
+    if "function_call" not in calling:
+        assert json.loads(bytes(interaction(attributes=calling).attributes)) == attributes
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_beside_an_answer_stands_among_the_attributes(name: str) -> None:
     event = interaction(response={"content": "Hi", name: "Be kind."})

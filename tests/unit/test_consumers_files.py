@@ -3,7 +3,7 @@
 import gzip
 import json
 import tracemalloc
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,45 @@ def test_corrections_in_json_of_a_table(tmp_path: Path) -> None:
     assert found == [{"days": 14}, ["a"], "{}", "[1] 14 days", "[]", "14", "null"]
 
 
+def test_nested_columns_of_parquet_hold_what_each_row_has(tmp_path: Path) -> None:
+    """A struct has the fields of all rows; those that a row lacks are null."""
+    weather, order = {"city": {"type": "string"}}, {"order": {"type": "integer", "enum": [7, None]}}
+    rows = [
+        {"question": "q", "answer": "a", "tools": [{"name": name, "parameters": {"properties": properties}}]}
+        for name, properties in (("weather", weather), ("order", order))
+    ]
+    took = pa.array([timedelta(seconds=1.5)] * 2, pa.duration("ns"))
+    metadata = pa.array([{"team": "north"}] * 2, pa.map_(pa.string(), pa.string()))
+    table = pa.Table.from_pylist(rows).append_column("latency_seconds", took).append_column("metadata", metadata)
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = [event for event in events(tmp_path / "x.parquet", "w") if isinstance(event, Interaction)]
+    expected = [{"team": "north", "tools": row["tools"]} for row in rows]
+    assert [json.loads(bytes(event.attributes)) for event in found] == expected  # type: ignore[arg-type]
+    assert [event.latency_seconds for event in found] == [1.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("type", "expected"),
+    [
+        (pa.timestamp("ns"), "2024-05-06T07:08:09+00:00"),
+        (pa.timestamp("ns", "Europe/Oslo"), "2024-05-06T07:08:09+00:00"),
+        (pa.date32(), "2024-05-06T00:00:00+00:00"),
+        (pa.date64(), "2024-05-06T00:00:00+00:00"),
+    ],
+    ids=str,
+)
+def test_times_of_parquet(tmp_path: Path, type: pa.DataType, expected: str) -> None:
+    when = pa.array([datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)]).cast(pa.timestamp("us")).cast(type, safe=False)
+    for row in (INTERACTION, FEEDBACK, {"question": "q", "answer": "a", "created": 1, "workload": "shop"}):
+        name = "timestamp" if "timestamp" in row else "created"
+        table = pa.Table.from_pylist([{key: value for key, value in row.items() if key != name}])
+        kept = {"seen": when, "at": pa.array([{"seen": when[0].as_py()}], pa.struct({"seen": type}))}
+        for column, values in {name: when, **kept}.items():
+            table = table.append_column(column, values)
+        pq.write_table(table, tmp_path / "x.parquet")
+        assert {event.timestamp for event in events(tmp_path / "x.parquet")} == {datetime.fromisoformat(expected)}
+
+
 def test_one_content_is_one_topic_and_other_ways_to_read_it_are_others(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", *PAIRS)
     topics = [
@@ -369,3 +408,42 @@ We ship.
     assert "longer than an event" in str(next(iter(sections(["# x\n", "y" * 101], 100))))
     underlined = list(sections(["Shop\n", "====\n", "Open?\n", "-----\n", "Yes.\n"], 100))
     assert underlined == [{"question": "Open?", "answer": "Yes.", "context": ["Yes."]}]
+
+
+def headed(text: str) -> list[tuple[str, str] | str]:
+    found = sections(text.splitlines(True), 1_000)
+    return [section if isinstance(section, str) else (section["question"], section["answer"]) for section in found]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "````\n```\n# no heading\n```\n````",
+        "```\n# no heading\n~~~\n# no heading\n``` x\n# no heading\n`````",
+        "```retuned status``` prints a table.",
+    ],
+    ids=["longer", "other", "inline"],
+)
+def test_code_in_a_document_ends_where_markdown_ends_it(code: str) -> None:
+    assert headed(f"# One?\n{code}\n# Two?\nYes.\n") == [("One?", code), ("Two?", "Yes.")]
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        "---\n",  # no end
+        "---\n\nAll prices are in kroner.\n\n---\n",
+        "---\nNote: all prices are in kroner.\n\n# One?\n1\n\n---\n",
+    ],
+    ids=["alone", "text", "sections"],
+)
+def test_a_break_at_the_top_of_a_document_is_no_front_matter(top: str) -> None:
+    *_, last = found = headed(f"{top}# Two?\nYes.\n")
+    assert last == ("Two?", "Yes.")
+    assert ("kroner" in top) == ("kroner" in str(found[0]))
+    assert ("# One?" in top) == (("One?", "1\n\n---") in found)
+
+
+def test_headings_of_a_document_end_with_their_text() -> None:
+    assert headed("# C#\nA language.\n# Sofas ##\nSoft.\n") == [("C#", "A language."), ("Sofas", "Soft.")]
+    assert headed("---\ntitle: Shop\n...\n# Two?\nYes.\n") == [("Two?", "Yes.")]

@@ -94,6 +94,24 @@ def test_an_answer_of_weight_0_is_asked_about_and_not_taught(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q", "answer": "a", "weight": "0"},
+        {"question": "q", "answer": "a", "helpful": True, "weight": 0.0},
+        {"prompt": "q", "chosen": "good", "rejected": "bad", "weight": 0},
+        {"prompt": "q", "chosen": says("good", weight=0), "rejected": says("bad")},
+        {"messages": [user("q"), says("a")], "weight": "0.0"},
+        {"messages": [user("q"), says("a", weight="0")]},
+        {"messages": [user("q"), says("a", weight=0)], "label": True},
+    ],
+)
+def test_a_row_of_weight_0_teaches_nothing_in_any_form(tmp_path: Path, row: dict[str, Any]) -> None:
+    parts, refused = read(tmp_path, row)
+    assert parts == []
+    assert [reason.partition(":")[0] for reason in refused] == ["no answer is taught"]
+
+
 def test_what_comes_before_the_first_question_is_a_greeting_and_no_answer(tmp_path: Path) -> None:
     parts, refused = read(
         tmp_path, {"messages": [says("Hello"), user("q"), says("a")]}, {"messages": [SYSTEM, says("a")]}
