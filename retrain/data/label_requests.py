@@ -29,6 +29,7 @@ from retuned.consumers.warehouse.connection import Warehouse, insert, named_quer
 from retuned.retrain import versions
 from retuned.retrain.data.examples import Example, example, logged_answer
 from retuned.retrain.data.label_choice import Candidate, Pick, Taught, choose
+from retuned.retrain.scoring.exam import shown
 from retuned.retrain.scoring.facts import facts
 from retuned.retrain.scoring.metric import restored
 from retuned.retrain.settings import Settings
@@ -270,7 +271,7 @@ def _message(row: dict[str, Any]) -> dict[str, Any]:
         "messages": messages,
         "question": joined_text(asked[-1]) if asked else None,
         "answer": logged_answer(row["response"], row["calls"])[1],
-        "answers": row["answers"],
+        "answers": row["answers"] and [shown(**one) for one in row["answers"]],
         "tools": schemas(json.loads(row["tools"])) if row["tools"] else [],
         "context": json.loads(row["context"]) if row["context"] else None,
         "reason": row["reason"],

@@ -134,6 +134,8 @@ SELECT min(created_at) AS created_at FROM label_requests WHERE answered_at IS NU
 -- name: settle
 -- An expert's correction or verdict answers a request; `hallucination` answers one of calibration, `same` or a correction
 -- one of a conflict. The first answer counts. Answers come after requests, so feedback since the oldest open one is enough.
+-- The interaction of a conflict may have feedback already, so its answer came after the request or has the id of an answer
+-- in the console (`teach.feedback_id`): the clock of the member that received it may be behind.
 UPDATE label_requests SET answered_at = answer.received_at, feedback_id = answer.id
 FROM (
     SELECT r.id AS request_id, min(f.received_at) AS received_at, arg_min(f.id, f.received_at) AS id
@@ -144,18 +146,28 @@ FROM (
         ELSE ['correction', 'helpful']
     END, f.name)
     WHERE r.answered_at IS NULL AND f.source = 'expert' AND f.received_at >= $since
+        AND (
+            r.reason <> 'conflict'
+            OR (f.received_at > r.created_at AND f.id NOT IN (r.first_feedback_id, r.second_feedback_id))
+            OR f.id IN (
+                SELECT md5(concat_ws(' ', w.request_id, w.expert, epoch_us(w.since)))
+                FROM label_work w WHERE w.request_id = r.id
+            )
+        )
     GROUP BY r.id
 ) answer
 WHERE label_requests.id = answer.request_id
 
 -- name: open
 -- Open requests, or the one with this id even if it is answered. Their interaction is not archived: feedback on an archived
--- one would teach nothing.
+-- one would teach nothing. The two answers of a conflict are the arguments of `exam.shown`.
 SELECT r.id, r.created_at, r.workload, r.interaction_id, i.model, i.messages, i.response, i.context,
     i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, r.reason, r.detail, r.score,
     CASE WHEN r.reason = 'conflict' THEN [
-        CASE WHEN a.name = 'correction' THEN coalesce(a.value ->> '$.content', a.value ->> '$') ELSE i.response END,
-        CASE WHEN o.name = 'correction' THEN coalesce(o.value ->> '$.content', o.value ->> '$') ELSE oi.response END
+        {'correction': CASE WHEN a.name = 'correction' THEN a.value END, 'response': i.response,
+         'calls': i.attributes -> '$.tool_calls'},
+        {'correction': CASE WHEN o.name = 'correction' THEN o.value END, 'response': oi.response,
+         'calls': oi.attributes -> '$.tool_calls'}
     ] END AS answers
 FROM label_requests r
 JOIN interactions i ON i.id = r.interaction_id AND i.workload = r.workload

@@ -16,7 +16,8 @@ from typing import Any
 
 import duckdb
 
-from retuned.consumers.common.tool_calls import answer_text, parsed
+from retuned.consumers.common import reasoning
+from retuned.consumers.common.tool_calls import answer_text, are_calls
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
 from retuned.retrain.scoring.metric import named
 from retuned.retrain.scoring.score import Metric, Score
@@ -207,9 +208,21 @@ def own(warehouse: duckdb.DuckDBPyConnection, workload: str) -> list[Pair]:
     """Returns the labelled pairs of a workload: answers with a correction, or the two answers of a label request."""
     rows = warehouse.execute(_QUERIES["pairs"], {"workload": workload}).fetchall()
     return [
-        Pair(identity, OWN, language or "", question or "", answer_text(parsed(approved)), answer, bool(same))
+        Pair(identity, OWN, language or "", question or "", shown(**approved), shown(**answer), bool(same))
         for identity, language, question, approved, answer, same in rows
     ]
+
+
+def shown(correction: str | None, response: str | None, calls: str | None) -> str:
+    """Returns the text of an answer as experts see it, without its reasoning; empty if the answer is archived.
+
+    Args:
+        correction: JSON; None: the answer is a response.
+        calls: the tool calls of the response, JSON.
+    """
+    logged = json.loads(calls) if calls else None
+    given: Any = {"content": response, "tool_calls": logged} if are_calls(logged) else response or ""
+    return reasoning.split(answer_text(given if correction is None else json.loads(correction)))[1]
 
 
 def kept_metric(warehouse: duckdb.DuckDBPyConnection, workload: str) -> dict[str, Any] | None:

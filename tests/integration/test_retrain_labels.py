@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.main import main
+from retuned.daemon.console import teach as console_teach
+from retuned.daemon.console.inbox import Work
 from retuned.daemon.demo import company as demo_company
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.operations.local import opened
@@ -492,6 +494,76 @@ def test_experts_are_asked_whether_two_answers_mean_the_same_where_nobody_knows(
         assert exam.own(warehouse.cursor(), "support") == [
             exam.Pair(message["interaction_id"], exam.OWN, "", "Who is the boss?", second, first, False)
         ]
+
+
+def conflict(jobs: Jobs, teacher: Teacher, first: str, second: str) -> dict[str, Any]:
+    """A request about two answers, by the feedback that states each."""
+    (row,) = jobs.context.warehouse.rows("SELECT interaction_id FROM feedback WHERE id = ?", [first])
+    teacher.acts += 1
+    jobs.context.warehouse.insert(
+        "label_requests", id="l1", created_at=teacher.now, workload="support", reason="conflict", detail="",
+        first_feedback_id=first, second_feedback_id=second, announced=False, **row,
+    )  # fmt: skip
+    message = labels.find(jobs.context.warehouse, "l1")
+    assert message is not None
+    return message
+
+
+CALLS = [{"function": {"name": "track", "arguments": '{"order": 7}'}}]
+CALLED = '<tool_call>\n{"name": "track", "arguments": {"order": 7}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("correction", "text"),
+    [
+        ({"content": "", "tool_calls": CALLS}, CALLED),
+        ({"content": "A letter.", "title": "Hello"}, '{"content": "A letter.", "title": "Hello"}'),
+        (CALLS, CALLED),
+        ("<think>\nHm.\n</think>\n\nIt is sent.", "It is sent."),
+    ],
+)
+def test_experts_see_the_texts_of_both_answers_and_those_are_examined(
+    tmp_path: Path, correction: Any, text: str
+) -> None:
+    with house(tmp_path) as (jobs, teacher, _):
+        first = teacher.correct("Where is order 7?", "No idea.", correction)
+        called = teacher.ask("Where is order 7?", "", attributes={"tool_calls": CALLS})
+        message = conflict(jobs, teacher, first, teacher.say(called, "helpful", True))
+        assert message["answers"] == [text, CALLED]
+        teacher.say(message["interaction_id"], "same", True)
+        (pair,) = exam.own(jobs.context.warehouse.cursor(), "support")
+        assert (pair.answer, pair.approved, pair.same) == (text, CALLED, True)
+
+
+def test_only_later_feedback_answers_a_conflict_and_one_that_names_the_request(tmp_path: Path) -> None:
+    with house(tmp_path) as (jobs, teacher, _):
+        warehouse = jobs.context.warehouse
+        doubted(teacher, "How long is the warranty of a sofa?")
+        jobs.run("labels")  # an older request is open
+        warehouse.execute("UPDATE label_requests SET id = 'l0'")
+
+        def answered_by() -> list[str | None]:
+            labels.settle(warehouse)
+            return [row["feedback_id"] for row in rows(warehouse) if row["id"] == "l1"]
+
+        one, other = teacher.ask("May I return a lamp?", "No."), teacher.ask("May I return a lamp?", "No.")
+        earlier = teacher.say(one, "same", True)
+        first, second = teacher.say(one, "correction", "In 14 days."), teacher.say(other, "correction", "Never.")
+        conflict(jobs, teacher, first, second)
+        assert answered_by() == [None]
+        # Where another member of a cluster reads the feedback, its clock may be behind.
+        warehouse.execute(
+            "INSERT INTO label_work BY NAME SELECT 'l1' AS request_id, 'anna' AS expert, 'answered' AS state, "
+            "TIMESTAMP '2026-03-01' AS since"
+        )
+        named = console_teach.feedback_id("l1", Work("anna", "answered", datetime(2026, 3, 1)))
+        warehouse.execute("UPDATE feedback SET id = ? WHERE id = ?", [named, earlier])
+        assert answered_by() == [named]
+        warehouse.execute("UPDATE label_requests SET feedback_id = NULL, answered_at = NULL WHERE id = 'l1'")
+        warehouse.execute("DELETE FROM label_work")
+        assert answered_by() == [None]
+        later = teacher.say(one, "correction", "In 30 days.")
+        assert answered_by() == [later]
 
 
 @pytest.mark.parametrize("per_day", [1, 2, 5])

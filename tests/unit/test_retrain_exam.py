@@ -82,7 +82,14 @@ def test_the_newest_marks_of_each_source_are_kept(tmp_path: Path) -> None:
 
 def test_verdicts_of_experts_on_corrected_answers_are_pairs_of_the_workload(tmp_path: Path) -> None:
     warehouse = new_warehouse(tmp_path)
-    for identity, workload in (("a", "support"), ("b", "support"), ("c", "support"), ("d", "sales")):
+    for identity, workload in (
+        ("a", "support"),
+        ("b", "support"),
+        ("c", "support"),
+        ("d", "sales"),
+        ("e", "e"),
+        ("f", "e"),
+    ):
         warehouse.execute(
             'INSERT INTO interactions (id, timestamp, workload, model, messages, response, topic, partition, "offset", '
             'received_at) VALUES ($1, $2, $3, \'m\', \'[{"role": "user", "content": "How long?"}]\', \'Three days.\', '
@@ -99,6 +106,11 @@ def test_verdicts_of_experts_on_corrected_answers_are_pairs_of_the_workload(tmp_
         ("c", "same", "true", "expert", 0),  # the same as what?
         ("d", "correction", '"4 days."', "expert", 0),
         ("d", "same", "false", "expert", 0),
+        ("e", "correction", '"4 days."', "expert", 0),
+        ("e", "same", "false", "expert", 1),
+        ("e", "correction", '"3 days."', "expert", 2),  # after the verdict, which is on the earlier one
+        ("f", "same", "true", "expert", 0),
+        ("f", "correction", '"4 days."', "expert", 1),
     ]
     for number, (identity, name, value, source, hour) in enumerate(said):
         warehouse.execute(
@@ -110,6 +122,7 @@ def test_verdicts_of_experts_on_corrected_answers_are_pairs_of_the_workload(tmp_
         Pair("a", "workload", "", "How long?", "3 days.", "Three days.", True)
     ]
     assert [(one.id, one.same) for one in exam.own(warehouse.cursor(), "sales")] == [("d", False)]
+    assert [(one.id, one.approved, one.same) for one in exam.own(warehouse.cursor(), "e")] == [("e", "4 days.", False)]
 
 
 def test_a_workload_is_examined_on_the_shipped_pairs_once_and_on_its_own_each_time(tmp_path: Path) -> None:
