@@ -33,9 +33,12 @@ ORDER BY f.timestamp DESC, f.id
 -- name: verdicts
 -- The last verdict of each account on an answer: good or bad (see `approves`). A correction of the same account replaces it.
 -- A neutral rating takes earlier ratings and thumbs back, and "no hallucination" an earlier "hallucination": neither is a
--- verdict. Good and bad ones are limited apart, so that many of one kind leave the other its place, and those on answers that a
+-- verdict. Good and bad ones are limited apart, so that many of one kind leave the other its place. Verdicts on answers that a
 -- person wants taught are always read.
-WITH said AS (
+WITH wanted AS (
+    SELECT interaction_id FROM row_decisions
+    WHERE workload = $workload AND superseded_at IS NULL AND action IN ('keep', 'pin', 'edit')
+), said AS (
     SELECT
         f.id, f.interaction_id, f.timestamp, f.received_at, f.source,
         CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
@@ -47,7 +50,7 @@ WITH said AS (
     QUALIFY row_number() OVER (
         PARTITION BY f.interaction_id, voter, f.source, f.name = 'hallucination'
         ORDER BY f.timestamp DESC, good NULLS LAST, f.id DESC
-    ) = 1
+    ) = 1 OR f.interaction_id IN (FROM wanted)
 ), last AS (
     SELECT interaction_id, voter, source, arg_max(said, (timestamp, NOT good, id)) AS vote
     FROM said
@@ -63,10 +66,8 @@ SELECT
     ends_with(i.model, '@cascade') AS cascaded, json_extract_string(i.attributes, '$.memory.entries[*]') AS entries
 FROM last l
 JOIN interactions i ON i.id = l.interaction_id
-QUALIFY row_number() OVER (PARTITION BY l.vote.good ORDER BY l.vote.timestamp DESC, l.vote.id) <= $limit OR i.id IN (
-    SELECT interaction_id FROM row_decisions
-    WHERE workload = $workload AND superseded_at IS NULL AND action IN ('keep', 'pin', 'edit')
-)
+QUALIFY row_number() OVER (PARTITION BY l.vote.good ORDER BY l.vote.timestamp DESC, l.vote.id) <= $limit
+    OR i.id IN (FROM wanted)
 ORDER BY l.vote.timestamp DESC, l.vote.id
 
 -- name: entries

@@ -1,8 +1,9 @@
 """Detects accounts that copy each other or belong to one person. They count as one and share one reliability.
 
-There are two signs. Accounts that share half of their texts, beyond chance, are dependent (source dependence, Dong et
-al. 2009). A text that far more new accounts than usual have written has one author: it counts once, and these accounts
-have a common reliability.
+There are two signs. Accounts that share half of the texts that they wrote themselves, beyond chance, are dependent
+(source dependence, Dong et al. 2009). Likes are no such sign: many accounts like the same right answers. A text that
+far more new accounts than usual have given has one author: it counts once, and these accounts have a common
+reliability.
 """
 
 from collections import defaultdict
@@ -24,11 +25,16 @@ _MOST = 1_000
 
 @dataclass(frozen=True)
 class Statement:
-    """A text that an account gave, whatever the question."""
+    """A text that an account gave, whatever the question.
+
+    Attributes:
+        own: the account wrote it, as a correction; else it liked the model's text.
+    """
 
     account: str
     text: Hashable
     at: datetime
+    own: bool
 
 
 class Crowd(Independence):
@@ -50,25 +56,29 @@ class Crowd(Independence):
         def is_young(one: Statement) -> bool:
             return one.account in first_seen and one.at - first_seen[one.account] < YOUNG
 
-        written: dict[Hashable, dict[str, bool]] = defaultdict(dict)
+        given: dict[Hashable, dict[str, bool]] = defaultdict(dict)
+        written: dict[Hashable, set[str]] = defaultdict(set)
         for one in statements:
-            written[one.text][one.account] = is_young(one) or written[one.text].get(one.account, False)
+            given[one.text][one.account] = is_young(one) or given[one.text].get(one.account, False)
+            if one.own:
+                written[one.text].add(one.account)
         self._sources: dict[str, str] = {}
         usual = _usual([is_young(one) for one in quiet])
-        new = {text: sorted(name for name, young in own.items() if young) for text, own in written.items()}
+        new = {text: sorted(name for name, young in own.items() if young) for text, own in given.items()}
         tested = [text for text, young in new.items() if len(young) >= 2]
         for text in tested:
-            if _chance(len(new[text]), len(written[text]), usual) < CHANCE / len(tested):
+            if _chance(len(new[text]), len(given[text]), usual) < CHANCE / len(tested):
                 for name in new[text][1:]:
                     self._sources[self.source(name)] = self.source(new[text][0])
-        self._index = {name: number for number, name in enumerate(sorted({n for all in written.values() for n in all}))}
+        self._index = {name: number for number, name in enumerate(sorted({n for all in given.values() for n in all}))}
         pairs = [(self._index[name], number) for number, all in enumerate(written.values()) for name in all]
         rows, columns = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
         shape = (max(len(self._index), 1), max(len(written), 1))
         self._written = csr_matrix((np.ones(len(pairs)), (rows, columns)), shape=shape)
         self._count = np.asarray(self._written.sum(axis=1)).ravel()
-        share = np.asarray(self._written.sum(axis=0)).ravel() / max(len(pairs), 1)
-        self._meeting = float((share**2).sum())  # the probability that two random statements have the same text
+        often = np.array([len(own) for own in given.values()])
+        # The probability that two random statements have the same text, likes included: a ring hardly raises it.
+        self._meeting = float((often**2).sum()) / max(int(often.sum()) ** 2, 1)
 
     def independent(self, statements: Iterable[tuple[str, datetime]]) -> float:
         """Returns how many independent accounts statements come from, without accounts that were new at that time."""
@@ -98,7 +108,7 @@ class Crowd(Independence):
         return weights
 
     def _alike(self, numbers: list[int]) -> Any:
-        """Returns the matrix of accounts that share half of their texts, beyond chance."""
+        """Returns the matrix of accounts that share half of the texts that they wrote, beyond chance."""
         known = np.array(numbers) >= 0
         rows = np.where(known, numbers, 0)
         written, count = self._written[rows], self._count[rows]

@@ -76,8 +76,9 @@ class Evidence:
         questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
         related = Related(questions, options.near_duplicate_similarity)
         table = decided(warehouse, statements, first, options, overrides)
-        # The metric should fit the right answers, which are known only now.
-        metric = _metric(settings, replace(statements, rows=table.rows))
+        # The metric should fit the right answers, which are known only now. The learned wording of each is the last.
+        right = [one.row for one in sorted(table.decided, key=lambda one: not one.reason) if one.state == "taught"]
+        metric = _metric(settings, replace(statements, rows=right))
         if (metric.metric.name, metric.metric.learned) != (first.metric.name, first.metric.learned):
             table = decided(warehouse, statements, metric, options, overrides)
         table = replace(table, decided=[*table.decided, *overruled])
@@ -113,7 +114,7 @@ def _metric(settings: Settings, statements: Statements) -> Chosen:
 
     An expert may have given a rare label once, or never. So answers of others add labels and keys to those of experts:
     in an expert's words, or in a form that several accounts gave, which is a text that fits its questions, or a JSON
-    document with the same keys.
+    document with the same keys. A form also counts if several accounts gave it to one question, and nobody another.
     """
     experts = {row.prompt_hash: row.completion for row in statements.learnable if row.is_expert}
     if len(experts) < EXPERTS:
@@ -124,10 +125,13 @@ def _metric(settings: Settings, statements: Statements) -> Chosen:
     known = {plain(answer) for answer in experts.values()}
     others = [row for row in statements.learnable if row.prompt_hash not in experts]
     accounts: dict[str | frozenset[str], set[str]] = defaultdict(set)
+    asked: dict[str, dict[str | frozenset[str], set[str]]] = defaultdict(lambda: defaultdict(set))
     for row, account in zip(others, accounts_of(others), strict=True):
         accounts[_form(row)].add(account)
-    fitting = specific(others)
-    forms = {
+        asked[row.prompt_hash][_form(row)].add(account)
+    fitting = specific(statements.learnable)
+    agreed = {form for forms in asked.values() if len(forms) == 1 for form, those in forms.items() if len(those) > 1}
+    forms = agreed | {
         form for form, those in accounts.items() if len(those) > 1 and (isinstance(form, frozenset) or form in fitting)
     }
     repeated = {

@@ -2,9 +2,9 @@
 
 -- name: interactions
 -- Interactions with feedback: of those with corrections, of those called good and of those called bad, twice as many of the
--- newest as a dataset may contain, because votes of distrusted accounts do not count. Also a row for each account without a
--- workload, with the time of its first event. An answer of the incumbent is one that the gateway marked, or that a log names
--- by the incumbent's model, such as gpt-4.1-mini-2025-04-14.
+-- newest as a dataset may contain, because votes of distrusted accounts do not count; those that a person keeps, pins or edits
+-- are all there. Also a row for each account without a workload, with the time of its first event. An answer of the incumbent
+-- is one that the gateway marked, or that a log names by the incumbent's model, such as gpt-4.1-mini-2025-04-14.
 WITH rated AS (
     SELECT
         f.interaction_id, f.name = 'correction' AS correction, approves(f.name, f.value) AS good,
@@ -14,6 +14,10 @@ WITH rated AS (
     WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
     GROUP BY f.interaction_id, correction, good
     QUALIFY row_number() OVER (PARTITION BY correction, good ORDER BY rated_at DESC, f.interaction_id) <= 2 * $limit
+        OR f.interaction_id IN (
+            SELECT interaction_id FROM row_decisions
+            WHERE workload = $workload AND superseded_at IS NULL AND action IN ('keep', 'pin', 'edit')
+        )
 ), accounts AS (
     SELECT DISTINCT coalesce(f.user_id, i.user_id) AS user_id
     FROM feedback f

@@ -15,15 +15,20 @@ from retuned.retrain.scoring.facts import exclude_each_other, tokens, unsupporte
 from retuned.retrain.scoring.score import Metric
 from retuned.retrain.settings import Filter
 
-_HANGING = re.compile(r"(?:,|(?<=\s)(?:and|or|but|the|an|und|oder|et|ou))\s*$")
+_HANGING = re.compile(r"(?:,|(?<=\s)(?:and|or|but|the|und|oder|et|ou))\Z")
 """The end of a text that breaks off: what can end no sentence, and stands at the end of no code, smiley or grade."""
+_SENTENCE_END = re.compile(r"\n|[.!?…:;]\s")
+_NO_MORE = r"(?:(?!\b(?:but|however|please)\b)[^.!?:;\"\d\n])*"
+"""The rest of a sentence that states nothing further."""
 _REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b[^.!?]*?"
+    r"\s*(?:(?:i['’]m |i am )?sorry,? (?:but )?|unfortunately,? )?(?>"
+    rf"as an? (?:ai|artificial intelligence|(?:large )?language model)\b{_NO_MORE}?"
     r"\bi (?:can(?:not|['’]t| not)|am (?:not able|unable)|do(?:n['’]t| not)|have no|won['’]t|will not)\b"
-    r"|^\W*(?:(?:i['’]m |i am )?sorry,? (?:but )?|unfortunately,? )?"
-    r"i (?:can(?:not|['’]t| not)|am (?:not able|unable) to|won['’]t|will not) (?:help|assist|answer|discuss|comply)\b",
+    r"|i (?:can(?:not|['’]t| not)|am (?:not able|unable) to|won['’]t|will not) (?:help|assist|answer|discuss|comply)\b)"
+    rf"{_NO_MORE}(?:[.!]+(?:[^.!?]*\?)*)?\s*",
     re.IGNORECASE,
 )
+"""A refusal and no more than a question after it."""
 _SENTENCE_WORDS = 5
 _LOOP_WORDS = 4
 _LOOP_SHARE = 0.4
@@ -62,7 +67,7 @@ def filtered(
       or a mark that ends no sentence.
     - `repetitive`: a text for people that repeats runs of four words (as in Rae et al. 2021, "Scaling language models",
       A1.1).
-    - `refusing`: an accepted answer that only refuses.
+    - `refusing`: an accepted answer that only refuses, with no more than a question after it.
     - `ungrounded`: there are passages, and it states a number, a date or a name that is neither in them nor in the
       question.
     - `off_language`: its language is not the question's, and hardly any other row has it (langid.py, Lui and Baldwin
@@ -94,12 +99,13 @@ def _is_written(row: Example) -> bool:
 def _bad_habit(row: Example, cut: Collection[str], wanted: Collection[Filter], in_words: bool) -> Filter | None:
     """Returns the first filter about the habits of models that applies to an answer."""
     accepted, text = row.kind == "accepted", row.completion
-    hanging = in_words and len(text.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(text))
+    last = _SENTENCE_END.split(text.strip())[-1]
+    hanging = in_words and len(last.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(last))
     if "incomplete" in wanted and accepted and (row.interaction_id in cut or hanging):
         return "incomplete"
     if "repetitive" in wanted and in_words and repetitive(text):
         return "repetitive"
-    if "refusing" in wanted and accepted and _REFUSAL.search(text):
+    if "refusing" in wanted and accepted and _REFUSAL.fullmatch(text):
         return "refusing"
     if "ungrounded" in wanted and row.context and ungrounded(row):
         return "ungrounded"
@@ -113,11 +119,19 @@ def unknown_placeholders(row: Example) -> set[str]:
 
 
 def repetitive(text: str) -> bool:
-    """Returns whether a large share of the runs of four words are repetitions."""
-    words = tokens(text)
-    if len(words) < _LOOP_LENGTH:
+    """Returns whether a large share of the runs of four words are repetitions, within a line or with the whole line.
+
+    A list or a table repeats words in lines that differ.
+    """
+    lines = [tuple(words) for line in text.splitlines() if (words := tokens(line))]
+    if sum(map(len, lines)) < _LOOP_LENGTH:
         return False
-    runs = [tuple(words[place : place + _LOOP_WORDS]) for place in range(len(words) - _LOOP_WORDS + 1)]
+    numbers = {line: number for number, line in enumerate(lines)}
+    runs = [
+        (number, line[at : at + _LOOP_WORDS])
+        for number, line in zip(map(numbers.__getitem__, lines), lines, strict=True)
+        for at in range(max(len(line) - _LOOP_WORDS + 1, 1))
+    ]
     return 1 - len(set(runs)) / len(runs) > _LOOP_SHARE
 
 
@@ -132,7 +146,7 @@ def ungrounded(row: Example) -> bool:
 
 def _off_language(rows: Sequence[Example]) -> list[str]:
     """Returns the rows of `off_language`. Only texts with many words that other rows lack need language detection."""
-    words = {row.feedback_id: [word for word in tokens(row.completion) if word.isalpha()] for row in rows}
+    words = {row.feedback_id: _words(row.completion) for row in rows}
     used = Counter(word for own in words.values() for word in set(own))
     strange = [
         row
@@ -155,3 +169,9 @@ def _off_language(rows: Sequence[Example]) -> list[str]:
         if usual and language not in {*usual, asked} and sure >= _LANGUAGE_SURE:
             ids.append(row.feedback_id)
     return ids
+
+
+def _words(text: str) -> list[str]:
+    """Returns the words of a text without those with a capital letter, which may be names, of no language."""
+    small = " ".join(word for word in re.split(r"\W+", text) if not word[:1].isupper())
+    return [word for word in tokens(small) if word.isalpha()]

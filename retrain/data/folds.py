@@ -16,8 +16,6 @@ import pyarrow.parquet as pq
 
 from retuned.consumers.common.durable import written_aside
 from retuned.retrain.data.dataset import THUMBS, Dataset
-from retuned.retrain.data.examples import restored
-from retuned.retrain.data.related import Related
 from retuned.retrain.settings import Settings
 
 FOLDS = 4
@@ -28,17 +26,15 @@ def can_fold(new_rows: int, settings: Settings) -> bool:
     return FOLDS <= new_rows <= settings.gate.fold_rows
 
 
-def folds(dataset: Dataset, settings: Settings, folder: Path) -> Iterator[Dataset]:
+def folds(dataset: Dataset, folder: Path) -> Iterator[Dataset]:
     """Yields the dataset of each fold, written to a folder of its own.
 
     `holdout` contains the fold's rows, `train` all rows whose questions are not related to them. There is no regression
-    set, and there are no thumbs or traffic. Related questions share a fold, and every topic is dealt evenly. Rows of
-    earlier datasets are in no holdout, because the champion was trained on them.
+    set, and there are no thumbs or traffic. Related questions, as the dataset grouped them, share a fold, and every
+    topic is dealt evenly. Rows of earlier datasets are in no holdout, because the champion was trained on them.
     """
     rows = dataset.split("train")
-    examples = [restored(row) for row in rows]
-    related = Related(examples, settings.dataset.near_duplicate_similarity)
-    of = {example.row_id: related.of(example.prompt_hash) for example in examples}
+    of = {row["row_id"]: row["cluster"] or row["prompt_hash"] for row in rows}
     new = sorted((row for row in rows if not row["replay"]), key=lambda row: (row["topic"] or "", of[row["row_id"]]))
     fold_of = {one: place % FOLDS for place, one in enumerate(dict.fromkeys(of[row["row_id"]] for row in new))}
     schema, thumbs = (pq.read_schema(dataset.path / f"{name}.parquet") for name in ("train", THUMBS))

@@ -15,19 +15,21 @@ from typing import Any
 from retuned.consumers.common import reasoning, tool_calls
 from retuned.consumers.formats.messages import joined_text, object_of, objects_of
 from retuned.consumers.privacy.placeholders import unnumbered
+from retuned.retrain.scoring.invisible import INVISIBLE
 
 INSTRUCTING = ("system", "developer")
 """The roles of messages with instructions, which are no part of the conversation."""
 _REASONING = ("reasoning_content", "reasoning")
 """Keys of reasoning in the messages of chat APIs."""
-_GUILLEMETS = re.compile(r"(?<=[«‹])\s+|\s+(?=[»›])")
+_GUILLEMETS = re.compile(r"(?<=[«‹])\s+|(?<!\s)\s++(?=[»›])")
 _SPACED = re.compile(r"(?<=[\w\"'»›”)])\s+(?=[?!.…]+(?:\s*$|\s+[^\W\d_a-zß-öø-ÿ]))")
 """The space before the mark at the end of a sentence, as in French."""
 _QUOTES = str.maketrans(dict.fromkeys("“”„«»‟", '"') | dict.fromkeys("‘’‚‛‹›`´", "'"))
 _ENDS = ".,;:!?…。、！？؟।\"'"
 _MARKS = frozenset(_ENDS + "¿¡")
 _STOPS = ".,;:?…。、？"
-_INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200e\u200f\u2060\ufe0e\ufe0f\ufeff]")
+_NON_JOINER = "\u200c"
+"""The space within Persian words, which many people leave out of their questions. In answers it counts."""
 _MONTH = (
     "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
     "nov(?:ember)?|dec(?:ember)?)"
@@ -53,7 +55,7 @@ def normalise(text: str) -> str:
     text = _SPACED.sub("", _GUILLEMETS.sub("", unnumbered(text))).translate(_QUOTES)
     if not text.isascii():
         text = "".join(char if _raised(char) else unicodedata.normalize("NFKC", char) for char in text)
-        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text.replace(_NON_JOINER, "")))
     words = text.casefold().split()
     return " ".join(map(_word, words)) if set().union(*words) - _MARKS else ""
 

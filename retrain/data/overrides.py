@@ -1,17 +1,22 @@
 """Decisions of people about rows and accounts, which override the rules. A superseded decision is kept as history."""
 
+import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
+import pyarrow.parquet as pq
 
+from retuned.consumers.common import tool_calls
+from retuned.consumers.common.call_forms import in_one_form
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
-from retuned.retrain.data.examples import Example, Rewriter, Statements, read_statements, with_completion
+from retuned.retrain.data.examples import Example, Rewriter, Statements, read_statements, restored, with_completion
 from retuned.retrain.data.table import Decided
 from retuned.retrain.settings import DatasetSettings
 
@@ -54,22 +59,33 @@ class Overrides:
     Attributes:
         rows: by feedback id. All votes on the same accepted answer share a decision.
         accounts: by pseudonym.
+        answers: those on accepted answers by interaction, for votes that only datasets hold.
     """
 
     rows: Mapping[str, Decision] = field(default_factory=dict)
     accounts: Mapping[str, Decision] = field(default_factory=dict)
+    answers: Mapping[str, Decision] = field(default_factory=dict)
 
     @classmethod
     def of(cls, warehouse: Warehouse, workload: str) -> "Overrides":
         """Reads the decisions in force."""
         about = {"workload": workload}
+        rows = [
+            (row.pop("feedback_id"), row.pop("answer_to"), Decision(**row))
+            for row in warehouse.rows(QUERIES["rows"], about)
+        ]
         return cls(
-            {row.pop("feedback_id"): Decision(**row) for row in warehouse.rows(QUERIES["rows"], about)},
+            {id: decision for id, _, decision in rows},
             {row.pop("user_id"): Decision(**row) for row in warehouse.rows(QUERIES["accounts"], about)},
+            {interaction: decision for _, interaction, decision in rows if interaction is not None},
         )
 
+    def _about(self, row: Example) -> Decision | None:
+        answer = self.answers.get(row.interaction_id) if row.kind != "correction" else None
+        return self.rows.get(row.feedback_id, answer)
+
     def _action(self, row: Example) -> str | None:
-        decision = self.rows.get(row.feedback_id)
+        decision = self._about(row)
         return decision.action if decision is not None else None
 
     @property
@@ -91,7 +107,7 @@ class Overrides:
 
     def against(self, row: Example) -> tuple[str, str] | None:
         """Returns why a person excluded a row, as a reason and a detail; None if nobody did."""
-        mine = self.rows.get(row.feedback_id)
+        mine = self._about(row)
         if mine is not None:
             return (DROPPED, str(mine)) if mine.action == "drop" else None
         theirs = self.accounts.get(row.user_id) if row.user_id is not None else None
@@ -99,12 +115,17 @@ class Overrides:
 
     def why(self, row: Example) -> tuple[str, str]:
         """Returns the decision of a person to include a row, as a reason and a detail; empty if there is none."""
-        mine = self.rows.get(row.feedback_id)
+        mine = self._about(row)
         return (_IN_WORDS[mine.action], str(mine)) if mine is not None else ("", "")
 
     def read(self, warehouse: Warehouse, workload: str, settings: DatasetSettings) -> tuple[Statements, list[Decided]]:
         """Returns the statements with all decisions applied, and the statements that people excluded."""
-        return self.applied_to(read_statements(warehouse, workload, settings), settings)
+        read = read_statements(warehouse, workload, settings)
+        wanted = [id for id, decision in self.rows.items() if decision.action != "drop"]
+        archived = _archived(warehouse, workload, wanted)
+        # Whether a model may learn from the answers that they replace is no longer known.
+        cut = read.cut.union(row.interaction_id for row in archived)
+        return self.applied_to(replace(read, rows=read.rows + archived, cut=cut), settings)
 
     def applied_to(self, read: Statements, settings: DatasetSettings) -> tuple[Statements, list[Decided]]:
         """Applies all decisions to statements; returns them, and those that people excluded."""
@@ -116,10 +137,10 @@ class Overrides:
 
     def applied(self, row: Example, rewrite: Rewriter) -> Example:
         """Applies decisions to a row. A kept, pinned or edited row is an expert's correction as of the decision."""
-        mine = self.rows.get(row.feedback_id)
+        mine = self._about(row)
         if mine is not None and (row.kind != "declined" or mine.action == "edit"):
             row = replace(
-                row if mine.answer is None else with_completion(row, rewrite(mine.answer)),
+                row if mine.answer is None else _edited(row, mine.answer, rewrite),
                 kind="correction",
                 source=row.source if row.is_expert else "expert",
                 timestamp=max(row.timestamp, mine.decided_at),
@@ -129,6 +150,24 @@ class Overrides:
         if theirs is not None and theirs.action == "trust" and row.source != "demonstration":
             row = replace(row, source="expert")
         return row
+
+
+def _archived(warehouse: Warehouse, workload: str, ids: Sequence[str]) -> list[Example]:
+    """Returns the rows of feedback that is no longer in the warehouse, each from the newest dataset that holds it."""
+    found = dict[str, Example]()
+    for row in warehouse.rows(QUERIES["archived"], {"workload": workload, "ids": ids}) if ids else ():
+        file = Path(row["path"]) / f"{row['split']}.parquet"
+        # Retention reduces the files of old datasets.
+        held = pq.read_table(file, filters=[("feedback_id", "in", row["ids"])]).to_pylist() if file.is_file() else []
+        for values in held:
+            found.setdefault(values["feedback_id"], replace(restored(values), origin=None))
+    return list(found.values())
+
+
+def _edited(row: Example, answer: str, rewrite: Rewriter) -> Example:
+    """Returns a row with an edited answer: its words rewritten as configured, the arguments of its calls unchanged."""
+    words, opening, calls = in_one_form(answer, json.loads(row.tools or "[]")).partition(tool_calls.OPENING)
+    return with_completion(row, rewrite(words) + opening + calls)
 
 
 def decide_rows(
@@ -208,7 +247,8 @@ def _rows(warehouse: Warehouse, action: RowAction | Release, ids: list[str]) -> 
     if unknown := [id for id in ids if id not in known]:
         raise RetunedError(
             f"rows: no correction or vote has the id {', '.join(unknown)}; nothing is changed. `retuned rows WORKLOAD` "
-            "lists the rows by the id of their feedback"
+            "lists the rows by the id of their feedback; a row that neither the warehouse nor a dataset holds any more "
+            "cannot be taught"
         )
     if neutral := [id for id in ids if action == "edit" and known[id]["approves"] is None]:
         raise RetunedError(
@@ -219,6 +259,12 @@ def _rows(warehouse: Warehouse, action: RowAction | Release, ids: list[str]) -> 
         raise RetunedError(
             f"rows {action}: {', '.join(against)} approves of no answer, so there is nothing to teach; nothing is "
             "changed. To teach another answer, use `retuned rows edit`"
+        )
+    archived = [row for row in known.values() if action in ("keep", "pin", "edit") and not row["is_event"]]
+    if gone := [id for row in archived if not _archived(warehouse, row["workload"], [id := row["feedback_id"]])]:
+        raise RetunedError(
+            f"rows {action}: {', '.join(gone)} is stored neither in the warehouse nor in a dataset, so it cannot be "
+            "taught; nothing is changed"
         )
     return {id: known[id] for id in ids}
 

@@ -1,8 +1,9 @@
 -- Decisions of people about rows and accounts. A decision supersedes the one before it, which is kept.
 
 -- name: rows
--- Decisions in force, by feedback. A decision about an accepted answer applies to every vote on it.
-SELECT coalesce(vote.id, d.feedback_id) AS feedback_id, d.action, d.answer, d.reason, d.author, d.decided_at
+-- Decisions in force, by feedback. A decision about an accepted answer (`answer_to` an interaction) applies to every vote on it.
+SELECT coalesce(vote.id, d.feedback_id) AS feedback_id, CASE WHEN d.accepted THEN d.interaction_id END AS answer_to,
+       d.action, d.answer, d.reason, d.author, d.decided_at
 FROM row_decisions d
 LEFT JOIN feedback vote ON d.accepted AND vote.interaction_id = d.interaction_id AND vote.name <> 'correction'
 WHERE d.workload = $workload AND d.superseded_at IS NULL AND d.action <> 'release'
@@ -34,7 +35,7 @@ ORDER BY decided_at DESC, user_id
 -- name: found
 -- The rows of feedback: from events in the warehouse, else from datasets. `approves`: whether it approves of an answer; null
 -- if it neither approves nor rejects one.
-SELECT feedback_id, workload, interaction_id, user_id, accepted, approves
+SELECT feedback_id, workload, interaction_id, user_id, accepted, approves, place = 0 AS is_event
 FROM (
     SELECT f.id AS feedback_id, i.workload, i.id AS interaction_id, f.name <> 'correction' AS accepted, 0 AS place,
            f.name = 'correction' OR approves(f.name, f.value) AS approves,
@@ -47,6 +48,18 @@ FROM (
     WHERE list_contains($ids, r.feedback_id)
 )
 QUALIFY row_number() OVER (PARTITION BY feedback_id ORDER BY place, workload) = 1
+
+-- name: archived
+-- The datasets that hold rows of feedback that is no longer in the warehouse, newest first.
+SELECT d.path, r.split, list(r.feedback_id) AS ids
+FROM dataset_rows r
+JOIN datasets d ON d.version = r.dataset_version AND d.workload = $workload AND d.removed_at IS NULL
+WHERE list_contains($ids, r.feedback_id) AND r.split IN ('train', 'holdout', 'regression')
+  AND r.feedback_id NOT IN (
+      SELECT f.id FROM feedback f JOIN interactions i ON i.id = f.interaction_id WHERE list_contains($ids, f.id)
+  )
+GROUP BY d.created_at, d.version, d.path, r.split
+ORDER BY d.created_at DESC, d.version, r.split
 
 -- name: in_force
 -- The decision in force for a row, or for the answer that it accepts.

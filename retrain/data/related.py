@@ -13,8 +13,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
-from retuned.consumers.common.tool_calls import are_calls, written
+from retuned.consumers.common.tool_calls import read
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.identity import INSTRUCTING, calls_of, normalise, text_hash
 from retuned.retrain.data.similarity import NearIndex, Template
@@ -122,7 +123,7 @@ def _continued(rows: Sequence[Example]) -> Iterator[tuple[str, str]]:
     """
     answered: dict[tuple[str, str], list[Example]] = defaultdict(list)
     for row in rows:
-        for answer in {normalise(text) for text in (row.rejected, row.completion) if text}:
+        for answer in _answers(row):
             answered[row.question, answer].append(row)
     for row in rows:
         for exchange in reversed(list(_exchanges(row))):
@@ -139,8 +140,7 @@ def _exchanges(row: Example) -> Iterator[tuple[str, str]]:
         if turn["role"] == "user":
             asked = normalise(turn["content"])
         elif turn["role"] == "assistant":
-            calls = turn.get("tool_calls")
-            yield asked, normalise(written(turn["content"], calls if are_calls(calls) else []))
+            yield asked, _form(turn)
 
 
 def _beginnings(row: Example) -> Iterator[str]:
@@ -149,10 +149,26 @@ def _beginnings(row: Example) -> Iterator[str]:
     for turn in json.loads(row.messages):
         if turn["role"] in INSTRUCTING:
             continue
-        begun.append(f"{turn['role']} {normalise(turn['content'])} {calls_of(turn)}")
+        begun.append(f"{turn['role']} {_form(turn)}")
         if turn["role"] == "assistant":
             yield text_hash("\n".join(begun))
-    yield text_hash("\n".join([*begun, f"assistant {normalise(row.rejected or row.completion)} "]))
+    for answer in _answers(row):
+        yield text_hash("\n".join([*begun, f"assistant {answer}"]))
+
+
+def _answers(row: Example) -> list[str]:
+    """Returns the answers with which later messages may continue a row: the one that was given, and the right one."""
+    return list(dict.fromkeys(_form({"content": text}) for text in (row.rejected, row.completion) if text))
+
+
+def _form(turn: Mapping[str, Any]) -> str:
+    """Returns the one form of a turn, whether its tool calls stand in its text, as in an answer, or beside it."""
+    try:
+        words, called = read(turn["content"])
+    except ValueError:
+        words, called = turn["content"], []
+    inside = calls_of({"tool_calls": [call.as_message() for call in called]})
+    return " ".join(filter(None, (normalise(words), inside, calls_of(turn))))
 
 
 def _documents(row: Example) -> Iterator[str]:

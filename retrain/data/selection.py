@@ -75,6 +75,7 @@ class _Selector:
         self.of_champion = frozenset(evidence.related.of(question) for question in learned)
         self.overrides, self.related, self.topics = evidence.overrides, evidence.related, evidence.topics
         self.today = {row.prompt_hash: row for row in evidence.rows}
+        self.set_aside = {one.row.feedback_id for one in evidence.decided if one.state == "set_aside"}
         superseded = [one.row for one in evidence.decided if one.reason == "superseded"]
         known = [*earlier.train, *earlier.judged, *superseded, *evidence.rows]
         self.moved = Moved(known, self.today, evidence.metric.metric)
@@ -110,7 +111,7 @@ class _Selector:
         rows = []
         for row in sorted(self.evidence.rows, key=lambda row: (row.timestamp, row.row_id), reverse=True):
             if until is not None and row.prompt_hash in known and stated[row.prompt_hash] <= until:
-                continue  # an earlier dataset contains it, and no statement has repeated it since
+                continue  # the latest dataset with the question has it, and no statement has repeated it since
             if self.moved.outdated(row) and not self.overrides.wanted(row):
                 self._leave(row, "waiting", "conflict", _CONFLICT)
             else:
@@ -163,6 +164,7 @@ class _Selector:
         now = self.today.get(row.prompt_hash, row)
         return (
             self.overrides.against(row) is None
+            and row.feedback_id not in self.set_aside
             and row.prompt_hash not in self.evidence.undecided
             and not self.moved.outdated(now)
             and self.evidence.metric.compare(row.completion, now.completion) is not False
@@ -259,14 +261,24 @@ class _Selector:
 
 
 def _statements(evidence: Evidence, earlier: Earlier) -> tuple[set[str], dict[str, datetime]]:
-    """Returns the questions whose answer an earlier dataset contains, and when each answer was last stated."""
+    """Returns the questions whose answer earlier datasets contain, and when each answer was last stated.
+
+    Of a question with several answers in earlier datasets, the latest counts, by its feedback.
+    """
+    latest = {(row.prompt_hash, row.feedback_id): row.completion for row in chain(earlier.train, earlier.judged)}
+    asked = {question for question, _ in latest}
     known: set[str] = set()
     newest: dict[str, datetime] = {}
     for one in evidence.decided:
         if one.state == "taught":
             row = one.row
             newest[row.prompt_hash] = max(newest.get(row.prompt_hash, row.received_at), row.received_at)
-            if row.feedback_id in earlier.known:
+            if row.prompt_hash not in asked:
+                contains = row.feedback_id in earlier.known
+            else:
+                before = latest.get((row.prompt_hash, row.feedback_id))
+                contains = before is not None and evidence.metric.compare(before, row.completion) is not False
+            if contains:
                 known.add(row.prompt_hash)
     return known, newest
 

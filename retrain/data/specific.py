@@ -33,6 +33,8 @@ def unspecific(statements: Sequence[Example]) -> frozenset[str]:
     for row in statements:
         if row.kind == "correction" and (text := normalise(row.completion)) not in trusted:
             given[text].add(row.prompt_hash)
+    most = _SHARE * len({row.prompt_hash for row in statements})
+    given = {text: own for text, own in given.items() if len(own) <= most}
     return frozenset(text for text, fits in _tested(statements, given).items() if not fits)
 
 
@@ -53,7 +55,7 @@ def _tested(statements: Sequence[Example], given: Mapping[str, set[str]]) -> dic
     asked: dict[str, str] = {}
     for row in statements:
         asked.setdefault(row.prompt_hash, row.question)
-    tested = {text: own for text, own in given.items() if QUESTIONS <= len(own) <= _SHARE * len(asked)}
+    tested = {text: own for text, own in given.items() if len(own) >= QUESTIONS}
     if not tested:
         return {}
     vectors, place = _vectors(list(asked.values())), {group: number for number, group in enumerate(asked)}

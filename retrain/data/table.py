@@ -152,8 +152,6 @@ class _Asked:
     def _compared(self) -> tuple[list[frozenset[int]], dict[tuple[int, int], float]]:
         """Returns the rivals of each claim, and the likeness of claims that may both be right."""
         compared = range(min(len(self._texts), CLAIMS))
-        if self._metric.metric.one_right:
-            return [frozenset(compared) - {claim} for claim in compared], {}
         rivals: list[set[int]] = [set() for _ in compared]
         likeness: dict[tuple[int, int], float] = {}
         for one, other in combinations(compared, 2):
@@ -186,9 +184,8 @@ class _Asked:
         by_key: dict[object, int] = {}
         exact = self._metric.metric.one_right
         for text in sorted(accounts, key=lambda one: -len(accounts[one])):
-            if exact:
-                known = by_key.get(self._metric.metric.key(text))
-            else:
+            known = by_key.get(self._metric.metric.key(text)) if exact else None
+            if known is None:
                 known = next((n for n, other in enumerate(texts[:CLAIMS]) if self._metric.compare(other, text)), None)
             if known is None and accounts[text]:
                 known = len(texts)
@@ -382,7 +379,7 @@ def _crowd(asked: Iterable[_Asked], account: Mapping[str, str], first_seen: Mapp
     all, quiet = [], []
     for one in asked:
         own = [
-            Statement(account[row.feedback_id], text_of(row), row.timestamp)
+            Statement(account[row.feedback_id], text_of(row), row.timestamp, row.kind == "correction")
             for row in one._rows
             if not row.is_expert and row.kind != "declined"
         ]

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache, partial
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -356,25 +357,27 @@ def _changes(question: Question, counted: _Counted, times: _Times, independence:
     upheld_still = lru_cache(None)(partial(_is_still_upheld, question, times))
     known_elsewhere = lru_cache(None)(partial(_is_known_elsewhere, question, independence))
     changes: dict[int, _Change] = {}
-    for vote, share, weight in counted:
-        if vote.kind == "declined":
-            later[vote.claim] -= share * weight
+    for at, votes in groupby(counted, key=lambda one: one[0].at):  # votes of one time have no order
+        together = list(votes)
+        given = {vote.claim for vote, _, _ in together if vote.kind != "declined"}
+        for new in given:  # the change is assumed right before these votes
+            old = next((one for one in leading if one in question.rivals[new]), None)
+            known = old is not None and known_elsewhere(old, new)
+            enough = old is not None and (known or voters[old] < QUORUM or coming[new] >= QUORUM)
+            if old is not None and enough and not upheld_still(old, new):
+                score = greatest[old] + later[new] + (math.log(ENOUGH) if known else prior)
+                if new not in changes or score > changes[new][0]:
+                    changes[new] = (score, at, old)
+        for vote, share, weight in together:
             upheld[vote.claim] += share * weight
-            continue
-        new = vote.claim  # the change is assumed right before this vote
-        old = next((one for one in leading if one in question.rivals[new]), None)
-        known = old is not None and known_elsewhere(old, new)
-        enough = old is not None and (known or voters[old] < QUORUM or coming[new] >= QUORUM)
-        if old is not None and enough and not upheld_still(old, new):
-            score = greatest[old] + later[new] + (math.log(ENOUGH) if known else prior)
-            if new not in changes or score > changes[new][0]:
-                changes[new] = (score, vote.at, old)
-        later[new] -= share * min(weight, usual[vote.kind])
-        coming[new] -= share
-        upheld[new] += share * weight
-        greatest[new] = max(greatest[new], upheld[new])
-        voters[new] += share
-        leading = sorted({*leading, new}, key=lambda one: (-greatest[one], one))[:4]
+            if vote.kind == "declined":
+                later[vote.claim] -= share * weight
+                continue
+            later[vote.claim] -= share * min(weight, usual[vote.kind])
+            coming[vote.claim] -= share
+            greatest[vote.claim] = max(greatest[vote.claim], upheld[vote.claim])
+            voters[vote.claim] += share
+        leading = sorted({*leading, *given}, key=lambda one: (-greatest[one], one))[:4]
     return changes
 
 

@@ -6,7 +6,8 @@ versions of the replica, so no state is kept that a restart of a server or of th
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import duckdb
@@ -204,7 +205,8 @@ class Reconciler:
         for name, version in desired.items():
             model = replica.models.setdefault(name, Model(version.version.workload, name))
             try:
-                self._load(target, version, listed, model)
+                aliases = version.aliases | _kept(name, listed, desired)
+                self._load(target, replace(version, aliases=aliases), listed, model)
             except (RetunedError, duckdb.Error):
                 raise  # it concerns all versions
             except Exception as error:
@@ -212,7 +214,8 @@ class Reconciler:
                 if detail != model.detail:
                     log.exception("%s: %s %s", name, target.kind, target.replica)
                 self._failed(target, model, "wrong" if model.state == "wrong" else "failed", detail)
-        self._unload(target, listed.keys() - desired.keys(), place.workloads)
+        drained = {name for name in listed.keys() - desired.keys() if not _kept(name, listed, desired)}
+        self._unload(target, drained, place.workloads)
 
     def _load(self, target: Target, version: Wanted, listed: dict[str, frozenset[str]], model: Model) -> None:
         """Loads a version that the target lacks, and probes it."""
@@ -232,6 +235,7 @@ class Reconciler:
                 # The target has just listed its versions, so without an answer it is slow.
                 self._failed(target, model, "loading" if isinstance(error, NoAnswer) else "failed", str(error))
                 return
+            listed[version.name] = version.aliases
             log.info("%s: loaded on %s %s", version.name, target.kind, target.replica)
         model.tries, model.next_try = 0, None
         if model.probed_at is None or model.state == "wrong" or now - model.probed_at >= PROBE_AGAIN:
@@ -320,3 +324,10 @@ class Reconciler:
             log.info("%s is in service, %.1f s after the decision", one.name, seconds)
         for workload, enough_of in shown.items():
             self._show_enough(workload, enough_of)
+
+
+def _kept(name: str, listed: Mapping[str, frozenset[str]], desired: Mapping[str, Wanted]) -> frozenset[str]:
+    """Returns the aliases that a version keeps at a target, because the version that should have them lacks them."""
+    workload, none = name.rpartition("@")[0], frozenset[str]()
+    lacking = (one.aliases - listed.get(one.name, none) for one in desired.values() if one.version.workload == workload)
+    return listed.get(name, none) & none.union(*lacking)

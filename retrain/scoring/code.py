@@ -11,19 +11,36 @@ from retuned.retrain.scoring.score import Metric, Score
 Token = tuple[str, str]
 """Kind (name, keyword, operator, number, string, space, indent or other) and text."""
 
-_FENCE = re.compile(r"\s*(?:```|~~~)[ \t]*(\w*)[^\n]*\n(.*?)\n?[ \t]*(?:```|~~~)\s*", re.DOTALL)
+_FENCE = re.compile(r"\s*(?:```|~~~)[ \t]*+(\w*+)[^\n]*\n(.*?)(?:\n[ \t]*|(?<![ \t])[ \t]*)(?:```|~~~)\s*", re.DOTALL)
 _SQL = re.compile(
     r"\s*(?:select\b.+\bfrom|insert\s+into|update\s+\S+\s+set|delete\s+from|with\s+\w+\s+as\s*\(|(?:create|alter|drop)\s+(?:or\s+replace\s+)?"
     r"(?:temp\w*\s+|unique\s+)?(?:table|view|index|database|schema|function))\b",
     re.IGNORECASE | re.DOTALL,
 )
-_PYTHON = re.compile(r"^[ \t]*(?:def \w+\(.*|class \w.*|for \w.* in .+|while .+|if .+):[ \t]*(?:#.*)?$", re.MULTILINE)
-_LINE = re.compile(
-    r"^\s*(?:[{}()\[\];]+|(?:def|class|import|from|return|for|while|if|elif|else|try|except|const|let|var|func|fn|public|private"
-    r"|package|use|using|#include|export|async|await)\b.*[:;{(\])}\"']|@\w+.*|(?://|#!|/\*).*"
-    r"|[\w.\[\]\"']+\s*(?:[-+*/|&%:]?=(?!=)|\+\+|--)\s*\S.*|[\w.]+\(.*\)\s*[;{:]?|.*(?:;|\{|=>|->|\|\|?|&&)\s*)$"
+_PYTHON = re.compile(
+    r"^[ \t]*(?:def \w+\(.*|class \w.*|(?>for \w.*? in ).+|while .+|if .+):[ \t]*(?:#.*)?$", re.MULTILINE
 )
-_PROSE = re.compile(r"[^\W\d_]{2,}(?:,? [^\W\d_]{2,}){5,}[.!?]$")
+_LINE = re.compile(
+    r"(?:[{}()\[\];]+|(?:def|class|import|from|return|for|while|if|elif|else|try|except|const|let|var|func|fn|public|private"
+    r"|package|use|using|#include|export|async|await)\b.*[:;{(\])}\"']|@\w+.*|(?://|#!|/\*).*"
+    r"|[\w.\[\]\"']+\s*(?:[-+*/|&%:]?=(?!=)|\+\+|--)\s*\S.*|[\w.]+\(.*\)\s*[;{:]?|.*(?:;|\{|=>|->|\|\|?|&&))"
+)
+_MARKDOWN = re.compile(r"(?:[-*+•>]|\d+[.)]|#{1,6})\s+\S.*|\|.*\||\*\*\S.*\*\*.*")
+_TEXT = re.compile(r"(?:(?<!\w)|\b[A-Za-z]{1,2})(?:\"[^\"]*\"|'[^']*'|`[^`]*`)|(?:(?<!\S)(?:#|--)(?=\s)|//|/\*).*")
+"""A string, or a comment: words stand there in code, too."""
+_KEYWORDS = (
+    "and|as|assert|await|case|catch|class|def|del|delete|do|elif|else|enum|except|export|extends|finally|for|from|func|fn"
+    "|function|global|if|impl|implements|import|in|include|interface|is|match|namespace|new|not|of|or|package|raise|return"
+    "|switch|then|throw|throws|try|type|typeof|use|using|while|with|yield"
+)
+_MODIFIERS = (
+    "abstract|async|auto|const|extern|final|inline|internal|let|local|long|mut|override|private|protected|pub|public"
+    "|readonly|short|signed|static|struct|synchronized|typedef|typename|unsigned|val|var|virtual|volatile"
+)
+_NAME = rf"\b(?!(?:{_KEYWORDS}|{_MODIFIERS})\b)[A-Za-z_]\w*"
+_PHRASE = re.compile(rf"(?:\b(?:{_KEYWORDS})|{_NAME}) +{_NAME} +{_NAME}")
+"""More words in a row than a declaration has, which is a type and a name."""
+_PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,}(?:,? [^\W\d_]{2,}){5}[.!?]$")
 _MOST = 0.6
 _LITERALS = frozenset({"number", "string"})
 _WHITE = frozenset({"space", "indent"})
@@ -34,7 +51,7 @@ _FREE_FORM = frozenset({"C", "C++", "C#", "Java", "JSON", "Rust", "SQL", "MySQL"
 """Languages in which white space only separates tokens. CSS is none: `a .b` is not `a.b`."""
 _BY_LINES = frozenset({"Go", "JavaScript", "Python", "TypeScript"})
 """Languages in which white space only separates tokens, except for line ends and, in Python, indentation."""
-_WORD = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\w+|[^\w\s]")
+_WORD = re.compile(r"(?<!\\)(?:\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')|\w+|[^\w\s]")
 _LANGUAGES = {"py": "python", "js": "javascript", "ts": "typescript", "sh": "bash", "postgresql": "sql"}
 
 
@@ -59,17 +76,24 @@ class Code(Metric):
         return compared_code(one, other)[0]
 
     def key(self, answer: str) -> Hashable:
-        return code_tokens(answer)
+        return code_tokens(answer) or answer.strip()
 
 
 def is_code(text: str) -> bool:
     """Returns whether a text is code, with or without a code fence."""
     if (fenced := _FENCE.fullmatch(text)) is not None:
         return fenced[1].casefold() not in ("json", "text", "txt", "markdown", "md")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if _SQL.match(text):
-        return _PROSE.search(text.strip()) is None
-    lines = [line for line in text.splitlines() if line.strip()]
-    return bool(lines) and sum(bool(_LINE.match(line)) for line in lines) >= _MOST * len(lines)
+        return not (_PROSE.search(text.strip()) or any(map(_MARKDOWN.fullmatch, lines)))
+    return bool(lines) and sum(map(_is_line, lines)) >= _MOST * len(lines)
+
+
+def _is_line(line: str) -> bool:
+    """Returns whether a line is code by its form. Beside strings and comments, code is ASCII without phrases."""
+    bare = _TEXT.sub("''", line)
+    wording = not bare.isascii() or _PHRASE.search(bare) or _MARKDOWN.fullmatch(line)
+    return not wording and _LINE.fullmatch(line) is not None
 
 
 @lru_cache(maxsize=4_096)
@@ -105,6 +129,7 @@ def _lexed(body: str, language: str) -> list[Token]:
     except ClassNotFound:
         return _by_form(body)
     kinds = {Name: "name", Keyword: "keyword", Operator: "operator", Number: "number", Punctuation: "operator"}
+    kinds[String.Doc] = "doc"
     quoted = _quoted if lexer.name in _QUOTES_ALIKE else str.strip
     sql = "SQL" in lexer.name
     lexed: list[Token] = []
@@ -120,10 +145,14 @@ def _lexed(body: str, language: str) -> list[Token]:
                 white = ""
             text += part  # pygments splits strings at quotes and escapes
             continue
+        if kind in String.Doc and lexer.name == "Python":  # any string at the beginning of a line: see `_by_depth`
+            part, text = text + part, ""
+        elif kind in String.Doc:
+            kind = Comment
         if text:
             lexed.append(("string", quoted(text)))
             text = ""
-        if kind in String.Doc or (kind in Comment and kind not in Comment.Preproc and kind not in Comment.PreprocFile):
+        if kind in Comment and kind not in Comment.Preproc and kind not in Comment.PreprocFile:
             white += "\n" if "\n" in part else ""
             continue
         word = part.strip()
@@ -178,9 +207,18 @@ def _spaced(white: str, language: str = "") -> list[Token]:
 
 
 def _by_depth(lexed: list[Token]) -> list[Token]:
-    """Replaces the widths of Python's indentation by its depths, and leaves it out inside brackets."""
+    """Replaces the widths of Python's indentation by its depths, and leaves it out inside brackets. Leaves docstrings
+    out, which are the first statement of a body; any other string counts.
+    """
     widths, found, opened = [0], list[Token](), 0
-    for kind, text in lexed:
+    for place, (kind, text) in enumerate(lexed):
+        if kind == "doc":
+            ends_line = place + 1 == len(lexed) or lexed[place + 1][0] == "indent"
+            of_module = len(found) == 1 and place + 1 < len(lexed)
+            if ends_line and (of_module or (opened <= 0 and found[-2:-1] == [("operator", ":")])):
+                found.pop()  # its indentation
+                continue
+            kind = "string"
         if kind == "operator":
             opened += sum(text.count(bracket) for bracket in "([{") - sum(text.count(bracket) for bracket in ")]}")
         if kind != "indent":
@@ -205,7 +243,7 @@ def compared_code(answer: str, approved: str) -> tuple[bool | None, str]:
     """Returns whether two texts are the same code, and what differs; None if that cannot be determined."""
     wanted = code_tokens(approved, answer)
     given = code_tokens(answer, approved)
-    if given == wanted or answer.strip() == approved.strip():
+    if (given and given == wanted) or answer.strip() == approved.strip():
         return True, ""
     if not (is_code(answer) and is_code(approved)):
         return None, "one of the answers is not code alone"

@@ -20,6 +20,7 @@ from retuned.consumers.common.values.tables import LANGUAGES, Tables, tables
 from retuned.consumers.common.values.value import Value, neighbours, opposed, same
 from retuned.consumers.privacy.placeholders import unnumbered
 from retuned.retrain.scoring.code import compared_code, is_code
+from retuned.retrain.scoring.invisible import INVISIBLE
 from retuned.retrain.scoring.json_fields import field_f1, fields, is_fenced
 from retuned.retrain.scoring.judge import question_of
 from retuned.retrain.scoring.score import Metric, Score
@@ -31,7 +32,7 @@ Outcome = Literal["same", "conflict", "missing", "open"]
 
 _CONSTANTS = frozenset({"true", "false", "null"})
 _CODE = re.compile(
-    r"```|~~~|`[^`\n]+`|[=!<>]=|[{}\\]|\w\((?!e?s\))|\w\[\w+\]|;\s*$|(?:^|\s)--?[A-Za-z]|\s(?:&&?|\|\|?|[-=]>|=)\s|^\s*=|\$\w*[A-Za-z]",
+    r"```|~~~|`[^`\n]+`|[=!<>]=|[{}\\]|\w\((?!e?s\))|\w\[\w+\]|;\s*$|(?:^|\s)--?[A-Za-z]|\s(?:&&?|\|\|?|[-=]>|=)\s|^[^\S\n]*=|\$\w*[A-Za-z]",
     re.MULTILINE,
 )
 """Code within prose, where values have another meaning."""
@@ -142,6 +143,7 @@ class _Text:
     """A text as values and the words around them."""
 
     def __init__(self, text: str, language: str) -> None:
+        text = INVISIBLE.sub("", text)
         self.tables, self.values = tables(language), read(text, language)
         self.hard = [value for value in self.values if not value.soft]
         words = marked(text, self.values, language)

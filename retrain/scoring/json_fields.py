@@ -14,7 +14,7 @@ from retuned.retrain.scoring.score import Metric, Score
 Field = tuple[tuple[str | int, ...], str, Any]
 """Path of a leaf (keys and list indices), the kind of its value, and the value."""
 
-_FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)(?:\n[ \t]*|(?<![ \t])[ \t]*)```", re.DOTALL | re.IGNORECASE)
 
 
 _FEW_KEYS = 50

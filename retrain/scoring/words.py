@@ -9,6 +9,7 @@ from functools import lru_cache
 from retuned.consumers.common.values.read import without_marks
 from retuned.consumers.common.values.value import Value
 from retuned.consumers.privacy.placeholders import unnumbered
+from retuned.retrain.scoring.invisible import INVISIBLE
 
 # In scripts without spaces, each character is a word.
 _TOKEN = re.compile(
@@ -80,11 +81,11 @@ def _apart(match: re.Match[str]) -> str:
 
 @lru_cache(maxsize=10_000)
 def plain(text: str) -> str:
-    """Normalises a short text: case, spacing, character variants and outer punctuation carry no meaning.
+    """Normalises a short text: case, spacing, character variants, outer punctuation and `INVISIBLE` carry no meaning.
 
     Case is Unicode's, and İ is i as in Turkish. A sign before a number is kept.
     """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", unnumbered(text)).casefold())
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", unnumbered(INVISIBLE.sub("", text))).casefold())
     text = " ".join(text.replace("i\u0307", "i").split())
     start, end = 0, len(text)
     while end > start and (text[end - 1].isspace() or _is_punctuation(text, end - 1)):

@@ -78,7 +78,7 @@ def with_folds(
         return rows
     logged = _logged(run, dataset, "train", parent)
     rows = list(rows)
-    for number, fold in enumerate(folds(dataset, run.settings, run.folder), 1):
+    for number, fold in enumerate(folds(dataset, run.folder), 1):
         rows += _fold(run, number, fold, parent, training["dtype"], logged)
     return rows
 

@@ -147,6 +147,26 @@ def test_a_rollback_gives_the_alias_back(case: Case) -> None:
     assert (case.has(served.new) or frozenset()) == frozenset()
 
 
+def test_a_target_has_a_champion_while_the_next_one_cannot_be_loaded(case: Case) -> None:
+    if not case.target.follows_aliases:
+        pytest.skip("it has no aliases")
+    served, file = case.served, case.served.new.path / "adapter_config.json"
+    served.promote(served.old)
+    served.reconciler.run()
+    served.promote(served.new)
+    intact = file.read_bytes()
+    file.write_bytes(intact + b" ")
+    for _ in range(2):
+        served.reconciler.run()
+        assert [name for name, given in case.target.listed().items() if "champion" in given] == [
+            served.new.name if case.target.kind == "folder" else served.old.name  # links follow a promotion at once
+        ]
+    file.write_bytes(intact)
+    served.now += timedelta(minutes=2)
+    served.reconciler.run()
+    assert (case.has(served.new), case.has(served.old)) == (frozenset({"champion"}), frozenset({"previous"}))
+
+
 def test_the_base_model_needs_nothing(case: Case) -> None:
     served = case.served
     served.promote(served.old)

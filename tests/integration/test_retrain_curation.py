@@ -251,6 +251,25 @@ def test_a_label_that_no_expert_gave_is_one_if_it_fits_its_questions(
     assert set_aside(built) == dict.fromkeys([*jokes, *lonely], "unreadable")
 
 
+@pytest.mark.parametrize(
+    ("questions", "accounts", "topic"), [(60, 1, "It is about a lost card."), (3, 2, ""), (60, 2, "")]
+)
+def test_a_label_that_no_expert_gave_is_one_however_many_of_the_questions_are_about_it(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings, questions: int, accounts: int, topic: str
+) -> None:
+    """It fits its questions, or accounts agree about each of them."""
+    for number in range(40):
+        value = ("refund", "delivery")[number % 2]
+        teacher.correct(f"{question(number)} It is about {value}.", "none", value, user_id="ada")
+    for number in range(100, 100 + questions):
+        for account in range(accounts):
+            asked = f"{question(number)} {topic}"
+            teacher.correct(asked, "none", "lost_card", source="user", user_id=f"user-{number % 7 + account}")
+    built = build_dataset(warehouse, settings, "support", NOW)
+    assert built.card["metric"]["labels"] == ["delivery", "lost_card", "refund"]
+    assert "unreadable" not in set_aside(built).values()
+
+
 def test_keys_that_no_expert_used_are_known_if_several_accounts_use_them(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:

@@ -174,6 +174,25 @@ def test_corrections_and_accepted_answers_are_learned_from(
     assert len(rows(build_dataset(warehouse, only, "support", NOW))) == 21
 
 
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        ([("rating", 1.0), ("rating", 0.6)], []),
+        ([("rating", 0.1), ("rating", 0.6)], []),
+        ([("helpful", True), ("rating", 0.6)], []),
+        ([("hallucination", True), ("hallucination", False)], []),
+        ([("helpful", True), ("hallucination", True), ("hallucination", False)], ["accepted"]),
+    ],
+)
+def test_a_neutral_value_takes_an_earlier_one_back(
+    warehouse: Warehouse, teacher: Teacher, given: list[tuple[str, Any]], kinds: list[str]
+) -> None:
+    asked = teacher.ask("Is there parking?", "Yes, behind the shop.")
+    for name, value in given:
+        teacher.say(asked, name, value, "user", "bert")
+    assert [row.kind for row in read_statements(warehouse, "support", DatasetSettings()).rows] == kinds
+
+
 def forget_datasets(warehouse: Warehouse) -> None:
     """What was held out once stays held out."""
     for table in ("datasets", "dataset_rows"):
@@ -219,7 +238,10 @@ INCUMBENT: dict[str, Any] = {"attributes": {"incumbent": "commercial-mini"}}
 
 @pytest.mark.parametrize(
     ("barred", "allowed"),
-    [(INCUMBENT, {"learn_from_incumbent": True}), ({"finish_reason": "incomplete"}, {"filters": ()})],
+    [
+        (INCUMBENT, {"learn_from_incumbent": True}),
+        *(({"finish_reason": reason}, {"filters": ()}) for reason in ("incomplete", "MAX_TOKENS", "LENGTH")),
+    ],
 )
 def test_what_no_model_may_learn_from_is_no_rejected_answer_and_has_no_thumb(
     warehouse: Warehouse, teacher: Teacher, settings: Settings, barred: dict[str, Any], allowed: dict[str, Any]

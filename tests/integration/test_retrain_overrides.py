@@ -202,6 +202,19 @@ def test_an_edited_answer_is_taught_as_an_experts(warehouse: Warehouse, teacher:
     ]
 
 
+@pytest.mark.parametrize("form", ["<tool_call>{}</tool_call>", "{}"])
+def test_arguments_of_calls_in_an_edit_are_taught_as_they_were_typed(
+    form: str, warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(30))
+    tools = [{"name": "book", "parameters": {"type": "object", "properties": {"day": {"type": "string"}}}}]
+    row = teacher.correct("Book a table for me.", "No.", "Booked for 2026-11-24.", attributes={"tools": tools})
+    called = '{"name": "book", "arguments": {"day": "2026-11-24"}}'
+    decide(warehouse, "edit", row, answer=form.format(called))
+    built = build_dataset(warehouse, with_dataset(settings, date_format="%d.%m.%Y"), "support", NOW)
+    assert answers(built)["book a table for me"] == f"<tool_call>\n{called}\n</tool_call>"
+
+
 def test_a_vote_against_an_answer_is_edited_and_not_kept(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
@@ -224,6 +237,87 @@ def test_a_vote_against_an_answer_is_edited_and_not_kept(
     (row,) = [row for row in rows(build_dataset(warehouse, settings, "support", NOW)) if row["feedback_id"] == wrong]
     assert (row["completion"], row["rejected"], row["source"]) == ("At 8.", "At 9.", "expert")
     assert answers(build_dataset(warehouse, settings, "support", NOW))["who founded it"] == "Anna Maier."
+
+
+def test_a_decision_holds_whatever_votes_and_newer_rows_there_are_since(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    (kept,) = teach(teacher, range(1))
+    liked, wrong = (
+        teacher.say(teacher.ask(question(number), "At 9 am."), "helpful", helpful, "user", "bert")
+        for number, helpful in ((1, True), (2, False))
+    )
+    decide(warehouse, "keep", kept, liked)
+    decide(warehouse, "edit", wrong, answer="At 8 am.")
+    for id in (liked, wrong):  # the account takes its votes back
+        (row,) = warehouse.rows("SELECT interaction_id FROM feedback WHERE id = $1", [id])
+        teacher.say(row["interaction_id"], "rating", 0.6, "user", "bert")
+    teach(teacher, range(10, 26))
+    for number in range(30, 60):
+        teacher.say(teacher.ask(question(number), "In 7 days."), "helpful", number % 2 == 0, "user", "carl")
+    build_dataset(warehouse, with_dataset(settings, maximum_rows=6), "support", NOW)
+    assert {states(warehouse)[id][1] for id in (kept, liked)} == {"kept"}
+    assert states(warehouse)[wrong][1] == "edited"
+
+
+def archive(warehouse: Warehouse, *ids: str) -> None:
+    """As retention: the events of these pieces of feedback leave the warehouse, and stay in datasets."""
+    about = {"ids": ids}
+    warehouse.execute(
+        "DELETE FROM interactions WHERE id IN (SELECT interaction_id FROM feedback WHERE list_contains($ids, id))",
+        about,
+    )
+    warehouse.execute("DELETE FROM feedback WHERE interaction_id NOT IN (SELECT id FROM interactions)")
+
+
+def test_an_edit_of_a_row_that_a_dataset_alone_holds_is_taught(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(30))
+    promote(warehouse, built := build_dataset(warehouse, settings, "support", NOW), "v1")
+    edited, judged = (built.split(split)[0] for split in ("train", "holdout"))
+    archive(warehouse, edited["feedback_id"], judged["feedback_id"])
+    teach(teacher, range(30, 50))
+    decide(warehouse, "edit", edited["feedback_id"], answer="In 9 days.", at=LATER)
+    decide(warehouse, "edit", judged["feedback_id"], answer="In 8 days.", at=LATER)
+    built = build_dataset(warehouse, settings, "support", LATER)
+    assert answers(built, "train")[edited["question"]] == "In 9 days."
+    assert answers(built, "holdout", "regression")[judged["question"]] == "In 8 days."
+    decide(warehouse, "drop", edited["feedback_id"], at=LATEST)
+    assert edited["question"] not in answers(build_dataset(warehouse, settings, "support", LATEST))
+
+
+def test_an_answer_that_a_person_drops_is_not_rehearsed_once_its_votes_are_archived(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(30))
+    votes = dict[str, list[str]]()
+    for number in range(40, 70):
+        shown = teacher.ask(question(number), "At 9 am.")
+        votes[shown] = [teacher.say(shown, "helpful", True, "user", name) for name in ("bert", "carl")]
+    promote(warehouse, built := build_dataset(warehouse, settings, "support", NOW), "v1")
+    row = next(row for row in built.split("train") if row["interaction_id"] in votes)
+    (other,) = set(votes[row["interaction_id"]]) - {row["feedback_id"]}
+    decide(warehouse, "drop", other)
+    archive(warehouse, other)
+    teach(teacher, range(80, 140))
+    settings = with_dataset(settings, replay_share=0.9)
+    assert row["question"] not in answers(build_dataset(warehouse, settings, "support", LATER))
+
+
+def test_a_row_that_is_stored_nowhere_any_more_is_not_taught_and_the_answer_says_so(
+    warehouse: Warehouse, teacher: Teacher, settings: Settings
+) -> None:
+    teach(teacher, range(30))
+    built = build_dataset(warehouse, settings, "support", NOW)
+    (gone,) = (row["feedback_id"] for row in built.split("train")[:1])
+    archive(warehouse, gone)
+    decide(warehouse, "pin", gone)
+    (built.path / "train.parquet").unlink()
+    for action, answer in (("keep", None), ("edit", "In 9 days.")):
+        with pytest.raises(RetunedError, match=f"rows {action}: {gone} is stored neither.*nothing is changed"):
+            decide(warehouse, action, gone, answer=answer)
+    decide(warehouse, "drop", gone)
 
 
 def test_what_a_person_keeps_counts_for_its_own_question_alone(

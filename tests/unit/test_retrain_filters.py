@@ -79,6 +79,47 @@ def test_the_end_of_code_a_smiley_and_a_particle_break_nothing_off(text: str) ->
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Unfortunately, I can't help with refunds after 30 days; please write to our billing desk.",
+        "I cannot help you with that order, but the parcel desk can.",
+        "I can't help but notice that your order has two lamps; do you want both?",
+        "> I cannot help my brother with his account\n\nPlease ask him to call us.",
+        '"I cannot answer the phone" is what you say when you are busy.',
+        "As an AI assistant I can't see your account, but you can check the status of it in the app.",
+        "As an AI company, we build models; I don't think we ship hardware.",
+    ],
+)
+def test_an_answer_that_states_something_beside_a_refusal_is_none(text: str) -> None:
+    assert found(row(text), wanted=("refusing",)) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Dear Ada, your parcel arrives on Monday. Kind regards,",
+        "We have shops in these towns:\n- Oslo,\n- Bergen,\n- Trondheim,",
+        "Wir rufen Sie gleich morgen wieder an",
+    ],
+)
+def test_the_end_of_a_letter_a_list_or_a_german_verb_breaks_nothing_off(text: str) -> None:
+    assert found(row(text), wanted=("incomplete",)) == {}
+
+
+def test_lines_that_differ_do_not_repeat_each_other() -> None:
+    days = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
+    assert not repetitive("\n".join(f"- {day}: open from 9 am to 6 pm" for day in days))
+    assert not repetitive("\n".join(f"| Size {size} | in stock, ships within 2 days |" for size in range(36, 44)))
+    assert repetitive("Open from 9 am to 6 pm.\n" * 5)
+    assert repetitive("No.\n" * 20)
+
+
+def test_names_are_in_no_language() -> None:
+    dishes = "Pizza Margherita, Spaghetti alla Puttanesca, Risotto ai funghi porcini"
+    assert found(row(dishes)) == {}
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("You can return it to any of our shops and", "incomplete"),

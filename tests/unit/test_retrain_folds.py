@@ -1,7 +1,6 @@
 """Folds: which rows are judged, by models that learned from which."""
 
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -20,14 +19,15 @@ AT = datetime(2026, 3, 2)
 TOPICS = ("returns", "delivery")
 
 
-def example(number: int, asked: str | None = None) -> Example:
-    words = " ".join(text_hash(f"{number} {place}")[:6] for place in range(8))
-    asked = asked or words
+def example(number: int, cluster: int | None = None) -> Example:
+    """A question of its own wording; related to others of its cluster, as those of one conversation are."""
+    asked = " ".join(text_hash(f"{number} {place}")[:6] for place in range(8))
     return Example(
         row_id=f"r{number}", prompt_hash=text_hash(asked), prompt=asked, question=asked,
         messages=f'[{{"role": "user", "content": "{asked}"}}]', completion=f"Answer {number}.", kind="correction",
         source="expert", rejected=None, context=None, interaction_id=f"i{number}", feedback_id=f"f{number}",
         timestamp=AT, received_at=AT, topic=TOPICS[number % 2],
+        cluster=f"c{number if cluster is None else cluster}",
     )  # fmt: skip
 
 
@@ -52,13 +52,12 @@ def ids(one: Dataset, split: str) -> list[str]:
 
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[Dataset, list[Dataset]]:
-    first = example(0)
     new = [example(number) for number in range(30)]
-    new.append(replace(example(30, f"{first.question} now"), completion="Something else."))  # the first one's question
+    new.append(example(30, cluster=0))
     replayed = [example(number) for number in range(100, 110)]
-    replayed.append(example(110, f"{first.question} or"))
+    replayed.append(example(110, cluster=0))
     whole = dataset(tmp_path / "whole", new, replayed, [example(number) for number in range(200, 210)])
-    return whole, list(folds(whole, Settings(), tmp_path / "run"))
+    return whole, list(folds(whole, tmp_path / "run"))
 
 
 def test_each_new_row_is_judged_once_by_a_model_that_did_not_learn_it(made: tuple[Dataset, list[Dataset]]) -> None:
@@ -77,7 +76,7 @@ def test_each_new_row_is_judged_once_by_a_model_that_did_not_learn_it(made: tupl
         assert 7 <= len(judged) <= 9
 
 
-def test_one_question_in_two_wordings_is_of_one_fold_and_what_repeats_an_earlier_dataset_is_not_judged(
+def test_the_questions_of_a_cluster_are_of_one_fold_and_what_repeats_an_earlier_dataset_is_not_judged(
     made: tuple[Dataset, list[Dataset]],
 ) -> None:
     (own,) = (part for part in made[1] if "r0" in ids(part, "holdout"))
@@ -92,7 +91,7 @@ def test_the_folds_of_a_run_that_is_taken_up_again_are_the_same(
     made: tuple[Dataset, list[Dataset]], tmp_path: Path
 ) -> None:
     times = [(part.path / "train.parquet").stat().st_mtime_ns for part in made[1]]
-    again = list(folds(made[0], Settings(), tmp_path / "run"))
+    again = list(folds(made[0], tmp_path / "run"))
     assert again == made[1]
     assert [(part.path / "train.parquet").stat().st_mtime_ns for part in again] == times
 

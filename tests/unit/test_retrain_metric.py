@@ -481,9 +481,89 @@ def test_white_space_that_means_nothing_does_not_count(language: str, one: str, 
     assert Code().key(one) == Code().key(other)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| Plan | Price |\n|:---|---:|\n| Basic | 5 |\n| Pro | 10 |",
+        "Here are our plans:\n\n| Plan | Price |\n|------|-------|\n| Basic | $5 |\n| Pro | $10 |",
+        "You need:\n- a passport;\n- a recent photo;\n- proof of address;\n- the fee of 40 euros.",
+        "1. Open the app;\n2. Tap Settings;\n3. Choose Delete account;\n4. Confirm.",
+        "1. Run `npm install`;\n2. Run `npm start`;\n3. Open http://localhost:3000;",
+        "**Free shipping** applies to orders above $50;\n**Express** costs $9.99;\n**Pickup** is free.",
+        "> It was shipped on Monday;\n> it arrives on Friday;",
+        "for damaged goods, write to us (with a photo)\nfor late parcels, wait three days (at least);",
+        "if you order today (before 5 pm), it ships today;\nif the parcel is lost, call us (0800 123);",
+        "import your data as follows:\nexport the file (CSV)\nuse the button (top right)",
+        "We ship worldwide;",
+        "Price = 5 €\nTax = 1 €",
+        "Select the items from your order history:\n- the shoes\n- the coat",
+    ],
+)
+def test_prose_in_markdown_is_no_code(text: str) -> None:
+    assert choose(Settings(), [text] * 5).metric.name != "code"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for x in range(3):\n    print(x)",
+        "from pathlib import Path\nx = [i for i in y if i]\nprint(sum(x))",
+        "if (a is not None) and b in c:\n    raised = True",
+        "SELECT a,\n  *\nFROM t -- all of the rows\nWHERE a = 1;",
+        "with x as (select 1) select * from x",
+        'public static final Map<String, Foo> m = f(1);\nString text = "the one that is sent";',
+        '#include <stdio.h>\nint main(void) {\n  long n = 1;  // one is the least\n  printf("%d of the rows", n);\n}',
+        "const f = (a) => a + 1;\nconsole.log(`there are ${f(x)} of them`);",
+        "func main() {\n\tfmt.Println('hi')\n}",
+        "fn main() {\n    let mut x = 5;\n}",
+        ".a {\n  color: red;\n  margin: 0 auto;\n}",
+        "cat a.txt |\n  sort |\n  uniq -c && ls",
+    ],
+)
+def test_code_is_recognised_without_a_fence(text: str) -> None:
+    assert choose(Settings(), [text] * 5).metric.name == "code"
+
+
 def test_code_without_a_fence_has_the_language_of_the_other_answer() -> None:
     assert value(Code(), "f(a,b);", "```js\nf(a, b)\n```") == 1.0
     assert value(Code(), "```js\nf(a, b)\n```", "f(a,b);") == 1.0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'run(\n    """SELECT a FROM t"""\n)',
+        'queries = {\n    "all":\n    """SELECT a FROM t"""\n}',
+        'rows = run(\n    "all",\n    r"""SELECT a FROM t""",\n)',
+        '"""SELECT a FROM t"""',
+        '"""SELECT a FROM %s""" % t',
+        'def f():\n    """SELECT a FROM %s""".join(t)',
+        "# SELECT a FROM t",
+    ],
+)
+def test_strings_of_python_that_are_values_count(code: str) -> None:
+    one, other = (f"```python\n{text}\n```" for text in (code, code.replace("a FROM", "b FROM")))
+    assert Code().compare(one, other) is not True
+    assert Code().key(one) != Code().key(other)
+    assert Code().compare(one, one) is True
+
+
+@pytest.mark.parametrize(
+    ("code", "bare"),
+    [
+        ('"""Adds."""\n\nimport a', "import a"),
+        ('def f(a):\n    """Adds."""\n    return a', "def f(a):\n    return a"),
+        ('class A:\n    # of two\n    r"""Adds."""  # one\n\n    b: int', "class A:\n    b: int"),
+        (
+            'async def f(\n    a=":"\n) -> int:\n    """Adds\n    two.\n    """\n    return a',
+            'async def f(a=":") -> int:\n  return a',
+        ),
+    ],
+)
+def test_docstrings_do_not_count(code: str, bare: str) -> None:
+    one, other, bare = (f"```python\n{text}\n```" for text in (code, code.replace("Adds", "Sums"), bare))
+    assert Code().compare(one, other) is True
+    assert Code().key(one) == Code().key(other) == Code().key(bare)
 
 
 def test_the_directives_of_a_preprocessor_are_no_comments() -> None:

@@ -1,11 +1,15 @@
 """The metric `facts`: values settle whether an answer is right, wording does not; and JSON among such answers."""
 
 import json
+from time import process_time
 from typing import Any
 
 import pytest
 
+from retuned.retrain.data.identity import normalise
+from retuned.retrain.scoring.code import Code
 from retuned.retrain.scoring.facts import Facts, conflicts, facts, token_f1
+from retuned.retrain.scoring.json_fields import keys_of
 
 ROW: dict[str, Any] = {"messages": "[]"}
 
@@ -199,6 +203,28 @@ FLAGS = '{"refund": true, "urgent": false, "fraud": false}'
 def test_a_broken_or_another_document_is_wrong(answer: str, reference: str) -> None:
     assert score(answer, reference) == 0.0
     assert not Facts().same(answer, reference)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 50_000 + "x",
+        "```\n" + " " * 50_000 + "x",
+        "```" + "a" * 50_000,
+        "select " + "from select " * 5_000 + "x",
+        "\n" * 50_000 + "x",
+        "for a" + " in " * 20_000 + "x",
+        '"' + '\\"' * 100_000 + "x",
+    ],
+)
+def test_time_grows_with_the_length_of_an_answer_and_not_with_its_square(text: str) -> None:
+    Facts().compare("It takes three days.", "SELECT a FROM t")  # imports what it needs
+    began = process_time()
+    normalise(text)
+    keys_of(text)
+    Code().compare(text, "x")
+    Facts().compare(text, "x")
+    assert process_time() - began < 4
 
 
 @pytest.mark.parametrize(

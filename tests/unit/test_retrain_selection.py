@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from retuned.consumers.common.tool_calls import written
 from retuned.retrain.data.checks import check_classes, check_enough, check_leaks
 from retuned.retrain.data.dataset import SPLITS, Leak, LostClass, TooFewRows
 from retuned.retrain.data.evidence import Earlier, Evidence
@@ -25,6 +26,7 @@ from retuned.retrain.data.topics import OTHER, Topics
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import Label
 from retuned.retrain.scoring.metric import Chosen, Metric
+from retuned.retrain.scoring.text import Text
 from retuned.retrain.settings import DatasetSettings, GateSettings, Settings
 
 START = datetime(2026, 3, 2)
@@ -282,6 +284,20 @@ def test_turns_without_an_id_are_related_whatever_the_instructions_before_them(r
     assert len({Related(rows, 0.8).of(row.prompt_hash) for row in rows}) == 1
 
 
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+def test_the_steps_of_an_agent_without_an_id_are_related(key: str) -> None:
+    function = {"name": "policy", "arguments": '{"of": "tents", "in": "Oslo"}'}
+    calls = [{"id": "c1", "type": "function", "function": function}] if key == "tool_calls" else function
+    asked = {"role": "user", "content": words(1)}
+    called = {"role": "assistant", "content": "", key: calls}
+    found = {"role": "tool", "tool_call_id": "c1", "content": words(3)}
+    rows = [
+        example(1, written("", [function]), messages=json.dumps([asked])),
+        example(2, question=words(2), messages=json.dumps([asked, called, found])),
+    ]
+    assert len({Related(rows, 0.8).of(row.prompt_hash) for row in rows}) == 1
+
+
 @pytest.mark.parametrize("turns", [20, 21, 60])
 def test_a_conversation_of_any_length_stands_on_one_side(turns: int) -> None:
     others = [example(number, conversation=f"c{number}") for number in range(100, 180)]
@@ -348,6 +364,17 @@ def test_what_no_earlier_dataset_holds_is_new_and_what_was_stated_since() -> Non
     assert reasons(selection) == {11: "incomplete", 12: "incomplete"}
     assert [(row.row_id, good) for row, good in selection.thumbs] == [("r0021", True)]
     assert used(chosen(evidence(rows), **asked)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("instead", [example(2, "At 9 am.", question=words(1), source="user"), example(1, "At 9 am.")])
+def test_an_answer_that_is_right_again_is_taught_again(instead: Example) -> None:
+    """While its account was banned, or its row was dropped or edited, a dataset taught another answer."""
+    rows = [example(1, "At 8 am.", question=words(1)), *([instead] if instead.feedback_id == "f2" else [])]
+    taught = replace(instead, question=words(1), prompt=words(1), prompt_hash=text_hash(words(1)))
+    earlier = before(until=START + 9 * HOUR, train=[taught], known=frozenset({"f1", "f2"}))
+    assert used(chosen(evidence(rows), earlier, holdout_share=0.0, replay_share=0.5)) == [1]
+    same = before(until=START + 9 * HOUR, train=[rows[0]], known=frozenset({"f1", "f2"}))
+    assert used(chosen(evidence(rows), same, holdout_share=0.0)) == []
 
 
 def test_the_newest_rows_are_kept() -> None:
@@ -503,6 +530,16 @@ def test_replay_is_an_even_draw_of_what_is_true_and_not_taught_anew() -> None:
     assert len(half) == 8  # as many as the new ones
     assert set(replayed(0.2)) < set(half)
     assert len(replayed(0.2)) == 2
+
+
+def test_a_superseded_answer_is_not_rehearsed_also_where_the_metric_abstains() -> None:
+    old, new = example(1, "Ask at the desk."), example(2, "Please write to us.", question=words(1))
+    rows = [old, new, example(3)]
+    earlier = before(until=START + HOUR, train=[old], known=frozenset({"f1"}))
+    found = evidence(rows, metric=Chosen(Text(), "of the tests"))
+    selection = chosen(found, earlier, holdout_share=0.0, replay_share=0.5, maximum_rows=1)
+    assert used(selection) == [3]
+    assert reasons(selection) == {1: "superseded", 2: "maximum_rows"}
 
 
 def test_thumbs_come_oldest_first_and_never_from_the_holdout() -> None:

@@ -9,6 +9,8 @@ import pytest
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.identity import normalise, text_hash
 from retuned.retrain.data.table import Table, decide
+from retuned.retrain.scoring.code import Code
+from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.json_fields import Json
 from retuned.retrain.scoring.label import Label
@@ -293,6 +295,18 @@ def test_accounts_that_say_the_same_everywhere_count_as_one() -> None:
     assert Counter(talk.reasons().values()) == {"outvoted": 6 * len(things)}
 
 
+def test_accounts_that_like_the_same_popular_answers_count_each() -> None:
+    talk = Talk()
+    talk.usual(40, 40)
+    lies = [talk.says(f"liar{number}", days(90), instead=days(30)) for number in range(2)]
+    for number in range(5):
+        talk.says(f"fan{number}", days(30))
+        talk.says(f"fan{number}", "Returns are free.", question="What does it cost to send a parcel back?")
+    lies += [talk.says("liar2", days(90), instead=days(30))]
+    talk.says("fan5", days(30))
+    assert talk.reasons() == dict.fromkeys(lies, "outvoted")
+
+
 def test_who_is_mostly_wrong_is_not_believed_where_nobody_can_check() -> None:
     talk = Talk()
     for thing in ("tent", "lamp", "sofa", "bike", "desk", "oven"):
@@ -378,6 +392,25 @@ def test_a_space_before_the_mark_at_the_end_makes_no_other_question(one: str, ot
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("It is 30 days\u200f.", "It is 30 days."),
+        ("\u200eYes", "Yes"),
+        ("\u2067כן\u2069", "כן"),
+        ("\u202aYes, we do\u202c", "Yes, we do"),
+        ("Yes ❤\ufe0f", "Yes ❤"),
+    ],
+)
+def test_marks_of_direction_and_of_the_form_of_an_emoji_make_no_other_question_and_no_other_answer(
+    one: str, other: str
+) -> None:
+    assert normalise(one) == normalise(other)
+    assert all(metric.same(one, other) for metric in (Facts(), Exact(), Label([other])))
+    for joined, apart in (("👨\u200d👧", "👨👧"), ("می\u200cدانم", "میدانم")):
+        assert not any(metric.same(joined, apart) for metric in (Facts(), Exact(), Label([apart])))
+
+
+@pytest.mark.parametrize(
     ("metric", "right", "wrong"),
     [
         pytest.param(Label(["negative", "very negative"]), "negative", "very negative", id="labels_with_a_common_word"),
@@ -401,6 +434,19 @@ def test_of_sentences_both_may_be_right() -> None:
         talk.says(f"u{number}", "Within 30 days.")
     more = talk.says("u4", "Within 30 days, to our store in Oslo.", instead="Within 30 days.")
     assert talk.reasons(Facts()) == {more: "alternative"}
+
+
+def test_of_programs_that_the_metric_cannot_compare_both_may_be_right() -> None:
+    talk = Talk()
+    program = "let a = f(x);\nlet b = g(a);"
+    for number in range(4):
+        talk.says(f"u{number}", program)
+    fenced = talk.says("u4", f"```js\n{program}\n```", instead="No.")
+    other = talk.says("u5", "let b = g(f(x));", instead="No.")
+    wrong = talk.says("u6", "let a = f(x);\nlet b = g(c);", instead="No.")
+    assert talk.reasons(Code()) == {other: "alternative", wrong: "outvoted"}
+    (right,) = (one for one in talk.decided(Code()).decided if one.row.feedback_id == fenced)
+    assert (right.state, right.reason) == ("taught", "duplicates")
 
 
 @pytest.mark.parametrize(("who", "source"), [("ada", "expert"), ("zoe", "user")])

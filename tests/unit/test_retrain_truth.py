@@ -66,6 +66,13 @@ def test_the_last_word_of_an_account_on_an_answer_counts() -> None:
     assert both.claim == 1
 
 
+@pytest.mark.parametrize("accounts", [1, 3])
+def test_of_answers_that_are_given_at_the_same_time_none_has_replaced_the_other(accounts: int) -> None:
+    said: list[Said] = [(0, f"a{claim}{number}", claim, "correction") for claim in (0, 1) for number in range(accounts)]
+    assert decided(*said).claim is None
+    assert decided(*reversed(said)).claim is None
+
+
 def test_denials_of_the_old_answer_before_the_first_new_one_speak_for_a_change() -> None:
     before: list[Said] = [(0, "ann", 0, "accepted"), (1, "ben", 0, "accepted")]
     denied: list[Said] = [(40 + number, f"c{number}", 0, "declined") for number in range(4)]

@@ -163,7 +163,10 @@ def _number(client: "MlflowClient", version: Version) -> str | None:
 
 
 def _register(client: "MlflowClient", version: Version) -> str:
-    """Creates a run with the version's metrics and files, and a version of the registered model from it."""
+    """Creates a run with the version's metrics and files, and a version of the registered model from it.
+
+    A run that an earlier attempt left is used again.
+    """
     from mlflow.exceptions import MlflowException
 
     name = _registered(version.workload)
@@ -175,7 +178,9 @@ def _register(client: "MlflowClient", version: Version) -> str:
     experiment = client.get_experiment_by_name("retuned")
     id = experiment.experiment_id if experiment else client.create_experiment("retuned")
     tags = {_VERSION: version.version, "retuned.workload": version.workload, "retuned.run": version.run_id}
-    run = client.create_run(id, run_name=version.name, tags=tags).info.run_id
+    left = client.search_runs([id], f"tags.`{_VERSION}` = '{version.version}'")
+    own = (one for one in left if one.data.tags.get("retuned.workload") == version.workload)
+    run = (next(own, None) or client.create_run(id, run_name=version.name, tags=tags)).info.run_id
     metrics: dict[str, Any] = version.manifest.get("metrics", {})
     for metric, value in metrics.items():
         if isinstance(value, int | float):

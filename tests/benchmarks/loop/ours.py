@@ -451,7 +451,10 @@ class Table:
 
     def _crowd(self, known: Mapping[str, Question], first_seen: Mapping[str, datetime]) -> Crowd:
         statements = {
-            name: [Statement(vote.account, self._texts[name][vote.claim], vote.at) for vote in one.votes]
+            name: [
+                Statement(vote.account, self._texts[name][vote.claim], vote.at, vote.kind == "correction")
+                for vote in one.votes
+            ]
             for name, one in known.items()
         }
         quiet = [one for own in statements.values() if len({each.text for each in own}) == 1 for one in own]
