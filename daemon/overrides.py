@@ -1,9 +1,9 @@
 """Settings that differ between workloads: `workloads.<name or glob>` in the configuration, over what holds for all."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -46,37 +46,53 @@ def matching(entries: Entries, workload: str) -> list[str]:
 
 
 def in_force(settings: S, entries: Entries, workload: str) -> S:
-    """The settings of a workload: those of all, with each key that one of its entries sets. `check` has passed."""
-    found = settings
-    for name in matching(entries, workload):
-        entry, changed = entries[name], dict[str, Any]()
-        if "objective" in entry:
-            changed["objective"] = WorkloadSettings(objective=entry["objective"]).objective
-        for section, given in _by_section(entry).items():
-            own = _changed(getattr(settings, section), given)
-            changed[section] = getattr(found, section).model_copy(update={key: getattr(own, key) for key in given})
-        found = found.model_copy(update=changed)
-    return found
+    """The settings of a workload: those of all, with the keys of all its entries, each section validated as a whole.
+
+    Raises:
+        ValidationError: of everything that is wrong, at the entry that sets it.
+    """
+    names, changed = matching(entries, workload), dict[str, Any]()
+    merged, wrong = dict[str, dict[str, Any]](), list[InitErrorDetails]()
+    for name in names:
+        if "objective" in entries[name]:
+            changed["objective"] = WorkloadSettings(objective=entries[name]["objective"]).objective
+        for section, given in _by_section(entries[name]).items():
+            merged.setdefault(section, {}).update(given)
+    for section, given in merged.items():
+        try:
+            changed[section] = _changed(getattr(settings, section), given)
+        except ValidationError as error:
+            setting = [name for name in names if section in _by_section(entries[name])]
+            wrong += [_located(one, entries, setting, section) for one in error.errors()]
+    if wrong:
+        raise ValidationError.from_exception_data("Settings", wrong)
+    return settings.model_copy(update=changed) if changed else settings
 
 
 def check(settings: BaseModel, entries: Entries) -> None:
-    """Try every entry over the settings of all.
+    """Try every entry over the settings of all, together with the others that match it.
 
     Raises:
         ValidationError: of everything that is wrong.
     """
-    wrong: list[InitErrorDetails] = []
+    wrong: dict[tuple[Any, ...], InitErrorDetails] = {}  # what several names inherit is wrong once
+    sound: dict[str, dict[str, Any]] = {name: {} for name in entries}
     for name, entry in entries.items():
         for key, given in entry.items():
             try:
                 _check_key(settings, key, given)
             except ValidationError as error:
                 where = ("workloads", name, *((key,) if key in SECTIONS else ()))
-                wrong += [
-                    _error(one["type"], one["msg"], (*where, *one["loc"]), one["input"]) for one in error.errors()
-                ]
+                wrong |= _by_place(error, where)
+            else:
+                sound[name][key] = given
+    for name in (*sound, *_shared(sound)):
+        try:
+            in_force(settings, sound, name)
+        except ValidationError as error:
+            wrong |= _by_place(error)
     if wrong:
-        raise ValidationError.from_exception_data("Settings", wrong)
+        raise ValidationError.from_exception_data("Settings", list(wrong.values()))
 
 
 def notices(entries: Entries, workloads: Sequence[str]) -> list[str]:
@@ -143,6 +159,15 @@ def _by_section(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return found | {"models": {"base": entry["base"]}} if "base" in entry else found
 
 
+def _shared(entries: Entries) -> Iterator[str]:
+    """Yields names that two globs have in common, with one in place of a `*` of the other. Others are met by
+    `in_force`."""
+    for one, other in permutations([name for name in entries if GLOB & set(name)], 2):
+        name = one.replace("*", other, 1)
+        if fnmatchcase(name, one) and fnmatchcase(name, other):
+            yield name
+
+
 def _changed(section: S, given: Mapping[str, Any]) -> S:
     """A section with some keys set anew, validated as a whole."""
     kept = {key: getattr(section, key) for key in section.model_fields_set}
@@ -163,8 +188,24 @@ def _check_key(settings: BaseModel, key: str, given: Any) -> None:
     for (section, name), reason in COMMON.items():
         if key == section and name in given:
             raise _wrong("value_error", f"{reason}: set {section}.{name}", (name,), given)
-    for section, keys in _by_section({key: given}).items():
-        _changed(getattr(settings, section), keys)
+
+
+def _located(one: Any, entries: Entries, setting: Sequence[str], section: str) -> InitErrorDetails:
+    """An error in a section, at the last entry that sets its key; if it is of several keys, at the last one of all."""
+    place: tuple[Any, ...] = () if section == "models" else (section,)
+    key = (*place, *one["loc"][:1])
+    name = next((name for name in reversed(setting) if one["loc"] and has(entries[name], key)), setting[-1])
+    others = [f"workloads.{other}" for other in setting if other != name]
+    together = f"with {', '.join(others)}: " if others and not one["loc"] else ""
+    said = together + one["msg"].removeprefix("Value error, ")
+    return _error(one["type"], said, ("workloads", name, *place, *one["loc"]), one["input"])
+
+
+def _by_place(error: ValidationError, where: tuple[str, ...] = ()) -> dict[tuple[Any, ...], InitErrorDetails]:
+    return {
+        (*where, *one["loc"], one["msg"]): _error(one["type"], one["msg"], (*where, *one["loc"]), one["input"])
+        for one in error.errors()
+    }
 
 
 def _wrong(type: str, said: str, where: tuple[str, ...], given: Any) -> ValidationError:

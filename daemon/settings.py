@@ -1,14 +1,17 @@
 """The whole configuration: one YAML file and the environment, which overrides it. Only this module reads them."""
 
 import difflib
+import json
 import os
 import re
+from contextlib import suppress
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retuned.consumers import settings as consumers
@@ -175,6 +178,7 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
         extra="forbid",
         env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
+        env_parse_none_str="null",
         nested_model_default_partial_update=True,
         protected_namespaces=(),
     )
@@ -206,7 +210,15 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
         return self
 
     def for_workload(self, workload: str) -> Self:
-        return overrides.in_force(self, self.workloads, workload)
+        """Returns the settings of a workload.
+
+        Raises:
+            ConfigurationError: two globs match it and contradict each other, which the start could not foresee.
+        """
+        try:
+            return overrides.in_force(self, self.workloads, workload)
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(map(_explain, error.errors()))) from error
 
     def origin(self, workload: str, *key: str) -> str | None:
         return overrides.origin(self.workloads, workload, key)
@@ -225,19 +237,38 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  (pydantic-settings names the arguments)
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic-settings names the arguments)
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment overrides the file, which `load` has read."""
-        return env_settings, init_settings
+        return _Environment(settings_cls), init_settings
+
+
+class _Environment(EnvSettingsSource):
+    """Variables as the file would have them: `null`, and lists and maps in brackets. All else is the text as typed,
+    which the type of the setting reads."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: str) -> Any:  # noqa: ARG002
+        with suppress(ValueError):
+            return json.loads(value)
+        if value.startswith(("[", "{")):
+            with suppress(ConfigurationError):
+                return yamltext.parse(value.encode(), field_name)
+        return value
+
+    def next_field(self, field: Any, key: str, case_sensitive: bool | None = None) -> FieldInfo | None:
+        """An entry of workloads has the fields of the settings of all."""
+        if field == dict[str, Any] and key in overrides.known():
+            return retrain.ModelsSettings.model_fields[key] if key == "base" else Settings.model_fields[key]
+        return super().next_field(field, key, case_sensitive)
 
 
 def given(file: Path | None) -> dict[str, dict[str, Any]]:
     """Returns the keys that the environment and the file set, by the name of the source; the first one wins."""
-    return {"environment": EnvSettingsSource(Settings)(), **({str(file): _read(file)} if file else {})}
+    return {"environment": _Environment(Settings)(), **({str(file): _read(file)} if file else {})}
 
 
 def load(file: Path | None) -> Settings:
@@ -295,9 +326,11 @@ def _explain(item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), _known(item["loc"][:-1]), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "; see deploy/retuned.example.yaml")
     expected = item["msg"].removeprefix("Value error, ")
-    # The input of the last three errors is a whole object, which may hold a secret.
-    if item["type"] in ("value_error", "missing", "union_tag_invalid", "union_tag_not_found") or any(
-        word in key for word in ("password", "token", "user_key", "judge_key", "session_key", "postgres_url")
+    # The input of the last four errors is a whole object, and brackets are what was to be one: it may hold a secret.
+    if (
+        item["type"] in ("value_error", "missing", "union_tag_invalid", "union_tag_not_found", "model_type")
+        or (isinstance(item["input"], str) and item["input"].startswith(("[", "{")))
+        or any(word in key for word in ("password", "token", "user_key", "judge_key", "session_key", "postgres_url"))
     ):
         return f"{key}: {expected}"
     return f"{key}: {expected[0].lower()}{expected[1:]}, not {item['input']!r}"

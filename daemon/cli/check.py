@@ -20,7 +20,8 @@ from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.sections import authority
 from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.opening import attach
-from retuned.daemon import overrides, tracing
+from retuned.daemon import overrides
+from retuned.daemon.app import preconditions
 from retuned.daemon.cli.known import known_workloads, running
 from retuned.daemon.client import AskedIngester
 from retuned.daemon.gateway.check import check_incumbent, check_keys, check_upstream
@@ -34,18 +35,17 @@ from retuned.monitors.hallucination import opinions
 from retuned.retrain.decision import judge
 from retuned.retrain.generation import server
 from retuned.retrain.memory import embed
-from retuned.retrain.release.licence import check_licence
 from retuned.retrain.release.targets import build
 from retuned.retrain.runners import build as runners
-from retuned.retrain.scoring.metric import check_metric
 from retuned.retrain.training import coverage
-from retuned.retrain.training.base_model import check_base_model
 
 Try = tuple[str, Callable[[], str | None]]
 """What is tried, and how; None where the configuration leaves nothing to try."""
 Mark = Literal["ok", "warn", "FAIL"]
 
 ENOUGH_DISK = 2 * 1024**3
+PROBLEMS = (RetunedError, OSError, ValueError)
+"""Errors of one try, after which the next one follows: also what the system refuses, and unreadable content."""
 
 
 class _Notice(Exception):
@@ -59,48 +59,45 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
     an ingester the port.
     """
     daemon: Mapping[str, Any] | None = None
-    stranger: RetunedError | None = None
+    stranger: Exception | None = None
     try:
         daemon = running(settings)
-    except RetunedError as error:
+    except PROBLEMS as error:
         stranger = error
     tries: list[Try] = [
         ("configuration", lambda: "valid"),
+        *preconditions(settings),
         ("broker", lambda: _broker(settings)),
         ("store", lambda: _store(settings)),
         ("warehouse", lambda: _warehouse(settings, daemon)),
         *([("workloads", lambda: _workloads(settings))] if settings.workloads else []),
         ("privacy", lambda: _privacy(settings)),
-        *(
-            (
-                "base model" if key == "models.base" else f"base model of {key}",
-                partial(_base_model, settings, base, key),
-            )
-            for key, base in settings.bases().items()
-        ),
         *_for_each("adapter", settings, {"base", "train"}, coverage.check),
         *_for_each("runner", settings, {"runner"}, runners.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
         *_for_each("evaluation", settings, {"evaluate"}, lambda own: server.check(own.evaluate)),
         *_targets(settings),
-        *_for_each("metric", settings, {"metric", "evaluate"}, _metric),
+        *_for_each("metric", settings, {"metric", "evaluate"}, _needs_judge),
         *_for_each("judge", settings, {"evaluate"}, lambda own: judge.check(own.evaluate)),
         ("opinions", lambda: opinions.check(settings.quality)),
         *_for_each("drift", settings, {"drift"}, lambda own: vectors.check(own.drift)),
         *_for_each("corrections", settings, {"memory"}, _corrections),
         ("models", lambda: _writable("models.directory", settings.models.directory)),
         ("disk", lambda: _disk(settings.warehouse.path)),
-        ("tracing", lambda: tracing.check(settings.tracing)),
         ("http", lambda: _http(settings, daemon, stranger)),
         *_gateway(settings),
     ]
+    failed = set[str]()
     for name, attempt in tries:
+        if name in failed:  # a start ends there
+            continue
         try:
             if (found := attempt()) is not None:
                 yield "ok", name, found
         except _Notice as notice:
             yield "warn", name, str(notice)
-        except RetunedError as error:
+        except PROBLEMS as error:
+            failed.add(name)
             yield "FAIL", name, str(error)
 
 
@@ -131,15 +128,14 @@ def _broker(settings: Settings) -> str:
     return found
 
 
-def _metric(settings: Settings) -> str | None:
-    found, name = check_metric(settings), settings.metric.name
+def _needs_judge(settings: Settings) -> None:
+    name = settings.metric.name
     if settings.base is not None and name in ("auto", "facts") and settings.evaluate.judge_url is None:
         raise _Notice(
             f"{name}: without a judge the metric abstains on answers in prose whose values do not settle what they "
             "mean, and candidates whose rows it cannot judge are not promoted; set evaluate.judge_url to a language "
             "model that judges, or metric.name to the metric that fits, such as label, json or exact"
         )
-    return found
 
 
 def _store(settings: Settings) -> str | None:
@@ -212,12 +208,6 @@ def _gateway(settings: Settings) -> list[Try]:
     ]
 
 
-def _base_model(settings: Settings, base: Path | None, key: str) -> str:
-    found = check_base_model(base, key)
-    check_licence(base, settings.models.allowed_licences, key)
-    return found
-
-
 def _corrections(own: Settings) -> str | None:
     """Returns which questions the memory helps; None: it is off."""
     if own.memory.mode == "off":
@@ -256,7 +246,7 @@ def _memory(settings: Settings) -> str:
     return "how much is free is not known here" if left is None else f"{gibibytes(left)} free"
 
 
-def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: RetunedError | None) -> str:
+def _http(settings: Settings, daemon: Mapping[str, Any] | None, stranger: Exception | None) -> str:
     principals = Principals(settings.http)
     tls = server_tls(settings.http)
     found = f"{authority(settings.http.host, settings.http.port)} "

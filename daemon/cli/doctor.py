@@ -17,8 +17,8 @@ REMEDIES = {
     "configuration": "`retuned config` prints every key with its meaning and its default",
     "broker": "start Kafka, set kafka.bootstrap_servers to where it runs, and create the topics that are missing",
     "store": "start the database and the object storage of store.postgres_url and store.objects_url",
-    "warehouse": "stop what else has the file open, or set warehouse.path to another one; `retuned migrate` brings an "
-    "older one to this version",
+    "warehouse": "stop what else has the file open, or correct the section warehouse; `retuned migrate` brings an "
+    "older file to this version",
     "workloads": "correct the names of the entries of workloads; `retuned status` lists the workloads that have events",
     "events": "mend the warehouse or the access to the daemon first, then try again",
     "privacy": "correct the section privacy; the key of pseudonyms is a file that this user can read",
@@ -53,12 +53,12 @@ def examine(common: "Common") -> Iterator[Diagnosed]:
     for mark, name, found in check(settings):
         failed |= {name} if mark == "FAIL" else set()
         yield _with_remedy(mark, name, found)
-    if not settings.warehouse.path.exists():
-        return
     try:
+        if not settings.warehouse.path.exists():
+            return
         with common.asking(settings) as service:
             yield from service.ask(diagnosis, Nothing())
-    except RetunedError as error:
+    except (RetunedError, OSError) as error:
         known = bool(failed & {"warehouse", "http"})
         yield _with_remedy("warn", "events", "were not looked at" if known else f"were not looked at: {error}")
 

@@ -121,6 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RetunedError as error:
         logs.last_line(f"retuned: {error}")
         return error.exit_status
+    except PermissionError as error:  # a file of another user, which the text names
+        logs.last_line(f"retuned: {error}")
+        return 1
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "retuned":
             raise

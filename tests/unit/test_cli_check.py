@@ -1,6 +1,8 @@
 """`retuned check` beside a daemon, and names of workloads that nothing knows."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from traffic import MINUTE, insert_event
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
+from retuned.daemon.app import App
 from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
 from retuned.daemon.client import Client
@@ -31,6 +34,7 @@ from retuned.daemon.web.server import Server
 from retuned.retrain.memory import embed
 
 WORKLOADS = {"support.refunds": {"train": {"rank": 8}}}
+SIGN_IN = {"issuer": "https://login.example.com", "client_id": "retuned", "roles": {"staff": "viewer"}}
 
 
 class Deployment:
@@ -121,6 +125,27 @@ def test_a_cluster_needs_one_key_for_the_sessions_of_browsers(deployed: Deployme
         assert (found[0], "Set http.session_key_file" in found[1]) == (mark, mark == "warn")
     deployed.write(http=http)
     assert deployed.found()["http"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("audit", {"audit": {"key_file": "away"}}, "key away: cannot be read"),
+        ("http", {"http": {"port": 0, "session_key_file": "away"}}, "http.session_key_file away: cannot be read"),
+        (
+            "http",
+            {"http": {"port": 0, "oidc": SIGN_IN | {"client_secret_file": "away"}}},
+            "http.oidc.client_secret_file: away",
+        ),
+        ("warehouse", {"warehouse": {"path": "w.duckdb", "memory_limit": "1 gigs"}}, "warehouse.memory_limit: "),
+    ],
+)
+def test_what_a_start_refuses_a_check_refuses(deployed: Deployment, name: str, more: dict[str, Any], said: str) -> None:
+    deployed.write(**more, models={"directory": "models"}, kafka={"bootstrap_servers": "127.0.0.1:9"})
+    with pytest.raises(ConfigurationError, match=f"^{said}") as refused:
+        App(load(deployed.file))
+    assert deployed.found()[name] == ("FAIL", str(refused.value))
+    assert not deployed.warehouse.exists()
 
 
 def test_a_daemon_of_another_warehouse_is_a_problem(served: Deployment) -> None:
@@ -261,6 +286,27 @@ def doctor(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> dict[s
     """What the doctor finds, by what was looked at."""
     main(["doctor", "--json", "--config", str(deployment.file)])
     return {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+
+
+def test_a_folder_of_another_user_is_named_and_ends_no_command(
+    deployed: Deployment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.stat
+
+    def refused(path: Any, **more: Any) -> os.stat_result:
+        if str(path).startswith(str(deployed.warehouse)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    denied = f"Permission denied: '{deployed.warehouse}"
+    mark, text = deployed.found()["warehouse"]
+    assert (mark, denied in text) == ("FAIL", True)
+    assert doctor(deployed, capsys)["warehouse"]["mark"] == "FAIL"
+    for command in ("status", "run"):
+        assert main(["--config", str(deployed.file), command]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if denied in line]
+        assert "retuned: " in line
 
 
 NOW = datetime.now(UTC).replace(tzinfo=None, microsecond=0)

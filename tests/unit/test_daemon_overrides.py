@@ -128,6 +128,49 @@ def test_an_entry_is_checked_together_with_what_holds_for_all(tmp_path: Path) ->
     assert (evaluate.judge_url, evaluate.judge_model) == ("http://judge/v1", "m")
 
 
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (
+            "'support.*': {retention: {delete_days: 365}}, support.a: {retention: {keep_days: null}}",
+            "workloads.support.a.retention: with workloads.support.*: delete_days: expected at least keep_days (None)",
+        ),
+        (
+            "'support.*': {rollout: {minimum_seconds: 500000}}, 'support.a*': {rollout: {maximum_seconds: 100000}}",
+            "workloads.support.a*.rollout: with workloads.support.*: minimum_seconds: expected at most maximum_seconds",
+        ),
+        (
+            "'support.*': {retention: {delete_days: 365}}, '*.refunds': {retention: {keep_days: null}}",
+            "workloads.*.refunds.retention: with workloads.support.*: delete_days: expected at least keep_days (None)",
+        ),
+    ],
+)
+def test_entries_that_are_sound_alone_are_refused_where_they_contradict_each_other(
+    tmp_path: Path, entries: str, said: str
+) -> None:
+    file = written(tmp_path, f"workloads: {{{entries}, other: {{train: {{rank: 1}}}}}}")
+    with pytest.raises(ConfigurationError) as caught:
+        load(file)
+    assert str(caught.value).startswith(f"{file}: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_entry_is_checked_together_with_those_that_it_refines(tmp_path: Path) -> None:
+    entries = (
+        "'support.*': {incumbent: {url: 'https://api.example/v1', model: big}}, support.a: {incumbent: {model: m}}"
+    )
+    incumbent = load(written(tmp_path, f"workloads: {{{entries}}}")).for_workload("support.a").incumbent
+    assert (incumbent.url, incumbent.model) == ("https://api.example/v1", "m")
+
+
+def test_a_workload_whose_entries_contradict_each_other_has_no_settings(tmp_path: Path) -> None:
+    entries = "'a?c': {retention: {delete_days: 365}}, 'ab?': {retention: {keep_days: null}}"
+    settings = load(written(tmp_path, f"workloads: {{{entries}}}"))
+    with pytest.raises(ConfigurationError, match=r"workloads\.ab\?\.retention: with workloads\.a\?c: delete_days"):
+        settings.for_workload("abc")
+    assert settings.for_workload("abd").retention.keep_days is None
+
+
 def test_the_environment_wins_over_the_file_in_an_entry_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path, "workloads: {support: {train: {rank: 2, epochs: 3}}}")
     monkeypatch.setenv("RETUNED__WORKLOADS__SUPPORT__TRAIN__RANK", "8")

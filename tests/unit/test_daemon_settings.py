@@ -1,8 +1,11 @@
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.cli.example import example
@@ -173,6 +176,52 @@ def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.Mon
     monkeypatch.setenv("RETUNED__KAFKA__BOOT", "x")
     with pytest.raises(ConfigurationError, match=r"^RETUNED__KAFKA__BOOT: kafka.boot: unknown key"):
         load(None)
+
+
+def test_a_variable_means_what_the_file_would_mean_by_it_and_a_text_stays_as_typed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, tuple[str, Any]] = {
+        "policy.new_corrections": ("null", None),
+        "models.base": ("null", None),
+        "kafka.label_requests_topic": ("null", None),
+        "http.trusted_proxies": ("[10.0.0.0/8, '::1']", ("10.0.0.0/8", "::1")),
+        "schedule.training_hours": ("[22:00-06:00]", ("22:00-06:00",)),
+        "runner.resources": ("{GPU: 2}", {"GPU": 2.0}),
+        "roi.token_cost": ("0.5", 0.5),
+        "privacy.redact": ("no", False),
+        "kafka.sasl_password": ("0123", SecretStr("0123")),
+        "kafka.group_id": ("1e3", "1e3"),
+        "kafka.interactions_topic": ("on", "on"),
+        "kafka.feedback_topic": ("12:30", "12:30"),
+        "workloads.support.retention.keep_days": ("null", None),
+        "workloads.support.evaluate.judge_key": ("123456", SecretStr("123456")),
+        "workloads.support.train.rank": ("8", 8),
+        "workloads.support.objective": ("[draft] Helps: politely", "[draft] Helps: politely"),
+    }
+    for key, (text, _) in given.items():
+        monkeypatch.setenv("RETUNED__" + key.upper().replace(".", "__"), text)
+    own = load(None).for_workload("support")
+    found = {key: attrgetter(key.removeprefix("workloads.support."))(own) for key in given}
+    assert found == {key: value for key, (_, value) in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "shown"),
+    [
+        ("http.trusted_proxies", "10.0.0.0/8", True),
+        ("kafka", "sasl_password: hunter2", False),
+        ("serving.targets", "[{kind: vllm, token: hunter2", False),
+    ],
+)
+def test_a_variable_that_is_not_what_the_setting_needs_is_named(
+    monkeypatch: pytest.MonkeyPatch, key: str, text: str, shown: bool
+) -> None:
+    variable = "RETUNED__" + key.upper().replace(".", "__")
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigurationError, match=f"^{variable}: {key}: (?i:input) should be a valid") as caught:
+        load(None)
+    assert (text in str(caught.value), "hunter2" in str(caught.value)) == (shown, False)
 
 
 def test_an_unknown_section_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
