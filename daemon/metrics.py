@@ -36,6 +36,9 @@ class Metrics:
         self.job_last_success = gauge(
             "job_last_success_timestamp_seconds", "When a job last succeeded, Unix time.", "task"
         )
+        self.job_failures = gauge(
+            "job_consecutive_failures", "Failed runs of a scheduled job since it last succeeded.", "task"
+        )
         self.decisions = counter(
             "retrain_decisions_total", "Decisions of the policy whether to retrain.", "workload", "outcome"
         )

@@ -93,7 +93,7 @@ class QualitySettings(JudgeSettings):
     )
     judging_every_seconds: PositiveFloat = Field(3_600.0, description="interval at which they get new answers")
     judging_seconds: PositiveFloat = Field(
-        60.0, description="longest wait of a measurement for each of them, and for the grounding scorer"
+        60.0, description="longest time for each of them, and for the grounding scorer, to judge answers of a workload"
     )
 
     @model_validator(mode="before")

@@ -11,7 +11,6 @@ from typing import Any
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from retuned.consumers.common.logfields import about
 from retuned.consumers.common.spans import span
@@ -24,6 +23,7 @@ from retuned.daemon.jobs.audit import Checkpoints
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.parts import FATAL
 from retuned.daemon.jobs.runs import Runs
+from retuned.daemon.jobs.scheduler import Every, Scheduler
 from retuned.daemon.jobs.under_way import UnderWay
 from retuned.daemon.reports.reports import Period, is_empty, report_id
 from retuned.daemon.settings import crontab
@@ -71,9 +71,8 @@ class Jobs:
         self._under_way: dict[str, object] = {}
         self.erasures.readers = lambda: {**self._under_way}
         self._checkpoints = Checkpoints(context)
-        self._scheduler = BackgroundScheduler(
-            job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, timezone=UTC
-        )
+        defaults = {"coalesce": True, "misfire_grace_time": None, "max_instances": 1}
+        self._scheduler = Scheduler(job_defaults=defaults, timezone=UTC)
 
     def table(self) -> list[Job]:
         """Returns the jobs. Drift checks continue the interval from before a restart."""
@@ -84,10 +83,11 @@ class Jobs:
         check_due = max(soon, min(checked, soon) + interval) if checked else soon
         jobs = [
             Job("quality", partial(tasks.measure_quality, context, runs), schedule.quality_seconds, "default", soon),
-            # In a thread of its own, because quality and shadow may wait for a slow judge.
+            # In threads of their own, because they may wait for a slow judge.
+            Job("opinions", partial(tasks.ask_opinions, context), schedule.quality_seconds, "opinions", soon),
+            Job("shadow", partial(tasks.judge_shadows, context), schedule.watch_seconds, "shadow", soon),
             Job("watch", partial(tasks.watch_service, context), schedule.watch_seconds, "watch", soon),
             Job("erased", partial(tasks.settle_erased, context, runs), schedule.watch_seconds, "watch", soon),
-            Job("shadow", partial(tasks.judge_shadows, context), schedule.watch_seconds, "shadow", soon),
             Job("drift", partial(tasks.check_drift, context, runs), schedule.drift_seconds, "drift", check_due),
             # These two may wait for an unreachable broker.
             Job("announce", partial(tasks.announce, context), schedule.quality_seconds, "announce", soon),
@@ -163,10 +163,8 @@ class Jobs:
                 continue
             first = job.first.replace(tzinfo=UTC)
             options: dict[str, Any] = {"id": job.id, "executor": job.thread, "next_run_time": first}
-            if isinstance(job.every, str):
-                options["trigger"] = crontab(job.every)
-            elif job.every is not None:
-                options |= {"trigger": "interval", "seconds": job.every}
+            if job.every is not None:
+                options["trigger"] = crontab(job.every) if isinstance(job.every, str) else Every(job.every)
             self._scheduler.add_job(self._scheduled(job), **options)
 
     def shutdown(self) -> None:
@@ -272,9 +270,11 @@ class Jobs:
         elif event.exception is None:
             context.metrics.job_runs.labels(job, "succeeded").inc()
             context.metrics.job_last_success.labels(job).set(context.now().replace(tzinfo=UTC).timestamp())
+            context.metrics.job_failures.labels(job).set(0)
             context.failures.pop(job, None)
         else:
             context.metrics.job_runs.labels(job, "failed").inc()
+            context.metrics.job_failures.labels(job).inc()
             context.failures[job] = str(event.exception)
             if isinstance(event.exception, FATAL):
                 self._fail(event.exception)

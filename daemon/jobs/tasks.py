@@ -67,6 +67,15 @@ def measure_quality(context: Context, runs: Runs) -> None:
             context.retrain_metrics.keep(measured, shown | under_way)
 
 
+def ask_opinions(context: Context) -> None:
+    """Ask the judge and the detector of quality, which may be slow, about new answers of each workload."""
+    with context.parts("opinions") as parts:
+        for workload in context.measured():
+            with parts.workload(workload):
+                settings = context.settings.for_workload(workload)
+                quality.judge(context.warehouse, settings, workload, context.now(), context.opinions)
+
+
 def show_storage(context: Context, erasures: Erasures) -> None:
     """Update the metrics of the warehouse's size, of the free disk space, and of erasures that wait."""
     context.metrics.erasures(erasures.waiting())

@@ -490,8 +490,10 @@ def operations() -> dashboard.Dashboard:
         ),
         lines(
             "Jobs",
-            "Runs of the scheduled jobs in the last hour, by outcome.",
+            "Runs of the scheduled jobs in the last hour, by outcome, and how often each failed since it last "
+            "succeeded.",
             ("sum by (task, outcome) (increase(retuned_job_runs_total[1h]))", "{{task}} {{outcome}}"),
+            ("retuned_job_consecutive_failures > 0", "{{task}} failed in a row"),
         ),
         lines(
             "Since the last success",

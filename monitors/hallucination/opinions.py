@@ -47,7 +47,7 @@ class Opinion:
 
 
 class Opinions:
-    """The configured judge (source llm) and detector (source nli); for use in one thread."""
+    """The configured judge (source llm) and detector (source nli). One thread asks them; any may read `all`."""
 
     def __init__(self, settings: QualitySettings, stop: threading.Event) -> None:
         self.settings, self.stop = settings, stop

@@ -23,7 +23,7 @@ from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.quality import cascade
 from retuned.monitors.quality.consistency import contradictions, last_question
 from retuned.monitors.quality.figure import ALL_MODELS, Figure
-from retuned.monitors.quality.readings import APPROVED_MINIMUM, Key, Reading, Readings, sampled, texts
+from retuned.monitors.quality.readings import APPROVED_MINIMUM, Key, Reading, Readings, has_passages, sampled, texts
 from retuned.monitors.rates.estimate import rate
 from retuned.monitors.rates.votes import read_votes
 from retuned.monitors.settings import Settings
@@ -60,6 +60,7 @@ def measure(
     A metric without observations has no figure.
 
     Args:
+        opinions: of these the stored verdicts count, see `judge`.
         readings: a cache of texts that were read by earlier measurements; None: no cache.
         least_helpful: `cascade.helpful_rate`.
 
@@ -74,12 +75,7 @@ def measure(
         return []
     judgements.follow(warehouse)
     with warehouse.cursor() as cursor:
-        cursor.execute(QUERIES["answered"], _span(workload, window))
-        cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
-        cursor.execute(QUERIES["name_others"])
-        most = settings.windows.sample_rows
-        sample(cursor, "sampled_answers", workload, window, most, SEED, columns="id, timestamp, model")
-        cursor.execute(QUERIES["name_sampled"])
+        _sample(cursor, settings, workload, window, now)
         readings = Readings() if readings is None else readings
         read = readings.sampled(cursor, workload)
         approved = readings.approved(cursor, workload, window.start, now)
@@ -88,7 +84,7 @@ def measure(
             _rates(cursor, workload, window, now)
             + cascade.figures(warehouse, cursor, workload, window, now, least_helpful)
             + _grounding_rates(warehouse, cursor, settings, workload, read, now, stop)
-            + (_opinions(warehouse, cursor, settings, workload, read, now, opinions) if opinions else [])
+            + (_alarm_rates(cursor, workload, opinions) if opinions else [])
             + _calibrated(warehouse, cursor, workload, now)
             + _text_figures(cursor, workload, read, approved)
             + _latency(cursor, workload, window)
@@ -100,6 +96,38 @@ def measure(
             cursor.execute(QUERIES["ahead"], {"workload": workload, "now": now})
             cursor.execute(QUERIES["store"], {"rows": rows})
     return figures
+
+
+def judge(warehouse: Warehouse, settings: Settings, workload: str, now: datetime, opinions: Opinions) -> None:
+    """Asks the judge and the detector that are due about new answers of a workload, labelled ones first, and stores
+    their verdicts.
+
+    Raises:
+        Cancelled: the opinions' stop was set.
+    """
+    due = list(opinions.due(workload, now))
+    window = current(warehouse, settings.windows, workload, now) if due else None
+    if window is None:
+        return
+    waiting = []
+    with warehouse.cursor() as cursor:  # closed while a judge is asked: what needs the warehouse alone need not wait
+        _sample(cursor, settings, workload, window, now)
+        keys = [(identity, timestamp) for identity, timestamp, _ in sampled(cursor)]
+        with_words = [
+            identity
+            for identity, _, _, response, context in texts(cursor, workload, keys)
+            if has_passages(context) and words(response)
+        ]
+        for opinion in due:
+            given = {"workload": workload, "scorer": opinion.scorer.source, "model": opinion.model}
+            wanted = given | {"seed": SEED, "with_passages": with_words, "most": settings.quality.judged_answers}
+            keys = cursor.execute(QUERIES["undetected"], wanted).fetchall()
+            waiting.append((opinion, given, _answers(cursor, workload, keys, settings.objective)))
+    for opinion, given, answers in waiting:
+        detections = opinions.ask(opinion, answers) if answers else []
+        if detections:
+            rows = [given | {"created_at": now, **asdict(detection)} for detection in detections]
+            _replace(warehouse, "detections", rows)
 
 
 def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
@@ -122,6 +150,20 @@ def thin(warehouse: Warehouse, workloads: Sequence[str], recent: datetime, now: 
     return warehouse.delete(QUERIES["thin"], {"workloads": workloads} | bounds)
 
 
+def _sample(
+    cursor: duckdb.DuckDBPyConnection, settings: Settings, workload: str, window: Window, now: datetime
+) -> None:
+    """Makes the temporary tables of the models that answer, of the sampled answers and of the labelled ones."""
+    cursor.execute(QUERIES["answered"], _span(workload, window))
+    cursor.execute(QUERIES["busiest"], {"most": MOST_MODELS})
+    cursor.execute(QUERIES["name_others"])
+    most = settings.windows.sample_rows
+    sample(cursor, "sampled_answers", workload, window, most, SEED, columns="id, timestamp, model")
+    cursor.execute(QUERIES["name_sampled"])
+    since = now - timedelta(days=CALIBRATION_DAYS)
+    cursor.execute(QUERIES["labels"], {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS})
+
+
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:
     """Returns the rates of votes of people, judges and apps, with intervals for clustered votes."""
     judgements.comparable_votes(cursor, workload, window.start, window.end, now=now)
@@ -141,8 +183,6 @@ def _grounding_rates(
     now: datetime,
     stop: threading.Event | None,
 ) -> list[Figure]:
-    since = now - timedelta(days=CALIBRATION_DAYS)
-    cursor.execute(QUERIES["labels"], {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS})
     _ground(warehouse, cursor, settings, workload, read, now, stop or threading.Event())
     figures = []
     for model, n, abstained, alarms in cursor.execute(QUERIES["grounding"], {"workload": workload}).fetchall():
@@ -208,27 +248,7 @@ def _calibrated(warehouse: Warehouse, cursor: duckdb.DuckDBPyConnection, workloa
     return figures
 
 
-def _opinions(
-    warehouse: Warehouse,
-    cursor: duckdb.DuckDBPyConnection,
-    settings: Settings,
-    workload: str,
-    read: Mapping[Key, Reading],
-    now: datetime,
-    opinions: Opinions,
-) -> list[Figure]:
-    """Asks judge and detector about new answers, labelled ones first, and returns the alarm rate of each."""
-    with_words = [
-        identity for (identity, _), reading in read.items() if reading.has_passages and reading.tone is not None
-    ]
-    for opinion in opinions.due(workload, now):
-        given = {"workload": workload, "scorer": opinion.scorer.source, "model": opinion.model}
-        wanted = given | {"seed": SEED, "with_passages": with_words, "most": settings.quality.judged_answers}
-        keys = cursor.execute(QUERIES["undetected"], wanted).fetchall()
-        detections = opinions.ask(opinion, _answers(cursor, workload, keys, settings.objective)) if keys else []
-        if detections:
-            rows = [given | {"created_at": now, **asdict(detection)} for detection in detections]
-            _replace(warehouse, "detections", rows)
+def _alarm_rates(cursor: duckdb.DuckDBPyConnection, workload: str, opinions: Opinions) -> list[Figure]:
     figures = []
     for opinion in opinions.all:
         source = opinion.scorer.source

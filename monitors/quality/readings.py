@@ -133,13 +133,18 @@ def latest_approved(
         back *= 4
 
 
+def has_passages(context: str | None) -> bool:
+    """Whether an answer was given passages."""
+    passages = json.loads(context) if context else None
+    return isinstance(passages, list) and bool(passages)
+
+
 def _reading(messages: str, response: str, context: str | None) -> Reading:
     answer = words(response)
-    passages = json.loads(context) if context else None
     asked = question(messages, context)
     return Reading(
         question=hashlib.sha256((asked or "").encode("utf-8", "surrogatepass")).digest(),
-        has_passages=isinstance(passages, list) and bool(passages),
+        has_passages=has_passages(context),
         claims=claims(answer) if answer and asked is not None else None,
         tone=features(answer) if answer else None,
     )

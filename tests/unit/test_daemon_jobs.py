@@ -2,15 +2,17 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from apscheduler.schedulers import base
 from brokers import until
 from prometheus_client import CollectorRegistry
 from teaching import START, Teacher
@@ -22,7 +24,7 @@ from retuned.consumers.settings import RetentionSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon import workloads
-from retuned.daemon.jobs import cleanup, tasks
+from retuned.daemon.jobs import cleanup, scheduler, tasks
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
@@ -34,6 +36,8 @@ from retuned.daemon.reports import reports
 from retuned.daemon.settings import Settings
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift.check import DriftCheck
+from retuned.monitors.hallucination.opinions import Opinion
+from retuned.monitors.hallucination.scorer import Answer, Judgement
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.money import ledger, roll_up
 from retuned.monitors.quality import measure as quality
@@ -167,9 +171,9 @@ def test_the_watch_does_not_wait_for_a_slow_judge(tmp_path: Path, monkeypatch: p
         if judging.wait(30):
             watched.set()
 
-    monkeypatch.setattr(tasks, "measure_quality", judge)
+    monkeypatch.setattr(tasks, "ask_opinions", judge)
     monkeypatch.setattr(tasks, "watch_service", look)
-    for other in ("judge_shadows", "check_drift", "request_labels", "report", "announce"):
+    for other in ("measure_quality", "judge_shadows", "check_drift", "request_labels", "report", "announce"):
         monkeypatch.setattr(tasks, other, lambda *_: None)
     monkeypatch.setattr(cleanup, "archive", lambda *_: None)
     metrics = Metrics(CollectorRegistry())
@@ -244,6 +248,7 @@ def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> Non
     """Start the schedule, in which the other jobs do nothing."""
     work = {
         "measure_quality",
+        "ask_opinions",
         "watch_service",
         "judge_shadows",
         "check_drift",
@@ -255,7 +260,7 @@ def start_only(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, *wanted: str) -> Non
     for job in {*work, "announce", "resume"}:
         if job not in wanted:
             monkeypatch.setattr(cleanup if job in ("archive", "remove_old") else tasks, job, lambda *_: None)
-    jobs.context.now = utc_now  # the scheduler has a clock of its own, and makes up for each interval that it missed
+    jobs.context.now = utc_now  # the scheduler has a clock of its own
     jobs.start()
     jobs.lead()
 
@@ -273,6 +278,7 @@ def failing(error: Exception) -> Callable[..., Any]:
         ("quality", quality, "measure"),
         ("quality", Runs, "evidence"),
         ("watch", watch, "check"),
+        ("opinions", quality, "judge"),
         ("shadow", shadow, "judge_pairs"),
         ("drift", drift, "check"),
         ("labels", labels, "request"),
@@ -291,6 +297,29 @@ def test_a_job_that_fails_for_one_workload_goes_on_with_the_others_and_names_eac
     # Some jobs look at several workloads at a time: either may be the first to fail.
     assert {part.partition(":")[0] for part in str(raised.value).split("; ")} >= {"workload bad", "workload good"}
     assert (house.failures(job, "bad"), house.failures(job, "good")) == (1, 1)
+
+
+def test_quality_waits_for_no_judge(house: House) -> None:
+    """It counts the verdicts that the job `opinions` has stored."""
+
+    class Slow:
+        source, threshold = "llm", 0.5
+        judged = 0
+
+        def judge(self, answers: Sequence[Answer]) -> list[tuple[Answer, Judgement]]:
+            self.judged += len(answers)
+            return [(answer, Judgement(0.0)) for answer in answers]
+
+    lately = {"timestamp": house.jobs.context.now() - timedelta(hours=1), "context": '["It takes two days."]'}
+    house.jobs.context.warehouse.execute("UPDATE interactions SET timestamp = $timestamp, context = $context", lately)
+    house.jobs.context.opinions.all.append(Opinion(slow := Slow(), "wise"))
+    house.jobs.run("quality")
+    assert slow.judged == 0
+    house.jobs.run("opinions")
+    house.jobs.run("quality")
+    of_both = dict.fromkeys(("bad", "good"), slow.judged / 2)
+    assert dict(house.rows("SELECT workload, n FROM quality WHERE source = 'llm'")) == of_both
+    assert slow.judged > 0
 
 
 def test_an_event_whose_numbers_overflow_stops_no_other_workload(house: House) -> None:
@@ -567,12 +596,34 @@ def test_announcements_follow_on_the_schedule_and_hold_nothing_up(
     start_only(house.jobs, monkeypatch, "measure_quality", "announce")
     until(lambda: [key for _, key, _ in house.publisher.messages] == ["good"])
     until(lambda: "workload bad: " in house.jobs.context.failures.get("announce", ""))
+    failures = partial(house.collectors.get_sample_value, "retuned_job_consecutive_failures", {"task": "announce"})
+    until(lambda: (failures() or 0) > 2)
     assert refused.wait(10)
     assert measured.wait(10)
     over.set()
     until(lambda: sorted(key for _, key, _ in house.publisher.messages) == ["bad", "good"])
     until(lambda: "announce" not in house.jobs.context.failures)
+    assert failures() == 0
     assert house.ended == []
+
+
+def test_a_clock_that_is_set_back_stops_no_job(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = timedelta(0)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) - back
+
+    runs = list[bool]()
+    monkeypatch.setattr(tasks, "measure_quality", lambda *_: runs.append(True))
+    for module in (base, scheduler):
+        monkeypatch.setattr(module, "datetime", Clock)
+    start_only(house.jobs, monkeypatch, "measure_quality")
+    until(lambda: len(runs) > 2)
+    back = timedelta(hours=6)
+    before = len(runs)
+    until(lambda: len(runs) > before + 3)  # one may have begun before
 
 
 def test_a_warehouse_that_cannot_be_written_stops_the_daemon(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

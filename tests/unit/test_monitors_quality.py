@@ -30,7 +30,7 @@ from retuned.monitors.metrics import Metrics
 from retuned.monitors.quality import measure as quality
 from retuned.monitors.quality.consistency import claims, contradict
 from retuned.monitors.quality.figure import Figure
-from retuned.monitors.quality.measure import measure
+from retuned.monitors.quality.measure import judge, measure
 from retuned.monitors.quality.readings import latest_approved
 from retuned.monitors.settings import QualitySettings, Settings, WindowsSettings
 from retuned.monitors.statistics import wilson
@@ -597,6 +597,13 @@ def test_approved_answers_are_the_latest_whatever_else_was_said(warehouse: Wareh
     assert len(expected) > 6
 
 
+def after_judging(warehouse: Warehouse, settings: Settings) -> list[Figure]:
+    """The figures after a daemon started and the configured judge and detector were asked once."""
+    opinions = Opinions(settings.quality, threading.Event())
+    judge(warehouse, settings, "support", NOW, opinions)
+    return measure(warehouse, settings, "support", NOW, opinions)
+
+
 def of_texts(warehouse: Warehouse, thought: str, *, calling: bool) -> tuple[list[Figure], str]:
     """Figures of texts, and what a judge was shown: of the same answers each time, after some reasoning; and beside
     them, where `calling`, answers that only call tools."""
@@ -617,7 +624,7 @@ def of_texts(warehouse: Warehouse, thought: str, *, calling: bool) -> tuple[list
     with serving() as server:
         server.reply = lambda _: "yes"
         settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
-        figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
+        figures = after_judging(warehouse, settings)
         shown = " ".join(str(question["messages"]) for question in server.asked)
     kinds = {"alarm_rate", "abstention_rate", "contradiction_rate", "tone_likeness", "hallucination_rate"}
     return [figure for figure in figures if figure.metric in kinds and figure.source != "user"], shown
@@ -674,7 +681,7 @@ def test_a_judge_that_is_asked_is_not_mixed_with_feedback(warehouse: Warehouse) 
     with serving() as server:
         server.reply = lambda shown: json.dumps({"supported": "no" if "9 days" in shown else "yes"})
         settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
-        figures = measure(warehouse, settings, "support", NOW, Opinions(settings.quality, threading.Event()))
+        figures = after_judging(warehouse, settings)
     asked, told = found(figures, "alarm_rate", "llm"), found(figures, "hallucination_rate", "judge")
     assert ((asked.value, asked.n), (told.value, told.n)) == ((pytest.approx(0.2), 10), (1.0, 4))
     assert found(figures, "alarm_rate", "grounding").value == 0.2
@@ -695,17 +702,16 @@ def test_what_a_judge_found_is_kept_and_makes_alarms(warehouse: Warehouse) -> No
         server.reply = lambda shown: json.dumps({"supported": "no" if "crystal" in shown else "yes"})
         settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(judge_url=server.url, judge_model="wise"))
         for _ in range(2):
-            opinions = Opinions(settings.quality, threading.Event())
-            figures = measure(warehouse, settings, "support", NOW, opinions)
+            figures = after_judging(warehouse, settings)
             assert len(server.asked) == 40
         labelled(warehouse, wrong, 4, NOW, alarm=True)
         labelled(warehouse, right[:30], 0, NOW, alarm=False, offset=20_000)
-        figures = measure(warehouse, settings, "support", NOW, opinions)
+        figures = after_judging(warehouse, settings)
         rate = found(figures, "hallucination_rate", "grounding_calibrated")
         assert (rate.value, rate.n) == (pytest.approx(0.1), 40)
         # Another model is asked anew.
         other = settings.quality.model_copy(update={"judge_model": "wiser"})
-        measure(warehouse, settings, "support", NOW, Opinions(other, threading.Event()))
+        after_judging(warehouse, settings.model_copy(update={"quality": other}))
         assert len(server.asked) == 80
         assert warehouse.rows("SELECT count(*) AS n FROM detections") == [{"n": 40}]
 
@@ -730,8 +736,7 @@ def test_an_answer_at_which_the_detector_stops_keeps_it_from_no_other(
     settings = Settings(windows=SETTINGS.windows, quality=QualitySettings(detector=Path("/model")))
     with caplog.at_level(logging.WARNING):
         for _ in range(8):
-            opinions = Opinions(settings.quality, threading.Event())
-            figures = measure(warehouse, settings, "support", NOW, opinions)
+            figures = after_judging(warehouse, settings)
     (kept,) = warehouse.rows("FROM detections WHERE abstained IS NOT NULL")
     assert (kept["interaction_id"], kept["abstained"], kept["score"], kept["alarm"]) == (slow, "failed", None, None)
     assert warehouse.rows("SELECT count(*) AS n FROM detections WHERE alarm = false") == [{"n": 60}]
