@@ -592,8 +592,8 @@ def configuration() -> list[str]:
         "stops the start, with a line that names the key, the value and what was expected.",
         "",
         "The environment overrides the file: the variable of `kafka.bootstrap_servers` is",
-        "`RETUNED__KAFKA__BOOTSTRAP_SERVERS`. `null`, and lists and maps in brackets, mean the same as in the file. Keep",
-        "secrets there, or in files that `…_file` keys name.",
+        "`RETUNED__KAFKA__BOOTSTRAP_SERVERS`. `null`, and lists and maps in brackets, mean the same as in the file.",
+        "Keep secrets there, or in files that `…_file` keys name.",
     )
     found = list(sections())
     lines += table(("section", "what it sets"), ((f"[`{name}`](#{name})", text(about)) for name, about, _ in found))
