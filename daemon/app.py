@@ -40,7 +40,7 @@ from retuned.daemon.jobs.parts import FATAL, PartsFailed
 from retuned.daemon.metrics import Metrics
 from retuned.daemon.operations.local import Local
 from retuned.daemon.private import keep_private, tighten
-from retuned.daemon.process import exit_on_signals, raise_file_limit, tune_interpreter
+from retuned.daemon.process import exit_on_signals, interrupt_on_signals, raise_file_limit, tune_interpreter
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.oidc import Provider
 from retuned.daemon.web.principals import Principals
@@ -314,6 +314,7 @@ def run_once(settings: Settings) -> None:
     if settings.store.kind == "cluster":
         raise ConfigurationError("run --once: the daemons of a cluster (store.kind) run all the time")
     app = App(settings)
+    interrupt_on_signals()
     try:
         failed = []
         registry.reconcile(app.warehouse, settings)

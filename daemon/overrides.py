@@ -1,8 +1,10 @@
 """Settings that differ between workloads: `workloads.<name or glob>` in the configuration, over what holds for all."""
 
 import difflib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import combinations, permutations
 from typing import Any, TypeVar
 
@@ -10,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from retuned.consumers.sections import WorkloadSettings
+
+log = logging.getLogger(__name__)
 
 SECTIONS = (
     *("metric", "dataset", "train", "evaluate", "gate", "rollout", "policy", "windows", "watch", "roi", "labels"),
@@ -48,9 +52,23 @@ def matching(entries: Entries, workload: str) -> list[str]:
 def in_force(settings: S, entries: Entries, workload: str) -> S:
     """The settings of a workload: those of all, with the keys of all its entries, each section validated as a whole.
 
-    Raises:
-        ValidationError: of everything that is wrong, at the entry that sets it.
+    A section in which globs contradict each other, which a start cannot always foresee, is that of all: one workload's
+    name stops no other workload.
     """
+    found, wrong = _merged(settings, entries, workload)
+    if wrong:
+        _warn(workload, "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['type']!s}" for one in wrong))
+    return found
+
+
+@lru_cache(maxsize=1_000)
+def _warn(workload: str, wrong: str) -> None:
+    """Logs once that entries contradict each other on a workload."""
+    log.error("workloads: entries contradict each other on %s, where the settings of all hold: %s", workload, wrong)
+
+
+def _merged(settings: S, entries: Entries, workload: str) -> tuple[S, list[InitErrorDetails]]:
+    """Returns the settings of a workload, and everything that is wrong in them, at the entry that sets it."""
     names, changed = matching(entries, workload), dict[str, Any]()
     merged, wrong = dict[str, dict[str, Any]](), list[InitErrorDetails]()
     for name in names:
@@ -64,9 +82,7 @@ def in_force(settings: S, entries: Entries, workload: str) -> S:
         except ValidationError as error:
             setting = [name for name in names if section in _by_section(entries[name])]
             wrong += [_located(one, entries, setting, section) for one in error.errors()]
-    if wrong:
-        raise ValidationError.from_exception_data("Settings", wrong)
-    return settings.model_copy(update=changed) if changed else settings
+    return settings.model_copy(update=changed) if changed else settings, wrong
 
 
 def check(settings: BaseModel, entries: Entries) -> None:
@@ -87,10 +103,7 @@ def check(settings: BaseModel, entries: Entries) -> None:
             else:
                 sound[name][key] = given
     for name in (*sound, *_shared(sound)):
-        try:
-            in_force(settings, sound, name)
-        except ValidationError as error:
-            wrong |= _by_place(error)
+        wrong |= {(*one["loc"], str(one["type"])): one for one in _merged(settings, sound, name)[1]}
     if wrong:
         raise ValidationError.from_exception_data("Settings", list(wrong.values()))
 
@@ -162,7 +175,10 @@ def _by_section(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _shared(entries: Entries) -> Iterator[str]:
     """Yields names that two globs have in common, with one in place of a `*` of the other. Others are met by
     `in_force`."""
-    for one, other in permutations([name for name in entries if GLOB & set(name)], 2):
+    sections = {name: _by_section(entry).keys() for name, entry in entries.items() if GLOB & set(name)}
+    for one, other in permutations(sections, 2):
+        if sections[one].isdisjoint(sections[other]):
+            continue
         name = one.replace("*", other, 1)
         if fnmatchcase(name, one) and fnmatchcase(name, other):
             yield name

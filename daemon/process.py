@@ -34,6 +34,12 @@ def exit_on_signals(stopping: threading.Event | None = None) -> None:
         signal.signal(number, on_signal)
 
 
+def interrupt_on_signals() -> None:
+    """Raise KeyboardInterrupt in the main thread on SIGINT and SIGTERM: work under way stops where it can go on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def tune_interpreter() -> None:
     """Tune for many short-lived objects, large buffers, and threads that mostly work outside of Python's lock."""
     # Events have no cycles: collecting less often is an eighth faster.

@@ -210,15 +210,7 @@ class Settings(consumers.Settings, monitors.Settings, retrain.Settings, BaseSett
         return self
 
     def for_workload(self, workload: str) -> Self:
-        """Returns the settings of a workload.
-
-        Raises:
-            ConfigurationError: two globs match it and contradict each other, which the start could not foresee.
-        """
-        try:
-            return overrides.in_force(self, self.workloads, workload)
-        except ValidationError as error:
-            raise ConfigurationError("; ".join(map(_explain, error.errors()))) from error
+        return overrides.in_force(self, self.workloads, workload)
 
     def origin(self, workload: str, *key: str) -> str | None:
         return overrides.origin(self.workloads, workload, key)

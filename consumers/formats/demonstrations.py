@@ -121,8 +121,11 @@ def events(row: Plain, workload: str | None, timestamp: str) -> Iterator[Plain]:
     workload = fields.pop("workload", None) or workload
     own_time = next((fields.pop(name) for name in TIMES if name in fields), None)
     judged = {name: _judgement(name, fields.pop(name)) for name in JUDGEMENTS if name in fields}
-    if isinstance(label := _judgement("helpful", fields.get("label")), bool):
-        judged.setdefault("helpful", label)
+    # Beside a completion, as in TRL's KTO, any label is a thumb. Elsewhere a number may be a class.
+    label = fields.get("label")
+    thumb = _judgement("helpful", label)
+    if isinstance(thumb, bool) and ("completion" in fields or str(label).lower() in ("true", "false")):
+        judged.setdefault("helpful", thumb)
         del fields["label"]
     model = named = fields.pop("model", None)
     correction, is_preference = None, "chosen" in fields and "rejected" in fields
@@ -360,7 +363,8 @@ def _is_turn(value: Any) -> bool:
         return False
     is_sharegpt = "value" in value and str(value.get("from")).lower() in _ROLES
     has_content = not value.keys().isdisjoint(("content", "tool_calls", "function_call"))
-    return is_sharegpt or ("role" in value and has_content) or are_calls(value.get("tool_calls"))
+    is_chat = has_content and str(value.get("role")).lower() in {*_ROLES, "developer"}
+    return is_sharegpt or is_chat or are_calls(value.get("tool_calls"))
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ import yaml
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]|$)")
 _UNDERLINE = re.compile(r" {0,3}(=+|-{2,})[ \t]*$")
 _LINE_OF_LIST = re.compile(r"[ \t]*([-*+>|]|[0-9]+[.)])")
+_KEY = re.compile(r"[\w-]+:(?:\s|$)")
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 
 
@@ -78,7 +79,7 @@ def _section(headings: list[str], text: list[str], cut: bool) -> Iterator[dict[s
 def _without_metadata(lines: Iterable[str], most: int) -> Iterator[str]:
     """Yields the lines without front matter: a mapping in YAML between --- at the top, of at most `most` characters.
 
-    Without one, --- at the top is a thematic break, which has no text.
+    Without it, --- at the top is a thematic break, which has no text.
     """
     rest, block, size = iter(lines), list[str](), 0
     if (first := next(rest, "")).rstrip() != "---":
@@ -93,11 +94,13 @@ def _without_metadata(lines: Iterable[str], most: int) -> Iterator[str]:
 
 
 def _is_front_matter(block: list[str]) -> bool:
-    """Whether lines after --- are front matter and its end."""
+    """Whether lines after --- are front matter and its end. YAML's errors, such as `title: Returns: sofas`, are common
+    there: then they are if they begin with a key and none is empty.
+    """
     if not block or block[-1].rstrip() not in ("---", "..."):
         return False
     text = "".join(block[:-1])
     try:
         return not text.strip() or isinstance(yaml.compose(text, yaml.SafeLoader), yaml.MappingNode)
     except (yaml.YAMLError, RecursionError):
-        return False
+        return _KEY.match(text) is not None and all(line.strip() for line in block)

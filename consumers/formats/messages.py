@@ -179,7 +179,7 @@ def one_form(call: Any) -> Any:
     given = next((name for name in ("arguments", "args") if name in found), None)
     if given is None or not isinstance(found.get("name"), str):
         return call
-    return without_nothing(tool_call(found.get("id"), found["name"], as_text(found[given])))
+    return without_nothing(tool_call(found.get("call_id", found.get("id")), found["name"], as_text(found[given])))
 
 
 def with_calls(message: Plain) -> Plain:

@@ -105,9 +105,9 @@ def judge(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
     Raises:
         Cancelled: the opinions' stop was set.
     """
-    due = list(opinions.due(workload, now))
-    window = current(warehouse, settings.windows, workload, now) if due else None
-    if window is None:
+    window = current(warehouse, settings.windows, workload, now)
+    due = list(opinions.due(workload, now)) if window is not None else []
+    if window is None or not due:
         return
     waiting = []
     with warehouse.cursor() as cursor:  # closed while a judge is asked: what needs the warehouse alone need not wait

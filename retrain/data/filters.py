@@ -15,20 +15,26 @@ from retuned.retrain.scoring.facts import exclude_each_other, tokens, unsupporte
 from retuned.retrain.scoring.score import Metric
 from retuned.retrain.settings import Filter
 
-_HANGING = re.compile(r"(?:,|(?<=\s)(?:and|or|but|the|und|oder|et|ou))\Z")
+_HANGING = re.compile(r"(?<=\s)(?:and|or|but|the|und|oder|et|ou)\s*\Z")
 """The end of a text that breaks off: what can end no sentence, and stands at the end of no code, smiley or grade."""
 _SENTENCE_END = re.compile(r"\n|[.!?…:;]\s")
-_NO_MORE = r"(?:(?!\b(?:but|however|please)\b)[^.!?:;\"\d\n])*"
+_NO_MORE = r"(?:(?!\b(?:but|however)\b)[^.!?:;\"\d\n])*"
 """The rest of a sentence that states nothing further."""
+_COURTESY = (
+    r"(?:please|if you|feel free|let me know|sorry|is there|can i|how (?:can|may)|thank|i (?:recommend|suggest))\b"
+    r"[^.!?:;\"\d\n]*"
+)
 _REFUSAL = re.compile(
-    r"\s*(?:(?:i['’]m |i am )?sorry,? (?:but )?|unfortunately,? )?(?>"
+    r"\W*(?:(?:hello|hi|hey)\b[^.!?\n]*?[.!,]\s*)?(?:(?:i['’]m |i am )?sorry,? (?:but )?|unfortunately,? )?(?>"
     rf"as an? (?:ai|artificial intelligence|(?:large )?language model)\b{_NO_MORE}?"
     r"\bi (?:can(?:not|['’]t| not)|am (?:not able|unable)|do(?:n['’]t| not)|have no|won['’]t|will not)\b"
     r"|i (?:can(?:not|['’]t| not)|am (?:not able|unable) to|won['’]t|will not) (?:help|assist|answer|discuss|comply)\b)"
-    rf"{_NO_MORE}(?:[.!]+(?:[^.!?]*\?)*)?\s*",
+    rf"{_NO_MORE}(?:[.!?]+\s*(?:{_COURTESY}|[^.!?]*(?=\?)))*\W*",
     re.IGNORECASE,
 )
-"""A refusal and no more than a question after it."""
+"""A refusal, and no more than questions and courtesies after it."""
+_PART = re.compile(r"\n(?:\s*\n|\s*(?:[-*+•|>]|\d+[.)]))")
+"""What begins a paragraph, an item of a list or a row of a table."""
 _SENTENCE_WORDS = 5
 _LOOP_WORDS = 4
 _LOOP_SHARE = 0.4
@@ -67,7 +73,7 @@ def filtered(
       or a mark that ends no sentence.
     - `repetitive`: a text for people that repeats runs of four words (as in Rae et al. 2021, "Scaling language models",
       A1.1).
-    - `refusing`: an accepted answer that only refuses, with no more than a question after it.
+    - `refusing`: an accepted answer that only refuses, with no more than questions and courtesies after it.
     - `ungrounded`: there are passages, and it states a number, a date or a name that is neither in them nor in the
       question.
     - `off_language`: its language is not the question's, and hardly any other row has it (langid.py, Lui and Baldwin
@@ -99,8 +105,9 @@ def _is_written(row: Example) -> bool:
 def _bad_habit(row: Example, cut: Collection[str], wanted: Collection[Filter], in_words: bool) -> Filter | None:
     """Returns the first filter about the habits of models that applies to an answer."""
     accepted, text = row.kind == "accepted", row.completion
-    last = _SENTENCE_END.split(text.strip())[-1]
-    hanging = in_words and len(last.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(last))
+    last = _SENTENCE_END.split(text.strip())[-1]  # a greeting ends with a comma, too
+    comma = last.endswith(",") and len(last.split()) >= _SENTENCE_WORDS
+    hanging = in_words and (comma or (len(text.split()) >= _SENTENCE_WORDS and bool(_HANGING.search(text))))
     if "incomplete" in wanted and accepted and (row.interaction_id in cut or hanging):
         return "incomplete"
     if "repetitive" in wanted and in_words and repetitive(text):
@@ -119,11 +126,10 @@ def unknown_placeholders(row: Example) -> set[str]:
 
 
 def repetitive(text: str) -> bool:
-    """Returns whether a large share of the runs of four words are repetitions, within a line or with the whole line.
-
-    A list or a table repeats words in lines that differ.
+    """Returns whether a large share of the runs of four words are repetitions, within a part of the text or with the
+    whole part: a paragraph, an item of a list or a row of a table. These repeat words in parts that differ.
     """
-    lines = [tuple(words) for line in text.splitlines() if (words := tokens(line))]
+    lines = [tuple(words) for line in _PART.split(f"\n{text}") if (words := tokens(line))]
     if sum(map(len, lines)) < _LOOP_LENGTH:
         return False
     numbers = {line: number for number, line in enumerate(lines)}

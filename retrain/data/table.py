@@ -152,6 +152,8 @@ class _Asked:
     def _compared(self) -> tuple[list[frozenset[int]], dict[tuple[int, int], float]]:
         """Returns the rivals of each claim, and the likeness of claims that may both be right."""
         compared = range(min(len(self._texts), CLAIMS))
+        if self._metric.metric.one_right:
+            return [frozenset(compared) - {claim} for claim in compared], {}
         rivals: list[set[int]] = [set() for _ in compared]
         likeness: dict[tuple[int, int], float] = {}
         for one, other in combinations(compared, 2):
@@ -184,8 +186,9 @@ class _Asked:
         by_key: dict[object, int] = {}
         exact = self._metric.metric.one_right
         for text in sorted(accounts, key=lambda one: -len(accounts[one])):
-            known = by_key.get(self._metric.metric.key(text)) if exact else None
-            if known is None:
+            if exact:
+                known = by_key.get(self._metric.metric.key(text))
+            else:
                 known = next((n for n, other in enumerate(texts[:CLAIMS]) if self._metric.compare(other, text)), None)
             if known is None and accounts[text]:
                 known = len(texts)

@@ -26,20 +26,6 @@ _LINE = re.compile(
     r"|[\w.\[\]\"']+\s*(?:[-+*/|&%:]?=(?!=)|\+\+|--)\s*\S.*|[\w.]+\(.*\)\s*[;{:]?|.*(?:;|\{|=>|->|\|\|?|&&))"
 )
 _MARKDOWN = re.compile(r"(?:[-*+•>]|\d+[.)]|#{1,6})\s+\S.*|\|.*\||\*\*\S.*\*\*.*")
-_TEXT = re.compile(r"(?:(?<!\w)|\b[A-Za-z]{1,2})(?:\"[^\"]*\"|'[^']*'|`[^`]*`)|(?:(?<!\S)(?:#|--)(?=\s)|//|/\*).*")
-"""A string, or a comment: words stand there in code, too."""
-_KEYWORDS = (
-    "and|as|assert|await|case|catch|class|def|del|delete|do|elif|else|enum|except|export|extends|finally|for|from|func|fn"
-    "|function|global|if|impl|implements|import|in|include|interface|is|match|namespace|new|not|of|or|package|raise|return"
-    "|switch|then|throw|throws|try|type|typeof|use|using|while|with|yield"
-)
-_MODIFIERS = (
-    "abstract|async|auto|const|extern|final|inline|internal|let|local|long|mut|override|private|protected|pub|public"
-    "|readonly|short|signed|static|struct|synchronized|typedef|typename|unsigned|val|var|virtual|volatile"
-)
-_NAME = rf"\b(?!(?:{_KEYWORDS}|{_MODIFIERS})\b)[A-Za-z_]\w*"
-_PHRASE = re.compile(rf"(?:\b(?:{_KEYWORDS})|{_NAME}) +{_NAME} +{_NAME}")
-"""More words in a row than a declaration has, which is a type and a name."""
 _PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,}(?:,? [^\W\d_]{2,}){5}[.!?]$")
 _MOST = 0.6
 _LITERALS = frozenset({"number", "string"})
@@ -83,17 +69,15 @@ def is_code(text: str) -> bool:
     """Returns whether a text is code, with or without a code fence."""
     if (fenced := _FENCE.fullmatch(text)) is not None:
         return fenced[1].casefold() not in ("json", "text", "txt", "markdown", "md")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if _SQL.match(text):
-        return not (_PROSE.search(text.strip()) or any(map(_MARKDOWN.fullmatch, lines)))
+        return _PROSE.search(text.strip()) is None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return bool(lines) and sum(map(_is_line, lines)) >= _MOST * len(lines)
 
 
 def _is_line(line: str) -> bool:
-    """Returns whether a line is code by its form. Beside strings and comments, code is ASCII without phrases."""
-    bare = _TEXT.sub("''", line)
-    wording = not bare.isascii() or _PHRASE.search(bare) or _MARKDOWN.fullmatch(line)
-    return not wording and _LINE.fullmatch(line) is not None
+    """Returns whether a line is code by its form. Lists, tables and headings of Markdown are none."""
+    return _MARKDOWN.fullmatch(line) is None and _LINE.fullmatch(line) is not None
 
 
 @lru_cache(maxsize=4_096)

@@ -234,10 +234,21 @@ def test_preferences_are_corrections_and_labels_are_thumbs() -> None:
 
 
 @pytest.mark.parametrize(("label", "helpful"), [(0, False), (1, True), ("0", False), ("1.0", True), ("No", False)])
-def test_a_label_is_read_as_a_thumb_is(label: Any, helpful: bool) -> None:
+def test_a_label_of_a_completion_is_read_as_a_thumb_is(label: Any, helpful: bool) -> None:
     interaction, (said,) = made(prompt="q", completion="a", label=label)
     assert (said["name"], said["value"], said["source"]) == ("helpful", helpful, "user")
     assert "attributes" not in interaction
+
+
+@pytest.mark.parametrize("label", [0, "1", 1.0, "no"])
+def test_a_class_beside_an_answer_is_no_thumb(label: Any) -> None:
+    interaction, (said,) = made(question="q", answer="a", label=label)
+    assert (said["name"], interaction["attributes"]) == ("correction", {"label": label})
+
+
+def test_an_answer_in_json_with_a_role_of_people_is_no_message() -> None:
+    interaction, _ = made(question="q", answer={"role": "admin", "content": "all"})
+    assert interaction["response"] == '{"role":"admin","content":"all"}'
 
 
 def test_ids_come_from_the_content_alone() -> None:

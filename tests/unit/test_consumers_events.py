@@ -234,9 +234,10 @@ def test_tools_that_are_offered_and_called_stand_among_the_attributes() -> None:
     [
         {"tool_calls": [{"id": "c1", "name": "order", "arguments": {"id": 7}}]},
         {"tool_calls": [{"id": "c1", "name": "order", "args": {"id": 7}, "type": "tool_call"}]},  # LangChain
+        {"tool_calls": [{"call_id": "c1", "id": "fc1", "name": "order", "arguments": '{"id":7}'}]},  # Responses API
         {"function_call": {"name": "order", "arguments": '{"id":7}'}, "tool_calls": None},  # OpenAI, before tools
     ],
-    ids=["flat", "args", "older"],
+    ids=["flat", "args", "responses", "older"],
 )
 def test_calls_of_tools_are_kept_in_one_form(calling: dict[str, Any]) -> None:
     said = {"role": "assistant", "content": None, **calling}
@@ -248,6 +249,7 @@ def test_calls_of_tools_are_kept_in_one_form(calling: dict[str, Any]) -> None:
     assert {"id": "c1", **call} == CALL | {"function": {"name": "order", "arguments": '{"id":7}'}}
     assert "function_call" not in message
     if "function_call" not in calling:
+        assert call["id"] == "c1"
         assert json.loads(bytes(interaction(attributes=calling).attributes)) == attributes
 
 

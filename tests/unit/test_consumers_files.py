@@ -447,3 +447,4 @@ def test_a_break_at_the_top_of_a_document_is_no_front_matter(top: str) -> None:
 def test_headings_of_a_document_end_with_their_text() -> None:
     assert headed("# C#\nA language.\n# Sofas ##\nSoft.\n") == [("C#", "A language."), ("Sofas", "Soft.")]
     assert headed("---\ntitle: Shop\n...\n# Two?\nYes.\n") == [("Two?", "Yes.")]
+    assert headed("---\ntitle: Returns: sofas\ntags: [\n---\n# Two?\nYes.\n") == [("Two?", "Yes.")]

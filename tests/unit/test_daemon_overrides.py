@@ -163,12 +163,18 @@ def test_an_entry_is_checked_together_with_those_that_it_refines(tmp_path: Path)
     assert (incumbent.url, incumbent.model) == ("https://api.example/v1", "m")
 
 
-def test_a_workload_whose_entries_contradict_each_other_has_no_settings(tmp_path: Path) -> None:
-    entries = "'a?c': {retention: {delete_days: 365}}, 'ab?': {retention: {keep_days: null}}"
+def test_a_section_in_which_globs_contradict_each_other_is_that_of_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No start can foresee all names, and one workload must not stop what is done for the others."""
+    entries = "'a?c': {retention: {delete_days: 365}, train: {rank: 2}}, 'ab?': {retention: {keep_days: null}}"
     settings = load(written(tmp_path, f"workloads: {{{entries}}}"))
-    with pytest.raises(ConfigurationError, match=r"workloads\.ab\?\.retention: with workloads\.a\?c: delete_days"):
-        settings.for_workload("abc")
     assert settings.for_workload("abd").retention.keep_days is None
+    for _ in range(2):
+        own = settings.for_workload("abc")
+        assert (own.retention, own.train.rank) == (settings.retention, 2)
+    assert caplog.text.count("workloads: entries contradict each other on abc") == 1
+    assert "workloads.ab?.retention: with workloads.a?c: delete_days" in caplog.text
 
 
 def test_the_environment_wins_over_the_file_in_an_entry_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

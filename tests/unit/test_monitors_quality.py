@@ -604,6 +604,12 @@ def after_judging(warehouse: Warehouse, settings: Settings) -> list[Figure]:
     return measure(warehouse, settings, "support", NOW, opinions)
 
 
+def test_a_judge_that_had_nothing_to_judge_is_asked_as_soon_as_there_is_something(warehouse: Warehouse) -> None:
+    opinions = Opinions(QualitySettings(judge_url="http://127.0.0.1:9/v1", judge_model="wise"), threading.Event())
+    judge(warehouse, SETTINGS, "support", NOW, opinions)
+    assert len(list(opinions.due("support", NOW + MINUTE))) == 1
+
+
 def of_texts(warehouse: Warehouse, thought: str, *, calling: bool) -> tuple[list[Figure], str]:
     """Figures of texts, and what a judge was shown: of the same answers each time, after some reasoning; and beside
     them, where `calling`, answers that only call tools."""

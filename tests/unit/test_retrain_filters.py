@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import datetime
+from textwrap import wrap
 from typing import Any
 
 import pytest
@@ -112,6 +113,9 @@ def test_lines_that_differ_do_not_repeat_each_other() -> None:
     assert not repetitive("\n".join(f"| Size {size} | in stock, ships within 2 days |" for size in range(36, 44)))
     assert repetitive("Open from 9 am to 6 pm.\n" * 5)
     assert repetitive("No.\n" * 20)
+    assert repetitive("\n".join(f"{number}. Turn it off and on again." for number in range(20)))
+    loop = "You can return it within a month. We pay the money back. " * 12
+    assert all(repetitive("\n".join(wrap(loop, width))) for width in (40, 60, 72, 80))
 
 
 def test_names_are_in_no_language() -> None:
@@ -126,7 +130,12 @@ def test_names_are_in_no_language() -> None:
         ("You can return it to any of our many shops in the", "incomplete"),
         ("You can return it. " * 8, "repetitive"),
         ("very " * 20 + "good.", "repetitive"),
+        ("We have many options; you can choose the", "incomplete"),
         ("I'm sorry, but I can't help with that.", "refusing"),
+        ("I'm sorry, but I can't help with that. If you have other questions, feel free to ask!", "refusing"),
+        ("As an AI language model, I cannot give legal advice. I recommend that you consult a lawyer.", "refusing"),
+        ("**I'm sorry, but I can't assist with that.** 😊", "refusing"),
+        ("Hello! Unfortunately, I cannot help with that. Sorry about that.", "refusing"),
         ("As an AI language model, I have no opinion on tents.", "refusing"),
         ("Sie können das Zelt innerhalb von vierzehn Tagen in jedem unserer Läden zurückgeben.", "off_language"),
         ("Puede devolver la tienda de campaña en cualquiera de nuestras sucursales.", "off_language"),

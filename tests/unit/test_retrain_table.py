@@ -9,7 +9,6 @@ import pytest
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.identity import normalise, text_hash
 from retuned.retrain.data.table import Table, decide
-from retuned.retrain.scoring.code import Code
 from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.json_fields import Json
@@ -434,19 +433,6 @@ def test_of_sentences_both_may_be_right() -> None:
         talk.says(f"u{number}", "Within 30 days.")
     more = talk.says("u4", "Within 30 days, to our store in Oslo.", instead="Within 30 days.")
     assert talk.reasons(Facts()) == {more: "alternative"}
-
-
-def test_of_programs_that_the_metric_cannot_compare_both_may_be_right() -> None:
-    talk = Talk()
-    program = "let a = f(x);\nlet b = g(a);"
-    for number in range(4):
-        talk.says(f"u{number}", program)
-    fenced = talk.says("u4", f"```js\n{program}\n```", instead="No.")
-    other = talk.says("u5", "let b = g(f(x));", instead="No.")
-    wrong = talk.says("u6", "let a = f(x);\nlet b = g(c);", instead="No.")
-    assert talk.reasons(Code()) == {other: "alternative", wrong: "outvoted"}
-    (right,) = (one for one in talk.decided(Code()).decided if one.row.feedback_id == fenced)
-    assert (right.state, right.reason) == ("taught", "duplicates")
 
 
 @pytest.mark.parametrize(("who", "source"), [("ada", "expert"), ("zoe", "user")])
