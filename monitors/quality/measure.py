@@ -106,8 +106,10 @@ def judge(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
         Cancelled: the opinions' stop was set.
     """
     window = current(warehouse, settings.windows, workload, now)
-    due = list(opinions.due(workload, now)) if window is not None else []
-    if window is None or not due:
+    if window is None or not window.conversations:
+        return
+    due = list(opinions.due(workload, now))
+    if not due:
         return
     waiting = []
     with warehouse.cursor() as cursor:  # closed while a judge is asked: what needs the warehouse alone need not wait

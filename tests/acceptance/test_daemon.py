@@ -365,9 +365,9 @@ def test_check_tries_everything(tansu: Broker, tmp_path: Path, base: Path) -> No
     assert bad.returncode == 1
     failed = [line for line in bad.stdout.splitlines() if line.startswith("FAIL")]
     assert len(failed) == 3
-    assert "broker" in failed[0]
-    assert "privacy.user_key_file" in failed[1]
-    assert "base model" in failed[2]
+    assert "base model" in failed[0]  # what a start tries comes first
+    assert "broker" in failed[1]
+    assert "privacy.user_key_file" in failed[2]
 
 
 def test_check_beside_its_own_daemon(served: Daemon) -> None:
