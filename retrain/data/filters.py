@@ -29,7 +29,7 @@ _REFUSAL = re.compile(
     rf"as an? (?:ai|artificial intelligence|(?:large )?language model)\b{_NO_MORE}?"
     r"\bi (?:can(?:not|['’]t| not)|am (?:not able|unable)|do(?:n['’]t| not)|have no|won['’]t|will not)\b"
     r"|i (?:can(?:not|['’]t| not)|am (?:not able|unable) to|won['’]t|will not) (?:help|assist|answer|discuss|comply)\b)"
-    rf"{_NO_MORE}(?:[.!?]+\s*(?:{_COURTESY}|[^.!?]*(?=\?)))*\W*",
+    rf"{_NO_MORE}(?:[.!?]++\s*+(?>[^.!?]*(?=\?)|{_COURTESY}))*\W*",
     re.IGNORECASE,
 )
 """A refusal, and no more than questions and courtesies after it."""

@@ -118,6 +118,12 @@ def test_lines_that_differ_do_not_repeat_each_other() -> None:
     assert all(repetitive("\n".join(wrap(loop, width))) for width in (40, 60, 72, 80))
 
 
+@pytest.mark.parametrize("tail", ["?" * 60, " Please ask?" * 40, " " + "? " * 60])
+def test_many_questions_after_a_refusal_take_no_time(tail: str) -> None:
+    """Each of them could be read in two ways: together, in more ways than can be tried."""
+    assert found(row(f"I cannot help with that.{tail} In 1 day."), wanted=("refusing",)) == {}
+
+
 def test_names_are_in_no_language() -> None:
     dishes = "Pizza Margherita, Spaghetti alla Puttanesca, Risotto ai funghi porcini"
     assert found(row(dishes)) == {}
