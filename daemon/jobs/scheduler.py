@@ -23,9 +23,15 @@ class Scheduler(BackgroundScheduler):  # type: ignore[misc]
 
     def _process_jobs(self) -> float | None:
         now = datetime.now(self.timezone)
+        longest = list[float]()
         for job in self.get_jobs():
             due = job.trigger.get_next_fire_time(None, now)
-            if due is not None and due < job.next_run_time:
+            if due is None:
+                continue
+            if due < job.next_run_time:
                 job.modify(next_run_time=due)
+            if due > now:
+                longest.append((due - now).total_seconds())
         seconds: float | None = super()._process_jobs()
-        return seconds
+        # The clock may be set back during this call, too.
+        return seconds if seconds is None else min([seconds, *longest])

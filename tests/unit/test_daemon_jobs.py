@@ -607,21 +607,42 @@ def test_announcements_follow_on_the_schedule_and_hold_nothing_up(
     assert house.ended == []
 
 
-def test_a_clock_that_is_set_back_stops_no_job(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    back = timedelta(0)
+@pytest.mark.parametrize("when", ["while it waits", "while it decides how long to wait"])
+def test_a_clock_that_is_set_back_stops_no_job(house: House, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    readings, due, back = 0, False, timedelta(0)
 
     class Clock(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) - back
 
+    class Beginning(Clock):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            nonlocal readings
+            readings = 0
+            return super().now(tz)
+
+    class Inside(Clock):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            nonlocal readings, back
+            readings += 1
+            if due and readings == 2:  # with which it decides how long to wait
+                back = timedelta(hours=6)
+            return super().now(tz)
+
     runs = list[bool]()
     monkeypatch.setattr(tasks, "measure_quality", lambda *_: runs.append(True))
-    for module in (base, scheduler):
-        monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr(scheduler, "datetime", Beginning)
+    monkeypatch.setattr(base, "datetime", Inside)
     start_only(house.jobs, monkeypatch, "measure_quality")
     until(lambda: len(runs) > 2)
-    back = timedelta(hours=6)
+    if when == "while it waits":
+        back = timedelta(hours=6)
+    else:
+        due = True
+        until(lambda: back)
     before = len(runs)
     until(lambda: len(runs) > before + 3)  # one may have begun before
 
