@@ -86,19 +86,19 @@ WITH timed AS (  -- see `timed` in quality.sql
       AND CASE WHEN version = $version THEN timestamp >= $warm
                ELSE version = $previous AND (timestamp < $since OR timestamp >= $warm) END
 ), usual AS (
-    SELECT quantile_disc(seconds, 0.9) AS slow FROM known WHERE NOT after AND NOT watched
+    SELECT quantile_disc(seconds, 0.9) AS slow FROM known WHERE NOT watched
 ), hours AS (
     SELECT after, watched, time_bucket(INTERVAL 1 HOUR, timestamp) AS hour,
-           avg((CASE WHEN after OR watched THEN seconds > slow * $ratio ELSE seconds >= slow END)::INTEGER) AS bad
+           avg((CASE WHEN watched THEN seconds > slow * $ratio ELSE seconds >= slow END)::INTEGER) AS bad
     FROM known, usual
     WHERE slow IS NOT NULL
     GROUP BY ALL
 ), counted AS (
     SELECT coalesce(sum(bad) FILTER (after), 0) AS bad_after, count(*) FILTER (after) AS n_after,
-           coalesce(sum(bad) FILTER (NOT after AND NOT watched), 0) AS bad_before,
-           count(*) FILTER (NOT after AND NOT watched) AS n_before,
-           coalesce(sum(bad) FILTER (NOT after AND watched), 0) AS bad_beside,
-           count(*) FILTER (NOT after AND watched) AS n_beside
+           coalesce(sum(bad) FILTER (NOT watched), 0) AS bad_before,
+           count(*) FILTER (NOT watched) AS n_before,
+           coalesce(sum(bad) FILTER (watched AND NOT after), 0) AS bad_beside,
+           count(*) FILTER (watched AND NOT after) AS n_beside
     FROM hours
 )
 SELECT false AS same_time, bad_before, n_before, bad_after, n_after FROM counted WHERE n_before > 0

@@ -48,7 +48,7 @@ class Target:
 _PRIVACY = (f"{UNIT}consumers_privacy.py",)
 _REDACTION = "not time and not long and not linear"
 _EVIDENCE = (f"{INTEGRATION}daemon_evidence.py",)
-_WATCH = tuple(f"{INTEGRATION}monitors_watch{part}.py" for part in ("", "_references", "_latency"))
+_WATCH = tuple(f"{INTEGRATION}monitors_watch{part}.py" for part in ("", "_references", "_latency", "_rows"))
 
 TARGETS = {
     "consumers/warehouse/writer.py": Target(

@@ -3,21 +3,11 @@
 import random
 
 import pytest
-from traffic import MINUTE, feedback, interactions, store
-from watched import HOUR, NEW, OLD, SINCE, compared, counted, promote, rated, seen
+from traffic import MINUTE, feedback, interactions
+from watched import HOUR, NEW, OLD, SINCE, compared, counted, promote, rated, seen, timed
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.watch.check import WatchCheck
-
-
-def timed(warehouse: Warehouse, model: str, hours: range, seconds: float, n: int = 10) -> None:
-    """So many answers in each of these hours from the promotion on, six minutes apart, that took so long."""
-    place = {"topic": "t", "partition": 0, "offset": 0, "received_at": SINCE}
-    first = int(warehouse.rows("SELECT count(*) AS n FROM interactions")[0]["n"])
-    times = [SINCE + hour * HOUR + number * 6 * MINUTE for hour in hours for number in range(n)]
-    about = {"workload": "support", "model": model, "messages": "[]", "response": "", "latency_seconds": seconds}
-    rows = [{"id": f"timed-{first + i}", "timestamp": when, **about, **place} for i, when in enumerate(times)]
-    store(warehouse, "interactions", rows)
 
 
 def test_absurd_latencies_end_no_watch_with_an_error(warehouse: Warehouse) -> None:
