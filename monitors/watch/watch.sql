@@ -115,4 +115,3 @@ WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
     WHERE created_at < $recent
     GROUP BY promotion_id, CASE WHEN created_at >= $old THEN date_trunc('hour', created_at) END
   )
-  AND (workload, created_at) NOT IN (SELECT workload, max(created_at) FROM watch_checks GROUP BY workload)

@@ -167,8 +167,8 @@ def test_the_first_minutes_of_the_former_champion_are_not_compared_either(wareho
 
 
 def test_of_old_checks_the_last_of_each_hour_and_of_each_watch_is_kept(warehouse: Warehouse) -> None:
-    recent, old = NOW - 10 * DAY, NOW - 30 * DAY
     minute = timedelta(minutes=1)
+    recent, old = NOW - 10 * DAY + 30 * minute, NOW - 30 * DAY  # within an hour
 
     def stored(id: str, when: datetime, workload: str = "support", verdict: str = "go_on") -> None:
         row = {"promotion_id": id.partition("/")[0], "version": "v2", "since": when, "until": when}
@@ -178,9 +178,10 @@ def test_of_old_checks_the_last_of_each_hour_and_of_each_watch_is_kept(warehouse
     stored("first/decided", old - 5 * DAY - minute, verdict="keep")
     stored("first/old", old - 5 * DAY)
     stored("first/last", old - 4 * DAY)
-    stored("second/00", recent - DAY)
-    stored("second/30", recent - DAY + 30 * minute)
-    stored("second/59", recent - DAY + 59 * minute)
+    stored("second/00", recent - DAY - 30 * minute)
+    stored("second/30", recent - DAY)
+    stored("second/59", recent - DAY + 29 * minute)
+    stored("third/before", recent - minute)
     stored("third/one", recent + minute)
     stored("third/two", recent + 2 * minute)
     for id in ("sales/one", "sales/two"):
@@ -188,7 +189,7 @@ def test_of_old_checks_the_last_of_each_hour_and_of_each_watch_is_kept(warehouse
     thin(warehouse, ["support"], recent, old)
     kept = [row["id"] for row in warehouse.rows("SELECT id FROM watch_checks ORDER BY id")]
     assert kept == [
-        "first/decided", "first/last", "sales/one", "sales/two", "second/59", "third/one", "third/two",
+        "first/decided", "first/last", "sales/one", "sales/two", "second/59", "third/before", "third/one", "third/two",
     ]  # fmt: skip
     stored("third/one later", recent + 3 * minute)
     thin(warehouse, ["support", "sales"], NOW, NOW)
