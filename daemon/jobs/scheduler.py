@@ -23,7 +23,7 @@ class Scheduler(BackgroundScheduler):  # type: ignore[misc]
 
     def _process_jobs(self) -> float | None:
         now = datetime.now(self.timezone)
-        longest = list[float]()
+        waits = list[float]()
         for job in self.get_jobs():
             due = job.trigger.get_next_fire_time(None, now)
             if due is None:
@@ -31,7 +31,7 @@ class Scheduler(BackgroundScheduler):  # type: ignore[misc]
             if due < job.next_run_time:
                 job.modify(next_run_time=due)
             if due > now:
-                longest.append((due - now).total_seconds())
+                waits.append((due - now).total_seconds())
         seconds: float | None = super()._process_jobs()
         # The clock may be set back during this call, too.
-        return seconds if seconds is None else min([seconds, *longest])
+        return seconds if seconds is None else min([seconds, *waits])
