@@ -10,7 +10,7 @@ _MOST = 30
 _CENT = 0.006
 _CLOCK = 1_440
 _NOT_AMOUNTS = frozenset({"date", "calendar_month", "weekday", "address", "phone", "code", "ordinal", "time"})
-_SECONDS = {"day": 86_400.0, "week": 604_800.0, "month": 2_629_800.0, "year": 31_557_600.0}
+_SECONDS = {"day": 86_400.0, "night": 86_400.0, "week": 604_800.0, "month": 2_629_800.0, "year": 31_557_600.0}
 _NO_COUNTS = _NOT_AMOUNTS | {"money", "percent"}
 """Kinds whose numbers are not factors."""
 

@@ -50,6 +50,8 @@ def both(one: str, other: str, language: str = "en") -> bool | None:
         ("en", "Nov 24th", "24 November"),
         ("en", "−18 °C", "-18 °C"),
         ("en", "$5 a month", "5 USD per month"),
+        ("en", "$120 a night", "120 USD per night"),
+        ("de", "drei Nächte", "3 Nächten"),
         ("de", "1.500 €", "1500 Euro"),
         ("de", "1,5 Mio. Euro", "1.500.000 EUR"),
         ("de", "einundzwanzig Tage", "21 Tagen"),
@@ -89,6 +91,10 @@ def test_one_value_in_two_notations(language: str, one: str, other: str) -> None
         ("en", "2 months", "30 days"),
         ("en", "16 MB", "16 GB"),
         ("en", "3 business days", "4 business days"),
+        ("en", "3 nights", "3 days"),
+        ("de", "3 Nächte", "3 Tage"),
+        ("fr", "3 nuits", "3 jours"),
+        ("es", "3 noches", "3 días"),
         ("en", "1,500 kg", "1.5 kg"),
         ("en", "code AX-42", "code AX-43"),
         ("de", "5 Milliarden Euro", "5 Millionen Euro"),
@@ -105,6 +111,7 @@ def test_other_values(language: str, one: str, other: str) -> None:
         ("1.500 kg", "1500 kg"),  # or one and a half
         ("03/04/2026", "4 March 2026"),  # or the third of April
         ("at 5:30", "at 17:30"),
+        ("$120 a night", "$120 a day"),
         ("5", "5 EUR"),
         ("24 May", "24 May 2026"),
         ("+49 30 1234567", "030 1234567"),

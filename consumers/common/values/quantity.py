@@ -61,7 +61,7 @@ def quantity_pattern(language: str) -> re.Pattern[str]:
 
 
 def _periods(known: Tables) -> list[str]:
-    return [word for word, unit in known.units.items() if unit.kind == "duration" and len(word) > 1]
+    return [word for word, unit in known.units.items() if unit.kind in ("duration", "night") and len(word) > 1]
 
 
 def quantity(match: re.Match[str], known: Tables) -> Value | None:
@@ -127,8 +127,11 @@ def _is_phrase(match: re.Match[str], known: Tables, is_bare: bool) -> bool:
 
 def _period(word: str, known: Tables) -> str:
     """Returns the English name of a period, by its length."""
-    seconds = (known.units.get(word) or known.units[plain(word)]).factor
-    return next((name for name, unit in _english_periods() if abs(unit - seconds) < 1e-6 * seconds), plain(word))
+    unit = known.units.get(word) or known.units[plain(word)]
+    if unit.kind == "night":
+        return "night"
+    seconds = unit.factor
+    return next((name for name, own in _english_periods() if abs(own - seconds) < 1e-6 * seconds), plain(word))
 
 
 @cache

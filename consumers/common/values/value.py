@@ -69,7 +69,7 @@ class Value:
 
 
 _ABOUT = 0.05
-_PER_YEAR = {"hour": 8_766.0, "day": 365.25, "week": 52.18, "month": 12.0, "year": 1.0}
+_PER_YEAR = {"hour": 8_766.0, "day": 365.25, "night": 365.25, "week": 52.18, "month": 12.0, "year": 1.0}
 _DAYS = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
 
 
