@@ -105,7 +105,8 @@ class _Selector:
         self.left.append(Decided(row, state, reason, detail))
 
     def _current(self) -> list[Example]:
-        """Returns the new rows that may be learned, newest first, at most dataset.maximum_rows."""
+        """Returns the new rows that may be learned, at most dataset.maximum_rows: first those that a person wants
+        taught, then the newest."""
         until = self.earlier.until
         known, stated = _statements(self.evidence, self.earlier)
         rows = []
@@ -116,6 +117,7 @@ class _Selector:
                 self._leave(row, "waiting", "conflict", _CONFLICT)
             else:
                 rows.append(row)
+        rows.sort(key=self.overrides.wanted, reverse=True)
         for row in rows[self.settings.maximum_rows :]:
             self._leave(row, "waiting", "maximum_rows", "newer rows fill the dataset")
         return rows[: self.settings.maximum_rows]

@@ -17,6 +17,7 @@ from retuned.retrain.data.dataset import SPLITS, Leak, LostClass, TooFewRows
 from retuned.retrain.data.evidence import Earlier, Evidence
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.identity import fraction, text_hash
+from retuned.retrain.data.overrides import Decision, Overrides
 from retuned.retrain.data.related import Related
 from retuned.retrain.data.selection import Selection, select
 from retuned.retrain.data.specific import unspecific
@@ -382,6 +383,16 @@ def test_the_newest_rows_are_kept() -> None:
     rows.append(replace(example(5, question=words(77)), row_id="r0099"))  # at the same time: by id
     assert used(chosen(evidence(rows), maximum_rows=3)) == [4, 5, 99]
     assert used(chosen(evidence(rows), maximum_rows=1)) == [99]
+
+
+def test_rows_that_a_person_keeps_come_before_newer_ones() -> None:
+    rows = [example(number) for number in range(6)]
+    kept = {f"f{number}": Decision("keep", "it is right", "anna", rows[number].timestamp) for number in (0, 2)}
+    found = evidence(rows, overrides=Overrides(kept))
+    selection = chosen(found, maximum_rows=3)
+    assert used(selection) == [0, 2, 5]
+    assert reasons(selection) == dict.fromkeys([1, 3, 4], "maximum_rows")
+    assert used(chosen(found, maximum_rows=1)) == [2]
 
 
 def test_an_account_gives_no_more_than_its_share() -> None:
