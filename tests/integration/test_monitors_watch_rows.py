@@ -11,7 +11,7 @@ from watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, compared, promote, rat
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WatchSettings
-from retuned.monitors.watch.check import check, thin
+from retuned.monitors.watch.check import check, in_force, thin
 from retuned.monitors.watch.comparison import Baseline
 from retuned.monitors.watch.counts import Watched, answers, count
 
@@ -195,3 +195,21 @@ def test_of_old_checks_the_last_of_each_hour_and_of_each_watch_is_kept(warehouse
     thin(warehouse, ["support", "sales"], NOW, NOW)
     kept = [row["id"] for row in warehouse.rows("SELECT id FROM watch_checks ORDER BY id")]
     assert kept == ["first/decided", "first/last", "sales/two", "second/59", "third/one later"]
+
+
+def test_a_check_is_in_force_while_its_champion_is_watched_and_for_good_once_it_decided(warehouse: Warehouse) -> None:
+    off = SETTINGS.model_copy(update={"watch": WatchSettings(enabled=False)})
+    promote(warehouse)
+    promote(warehouse, workload="sales")
+    watched = {"support": seen(warehouse), "sales": check(warehouse, SETTINGS, "sales", NOW)}
+    assert {one.verdict for one in watched.values() if one is not None} == {"go_on"}
+    assert in_force(warehouse, {"support": SETTINGS, "sales": SETTINGS}) == watched
+    assert in_force(warehouse, {"support": off, "sales": SETTINGS}) == {"sales": watched["sales"]}
+    promote(warehouse, "v3", "v2", created_at=NOW)
+    assert in_force(warehouse, {"support": SETTINGS}) == {}
+    rated(warehouse, NEW, 425, 75, start=NOW - HOUR)
+    rated(warehouse, "support@v3", 60, 140, start=NOW)
+    decided = {"support": seen(warehouse, NOW + HOUR)}
+    assert decided["support"].verdict == "roll_back"
+    promote(warehouse, "v2", "v3", event="rolled_back", actor="watch", created_at=NOW + HOUR)
+    assert in_force(warehouse, {"support": off}) == decided
