@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 from promoting import model_row
-from traffic import feedback, promoted
-from watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, compared, promote, rated, seen, timed
+from traffic import MINUTE, feedback, promoted
+from watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, compared, promote, rated, seen, timed, voted
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.check import check, in_force, thin
 from retuned.monitors.watch.comparison import Baseline
-from retuned.monitors.watch.counts import Watched, answers, count
+from retuned.monitors.watch.counts import Watched, answers, count, slow_beside
 
 DAY = timedelta(days=1)
 
@@ -163,6 +163,44 @@ def test_the_first_minutes_of_the_former_champion_are_not_compared_either(wareho
     assert slow(warehouse, "same_time") is None
     timed(warehouse, "gpt", range(1, 10), 0.5)
     assert slow(warehouse, "same_time") == (0, 9, 0, 9)
+
+
+def test_slowness_in_a_canary_is_compared_for_three_days_without_the_first_minutes(warehouse: Warehouse) -> None:
+    began = SINCE - 2 * HOUR
+    timed(warehouse, "gpt", range(-26, -2), 0.5)
+    timed(warehouse, "gpt", range(-2, 80), 0.5)
+    timed(warehouse, NEW, range(80), 5.0)
+
+    def beside(elapsed: timedelta) -> list[tuple[str, float, int, float, int]]:
+        step = Watched("p", "support", "v2", None, SINCE, SINCE + elapsed)
+        with warehouse.cursor() as cursor:
+            found = slow_beside(cursor, step, began, WatchSettings())
+        return [(one.against, one.bad_before, one.n_before, one.bad_after, one.n_after) for one in found]
+
+    assert beside(15 * MINUTE) == []
+    assert beside(10 * HOUR) == [("same_time", 0, 10, 10, 10)]
+    assert beside(80 * HOUR) == [("same_time", 0, 73, 73, 73)]  # until a quarter past the 72nd hour
+    timed(warehouse, "gpt", range(-72, -26), 50.0)
+    assert beside(10 * HOUR) == [("same_time", 0, 10, 10, 10)]  # usual is what was so on the day before the canary
+
+
+def test_beside_a_former_champion_its_share_and_the_votes_on_all_traffic_count(warehouse: Warehouse) -> None:
+    """Days differ much, which does not matter at the same time."""
+
+    def baseline(hours: int) -> tuple[str, float, float, timedelta, float]:
+        watched = Watched("p", "support", "v2", "v1", SINCE, SINCE + hours * HOUR)
+        (one,) = count(warehouse, WatchSettings(), watched)["helpful", "user"]
+        found = one.baseline
+        return one.against, found.share, found.per_day, found.period, found.between_days
+
+    for hour in range(24):
+        when = SINCE + hour * HOUR
+        voted(warehouse, (OLD, False, when, MINUTE, 1), (NEW, False, when, MINUTE, 3))
+    assert baseline(23) == ("same_time", 0.25, 0.0, timedelta(0), 0.0)  # it had no votes before
+    for day in range(1, 29):
+        for bad, n in ((True, 10 + 40 * (day % 2)), (False, 50 - 40 * (day % 2))):
+            voted(warehouse, (OLD, bad, SINCE - day * DAY, MINUTE, n))
+    assert baseline(23) == ("same_time", 0.25, pytest.approx(60), timedelta(0), 0.0)
 
 
 def test_of_old_checks_the_last_of_each_hour_and_of_each_watch_is_kept(warehouse: Warehouse) -> None:
