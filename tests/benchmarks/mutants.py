@@ -72,7 +72,8 @@ TARGETS = {
     "retrain/release/rollout.py": Target((f"{INTEGRATION}retrain_registry.py",)),
     "daemon/policy/decision.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),
     **{
-        f"monitors/watch/{module}.py": Target(_WATCH, "not at_the_edge") for module in ("check", "comparison", "counts")
+        f"monitors/watch/{module}.py": Target((*_WATCH, f"{INTEGRATION}monitors_canary.py"), "not at_the_edge")
+        for module in ("check", "comparison", "counts")
     },
     "daemon/policy/evidence.sql": Target(_EVIDENCE),
     "daemon/transfer/exports.sql": Target((f"{INTEGRATION}import_export.py",), "exported"),
