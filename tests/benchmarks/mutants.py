@@ -49,6 +49,7 @@ _PRIVACY = (f"{UNIT}consumers_privacy.py",)
 _REDACTION = "not time and not long and not linear"
 _EVIDENCE = (f"{INTEGRATION}daemon_evidence.py",)
 _WATCH = tuple(f"{INTEGRATION}monitors_watch{part}.py" for part in ("", "_references", "_latency", "_rows"))
+_COMPARISON = (*_WATCH, f"{INTEGRATION}monitors_canary.py", f"{UNIT}monitors_comparison.py")
 
 TARGETS = {
     "consumers/warehouse/writer.py": Target(
@@ -72,7 +73,7 @@ TARGETS = {
     "retrain/release/rollout.py": Target((f"{INTEGRATION}retrain_registry.py",)),
     "daemon/policy/decision.py": Target((f"{UNIT}daemon_policy.py", f"{UNIT}daemon_payoff.py")),
     **{
-        f"monitors/watch/{module}.py": Target((*_WATCH, f"{INTEGRATION}monitors_canary.py"), "not at_the_edge")
+        f"monitors/watch/{module}.py": Target(_COMPARISON, "not at_the_edge")
         for module in ("check", "comparison", "counts")
     },
     "daemon/policy/evidence.sql": Target(_EVIDENCE),
