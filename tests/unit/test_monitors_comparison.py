@@ -1,6 +1,7 @@
 """What counts of votes show, how soon a watch finds a fall, and how that reads."""
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -71,13 +72,26 @@ def test_a_watch_is_as_fast_as_its_fastest_comparison() -> None:
     assert power(never | {USER: [reference(60)]}, timedelta(hours=1), SETTINGS) == Power(60, rated)
 
 
-def test_a_former_champion_with_little_traffic_delays_what_is_found() -> None:
-    half, little = (
-        seconds_to_find(USER, [reference(600, share=share).baseline], 600, SETTINGS) for share in (0.5, 0.02)
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [
+        ({"share": 0.02}, 20),
+        ({"effect": 3.0}, 2.5),
+        ({"between_days": 0.002}, 2),
+        ({"bad": 50, "votes": 250}, 2),
+        ({"bad": 20, "votes": 100}, 10),
+    ],
+    ids=str,
+)
+def test_what_delays_a_watch(change: dict[str, float], least: float) -> None:
+    """Little traffic beside, accounts that vote alike, days that differ, and few votes before."""
+    known = Baseline(bad=140, votes=700, period=7 * DAY)
+    usual, delayed = (
+        seconds_to_find(USER, [one], 200, SETTINGS) or math.inf for one in (known, replace(known, **change))
     )
-    assert half is not None
-    assert little is not None
-    assert half < little / 3
+    assert usual < 2 * 86_400
+    assert delayed > least * usual
+    assert seconds_to_find(USER, [known, replace(known, **change)], 200, SETTINGS) in (delayed, None)
 
 
 @pytest.mark.parametrize(("hours", "expected"), [(23, 60), (24, 10), (48, 5)])
