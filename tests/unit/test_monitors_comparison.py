@@ -47,9 +47,7 @@ def test_evidence_of_one_is_an_e_value_of_the_allowed_error() -> None:
 
 def test_steps_add_their_evidence_that_a_canary_is_no_fall() -> None:
     steps = [Counts("same_time", 60, 300, 25, 100), Counts("same_time", 30, 100, 30, 100)]
-    as_good = sum(
-        float(log_e_value(240 if n == 300 else 70, n, good, 100, -FALL)) for n, good in ((300, 75), (100, 70))
-    )
+    as_good = float(log_e_value(240, 300, 75, 100, -FALL) + log_e_value(70, 100, 70, 100, -FALL))
     found = compare_steps(*USER, steps, SETTINGS)
     assert found.as_good == pytest.approx(as_good / math.log(1 / (MISSED * COMPARED[USER])))
     assert found.as_good > 0.1
