@@ -123,6 +123,7 @@ def test_the_answers_that_it_had_time_for_have_verdicts(tmp_path: Path, monkeypa
         "from retuned.consumers.child import child_main\n"
         "from retuned.monitors.hallucination import detector\n"
         "def scores(folder):\n"
+        "    time.sleep(30 if folder.endswith('huge') else 0)\n"
         "    def score(answer):\n"
         "        time.sleep(30 if answer['response'] == 'slow' else 0)\n"
         "        return 0.25, ['all of it']\n"
@@ -143,7 +144,7 @@ def test_the_answers_that_it_had_time_for_have_verdicts(tmp_path: Path, monkeypa
     assert (stopped, failed.reason) == (slow, "failed")
     assert "took longer than 10 s" in failed.error
     with pytest.raises(ScorerFailed, match=r"took longer than 0\.01 s"):
-        detector.Detector(tmp_path, 0.01, threading.Event()).judge(ANSWERS)
+        detector.Detector(tmp_path / "huge", 0.01, threading.Event()).judge(ANSWERS)
 
 
 def test_as_much_is_read_as_by_the_scorer_of_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
