@@ -119,7 +119,7 @@ class _Selector:
                 rows.append(row)
         rows.sort(key=self.overrides.wanted, reverse=True)
         for row in rows[self.settings.maximum_rows :]:
-            self._leave(row, "waiting", "maximum_rows", "newer rows fill the dataset")
+            self._leave(row, "waiting", "maximum_rows", "other rows fill the dataset")
         return rows[: self.settings.maximum_rows]
 
     def _within_shares(self, rows: list[Example]) -> list[Example]:
