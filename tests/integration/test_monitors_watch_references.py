@@ -250,15 +250,23 @@ def test_until_it_is_settled_the_weaker_evidence_counts(warehouse: Warehouse) ->
 BOTH = ((True, 1), (False, 4))
 
 
-def test_a_few_who_still_ask_the_champion_before_are_too_few_to_compare_with(warehouse: Warehouse) -> None:
-    """One vote a day of theirs would find nothing in the time of the watch."""
+@pytest.mark.parametrize(
+    ("a_day", "first", "before"),
+    [(1, 0, True), (60, 0, False), (60, 1, True)],
+    ids=["too few to find a fall", "half", "half, but only once it was settled"],
+)
+def test_a_few_who_still_ask_the_champion_before_are_too_few_to_compare_with(
+    warehouse: Warehouse, a_day: int, first: int, before: bool
+) -> None:
     promote(warehouse)
-    days = [(day, SINCE + day * 24 * HOUR) for day in range(-28, 3)]
-    voted(warehouse, *((OLD if day < 0 else NEW, day % 5 == 0, when, MINUTE, 20) for day, when in days))
-    voted(warehouse, *((OLD, True, when, MINUTE, 1) for day, when in days if day >= 0))
-    found = compared(seen(warehouse, SINCE + 50 * HOUR))
-    assert found.against != "same_time"
-    assert (found.n_before, found.n_after) in ((4 * 60, 60), (25 * 20, 60))
+    days = [(day, SINCE + day * 24 * HOUR + 8 * HOUR) for day in range(-28, 3)]
+    voted(warehouse, *((OLD if day < 0 else NEW, day % 5 == 0, when, MINUTE, 60) for day, when in days))
+    voted(warehouse, *((OLD, True, when, MINUTE, a_day) for day, when in days if day >= first))
+    found = compared(seen(warehouse, SINCE + 60 * HOUR))
+    assert (found.against != "same_time") == before
+    counts = (2 * 180, 9 * 60) if before else (180,)  # two weeks hold 500 votes, and nine days do
+    assert found.n_before in counts
+    assert found.n_after == 180
 
 
 @pytest.mark.parametrize(
