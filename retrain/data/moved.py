@@ -7,10 +7,11 @@ evaluation until somebody asks that question again or an expert confirms an answ
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from retuned.retrain.data.examples import Example
+from retuned.retrain.data.table import accounts_of
 from retuned.retrain.scoring.score import Metric
 from retuned.retrain.scoring.words import plain
 
@@ -25,9 +26,9 @@ class Moved:
     Corrections from one answer to another are no proof alone: a label such as "REFUND" stays right for most questions
     while others are corrected from it. An old answer was replaced if
 
-    - at least half of the questions that had it have the new answer now; or half of those with a statement since the
-      first of them changed, if people confirm answers so often that silence about the others is no chance. Where they
-      only correct, silence shows nothing; and
+    - at least half of the questions that had it have the new answer now, or users gave it since an expert gave the old
+      one; or half of those with a statement since the first of them changed, if people confirm answers so often that
+      silence about the others is no chance. Where they only correct, silence shows nothing; and
     - the new answer replaced the old one: at least two of the questions that have it, and most of them, had the old one
       before or got it from the model. A label has other questions, too.
 
@@ -36,9 +37,17 @@ class Moved:
     Args:
         rows: every answer that was ever right: earlier datasets, and the evidence of today.
         today: the row with the current answer to each question, by hash.
+        later: statements that contradict an expert's older answer to the same question. They replace no answer, but are
+            the last that was said. Each account counts for one question.
     """
 
-    def __init__(self, rows: Iterable[Example], today: Mapping[str, Example], metric: Metric) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Example],
+        today: Mapping[str, Example],
+        metric: Metric,
+        later: Sequence[Example] = (),
+    ) -> None:
         from scipy.special import bdtr  # the binomial distribution function
 
         had, has = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
@@ -52,6 +61,9 @@ class Moved:
             has[plain(row.completion)].add(question)
             if row.rejected is not None:
                 corrected[plain(row.rejected), now[question]].add(question)
+        said = defaultdict[tuple[str, Hashable], set[str]](set)  # by which accounts
+        for row, account in zip(later, accounts_of(later), strict=True):
+            said[row.prompt_hash, metric.key(row.completion)].add(account)
         confirmed = sorted(row.timestamp for row in today.values() if row.kind == "accepted")
         self._since: dict[str, tuple[datetime, bool]] = {}
         for old, questions in had.items():
@@ -75,7 +87,9 @@ class Moved:
                 share = elsewhere / max(len(today) - len(known), 1)
                 asked = sum(row.prompt_hash not in moved for row in stated)
                 silence = len(moved) >= asked and bdtr(asked, len(known) - len(moved), share) <= _CHANCE
-                if silence or 2 * len(moved) >= len(questions):
+                said_new = [said[row.prompt_hash, new] for row in known if row.timestamp < since]
+                contradicted = min(sum(map(bool, said_new)), len(set[str]().union(*said_new)))
+                if silence or 2 * (len(moved) + contradicted) >= len(questions):
                     self._since[old] = since, any(row.is_expert for row in by)
 
     def outdated(self, row: Example) -> bool:

@@ -78,7 +78,8 @@ class _Selector:
         self.set_aside = {one.row.feedback_id for one in evidence.decided if one.state == "set_aside"}
         superseded = [one.row for one in evidence.decided if one.reason == "superseded"]
         known = [*earlier.train, *earlier.judged, *superseded, *evidence.rows]
-        self.moved = Moved(known, self.today, evidence.metric.metric)
+        later = [one.row for one in evidence.decided if one.reason == "contradicts_expert"]
+        self.moved = Moved(known, self.today, evidence.metric.metric, later)
         self.left: list[Decided] = []
 
     def select(self) -> Selection:

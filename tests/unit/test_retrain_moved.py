@@ -1,6 +1,7 @@
 """Answers that changed for all questions about them."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -60,6 +61,31 @@ def test_an_old_answer_stays_that_most_people_still_accept() -> None:
     rows += [stated(number, NEW, 1, rejected=OLD) for number in (0, 1)]
     rows += [stated(number, OLD, 2) for number in (2, 3, 4)]
     assert outdated([*rows, *elsewhere(20, 2, confirmed=20)]) == set()
+
+
+@pytest.mark.parametrize(
+    ("accounts", "confirmed", "waits"),
+    [(["ann", "bob", "cat"], False, True), (["ann"] * 3, False, False), (["ann", "bob", "cat"], True, False)],
+    ids=["by three accounts", "by one account", "and an expert has confirmed the old one since"],
+)
+def test_what_users_say_against_an_older_answer_of_an_expert_counts_once_an_expert_has_changed_another(
+    accounts: list[str], confirmed: bool, waits: bool
+) -> None:
+    """Of ten wordings, experts changed two and users contradict three. None of the others is replaced."""
+    old = [replace(stated(number, OLD, -number - 1, rejected="?"), source="expert") for number in range(10)]
+    new = [replace(stated(number, NEW, 1, rejected=OLD), source="expert") for number in (0, 1)]
+    again = [replace(stated(number, OLD, 2, rejected="?"), source="expert") for number in (2, 3, 4) if confirmed]
+    later = [
+        replace(stated(number, NEW, 3, rejected=OLD), user_id=name)
+        for number, name in zip((2, 3, 4), accounts, strict=True)
+    ]
+    today = {row.prompt_hash: row for row in [*old, *new, *again]}
+    moved = Moved([*old, *new, *again], today, Exact(), later)
+    expected = {f"wording {number}" for number in range(2, 10)} if waits else set()
+    assert {row.prompt_hash for row in today.values() if moved.outdated(row)} == expected
+    by_users = [replace(row, source="user") for row in new]
+    moved = Moved([*old, *by_users], today | {row.prompt_hash: row for row in by_users}, Exact(), later)
+    assert not any(map(moved.outdated, old))
 
 
 def test_a_label_is_not_replaced_by_one_that_other_questions_have() -> None:
