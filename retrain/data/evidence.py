@@ -17,6 +17,7 @@ from retuned.retrain.data.related import Related
 from retuned.retrain.data.specific import specific
 from retuned.retrain.data.table import Decided, Table, accounts_of, decide
 from retuned.retrain.data.topics import Topics
+from retuned.retrain.data.truth import Independence
 from retuned.retrain.scoring.json_fields import keys_of
 from retuned.retrain.scoring.metric import Chosen, choose
 from retuned.retrain.scoring.words import plain
@@ -42,6 +43,7 @@ class Evidence:
         places: the split of each question, by hash and by interaction, in earlier datasets of the current draw.
         related: the groups of related questions, including those of earlier datasets.
         metric: the workload's metric.
+        independence: which accounts are independent.
         overrides: the decisions of people, already applied.
         bought, unlearned, cascaded: see `Statements`.
     """
@@ -54,6 +56,7 @@ class Evidence:
     places: dict[str, str]
     related: Related
     metric: Chosen
+    independence: Independence = field(default_factory=Independence)
     overrides: Overrides = field(default_factory=Overrides)
     bought: frozenset[str] = frozenset()
     unlearned: frozenset[str] = frozenset()
@@ -102,6 +105,7 @@ class Evidence:
             places=places,
             related=related,
             metric=metric,
+            independence=table.crowd,
             overrides=overrides,
             bought=statements.bought,
             unlearned=statements.unlearned,

@@ -7,11 +7,11 @@ evaluation until somebody asks that question again or an expert confirms an answ
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import datetime
 
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.table import accounts_of
+from retuned.retrain.data.truth import Independence
 from retuned.retrain.scoring.score import Metric
 from retuned.retrain.scoring.words import plain
 
@@ -37,8 +37,9 @@ class Moved:
     Args:
         rows: every answer that was ever right: earlier datasets, and the evidence of today.
         today: the row with the current answer to each question, by hash.
-        later: statements that contradict an expert's older answer to the same question. They replace no answer, but are
-            the last that was said. Each account counts for one question.
+        contradictions: statements that contradict an expert's older answer to the same question, each with its account.
+            They replace no answer, but are the newest on their question.
+        independence: which accounts are independent. Each of these counts for one contradiction.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class Moved:
         rows: Iterable[Example],
         today: Mapping[str, Example],
         metric: Metric,
-        later: Sequence[Example] = (),
+        contradictions: Iterable[tuple[Example, str]] = (),
+        independence: Independence | None = None,
     ) -> None:
         from scipy.special import bdtr  # the binomial distribution function
 
@@ -61,9 +63,10 @@ class Moved:
             has[plain(row.completion)].add(question)
             if row.rejected is not None:
                 corrected[plain(row.rejected), now[question]].add(question)
-        said = defaultdict[tuple[str, Hashable], set[str]](set)  # by which accounts
-        for row, account in zip(later, accounts_of(later), strict=True):
-            said[row.prompt_hash, metric.key(row.completion)].add(account)
+        given_since = defaultdict[tuple[str, Hashable], set[str]](set)  # the accounts behind each contradiction
+        for row, account in contradictions:
+            given_since[row.prompt_hash, metric.key(row.completion)].add(account)
+        shares = (independence or Independence()).shares
         confirmed = sorted(row.timestamp for row in today.values() if row.kind == "accepted")
         self._since: dict[str, tuple[datetime, bool]] = {}
         for old, questions in had.items():
@@ -87,8 +90,9 @@ class Moved:
                 share = elsewhere / max(len(today) - len(known), 1)
                 asked = sum(row.prompt_hash not in moved for row in stated)
                 silence = len(moved) >= asked and bdtr(asked, len(known) - len(moved), share) <= _CHANCE
-                said_new = [said[row.prompt_hash, new] for row in known if row.timestamp < since]
-                contradicted = min(sum(map(bool, said_new)), len(set[str]().union(*said_new)))
+                keys = [(row.prompt_hash, new) for row in known if row.timestamp < since]
+                against = [given_since[key] for key in keys if key in given_since]
+                contradicted = min(len(against), sum(shares(sorted(set[str]().union(*against)))))
                 if silence or 2 * (len(moved) + contradicted) >= len(questions):
                     self._since[old] = since, any(row.is_expert for row in by)
 

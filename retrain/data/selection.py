@@ -16,7 +16,7 @@ from retuned.retrain.data.identity import text_hash
 from retuned.retrain.data.moved import Moved
 from retuned.retrain.data.related import Related
 from retuned.retrain.data.splits import NEAR_HOLDOUT, NEAR_TRAINING, assigned_splits, split_of, topic_of
-from retuned.retrain.data.table import Decided, State
+from retuned.retrain.data.table import Decided, State, accounts_of
 from retuned.retrain.data.topics import Topics
 from retuned.retrain.settings import DatasetSettings
 
@@ -78,8 +78,13 @@ class _Selector:
         self.set_aside = {one.row.feedback_id for one in evidence.decided if one.state == "set_aside"}
         superseded = [one.row for one in evidence.decided if one.reason == "superseded"]
         known = [*earlier.train, *earlier.judged, *superseded, *evidence.rows]
-        later = [one.row for one in evidence.decided if one.reason == "contradicts_expert"]
-        self.moved = Moved(known, self.today, evidence.metric.metric, later)
+        accounts = accounts_of([one.row for one in evidence.decided])
+        contradictions = [
+            (one.row, account)
+            for one, account in zip(evidence.decided, accounts, strict=True)
+            if one.reason == "contradicts_expert"
+        ]
+        self.moved = Moved(known, self.today, evidence.metric.metric, contradictions, evidence.independence)
         self.left: list[Decided] = []
 
     def select(self) -> Selection:

@@ -1,6 +1,6 @@
 """Answers that changed for all questions about them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -9,6 +9,7 @@ import pytest
 from retuned.consumers.common.tool_calls import written
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.moved import Moved
+from retuned.retrain.data.truth import Independence
 from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.json_fields import Json
 from retuned.retrain.scoring.score import Metric
@@ -32,6 +33,14 @@ def outdated(rows: Iterable[Example], metric: Metric | None = None) -> set[str]:
     today = {row.prompt_hash: row for row in ordered}
     moved = Moved(ordered, today, metric or Exact())
     return {row.prompt_hash for row in today.values() if moved.outdated(row)}
+
+
+class _Rings(Independence):
+    """All accounts named ring are one."""
+
+    def shares(self, accounts: Sequence[str]) -> list[float]:
+        ring = sum(name.startswith("ring") for name in accounts)
+        return [1 / ring if name.startswith("ring") else 1.0 for name in accounts]
 
 
 def elsewhere(count: int, day: int, confirmed: int) -> list[Example]:
@@ -65,8 +74,13 @@ def test_an_old_answer_stays_that_most_people_still_accept() -> None:
 
 @pytest.mark.parametrize(
     ("accounts", "confirmed", "waits"),
-    [(["ann", "bob", "cat"], False, True), (["ann"] * 3, False, False), (["ann", "bob", "cat"], True, False)],
-    ids=["by three accounts", "by one account", "and an expert has confirmed the old one since"],
+    [
+        (["ann", "bob", "cat"], False, True),
+        (["ann"] * 3, False, False),
+        (["ring1", "ring2", "ring3"], False, False),
+        (["ann", "bob", "cat"], True, False),
+    ],
+    ids=["by three accounts", "by one account", "by three copies", "and an expert has confirmed the old one since"],
 )
 def test_what_users_say_against_an_older_answer_of_an_expert_counts_once_an_expert_has_changed_another(
     accounts: list[str], confirmed: bool, waits: bool
@@ -75,16 +89,13 @@ def test_what_users_say_against_an_older_answer_of_an_expert_counts_once_an_expe
     old = [replace(stated(number, OLD, -number - 1, rejected="?"), source="expert") for number in range(10)]
     new = [replace(stated(number, NEW, 1, rejected=OLD), source="expert") for number in (0, 1)]
     again = [replace(stated(number, OLD, 2, rejected="?"), source="expert") for number in (2, 3, 4) if confirmed]
-    later = [
-        replace(stated(number, NEW, 3, rejected=OLD), user_id=name)
-        for number, name in zip((2, 3, 4), accounts, strict=True)
-    ]
+    against = [(stated(number, NEW, 3, rejected=OLD), name) for number, name in zip((2, 3, 4), accounts, strict=True)]
     today = {row.prompt_hash: row for row in [*old, *new, *again]}
-    moved = Moved([*old, *new, *again], today, Exact(), later)
+    moved = Moved([*old, *new, *again], today, Exact(), against, _Rings())
     expected = {f"wording {number}" for number in range(2, 10)} if waits else set()
     assert {row.prompt_hash for row in today.values() if moved.outdated(row)} == expected
     by_users = [replace(row, source="user") for row in new]
-    moved = Moved([*old, *by_users], today | {row.prompt_hash: row for row in by_users}, Exact(), later)
+    moved = Moved([*old, *by_users], today | {row.prompt_hash: row for row in by_users}, Exact(), against, _Rings())
     assert not any(map(moved.outdated, old))
 
 
