@@ -123,6 +123,15 @@ class Daemons:
         """As the daemons themselves know it."""
         return next((daemon for daemon in self.daemons if leads(daemon)), None)
 
+    def leader_and_standby(self) -> tuple[Daemon, Daemon]:
+        """The leader, and the daemon that stands by, once that one knows the leader: before, it refuses commands."""
+        until(self.leader, 60)
+        leader = self.leader()
+        assert leader is not None
+        (other,) = (daemon for daemon in self.daemons if daemon is not leader)
+        other.until(lambda: other.answers("/api/v1/routes"), "what the leader answers", 60)
+        return leader, other
+
     def promote(self, version: str, reason: str, at: Iterable[Daemon]) -> None:
         """Ask until it is done: an answer may be lost, and be that of a change that was made."""
         for daemon in at:
@@ -406,10 +415,7 @@ def survive(
             }
 
         for turn in range(times):
-            until(cluster.leader, 60)
-            leader = cluster.leader()
-            assert leader is not None
-            (other,) = (daemon for daemon in cluster.daemons if daemon is not leader)
+            leader, other = cluster.leader_and_standby()
             other.until(lambda other=other: other.answers("/readyz"), "the other one")
             name = faults[turn % len(faults)]
             promoting = Promoting(cluster, turn, cluster.daemons if chance.random() < 0.5 else cluster.daemons[::-1])

@@ -11,7 +11,6 @@ from brokers import Broker
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from brokers import until
 from cluster_leaders import Daemons, no_disks
 from clusters import Postgres, run_postgres
 from served import WORKLOAD, Adapters
@@ -32,10 +31,7 @@ def test_what_either_daemon_does_is_in_one_chain(tansu: Broker, postgres: Postgr
     cluster = Daemons(tmp_path, tansu, postgres, Adapters(tmp_path / "adapters"))
     try:
         cluster.start()
-        until(cluster.leader, 60)
-        leader = cluster.leader()
-        assert leader is not None
-        (standby,) = (daemon for daemon in cluster.daemons if daemon is not leader)
+        leader, standby = cluster.leader_and_standby()
 
         def rows(daemon: Any) -> list[dict[str, Any]]:
             answer = httpx.get(f"{daemon.url}/api/v1/audit/log", timeout=20)
@@ -47,7 +43,8 @@ def test_what_either_daemon_does_is_in_one_chain(tansu: Broker, postgres: Postgr
             return answer.headers["X-Request-Id"]
 
         ids = [asked("exports/interactions", standby)]
-        assert standby.post(f"/api/v1/workloads/{WORKLOAD}/pause").status_code == 200
+        paused = standby.post(f"/api/v1/workloads/{WORKLOAD}/pause")
+        assert paused.status_code == 200, paused.text
         ids.append(asked("answers", leader))
 
         def found(daemon: Any) -> bool:

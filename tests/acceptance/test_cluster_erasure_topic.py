@@ -30,10 +30,7 @@ def test_it_is_carried_out_once_although_the_leader_is_killed(tansu: Broker, tmp
         cluster = Daemons(tmp_path, tansu, postgres, Adapters(tmp_path / "adapters"), kafka=topic)
         try:
             cluster.start()
-            until(cluster.leader, 60)
-            leader = cluster.leader()
-            assert leader is not None
-            (other,) = (daemon for daemon in cluster.daemons if daemon is not leader)
+            leader, other = cluster.leader_and_standby()
             producer = KafkaProducer(bootstrap_servers=tansu.bootstrap_servers)
             turns = [{"role": "user", "content": f"My {SECRET} is broken."}]
             for number in range(200):

@@ -9,7 +9,6 @@ from brokers import Broker
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from brokers import until
 from cluster_leaders import FAULTS, ZERO, Daemons, leads, no_disks, survive
 from clusters import Postgres, run_postgres
 from daemons import App
@@ -46,10 +45,7 @@ def test_a_training_goes_on_at_the_daemon_that_leads_next(tansu: Broker, postgre
             app.said(app.answered(question, "I cannot say.", workload=WORKLOAD), "correction", right, "expert")
         app.flush()
         app.close()
-        until(cluster.leader, 60)
-        leader = cluster.leader()
-        assert leader is not None
-        (other,) = (daemon for daemon in cluster.daemons if daemon is not leader)
+        leader, other = cluster.leader_and_standby()
         for daemon in cluster.daemons:
             daemon.until(
                 lambda daemon=daemon: daemon.status()["ingestion"]["feedback"] == app.sent["feedback"], "the feedback"

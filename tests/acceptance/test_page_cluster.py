@@ -42,10 +42,7 @@ def test_pages_follow_the_next_leader_and_nobody_is_signed_out(
         for daemon in cluster.daemons:
             daemon.token = token
         cluster.start()
-        until(cluster.leader, 60)
-        leader = cluster.leader()
-        assert leader is not None
-        (other,) = (daemon for daemon in cluster.daemons if daemon is not leader)
+        leader, other = cluster.leader_and_standby()
         for version in cluster.versions:
             cluster.promote(version, "A test.", [leader])
         old, new = (version[:8] for version in cluster.versions)
