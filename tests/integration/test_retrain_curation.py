@@ -188,6 +188,52 @@ def test_what_is_no_longer_believed_leaves_replay_and_regression(
     assert "It takes 30 days." not in {row["completion"] for row in rows(second)}
 
 
+@pytest.mark.parametrize("learned", [False, True], ids=["new", "learned before"])
+@pytest.mark.parametrize(
+    ("changed_by", "users", "waits"),
+    [
+        ("expert", ["anna", "ben", "carla"], True),
+        ("expert", ["anna"] * 3, False),
+        ("user", ["anna", "ben", "carla"], False),
+    ],
+    ids=["by three users", "by one user", "no expert gives the new one"],
+)
+def test_experts_answers_of_a_replaced_policy_wait_although_no_expert_corrects_them(
+    warehouse: Warehouse,
+    teacher: Teacher,
+    settings: Settings,
+    changed_by: str,
+    users: list[str],
+    waits: bool,
+    learned: bool,
+) -> None:
+    """Experts answered nine wordings. After the policy changed, two are corrected, and users contradict three."""
+    with teacher.at_once():
+        teach(teacher, range(20, 40), "9 days")
+        old = [teacher.correct(question(number), "No idea.", "30 days, as always.") for number in range(9)]
+    if learned:
+        promote(warehouse, build_dataset(warehouse, settings, "support", teacher.now), "v1")
+    with teacher.at_once():
+        for number, name in [(0, "dora"), (0, "emil"), (1, "dora"), (1, "emil")]:
+            teacher.correct(question(number), "30 days, as always.", "45 days by now.", changed_by, name)
+        for number, name in zip((2, 3, 4), users, strict=True):
+            teacher.correct(question(number), "30 days, as always.", "45 days by now.", "user", name)
+        teach(teacher, range(40, 50), "9 days")
+    built = build_dataset(warehouse, settings, "support", NOW)
+    given = {row["feedback_id"]: row["completion"] for row in rows(built)}
+    holds = set(old[2:] if changed_by == "expert" else old)
+    taught = given.keys() & set(old)
+    if learned and not waits:
+        assert taught
+        assert taught <= holds
+    else:
+        assert taught == (set() if waits else holds)
+    assert Counter(given.values())["45 days by now."] == (2 if changed_by == "expert" else 0)
+    if not learned:
+        waiting = {one for one, reason in set_aside(built).items() if reason == "conflict"}
+        assert waiting == (holds if waits else set())
+
+
 def test_filters_are_counted_and_can_be_turned_off(warehouse: Warehouse, teacher: Teacher, settings: Settings) -> None:
     teach(teacher, range(10))
     cut = teacher.say(teacher.ask(question(50), "It takes 3 days.", finish_reason="length"), "helpful", True)
