@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from loop import fit, real, score
 from loop.external import External
 from loop.learner import KEPT, LUCK, ROWS, ROWS_CHANGED, TOP, Answers, Rows, relearned, train
-from loop.ours import Ours
+from loop.ours import EPOCH, Ours, Table
 from loop.systems import BASELINES, Never, Oracle
 from loop.terms import facts, once, pairs
 from loop.world import DAYS, POISON, SCENARIOS, SHORT, TERMS, TOPICS, WORDINGS, World
@@ -76,6 +76,28 @@ def test_ours_decides_by_the_products_functions(monkeypatch: pytest.MonkeyPatch)
     record = Year(world).play(Ours())
     assert record.trainings > 0
     assert record.promotions == 0
+
+
+def said(number: int, wording: int, who: str, answer: str, served: str, *, expert: bool) -> Event:
+    """A correction of a served answer; `number` gives the order."""
+    day = number // 10
+    return {
+        "number": number, "question": f"t0.w{wording}", "account": who, "correction": answer, "answer": served,
+        "helpful": False, "expert": expert, "answered": day, "arrived": day,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("users", "waits"), [(["u1", "u2", "u3"], True), (["u1"] * 3, False)])
+def test_ours_counts_what_users_say_against_an_older_answer_of_an_expert(users: list[str], waits: bool) -> None:
+    """Experts answered ten wordings and changed two; users contradict three."""
+    log = [said(number, number, "e", "t0=1", "t0=0", expert=True) for number in range(10)]
+    log += [said(30 + number, number, "e", "t0=2", "t0=1", expert=True) for number in range(2)]
+    log += [said(40 + number, 2 + number, who, "t0=2", "t0=1", expert=False) for number, who in enumerate(users)]
+    table = Table(log, {one["account"]: EPOCH for one in log}, True, None, None)
+    expected = {f"t0.w{number}": "t0=2" for number in range(2)}
+    if not waits:
+        expected |= {f"t0.w{number}": "t0=1" for number in range(2, 10)}
+    assert table.current() == expected
 
 
 def test_a_worse_version_is_counted_and_so_are_the_days_until_it_is_taken_back() -> None:

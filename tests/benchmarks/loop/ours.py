@@ -13,7 +13,7 @@ Parts can be left out by name.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -408,14 +408,27 @@ class Table:
                  for question in self.verdicts if (answer := self.answer(question)) is not None}  # fmt: skip
         every = [self._row(question, text) for question in today for text in self._texts[question]
                  if any(_text(one) == text for one in self.stated[question])]  # fmt: skip
-        moved = Moved(every, today, Exact())
+        moved = Moved(every, today, Exact(), self._contradictions(today), self.crowd)
         return {question: row.completion for question, row in today.items() if not moved.outdated(row)}
+
+    def _contradictions(self, today: Mapping[str, Example]) -> Iterator[tuple[Example, str]]:
+        """The answers that users give after an expert gave another one, each with its account."""
+        for question, right in today.items():
+            if not self.verdicts[question].by_expert:
+                continue
+            last = {one["account"]: text for one in self.stated[question] if (text := _text(one)) is not None}
+            for one in self.stated[question]:
+                text = _text(one)
+                if text is None or one["expert"] or right.completion in (text, last[one["account"]]):
+                    continue
+                if _at(one) >= right.timestamp:
+                    yield self._row(question, text), one["account"]
 
     def _row(self, question: str, answer: str) -> Example:
         """The newest statement of an answer, an expert's before others, as a row of a dataset."""
         own = (one for one in self.stated[question] if _text(one) == answer)
         said = max(own, key=lambda one: (one["expert"], one["number"]))
-        at = EPOCH + said["answered"] * DAY + said["number"] * timedelta(seconds=1)
+        at = _at(said)
         kind, rejected = ("correction", said["answer"]) if said["correction"] else ("accepted", None)
         source = "expert" if said["expert"] else "user"
         return Example(
@@ -443,8 +456,7 @@ class Table:
             kind = "correction" if one["correction"] else "accepted" if one["helpful"] else "declined"
             claim = texts.index(text if text is not None else one["answer"]) if (text or one["answer"]) in texts else -1
             if claim >= 0:
-                at = EPOCH + one["answered"] * DAY + one["number"] * timedelta(seconds=1)
-                votes.append(Vote(str(one["number"]), one["account"], claim, at, kind, one["expert"]))
+                votes.append(Vote(str(one["number"]), one["account"], claim, _at(one), kind, one["expert"]))
         votes.sort(key=lambda vote: vote.at)
         every = frozenset(range(len(texts)))
         return Question(votes, [every - {claim} for claim in range(len(texts))], wrong_answers=ANSWERS - 1)
@@ -484,6 +496,10 @@ class Table:
     @cached_property
     def _until(self) -> datetime:
         return max(vote.at for one in self._questions.values() for vote in one.votes)
+
+
+def _at(event: Event) -> datetime:
+    return EPOCH + event["answered"] * DAY + event["number"] * timedelta(seconds=1)
 
 
 def _text(event: Event) -> str | None:
