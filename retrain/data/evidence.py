@@ -1,9 +1,10 @@
 """The input of a dataset: the decided feedback of today, and the rows of earlier datasets."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from retuned.consumers.warehouse.connection import Warehouse
@@ -27,6 +28,8 @@ from retuned.retrain.versions import QUERIES, Version
 _PLACES = ("holdout", "train")
 """The splits as the query `places` numbers them."""
 
+Form = str | frozenset[str]
+"""The normalised text of an answer, or the keys of a JSON object."""
 EXPERTS = 20
 """With this many answers by experts, the metric is chosen by these alone."""
 
@@ -75,13 +78,14 @@ class Evidence:
         options = settings.dataset
         overrides = Overrides.of(warehouse, workload)
         statements, overruled = overrides.read(warehouse, workload, options)
-        first = _metric(settings, statements)
+        forms = cache(lambda: _agreed_forms(statements.learnable))
+        first = _metric(settings, statements.learnable, forms)  # the newest first
         questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
         related = Related(questions, options.near_duplicate_similarity)
         table = decided(warehouse, statements, first, options, overrides)
-        # The metric should fit the right answers, which are known only now. The learned wording of each is the last.
-        right = [one.row for one in sorted(table.decided, key=lambda one: not one.reason) if one.state == "taught"]
-        metric = _metric(settings, replace(statements, rows=right))
+        # The metric should fit the right answers, which are known only now, in the wording that is learned.
+        right = [one.row for one in sorted(table.decided, key=lambda one: bool(one.reason)) if one.state == "taught"]
+        metric = _metric(settings, right, forms)
         if (metric.metric.name, metric.metric.learned) != (first.metric.name, first.metric.learned):
             table = decided(warehouse, statements, metric, options, overrides)
         table = replace(table, decided=[*table.decided, *overruled])
@@ -113,38 +117,55 @@ class Evidence:
         )
 
 
-def _metric(settings: Settings, statements: Statements) -> Chosen:
-    """Returns the metric, chosen by experts' answers if there are enough, else by all; one per question.
+def _metric(settings: Settings, rows: Sequence[Example], forms: Callable[[], frozenset[Form]]) -> Chosen:
+    """Returns the metric, chosen by experts' answers if there are enough, else by all: the first of each question.
 
-    An expert may have given a rare label once, or never. So answers of others add labels and keys to those of experts:
-    in an expert's words, or in a form that several accounts gave, which is a text that fits its questions, or a JSON
-    document with the same keys. A form also counts if several accounts gave it to one question, and nobody another.
+    Other answers add labels and keys: an expert may have given a rare label once, or never, and a label may be renamed
+    after experts answered with the old name. Those count that are in an expert's words, or in one of `forms`.
     """
-    experts = {row.prompt_hash: row.completion for row in statements.learnable if row.is_expert}
-    if len(experts) < EXPERTS:
-        return choose(settings, list({row.prompt_hash: row.completion for row in statements.learnable}.values()))
-    chosen = choose(settings, list(experts.values()))
+    of_experts = [row for row in rows if row.is_expert]
+    sample = _first_answers(of_experts)
+    if len(sample) < EXPERTS:
+        return choose(settings, list(_first_answers(rows).values()))
+    chosen = choose(settings, list(sample.values()))
     if not chosen.metric.learned:
         return chosen
-    known = {plain(answer) for answer in experts.values()}
-    others = [row for row in statements.learnable if row.prompt_hash not in experts]
-    accounts: dict[str | frozenset[str], set[str]] = defaultdict(set)
-    asked: dict[str, dict[str | frozenset[str], set[str]]] = defaultdict(lambda: defaultdict(set))
-    for row, account in zip(others, accounts_of(others), strict=True):
-        accounts[_form(row)].add(account)
-        asked[row.prompt_hash][_form(row)].add(account)
-    fitting = specific(statements.learnable)
-    agreed = {form for forms in asked.values() if len(forms) == 1 for form, those in forms.items() if len(those) > 1}
-    forms = agreed | {
-        form for form, those in accounts.items() if len(those) > 1 and (isinstance(form, frozenset) or form in fitting)
-    }
+    known = {plain(row.completion) for row in of_experts}
     repeated = {
-        row.prompt_hash: row.completion for row in others if plain(row.completion) in known or _form(row) in forms
+        (row.prompt_hash, plain(row.completion)): row.completion
+        for row in rows
+        if sample.get(row.prompt_hash) != row.completion and (plain(row.completion) in known or _form(row) in forms())
     }
-    return choose(settings, list(experts.values()), list(repeated.values()))
+    return choose(settings, list(sample.values()), list(repeated.values()))
 
 
-def _form(row: Example) -> str | frozenset[str]:
+def _agreed_forms(rows: Sequence[Example]) -> frozenset[Form]:
+    """Returns the forms that several accounts gave.
+
+    A text has to fit its questions, unless the accounts gave it to one question, and nobody gave another. The documents
+    of a form have the same keys.
+    """
+    accounts: dict[Form, set[str]] = defaultdict(set)
+    asked: dict[str, dict[Form, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row, account in zip(rows, accounts_of(rows), strict=True):
+        asked[row.prompt_hash][_form(row)].add(account)
+        if not row.is_expert:
+            accounts[_form(row)].add(account)
+    fitting = specific(rows)
+    several = {form for form, those in accounts.items() if len(those) > 1}
+    agreed = {form for forms in asked.values() if len(forms) == 1 for form, those in forms.items() if len(those) > 1}
+    return frozenset(agreed | {form for form in several if isinstance(form, frozenset) or form in fitting})
+
+
+def _first_answers(rows: Iterable[Example]) -> dict[str, str]:
+    """Returns the first answer to each question."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.prompt_hash, row.completion)
+    return first
+
+
+def _form(row: Example) -> Form:
     """Returns the keys of an answer that is a JSON object, and the normalised text of any other."""
     keys = keys_of(row.completion)
     return normalise(row.completion) if keys is None else keys
