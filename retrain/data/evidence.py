@@ -79,13 +79,14 @@ class Evidence:
         overrides = Overrides.of(warehouse, workload)
         statements, overruled = overrides.read(warehouse, workload, options)
         forms = cache(lambda: _agreed_forms(statements.learnable))
-        first = _metric(settings, statements.learnable, forms)  # the newest first
+        first = _metric(settings, statements.learnable, (), forms)  # the newest first
         questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
         related = Related(questions, options.near_duplicate_similarity)
         table = decided(warehouse, statements, first, options, overrides)
         # The metric should fit the right answers, which are known only now, in the wording that is learned.
         right = [one.row for one in sorted(table.decided, key=lambda one: bool(one.reason)) if one.state == "taught"]
-        metric = _metric(settings, right, forms)
+        undecided = [one.row for one in table.decided if one.state == "waiting"]
+        metric = _metric(settings, right, undecided, forms)
         if (metric.metric.name, metric.metric.learned) != (first.metric.name, first.metric.learned):
             table = decided(warehouse, statements, metric, options, overrides)
         table = replace(table, decided=[*table.decided, *overruled])
@@ -117,26 +118,29 @@ class Evidence:
         )
 
 
-def _metric(settings: Settings, rows: Sequence[Example], forms: Callable[[], frozenset[Form]]) -> Chosen:
+def _metric(
+    settings: Settings, rows: Sequence[Example], undecided: Sequence[Example], forms: Callable[[], frozenset[Form]]
+) -> Chosen:
     """Returns the metric, chosen by experts' answers if there are enough, else by all: the first of each question.
 
-    Other answers add labels and keys: an expert may have given a rare label once, or never, and a label may be renamed
-    after experts answered with the old name. Those count that are in an expert's words, or in one of `forms`.
+    Further and undecided answers add labels and keys: an expert may have given a rare label once, or never, and a label
+    may be renamed after experts answered with the old name. Those count that are in an expert's words, or in one of
+    `forms`.
     """
     of_experts = [row for row in rows if row.is_expert]
     sample = _first_answers(of_experts)
     if len(sample) < EXPERTS:
-        return choose(settings, list(_first_answers(rows).values()))
+        sample = _first_answers(rows)
     chosen = choose(settings, list(sample.values()))
     if not chosen.metric.learned:
         return chosen
     known = {plain(row.completion) for row in of_experts}
-    repeated = {
+    further = {
         (row.prompt_hash, plain(row.completion)): row.completion
-        for row in rows
+        for row in (*rows, *undecided)
         if sample.get(row.prompt_hash) != row.completion and (plain(row.completion) in known or _form(row) in forms())
     }
-    return choose(settings, list(sample.values()), list(repeated.values()))
+    return choose(settings, list(sample.values()), list(further.values()))
 
 
 def _agreed_forms(rows: Sequence[Example]) -> frozenset[Form]:

@@ -297,27 +297,28 @@ def test_a_label_that_no_expert_gave_is_one_if_it_fits_its_questions(
     assert set_aside(built) == dict.fromkeys([*jokes, *lonely], "unreadable")
 
 
-@pytest.mark.parametrize("experts", [0, 4, 8], ids=["all by users", "some by experts", "half by experts"])
+@pytest.mark.parametrize(("by", "state"), [("user", None), ("another-user", "disputed")])
+@pytest.mark.parametrize("experts", [0, 4, 12])
 def test_a_label_that_users_renamed_is_known_although_the_same_questions_had_the_old_one(
-    warehouse: Warehouse, teacher: Teacher, settings: Settings, experts: int
+    warehouse: Warehouse, teacher: Teacher, settings: Settings, experts: int, by: str, state: str | None
 ) -> None:
-    """Of 20 questions about refunds, 16 are corrected to another label. `experts` of these had an expert's label."""
+    """Of 20 questions about refunds, users correct 16, after experts had labelled the first ones."""
 
-    def label(numbers: range, topic: str, value: str, source: str) -> list[str]:
+    def label(numbers: range, topic: str, value: str, source: str, who: str) -> list[str]:
         return [
-            teacher.correct(f"{question(number)} It is about {topic}.", "none", value, source, f"{source}-{number}")
+            teacher.correct(f"{question(number)} It is about {topic}.", "none", value, source, f"{who}-{number}")
             for number in numbers
         ]
 
-    label(range(20), "a delivery", "delivery", "expert")
-    label(range(20, 40), "an exchange", "exchange", "expert")
-    label(range(100, 100 + experts), "a refund", "refund", "expert")
-    label(range(100 + experts, 120), "a refund", "refund", "user")
-    renamed = label(range(100, 116), "a refund", "money_back", "user")
+    label(range(20), "a delivery", "delivery", "expert", "expert")
+    label(range(20, 40), "an exchange", "exchange", "expert", "expert")
+    label(range(100, 100 + experts), "a refund", "refund", "expert", "expert")
+    label(range(100 + experts, 120), "a refund", "refund", "user", "user")
+    renamed = label(range(100, 116), "a refund", "money_back", "user", by)
     built = build_dataset(warehouse, settings, "support", NOW)
     assert "money_back" in built.card["metric"]["labels"]
     states = [set_aside(built).get(one) for one in renamed]
-    assert states == ["contradicts_expert"] * experts + [None] * (16 - experts)
+    assert states == ["contradicts_expert"] * experts + [state] * (16 - experts)
 
 
 @pytest.mark.parametrize(
