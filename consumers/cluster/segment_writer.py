@@ -64,7 +64,7 @@ class SegmentWriter:
             StoreUnavailable: the database, which assigns placeholder numbers, does not answer.
         """
         started = time.perf_counter()
-        rows.redact(self._redactor, self.keys.pseudonym_or_stored)
+        rows.redact(self._redactor, self.keys.pseudonym_or_stored, self.keys.seal_key)
         self._tombstones.take_out(rows)
         rows.seconds += time.perf_counter() - started
 

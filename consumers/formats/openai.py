@@ -25,6 +25,8 @@ from retuned.consumers.formats.messages import (
 )
 
 CHUNK = "chat.completion.chunk"
+TEMPLATE = ("functions", "documents", "chat_template_kwargs", "chat_template")
+"""Fields of requests that chat templates read, beside messages and tools."""
 _CALLS = ("function_call", "custom_tool_call")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
 _FINISHED = ("completed", "incomplete")
@@ -118,6 +120,7 @@ def interaction(log: Plain) -> Plain:
     attributes = metadata | {
         "client_id": log.get("client_id"),
         "tools": request.get("tools") or None,
+        **{name: request.get(name) or None for name in TEMPLATE},
         "tool_calls": message.get("tool_calls") or None,
         "reasoning_content": reasoning_of(message),
         **object_of(log.get("attributes")),

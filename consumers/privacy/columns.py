@@ -3,10 +3,14 @@
 Arrow is imported only where columns are processed: most processes redact only their log.
 """
 
+from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from retuned.consumers.privacy import folding
 from retuned.consumers.privacy.placeholders import Scope
+from retuned.consumers.privacy.sealing import SEALED, seal
 
 
 class Redacted:
@@ -23,12 +27,37 @@ class Redacted:
         self.cleaned: dict[str, list[str | None]] = {}
         self.waiting: list[tuple[int, Scope]] = []
 
+    def seal_instructions(self, key: bytes) -> None:
+        """Adds to the attributes of interactions the seal of instructions in which something was replaced."""
+        for place, row in enumerate(self._rows):
+            before = {name: self._texts[name][row].as_py() for name in ("messages", "attributes")}
+            after = {name: self.cleaned[name][place] for name in before}
+            if before != after or SEALED in (before["attributes"] or ""):
+                self.cleaned["attributes"][place] = _sealed(key, before, after)
+
     def columns(self) -> dict[str, Any]:
         """Returns Arrow arrays by name."""
         return {
             name: exchanged(array, self._rows, self.cleaned[name]) if self._rows else array
             for name, array in self._texts.items()
         }
+
+
+def _sealed(key: bytes, before: Mapping[str, str | None], after: Mapping[str, str | None]) -> str | None:
+    """Returns the attributes of an interaction with its seal, in place of one that they bring along."""
+    try:
+        (messages, attributes), (redacted, known) = (
+            [msgspec.json.decode(one[name] or "null") for name in ("messages", "attributes")] for one in (before, after)
+        )
+        known = known if isinstance(known, dict) else {}
+        brought = known.pop(SEALED, None)
+        tools = [one.get("tools") if isinstance(one, dict) else None for one in (attributes, known)]
+        found = seal(key, (messages, redacted), tools)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return after["attributes"]  # without a seal no answer is remembered
+    if found is None and brought is None:
+        return after["attributes"]
+    return msgspec.json.encode(known | ({SEALED: found} if found else {})).decode()
 
 
 def suspects(arrays: list[Any], pattern: str) -> list[int]:

@@ -10,6 +10,8 @@ from typing import Any
 KINDS = ("EMAIL", "PHONE", "CARD", "IBAN", "NATIONAL_ID", "IP", "MAC", "KEY", "COOKIE", "NAME")
 # Without a limit, one hostile text could push later numbers beyond the length that is recognised as a placeholder.
 PLACEHOLDER = re.compile(rf"<({'|'.join(KINDS)})_([1-9][0-9]{{0,8}})>")
+ANY_PLACEHOLDER = re.compile(r"<[A-Z]{2,}(?:_[A-Z]+)*(?:_\d+)?>")
+"""Also those of apps that redact by themselves: `<PERSON>`, `<ADDRESS_2>`."""
 SUSPECT = r"_[1-9][0-9]{0,8}>"
 
 MOST_VALUES = 100_000

@@ -12,6 +12,7 @@ from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.settings import PrivacySettings
 
 LEAST_KEY = 16
+PSEUDONYM = re.compile("[0-9a-f]{4}:[0-9a-f]{32}")
 
 
 class UserKeys:
@@ -38,6 +39,11 @@ class UserKeys:
         """Derives a key of 32 bytes for another purpose from each key, newest first."""
         return [hmac.digest(key, f"retuned {purpose}".encode(), "sha256") for _, key in self._keys]
 
+    @property
+    def seal_key(self) -> bytes:
+        """The newest key of seals (see `sealing`)."""
+        return self.derived("instructions")[0]
+
     def _newest(self, user_id: str) -> str:
         return self.pseudonyms(user_id)[0]
 
@@ -52,7 +58,7 @@ class UserKeys:
 
 def is_pseudonym(user_id: str) -> bool:
     """Whether a user id has the form of a pseudonym."""
-    return len(user_id) == 37 and re.fullmatch("[0-9a-f]{4}:[0-9a-f]{32}", user_id) is not None
+    return len(user_id) == 37 and PSEUDONYM.fullmatch(user_id) is not None
 
 
 def load_user_keys(settings: PrivacySettings, warehouse: Path) -> UserKeys:

@@ -227,7 +227,7 @@ class Rows:
         errors = [bad.error for _, bad in self.bad if bad.error.reason == UNFORESEEN]
         self.unforeseen += [error.__cause__ or error for error in errors]
 
-    def redact(self, redactor: Redactor, pseudonym: Callable[[str], str]) -> None:
+    def redact(self, redactor: Redactor, pseudonym: Callable[[str], str], seal_key: bytes = b"") -> None:
         """Removes personal data from `tables`, and makes dead letters of `bad`.
 
         Users become pseudonyms wherever JSON names them. A conversation id that is an address becomes its pseudonym.
@@ -235,6 +235,7 @@ class Rows:
 
         Args:
             pseudonym: returns the pseudonym of a user; pseudonyms are unchanged.
+            seal_key: seals redacted instructions; empty: nothing is sealed, as what is only looked at.
 
         Raises:
             StoreUnavailable: the database with the numbers of placeholders does not answer.
@@ -245,6 +246,8 @@ class Rows:
         failed: dict[Table, dict[int, Exception]] = {kind: {} for kind in self.tables}
         users = Pseudonyms(pseudonym)
         redacted = {kind: self._take_out(kind, redactor, users, failed[kind].__setitem__) for kind in failed}
+        if seal_key and "interactions" in redacted:
+            redacted["interactions"].seal_instructions(seal_key)
         bad = [dead_letter(record, bad, redactor, pseudonym) for record, bad in self.bad]
         self._written = {letter.key: record.timestamp for letter, (record, _) in zip(bad, self.bad, strict=True)}
         self.redactions = redactor.take_counts()

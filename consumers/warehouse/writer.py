@@ -72,7 +72,7 @@ class Writer:
 
     def redact(self, rows: Rows) -> None:
         """Removes personal data."""
-        rows.redact(self._redactor, self.pseudonym_or_stored)
+        rows.redact(self._redactor, self.pseudonym_or_stored, self._keys.seal_key)
 
     def write(self, rows: Rows) -> Rows:
         """Redacts and stores a batch with its offsets. After an error, nothing of it is stored.
