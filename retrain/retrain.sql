@@ -18,7 +18,7 @@ SELECT
               AND (f.value -> '$.tool_calls') IS NOT DISTINCT FROM (i.attributes -> '$.tool_calls') THEN 'demonstration'
          ELSE f.source END AS source,
     CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS user_id,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools, question_extras(i.attributes) AS extras,
     i.attributes -> '$.tool_calls' AS calls, i.finish_reason, i.conversation_id AS conversation,
     i.attributes ->> '$.incumbent' IS NOT NULL AS bought, ends_with(i.model, '@cascade') AS cascaded
 FROM feedback f
@@ -60,7 +60,7 @@ WITH wanted AS (
 SELECT
     l.vote.id AS feedback_id, l.vote.timestamp AS timestamp, l.vote.source AS source, l.vote.account AS user_id,
     l.vote.good AS good, i.response AS completion, greatest(l.vote.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools, question_extras(i.attributes) AS extras,
     i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason,
     i.conversation_id AS conversation, i.attributes ->> '$.incumbent' IS NOT NULL AS bought,
     ends_with(i.model, '@cascade') AS cascaded, json_extract_string(i.attributes, '$.memory.entries[*]') AS entries
@@ -97,7 +97,7 @@ WITH said AS (
 SELECT
     j.last.id AS feedback_id, j.last.timestamp AS timestamp, j.last.source AS source, j.last.user_id AS user_id,
     j.last.helpful AS helpful, i.response AS completion, greatest(j.received_at, i.received_at) AS received_at,
-    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools,
+    i.id AS interaction_id, i.messages, i.response, i.context, i.attributes -> '$.tools' AS tools, question_extras(i.attributes) AS extras,
     i.attributes -> '$.tool_calls' AS calls, i.attributes ->> '$.reasoning_content' AS thought, i.finish_reason,
     i.conversation_id AS conversation, i.attributes ->> '$.incumbent' IS NOT NULL AS bought
 FROM judged j

@@ -101,6 +101,11 @@ class DatasetSettings(Section):
         description="set aside what independent accounts or experts contradict; false: the newest statement counts; "
         "`retuned export quarantine` lists it",
     )
+    harmless_instructions: tuple[Annotated[str, AfterValidator(_pattern)], ...] = Field(
+        (),
+        description="regular expressions of parts of the system prompt that change from request to request and make no "
+        "difference to the answer, such as 'Today is .*': questions that differ only in these are the same question",
+    )
     filters: tuple[Filter, ...] = Field(FILTERS, description="answers of these kinds are not learned from")
     maximum_user_share: Share = Field(
         0.1, description="most that one account may give of the new rows; never less than twice an even share"

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from gateways import route
 from http_doubles import Quiet, listening
 
-from retuned.retrain.memory.keys import question
+from retuned.retrain.data.question import question
 
 CHAMPION = route("support", ("champion", "1", 1.0))
 

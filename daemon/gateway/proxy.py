@@ -26,7 +26,7 @@ from retuned.daemon.gateway.exchange import (
     recorded_headers,
 )
 from retuned.daemon.gateway.memory import answer as from_memory
-from retuned.daemon.gateway.memory.lookup import Memory
+from retuned.daemon.gateway.memory.lookup import READ, Memory
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.recording import Recording
 from retuned.daemon.gateway.routes import Routes
@@ -87,7 +87,8 @@ class Proxy:
         if request.path == CHAT and target.unit and (mode := self._memory.mode(target.workload)):
             # Where nothing is named, the same question would have the same unit, and never or always be helped.
             unit = call.named_unit(target.conversation, target.unit) or uuid.uuid4().hex
-            call.help = await self._memory.find(call.raw("messages"), call.raw("tools"), target.workload, unit, mode)
+            fields = {name: call.raw(name) for name in READ}
+            call.help = await self._memory.find(fields, target.workload, unit, mode)
             if mode.mode == "answer" and from_memory.answers(call):
                 return self._answer_from_memory(call, target, tries)
         try:

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from retuned.retrain.data.identity import text_hash
 from retuned.retrain.data.overrides import digest
 from retuned.retrain.data.selection import Selection, sample_of_traffic, select
 from retuned.retrain.data.states import as_rows, row_states, write_preview
+from retuned.retrain.data.wording import learned_wording
 from retuned.retrain.settings import SECRETS, Settings
 from retuned.retrain.versions import QUERIES, Version
 
@@ -147,7 +148,8 @@ def work(job: dict[str, Any], _: Emit) -> dict[str, Any]:
             earlier = Earlier.of(warehouse, settings, workload, start)
         if job["anew"]:
             earlier, options = replace(earlier, until=None), options.model_copy(update={"replay_share": 1.0})
-        sample, asked = unrated(warehouse, settings.dataset), recent_questions(warehouse, settings.dataset)
+        sample = unrated(warehouse, workload, settings.dataset)
+        asked = recent_questions(warehouse, workload, settings.dataset)
         evidence = Evidence.of(warehouse, settings, workload, earlier, sample)
         chosen = select(evidence, earlier, options, learned)
         states = row_states(chosen, evidence.overrides)
@@ -228,6 +230,13 @@ def _card(
         "left_out": chosen.left_out,
         **_profile(rows, chosen.replayed),
         "metric": evidence.metric.as_dict(),
+        "wording": asdict(
+            learned_wording(
+                (one.row for one in evidence.decided if one.state == "taught" or one.row.is_expert),
+                settings.dataset.harmless_instructions,
+                evidence.metric,
+            )
+        ),
         "settings": settings.dataset.model_dump(mode="json"),
     }
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import holdout
 from retuned.retrain.data.dataset import Dataset, load
-from retuned.retrain.data.examples import Example, Statements, restored, thumbs
+from retuned.retrain.data.examples import Example, Statements, restored, rules_of, thumbs
 from retuned.retrain.data.filters import IN_WORDS, filtered
 from retuned.retrain.data.identity import normalise
 from retuned.retrain.data.overrides import Overrides
+from retuned.retrain.data.question import Rules
 from retuned.retrain.data.related import Related
 from retuned.retrain.data.specific import specific
 from retuned.retrain.data.table import Decided, Table, accounts_of, decide
@@ -226,6 +227,7 @@ class Earlier:
     def of(cls, warehouse: Warehouse, settings: Settings, workload: str, champion: Version | None) -> "Earlier":
         version = champion.dataset_version if champion else None
         today = holdout.generation(warehouse, workload, version, settings.gate.holdout_tries)
+        rules = rules_of(warehouse, workload, settings.dataset)
         train: dict[str, Example] = {}
         judged: dict[str, Example] = {}
         first: dict[str, str] = {}
@@ -234,17 +236,17 @@ class Earlier:
         until = None
         # Newest first: if two datasets contain a question, the newer answer counts.
         for later in holdout.spent(warehouse, workload, version, today):
-            _gather(_known(warehouse, workload, later), ("holdout",), judged, first)
+            _gather(_known(warehouse, workload, later), ("holdout",), judged, first, rules)
         spent = list(judged.values())
         earlier = {"workload": workload, "version": version}
         for row in warehouse.rows(QUERIES["earlier_datasets"], earlier) if version else ():
             dataset = _known(warehouse, workload, row["version"])
             versions.append(dataset.version)
             until = until or datetime.fromisoformat(dataset.card["evidence_until"])
-            _gather(dataset, ("train",), train, first)
+            _gather(dataset, ("train",), train, first, rules)
             for prompt_hash in train.keys() - rehearsed.keys():
                 rehearsed[prompt_hash] = len(versions) - 1
-            _gather(dataset, ("holdout", "regression"), judged, first)
+            _gather(dataset, ("holdout", "regression"), judged, first, rules)
         regression = [replace(row, origin=first.get(row.prompt_hash)) for row in judged.values()]
         judged_on = {"workload": workload, "version": champion.version if champion else None}
         failures = {row["topic"]: row["failures"] for row in warehouse.rows(QUERIES["failures"], judged_on)}
@@ -264,11 +266,13 @@ def _known(warehouse: Warehouse, workload: str, version: str) -> Dataset:
     return dataset
 
 
-def _gather(dataset: Dataset, splits: Iterable[str], into: dict[str, Example], first: dict[str, str]) -> None:
+def _gather(
+    dataset: Dataset, splits: Iterable[str], into: dict[str, Example], first: dict[str, str], rules: Rules
+) -> None:
     """Adds the rows of a dataset. Called with the newest dataset first, so `first` ends with the first holdout."""
     for split in splits:
         for values in dataset.split(split):
-            row = restored(values)
+            row = restored(values, rules)
             into.setdefault(row.prompt_hash, row)
             if split == "holdout":
                 first[row.prompt_hash] = dataset.version

@@ -20,6 +20,7 @@ from retuned.retrain.data.identity import (
     text_hash,
     text_turns,
 )
+from retuned.retrain.data.question import EXACT, Rules, Wording, forms
 from retuned.retrain.settings import DatasetSettings
 from retuned.retrain.versions import QUERIES
 
@@ -37,7 +38,7 @@ class Example:
 
     Attributes:
         row_id: hash of the question's identity and the completion.
-        prompt_hash: hash of the question's identity: the conversation, system prompt, context and tools.
+        prompt_hash: hash of the question's identity (`question.forms`).
         prompt: the conversation without its system messages, normalised.
         question: its last user message, normalised.
         messages: the conversation with its system messages: JSON, a list of objects with role and content, a string.
@@ -53,11 +54,12 @@ class Example:
         user_id: the pseudonym of the user who gave the feedback; None if unknown.
         topic: the name of the question's topic; None before it is assigned.
         origin: the version of the dataset whose holdout first contained a regression row; None for other rows.
-        scope: hash of system prompt, context and tools, the rest of the question's identity; empty without these.
+        scope: hash of system prompt, context and tools, normalised; empty without these.
         tools: the tools that the model was offered: JSON, a list of schemas (see `tool_calls.schemas`); or None.
         reasoning: the model's reasoning before this completion; None if unknown.
         conversation: the id of the interaction's conversation, if any.
         cluster: the group of related questions (see `related`); None before it is assigned.
+        extras: what else the model read: JSON, see `question.forms`; or None.
     """
 
     row_id: str
@@ -82,10 +84,11 @@ class Example:
     reasoning: str | None = None
     conversation: str | None = None
     cluster: str | None = None
+    extras: str | None = None
 
     @property
     def identity(self) -> str:
-        """The identity of the question; `prompt_hash` is its hash."""
+        """A text that is equal for questions that differ in their writing alone: a split draws them together."""
         return str(Identity(self.prompt, self.scope))
 
     @property
@@ -159,7 +162,7 @@ def read_statements(
     Args:
         among: read this feedback only, without reading all events.
     """
-    rewrite = Rewriter(settings)
+    reading: dict[str, Any] = {"rewrite": Rewriter(settings), "rules": rules_of(warehouse, workload, settings)}
     barred: dict[str, set[str]] = {"cut": set(), "bought": set()}
     cascaded: set[str] = set()
     entries: dict[str, list[str]] = {}
@@ -183,7 +186,7 @@ def read_statements(
                     entries[row["interaction_id"]] = ids
             if kind == "accepted" and not settings.accepted_answers:
                 continue
-            if (read := example(kind=kind, rewrite=rewrite, **row)) is not None:
+            if (read := example(kind=kind, **reading, **row)) is not None:
                 rows.append(read)
     helped = _helped(warehouse, workload, entries)
     return Statements(rows, frozenset(barred["cut"]), frozenset(barred["bought"]), frozenset(cascaded), helped)
@@ -209,35 +212,36 @@ def thumbs(
     warehouse: Warehouse, workload: str, settings: DatasetSettings, distrusted: Iterable[str] = ()
 ) -> Iterator[tuple[Example, bool]]:
     """Yields the answers that have a thumb and may be learned from, newest first, and whether the thumb is up."""
-    rewrite = Rewriter(settings)
+    reading: dict[str, Any] = {"rewrite": Rewriter(settings), "rules": rules_of(warehouse, workload, settings)}
     parameters = {"workload": workload, "limit": settings.maximum_rows, "distrusted": sorted(distrusted)}
     for row in warehouse.rows(QUERIES["thumbs"], parameters):
         helpful = row.pop("helpful")
-        if _barred(row, settings) is None and (read := example(kind="accepted", rewrite=rewrite, **row)) is not None:
+        if _barred(row, settings) is None and (read := example(kind="accepted", **reading, **row)) is not None:
             yield read, helpful
 
 
-def unrated(warehouse: Warehouse, settings: DatasetSettings) -> list[Example]:
+def unrated(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> list[Example]:
     """Returns the sample of recent traffic in an extract (see `extract.sql`), in random order."""
-    return [read for read in _unrated(warehouse, settings, "traffic_sample") if read is not None]
+    return [read for read in _unrated(warehouse, workload, settings, "traffic_sample") if read is not None]
 
 
-def recent_questions(warehouse: Warehouse, settings: DatasetSettings) -> Counter[str]:
+def recent_questions(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> Counter[str]:
     """Returns how often a sample of recent conversations in an extract asks each question, by its `prompt_hash`.
 
     What cannot be read counts under the empty hash, so the total is the size of the sample.
     """
     return Counter(
-        "" if read is None else read.prompt_hash for read in _unrated(warehouse, settings, "recent_questions")
+        "" if read is None else read.prompt_hash for read in _unrated(warehouse, workload, settings, "recent_questions")
     )
 
 
-def _unrated(warehouse: Warehouse, settings: DatasetSettings, table: str) -> Iterator[Example | None]:
+def _unrated(warehouse: Warehouse, workload: str, settings: DatasetSettings, table: str) -> Iterator[Example | None]:
     shared: dict[str, Any] = {
         "kind": "unrated",
         "source": "traffic",
         "feedback_id": "",
         "rewrite": Rewriter(settings),
+        "rules": rules_of(warehouse, workload, settings),
     }
     for row in warehouse.rows(f"SELECT * FROM {table}"):
         yield example(completion=row["response"], **shared, **row)
@@ -256,6 +260,13 @@ def sources(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> l
         for query, parameters in queries.items()
         for row in warehouse.rows(f"SELECT interaction_id FROM ({QUERIES[query]})", parameters)
     ]
+
+
+def rules_of(warehouse: Warehouse, workload: str, settings: DatasetSettings) -> Rules:
+    """Returns what makes no difference in the questions of a workload, as its newest dataset has shown."""
+    newest = warehouse.row(QUERIES["latest_dataset"], {"workload": workload})
+    shown = json.loads(newest["card"]).get("wording") if newest else None
+    return Rules(Wording(**shown or {}), settings.harmless_instructions)
 
 
 class Rewriter:
@@ -295,11 +306,13 @@ def example(
     calls: str | None = None,
     thought: str | None = None,
     conversation: str | None = None,
+    extras: str | None = None,
     rewrite: Callable[[str], str] = str,
+    rules: Rules = EXACT,
 ) -> Example | None:
     """Returns an example; None if there is no question, no answer, or a message that is not text.
 
-    `messages`, `context`, `tools` and `calls` are JSON.
+    `messages`, `context`, `tools`, `calls` and `extras` are JSON.
 
     Args:
         completion: the text of a correction, with tool calls in any form that models and the chat API use; for other
@@ -319,8 +332,9 @@ def example(
     question = last_question(turns or [])
     if turns is None or not question.strip() or not completion:
         return None
+    known = {name: value for name, value in json.loads(extras or "{}").items() if value is not None}
     return Example(
-        **_question(turns, context, schemas, completion),
+        **_question(turns, context, schemas, known, completion, rules),
         messages=json.dumps(turns, ensure_ascii=False),
         kind=kind,
         source=source,
@@ -334,17 +348,27 @@ def example(
         tools=json.dumps(schemas, ensure_ascii=False) if schemas else None,
         reasoning=thought,
         conversation=conversation,
+        extras=json.dumps(known, ensure_ascii=False) if known else None,
     )
 
 
-def _question(turns: Sequence[Mapping[str, Any]], context: str | None, tools: Any, completion: str) -> dict[str, Any]:
+def _question(
+    turns: Sequence[Mapping[str, Any]],
+    context: str | None,
+    tools: Any,
+    extras: Mapping[str, Any],
+    completion: str,
+    rules: Rules,
+) -> dict[str, Any]:
     """Returns the columns that identify a question and a row."""
-    question = conversation_identity(turns, json.loads(context) if context else (), tools)
+    passages = json.loads(context) if context else ()
+    near = conversation_identity(turns, passages, tools)
+    prompt_hash = text_hash(json.dumps(forms(turns, passages, tools, extras, rules)))
     return {
-        "row_id": text_hash(json.dumps([str(question), completion])),
-        "prompt_hash": text_hash(str(question)),
-        "prompt": question.text,
-        "scope": question.scope,
+        "row_id": text_hash(json.dumps([prompt_hash, completion])),
+        "prompt_hash": prompt_hash,
+        "prompt": near.text,
+        "scope": near.scope,
         "question": normalise(last_question(turns)),
         "completion": completion,
     }
@@ -357,7 +381,7 @@ def with_completion(row: Example, completion: str) -> Example:
     completion = in_one_form(completion, schemas).strip()
     return replace(
         row,
-        row_id=text_hash(json.dumps([row.identity, completion])),
+        row_id=text_hash(json.dumps([row.prompt_hash, completion])),
         completion=completion,
         rejected=row.completion if row.kind != "correction" else row.rejected,
         reasoning=thought,
@@ -375,11 +399,11 @@ def logged_answer(response: str, calls: str | None) -> tuple[str | None, str]:
     return thought, tool_calls.written(text, parsed if tool_calls.are_calls(parsed) else [])
 
 
-def restored(values: Mapping[str, Any]) -> Example:
+def restored(values: Mapping[str, Any], rules: Rules = EXACT) -> Example:
     """Returns an example from its columns in a dataset's files, with the question's identity by today's rules."""
     row = Example(**{name: value for name, value in values.items() if name in Example.__dataclass_fields__})
-    tools = json.loads(row.tools) if row.tools else None
-    question = _question(json.loads(row.messages), row.context, tools, row.completion)
+    tools, extras = (json.loads(value) if value else None for value in (row.tools, row.extras))
+    question = _question(json.loads(row.messages), row.context, tools, extras or {}, row.completion, rules)
     return replace(row, **question | {"row_id": row.row_id})
 
 

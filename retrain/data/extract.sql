@@ -64,7 +64,7 @@ WITH recent AS (
 )
 SELECT
     i.id AS interaction_id, i.timestamp, i.received_at, i.user_id, i.messages, i.response, i.context,
-    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, i.conversation_id AS conversation
+    i.attributes -> '$.tools' AS tools, question_extras(i.attributes) AS extras, i.attributes -> '$.tool_calls' AS calls, i.conversation_id AS conversation
 FROM interactions i
 JOIN drawn ON drawn.id = i.id
 ORDER BY md5(drawn.conversation)
@@ -92,7 +92,7 @@ WITH all_recent AS (
 )
 SELECT
     i.id AS interaction_id, i.timestamp, i.received_at, i.user_id, i.messages, i.response, i.context,
-    i.attributes -> '$.tools' AS tools, i.attributes -> '$.tool_calls' AS calls, i.conversation_id AS conversation
+    i.attributes -> '$.tools' AS tools, question_extras(i.attributes) AS extras, i.attributes -> '$.tool_calls' AS calls, i.conversation_id AS conversation
 FROM interactions i
 JOIN drawn ON drawn.id = i.id
 

@@ -15,10 +15,9 @@ from typing import Any
 from retuned.consumers.common import reasoning, tool_calls
 from retuned.consumers.formats.messages import joined_text, object_of, objects_of
 from retuned.consumers.privacy.placeholders import unnumbered
+from retuned.consumers.privacy.sealing import INSTRUCTING
 from retuned.retrain.scoring.invisible import INVISIBLE
 
-INSTRUCTING = ("system", "developer")
-"""The roles of messages with instructions, which are no part of the conversation."""
 _REASONING = ("reasoning_content", "reasoning")
 """Keys of reasoning in the messages of chat APIs."""
 _GUILLEMETS = re.compile(r"(?<=[«‹])\s+|(?<!\s)\s++(?=[»›])")
@@ -35,7 +34,7 @@ _MONTH = (
     "nov(?:ember)?|dec(?:ember)?)"
 )
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-_CLOCK = re.compile(
+CLOCK = re.compile(
     r"\b\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:z|[+-]\d\d:?\d\d)?)?"
     r"|\b\d{1,2}(?:\.\d{1,2}\.\d{4}|/\d{1,2}/(?:\d{4}|\d\d))\b"  # 3.1.12 is a version
     r"|\b\d{1,2}:\d\d(?::\d\d)?(?:\s?[ap]m)?\b"
@@ -116,7 +115,7 @@ def identity(
         calls: the tool calls of the conversation. Programs read them, so every character counts.
     """
     given = [
-        normalise(_CLOCK.sub(" ", system)),
+        normalise(CLOCK.sub(" ", system)),
         sorted(normalise(passage) for passage in context),
         unnumbered(json.dumps(tools, sort_keys=True)) if tools else "",
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from retuned.retrain.data.identity import INSTRUCTING
+from retuned.consumers.privacy.sealing import INSTRUCTING
 
 Message = dict[str, Any]
 

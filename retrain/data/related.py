@@ -16,8 +16,9 @@ from itertools import pairwise
 from typing import Any
 
 from retuned.consumers.common.tool_calls import read
+from retuned.consumers.privacy.sealing import INSTRUCTING
 from retuned.retrain.data.examples import Example
-from retuned.retrain.data.identity import INSTRUCTING, calls_of, normalise, text_hash
+from retuned.retrain.data.identity import calls_of, normalise, text_hash
 from retuned.retrain.data.similarity import NearIndex, Template
 
 GENERAL = 0.05

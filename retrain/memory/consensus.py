@@ -27,7 +27,7 @@ class Approved:
     """The approved answer to a question.
 
     Attributes:
-        messages, context, tools: JSON, as in `Example`.
+        messages, context, tools, extras: JSON, as in `Example`.
         author: keyed hash of the account; None if unknown.
         feedback_ids: the feedback that states this answer; of an edited entry, the feedback that its question is from.
         since: the time of the newest of these statements.
@@ -43,6 +43,7 @@ class Approved:
     author: str | None
     feedback_ids: tuple[str, ...]
     since: datetime
+    extras: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,4 +126,5 @@ def _approved(key: str, row: Example, corrections: list[Example]) -> Approved:
         author=row.user_id or said.user_id,
         feedback_ids=tuple(sorted(one.feedback_id for one in corrections)),
         since=said.timestamp,
+        extras=row.extras,
     )

@@ -16,6 +16,8 @@ import duckdb
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries, rows_of
+from retuned.retrain.data.examples import rules_of
+from retuned.retrain.data.question import Rules, question
 from retuned.retrain.data.table import Decided
 from retuned.retrain.memory import statements
 from retuned.retrain.memory.consensus import Approved, Findings, find, form_of, metric_of
@@ -28,6 +30,10 @@ State = Literal["active", "frozen", "superseded", "overruled", "withdrawn", "ret
 STATES: tuple[State, ...] = get_args(State)
 _ENDED: tuple[State, ...] = ("withdrawn", "retired", "expired", "removed")
 """The same answer does not come back from these states without a newer statement."""
+_NOT_IDENTIFIED = (
+    "something was redacted in what the model read, so the answer may be about one person: it is given to nobody else"
+)
+_SAME_QUESTION = "its question is the same as that of entry {}, which is newer"
 _UNSUPPORTED = "no two independent accounts give this answer any more"
 changing = threading.Lock()
 """Held while entries change: the second of two concurrent transactions would fail."""
@@ -144,14 +150,17 @@ def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
     a time in which it was off, feedback counts from which the champion has not learned. Such feedback is decided again
     when the form that programs read has changed. What is erased while the answers are being decided does not count.
     """
-    behind = statements.Behind.of(warehouse, workload, now, form_of(metric_of(warehouse, settings, workload)))
+    rules = rules_of(warehouse, workload, settings.dataset)
+    behind = statements.Behind.of(warehouse, workload, now, form_of(metric_of(warehouse, settings, workload)), rules)
     if behind is None:
         return 0
     anew = behind.since is None
     learned = warehouse.row(QUERIES["learned_until"], {"workload": workload}) if anew or behind.new_form else None
     until = learned["until"] if learned else None
     with changing, warehouse.transaction() as cursor:
-        keys = statements.store(cursor, workload, behind, now, settings.dataset.maximum_rows, until)
+        if anew:
+            _identify(cursor, workload, rules, now)
+        keys = statements.store(cursor, workload, behind, rules, now, settings.dataset.maximum_rows, until)
     while True:  # to find takes long where a judge compares answers, so nobody waits for it
         with warehouse.cursor() as cursor:
             read = statements.count(cursor, workload)
@@ -159,6 +168,29 @@ def follow(warehouse: Warehouse, settings: Settings, workload: str, now: datetim
         with changing, warehouse.transaction() as cursor:
             if statements.count(cursor, workload) == read:
                 return _carry_out(cursor, settings, workload, behind, keys, found, until if anew else None, now)
+
+
+def _identify(cursor: duckdb.DuckDBPyConnection, workload: str, rules: Rules, now: datetime) -> None:
+    """Gives entries the keys that their questions have by today's rules; one without a key, or without an answer that
+    applies to it any more, is retired."""
+    (last,) = cursor.execute(QUERIES["last_sequence"]).fetchall()[0]
+    known: dict[str, str] = {}
+    ended = []
+    for row in rows_of(cursor.execute(QUERIES["to_identify"], {"workload": workload})):
+        messages, context, tools, extras = (
+            json.loads(row[name]) if row[name] else None for name in ("messages", "context", "tools", "extras")
+        )
+        asked = question(messages, context, tools, extras, rules)
+        key = asked.key.hex() if asked else ""
+        if row["state"] != "retired" and (not key or key in known):
+            ended.append(Change(row["id"], "retired", _SAME_QUESTION.format(known[key]) if key else _NOT_IDENTIFIED))
+            continue
+        if row["state"] != "retired":
+            known[key] = row["id"]
+        if key not in ("", row["key"]):
+            last += 1
+            cursor.execute(QUERIES["set_key"], {"id": row["id"], "key": key, "sequence": last})
+    apply(cursor, workload, ended, now)
 
 
 def _carry_out(
@@ -344,7 +376,7 @@ def _edited(row: Mapping[str, Any], answer: str, author: str, now: datetime) -> 
         author=author,
         feedback_ids=tuple(json.loads(row["feedback_ids"])),
         since=now,
-        **{name: row[name] for name in ("messages", "question", "context", "tools")},
+        **{name: row[name] for name in ("messages", "question", "context", "tools", "extras")},
     )
 
 

@@ -5,8 +5,8 @@ from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
+from retuned.retrain.data.question import SCOPE_BYTES
 from retuned.retrain.memory.embed import LONGEST
-from retuned.retrain.memory.keys import SCOPE_BYTES
 
 if TYPE_CHECKING:
     from retuned.retrain.memory.embed import Embedding
@@ -20,7 +20,7 @@ class Entry:
     """An approved answer.
 
     Attributes:
-        key: the question's (see `keys.Question`).
+        key: the question's (see `question.Question`).
         question: its last user message, redacted.
         since: the time of the statement, UTC without a zone.
         threshold: the least similarity of a related question; None: the entry is for the same question only.

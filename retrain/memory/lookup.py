@@ -7,12 +7,12 @@ from weakref import WeakKeyDictionary
 
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.warehouse.connection import Warehouse
+from retuned.retrain.data.question import Rules, Wording
 from retuned.retrain.memory import embed
 from retuned.retrain.memory.entries import QUERIES
-from retuned.retrain.memory.feed import epoch_of, in_force, redacted
+from retuned.retrain.memory.feed import Reading, epoch_of, in_force
 from retuned.retrain.memory.help import is_held_out, message
 from retuned.retrain.memory.index import Entry, Index
-from retuned.retrain.memory.keys import question
 from retuned.retrain.settings import Settings
 
 PAGE = 5_000
@@ -57,9 +57,7 @@ def look_up(
     warehouse: Warehouse,
     settings: Settings,
     workload: str,
-    messages: list[dict[str, Any]],
-    context: list[str] | None,
-    tools: list[dict[str, Any]] | None,
+    reading: Reading,
     unit: str | None,
 ) -> dict[str, Any]:
     """Finds the approved answer to a question, in the form of the operation `memory_lookup`.
@@ -67,12 +65,13 @@ def look_up(
     Args:
         unit: what is held out; None: nothing is.
     """
-    own = in_force(settings, workload, epoch_of(warehouse))
+    own = in_force(warehouse, settings, workload, epoch_of(warehouse))
     nothing = dict.fromkeys(("match", "similarity", "message", "answer"))
     result: dict[str, Any] = {"entries": [], "held_out": [], "mode": own["mode"]} | nothing
-    if own["mode"] == "off":
+    if own["mode"] == "off" or reading.size() > own["max_prompt_bytes"]:
         return result
-    asked = question(*redacted(Redactor(settings.privacy), messages, context, tools))
+    rules = Rules(Wording(own["ignores_case"], own["ignores_end"]), tuple(own["harmless_instructions"]))
+    asked = reading.redacted(Redactor(settings.privacy), bytes.fromhex(own["seal_key"])).question(rules)
     if asked is None:
         return result
     with _making:

@@ -9,7 +9,8 @@ SELECT (SELECT last FROM batches) AS batch,
 
 -- name: behind
 -- What is stored and decided, and how far the memory has read of it. A fingerprint of decisions is the digest of their ids,
--- the time before which few are still added, and the digest of those before that time; that of the form follows.
+-- the time before which few are still added, and the digest of those before that time; those of the form and of the rules of
+-- questions follow.
 -- `decided_since`: no older decision is new; null: any may be, as after the clock was set back.
 WITH decisions AS (
     SELECT id, decided_at FROM row_decisions WHERE workload = $workload
@@ -19,19 +20,37 @@ WITH decisions AS (
     SELECT id, decided_at, max(decided_at) OVER () - INTERVAL 1 MINUTE AS settled_until FROM decisions
 ), now AS (
     SELECT concat_ws('|', coalesce(bit_xor(hash(id)), 0), coalesce(any_value(settled_until)::VARCHAR, ''),
-                     coalesce(bit_xor(hash(id)) FILTER (decided_at < settled_until), 0), $form) AS decided
+                     coalesce(bit_xor(hash(id)) FILTER (decided_at < settled_until), 0), $form, $rules) AS decided
     FROM timed
 ), position AS (
     SELECT last_batch, decisions, try_cast(split_part(decisions, '|', 2) AS TIMESTAMP) AS settled_until,
-           split_part(decisions, '|', 3) AS settled, split_part(decisions, '|', 4) AS form
+           split_part(decisions, '|', 3) AS settled, split_part(decisions, '|', 4) AS form,
+           split_part(decisions, '|', 5) AS rules
     FROM memory_positions WHERE workload = $workload
 ), before AS (
     SELECT coalesce(bit_xor(hash(d.id)), 0)::VARCHAR AS settled
     FROM decisions d JOIN position p ON d.decided_at < p.settled_until
 )
 SELECT b.last AS until, p.last_batch AS since, p.decisions AS applied, n.decided,
-       CASE WHEN p.settled = e.settled THEN p.settled_until END AS decided_since, coalesce(p.form <> $form, false) AS new_form
+       CASE WHEN p.settled = e.settled THEN p.settled_until END AS decided_since, coalesce(p.form <> $form, false) AS new_form,
+       coalesce(p.rules <> $rules, false) AS new_rules
 FROM batches b CROSS JOIN now n CROSS JOIN before e LEFT JOIN position p ON true
+
+-- name: shared_seals
+-- The seals of instructions that nearly all recent requests of a workload have in common, of many accounts: lines of the
+-- company, not of one customer.
+WITH recent AS (
+    SELECT attributes ->> '$.sealed_instructions' AS seal, coalesce(user_id, conversation_id, id) AS account
+    FROM interactions
+    WHERE workload = $workload AND received_at >= $since
+    ORDER BY received_at DESC
+    LIMIT 1000
+)
+SELECT seal
+FROM recent
+WHERE seal IS NOT NULL
+GROUP BY seal
+HAVING count(*) >= $share * (SELECT count(*) FROM recent) AND count(DISTINCT account) >= $accounts
 
 -- name: missed
 -- Whether there are events that the memory has not read and that `fresh` would not find any more.
@@ -45,14 +64,14 @@ LIMIT 1
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
        f.name = 'correction' AS correction, f.source = 'expert' AS expert,
-       [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+       [i.messages, i.context, i.attributes -> '$.tools', question_extras(i.attributes)] AS asked
 FROM feedback f JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
   AND f.batch > $since AND i.received_at >= $recent
 UNION
 SELECT f.id, f.timestamp, i.id, i.timestamp,
        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END,
-       f.name = 'correction', f.source = 'expert', [i.messages, i.context, i.attributes -> '$.tools']
+       f.name = 'correction', f.source = 'expert', [i.messages, i.context, i.attributes -> '$.tools', question_extras(i.attributes)]
 FROM interactions i JOIN feedback f ON f.interaction_id = i.id
 WHERE i.workload = $workload AND f.name IN ('correction', 'helpful', 'rating', 'hallucination')
   AND i.batch > $since AND f.received_at >= $recent
@@ -70,7 +89,7 @@ WHERE batch > $since AND list_contains($ids, id)
 -- Of corrections on older answers: the only query that reads all ids, for an expert who goes back that far.
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
        f.user_id AS account, true AS correction, true AS expert,
-       [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+       [i.messages, i.context, i.attributes -> '$.tools', question_extras(i.attributes)] AS asked
 FROM feedback f JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.batch > $since AND list_contains($ids, f.id)
 
@@ -86,7 +105,7 @@ WITH newest AS (
 SELECT f.id AS feedback_id, f.timestamp AS feedback_at, i.id AS interaction_id, i.timestamp AS answered_at,
        CASE WHEN f.source = 'user' THEN coalesce(f.user_id, i.user_id) ELSE f.user_id END AS account,
        f.name = 'correction' AS correction, f.source = 'expert' AS expert,
-       [i.messages, i.context, i.attributes -> '$.tools'] AS asked
+       [i.messages, i.context, i.attributes -> '$.tools', question_extras(i.attributes)] AS asked
 FROM feedback f JOIN interactions i ON i.id = f.interaction_id
 WHERE i.workload = $workload AND f.id IN (SELECT id FROM newest)
 
@@ -215,6 +234,14 @@ SELECT coalesce(max(sequence), 0) AS last FROM memory_entries
 -- name: of_keys
 SELECT * FROM memory_entries WHERE workload = $workload AND list_contains($keys, question_key) ORDER BY sequence
 
+-- name: to_identify
+-- Entries in force, or kept from coming back, the newest first, with what their questions were read with.
+SELECT id, question_key AS key, messages, context, tools, extras, state FROM memory_entries
+WHERE workload = $workload AND state IN ('active', 'frozen', 'retired') ORDER BY since DESC, id
+
+-- name: set_key
+UPDATE memory_entries SET question_key = $key, sequence = $sequence WHERE id = $id
+
 -- name: of_ids
 SELECT * FROM memory_entries WHERE list_contains($ids, id)
 
@@ -275,7 +302,7 @@ FROM memory_entries WHERE sequence > $after ORDER BY sequence LIMIT $limit
 SELECT coalesce(max(sequence), 0) AS last FROM memory_entries WHERE workload = $workload
 
 -- name: active
-SELECT id, question_key AS key, messages, question, context, tools, answer, threshold, changed_at FROM memory_entries
+SELECT id, question_key AS key, messages, question, context, tools, extras, answer, threshold, changed_at FROM memory_entries
 WHERE workload = $workload AND state = 'active' ORDER BY since DESC, id LIMIT $limit
 
 -- name: set_threshold
@@ -323,7 +350,7 @@ WHERE m.workload = $workload AND m.state = 'retired' AND coalesce(c.created_at <
 
 -- name: blank
 UPDATE memory_entries
-SET messages = '[]', question = '', context = NULL, tools = NULL, answer = '', author = NULL, feedback_ids = '[]',
+SET messages = '[]', question = '', context = NULL, tools = NULL, extras = NULL, answer = '', author = NULL, feedback_ids = '[]',
     state = 'removed', reason = 'the events that it rests on are erased', changed_by = NULL, changed_at = $now,
     sequence = $sequence, threshold = NULL
 WHERE id = $id

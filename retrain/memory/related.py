@@ -11,15 +11,17 @@ import pyarrow.parquet as pq
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import SPLITS
+from retuned.retrain.data.examples import rules_of
+from retuned.retrain.data.question import SCOPE_BYTES, Rules, question
 from retuned.retrain.memory import embed, entries
 from retuned.retrain.memory.consensus import metric_of
-from retuned.retrain.memory.keys import SCOPE_BYTES, question
 from retuned.retrain.memory.threshold import ABOVE, of_entry, of_workload
 from retuned.retrain.scoring.metric import Chosen
 from retuned.retrain.settings import Settings
 
 QUESTIONS = 5_000
 """The most questions of a dataset that are compared, and the most entries that may help related questions."""
+_READ = ("messages", "context", "tools", "extras")
 _BLOCK = 500
 
 
@@ -55,7 +57,11 @@ class Thresholds:
             return 0
         metric = metric_of(warehouse, settings, workload)
         if self._dataset[0] != seen[1]:
-            known = [] if metric.metric.name == "judge" else list(_questions(Path(newest["path"])))
+            known = (
+                []
+                if metric.metric.name == "judge"
+                else list(_questions(Path(newest["path"]), rules_of(warehouse, workload, settings.dataset)))
+            )
             trials = list(_trials(embedding, known, metric))
             self._dataset = seen[1], known, of_workload(trials, settings.memory.error_rate)
         _, known, threshold = self._dataset
@@ -69,22 +75,27 @@ class Thresholds:
         return changed
 
 
-def _questions(folder: Path) -> Iterator[Known]:
+def _questions(folder: Path, rules: Rules) -> Iterator[Known]:
     """Yields questions of a dataset that were asked alone, the newest, each once."""
     rows = [
         row
         for split in SPLITS
         if (file := folder / f"{split}.parquet").exists()
-        for row in pq.read_table(file, columns=["messages", "context", "tools", "completion", "timestamp"]).to_pylist()
+        for row in pq.read_table(file, columns=_columns(file)).to_pylist()
     ]
     rows.sort(key=lambda row: row["timestamp"], reverse=True)
     seen: set[bytes] = set()
     for row in rows[:QUESTIONS]:
-        messages, context, tools = (json.loads(row[name] or "null") for name in ("messages", "context", "tools"))
-        asked = question(messages, context, tools)
+        messages, context, tools, extras = (json.loads(row.get(name) or "null") for name in _READ)
+        asked = question(messages, context, tools, extras, rules)
         if asked and asked.is_alone and len(asked.text) <= embed.LONGEST and asked.key not in seen:
             seen.add(asked.key)
             yield Known(asked.key, asked.text, row["completion"])
+
+
+def _columns(file: Path) -> list[str]:
+    """Returns the columns that are read; files of before 1.1 have no `extras`."""
+    return [name for name in (*_READ, "completion", "timestamp") if name in pq.read_schema(file).names]
 
 
 def _trials(embedding: embed.Embedding, known: Sequence[Known], metric: Chosen) -> Iterator[tuple[float, bool]]:

@@ -30,6 +30,11 @@ class MemorySettings(Section):
         description="highest share of related questions that get an entry which is not their answer; an entry without "
         "evidence for this bound helps the same question only",
     )
+    max_prompt_bytes: PositiveInt = Field(
+        64 * 2**10,
+        description="longest prompt that is looked up: messages, passages, tools and template arguments, as JSON; "
+        "redacting it takes about a millisecond for 2 KiB, during which other look-ups wait",
+    )
     entries_per_account: PositiveInt = Field(
         100, description="most entries in force that rest on the correction of one user; the oldest expire"
     )

@@ -7,7 +7,7 @@ of its events.
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import duckdb
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries, rows_of
 from retuned.retrain.data.examples import Among, Statements, read_statements
-from retuned.retrain.memory.keys import question
+from retuned.retrain.data.question import Question, Rules, question
 from retuned.retrain.settings import DatasetSettings
 
 QUERIES = named_queries("retuned.retrain.memory", "memory.sql")
@@ -23,6 +23,9 @@ QUERIES = named_queries("retuned.retrain.memory", "memory.sql")
 RECENT = timedelta(days=1)
 """Answers that are older when feedback comes are not looked for, except for the corrections of experts. A memory that
 has read nothing for longer, because it was off, starts anew."""
+SHARED, SHARED_ACCOUNTS, SHARED_WITHIN = 0.95, 20, timedelta(days=7)
+"""Redacted instructions are the workload's if this share of its newest 1,000 requests has them, word for word, in
+requests of this many accounts or conversations."""
 ON_A_QUESTION = 200
 """The most statements of a kind on a question that are read, the newest. Those that an entry rests on, and those about
 which people have decided, are always read."""
@@ -39,6 +42,7 @@ class Behind:
         applied, decided: fingerprints of the decisions and of the form that are applied, and of today's.
         decided_since: no older decision is new; None: any may be.
         new_form: the form has changed since: what programs could not read may be readable now.
+        new_rules: what makes no difference in a question has changed since: it reads the history by the new keys.
     """
 
     until: int
@@ -47,22 +51,23 @@ class Behind:
     decided: str
     decided_since: datetime | None
     new_form: bool
+    new_rules: bool
 
     @classmethod
-    def of(cls, warehouse: Warehouse, workload: str, now: datetime, form: str) -> "Behind | None":
+    def of(cls, warehouse: Warehouse, workload: str, now: datetime, form: str, rules: Rules) -> "Behind | None":
         """Returns None if it has read all.
 
         Args:
             form: a fingerprint of the form that programs read: of the labels or the schema.
         """
-        row = warehouse.row(QUERIES["behind"], {"workload": workload, "form": form})
+        row = warehouse.row(QUERIES["behind"], {"workload": workload, "form": form, "rules": str(rules)})
         assert row is not None
         behind = cls(**row)
         if (behind.since, behind.applied) == (behind.until, behind.decided):
             return None
         missed = {"since": behind.since, "recent": now - RECENT}
-        if behind.since != behind.until and warehouse.row(QUERIES["missed"], missed):
-            return cls(behind.until, None, None, behind.decided, None, behind.new_form)
+        if behind.new_rules or (behind.since != behind.until and warehouse.row(QUERIES["missed"], missed)):
+            return replace(behind, since=None, applied=None, decided_since=None)
         return behind
 
 
@@ -70,6 +75,7 @@ def store(
     cursor: duckdb.DuckDBPyConnection,
     workload: str,
     behind: Behind,
+    rules: Rules,
     now: datetime,
     limit: int,
     learned_until: datetime | None,
@@ -84,8 +90,13 @@ def store(
             on, those that have an entry do, too.
     """
     found = _new(cursor, workload, behind, now, limit)
-    asked = {row["interaction_id"]: question(*map(_parsed, row["asked"])) for row in found}
-    rows = [row | {"question_key": one.key.hex()} for row in found if (one := asked[row["interaction_id"]])]
+    asked = {row["interaction_id"]: _question(row["asked"], rules) for row in found}
+    shared = shared_seals(cursor, workload, now) if any(one and one.seal for one in asked.values()) else frozenset()
+    rows = [
+        row | {"question_key": one.key.hex()}
+        for row in found
+        if (one := asked[row["interaction_id"]]) and (one.seal is None or one.seal in shared)
+    ]
     _add(cursor, workload, rows)
     since = learned_until if behind.since is None else None
     touched = {row["question_key"] for row in rows if since is None or row["feedback_at"] > since}
@@ -101,6 +112,12 @@ def store(
         return frozenset()
     parameters = {"workload": workload, "keys": sorted(touched)}
     return frozenset(key for (key,) in cursor.execute(QUERIES["corrected"], parameters).fetchall())
+
+
+def shared_seals(cursor: duckdb.DuckDBPyConnection, workload: str, now: datetime) -> frozenset[str]:
+    """Returns the seals of instructions that are the workload's: nearly all recent requests have the same."""
+    about = {"workload": workload, "since": now - SHARED_WITHIN, "share": SHARED, "accounts": SHARED_ACCOUNTS}
+    return frozenset(seal for (seal,) in cursor.execute(QUERIES["shared_seals"], about).fetchall())
 
 
 def _new(
@@ -187,8 +204,9 @@ def _by_day(rows: Iterable[dict[str, Any]]) -> list[Among]:
     ]
 
 
-def _parsed(text: str | None) -> Any:
-    return json.loads(text) if text else None
+def _question(read: Sequence[str | None], rules: Rules) -> Question | None:
+    messages, context, tools, extras = (json.loads(text) if text else None for text in read)
+    return question(messages, context, tools, extras, rules)
 
 
 def forget(warehouse: Warehouse, workloads: Sequence[str], before: datetime) -> int:

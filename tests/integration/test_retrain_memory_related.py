@@ -10,6 +10,7 @@ from teaching import Teacher, questions
 
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.memory import embed, entries
+from retuned.retrain.memory.feed import Reading
 from retuned.retrain.memory.lookup import look_up
 from retuned.retrain.memory.related import Thresholds
 from retuned.retrain.memory.settings import MemorySettings
@@ -60,7 +61,7 @@ def taught(teacher: Teacher, question: str, answer: str) -> None:
 
 
 def found(warehouse: Warehouse, question: str) -> str | None:
-    result = look_up(warehouse, SETTINGS, "support", [{"role": "user", "content": question}], None, None, None)
+    result = look_up(warehouse, SETTINGS, "support", Reading([{"role": "user", "content": question}]), None)
     return str(result["message"]["content"]) if result["message"] else None
 
 

@@ -10,8 +10,6 @@ from models import ANY_LATENCY, tiny_llama
 from teaching import GOODS, START, Teacher, question, teach_policies
 
 from retuned.consumers.kafka.memory import MemoryPublisher
-from retuned.consumers.privacy.redactor import Redactor
-from retuned.consumers.settings import PrivacySettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import queue, run
 from retuned.retrain.data.dataset import load, logged_answers
@@ -133,8 +131,8 @@ def test_of_two_retired_entries_of_a_question_only_the_newer_one_comes_back(
     question, ids = "How long may I return a lamp?", []
     for days in (14, 21):
         entry = feed.stated(
-            Redactor(PrivacySettings()), [{"role": "user", "content": question}], None, None, f"You have {days} days.",
-            "olga", teacher.now,
+            warehouse, Settings(), "support", feed.Reading([{"role": "user", "content": question}]),
+            f"You have {days} days.", "olga", teacher.now,
         )  # fmt: skip
         ids.append(entries.add(warehouse, "support", entry, teacher.now, "olga", "asked"))
         teacher.acts += 10

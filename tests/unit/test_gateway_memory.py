@@ -20,7 +20,7 @@ from retuned.daemon.gateway.memory import lookup as lookup_module
 from retuned.daemon.gateway.memory.answer import answers, completion
 from retuned.daemon.gateway.memory.feed import FILE, Feed
 from retuned.daemon.gateway.memory.help import Help
-from retuned.daemon.gateway.memory.lookup import Memory
+from retuned.daemon.gateway.memory.lookup import READ, Memory
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.retrain.memory import embed
 
@@ -46,7 +46,8 @@ class Copy:
         mode = self.memory.mode("support")
         if mode is None:
             return None
-        return await self.memory.find(json.dumps(messages).encode(), json.dumps(tools).encode(), "support", unit, mode)
+        fields = {"messages": json.dumps(messages).encode(), "tools": json.dumps(tools).encode()}
+        return await self.memory.find(fields, "support", unit, mode)
 
     def results(self) -> dict[str, float]:
         """The number of look-ups by result."""
@@ -345,7 +346,7 @@ def test_messages_of_any_content_are_looked_up_without_a_failure(
         await copy.feed.refresh()
         mode = copy.memory.mode("support")
         assert mode is not None
-        assert await copy.memory.find(body, b"[1]", "support", "c-1", mode) is None
+        assert await copy.memory.find({"messages": body, "tools": b"[1]"}, "support", "c-1", mode) is None
         assert set(copy.results()) <= {"not_text", "none"}
 
     run(tmp_path, double, steps)
@@ -395,7 +396,7 @@ async def helped(copy: Copy, body: dict[str, Any]) -> Call:
     call = Call(json.dumps({"model": "support", **body}).encode())
     mode = copy.memory.mode("support")
     assert mode is not None
-    call.help = await copy.memory.find(call.raw("messages"), call.raw("tools"), "support", "c-1", mode)
+    call.help = await copy.memory.find({name: call.raw(name) for name in READ}, "support", "c-1", mode)
     return call
 
 

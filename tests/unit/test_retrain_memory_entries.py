@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from building import build_dataset, with_dataset
 from teaching import Teacher, question
-from traffic import registered
+from traffic import registered, store
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import overrides
+from retuned.retrain.data.question import EXACT
 from retuned.retrain.memory import entries, statements
 from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
@@ -63,15 +64,30 @@ def test_an_expert_may_correct_an_old_answer(teacher: Teacher, warehouse: Wareho
     assert answers(warehouse) == ["You have 14 days."]
 
 
-def test_the_same_question_in_other_case_has_one_entry_and_the_newest_answer_of_an_expert(
+def test_the_same_question_has_one_entry_and_the_newest_answer_of_an_expert(
     teacher: Teacher, warehouse: Warehouse
 ) -> None:
     teacher.correct(QUESTION, "30 days.", "You have 14 days.")
     follow(teacher)
-    teacher.correct(QUESTION.upper(), "30 days.", "You have 21 days.")
+    teacher.correct(f"  {QUESTION}\n", "30 days.", "You have 21 days.")
     follow(teacher)
     assert answers(warehouse) == ["You have 21 days."]
     assert [row["answer"] for row in stored(warehouse, "superseded")] == ["You have 14 days."]
+
+
+def test_once_a_dataset_has_shown_that_the_end_makes_no_difference_both_wordings_have_one_entry(
+    teacher: Teacher, warehouse: Warehouse
+) -> None:
+    for text, days in ((QUESTION, 14), (QUESTION.rstrip("?"), 21)):
+        teacher.correct(text, "30 days.", f"You have {days} days.")
+        follow(teacher)
+    assert sorted(answers(warehouse)) == ["You have 14 days.", "You have 21 days."]
+    card = json.dumps({"wording": {"case": False, "end": True}})
+    row = {"workload": "support", "created_at": teacher.now, "path": "", "replay": 0, "train": 0, "holdout": 0}
+    store(warehouse, "datasets", [row | {"version": "d1", "card": card}])
+    follow(teacher)
+    assert answers(warehouse) == ["You have 21 days."]
+    assert ["newer" in row["reason"] for row in stored(warehouse, "retired")] == [True]
 
 
 def known_for_long(teacher: Teacher, *users: str) -> None:
@@ -487,7 +503,7 @@ def test_only_questions_that_were_decided_about_lately_are_decided_again(
     for id in said:
         teacher.acts += 10
         overrides.decide_rows(warehouse, "keep", [id], "checked", "olga", teacher.now)
-        behind = statements.Behind.of(warehouse, "support", teacher.now, "")
+        behind = statements.Behind.of(warehouse, "support", teacher.now, "", EXACT)
         since.append(behind and behind.decided_since and teacher.now - behind.decided_since)
         follow(teacher)
     assert since == [None, timedelta(minutes=11), timedelta(minutes=11)]

@@ -10,7 +10,6 @@ import pytest
 from erasing import now
 from prometheus_client import CollectorRegistry
 
-from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.settings import PrivacySettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.gateway.memory import feed as gateway_feed
@@ -19,7 +18,7 @@ from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.operations.memory import Feed, memory_feed
 from retuned.daemon.operations.operation import Caller
 from retuned.retrain.memory import entries
-from retuned.retrain.memory.feed import feed, stated
+from retuned.retrain.memory.feed import Reading, feed, stated
 from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.settings import Settings
 
@@ -28,7 +27,7 @@ MESSAGES = [{"role": "user", "content": "Do you ship to Oslo?"}]
 
 
 def add(warehouse: Warehouse, workload: str, answer: str = "Yes, in 5 days.") -> str:
-    approved = stated(Redactor(PrivacySettings()), MESSAGES, None, None, answer, "olga", now())
+    approved = stated(warehouse, SETTINGS, workload, Reading(MESSAGES), answer, "olga", now())
     return entries.add(warehouse, workload, approved, now(), "olga", "launch")
 
 

@@ -11,10 +11,10 @@ from memory_feeds import question_key
 
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.retrain.data.examples import example
+from retuned.retrain.data.question import question
 from retuned.retrain.memory.embed import Embedding, load
 from retuned.retrain.memory.help import is_held_out, message
 from retuned.retrain.memory.index import Entry, Found, Index
-from retuned.retrain.memory.keys import question
 
 START = datetime(2026, 11, 1)
 QUESTION = "How long do I have to return shoes?"
@@ -48,42 +48,15 @@ def find(index: Index, text: str) -> Found | None:
     return index.find(question_key(asked(text)), text)
 
 
-def test_the_same_question_has_the_same_key_however_it_is_written() -> None:
-    one, other = question_key(asked(QUESTION)), question_key(asked('  how long do I have to return "shoes"'))
-    assert one == other
-    assert question_key([{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]) == one
+def test_a_question_has_the_same_key_whatever_form_its_text_has() -> None:
+    one = question_key(asked(QUESTION))
+    assert question_key([{"role": "user", "content": [{"type": "text", "text": f"  {QUESTION}"}]}]) == one
     for different in (
         asked("How long do I have to return boots?"),
         asked(QUESTION, system="You sell shoes."),
         [*asked("Hello"), {"role": "assistant", "content": "Hi."}, *asked(QUESTION)],
     ):
         assert question_key(different) != one
-    assert question_key(asked(QUESTION), tools=[{"name": "order", "parameters": {}}]) != one
-    assert question_key(asked(QUESTION), context=["Shoes: 60 days."]) != one
-
-
-def test_a_key_ignores_dates_and_numbers_of_placeholders_in_the_system_prompt() -> None:
-    def key(day: str, place: int) -> bytes:
-        return question_key(asked(QUESTION, system=f"Today is {day}. Name <EMAIL_{place}> in doubt."))
-
-    assert key("2026-11-01", 1) == key("2026-11-02", 7) == key("2.11.2026", 1) == key("11/2/26", 1)
-    assert question_key(asked(QUESTION, system="Firmware 3.1.12")) != question_key(
-        asked(QUESTION, system="Firmware 2.4.10")
-    )
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        asked("What is the balance of <IBAN_1>?"),
-        [*asked("I am <EMAIL_1>."), {"role": "assistant", "content": "Hello."}, *asked("Where is my parcel?")],
-        [*asked("Where is it?"), {"role": "assistant", "content": None, "tool_calls": [track("<PHONE_1>")]}],
-    ],
-)
-def test_a_question_of_which_something_was_redacted_is_no_question_of_anybody_else(
-    messages: list[dict[str, Any]],
-) -> None:
-    assert question(messages) is None
 
 
 def test_what_the_assistant_said_is_not_what_the_user_said() -> None:
@@ -103,13 +76,16 @@ def test_a_request_has_the_key_of_its_row_in_the_warehouse() -> None:
         {"role": "user", "content": [{"type": "text", "text": "How long?"}]},
     ]
     tools = [{"type": "function", "function": {"name": "order", "parameters": {"type": "object"}}}]
-    stored = Redactor().text(json.dumps(messages))
+    stored, extras = Redactor().text(json.dumps(messages)), {"sealed_instructions": "of the company"}
     row = example(
-        stored, "60 days.", "correction", "expert", "30 days.", None, "i", "f", START, START, tools=json.dumps(tools)
-    )
+        stored, "60 days.", "correction", "expert", "30 days.", None, "i", "f", START, START, tools=json.dumps(tools),
+        extras=json.dumps(extras),
+    )  # fmt: skip
     assert row is not None
-    of_row = question_key(json.loads(row.messages), tools=json.loads(row.tools or "null"))
-    assert question_key(Redactor().value(messages), tools=tools) == of_row
+    of_row = question_key(
+        json.loads(row.messages), tools=json.loads(row.tools or "null"), extras=json.loads(row.extras or "null")
+    )
+    assert question_key(Redactor().value(messages), tools=tools, extras=extras) == of_row
 
 
 def test_an_answer_about_one_order_is_not_given_about_another() -> None:
@@ -161,7 +137,7 @@ def test_a_follow_up_is_not_compared_with_other_questions() -> None:
 def test_of_two_entries_for_the_same_question_the_newer_one_is_found_until_it_is_removed() -> None:
     index, old, new = Index(), entry(QUESTION, "30 days."), entry(QUESTION, "60 days.", day=3)
     index.add(new, old)
-    assert find(index, QUESTION.upper()) == Found(new, "same", 1.0)
+    assert find(index, f" {QUESTION}") == Found(new, "same", 1.0)
     index.remove(new.id)
     index.remove(new.id)
     assert find(index, QUESTION) == Found(old, "same", 1.0)
@@ -268,7 +244,8 @@ def test_an_entry_that_could_end_its_message_or_is_huge_is_not_given_to_a_model(
 @pytest.mark.processes
 def test_keys_and_the_same_question_need_no_library_of_the_daemon() -> None:
     code = (
-        "import sys; from retuned.retrain.memory import help, index, keys; index.Index();"
+        "import sys; from retuned.retrain.memory import help, index; from retuned.retrain.data import question;"
+        "index.Index();"
         "print(*sorted({'numpy', 'duckdb', 'torch', 'pyarrow', 'tokenizers'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ _ANY = {
     *("model", "messages", "tools", "stream", "stream_options"),
     *("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "max_completion_tokens"),
     *("frequency_penalty", "presence_penalty", "repetition_penalty"),
-    *("reasoning_effort", "verbosity", "chat_template_kwargs"),
+    *("reasoning_effort", "verbosity", "documents", "chat_template_kwargs"),
     *("user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
 }
 """Fields of a request to which any text is a valid response, whatever their value."""

@@ -7,30 +7,29 @@ still.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from retuned.consumers.formats.openai import TEMPLATE
 from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.privacy.sealing import INSTRUCTING, SEALED, leading, seal
 from retuned.consumers.settings import PrivacySettings
 from retuned.daemon.gateway.memory.help import Help
 from retuned.daemon.gateway.memory.pages import Change, Mode
 from retuned.daemon.gateway.metrics import Metrics
-from retuned.retrain.data.identity import INSTRUCTING
+from retuned.retrain.data.question import question
 from retuned.retrain.memory import embed
 from retuned.retrain.memory.help import is_held_out, is_usable, message
 from retuned.retrain.memory.index import Entry, Index
-from retuned.retrain.memory.keys import question
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-LONGEST = 16 * 2**10
-"""The most bytes of messages that are looked up, and of tools: redaction takes a millisecond for about two KiB."""
 MOST_WAITING = 32
 """The most look-ups that wait; for further requests there is none."""
 MOST_SECONDS = 0.25
@@ -41,6 +40,8 @@ REMEMBERED = 64
 _EXAMPLE = "Call +49 171 2345678, or write to ann@example.com."
 """Makes the redactor load what it needs."""
 
+READ = ("messages", "tools", *TEMPLATE)
+"""The fields of a request that the model reads."""
 Result = Literal["same", "related", "held_out", "none", "unusable", "not_text", "too_long", "busy", "failed"]
 
 
@@ -55,7 +56,7 @@ class Memory:
         self._indexes: dict[str, Index] = {}
         self._workloads: dict[str, str] = {}
         self._redactor: Redactor | None = None
-        self._tools = lru_cache(REMEMBERED)(self._redacted)
+        self._field = lru_cache(REMEMBERED)(self._redacted)
 
     def close(self) -> None:
         """Ends the thread."""
@@ -84,11 +85,11 @@ class Memory:
         """Removes all entries."""
         await self._in_thread(self._clear)
 
-    async def find(self, messages: bytes, tools: bytes, workload: str, unit: str, mode: Mode) -> Help | None:
+    async def find(self, fields: Mapping[str, bytes], workload: str, unit: str, mode: Mode) -> Help | None:
         """Returns what the memory does for a request; None: nothing.
 
         Args:
-            messages, tools: of the request, JSON.
+            fields: of the request, those of `READ` in JSON.
             unit: the conversation or account that may be held out.
         """
         began = time.perf_counter()
@@ -102,7 +103,7 @@ class Memory:
             self._waiting += 1
             try:
                 async with asyncio.timeout(MOST_SECONDS):
-                    result, help = await self._in_thread(self._find, messages, tools, workload, unit, mode)
+                    result, help = await self._in_thread(self._find, fields, workload, unit, mode)
             except TimeoutError:
                 result = "busy"
             except Exception:  # the memory must not keep an app from its answer
@@ -141,15 +142,18 @@ class Memory:
         redactor.text(_EXAMPLE)
         self._redactor = redactor
 
-    def _find(self, messages: bytes, tools: bytes, workload: str, unit: str, mode: Mode) -> tuple[Result, Help | None]:
+    def _find(self, fields: Mapping[str, bytes], workload: str, unit: str, mode: Mode) -> tuple[Result, Help | None]:
         index = self._indexes.get(workload)
         if not index or not self._redactor:
             return "none", None
-        if len(messages) > LONGEST or len(tools) > LONGEST:
+        if sum(map(len, fields.values())) > mode.max_prompt_bytes:
             return "too_long", None
         try:
-            given = msgspec.json.decode(messages)
-            asked = question(self._redactor.value(given), tools=self._tools(tools))
+            given = msgspec.json.decode(fields["messages"])
+            messages, tools = self._redactor.value(given), self._field(fields.get("tools", b"null"))
+            extras = {name: self._field(fields.get(name, b"null"))[1] for name in TEMPLATE}
+            extras[SEALED] = seal(bytes.fromhex(mode.seal_key), (given, messages), tools)
+            asked = question(messages, None, tools[1], extras, mode.rules)
         except (msgspec.DecodeError, RecursionError):
             return "not_text", None
         if asked is None:
@@ -161,10 +165,12 @@ class Memory:
             return "unusable", None
         if is_held_out(mode.salt, unit, found.entry.id, mode.holdout_share):
             return "held_out", Help(found, is_held_out=True)
-        place = next((n for n, turn in enumerate(given) if turn["role"] not in INSTRUCTING), len(given))
+        place = len(leading(given))
         role = given[place - 1]["role"] if place else INSTRUCTING[0]
         return found.match, Help(found, False, "context", message(found, role), place)
 
-    def _redacted(self, tools: bytes) -> Any:
+    def _redacted(self, field: bytes) -> tuple[Any, Any]:
+        """Returns a field before and after redaction."""
         assert self._redactor
-        return self._redactor.value(msgspec.json.decode(tools))
+        value = msgspec.json.decode(field)
+        return value, self._redactor.value(value)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from retuned.retrain.data.question import Rules, Wording
 from retuned.retrain.memory.index import Entry
 
 ACTIVE = "active"
@@ -15,12 +16,25 @@ class Mode(msgspec.Struct, frozen=True):
 
     Attributes:
         salt: of the assignment to the held-out share.
+        max_prompt_bytes: of the longest prompt that is looked up.
+        ignores_case, ignores_end, harmless_instructions: what makes no difference in questions (`question.Rules`).
+        seal_key: of redacted instructions, in hexadecimal.
     """
 
     mode: Literal["context", "answer", "off"]
     holdout_share: float = 0.0
     salt: str = ""
     similar: bool = False
+    max_prompt_bytes: int = 64 * 2**10
+    ignores_case: bool = False
+    ignores_end: bool = False
+    harmless_instructions: tuple[str, ...] = ()
+    seal_key: str = ""
+
+    @property
+    def rules(self) -> Rules:
+        """What makes no difference in questions."""
+        return Rules(Wording(self.ignores_case, self.ignores_end), self.harmless_instructions)
 
 
 class Change(msgspec.Struct, frozen=True):
