@@ -494,6 +494,13 @@ class MemorySettingsInForce(TypedDict):
     salt: Annotated[str, about("salt of the assignment of units, see `assignment`")]
     similar: Annotated[bool, about("whether related questions may be helped")]
     error_rate: Annotated[float, about("highest share of related questions that get a wrong entry")]
+    max_prompt_bytes: Annotated[int, about("longest prompt that is looked up")]
+    ignores_case: Annotated[bool, about("whether the capital at the beginning of a word makes no difference")]
+    ignores_end: Annotated[bool, about("whether punctuation at the end makes no difference")]
+    harmless_instructions: Annotated[
+        list[str], about("regular expressions of what makes no difference in system prompts")
+    ]
+    seal_key: Annotated[str, about("key of the seals of redacted instructions, hex")]
 
 
 class FedEntry(TypedDict):
@@ -555,6 +562,9 @@ class MemoryDetail(MemoryEntry):
     messages: list[dict[str, Any]]
     context: list[str] | None
     tools: list[dict[str, Any]] | None
+    extras: Annotated[
+        dict[str, Any] | None, about("what else the model read: documents, arguments of the template, seal")
+    ]
     feedback_ids: list[str]
 
 

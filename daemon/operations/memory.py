@@ -13,6 +13,7 @@ from retuned.daemon.operations.rows import without_personal_data
 
 if TYPE_CHECKING:
     from retuned.daemon.operations.local import Local
+    from retuned.retrain.memory.feed import Reading
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,14 @@ Messages = Annotated[
 Context = Annotated[list[str] | None, Field(description="the passages on which the answer is based, if any"), Content()]
 Tools = Annotated[
     list[dict[str, Any]] | None, Field(description="the tools that the model is offered, if any"), Content()
+]
+
+
+Documents = Annotated[
+    list[dict[str, Any]] | None, Field(description="the field `documents` of the request, if any"), Content()
+]
+TemplateArguments = Annotated[
+    dict[str, Any] | None, Field(description="the field `chat_template_kwargs` of the request, if any"), Content()
 ]
 
 
@@ -57,6 +66,8 @@ class LookUp(Request):
     messages: Messages
     context: Context = None
     tools: Tools = None
+    documents: Documents = None
+    chat_template_kwargs: TemplateArguments = None
     unit: Annotated[
         str | None,
         Field(description="the conversation's or the user's id, by which some are not helped; null: all are helped"),
@@ -64,7 +75,7 @@ class LookUp(Request):
     ] = None
 
 
-@operation("POST", "/memory/lookup", least="gateway", outdates=False, reads="conversations")
+@operation("POST", "/memory/lookup", least="gateway", prompts=True, outdates=False, reads="conversations")
 def memory_lookup(local: "Local", request: LookUp, caller: Caller) -> MemoryFound:
     """Find the approved answer to a question, for an app that asks a model without the gateway.
 
@@ -77,12 +88,17 @@ def memory_lookup(local: "Local", request: LookUp, caller: Caller) -> MemoryFoun
         local.warehouse,
         local.settings,
         request.workload,
-        request.messages,
-        request.context,
-        request.tools,
+        _reading(request),
         request.unit,
     )
     return cast("MemoryFound", found)
+
+
+def _reading(request: "LookUp | AddMemory") -> "Reading":
+    from retuned.retrain.memory.feed import Reading
+
+    template = {name: value for name in ("documents", "chat_template_kwargs") if (value := getattr(request, name))}
+    return Reading(request.messages, request.context, request.tools, template)
 
 
 class Entries(Request):
@@ -128,11 +144,13 @@ class AddMemory(Request):
     answer: Annotated[Text, Field(description="the approved answer; it must not hold personal data"), Content()]
     context: Context = None
     tools: Tools = None
+    documents: Documents = None
+    chat_template_kwargs: TemplateArguments = None
     reason: Reason
     user: User = None
 
 
-@operation("POST", "/workloads/{workload}/memory", least="operator", by_leader=True)
+@operation("POST", "/workloads/{workload}/memory", least="operator", prompts=True, by_leader=True)
 def add_memory(local: "Local", request: AddMemory, caller: Caller) -> DecidedMemory:
     """Add an approved answer to the memory, in place of the entry of the same question, if there is one.
 
@@ -145,7 +163,7 @@ def add_memory(local: "Local", request: AddMemory, caller: Caller) -> DecidedMem
     if local.settings.for_workload(workload).memory.mode == "off":
         raise RetunedError(f"memory add: the memory of {workload} is off; set memory.mode to context or answer")
     answer, now = without_personal_data(request.answer, redactor, "memory add"), local.jobs.context.now()
-    approved = stated(redactor, request.messages, request.context, request.tools, answer, author, now)
+    approved = stated(local.warehouse, local.settings, workload, _reading(request), answer, author, now)
     id = entries.add(local.warehouse, workload, approved, now, author, request.reason)
     log.info("%s: memory entry %s added by %s: %s", workload, id, author, request.reason)
     entry = {"id": id, "workload": workload, "state": "active"}

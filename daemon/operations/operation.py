@@ -147,6 +147,7 @@ class Operation(Generic[Q, R]):
         media: returns the media type of the answer.
         is_public: whether the OpenAPI document includes it.
         command: the name on the command line, if the operation is a command by itself.
+        prompts: whether its body holds a prompt, and may be as long as a request to the gateway.
         outdates: whether reused answers may be wrong after it.
         reads: what of the warehouse its answer holds that not every principal may read.
         audited: of a POST for labellers or more, whether a request is in the audit. Others only look something up.
@@ -169,6 +170,7 @@ class Operation(Generic[Q, R]):
     is_public: bool = True
     command: str | None = None
     bound: Literal["named", "own", "never"] = "named"
+    prompts: bool = False
     outdates: bool = True
     reads: Literal["conversations"] | None = None
     audited: Callable[[Any], bool] = lambda _: True

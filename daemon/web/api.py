@@ -19,6 +19,7 @@ from retuned.daemon.web.recent import Recent
 
 MOST_BODY_BYTES = 64 * 2**10
 """Of a JSON body: names and reasons."""
+SHORT = "commands are short"
 
 
 class Performer(Protocol):
@@ -84,7 +85,8 @@ class Api:
         if operation.packed:
             return await self._unpacked(operation, request)
         is_text = operation.method == "GET"
-        given = dict(request.query_params) if is_text else await json_object(request)
+        limit = longest_body(operation.prompts, self._settings)
+        given = dict(request.query_params) if is_text else await json_object(request, *limit)
         if both := sorted(given.keys() & operation.path_fields):
             raise InvalidRequest(f"{both[0]}: unknown; it is part of the path")
         return operation.parse(path | given, is_text=is_text)
@@ -147,12 +149,17 @@ def _json_array(items: Iterable[Any]) -> Iterator[str]:
     yield "]"
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """The JSON object in the body."""
+def longest_body(prompts: bool, settings: Settings) -> tuple[int, str]:
+    """The limit of a body in bytes, and why; of one that holds a prompt, or not."""
+    return (settings.gateway.max_body_bytes, "gateway.max_body_bytes") if prompts else (MOST_BODY_BYTES, SHORT)
+
+
+async def json_object(request: Request, most: int, why: str) -> dict[str, Any]:
+    """The JSON object in the body, of at most so many bytes."""
     if not request.headers.get("content-type", "").startswith("application/json"):
         # A page in a browser cannot send this type across origins without asking first.
         raise HTTPException(415, "send a JSON object, content type application/json")
-    body = await body_of(request, MOST_BODY_BYTES, "a body", "commands are short")
+    body = await body_of(request, most, "a body", why)
     try:
         found = json.loads(body or b"{}")
         json.dumps(found, ensure_ascii=False).encode()  # an escape may stand for half of a character

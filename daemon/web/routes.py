@@ -30,7 +30,7 @@ from retuned.daemon.operations.operation import API, Caller
 from retuned.daemon.roles import Role
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.access import AccessLog, Gate, SafeHeaders, SameOrigin
-from retuned.daemon.web.api import MOST_BODY_BYTES, Api, body_of, caller_of, json_response
+from retuned.daemon.web.api import Api, body_of, caller_of, json_response, longest_body
 from retuned.daemon.web.pages import Pages
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.rendering import is_browser
@@ -127,6 +127,7 @@ class Access:
         whole: the answer is about all workloads; refused to principals who are bound to some.
         name: of the operation; empty: it is none.
         by_leader: of the daemons of a cluster the leader answers; others pass it on, and wait for so many `seconds`.
+        prompts: see `Operation`.
     """
 
     method: str
@@ -138,6 +139,7 @@ class Access:
     name: str = ""
     by_leader: bool = False
     seconds: float = CHANGE_SECONDS
+    prompts: bool = False
 
 
 HEALTH = (
@@ -189,6 +191,7 @@ OPERATED = tuple(
         one.least,
         name=one.name,
         by_leader=one.by_leader,
+        prompts=one.prompts,
         seconds=LOOK_SECONDS if one.method == "GET" else min(max(one.seconds, CHANGE_SECONDS), LONG_SECONDS),
     )
     for one in OPERATIONS
@@ -237,7 +240,7 @@ def _application(
     gate: Gate,
     refusals: Refusals | None = None,
 ) -> Starlette:
-    guard = _Guard(gate, process, refusals)
+    guard = _Guard(gate, process, settings, refusals)
     # A name that resolves to this machine must not let a page of another site read the status.
     own = settings.http.address
     local = ["localhost", "127.0.0.1", "[::1]", f"[{own}]" if ":" in own else own]
@@ -304,8 +307,8 @@ class _Encoded(Route):
 class _Guard:
     """Admits requests, and passes on what the leader of a cluster answers."""
 
-    def __init__(self, gate: Gate, process: Process, refusals: Refusals | None) -> None:
-        self._gate, self._process, self._refusals = gate, process, refusals
+    def __init__(self, gate: Gate, process: Process, settings: Settings, refusals: Refusals | None) -> None:
+        self._gate, self._process, self._settings, self._refusals = gate, process, settings, refusals
         self._light = anyio.CapacityLimiter(LIGHT_THREADS)
         self._passing = anyio.CapacityLimiter(PASSED_ON_AT_ONCE)
 
@@ -321,15 +324,16 @@ class _Guard:
                     await run_in_threadpool(self._refusals.refused, caller_of(request), *about)
                 raise
         if route.by_leader and (leader := self._process.leader()) is not None:
-            return await self._passed_on(leader, request, route.seconds)
+            return await self._passed_on(leader, request, route)
         if inspect.iscoroutinefunction(endpoint):
             answer: Response = await endpoint(request)
             return answer
         light: Any = await anyio.to_thread.run_sync(endpoint, request, limiter=self._light if route.light else None)
         return light  # type: ignore[no-any-return]
 
-    async def _passed_on(self, leader: "Leader", request: Request, seconds: float) -> Response:
-        body = await body_of(request, MOST_BODY_BYTES, "a body", "commands are short")
+    async def _passed_on(self, leader: "Leader", request: Request, route: Access) -> Response:
+        most, why = longest_body(route.prompts, self._settings)
+        body = await body_of(request, most, "a body", why)
         query = f"?{request.url.query}" if request.url.query else ""
         path = request.scope["raw_path"].decode() + query
         if not self._passing.available_tokens:
@@ -338,7 +342,7 @@ class _Guard:
             )
         try:
             answer = await anyio.to_thread.run_sync(
-                leader.pass_on, request.method, path, dict(request.headers), body, seconds, limiter=self._passing
+                leader.pass_on, request.method, path, dict(request.headers), body, route.seconds, limiter=self._passing
             )
         except StandsBy as error:
             raise HTTPException(503, str(error)) from error

@@ -1,5 +1,7 @@
 """The job of the memory of corrections, its feed, and what a restore and an erasure make of it."""
 
+import asyncio
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -7,22 +9,27 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import ingestion
 import pytest
 from doors import FakeDaemon
 from erasing import now
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
-from teaching import Teacher
+from teaching import START, Teacher
 
-from retuned.consumers.privacy.redactor import Redactor
+from retuned.consumers.errors import RetunedError
+from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.settings import WarehouseSettings
-from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_existing
 from retuned.consumers.warehouse.selection import Selection
 from retuned.daemon.backup.create import back_up
 from retuned.daemon.backup.restore import choose, restore
 from retuned.daemon.cli.summary import details
 from retuned.daemon.erasure.erasure import Erasures
+from retuned.daemon.gateway.memory.lookup import Memory as GatewayMemory
+from retuned.daemon.gateway.memory.pages import decode
+from retuned.daemon.gateway.metrics import Metrics as GatewayMetrics
 from retuned.daemon.jobs.context import Context
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.metrics import Metrics
@@ -34,8 +41,8 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.web.routes import application
 from retuned.monitors.metrics import Metrics as MonitorMetrics
 from retuned.monitors.watch import memory
-from retuned.retrain.memory import entries, keys, statements
-from retuned.retrain.memory.feed import stated
+from retuned.retrain.memory import entries, statements
+from retuned.retrain.memory.feed import Reading, stated
 from retuned.retrain.memory.lookup import look_up
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
@@ -232,21 +239,155 @@ def test_what_is_erased_while_the_memory_decides_does_not_come_back(
     assert rows == [{"question": "Is item 0 in stock?", "state": "active"}]
 
 
-def test_tools_are_redacted_however_the_memory_learns_of_them(rig: Rig, teacher: Teacher, warehouse: Warehouse) -> None:
-    mail = {"name": "mail", "description": "Writes to ann@example.com", "parameters": {"type": "object"}}
-    tools: list[Any] = [{"type": "function", "function": mail}]
-    text, redactor = "Is Bob in the office?", Redactor(rig.settings.privacy)
-    question, offered = redactor.value([text, tools])
-    assert "<EMAIL_1>" in str(offered)
-    teacher.correct(question, "No.", "Yes.", attributes={"tools": offered})
+MAIL = [{"type": "function", "function": {"name": "mail", "description": "Writes to help@example.com"}}]
+
+
+class Customers:
+    """Customers whose app sends instructions with each question, through the ingestion."""
+
+    def __init__(self, rig: Rig, folder: Path) -> None:
+        self._rig, self._log = rig, MemoryLog()
+        self._ingestion = ingestion.Rig(ingestion.settings_for(folder), rig.teacher.warehouse, self._log)
+
+    def ask(self, customer: int, system: str, text: str = "Which plan is it?", **more: Any) -> str:
+        """Returns the id of the answer."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+        id, at = f"{customer}-{text}", utc_now().isoformat() + "Z"
+        event = ingestion.interaction(id, timestamp=at, workload="support", messages=messages, **more)
+        self._ingestion.send(event | {"user_id": f"user {customer}"})
+        return id
+
+    def correct(self, answer: str, right: str) -> list[str]:
+        """Has an expert correct an answer, and returns the answers that the memory has then."""
+        at = utc_now().isoformat() + "Z"
+        self._ingestion.send(
+            ingestion.feedback(
+                f"{answer} corrected", answer, timestamp=at, name="correction", value=right, source="expert"
+            )
+        )
+        self._ingestion.drain()
+        self._rig.teacher.acts = (utc_now() - START) // timedelta(minutes=1)
+        self._rig.jobs.run("memory")
+        return [one["answer"] for one in self._rig.feed()["entries"]]
+
+    def look_up(self, system: str, text: str = "Which plan is it?", **more: Any) -> list[str]:
+        """Returns the ids of the entries that an app without the gateway gets."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+        settings = self._rig.settings.for_workload("support")
+        found: list[str] = look_up(self._rig.teacher.warehouse, settings, "support", Reading(messages, **more), None)[
+            "entries"
+        ]
+        return found
+
+    def gateway(self, system: str, text: str = "Which plan is it?", **more: Any) -> list[str]:
+        """Returns the ids of the entries that a gateway applies."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+        fields = {name: json.dumps(value).encode() for name, value in (("messages", messages), *more.items())}
+
+        async def ask() -> list[str]:
+            memory = GatewayMemory(self._rig.settings.privacy, GatewayMetrics(CollectorRegistry()))
+            try:
+                page = decode(json.dumps(self._rig.feed(), default=str).encode())
+                await memory.apply(page.entries)
+                help = await memory.find(fields, "support", "unit", page.modes["support"])
+                return help.entries if help else []
+            finally:
+                memory.close()
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture
+def customers(rig: Rig, tmp_path: Path) -> Customers:
+    return Customers(rig, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["context", "answer"])
+def test_an_answer_about_one_customer_is_given_to_no_other(teacher: Teacher, tmp_path: Path, mode: str) -> None:
+    """Each request names its customer in the system prompt, where redaction leaves the same words."""
+    customers = Customers(
+        Rig(teacher, workloads={"support": {"memory": {"mode": mode, "holdout_share": 0.0}}}), tmp_path
+    )
+    system = "You help the customer {}@example.com, IBAN DE89370400440532013000."
+    asked = [customers.ask(number, system.format(f"customer{number}")) for number in range(30)]
+    assert customers.correct(asked[0], "You are on the Platinum plan.") == []
+    for customer in ("customer0", "customer1"):
+        assert customers.look_up(system.format(customer)) == customers.gateway(system.format(customer)) == []
+
+
+def test_the_companys_own_address_in_the_instructions_keeps_no_answer_from_anybody(customers: Customers) -> None:
+    system = "You sell lamps. In doubt, name help@example.com.\nCall +49 171 2345678 at night."
+    asked = [customers.ask(number, system, attributes={"tools": MAIL}) for number in range(30)]
+    (entry,) = customers.correct(asked[0], "Plan A.") and customers.look_up(system, tools=MAIL)
+    assert customers.gateway(system, tools=MAIL) == [entry]
+    for other in (system.replace("help@", "sales@"), system.replace("2345678", "2345679")):
+        assert customers.look_up(other, tools=MAIL) == customers.gateway(other, tools=MAIL) == []
+    tools = json.loads(json.dumps(MAIL).replace("help@", "sales@"))
+    assert customers.look_up(system, tools=tools) == customers.gateway(system, tools=tools) == []
+
+
+def test_the_address_of_most_customers_of_an_app_is_not_the_companys(customers: Customers) -> None:
+    """One customer asks again and again; and a company that nine in ten requests belong to is not all of them."""
+    system = "You help {}@example.com."
+    asked = [customers.ask(0, system.format("ann"), f"Which plan is number {number}?") for number in range(30)]
+    assert customers.correct(asked[0], "Plan A.") == []
+    others = [customers.ask(number, system.format("ann" if number % 10 else "ben")) for number in range(1, 60)]
+    assert customers.correct(others[1], "Plan B.") == []
+
+
+def test_passages_that_differ_in_a_redacted_address_alone_are_two_questions(customers: Customers) -> None:
+    passage = "{}@example.com is on the Platinum plan."
+    asked = customers.ask(0, "Be brief.", context=[passage.format("ann")])
+    assert customers.correct(asked, "Platinum.") == []
+    assert customers.look_up("Be brief.", context=[passage.format("ann")]) == []
+    assert customers.look_up("Be brief.", context=[passage.format("ben")]) == []
+
+
+def test_a_person_adds_an_answer_under_the_instructions_of_the_workload_alone(
+    customers: Customers, rig: Rig, warehouse: Warehouse
+) -> None:
+    def add(system: str) -> str:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": "Which plan is it?"}]
+        return stated(warehouse, rig.settings, "support", Reading(messages), "A.", "olga", utc_now()).key
+
+    own, of_ann = "In doubt, name help@example.com.", "You help ann@example.com."
+    for number in range(30):
+        customers.ask(number, own)
+    asked = customers.ask(99, own, "And now?")
+    customers.correct(asked, "Now.")
+    assert add(own)
+    with pytest.raises(RetunedError, match=r"privacy\.keep"):
+        add(of_ann)
+
+
+def test_entries_get_the_keys_of_todays_rules_and_end_where_they_have_none(
+    rig: Rig, teacher: Teacher, warehouse: Warehouse
+) -> None:
+    """As after an upgrade, and after a part of the instructions was called harmless."""
+    for day in (1, 2):
+        teacher.correct("Are you open?", "No.", f"Yes, until {day}.", system=f"You sell lamps.\nToday is {day} May.")
+    teacher.correct("Which plan?", "A.", "B.", system="Be brief.")
     rig.jobs.run("memory")
-    messages = [{"role": "user", "content": text}]
-    (entry,) = rig.feed()["entries"]
-    settings = rig.settings.for_workload("support")
-    assert look_up(warehouse, settings, "support", messages, None, tools, None)["entries"] == [entry["id"]]
-    by_hand = stated(redactor, messages, None, tools, "No.", "olga", teacher.now)
-    assert by_hand.key == entry["key"] == keys.question(redactor.value(messages), None, redactor.value(tools)).key.hex()
-    assert "Writes to <EMAIL_1>" in str(by_hand.tools)
+    assert len(rig.feed()["entries"]) == 3
+    personal = json.dumps(
+        [{"role": "system", "content": "You help <EMAIL_1>."}, {"role": "user", "content": "Which plan?"}]
+    )
+    warehouse.execute("UPDATE memory_entries SET question_key = 'old'")
+    warehouse.execute("UPDATE memory_entries SET messages = ? WHERE answer = 'B.'", [personal])
+    warehouse.execute("DELETE FROM memory_positions")
+    harmless = {"harmless_instructions": ["Today is .*"]}
+    after = Rig(teacher, workloads={"support": ON | {"dataset": harmless}})
+    after.jobs.run("memory")
+    rows = warehouse.rows("SELECT answer, state, reason FROM memory_entries ORDER BY added_at, answer")
+    ended = {row["answer"]: row["reason"] for row in rows if row["state"] == "retired"}
+    assert "redacted" in ended["B."]
+    assert "newer" in ended["Yes, until 1."]
+    system = "You sell lamps.\nToday is 9 May."
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": "Are you open?"}]
+    settings = after.settings.for_workload("support")
+    found = look_up(warehouse, settings, "support", Reading(messages), None)
+    assert found["message"] is not None
+    assert "Yes, until 2." in found["message"]["content"]
 
 
 @pytest.fixture
@@ -254,6 +395,26 @@ def page(rig: Rig) -> Iterator[TestClient]:
     app = application(rig.local, cast(Any, FakeDaemon()), rig.settings)
     with TestClient(app, "http://localhost:8321", follow_redirects=False) as client:
         yield client
+
+
+def test_a_look_up_takes_a_prompt_as_long_as_a_request_to_the_gateway(
+    rig: Rig, teacher: Teacher, page: TestClient
+) -> None:
+    passage = "All about lamps. " * 5_000
+    asked = {"messages": [{"role": "user", "content": "Is item 0 in stock?"}], "context": [passage]}
+    teacher.correct("Is item 0 in stock?", "No.", "Yes.", context=[passage])
+    rig.jobs.run("memory")
+    found = page.post("/api/v1/memory/lookup", json={"workload": "support", **asked})
+    assert found.status_code == 200
+    assert found.json()["entries"] == []  # memory.max_prompt_bytes
+    longer = Rig(teacher, workloads={"support": {"memory": {"mode": "context", "max_prompt_bytes": 2**20}}})
+    with TestClient(
+        application(longer.local, cast(Any, FakeDaemon()), longer.settings), "http://localhost:8321"
+    ) as client:
+        assert client.post("/api/v1/memory/lookup", json={"workload": "support", **asked}).json()["entries"] != []
+    too_long = {"workload": "support", **asked, "context": ["x" * rig.settings.gateway.max_body_bytes]}
+    refused = page.post("/api/v1/memory/lookup", json=too_long)
+    assert (refused.status_code, "gateway.max_body_bytes" in refused.text) == (413, True)
 
 
 def test_the_page_shows_the_life_of_each_correction_and_changes_it(
