@@ -1,5 +1,7 @@
 """What the stored events show of mistakes in a deployment: `retuned doctor`."""
 
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typing_extensions import TypedDict
 
 from retuned.consumers.common.times import shown
+from retuned.consumers.privacy.sealing import leading
 from retuned.daemon.operations.answers import about
 from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.operations.operation import STREAM_SECONDS, Caller, operation
@@ -36,7 +39,7 @@ class Diagnosed(TypedDict):
 def diagnosis(local: "Local", request: Nothing, caller: Caller) -> list[Diagnosed]:
     """What the events of seven days show of mistakes: no events or feedback, ids that match nothing, wrong clocks."""
     now = local.jobs.context.now()
-    return [*_events(local, now), *_feedback(local, now), *_metrics(local), *_jobs(local)]
+    return [*_events(local, now), *_feedback(local, now), *_instructions(local, now), *_metrics(local), *_jobs(local)]
 
 
 def _rows(local: "Local", query: str, **given: object) -> list[dict[str, Any]]:
@@ -116,6 +119,32 @@ def _feedback(local: "Local", now: datetime) -> Iterator[Diagnosed]:
         )
     elif feedback:
         yield _found("ok", "ids of feedback", f"{feedback - unmatched:,} of {feedback:,} match a stored answer")
+
+
+def _instructions(local: "Local", now: datetime) -> Iterator[Diagnosed]:
+    """System prompts with a date that changes, which makes another question of the same one each day."""
+    from retuned.retrain.data.identity import CLOCK
+    from retuned.retrain.data.question import Rules
+
+    lines: dict[str, Counter[str]] = defaultdict(Counter)
+    asked: Counter[str] = Counter()
+    for row in _rows(local, "instructions", since=now - LOOK_BACK, most=4 * ENOUGH):
+        harmless = local.settings.for_workload(row["workload"]).dataset.harmless_instructions
+        asked[row["workload"]] += 1
+        texts = (turn.get("content") for turn in leading(json.loads(row["messages"])))
+        kept = (Rules(harmless=harmless).instructions(text) for text in texts if isinstance(text, str))
+        lines[row["workload"]].update({line for text in kept for line in text.split("\n") if CLOCK.search(line)})
+    for workload, dated in lines.items():
+        varying = [line for line, count in dated.items() if count < 0.95 * asked[workload]]
+        if asked[workload] >= ENOUGH and sum(dated[line] for line in varying) >= 0.5 * asked[workload]:
+            yield _found(
+                "warn",
+                f"system prompt of {workload}",
+                f"it holds a date or a time that changes, such as {varying[0][:80]!r}: votes and corrections of two "
+                "days are about different questions",
+                f"if it makes no difference to the answers, name the line in workloads.{workload}.dataset."
+                "harmless_instructions, for example ['Today is .*']",
+            )
 
 
 def _metrics(local: "Local") -> Iterator[Diagnosed]:

@@ -17,6 +17,12 @@ GROUP BY workload
 HAVING count(*) >= $enough
 ORDER BY answers DESC, workload
 
+-- name: instructions
+-- The messages of the newest answers of each workload.
+SELECT workload, messages FROM interactions
+WHERE received_at >= $since
+QUALIFY row_number() OVER (PARTITION BY workload ORDER BY received_at DESC, id) <= $most
+
 -- name: unmatched
 -- Feedback of the last days whose answer is not stored; the answer may come a little later.
 SELECT count(*) AS feedback, count(*) FILTER (i.id IS NULL) AS unmatched,

@@ -335,6 +335,13 @@ def rated(deployment: Deployment, prefix: str) -> None:
             )  # fmt: skip
 
 
+def dated(deployment: Deployment) -> None:
+    with closing(open_warehouse(WarehouseSettings(path=deployment.warehouse))) as warehouse:
+        prompt = """[{"role": "system", "content": "Be brief.\\nToday is 2026-11-' || (10 + "offset" % 9) || '."},"""
+        user = """{"role": "user", "content": "Hi"}]"""
+        warehouse.execute(f"UPDATE interactions SET messages = '{prompt} {user}'")
+
+
 def test_the_doctor_finds_nothing_wrong_with_events_that_are_rated(
     deployed: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,6 +374,12 @@ def test_the_doctor_finds_nothing_wrong_with_events_that_are_rated(
             lambda one: (arrived(one), rated(one, "order-")),
             "60 of 60 pieces of feedback are about answers that are not stored, such as order-",
             "send the id of the interaction event, or of the gateway's answer, as interaction_id",
+        ),
+        (
+            "system prompt of support",
+            lambda one: (arrived(one), dated(one)),
+            "it holds a date or a time that changes, such as 'Today is 2026-11-",
+            "workloads.support.dataset.harmless_instructions",
         ),
         (
             "clock",
