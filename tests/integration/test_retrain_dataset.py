@@ -329,8 +329,8 @@ def test_an_expert_outranks_a_user_and_then_the_newest_wins(
 ) -> None:
     teach(teacher, range(10))
     teacher.correct("When do you open?", "Never.", "At 8 am.", "expert")
-    teacher.correct("when do you OPEN", "Never.", "At 9 am.", "expert")
-    teacher.correct("When do you open??", "Never.", "At 10 am.", "user")
+    teacher.correct("  When do you open?", "Never.", "At 9 am.", "expert")
+    teacher.correct("When do  you open?", "Never.", "At 10 am.", "user")
     both = teacher.ask("When do you close?", "Never.")
     teacher.say(both, "correction", "At 5 pm.", "expert")
     teacher.say(both, "correction", "At 6 pm.", "user")
@@ -440,6 +440,11 @@ def test_a_right_answer_to_a_wrong_question_stays_right(
     assert found["free postage from when"] == "Shipping is free above 80 euros."
 
 
+def asked(row: dict[str, Any]) -> str:
+    """The question of a row, as it was asked."""
+    return str(json.loads(row["messages"])[-1]["content"])
+
+
 def test_the_next_dataset_holds_new_evidence_replay_and_regression(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
@@ -448,9 +453,9 @@ def test_the_next_dataset_holds_new_evidence_replay_and_regression(
     promoted(warehouse, first)
     teach(teacher, range(100, 140), "5 euros")
     stale = next(row for row in first.split("train"))
-    teacher.correct(stale["question"], "It takes a long time.", "It takes 99 days.")
+    teacher.correct(asked(stale), "It takes a long time.", "It takes 99 days.")
     stale_judged = first.split("holdout")[0]
-    teacher.correct(stale_judged["question"], "It takes a long time.", "It takes 99 days.")
+    teacher.correct(asked(stale_judged), "It takes a long time.", "It takes 99 days.")
 
     second = build_dataset(warehouse, settings, "support", LATER)
 

@@ -100,7 +100,7 @@ def test_one_question_about_many_contexts_is_many_questions(
     assert len({row["row_id"] for name in dataset.SPLITS for row in built.split(name)}) == 40
 
 
-def test_one_question_under_two_system_prompts_is_two_and_the_date_in_one_is_none(
+def test_one_question_under_two_system_prompts_is_two_and_under_two_dates_until_they_are_called_harmless(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
     for number in range(10):
@@ -111,6 +111,9 @@ def test_one_question_under_two_system_prompts_is_two_and_the_date_in_one_is_non
         system = f"You answer for the shop in Paris. Today is Tuesday, March {day}, 2026 (2026-03-0{day} 09:1{day})."
         teacher.correct("When do you open?", "Never.", f"At {hour} am.", system=system)
     found = completions(build_dataset(warehouse, settings, "support", NOW))
+    assert {"At 8 am.", "At 9 am.", "At 10 am.", "At 11 am."} <= set(found)
+    harmless = settings.dataset.model_copy(update={"harmless_instructions": ("Today is .*",)})
+    found = completions(build_dataset(warehouse, settings.model_copy(update={"dataset": harmless}), "support", NOW))
     assert {"At 8 am.", "At 9 am.", "At 11 am."} <= set(found)
     assert "At 10 am." not in found
 

@@ -86,7 +86,7 @@ def test_an_entry_helps_from_the_next_poll_until_it_leaves(tmp_path: Path, doubl
         assert await copy.help(QUESTION) is None
         await copy.feed.refresh()
         assert copy.feed.problem is None
-        found = await copy.help(QUESTION.upper())
+        found = await copy.help(f"  {QUESTION}")
         assert found is not None
         assert found.as_attribute() == {
             "entries": ["e-1"], "held_out": [], "mode": "context", "match": "same", "similarity": 1.0,
@@ -319,7 +319,7 @@ def test_a_related_question_is_helped_where_the_workload_allows_it(tmp_path: Pat
 @pytest.mark.parametrize(
     ("messages", "result"),
     [
-        ([{"role": "user", "content": "long " * 5_000}], "too_long"),
+        ([{"role": "user", "content": "long " * 20_000}], "too_long"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}], "not_text"),
         ([{"role": "system", "content": "Be short."}], "not_text"),
         ([{"role": 5, "content": QUESTION}], "not_text"),
@@ -448,7 +448,7 @@ TOOLS = [{"type": "function", "function": {"name": "refund", "parameters": {"typ
         ({"tools": TOOLS, "tool_choice": "required"}, False),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "refund"}}}, False),
         ({"tools": TOOLS, "tool_choice": "none"}, False),
-        ({"functions": [{"name": "refund", "parameters": {}}], "function_call": {"name": "refund"}}, False),
+        ({"function_call": {"name": "refund"}}, False),
         ({"guided_json": {"type": "object"}}, False),
         ({"structured_outputs": {"json": {"type": "object"}}}, False),
         ({"modalities": ["text"]}, True),

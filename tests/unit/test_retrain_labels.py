@@ -79,7 +79,9 @@ def test_disagreeing_people_about_one_answer() -> None:
 
 def test_disagreeing_answers_to_one_question() -> None:
     answers = ["You have 14 days.", "You have fourteen days", "You have 14 days!", "You have 24 months."]
-    candidates = [Candidate(asked(f"May I return a lamp{'?' * n}", answer, n)) for n, answer in enumerate(answers)]
+    candidates = [
+        Candidate(asked(f"May I{' ' * (n + 1)}return a lamp?", answer, n)) for n, answer in enumerate(answers)
+    ]
     pick = only(*candidates)  # one for the question: the one that stands alone
     assert (pick.example.interaction_id, pick.reason, pick.score) == ("i3", "disagreeing", 0.75)
     assert pick.detail == "The same question got other answers (75% of 4)."

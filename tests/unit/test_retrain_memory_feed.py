@@ -88,13 +88,13 @@ def test_what_is_erased_leaves_the_gateway_though_its_workload_is_unknown(
             await followed.refresh()
             mode = memory.mode("returns")
             assert mode is not None
-            question = json.dumps(MESSAGES).encode()
-            assert await memory.find(question, b"null", "returns", "c-1", mode) is not None
+            fields = {"messages": json.dumps(MESSAGES).encode()}
+            assert await memory.find(fields, "returns", "c-1", mode) is not None
             assert "Oslo" in file.read_text()
             with entries.changing, warehouse.transaction() as cursor:
                 entries.erase(cursor, [id], now())
             await followed.refresh()
-            assert await memory.find(question, b"null", "returns", "c-1", mode) is None
+            assert await memory.find(fields, "returns", "c-1", mode) is None
             assert "Oslo" not in file.read_text()
         finally:
             memory.close()
