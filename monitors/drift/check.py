@@ -21,6 +21,7 @@ from typing import Any
 
 import duckdb
 
+from retuned.consumers.common import refusals
 from retuned.consumers.common.process import run_child
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, insert, named_queries
@@ -265,7 +266,8 @@ def write_features(warehouse: Warehouse, settings: Settings, windows: Windows, n
                 sample(cursor, f"{name}_{kind}", windows.workload, window, settings.windows.sample_rows, seed, choose)
         one_day = windows.current.end - windows.reference.start <= DAY
         cursor.execute(QUERIES["sampled"], {"one_day": one_day, "current_start": windows.current.start})
-        features = cursor.sql(QUERIES["features"], params={"segments": list(settings.drift.segments)})
+        given = {"segments": list(settings.drift.segments), "refusal": refusals.pattern(), "quoted": refusals.QUOTED}
+        features = cursor.sql(QUERIES["features"], params=given)
         parquet.write_table(features.to_arrow_table(), path)
         return [str(word) for (word,) in cursor.execute(QUERIES["new_terms"]).fetchall()]
 

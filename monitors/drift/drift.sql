@@ -121,10 +121,9 @@ SELECT
         WHEN guessed.hits > 0 THEN guessed.language
         ELSE 'unknown'
     END AS language,
-    CASE WHEN regexp_matches(
-        replace(lower(response), '’', ''''),
-        '\b(i''?m (sorry|afraid|unable|not able)|i am (sorry|afraid|unable|not able)|i (can''?t|cannot|can not|won''?t) (help|assist|answer|provide|do|say|tell)|i (do not|don''?t) (know|have)|as an ai|es tut mir leid|(das )?weiß ich nicht|kann ich (leider )?nicht|je suis désolée?|je ne (sais|peux) pas|lo siento|no (lo sé|puedo))\b'
-    ) THEN 'yes' ELSE 'no' END AS refusal,
+    CASE WHEN regexp_matches(regexp_replace(
+        replace(replace(strip_accents(lower(response)), 'ß', 'ss'), '’', ''''), $quoted, '', 'g'), $refusal)
+         THEN 'yes' ELSE 'no' END AS refusal,
     CASE WHEN coalesce(json_array_length(context), 0) > 0 THEN 'yes' ELSE 'no' END AS has_context,
     CASE rated.value WHEN true THEN 'yes' WHEN false THEN 'no' END AS helpful
 FROM sampled

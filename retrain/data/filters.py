@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from retuned.consumers.common.languages import load_identifier
+from retuned.consumers.common.refusals import only_refuses
 from retuned.consumers.privacy.placeholders import PLACEHOLDER
 from retuned.retrain.data.examples import Example
 from retuned.retrain.scoring.facts import exclude_each_other, tokens, unsupported
@@ -18,21 +19,6 @@ from retuned.retrain.settings import Filter
 _HANGING = re.compile(r"(?<=\s)(?:and|or|but|the|und|oder|et|ou)\s*\Z")
 """The end of a text that breaks off: what can end no sentence, and stands at the end of no code, smiley or grade."""
 _SENTENCE_END = re.compile(r"\n|[.!?…:;]\s")
-_NO_MORE = r"(?:(?!\b(?:but|however)\b)[^.!?:;\"\d\n])*"
-"""The rest of a sentence that states nothing further."""
-_COURTESY = (
-    r"(?:please|if you|feel free|let me know|sorry|is there|can i|how (?:can|may)|thank|i (?:recommend|suggest))\b"
-    r"[^.!?:;\"\d\n]*"
-)
-_REFUSAL = re.compile(
-    r"\W*(?:(?:hello|hi|hey)\b[^.!?\n]*?[.!,]\s*)?(?:(?:i['’]m |i am )?sorry,? (?:but )?|unfortunately,? )?(?>"
-    rf"as an? (?:ai|artificial intelligence|(?:large )?language model)\b{_NO_MORE}?"
-    r"\bi (?:can(?:not|['’]t| not)|am (?:not able|unable)|do(?:n['’]t| not)|have no|won['’]t|will not)\b"
-    r"|i (?:can(?:not|['’]t| not)|am (?:not able|unable) to|won['’]t|will not) (?:help|assist|answer|discuss|comply)\b)"
-    rf"{_NO_MORE}(?:[.!?]++\s*+(?>[^.!?]*(?=\?)|{_COURTESY}))*\W*",
-    re.IGNORECASE,
-)
-"""A refusal, and no more than questions and courtesies after it."""
 _PART = re.compile(r"\n(?:\s*\n|\s*(?:[-*+•|>]|\d+[.)]))")
 """What begins a paragraph, an item of a list or a row of a table."""
 _SENTENCE_WORDS = 5
@@ -112,7 +98,7 @@ def _bad_habit(row: Example, cut: Collection[str], wanted: Collection[Filter], i
         return "incomplete"
     if "repetitive" in wanted and in_words and repetitive(text):
         return "repetitive"
-    if "refusing" in wanted and accepted and _REFUSAL.fullmatch(text):
+    if "refusing" in wanted and accepted and only_refuses(text):
         return "refusing"
     if "ungrounded" in wanted and row.context and ungrounded(row):
         return "ungrounded"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from retuned.consumers.common import tone, tool_calls
+from retuned.consumers.common.refusals import refuses
 from retuned.retrain.decision.evaluation import CANDIDATE, CHAMPION, LOGGED, Evaluation
 from retuned.retrain.scoring import style
 from retuned.retrain.scoring.facts import conflicts, exclude_each_other, token_f1, unsupported
@@ -42,7 +43,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         hallucinated=hallucinated(output, approved, asked, context),
         grounded=grounded(output, asked, context),
         consistency=tone.consistency(output, approved),
-        refused=style.refuses(output) and not style.refuses(approved),
+        refused=refuses(output) and not refuses(approved),
         length_ratio=style.length_ratio(output, approved),
         latency_seconds=None,
         output=output,

@@ -1,6 +1,6 @@
 import pytest
 
-from retuned.retrain.scoring.style import language, length_ratio, refuses
+from retuned.retrain.scoring.style import language, length_ratio
 
 PLAIN = "Lamps can be returned within 30 days."
 
@@ -10,22 +10,6 @@ def test_length_counts_words() -> None:
     assert length_ratio("", PLAIN) == 0.0
     assert length_ratio("three words here", "") == 3.0
     assert length_ratio("{}", "{ }") == 1.0
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("I'm sorry, that is not possible.", True),
-        ("I cannot answer that.", True),
-        ("I don't have this information.", True),
-        ("Es tut mir leid.", True),
-        ("Sale items cannot be returned.", False),
-        ("I can tell you: 30 days.", False),
-        ("You do not have to pay.", False),
-    ],
-)
-def test_refuses(text: str, expected: bool) -> None:
-    assert refuses(text) is expected
 
 
 @pytest.mark.parametrize(
