@@ -118,7 +118,7 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
         context.publisher.publish_all(kafka.expert_topic or kafka.feedback_topic, messages)
         for one in unsent:
             teach.write(local.warehouse, asked.id, replace(one, sent=True))
-    log.info("%s: %s answered the request about %s", asked.workload, who, asked.interaction_id)
+    log.info("%s: %s answered the label request %s", asked.workload, who, asked.id)
     done = "it counts as feedback once it is read from the topic, in some seconds"
     if len(same) < opinions:
         done = {
