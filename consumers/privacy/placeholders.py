@@ -10,11 +10,17 @@ from typing import Any
 KINDS = ("EMAIL", "PHONE", "CARD", "IBAN", "NATIONAL_ID", "IP", "MAC", "KEY", "COOKIE", "NAME")
 # Without a limit, one hostile text could push later numbers beyond the length that is recognised as a placeholder.
 PLACEHOLDER = re.compile(rf"<({'|'.join(KINDS)})_([1-9][0-9]{{0,8}})>")
+PSEUDONYM = re.compile(r"(?<![0-9a-f:])[0-9a-f]{4}:[0-9a-f]{32}(?![0-9a-f])")
 SUSPECT = r"_[1-9][0-9]{0,8}>"
 
 MOST_VALUES = 100_000
 MOST_EVENTS = 50_000
 MOST_CHUNKS = 64
+
+
+def stand_ins(text: str) -> set[str]:
+    """Returns the placeholders and the pseudonyms of a text: what stands for something that is not stored."""
+    return {match[0] for pattern in (PLACEHOLDER, PSEUDONYM) for match in pattern.finditer(text)}
 
 
 def unnumbered(text: str) -> str:

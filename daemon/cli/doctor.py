@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.cli import screen
-from retuned.daemon.operations.diagnosis import Diagnosed, diagnosis
+from retuned.daemon.operations.diagnosis import ARGUMENTS, Diagnosed, diagnosis
 from retuned.daemon.operations.fields import Nothing
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def examine(common: "Common") -> Iterator[Diagnosed]:
 
     failed = set[str]()
     for mark, name, found in check(settings):
+        if name == ARGUMENTS:  # the diagnosis has it
+            continue
         failed |= {name} if mark == "FAIL" else set()
         yield _with_remedy(mark, name, found)
     try:

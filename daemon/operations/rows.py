@@ -265,15 +265,15 @@ def make_anew(local: "Local", workload: str | None, author: str) -> None:
 
 def without_personal_data(answer: str, redactor: "Redactor", what: str) -> str:
     """Returns the answer unchanged. Refuses one with personal data, whose placeholder would be taught."""
-    from retuned.consumers.privacy.placeholders import PLACEHOLDER
+    from retuned.consumers.privacy.placeholders import stand_ins
 
-    if placeholder := PLACEHOLDER.search(answer):
-        raise RetunedError(f"{what}: {placeholder[0]} stands for redacted text; write an answer without it")
+    if found := sorted(stand_ins(answer)):
+        raise RetunedError(f"{what}: {found[0]} stands for redacted text; write an answer without it")
     redactor.take_counts()
     redactor.text(answer)
-    if found := redactor.take_counts():
+    if kinds := redactor.take_counts():
         raise RetunedError(
-            f"{what}: the answer holds personal data ({', '.join(sorted(found))}), which would be replaced; remove "
+            f"{what}: the answer holds personal data ({', '.join(sorted(kinds))}), which would be replaced; remove "
             "it, or name in privacy.keep what answers may hold"
         )
     return answer
