@@ -14,7 +14,7 @@ from retuned.consumers.common.extras import needing
 from retuned.consumers.common.memory import available_bytes, gibibytes
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.connection import WITHOUT_END, check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.sections import authority
@@ -125,7 +125,7 @@ def _warehouse(settings: Settings, daemon: Mapping[str, Any] | None) -> str:
 
 def _broker(settings: Settings) -> str:
     found = check_broker(settings.kafka)
-    if "(does not exist yet)" in found:
+    if "(does not exist yet)" in found or WITHOUT_END in found:
         raise _Notice(found)
     return found
 

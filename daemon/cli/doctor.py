@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 REMEDIES = {
     "configuration": "`retuned config` prints every key with its meaning and its default",
-    "broker": "start Kafka, set kafka.bootstrap_servers to where it runs, and create the topics that are missing",
+    "broker": "start Kafka, set kafka.bootstrap_servers to where it runs, create the topics that are missing, and set "
+    "retention.ms of those without an end",
     "store": "start the database and the object storage of store.postgres_url and store.objects_url",
     "warehouse": "stop what else has the file open, or correct the section warehouse; `retuned migrate` brings an "
     "older file to this version",
