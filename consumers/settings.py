@@ -160,6 +160,11 @@ class PrivacySettings(Section):
         description="the company's own contacts, which are not replaced: addresses, phone numbers, URLs, names; case "
         "and grouping of digits do not matter",
     )
+    keep_keys: tuple[str, ...] = Field(
+        (),
+        description="names of arguments and fields in JSON that hold neither a user nor personal data in this "
+        "deployment, such as account_id: their values are stored as they are",
+    )
     user_key: SecretStr | None = Field(
         None,
         description="key of the hash that replaces user_id, or several, one a line, newest first; "

@@ -10,6 +10,7 @@ from typing import Any
 
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
@@ -28,6 +29,10 @@ from retuned.consumers.kafka.records import EndlessBatch
 from retuned.consumers.settings import KafkaSettings
 
 CONNECT_SECONDS = 4.0
+WITHOUT_END = (
+    "messages with texts of users stay without an end, also after an erasure; set retention.ms, and cleanup.policy to "
+    "delete"
+)
 
 # OpenSSL's errors that are permanent. An end of file is not among them: a broker may be restarting.
 _TLS_REFUSAL = re.compile("CERTIFICATE|ALERT|WRONG_VERSION_NUMBER|UNSUPPORTED_PROTOCOL|NO_PROTOCOLS", re.IGNORECASE)
@@ -113,7 +118,7 @@ def connect(kind: Any, settings: KafkaSettings, config: dict[str, Any]) -> Any:
 
 
 def check_broker(settings: KafkaSettings) -> str:
-    """Connects to the broker and describes it in one line.
+    """Connects to the broker and describes it in one line, with the topics that keep texts without an end.
 
     Raises:
         BrokerUnavailable: no broker answers.
@@ -130,11 +135,37 @@ def check_broker(settings: KafkaSettings) -> str:
                 partitions = len(consumer.partitions_for_topic(name)) if name in existing else 0
                 topics.append(f"{name} ({partitions} partitions)" if partitions else f"{name} (does not exist yet)")
             cluster = f", cluster {consumer._cluster.cluster_id}" if consumer._cluster.cluster_id else ""
-            return (
-                f"kafka {settings.bootstrap_servers}: answers (protocol {version}{cluster}), topics {', '.join(topics)}"
-            )
+            answers = f"kafka {settings.bootstrap_servers}: answers (protocol {version}{cluster})"
     finally:
         consumer.close(autocommit=False, timeout_ms=2_000)
+    unbounded = unbounded_topics(settings)
+    stay = f"; {', '.join(unbounded)}: {WITHOUT_END}" if unbounded else ""
+    return f"{answers}, topics {', '.join(topics)}{stay}"
+
+
+def unbounded_topics(settings: KafkaSettings) -> list[str]:
+    """Returns the topics with texts of conversations or names of users that keep messages without an end. Topics that
+    do not exist, and those whose configuration the broker does not tell, are left out.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused: the broker does not answer.
+    """
+    written = filter(None, (settings.label_requests_topic, settings.dead_letter_topic))
+    keys = dict.fromkeys(("retention.ms", "cleanup.policy"))
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, keys) for name in (*settings.topics, *written)]
+    admin = connect(KafkaAdminClient, settings, client_config(settings))
+    try:
+        described = admin.describe_configs(asked, config_filter="all").get("topic", {})
+    except kafka_errors.KafkaError:  # a broker that has no such request, or does not allow it
+        return []
+    finally:
+        admin.close()
+    found = {name: {key: str(one["value"]) for key, one in about.items()} for name, about in described.items()}
+    return sorted(
+        name
+        for name, of in found.items()
+        if of.get("retention.ms") == "-1" or "delete" not in of.get("cleanup.policy", "delete")
+    )
 
 
 def topic_id(id: uuid.UUID | None) -> str | None:

@@ -12,11 +12,17 @@ KINDS = ("EMAIL", "PHONE", "CARD", "IBAN", "NATIONAL_ID", "IP", "MAC", "KEY", "C
 PLACEHOLDER = re.compile(rf"<({'|'.join(KINDS)})_([1-9][0-9]{{0,8}})>")
 ANY_PLACEHOLDER = re.compile(r"<[A-Z]{2,}(?:_[A-Z]+)*(?:_\d+)?>")
 """Also those of apps that redact by themselves: `<PERSON>`, `<ADDRESS_2>`."""
+PSEUDONYM = re.compile(r"(?<![0-9a-f:])[0-9a-f]{4}:[0-9a-f]{32}(?![0-9a-f])")
 SUSPECT = r"_[1-9][0-9]{0,8}>"
 
 MOST_VALUES = 100_000
 MOST_EVENTS = 50_000
 MOST_CHUNKS = 64
+
+
+def stand_ins(text: str) -> set[str]:
+    """Returns the placeholders and the pseudonyms of a text: what stands for something that is not stored."""
+    return {match[0] for pattern in (PLACEHOLDER, PSEUDONYM) for match in pattern.finditer(text)}
 
 
 def unnumbered(text: str) -> str:

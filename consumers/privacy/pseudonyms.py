@@ -1,7 +1,6 @@
 """Pseudonyms of users: keyed hashes, their keys, and rotation of the keys."""
 
 import hmac
-import re
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,10 +8,10 @@ from pathlib import Path
 
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ConfigurationError
+from retuned.consumers.privacy.placeholders import PSEUDONYM
 from retuned.consumers.settings import PrivacySettings
 
 LEAST_KEY = 16
-PSEUDONYM = re.compile("[0-9a-f]{4}:[0-9a-f]{32}")
 
 
 class UserKeys:

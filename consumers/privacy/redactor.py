@@ -36,7 +36,8 @@ class Redactor:
 
     Within a scope each value has one number, and numbers of a kind count up in the order of appearance. The scope of
     `take_out` is the conversation; that of other methods is an argument, or else the single call. Existing placeholders
-    stay, and their numbers are not assigned again in their scope; values in privacy.keep stay as well.
+    stay, and their numbers are not assigned again in their scope; values in privacy.keep, and those of keys in
+    privacy.keep_keys, stay as well.
 
     For one thread.
     """
@@ -61,6 +62,7 @@ class Redactor:
         """
         settings = settings or PrivacySettings()
         self.enabled = settings.redact
+        self._kept = frozenset(key.casefold() for key in settings.keep_keys)
         self._finder = Finder(settings, machines=machines)
         self._conversations = conversations or Conversations()
         self._counts: Counter[str] = Counter()
@@ -206,6 +208,8 @@ class Redactor:
 
     def _leaf(self, leaf: Leaf, scope: Scope, users: Users | None) -> Any:
         value = leaf.value
+        if self._kept and leaf.key and not self._kept.isdisjoint(_names(leaf)):
+            return value
         if users and leaf.key and (user := users(leaf)) is not None:
             return user
         if isinstance(value, str):
@@ -245,6 +249,10 @@ class Redactor:
     def _placeholder(self, found: Found, scope: Scope) -> str:
         self._counts[found.kind] += 1
         return scope.placeholder(found.kind, found.value)
+
+
+def _names(leaf: Leaf) -> tuple[str, str]:
+    return leaf.key.casefold(), f"{leaf.above}.{leaf.key}".casefold()
 
 
 def _reserve(scope: Scope, value: Any) -> None:

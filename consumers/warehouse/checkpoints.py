@@ -3,12 +3,14 @@
 A chain of hashes shows what was changed, not that its end was cut off, or that all of it was written anew. A checkpoint
 fixes how many rows there were and the hash of the last one. It is signed, and kept where who may write the warehouse
 cannot: in a file that is collected, or in a topic. The idea is that of transparency logs, such as Tessera.
+
+That last row says that the checkpoint was made. So the audit names each checkpoint that has to be there, and a
+checkpoint that is missing shows.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from retuned.consumers.warehouse.audit import START, digest
 from retuned.consumers.warehouse.connection import Warehouse
 
 TYPE = "application/vnd.retuned.audit-checkpoint+json"
+ACTION = "checkpoint"
+"""Of the row that says that a checkpoint was made, and is the last one that it covers."""
+NAMED = 5
+"""Missing checkpoints that a problem names."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +51,25 @@ class Verdict:
     Attributes:
         size, hash: the number of rows, and the hash of the last one.
         checkpoints: how many agree with the rows.
+        made: how many checkpoints the rows name.
         problems: what is wrong; empty: nothing.
     """
 
     size: int
     hash: str
     checkpoints: int
+    made: int
     problems: list[str]
 
 
-def taken(warehouse: Warehouse, now: datetime) -> Checkpoint | None:
-    """Returns a checkpoint of the audit at this time (naive UTC); None: it has no rows."""
-    size, last = warehouse.trail.head()
-    first = warehouse.row("SELECT hash FROM audit WHERE sequence = 1")
-    if first is None:
-        return None
-    return Checkpoint(first["hash"], size, last, iso(now))
+def newest(warehouse: Warehouse) -> Checkpoint | None:
+    """Returns the checkpoint of the last row that says that one was made; None: there is no such row."""
+    row = warehouse.row(
+        "SELECT sequence, hash, created_at, (SELECT hash FROM audit WHERE sequence = 1) AS origin FROM audit "
+        "WHERE action = $1 ORDER BY sequence DESC LIMIT 1",
+        [ACTION],
+    )
+    return Checkpoint(row["origin"], row["sequence"], row["hash"], iso(row["created_at"])) if row else None
 
 
 def signed(checkpoint: Checkpoint, key_file: Path) -> dict[str, Any]:
@@ -69,8 +78,8 @@ def signed(checkpoint: Checkpoint, key_file: Path) -> dict[str, Any]:
 
 
 def read(file: Path, public_key_file: Path) -> tuple[list[Checkpoint], list[str]]:
-    """Returns the checkpoints of a file, one envelope a line, and what is wrong with the file: it does not exist, or a
-    line is no checkpoint, or was not signed with the key.
+    """Returns the checkpoints of a file, one envelope a line, each once, and what is wrong with the file: it does not
+    exist or is empty, or a line is no checkpoint, or was not signed with the key.
 
     Raises:
         ConfigurationError: a file cannot be read.
@@ -89,20 +98,23 @@ def read(file: Path, public_key_file: Path) -> tuple[list[Checkpoint], list[str]
             problems.append(f"checkpoints {file}, line {number}: {error}")
         except (ValueError, TypeError):
             problems.append(f"checkpoints {file}, line {number}: no checkpoint")
-    return found, problems
+    if not lines:
+        problems.append(f"checkpoints {file}: the file is empty")
+    return list(dict.fromkeys(found)), problems
 
 
 def check(
-    rows: Iterable[Mapping[str, Any]], checkpoints: Sequence[Checkpoint] = (), known: Sequence[str] = ()
+    rows: Iterable[Mapping[str, Any]], checkpoints: Sequence[Checkpoint] | None = None, known: Sequence[str] = ()
 ) -> Verdict:
     """Verifies the rows of an audit, in the order in which they were kept.
 
     Args:
+        checkpoints: all that were kept; None: the rows are compared with none.
         known: problems that were found before.
     """
     problems = list(known)
-    sizes = {one.size for one in checkpoints}
-    hashes, origin, size, last = dict[int, str](), None, 0, START
+    sizes = {one.size for one in checkpoints or ()}
+    hashes, made, origin, size, last = dict[int, str](), list[int](), None, 0, START
     for row in rows:
         size, number = size + 1, row["sequence"]
         if number != size:
@@ -114,15 +126,24 @@ def check(
             problems.append(f"row {number} was changed: its hash does not fit its content")
         last = row["hash"]
         origin = origin or last
+        if row.get("action") == ACTION:
+            made.append(size)
         if size in sizes:
             hashes[size] = last
     agree = 0
-    for one in checkpoints:
+    for one in checkpoints or ():
         if problem := _contradiction(one, origin, size, hashes.get(one.size)):
             problems.append(problem)
         else:
             agree += 1
-    return Verdict(size, last, agree, problems)
+    if checkpoints is not None and (missing := [one for one in made if one not in sizes]):
+        problems.append(_missing(missing, len(made)))
+    return Verdict(size, last, agree, len(made), problems)
+
+
+def _missing(missing: Sequence[int], made: int) -> str:
+    rows = ", ".join(map(str, missing[:NAMED])) + (", …" if len(missing) > NAMED else "")
+    return f"{len(missing)} of {made} checkpoints that the audit names are missing: those of row {rows}"
 
 
 def _out_of_order(number: int, expected: int) -> str:

@@ -12,17 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from retuned.consumers.privacy.pseudonyms import UserKeys
-from retuned.consumers.warehouse import answer_minutes, judgements
+from retuned.consumers.warehouse import answer_minutes, judgements, mentions
 from retuned.consumers.warehouse.connection import NAME, literal, rows_of
 from retuned.consumers.warehouse.tombstones import (
     QUERIES,
     TEXTS,
-    TOKEN,
     Kind,
     Span,
     Tombstones,
     pseudonyms_under,
-    tokens,
 )
 
 _OF_COLUMN: dict[str, Kind] = {
@@ -50,17 +48,16 @@ _NAMES: Sequence[tuple[str, str, Kind]] = (
     ("shadow_answers", "value", "user"),
 )
 """The columns of events that name a conversation or users: table, column, kind."""
-_WITHOUT_MENTIONS = {"audit"}
-"""Tables whose texts are not searched for erased ids. Rows of the audit cannot change, and hold no conversations."""
-PROSE = {"reason", "reasons", "detail", "error", "figures", "release_reason"}
+_WITHOUT_MENTIONS = {"audit", "dead_letters"}
+"""Tables whose texts are not searched for erased ids. Rows of the audit cannot change, and hold no conversations. Dead
+letters are searched as a whole."""
+PROSE = {"reason", "reasons", "detail", "error", "figures", "release_reason", "comment"}
 """Columns with sentences, which may quote an id. All other columns have keys, names and figures, where a word that
 equals an id is no mention of it."""
 _QUOTING = {"memory_entries", "row_states"}
 """Tables whose sentences may quote the text of an event beside its id, so that all of such a sentence goes."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?')
 """A string in JSON; with the group, it is a key."""
-_MARKS = ".:!?"
-"""They end a word in a sentence, and may also be part of an id."""
 ERASED = "<ERASED>"
 AT_ONCE = 100_000
 """The ids that are compared with the tombstones at once."""
@@ -202,26 +199,32 @@ class ErasedRows:
         self._blank_mentions()
 
     def _blank_mentions(self) -> None:
-        """Replaces erased ids in sentences, such as the reasons of decisions, of tables whose rows stay."""
-        others = {*_WITHOUT_MENTIONS, *self.conditions()} - _QUOTING
+        """Replaces erased ids in sentences of rows that stay, such as the reasons of decisions."""
         for table, column, kind in self._columns:
-            if table in others or column not in PROSE or (table, column) == ("row_states", "reason"):  # a rule's name
+            is_rule = (table, column) == ("row_states", "reason")
+            if table in _WITHOUT_MENTIONS or column not in PROSE or is_rule:
                 continue
             texts = self._cursor.execute(
                 f'SELECT DISTINCT "{column}"::VARCHAR FROM {table} WHERE "{column}" IS NOT NULL'
             ).fetchall()
             words = {text: _words(text, kind) for (text,) in texts}
-            known = set[str]().union(*words.values())
-            erased = {id for kind_ in ("interaction", "feedback") for id in self._tombstones.matching(kind_, known)}
+            erased = self._mentioned(set[str]().union(*words.values()))
             for text, of_text in words.items():
                 if (
-                    not erased.isdisjoint(of_text)
+                    not erased.keys().isdisjoint(of_text)
                     and (blanked := ERASED if table in _QUOTING else _blanked(text, kind, erased)) != text
                 ):
                     self._cursor.execute(
                         f'UPDATE {table} SET "{column}" = $blanked WHERE "{column}"::VARCHAR = $text',
                         {"blanked": blanked, "text": text},
                     )
+
+    def _mentioned(self, words: Collection[str]) -> dict[str, str]:
+        """Returns the words that are erased ids, each with what replaces it; of users, as apps name them, too."""
+        found = {id for kind in get_args(Kind) for id in self._tombstones.matching(kind, words)}
+        if "user" in self._tombstones.kinds:
+            found |= {word for word in words if self._tombstones.of_user(word)}
+        return dict.fromkeys(found, ERASED)
 
     def _ids(self) -> Iterable[tuple[str, str, Kind]]:
         """Yields the columns that name events: table, column, kind."""
@@ -275,7 +278,7 @@ class ErasedRows:
 
 
 def _words(text: str, kind: str) -> set[str]:
-    """Returns the words of the sentences in a text, and what they are without a mark at their end."""
+    """Returns the words of the sentences in a text that may be ids."""
     sentences = list[str]()
 
     def read(sentence: str) -> str:
@@ -283,13 +286,12 @@ def _words(text: str, kind: str) -> set[str]:
         return sentence
 
     _each(text, kind, read)
-    found = set[str]().union(*map(tokens, sentences))
-    return found | {word.rstrip(_MARKS) for word in found}
+    return set[str]().union(*map(mentions.words, sentences))
 
 
-def _blanked(text: str, kind: str, erased: Collection[str]) -> str:
+def _blanked(text: str, kind: str, erased: Mapping[str, str]) -> str:
     """Returns a text without erased ids."""
-    return _each(text, kind, lambda sentence: TOKEN.sub(lambda word: _without(word[0], erased), sentence))
+    return _each(text, kind, lambda sentence: mentions.replaced(sentence, erased))
 
 
 def _each(text: str, kind: str, change: Callable[[str], str]) -> str:
@@ -305,10 +307,3 @@ def _each(text: str, kind: str, change: Callable[[str], str]) -> str:
         return string[0] if changed == content else json.dumps(changed, ensure_ascii=False)
 
     return _STRING.sub(value, text)
-
-
-def _without(word: str, erased: Collection[str]) -> str:
-    if word in erased:
-        return ERASED
-    bare = word.rstrip(_MARKS)
-    return ERASED + word[len(bare) :] if bare in erased else word

@@ -113,6 +113,12 @@ WHERE id NOT IN (SELECT id FROM chosen)
 -- name: chosen_users
 SELECT user_id FROM chosen WHERE user_id IS NOT NULL UNION SELECT user_id FROM chosen_feedback WHERE user_id IS NOT NULL
 
+-- name: known_users
+-- Those of some pseudonyms of which there are events. Of experts there are answers, and sentences may name them.
+SELECT user_id FROM interactions WHERE user_id IN (SELECT unnest($users::VARCHAR[]))
+UNION
+SELECT user_id FROM feedback WHERE user_id IN (SELECT unnest($users::VARCHAR[])) AND source <> 'expert'
+
 -- name: unplaced
 -- Whether some chosen feedback is on an answer that is nowhere.
 SELECT count(*) > 0 FROM chosen_feedback

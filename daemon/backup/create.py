@@ -23,7 +23,7 @@ from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.consumers.warehouse.copying import copy_to
 from retuned.daemon.backup import manifest
-from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, MANIFEST, MARKER, WAREHOUSE, File, Link, Manifest, Offset
+from retuned.daemon.backup.manifest import CHUNK_BYTES, KEY, MANIFEST, MARKER, WAREHOUSE, File, Manifest, Offset
 from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,6 @@ class _Generation:
         self._now, self._path, self._aside = now, folder / name, folder / f".{name}.tmp"
         self._earlier, self._known = _newest(folder)
         self._files: list[File] = []
-        self._links: list[Link] = []
         self._copied: list[File] = []
 
     def create(self, keep: int) -> Created:
@@ -115,8 +114,8 @@ class _Generation:
         offsets = self._copy_warehouse()
         for name, place in self._places.items():
             if place.is_dir():
-                for path, is_link in _walk(place, without=RUNS if name == "models" else None):
-                    self._add(path, f"{name}/{path.relative_to(place).as_posix()}", is_link)
+                for path in _walk(place, without=RUNS if name == "models" else None):
+                    self._add(path, f"{name}/{path.relative_to(place).as_posix()}")
             elif name != WAREHOUSE and place.exists():
                 self._add(place, name)
         about = Manifest(
@@ -127,7 +126,6 @@ class _Generation:
             offsets=offsets,
             folders={"models": str(self._places["models"].resolve()), "reports": str(self._places["reports"])},
             files=self._files,
-            links=self._links,
         )
         (self._aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=1))
         fsync(self._aside / MANIFEST)
@@ -147,16 +145,13 @@ class _Generation:
         self._add_file(File(WAREHOUSE, stat.st_size, sha256(path), stat.st_mtime_ns), copied=True)
         return [Offset(*row) for row in rows]
 
-    def _add(self, source: Path, name: str, is_link: bool = False) -> None:
-        """Add a file or a link, unless it was deleted meanwhile."""
+    def _add(self, source: Path, name: str) -> None:
+        """Add a file, unless it was deleted meanwhile."""
         if self._stop.is_set():
             raise Cancelled(f"backup {self._folder}: stopped; it left nothing behind")
         target = self._aside / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if is_link:
-                self._links.append(Link(name, str(source.readlink())))
-                return
             stat = source.stat()
             known = self._known.get(name)
             if known and (known.bytes, known.modified_ns) == (stat.st_size, stat.st_mtime_ns) and self._linked(known):
@@ -236,10 +231,11 @@ def _new_name(folder: Path, now: datetime) -> str:
     return now.strftime(manifest.NAME)
 
 
-def _walk(folder: Path, without: str | None) -> Iterator[tuple[Path, bool]]:
-    """Yields the files and links below a folder, except temporary ones, and whether they are links.
+def _walk(folder: Path, without: str | None) -> Iterator[Path]:
+    """Yields the files below a folder, except temporary ones.
 
-    A link that leads out of the folder stands for its content, which a restored link would not have.
+    A link that leads out of the folder stands for its content. One within it is left out, such as `champion` of a
+    workload, which the daemon makes.
 
     Args:
         without: name of a folder that is skipped in each direct subfolder.
@@ -249,7 +245,7 @@ def _walk(folder: Path, without: str | None) -> Iterator[tuple[Path, bool]]:
     """
     roots = [folder.resolve()]
 
-    def is_link(path: Path) -> bool:
+    def is_inner_link(path: Path) -> bool:
         if not path.is_symlink():
             return False
         target = path.resolve()
@@ -264,14 +260,10 @@ def _walk(folder: Path, without: str | None) -> Iterator[tuple[Path, bool]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if here.parent == folder and without in folders:
             folders.remove(without)
-        links = [name for name in folders if is_link(here / name)]
-        folders[:] = [name for name in folders if name not in links]
+        folders[:] = [name for name in folders if not is_inner_link(here / name)]
         for name in sorted(files):
-            if not name.startswith(".") and not name.endswith(".tmp"):
-                yield here / name, is_link(here / name)
-        for name in links:
-            if not name.endswith(".tmp"):
-                yield here / name, True
+            if not name.startswith(".") and not name.endswith(".tmp") and not is_inner_link(here / name):
+                yield here / name
 
 
 def _unless_gone(error: OSError) -> None:

@@ -8,13 +8,18 @@
 Files that did not change since the previous generation are hard links to its copies.
 """
 
-from collections.abc import Iterator
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from retuned.consumers.common.durable import sha256
 from retuned.consumers.errors import BackupError
 from retuned.daemon.settings import Settings
 
@@ -41,13 +46,6 @@ class File(msgspec.Struct, frozen=True):
     modified_ns: int
 
 
-class Link(msgspec.Struct, frozen=True):
-    """A symbolic link of a generation, such as `champion` of a workload."""
-
-    path: str
-    target: str
-
-
 class Offset(msgspec.Struct, frozen=True):
     """The offset from which a partition is read after a restore."""
 
@@ -65,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True):
         schema: version of the warehouse's schema.
         created_at: UTC. The name of the generation is later if the clock went back.
         folders: paths of models and reports, as the warehouse's rows have them.
+        links: empty; version 1.0 expects it, and stored links there. None is restored: a daemon makes those of aliases.
     """
 
     format: int
@@ -74,11 +73,7 @@ class Manifest(msgspec.Struct, frozen=True):
     offsets: list[Offset]
     folders: dict[str, str]
     files: list[File]
-    links: list[Link]
-
-    def paths(self) -> list[str]:
-        """Returns the paths of all files and links."""
-        return [file.path for file in self.files] + [link.path for link in self.links]
+    links: Sequence[Any] = ()
 
 
 def places(settings: Settings) -> dict[str, Path]:
@@ -125,15 +120,37 @@ def read(generation: Path) -> Manifest:
     """
     path = generation / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        with opened(generation, MANIFEST) as content:
+            manifest = msgspec.json.decode(content.read(), type=Manifest)
     except (OSError, ValueError) as error:
         raise BackupError(f"backup {path}: cannot be read ({error}); choose another generation") from error
     if manifest.format > FORMAT:
         raise BackupError(f"backup {generation}: made by a newer retuned; restore it with {manifest.version}")
-    for name in manifest.paths():
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise BackupError(f"backup {path}: names {name}, which is outside the backup; choose another generation")
+    for file in manifest.files:
+        if Path(file.path).is_absolute() or ".." in Path(file.path).parts or "\0" in file.path:
+            raise BackupError(
+                f"backup {path}: names {file.path!r}, which is outside the backup; choose another generation"
+            )
     return manifest
+
+
+def opened(generation: Path, name: str) -> BufferedReader:
+    """Returns a file of a generation, open for reading. No link is followed, and no device is opened.
+
+    Raises:
+        OSError: the file cannot be read, or is a link, below one, or no regular file.
+    """
+    path = generation / name
+    if path.resolve() != generation.resolve() / name:
+        raise OSError(errno.ELOOP, "a link, which a backup does not have", str(path))
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a writer
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(file, "rb")
+    except BaseException:
+        os.close(file)
+        raise
 
 
 def verify(generation: Path) -> Iterator[str]:
@@ -145,9 +162,10 @@ def verify(generation: Path) -> Iterator[str]:
     for file in read(generation).files:
         path = generation / file.path
         try:
-            if (size := path.stat().st_size) != file.bytes:
-                yield f"{path}: {size:,} bytes, not {file.bytes:,}"
-            elif sha256(path) != file.sha256:
-                yield f"{path}: its content has changed since the backup"
+            with opened(generation, file.path) as content:
+                if (size := os.fstat(content.fileno()).st_size) != file.bytes:
+                    yield f"{path}: {size:,} bytes, not {file.bytes:,}"
+                elif hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+                    yield f"{path}: its content has changed since the backup"
         except OSError as error:
             yield f"{path}: {error.strerror}"

@@ -119,7 +119,7 @@ class _Restore:
         self._places = {name: place.resolve() for name, place in named.items()}  # links to places stay links
         self._warehouse = self._places[WAREHOUSE]
         self._marker = restoring(named[WAREHOUSE])
-        self._held = frozenset(Path(path).parts[0] for path in about.paths())
+        self._held = frozenset(Path(file.path).parts[0] for file in about.files)
 
     def run(self, replace: bool, now: datetime) -> list[Path]:
         """Restore everything, after an interrupted restore is finished. Returns the replaced files and folders."""
@@ -231,11 +231,7 @@ class _Restore:
         for file in self._about.files:
             target = self._place(file.path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(self._generation / file.path, target, file)
-        for link in self._about.links:
-            target = self._place(link.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(link.target)
+            _copy(self._generation, target, file)
         self._move_paths(_beside(self._warehouse))
         for name in self._held:
             _fsync_folders(_beside(self._places[name]))
@@ -296,10 +292,10 @@ def _is_taken(place: Path) -> bool:
     return any(place.iterdir()) if place.is_dir() else place.exists()
 
 
-def _copy(source: Path, target: Path, file: File) -> None:
+def _copy(generation: Path, target: Path, file: File) -> None:
     """Copy a file and read it again: both contents must have the manifest's hash."""
     digest = hashlib.sha256()
-    with source.open("rb") as original, target.open("xb") as copy:
+    with manifest.opened(generation, file.path) as original, target.open("xb") as copy:
         while piece := original.read(CHUNK_BYTES):
             digest.update(piece)
             copy.write(piece)
@@ -307,7 +303,9 @@ def _copy(source: Path, target: Path, file: File) -> None:
         os.fsync(copy.fileno())
     os.utime(target, ns=(file.modified_ns, file.modified_ns))  # so that the next backup links it
     if not digest.hexdigest() == sha256(target) == file.sha256:
-        raise BackupError(f"backup {source}: its content changed during the copy; check the disks, and restore again")
+        raise BackupError(
+            f"backup {generation / file.path}: its content changed during the copy; check the disks, and restore again"
+        )
 
 
 def _remove(path: Path) -> None:

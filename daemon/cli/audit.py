@@ -1,6 +1,7 @@
 """`retuned audit`: who changed what, and who read conversations."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from retuned.daemon.operations import audit as operations
 from retuned.daemon.operations.fields import Nothing
 
 if TYPE_CHECKING:
-    from retuned.consumers.warehouse.checkpoints import Checkpoint
+    from retuned.consumers.warehouse.checkpoints import Checkpoint, Verdict
 
 SHOWN = 20
 """Problems that are printed."""
@@ -71,15 +72,11 @@ def verify(common: Common, file: Path | None, checkpoints: Path | None, key: Pat
     """Verify the audit of the daemon, of an export or of a warehouse file: that no row was changed, removed or
     reordered and, by signed checkpoints, that its end was not cut off and that it was not written anew. A file and
     checkpoints with a key need neither a daemon nor a configuration. The exit status is 1 if anything is wrong, also if
-    the file of checkpoints does not exist."""
-    from retuned.consumers.warehouse.checkpoints import check
-
-    known, problems = _checkpoints(common, file, checkpoints, key)
-    if file is None:
-        with common.asking() as service:
-            verdict = check(_parsed(service.ask(operations.audit_log, Nothing())), known, problems)
-    else:
-        verdict = check(_rows_of(file), known, problems)
+    the file of checkpoints does not exist, is empty, or lacks a checkpoint that the audit names."""
+    known, verdict = _compared(common, file, checkpoints, key)
+    if verdict.problems and file is None:
+        time.sleep(1)  # a running daemon writes the row of a checkpoint first, and the checkpoint right after it
+        known, verdict = _compared(common, file, checkpoints, key)
     if as_json:
         print(json.dumps(asdict(verdict), indent=2))
         return int(bool(verdict.problems))
@@ -87,7 +84,11 @@ def verify(common: Common, file: Path | None, checkpoints: Path | None, key: Pat
         print(problem)
     if len(verdict.problems) > SHOWN:
         print(f"and {len(verdict.problems) - SHOWN} more problems")
-    agree = f"{verdict.checkpoints} of {len(known)} checkpoints agree" if known else "no checkpoints were compared"
+    agree = (
+        f"none of {verdict.made} checkpoints was compared"
+        if known is None
+        else f"{verdict.checkpoints} of {len(known)} checkpoints agree"
+    )
     result = f"{len(verdict.problems)} problems" if verdict.problems else "sound"
     print(f"{verdict.size} rows, last hash {verdict.hash}; {agree}: {result}")
     return int(bool(verdict.problems))
@@ -137,21 +138,39 @@ for one in (list_, export, verify, verify_receipt, verify_version, keygen):
     audit.add_command(one)
 
 
+def _compared(
+    common: Common, file: Path | None, checkpoints: Path | None, key: Path | None
+) -> "tuple[list[Checkpoint] | None, Verdict]":
+    """Returns the checkpoints that were compared (None: none were named), and what the verification found."""
+    from retuned.consumers.warehouse.checkpoints import check
+
+    known, problems = _checkpoints(common, file, checkpoints, key)
+    if file is not None:
+        return known, check(_rows_of(file), known, problems)
+    with common.asking() as service:
+        return known, check(_parsed(service.ask(operations.audit_log, Nothing())), known, problems)
+
+
 def _checkpoints(
     common: Common, file: Path | None, checkpoints: Path | None, key: Path | None
-) -> "tuple[list[Checkpoint], list[str]]":
+) -> "tuple[list[Checkpoint] | None, list[str]]":
     """Returns the checkpoints to compare, and what is wrong with their file; of the configuration, unless a file or
-    checkpoints are named."""
+    checkpoints are named. None: no checkpoints are configured or named."""
     from retuned.consumers.warehouse.checkpoints import read
 
     if file is not None and checkpoints is None:
-        return [], []
+        return None, []
     if checkpoints is None or key is None:
         settings = common.settings().audit
+        if checkpoints is None and settings.checkpoint_file is None and settings.topic is not None:
+            return None, [
+                f"audit.topic {settings.topic}: checkpoints are in this topic alone; read it into a file, one message "
+                "a line, and name the file with --checkpoints"
+            ]
         checkpoints = checkpoints or settings.checkpoint_file
         key = key or (settings.key_file and settings.key_file.with_name(f"{settings.key_file.name}.pub"))
     if checkpoints is None:
-        return [], []
+        return None, []
     if key is None:
         raise ConfigurationError("audit verify: checkpoints are signed; name the public key with --key")
     return read(checkpoints, key)

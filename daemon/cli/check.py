@@ -14,7 +14,7 @@ from retuned.consumers.common.extras import needing
 from retuned.consumers.common.memory import available_bytes, gibibytes
 from retuned.consumers.common.times import shown
 from retuned.consumers.errors import ConfigurationError, RetunedError
-from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.connection import WITHOUT_END, check_broker
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.sections import authority
@@ -22,10 +22,11 @@ from retuned.consumers.warehouse import schema
 from retuned.consumers.warehouse.opening import attach
 from retuned.daemon import overrides
 from retuned.daemon.app import preconditions
-from retuned.daemon.cli.known import known_workloads, running
+from retuned.daemon.cli.known import known_workloads, replaced_arguments, running
 from retuned.daemon.client import AskedIngester
 from retuned.daemon.gateway.check import check_incumbent, check_keys, check_upstream
 from retuned.daemon.jobs.holds import lacking_memory
+from retuned.daemon.operations.diagnosis import ARGUMENTS
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.server import bind
@@ -72,6 +73,7 @@ def check(settings: Settings) -> Iterator[tuple[Mark, str, str]]:
         ("warehouse", lambda: _warehouse(settings, daemon)),
         *([("workloads", lambda: _workloads(settings))] if settings.workloads else []),
         ("privacy", lambda: _privacy(settings)),
+        (ARGUMENTS, lambda: _arguments(settings)),
         *_for_each("adapter", settings, {"base", "train"}, coverage.check),
         *_for_each("runner", settings, {"runner"}, runners.check),
         *_for_each("memory", settings, {"base", "train"}, _memory),
@@ -123,7 +125,7 @@ def _warehouse(settings: Settings, daemon: Mapping[str, Any] | None) -> str:
 
 def _broker(settings: Settings) -> str:
     found = check_broker(settings.kafka)
-    if "(does not exist yet)" in found:
+    if "(does not exist yet)" in found or WITHOUT_END in found:
         raise _Notice(found)
     return found
 
@@ -173,6 +175,11 @@ def _privacy(settings: Settings) -> str:
     if not privacy.redact:
         return "privacy.redact is off: what events hold is stored as it is"
     return "redacts what patterns find" + (", and names of people" if privacy.names else "")
+
+
+def _arguments(settings: Settings) -> None:
+    if (found := replaced_arguments(settings)) is not None:
+        raise _Notice(f"{found['found']}; {found['remedy']}")
 
 
 def _targets(settings: Settings) -> Iterator[Try]:

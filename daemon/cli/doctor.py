@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.cli import screen
-from retuned.daemon.operations.diagnosis import Diagnosed, diagnosis
+from retuned.daemon.operations.diagnosis import ARGUMENTS, Diagnosed, diagnosis
 from retuned.daemon.operations.fields import Nothing
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 REMEDIES = {
     "configuration": "`retuned config` prints every key with its meaning and its default",
-    "broker": "start Kafka, set kafka.bootstrap_servers to where it runs, and create the topics that are missing",
+    "broker": "start Kafka, set kafka.bootstrap_servers to where it runs, create the topics that are missing, and set "
+    "retention.ms of those without an end",
     "store": "start the database and the object storage of store.postgres_url and store.objects_url",
     "warehouse": "stop what else has the file open, or correct the section warehouse; `retuned migrate` brings an "
     "older file to this version",
@@ -51,6 +52,8 @@ def examine(common: "Common") -> Iterator[Diagnosed]:
 
     failed = set[str]()
     for mark, name, found in check(settings):
+        if name == ARGUMENTS:  # the diagnosis has it
+            continue
         failed |= {name} if mark == "FAIL" else set()
         yield _with_remedy(mark, name, found)
     try:

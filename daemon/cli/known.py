@@ -5,10 +5,12 @@ from typing import Any
 
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import schema
+from retuned.consumers.warehouse.connection import utc_now
 from retuned.consumers.warehouse.opening import attach
 from retuned.daemon import overrides, workloads
 from retuned.daemon.client import Client
-from retuned.daemon.operations import state
+from retuned.daemon.operations import diagnosis, state
+from retuned.daemon.operations.diagnosis import Diagnosed
 from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.settings import Settings
 
@@ -47,6 +49,22 @@ def known_workloads(settings: Settings) -> list[str] | None:
             return None if schema.pending(warehouse) else workloads.known(warehouse)
     except RetunedError:
         return None
+
+
+def replaced_arguments(settings: Settings) -> Diagnosed | None:
+    """What the stored events show of arguments that were replaced by pseudonyms; None: nothing, or it cannot be
+    told."""
+    try:
+        if running(settings) is not None:
+            found = Client(settings).ask(diagnosis.diagnosis, Nothing())
+        elif settings.warehouse.path.exists():
+            with closing(attach(settings.warehouse, create=False)) as warehouse:
+                found = [] if schema.pending(warehouse) else [*diagnosis.replaced_arguments(warehouse, utc_now())]
+        else:
+            return None
+    except RetunedError:
+        return None
+    return next((one for one in found if one["name"] == diagnosis.ARGUMENTS), None)
 
 
 def unknown(settings: Settings, workload: str) -> str | None:

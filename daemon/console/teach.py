@@ -155,10 +155,12 @@ def write(warehouse: Warehouse, request: str, work: Work) -> bool:
     return bool(written)
 
 
-def feedback_id(request: str, work: Work) -> str:
-    """Returns the id of the feedback as which an answer is published, by which it can be found again."""
+def feedback_id(request: str, work: Work, *part: str) -> str:
+    """Returns the id of the feedback as which an answer is published, or a part of it such as its comment. It is the
+    same whenever this answer is published, and another one if the expert gives the same answer later again."""
     moment = int((work.since - datetime(1970, 1, 1)) / timedelta(microseconds=1))  # noqa: DTZ001
-    return hashlib.md5(f"{request} {work.expert} {moment}".encode(), usedforsecurity=False).hexdigest()
+    text = " ".join((request, work.expert, str(moment), *part))
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def withdraw(warehouse: Warehouse, asked: About, before: Work, after: Work) -> bool:

@@ -151,7 +151,9 @@ class Erasures:
             except Exception as error:  # noqa: BLE001  (the first one is raised after all requests were tried)
                 if str(error) != row["error"]:
                     self._warehouse.execute(QUERIES["failed"], {"id": row["id"], "error": str(error)})
-                    log.warning("erasure %s: %s", row["id"], error)
+                    # What it waits for may be a hold, with the sentence of a person.
+                    waits = "it waits; `retuned erasures` lists for what"
+                    log.warning("erasure %s: %s", row["id"], waits if isinstance(error, Busy) else error)
                 if asked in (None, row["id"]):
                     failed = failed or error
         if failed is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from retuned.consumers.common.durable import fsync
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import checkpoints
-from retuned.consumers.warehouse.audit import Entry
+from retuned.consumers.warehouse.audit import Entry, by_rule
 from retuned.consumers.warehouse.checkpoints import Checkpoint
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.jobs.context import Context
@@ -48,33 +48,40 @@ class Checkpoints:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._written: dict[str, Checkpoint] = {}
+        self._written: dict[str, int] = {}  # place -> rows of its last checkpoint
 
     def __call__(self) -> None:
-        """Writes the checkpoint to the file, the topic, or both. What fails is tried again with the next one.
+        """Writes the last checkpoint where it is not yet, then one of the rows since then. Each is a row of the audit
+        before it is written anywhere, so that a missing one shows.
 
         Raises:
             RetunedError: the key, the file or the topic cannot be used.
         """
-        settings, context = self._context.settings.audit, self._context
-        checkpoint = checkpoints.taken(context.warehouse, context.now())
-        if checkpoint is None or settings.key_file is None:
+        warehouse = self._context.warehouse
+        last = checkpoints.newest(warehouse)
+        if last is not None:  # a stop or an error may have kept it from a place
+            self._write(last)
+        size, _ = warehouse.trail.head()
+        if size > (last.size if last else 0):
+            warehouse.trail.record(by_rule("checkpoints", checkpoints.ACTION))
+            if made := checkpoints.newest(warehouse):
+                self._write(made)
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        settings, publisher = self._context.settings.audit, self._context.publisher
+        if settings.key_file is None:
             return
         places = {"file": settings.checkpoint_file, "topic": settings.topic}
-        due = [kind for kind, place in places.items() if place and self._is_new(kind, checkpoint)]
+        due = [kind for kind, place in places.items() if place and self._written.get(kind) != checkpoint.size]
         if not due:
             return
         envelope = checkpoints.signed(checkpoint, settings.key_file)
         if settings.checkpoint_file and "file" in due:
             _append(settings.checkpoint_file, json.dumps(envelope))
-            self._written["file"] = checkpoint
+            self._written["file"] = checkpoint.size
         if settings.topic and "topic" in due:
-            context.publisher.publish(settings.topic, checkpoint.origin, envelope)
-            self._written["topic"] = checkpoint
-
-    def _is_new(self, kind: str, checkpoint: Checkpoint) -> bool:
-        last = self._written.get(kind)
-        return last is None or last.size != checkpoint.size
+            publisher.publish(settings.topic, checkpoint.origin, envelope)
+            self._written["topic"] = checkpoint.size
 
 
 def _record(warehouse: Warehouse, action: str, state: dict[str, Any], *, always: bool) -> None:
@@ -110,14 +117,18 @@ def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _append(file: Path, line: str) -> None:
-    """Appends a line, or nothing. What a crash has left of a line before it stays a line of its own."""
+    """Appends a line, unless it is the last one, or nothing. What a crash has left of a line before it stays a line of
+    its own."""
     try:
         is_new = not file.exists()
         opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             size = os.fstat(opened).st_size
-            is_torn = size > 0 and os.pread(opened, 1, size - 1) != b"\n"
-            _write(opened, size, (b"\n" * is_torn) + line.encode() + b"\n")
+            content = line.encode() + b"\n"
+            end = os.pread(opened, len(content), max(0, size - len(content)))
+            if end != content:
+                is_torn = end != b"" and not end.endswith(b"\n")
+                _write(opened, size, (b"\n" * is_torn) + content)
         finally:
             os.close(opened)
         fsync(file)

@@ -72,7 +72,7 @@ def remove_old(context: Context) -> None:
     """
     warehouse, settings, now = context.warehouse, context.settings, context.now()
     for hold in (held := holds(warehouse)):
-        log.info("retention is held: %s", hold)
+        log.info("retention is held by hold %s", hold.id)
     covered = {hold.workload for hold in held}
     with context.parts("retention") as parts:
         groups: dict[tuple[int | None, int | None, int], list[str]] = {}

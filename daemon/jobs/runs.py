@@ -114,7 +114,7 @@ class Runs:
         self._context.metrics.waiting_runs(Counter((row["workload"], row["waits_for"]) for row in waiting))
         for row in waiting:
             if row["waits_for"] != "turn" and self._held.get(row["run_id"]) != row["waits_for"]:
-                log.info("run %s of %s: %s", row["run_id"], row["workload"], row["reason"])
+                log.info("run %s of %s waits: %s", row["run_id"], row["workload"], row["waits_for"])
         self._held = {row["run_id"]: row["waits_for"] for row in waiting}
 
     def make(self, under_way: UnderWay) -> RunResult:
@@ -158,7 +158,7 @@ class Runs:
         if any(pause["workload"] == workload for pause in holds.pauses(warehouse)):
             raise RetunedError(f"{_named(workload)}: retraining is paused already")
         warehouse.insert("pauses", workload=workload, created_at=self._context.now(), actor=actor, reason=reason)
-        log.info("%s: retraining is paused by %s: %s", _named(workload), actor, reason)
+        log.info("%s: retraining is paused by %s", _named(workload), actor)
         self._count_pauses()
         for active in self.under_way():
             if workload in (None, active.workload):
@@ -193,7 +193,7 @@ class Runs:
         ids = queue.cancel(context.rollout, workload, error, context.now(), under_way, run_id)
         for run_id in under_way.keys() & ids:
             under_way[run_id].set()
-        log.info("workload %s: run %s: %s", workload, ", ".join(ids), error)
+        log.info("workload %s: run %s: cancelled by %s", workload, ", ".join(ids), actor)
         return ids
 
     def on_progress(self, line: dict[str, Any]) -> None:
@@ -292,7 +292,9 @@ class Runs:
             traced.set(outcome=result.state, version=result.version, promoted=result.promoted)
             context.retrain_metrics.finished(result)
             with about(version=result.version):
-                log.info("run %s of %s: %s: %s", result.run_id, result.workload, result.state, " ".join(result.reasons))
+                # A cancellation has the sentence of who asked for it.
+                reasons = "" if result.state == "cancelled" else f": {' '.join(result.reasons)}"
+                log.info("run %s of %s: %s%s", result.run_id, result.workload, result.state, reasons)
             return result
 
 

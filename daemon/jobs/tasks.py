@@ -175,7 +175,7 @@ def accept_drift(context: Context, workload: str, actor: str, reason: str) -> st
         )
     drift_windows.accept(context.warehouse, workload, found, actor, reason)
     context.monitor_metrics.drift_unknown(workload)
-    log.info("%s: drift accepted by %s: %s", workload, actor, reason)
+    log.info("%s: drift accepted by %s", workload, actor)
     return (
         f"the reference of drift checks begins at {shown(found.current.start)}, with "
         f"{found.current.conversations} conversations; later events are compared with it"

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, HttpUrl, StringConstraints
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.operations.fields import Nothing, Workload
 from retuned.daemon.operations.labels import answering
-from retuned.daemon.operations.operation import Caller, Content, NotFound, Request, operation
+from retuned.daemon.operations.operation import Caller, Content, NotFound, Person, Request, operation
 
 if TYPE_CHECKING:
     from retuned.daemon.operations.local import Local
@@ -116,7 +116,7 @@ class FindAnswers(Request):
         str, Field(description="a part of the question, an earlier turn or the answer, in any case"), Content()
     ] = ""
     model: Annotated[str, Field(description="the model that answered, as it is served")] = ""
-    user: Annotated[str, Field(description="the pseudonym of a user")] = ""
+    user: Annotated[str, Field(description="a user, by id or pseudonym"), Person()] = ""
     rating: Annotated[
         Literal["", "helpful", "unhelpful", "invented", "corrected", "unrated", "alarm"],
         Field(description="how people rated it; alarm: a scorer of groundedness alarms"),
@@ -134,7 +134,8 @@ def answers(local: "Local", request: FindAnswers, caller: Caller) -> dict[str, A
     from retuned.daemon.console import answers
 
     judgements.follow(local.warehouse)
-    search, now = answers.Search(**request.model_dump()), local.jobs.context.now()
+    user = request.user and local.pseudonym(request.user)
+    search, now = answers.Search(**request.model_dump() | {"user": user}), local.jobs.context.now()
     found = answers.found(local.warehouse, search, now, local.visible(caller))
     return {"answers": found[: answers.PAGE], "more": len(found) > answers.PAGE}
 

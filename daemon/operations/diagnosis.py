@@ -15,6 +15,7 @@ from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.operations.operation import STREAM_SECONDS, Caller, operation
 
 if TYPE_CHECKING:
+    from retuned.consumers.warehouse.connection import Warehouse
     from retuned.daemon.operations.local import Local
 
 LOOK_BACK = timedelta(days=7)
@@ -25,6 +26,7 @@ ENOUGH = 50
 MANY = 0.1
 """A share of messages that are wrong above which it is no chance."""
 NAMED = 3
+ARGUMENTS = "arguments"
 Mark = Literal["ok", "warn", "FAIL"]
 
 
@@ -39,13 +41,33 @@ class Diagnosed(TypedDict):
 def diagnosis(local: "Local", request: Nothing, caller: Caller) -> list[Diagnosed]:
     """What the events of seven days show of mistakes: no events or feedback, ids that match nothing, wrong clocks."""
     now = local.jobs.context.now()
-    return [*_events(local, now), *_feedback(local, now), *_instructions(local, now), *_metrics(local), *_jobs(local)]
+    arguments, instructions = replaced_arguments(local.warehouse, now), _instructions(local, now)
+    return [*_events(local, now), *_feedback(local, now), *arguments, *instructions, *_metrics(local), *_jobs(local)]
 
 
 def _rows(local: "Local", query: str, **given: object) -> list[dict[str, Any]]:
+    return _of(local.warehouse, query, **given)
+
+
+def _of(warehouse: "Warehouse", query: str, **given: object) -> list[dict[str, Any]]:
     from retuned.consumers.warehouse.connection import named_queries
 
-    return local.warehouse.rows(named_queries("retuned.daemon.operations", "diagnosis.sql")[query], given)
+    return warehouse.rows(named_queries("retuned.daemon.operations", "diagnosis.sql")[query], given)
+
+
+def replaced_arguments(warehouse: "Warehouse", now: datetime) -> Iterator[Diagnosed]:
+    """Arguments of tool calls whose values are pseudonyms, so that no model learns such a call."""
+    found = _of(warehouse, "replaced", since=now - LOOK_BACK)
+    if found:
+        named = "; ".join(f"{one['key']} ({', '.join(one['workloads'][:NAMED])})" for one in found[:NAMED])
+        more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        yield _found(
+            "warn",
+            ARGUMENTS,
+            f"values under these keys were replaced by pseudonyms in the last seven days: {named}{more}. Answers with "
+            "such a value are not taught",
+            "if a key holds no user and no personal data, name it in privacy.keep_keys",
+        )
 
 
 def _events(local: "Local", now: datetime) -> Iterator[Diagnosed]:

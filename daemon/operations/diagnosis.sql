@@ -38,6 +38,22 @@ GROUP BY reason ORDER BY letters DESC
 -- name: future
 SELECT count(*) AS letters FROM dead_letters WHERE received_at >= $since AND detail LIKE '%ingest.max_ahead_seconds%'
 
+-- name: replaced
+-- Arguments of tool calls, and fields of answers in JSON, whose value is a pseudonym: answers and corrections with each.
+WITH texts AS (
+    SELECT workload, id, (attributes::JSON -> '$.tool_calls')::VARCHAR AS text FROM interactions WHERE received_at >= $since
+    UNION ALL
+    SELECT workload, id, response FROM interactions WHERE received_at >= $since AND starts_with(ltrim(response), '{')
+    UNION ALL
+    SELECT i.workload, f.id, f.value::VARCHAR FROM feedback f JOIN interactions i ON i.id = f.interaction_id
+    WHERE f.received_at >= $since AND f.name = 'correction'
+), named AS (
+    SELECT workload, id, unnest(regexp_extract_all(text, '([\w.\-]+)\\*"\s*:\s*\\*"[0-9a-f]{4}:[0-9a-f]{32}\\*"', 1)) AS key
+    FROM texts WHERE text IS NOT NULL
+)
+SELECT key, list(DISTINCT workload ORDER BY workload) AS workloads, count(DISTINCT id) AS answers
+FROM named GROUP BY key ORDER BY answers DESC, key
+
 -- name: exams
 -- The latest exam of each workload on its own pairs.
 SELECT workload, arg_max(metric, taken_at) AS metric FROM exams WHERE list_contains($workloads, workload) GROUP BY workload

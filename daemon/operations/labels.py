@@ -3,7 +3,6 @@
 import json
 import logging
 import threading
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -58,7 +57,8 @@ def answer_label(local: "Local", request: AnswerLabel, caller: Caller) -> Answer
 
     It is sent once `labels.opinions` experts agree, with the comments of all who do, and counts once it is read from
     the topic. An expert may answer a request again: the later answer counts, and a correction of theirs before it is
-    not taught. Once an answer is sent, a change on which too few experts agree is refused.
+    not taught. Once an answer is sent, a change on which too few experts agree is refused. The same answer again, with
+    the same comment, is a repeated request: it changes nothing, and is sent only if it was not sent before.
     """
     with answering:
         return _answer(local, request, caller)
@@ -75,29 +75,39 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
     now = context.now()
     redactor = local.redactor()  # what is stored here is redacted, too: it may wait before it is feedback
     scope = redactor.scope([value, request.comment])
-    comment = redactor.text((request.comment or "").strip(), scope) or None
+    said = (request.comment or "").strip() or None
+    comment = said and redactor.text(said, scope)
     stored = json.dumps(redactor.value(value, scope), ensure_ascii=False)
     work = Work(who, "answered", now, name, stored, comment=comment)
     others = [one for one in asked.work if one.expert != who]
     before = next((one for one in asked.answers if one.expert == who), None)
+    is_unredacted = (stored, comment) == (json.dumps(value, ensure_ascii=False), said)  # else another may look the same
+    if before is not None and is_unredacted and (before.name, before.value, before.comment) == (name, stored, comment):
+        work = before  # a repeated request, which has the same ids
     opinions = context.experts_needed(asked.workload)
-    kept, same = [work], agreeing([*others, work], work)
+    same = agreeing([*others, work], work)
     awaited = status([*others, work], who, now, opinions)
     is_closed = not asked.open or any(one.sent for one in asked.work if one.expert == who)
-    if is_closed and awaited in ("second", "disputed"):  # nobody else is asked any more
+    if is_closed and awaited in ("second", "disputed") and work is not before:  # nobody else is asked any more
         raise RetunedError(
             f"labels: this request is answered, and nobody else is asked; a change counts if {opinions} experts agree "
             "on it. Ask an operator to decide about the row (`retuned rows`)"
         )
-    if len(same) >= opinions:
-        unsent = [one for one in same if not one.sent]
-        kept, kafka = [replace(one, sent=True) for one in unsent], local.settings.kafka
-        comments = [(one, "comment", one.comment) for one in unsent if one.comment]
+    if before is not None and teach.withdraw(local.warehouse, asked, before, work):
+        make_anew(local, asked.workload, who)
+    if work is not before:
+        # Before it is sent, so that it has the same ids if sending fails; the request stays open then.
+        teach.write(local.warehouse, asked.id, work)
+    if len(same) >= opinions and not work.sent:
+        unsent, kafka = [one for one in same if not one.sent], local.settings.kafka
+        comments = [
+            (one, "comment", one.comment, teach.feedback_id(asked.id, one, "comment")) for one in unsent if one.comment
+        ]
         messages = []
-        for by, feedback, content in ((work, name, value), *comments):
+        for by, feedback, content, id in ((work, name, value, teach.feedback_id(asked.id, work)), *comments):
             author = caller.name if by is work else by.expert
             event = {
-                "id": teach.feedback_id(asked.id, by) if feedback == name else uuid.uuid4().hex,
+                "id": id,
                 "timestamp": iso(now),
                 "interaction_id": asked.interaction_id,
                 "name": feedback,
@@ -106,11 +116,9 @@ def _answer(local: "Local", request: AnswerLabel, caller: Caller) -> Answered:
             } | ({"user_id": author} if author else {})
             messages.append((asked.interaction_id, event))
         context.publisher.publish_all(kafka.expert_topic or kafka.feedback_topic, messages)
-    if before is not None and teach.withdraw(local.warehouse, asked, before, work):
-        make_anew(local, asked.workload, who)
-    for one in kept:  # after it was sent: the request stays open if that fails
-        teach.write(local.warehouse, asked.id, one)
-    log.info("%s: %s answered the request about %s", asked.workload, who, asked.interaction_id)
+        for one in unsent:
+            teach.write(local.warehouse, asked.id, replace(one, sent=True))
+    log.info("%s: %s answered the label request %s", asked.workload, who, asked.id)
     done = "it counts as feedback once it is read from the topic, in some seconds"
     if len(same) < opinions:
         done = {

@@ -24,6 +24,7 @@ from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.consumers.warehouse.audit import Cause, Entry, Kind, Outcome, caused_by, unsuccessful
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
+from retuned.consumers.warehouse.mentions import without_users
 from retuned.consumers.warehouse.opening import open_existing, open_warehouse
 from retuned.daemon import artifacts
 from retuned.daemon.jobs.context import Context
@@ -94,7 +95,8 @@ class Local:
             request = request.model_copy(update={"reason": reason})
         user = operation.author(request)
         actor = caller.author(user) or (user_of_machine() if caller.is_local else ANYBODY)
-        entry, is_recorded = operation.entry(request, caller, actor), operation.is_recorded(request, caller)
+        entry = operation.entry(request, caller, actor, self.pseudonym)
+        is_recorded = operation.is_recorded(request, caller)
         changes = operation.method == "POST"
         try:
             with (
@@ -152,8 +154,13 @@ class Local:
         return caller.author(user) or ANYBODY
 
     def redacted(self, text: str) -> str:
-        """Returns a person's text without personal data, as far as it is found."""
-        return self.redactor().text(text)
+        """Returns a person's sentence without personal data, as far as it is found, and with the pseudonyms of users of
+        whom there are events."""
+        return without_users(self.warehouse, self.jobs.erasures.keys, self.redactor().text(text))
+
+    def pseudonym(self, user: str) -> str:
+        """Returns the pseudonym of a user, given by id or pseudonym."""
+        return self.jobs.erasures.keys.pseudonym_or_stored(user)
 
     def redactor(self) -> Redactor:
         """Returns a redactor for the texts of one request."""

@@ -165,7 +165,7 @@ def add_memory(local: "Local", request: AddMemory, caller: Caller) -> DecidedMem
     answer, now = without_personal_data(request.answer, redactor, "memory add"), local.jobs.context.now()
     approved = stated(local.warehouse, local.settings, workload, _reading(request), answer, author, now)
     id = entries.add(local.warehouse, workload, approved, now, author, request.reason)
-    log.info("%s: memory entry %s added by %s: %s", workload, id, author, request.reason)
+    log.info("%s: memory entry %s added by %s", workload, id, author)
     entry = {"id": id, "workload": workload, "state": "active"}
     return cast("DecidedMemory", {"entries": [entry], "done": f"Added entry {id} to the memory of {workload}."})
 
@@ -202,7 +202,7 @@ def decide_memory(local: "Local", request: DecideMemory, caller: Caller) -> Deci
     ids = list(dict.fromkeys(request.ids))
     decided = entries.decide(local.warehouse, action, ids, reason, author, now, text, caller.check)
     for one in decided:
-        log.info("%s: %s of memory entry %s by %s: %s", one["workload"], action, one["id"], author, reason)
+        log.info("%s: %s of memory entry %s by %s", one["workload"], action, one["id"], author)
     words = {"edit": "Edited", "freeze": "Froze", "unfreeze": "Unfroze", "remove": "Removed"}
     count = f"{len(decided)} {'entry' if len(decided) == 1 else 'entries'}"
     workloads = ", ".join(sorted({one["workload"] for one in decided}))

@@ -120,6 +120,11 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Person:
+    """Annotates a field that holds a user, by id or pseudonym: the audit keeps the pseudonym."""
+
+
+@dataclass(frozen=True)
 class Placeholder:
     """Annotates a field with the placeholder of its value in the command line's help. DIR: a path, made absolute."""
 
@@ -199,8 +204,8 @@ class Operation(Generic[Q, R]):
         by_gateway = self.least == "gateway" and caller.role in ("gateway", None) and not caller.is_local
         return changes or (self.reads is not None and not by_gateway)
 
-    def entry(self, request: Q, caller: Caller, actor: str) -> Entry:
-        """Returns the audit's entry of a request."""
+    def entry(self, request: Q, caller: Caller, actor: str, pseudonym: Callable[[str], str]) -> Entry:
+        """Returns the audit's entry of a request, in which users are pseudonyms."""
         elsewhere = {"workload", "reason", *self._marked(Author)} | ({self.packed.field} if self.packed else set())
         given = request.model_dump(mode="json", exclude_defaults=True, exclude=elsewhere)
         texts = self._marked(Content)
@@ -211,6 +216,7 @@ class Operation(Generic[Q, R]):
                 isinstance(value, list) and (name in texts or {*map(type, value)} - {str})
             ):
                 given[name] = f"{len(value)} entries"  # messages, tools, passages
+        given |= {name: pseudonym(given[name]) for name in self._marked(Person) if given.get(name)}
         subject = next((given.pop(name) for name in SUBJECTS if name in given), None)
         return Entry(
             actor,
@@ -228,8 +234,9 @@ class Operation(Generic[Q, R]):
         return next((getattr(request, name) for name in self._marked(Author)), None)
 
     def without_content(self, request: Q, text: str) -> str:
-        """Returns a text, an error or a reason, without what the fields of a request hold of conversations."""
-        values = [getattr(request, name) for name in self._marked(Content)]
+        """Returns a text, an error or a reason, without the conversations and the users that the fields of a request
+        hold."""
+        values = [getattr(request, name) for mark in (Content, Person) for name in self._marked(mark)]
         return without(text, (value for value in values if isinstance(value, str)))
 
     def _marked(self, mark: type) -> list[str]:

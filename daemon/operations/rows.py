@@ -20,7 +20,7 @@ from retuned.daemon.operations.answers import (
     State,
 )
 from retuned.daemon.operations.fields import OfWorkload, Reason, User, Workload
-from retuned.daemon.operations.operation import STREAM_SECONDS, Caller, Content, Request, operation
+from retuned.daemon.operations.operation import STREAM_SECONDS, Caller, Content, Person, Request, operation
 
 if TYPE_CHECKING:
     from retuned.consumers.privacy.redactor import Redactor
@@ -165,7 +165,7 @@ def decide_rows(local: "Local", request: DecideRows, caller: Caller) -> DecidedR
     taught = without_personal_data(answer, local.redactor(), "rows edit") if action == "edit" else None
     decided = overrides.decide_rows(local.warehouse, action, request.ids, reason, author, now, taught, caller.check)
     for row in decided:
-        log.info("%s: %s of row %s by %s: %s", row["workload"], action, row["feedback_id"], author, reason)
+        log.info("%s: %s of a row by %s", row["workload"], action, author)
     workloads = sorted({row["workload"] for row in decided})
     for workload in workloads:
         make_anew(local, workload, author)
@@ -192,7 +192,7 @@ class DecideAccount(Request):
             "the rules decide again"
         ),
     ]
-    account: Annotated[str, Field(min_length=1, description="the pseudonym of a user")]
+    account: Annotated[str, Field(min_length=1, description="a user, by id or pseudonym"), Person()]
     workload: Annotated[str | None, Field(description="the workload to which it applies; null or absent: all")] = None
     reason: Reason
     user: User = None
@@ -206,12 +206,12 @@ def decide_account(local: "Local", request: DecideAccount, caller: Caller) -> De
     """
     from retuned.retrain.data import overrides
 
-    account, author = request.account, local.actor(caller, request.user)
+    account, author = local.pseudonym(request.account), local.actor(caller, request.user)
     workload = local.only(request.workload, caller)
     reason, now = request.reason, local.jobs.context.now()
     decided = overrides.decide_account(local.warehouse, request.action, account, workload, reason, author, now)
     where = "all workloads" if workload is None else workload
-    log.info("%s: %s of account %s by %s: %s", where, request.action, account, author, reason)
+    log.info("%s: %s of an account by %s", where, request.action, author)
     make_anew(local, workload, author)
     words = {
         "ban": "Banned account {}: nothing from it is taught or counted in {}.",
@@ -265,15 +265,15 @@ def make_anew(local: "Local", workload: str | None, author: str) -> None:
 
 def without_personal_data(answer: str, redactor: "Redactor", what: str) -> str:
     """Returns the answer unchanged. Refuses one with personal data, whose placeholder would be taught."""
-    from retuned.consumers.privacy.placeholders import PLACEHOLDER
+    from retuned.consumers.privacy.placeholders import stand_ins
 
-    if placeholder := PLACEHOLDER.search(answer):
-        raise RetunedError(f"{what}: {placeholder[0]} stands for redacted text; write an answer without it")
+    if found := sorted(stand_ins(answer)):
+        raise RetunedError(f"{what}: {found[0]} stands for redacted text; write an answer without it")
     redactor.take_counts()
     redactor.text(answer)
-    if found := redactor.take_counts():
+    if kinds := redactor.take_counts():
         raise RetunedError(
-            f"{what}: the answer holds personal data ({', '.join(sorted(found))}), which would be replaced; remove "
+            f"{what}: the answer holds personal data ({', '.join(sorted(kinds))}), which would be replaced; remove "
             "it, or name in privacy.keep what answers may hold"
         )
     return answer

@@ -27,7 +27,8 @@ _CURATION = {
     "superseded": "check the newest corrections",
     "unreadable": "check metric.name, metric.labels and metric.json_schema",
     "near_holdout": "raise dataset.near_duplicate_similarity",
-    "placeholder": "name the company's contacts in privacy.keep, or take placeholder out of dataset.filters",
+    "placeholder": "name the company's contacts in privacy.keep, and arguments that hold no users in "
+    "privacy.keep_keys, or take placeholder out of dataset.filters",
     "incomplete": "take incomplete out of dataset.filters",
     "repetitive": "take repetitive out of dataset.filters",
     "off_language": "take off_language out of dataset.filters",

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from retuned.consumers.common.languages import load_identifier
 from retuned.consumers.common.refusals import only_refuses
-from retuned.consumers.privacy.placeholders import PLACEHOLDER
+from retuned.consumers.privacy.placeholders import stand_ins
 from retuned.retrain.data.examples import Example
 from retuned.retrain.scoring.facts import exclude_each_other, tokens, unsupported
 from retuned.retrain.scoring.score import Metric
@@ -33,7 +33,7 @@ _LANGUAGE_ROWS = 3
 _KNOWN_WORDS = 0.25
 
 IN_WORDS = {
-    "placeholder": "it has a placeholder of redaction that is neither in the conversation nor in the passages",
+    "placeholder": "it has a placeholder or a pseudonym that is neither in the conversation nor in the passages",
     "unreadable": "the metric of the workload cannot read it",
     "incomplete": "it breaks off",
     "repetitive": "it repeats the same words",
@@ -51,8 +51,9 @@ def filtered(
 
     Of these, only `placeholder` and `unreadable` apply to answers that an expert wrote.
 
-    - `placeholder`: it has a placeholder of redaction (`<EMAIL_1>`) that is neither in the conversation nor in the
-      passages. The redacted value cannot be learned, and the model would answer with the placeholder.
+    - `placeholder`: it has a placeholder of redaction (`<EMAIL_1>`), or a pseudonym of a user, such as an argument of a
+      tool call, that is neither in the conversation nor in the passages. The value that it stands for cannot be
+      learned, and the model would answer with the placeholder.
     - `unreadable`: programs cannot read it, by the workload's metric, such as an unknown label. No setting disables it.
       Labels and a schema that were inferred from approved answers reject no statement of an expert.
     - `incomplete`: an accepted answer that reached its token limit, or a text for people that breaks off after a word
@@ -106,9 +107,9 @@ def _bad_habit(row: Example, cut: Collection[str], wanted: Collection[Filter], i
 
 
 def unknown_placeholders(row: Example) -> set[str]:
-    """Returns the placeholders of an answer that its prompt lacks. `<EMAIL_1>` and `<EMAIL_2>` are different."""
-    written = {match[0] for match in PLACEHOLDER.finditer(row.completion)}
-    return {name for name in written if name not in row.messages and name not in (row.context or "")}
+    """Returns the placeholders and pseudonyms of an answer that its prompt lacks. `<EMAIL_1>` and `<EMAIL_2>` are
+    different."""
+    return {name for name in stand_ins(row.completion) if name not in row.messages and name not in (row.context or "")}
 
 
 def repetitive(text: str) -> bool:

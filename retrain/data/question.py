@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retuned.consumers.common import tool_calls
-from retuned.consumers.privacy.placeholders import ANY_PLACEHOLDER, unnumbered
-from retuned.consumers.privacy.pseudonyms import PSEUDONYM
+from retuned.consumers.privacy.placeholders import ANY_PLACEHOLDER, PSEUDONYM, unnumbered
 from retuned.consumers.privacy.sealing import SEALED, leading
 from retuned.retrain.data.identity import calls_of, last_question, text_turns
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
+from retuned.consumers.privacy.placeholders import PSEUDONYM
 from retuned.retrain.data.question import SCOPE_BYTES
 from retuned.retrain.memory.embed import LONGEST
 
@@ -68,8 +69,10 @@ class Index:
         return len(self._entries)
 
     def add(self, *entries: Entry) -> None:
-        """Adds entries; many at once take less time. An entry replaces the one with its id."""
+        """Adds entries; many at once take less time. An entry replaces the one with its id. One whose answer has a
+        pseudonym is left out: what it stands for is in no request."""
         self.remove(*(entry.id for entry in entries))
+        entries = tuple(entry for entry in entries if not PSEUDONYM.search(entry.answer))
         for entry in entries:
             self._entries[entry.id] = entry
             self._by_key.setdefault(entry.key, {})[entry.id] = entry

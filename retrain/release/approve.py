@@ -107,7 +107,7 @@ def _settle(rollout: Rollout, verdict: Verdict, now: datetime) -> Approval:
         else:
             with rollout.warehouse.transaction() as cursor:
                 approvals.settle(cursor, verdict, now)
-        log.info("%s: %s is %s by %s: %s", request.workload, request.name, verdict.state, verdict.actor, verdict.reason)
+        log.info("%s: %s is %s by %s", request.workload, request.name, verdict.state, verdict.actor)
     elif (request.state, request.actor, request.reason) != (verdict.state, verdict.actor, verdict.reason):
         raise RetunedError(f"{request}; nothing is changed")
     settled = approvals.find(rollout.warehouse, request.id)

@@ -79,7 +79,7 @@ def kept(warehouse: Warehouse, workload: str, now: datetime) -> dict[str, object
 def keep(warehouse: Warehouse, workload: str, until: datetime, actor: str, reason: str, now: datetime) -> None:
     """Stores the decision to keep the erased champion of a workload in service until a time."""
     warehouse.insert("erased_kept", workload=workload, created_at=now, until=until, actor=actor, reason=reason)
-    log.info("%s: %s keeps versions with erased rows until %s: %s", workload, actor, until, reason)
+    log.info("%s: %s keeps versions with erased rows until %s", workload, actor, until)
 
 
 def due(warehouse: Warehouse, workload: str, now: datetime) -> datetime | None:

@@ -105,7 +105,6 @@ def test_what_is_in_a_backup_comes_back_in_other_places(house: tuple[Settings, W
         "data/archive/interactions/day=2026-08-01/0123.parquet": "archived",
         "data/reports/report.json": "{}",
         "models/support/3f2a91c0/adapter_model.safetensors": "weights",
-        "models/support/champion": "-> 3f2a91c0",
         "models/support/datasets/d1/train.parquet": "rows",
     }
     assert (tmp_path / "new" / "data" / "retuned.duckdb.key").read_text() == "secret"
@@ -193,8 +192,6 @@ def test_a_link_that_leads_elsewhere_stands_for_its_content(house: tuple[Setting
     restore(settings_in(tmp_path / "new"), choose(tmp_path / "backups", None), replace=False, now=LATER)
     assert text_files(tmp_path / "new" / "models") == {
         "support/3f2a91c0/adapter_model.safetensors": "weights",
-        "support/around": f"-> {elsewhere / 'support'}",
-        "support/champion": "-> 3f2a91c0",
         "support/datasets/d1/train.parquet": "rows",
         "support/notes": "one file",
     }
@@ -314,7 +311,7 @@ def test_a_damaged_manifest_is_named_and_holds_up_no_new_backup(
     assert list(manifest.verify(choose(tmp_path / "backups", None))) == []
 
 
-@pytest.mark.parametrize("path", ["../outside", "/outside"])
+@pytest.mark.parametrize("path", ["../outside", "/outside", "models/../../outside", "models/nul\0"])
 def test_a_manifest_writes_nothing_outside(house: tuple[Settings, Warehouse], tmp_path: Path, path: str) -> None:
     made(house, tmp_path / "backups")
     generation = choose(tmp_path / "backups", None)
@@ -323,6 +320,55 @@ def test_a_manifest_writes_nothing_outside(house: tuple[Settings, Warehouse], tm
     (generation / manifest.MANIFEST).write_text(json.dumps(content))
     with pytest.raises(BackupError, match="outside the backup"):
         restore(settings_in(tmp_path / "new"), generation, replace=False, now=LATER)
+
+
+def test_a_link_that_a_manifest_names_is_not_made(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
+    made(house, tmp_path / "backups")
+    generation = choose(tmp_path / "backups", None)
+    content = json.loads((generation / manifest.MANIFEST).read_text())
+    content["links"] = [
+        {"path": "models/support/champion", "target": "3f2a91c0"},  # as version 1.0 wrote it
+        {"path": "models/out", "target": str(tmp_path / "victim")},
+        {"path": "../../out", "target": "/etc"},
+    ]
+    (generation / manifest.MANIFEST).write_text(json.dumps(content))
+    target = settings_in(tmp_path / "new")
+    restore(target, generation, replace=False, now=LATER)
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_symlink()]
+    assert set(names(target.models.directory)) == {"support"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "manifest", "pipe", "elsewhere in the backup"])
+def test_no_link_in_a_backup_is_followed(house: tuple[Settings, Warehouse], tmp_path: Path, kind: str) -> None:
+    made(house, tmp_path / "backups")
+    generation, elsewhere = choose(tmp_path / "backups", None), tmp_path / "elsewhere"
+    path = generation / "models" / "support" / "3f2a91c0" / "adapter_model.safetensors"
+    if kind == "folder":
+        path.parent.rename(elsewhere)
+        path.parent.symlink_to(elsewhere)
+    elif kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif kind == "elsewhere in the backup":
+        path.rename(path.with_name("other"))
+        path.symlink_to("other")
+    else:
+        path = generation / manifest.MANIFEST if kind == "manifest" else path
+        path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+    with pytest.raises(BackupError, match=f"{path.name}.*(a link|not a regular file)"):
+        restore(settings_in(tmp_path / "new"), generation, replace=False, now=LATER)
+    assert not [path for path in (tmp_path / "new").rglob("*") if not path.is_dir()]
+
+
+def test_what_no_manifest_names_is_not_restored(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
+    made(house, tmp_path / "backups")
+    generation = choose(tmp_path / "backups", None)
+    (generation / "models" / "planted").write_text("x")
+    (generation / "models" / "out").symlink_to(tmp_path)
+    target = settings_in(tmp_path / "new")
+    restore(target, generation, replace=False, now=LATER)
+    assert set(names(target.models.directory)) == {"support"}
 
 
 def test_what_is_in_the_place_stays_unless_it_may_be_renamed(house: tuple[Settings, Warehouse], tmp_path: Path) -> None:
@@ -640,7 +686,7 @@ def test_a_restore_that_is_killed_goes_on_and_loses_nothing(house: tuple[Setting
             restore(target, generation, replace=True, now=LATER + DAY)
         if state != "as it was":
             assert ids(target.warehouse.path) == backed_up
-            assert text_files(folder / "models")["support/champion"] == "-> 3f2a91c0"
+            assert text_files(folder / "models")["support/datasets/d1/train.parquet"] == "rows"
             (aside,) = target.warehouse.path.parent.glob("retuned.duckdb.replaced-*")
             assert ids(aside) == []
             assert len(list(folder.glob("models.replaced-*/mine"))) == 1

@@ -21,7 +21,7 @@ from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import insert, utc_now
 from retuned.daemon.console import teach
 from retuned.daemon.operations.console import Inbox, MyAnswers, WorkOnLabel, inbox, my_answers, work_on_label
-from retuned.daemon.operations.labels import AnswerLabel, answer_label
+from retuned.daemon.operations.labels import AnswerLabel, answer_label, labels
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.operations.operation import Caller
 from retuned.daemon.operations.rows import DecideRows, PreviewDataset, decide_rows, preview_dataset
@@ -157,7 +157,7 @@ def test_a_program_answers_and_what_does_not_answer_is_refused(
         raise BrokerUnavailable("kafka: it does not answer")
 
     monkeypatch.setattr(service.jobs.context.publisher, "publish_all", away)
-    assert ada.post(path, json={"name": "helpful", "value": True}).status_code == 503
+    assert ada.post(path, json={"name": "helpful", "value": False}).status_code == 503
 
 
 def test_of_two_experts_who_agree_at_the_same_moment_one_answer_is_sent(
@@ -263,6 +263,76 @@ def test_a_vote_and_its_comment_are_sent_together(service: Local, monkeypatch: p
     assert service.warehouse.rows("SELECT action, workload FROM audit") == [
         {"action": "answer_label", "workload": "support"}
     ]
+
+
+@pytest.mark.parametrize(("name", "value"), [("correction", "Within 14 days."), ("helpful", False)])
+@pytest.mark.parametrize("comment", ["a remark", None])
+def test_an_answer_that_is_sent_again_after_a_lost_reply_is_one(
+    service: Local, name: Any, value: Any, comment: str | None
+) -> None:
+    request = AnswerLabel(id="uncertain", name=name, value=value, comment=comment)
+    first = service.perform(answer_label, request, Caller("ada"))
+    assert service.perform(answer_label, request, Caller("ada")) == first
+    assert len(arrive(service)) == (2 if comment else 1)
+    assert service.perform(answer_label, request, Caller("ada")) == first
+    assert arrive(service) == []
+    service.perform(answer_label, AnswerLabel(id="uncertain", name="helpful", value=True), Caller("ada"))
+    assert len(arrive(service)) == 1
+    service.perform(answer_label, request, Caller("ada"))  # a change back is a new statement
+    assert len(arrive(service)) == (2 if comment else 1)
+
+
+@pytest.mark.parametrize("lost", ["before it was sent", "after it was sent"])
+def test_an_answer_that_is_sent_again_after_an_error_has_the_same_ids(
+    service: Local, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    publisher, published = cast(Any, service.jobs.context.publisher), list[str]()
+    publish_all = publisher.publish_all
+
+    def failing(topic: str, messages: Any) -> None:
+        published.extend(event["id"] for _, event in messages)
+        if lost == "after it was sent":
+            publish_all(topic, messages)
+        raise BrokerUnavailable("no reply")
+
+    request = AnswerLabel(id="uncertain", name="correction", value="Within 14 days.", comment="a remark")
+    with monkeypatch.context() as patched:
+        patched.setattr(publisher, "publish_all", failing)
+        with pytest.raises(BrokerUnavailable):
+            service.perform(answer_label, request, Caller("ada"))
+    assert len(service.perform(labels, labels.parse({}), Caller("ada"))) == 3  # it is still open
+    service.perform(answer_label, request, Caller("ada"))
+    sent = [event["id"] for _, _, event in publisher.messages]
+    assert set(sent) == set(published)
+    assert len(published) == 2
+
+
+def test_a_correction_that_is_changed_while_the_broker_is_down_is_not_taught(
+    service: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.perform(answer_label, AnswerLabel(id="uncertain", name="correction", value="Never."), Caller("ada"))
+    arrive(service)
+    later = AnswerLabel(id="uncertain", name="correction", value="Within 14 days.")
+
+    def failing(*_: Any) -> None:
+        raise BrokerUnavailable("no reply")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.jobs.context.publisher, "publish_all", failing)
+        with pytest.raises(BrokerUnavailable):
+            service.perform(answer_label, later, Caller("ada"))
+    service.perform(answer_label, later, Caller("ada"))
+    assert len(arrive(service)) == 1
+    taught = [row["answer"] for row in previewed(service) if row["state"] == "taught"]
+    assert "Never." not in taught
+
+
+def test_an_answer_in_which_only_what_is_redacted_changed_is_a_change(service: Local) -> None:
+    for address in ("anna@example.com", "bob@example.com"):
+        request = AnswerLabel(id="uncertain", name="correction", value=f"Write to {address}")
+        service.perform(answer_label, request, Caller("ada"))
+    values = [message["value"] for _, _, message in cast(Any, service.jobs.context.publisher).messages]
+    assert values == ["Write to anna@example.com", "Write to bob@example.com"]
 
 
 def test_an_answer_that_waits_for_another_expert_is_stored_redacted(service: Local) -> None:

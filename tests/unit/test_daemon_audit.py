@@ -25,7 +25,7 @@ from retuned.consumers.warehouse.audit import START as FIRST
 from retuned.consumers.warehouse.connection import Warehouse, insert, utc_now
 from retuned.daemon.operations.catalog import OPERATIONS
 from retuned.daemon.operations.local import Local, opened
-from retuned.daemon.operations.operation import Caller, Content, Forbidden, Operation, Request, operation
+from retuned.daemon.operations.operation import Caller, Content, Forbidden, Operation, Person, Request, operation
 from retuned.daemon.settings import Settings, load
 from retuned.daemon.web.principals import add
 from retuned.daemon.web.routes import application
@@ -289,15 +289,18 @@ def test_an_unexpected_failure_is_there_without_its_text(local: Local) -> None:
 
 
 def test_it_is_decided_of_each_field_whether_the_audit_may_keep_it() -> None:
-    """A new one that holds text of a conversation, or personal data, is annotated with `Content`."""
+    """A new one that holds text of a conversation, or personal data, is annotated with `Content`; a user, with
+    `Person`."""
     kept = {
-        "account", "action", "actor", "after", "as_of", "before", "base", "folder", "id", "ids", "item", "metric",
+        "action", "actor", "after", "as_of", "before", "base", "folder", "id", "ids", "item", "metric",
         "model", "reason", "run", "segment", "since", "until", "user", "version", "what", "workload",
     }  # fmt: skip
     found = set[str]()
     for one in (one for one in OPERATIONS if one.is_public):
         for name, field in one.request.model_fields.items():
-            if "str" in str(field.annotation) and not any(isinstance(mark, Content) for mark in field.metadata):
+            if "str" in str(field.annotation) and not any(
+                isinstance(mark, Content | Person) for mark in field.metadata
+            ):
                 found.add(name)
     assert found == kept
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from doors import FakeDaemon
+from erasing import traces
 from ingestion import interaction
 from starlette.testclient import TestClient
 from traffic import insert_event
@@ -71,6 +72,52 @@ def test_an_administrator_erases_by_the_api_and_the_audit_names_no_user(local: L
     assert ("admin", "forget") in {(row["actor"], row["action"]) for row in rows}
     assert ("erasure", "erased") in {(row["actor"], row["action"]) for row in rows}
     assert "ann@shop" not in str(rows)
+
+
+def test_what_people_write_and_ask_names_no_user_in_tables_logs_status_and_audit(
+    local: Local, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "retuned")
+
+    def logged() -> str:
+        return "\n".join(one.getMessage() for one in caplog.records if one.name.startswith("retuned"))
+
+    pseudonym = local.jobs.erasures.keys.pseudonym("u-4711")
+    event = interaction("own-1", user_id=pseudonym, workload="support", timestamp=datetime(2026, 3, 2, 9))
+    event |= {"messages": json.dumps(event["messages"]), "conversation_id": "conv-9"}
+    event |= {"topic": "t", "partition": 0, "offset": 1, "received_at": event["timestamp"]}
+    insert_event(local.warehouse, "interactions", **event)
+    admin = client(local, settings, "admin")
+    because = f"see own-1, conv-9, {pseudonym}, user u-4711 (user=u-4711); u-4711."
+    assert admin.post("/api/v1/workloads/support/pause", json={"reason": because}).status_code == 200
+    asked = {"account": "u-4711", "action": "ban", "reason": because}
+    assert admin.post("/api/v1/accounts", json=asked).status_code == 200
+    assert admin.post("/api/v1/holds", json={"account": "u-4711", "reason": because}).status_code == 200
+    (hold,) = admin.get("/api/v1/holds").json()
+    assert admin.post(f"/api/v1/holds/{hold['id']}/release", json={"reason": because}).status_code == 200
+    found = admin.get("/api/v1/answers", params={"user": "u-4711", "since": "2026-03-01", "until": "2026-03-03"})
+    assert [one["id"] for one in found.json()["answers"]] == ["own-1"]
+    for table in ("pauses", "account_decisions", "holds", "audit"):
+        rows = str(local.warehouse.rows(f"SELECT * FROM {table}"))
+        assert pseudonym in rows, table
+        assert "u-4711" not in rows, table
+    assert "u-4711" not in admin.get("/api/v1/status").text
+    assert "u-4711" not in logged()
+    (row,) = local.warehouse.rows("SELECT details::VARCHAR AS details FROM audit WHERE action = 'answers'")
+    assert json.loads(row["details"])["user"] == pseudonym
+
+    assert admin.post("/api/v1/erasures", json={"user_id": "u-4711", "reason": because}).status_code == 200
+    assert traces(tmp_path, "u-4711") == {}
+    (pause,) = local.warehouse.rows("SELECT reason FROM pauses")
+    erased = "<ERASED>"
+    assert pause["reason"] == f"see {erased}, {erased}, {erased}, user {erased} (user={erased}); {erased}."
+    assert pause["reason"] in json.dumps(admin.get("/api/v1/status").json())
+    for column in ("reason", "release_reason"):
+        (one,) = local.warehouse.rows(f"SELECT {column} FROM holds")
+        assert one[column] is not None
+        assert one[column].startswith("see <ERASED>, <ERASED>, <ERASED>, user ")
+    for id in ("own-1", "conv-9", "u-4711", pseudonym):
+        assert id not in logged()
 
 
 def test_the_page_shows_what_is_found_before_it_offers_to_erase(local: Local, settings: Settings) -> None:

@@ -169,6 +169,43 @@ def test_an_id_that_is_a_number_or_a_name_is_blanked_in_sentences_alone(shop: Sh
     assert shown == ["<ERASED> was better (<ERASED>), said <ERASED>.", reasons[2]]
 
 
+def test_sentences_of_people_keep_no_id_of_an_erased_person(shop: Shop) -> None:
+    """Also where a sentence was written before the person's first event, in a row about another person's answer."""
+    user = "u-4711"
+    shop.rig.send(
+        interaction("own-1", user_id=user, conversation_id="conv-9"), interaction("other-1", user_id="u-47"),
+        feedback("f-other", "other-1", user_id="u-47"),
+    )  # fmt: skip
+    shop.rig.drain()
+    keys, warehouse = load_user_keys(shop.settings.privacy, shop.warehouse.path), shop.warehouse
+    (other,) = keys.pseudonyms("u-47")
+    said = f"see own-1, conv-9, {keys.pseudonym(user)}, user u-4711; user:u-4711. Not u-47, {other} or other-1."
+    left = f"see {', '.join(['<ERASED>'] * 3)}, user <ERASED>; user:<ERASED>. Not u-47, {other} or other-1."
+    base: dict[str, Any] = {"reason": said}
+    at = {"created_at": now()}
+    for table, row in {
+        "pauses": at | {"actor": "otto"},
+        "row_decisions": {"id": "d1", "workload": WORKLOAD, "feedback_id": "f-other", "interaction_id": "other-1",
+                          "accepted": False, "action": "drop", "author": "otto", "decided_at": now()},
+        "account_decisions": {"id": "d2", "user_id": other, "action": "ban", "author": "otto", "decided_at": now()},
+        "erased_kept": at | {"workload": WORKLOAD, "until": now(), "actor": "otto"},
+        "promotions": at | {"id": "p", "workload": WORKLOAD, "event": "promoted", "version": "v1", "actor": "gate",
+                            "announced": True},
+    }.items():  # fmt: skip
+        warehouse.insert(table, **base, **row)
+    warehouse.insert("label_requests", id="l1", created_at=now(), workload=WORKLOAD, interaction_id="other-1",
+                     reason="uncertain", detail=said, announced=True)  # fmt: skip
+    warehouse.insert("label_work", request_id="l1", expert="otto", state="answered", since=now(), name="helpful",
+                     value="true", comment=said)  # fmt: skip
+    erase(shop, Selection(users=keys.pseudonyms(user)))
+    for table, column in (
+        ("pauses", "reason"), ("row_decisions", "reason"), ("account_decisions", "reason"), ("erased_kept", "reason"),
+        ("promotions", "reason"), ("label_requests", "detail"), ("label_work", "comment"),
+    ):  # fmt: skip
+        (row,) = warehouse.rows(f"SELECT {column} AS text FROM {table}")
+        assert row["text"] == left, table
+
+
 @pytest.mark.parametrize("earlier", [False, True])  # of a version that did not store whose file it was
 def test_the_file_is_swapped_once_although_the_receipt_cannot_be_signed(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool

@@ -127,6 +127,41 @@ def test_what_is_no_feedback_is_refused_at_once(clock: Clock, given: dict[str, A
     assert code(feedback(clock).event, body(clock, **given), {}) == (400, expected)
 
 
+def test_feedback_that_is_sent_again_is_the_same_and_a_change_back_is_not(clock: Clock) -> None:
+    taken = feedback(clock)
+
+    def id_of(**given: Any) -> str:
+        return str(taken.event(body(clock, **given), {})["id"])
+
+    first = id_of()
+    assert id_of() == first
+    comment = id_of(name="comment", value="a remark")
+    assert id_of(name="comment", value="a remark") == comment != first
+    assert id_of() == first  # a comment in between is no other vote
+    assert id_of(value=False) != first
+    assert id_of() != first
+    assert id_of(token=tokens(clock).of("i-2")) != first
+
+
+def test_a_client_may_name_what_it_sends_again(clock: Clock, tmp_path: Path) -> None:
+    file, now = tmp_path / "principals.yaml", datetime.now(UTC)
+    keys = [principals.add(file, name, "labeller", None, now) for name in ("ada", "bob")]
+    experts = Principals(HttpSettings(principals_file=file))
+
+    def id_of(headers: dict[str, str], **given: Any) -> str:
+        anywhere = feedback(clock, experts=experts)  # another replica, or after a restart
+        return str(anywhere.event(body(clock, name="comment", value="a remark", **given), headers)["id"])
+
+    ada, bob = ({"Authorization": f"Bearer {key}"} for key in keys)
+    assert id_of({}, id="form-1") == id_of({}, id="form-1")
+    of = {
+        id_of({}, id="form-1"), id_of({}, id="form-2"), id_of({}), id_of(ada, id="form-1", source="expert"),
+        id_of(bob, id="form-1", source="expert"), id_of({}, id="form-1", token=tokens(clock).of("i-2")),
+    }  # fmt: skip
+    assert len(of) == 6
+    assert code(feedback(clock).event, body(clock, id=5), {}) == (400, "invalid_json")
+
+
 def test_nobody_can_vote_for_ever(clock: Clock) -> None:
     taken = feedback(clock)
     for _ in range(MOST_OF_AN_ANSWER):

@@ -480,6 +480,17 @@ def test_what_the_memory_answers_itself(
     run(tmp_path, double, steps)
 
 
+def test_an_answer_with_a_pseudonym_is_neither_answer_nor_context(tmp_path: Path, double: MemoryDouble) -> None:
+    double.add(QUESTION, "The account is ace1:04c083018a0b4f0e9d1c2b3a49586776.")
+
+    async def steps(copy: Copy) -> None:
+        await copy.feed.refresh()
+        call = await helped(copy, {"messages": [{"role": "user", "content": QUESTION}]})
+        assert call.help is None
+
+    run(tmp_path, double, steps)
+
+
 @pytest.mark.parametrize("placeholder", ["<EMAIL>", "<EMAIL_1>", "<CARD_12>"])
 def test_an_answer_with_a_placeholder_is_context_alone(tmp_path: Path, double: MemoryDouble, placeholder: str) -> None:
     double.add(QUESTION, f"We have sent it to {placeholder}.")

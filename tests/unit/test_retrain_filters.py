@@ -255,6 +255,16 @@ def test_a_placeholder_that_the_prompt_does_not_hold_is_not_learned() -> None:
     assert found(taught, wanted=[name for name in FILTERS if name != "placeholder"]) == {}
 
 
+def test_an_argument_that_was_replaced_by_a_pseudonym_is_not_learned() -> None:
+    name = "ace1:04c083018a0b4f0e9d1c2b3a49586776"
+    call = '<tool_call>\n{{"name": "update_ticket", "arguments": {{"account_id": "{}"}}}}\n</tool_call>'
+    taught = row(call.format(name), kind="correction", source="expert")
+    kept = row(call.format("6923 7659 9887"), kind="correction", source="expert")
+    known = row(f"It is {name}.", messages=json.dumps([{"role": "user", "content": f"Who is {name}?"}]))
+    other = row("The hash is 04c083018a0b4f0e9d1c2b3a49586776.", kind="correction", source="expert")
+    assert found(taught, kept, known, other) == {taught.completion: "placeholder"}
+
+
 def test_an_answer_in_the_language_of_its_question_is_fit() -> None:
     german = "Sie können das Zelt innerhalb von vierzehn Tagen in jedem unserer Läden zurückgeben."
     asked = "In welchen Läden kann ich das Zelt zurückgeben, und wie lange habe ich dafür Zeit?"

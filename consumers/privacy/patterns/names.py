@@ -42,7 +42,7 @@ def _model() -> Any:
 def _replace(model: Any, text: str, mark: Mark) -> str:
     if not re.search(r"[^\W\d_][^\W\d_]", text):
         return text
-    with _lock:
+    with _lock, model.memory_zone():  # else its table of strings keeps every word that it ever read
         people = [(ent.start_char, ent.end_char) for ent in model(text).ents if ent.label_ == "PERSON"]
     parts, position = [], 0
     for start, end in people:

@@ -35,6 +35,8 @@ class _Body(msgspec.Struct):
     name: str
     value: Any
     source: Literal["user", "expert"] = "user"
+    id: str | None = None
+    """Chosen by the client. A request with the same one is the same statement."""
 
 
 class Tokens:
@@ -78,7 +80,8 @@ class Feedback:
             experts: principals; those with the role labeller or above may give feedback as experts.
         """
         self._tokens, self._ingest, self._origins, self._experts = tokens, ingest, origins, experts
-        self._counts: OrderedDict[str, int] = OrderedDict()
+        self._given: OrderedDict[str, tuple[int, dict[tuple[str, str], tuple[str, str]]]] = OrderedDict()
+        """interaction -> how much feedback; of each account and name, the digest of the last value, and its id."""
 
     def event(self, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         """Returns the event of a request body. The account is that of the answered user, or of the expert whose token
@@ -87,6 +90,9 @@ class Feedback:
         Raises:
             Refused: the token is invalid, the value does not fit the name, the sender is not an expert, or there was
                 too much feedback on one answer.
+
+        A statement that is repeated has the same id, so that it counts once: one with the client's id, or else the last
+        one of this account and name with the same value. A value that changed back is a new statement.
         """
         try:
             given = msgspec.json.decode(body, type=_Body)
@@ -95,8 +101,14 @@ class Feedback:
         interaction = self._tokens.interaction(given.token)
         now = datetime.now(UTC)
         expert = {"user_id": self._expert(headers, now)} if given.source == "expert" else {}
+        by, said = (expert.get("user_id", ""), given.name), _digest(msgspec.json.encode(given.value).decode())
+        count, last = self._given.get(interaction, (0, {}))
+        if given.id is not None:
+            id = _digest(interaction, *by, given.id)
+        else:
+            id = last[by][1] if last.get(by, ("",))[0] == said else uuid.uuid4().hex
         event = {
-            "id": uuid.uuid4().hex,
+            "id": id,
             "timestamp": now.isoformat(),
             "interaction_id": interaction,
             "name": given.name,
@@ -108,12 +120,12 @@ class Feedback:
             convert("feedback", event, Bounds.of(self._ingest, now.replace(tzinfo=None)))
         except BadEvent as error:
             raise Refused(400, "invalid_feedback", error.detail) from error
-        count = self._counts.pop(interaction, 0) + 1
-        self._counts[interaction] = count
-        if len(self._counts) > COUNTED_ANSWERS:
-            self._counts.popitem(last=False)
-        if count > MOST_OF_AN_ANSWER:
+        if count >= MOST_OF_AN_ANSWER:
             raise Refused(429, "too_much_feedback", f"more than {MOST_OF_AN_ANSWER} times feedback on one answer")
+        self._given[interaction] = count + 1, last | {by: (said, id)}
+        self._given.move_to_end(interaction)
+        if len(self._given) > COUNTED_ANSWERS:
+            self._given.popitem(last=False)
         return event
 
     def _expert(self, headers: Mapping[str, str], now: datetime) -> str:
@@ -137,6 +149,10 @@ class Feedback:
         if origin is None or not ({"*", origin} & set(self._origins)):
             return {}
         return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.md5("\0".join(parts).encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 def _signature(key: bytes, payload: str) -> str:
