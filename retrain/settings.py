@@ -225,6 +225,9 @@ class MetricSettings(Section):
     )
 
 
+Guard = Literal["hallucination", "refusal", "regression", "slices", "latency", "traffic", "general"]
+
+
 class GateSettings(Section):
     """The conditions for a promotion."""
 
@@ -249,6 +252,11 @@ class GateSettings(Section):
         200,
         description="where the holdout alone is too little evidence and no more rows than this are new to be learned, "
         "they are judged too, by four models that each learn without a quarter of them: four more trainings; 0: never",
+    )
+    require_measured: tuple[Guard, ...] = Field(
+        ("regression",),
+        description="these guards refuse a candidate, too, where there are examples and they could not be measured, as "
+        "with a judge that does not answer; a guard without any examples refuses nothing",
     )
     maximum_hallucination_rise: Share = Field(
         0.02, description="the hallucination rate may rise by so much, beyond what chance explains"
