@@ -165,8 +165,8 @@ class EvaluateSettings(JudgeSettings):
     maximum_examples: PositiveInt | None = Field(
         None,
         description="most holdout rows that are generated, drawn at random, and most regression rows; null: 200, and "
-        "of the holdout as many as the gate needs beside an incumbent, up to 5,000; small topics, tools and fields get up "
-        "to 16 rows each for the guard of slices, at most as many rows again, and labels six each",
+        "of the holdout as many as the gate needs beside an incumbent, up to 5,000; small topics, tools and fields get "
+        "up to 16 rows each for the guard of slices, at most as many rows again, and labels six each",
     )
     timeout_seconds: PositiveFloat = Field(
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
