@@ -134,9 +134,11 @@ def _failed(facts: Facts, _: datetime) -> Finding | None:
 
 def _refused(facts: Facts, now: datetime) -> Finding | None:
     """The latest run brought nothing into service, and what it would take can be given by a person."""
-    run = facts.run or {}
+    run, service = facts.run or {}, facts.service or {}
     if run.get("finished_at") is None or now - run["finished_at"] >= RECENT:
         return None
+    if run["version"] is not None and run["version"] in (service.get("champion"), service.get("canary")):
+        return None  # a person put it into service
     action = _teach(facts) or Action("See why", f"{_page(facts)}#decisions")
     if run.get("refusal"):
         return Finding("warn", f"The gate refused {run['version']}", run["refusal"], action)

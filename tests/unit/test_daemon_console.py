@@ -87,6 +87,7 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
         ({"run": refused(state="refused", refusal=None)}, "warn", "The latest retraining was refused"),
         ({"run": refused(state="succeeded", refusal=None)}, "quiet", "Quiet"),
         ({"run": refused(state="succeeded", finished_at=NOW - timedelta(days=7))}, "quiet", "Quiet"),
+        ({"run": refused(state="succeeded"), "service": SERVICE | {"champion": "v2"}}, "quiet", "Quiet"),
         ({"answers": 1_000}, "warn", "No answers are rated"),
         ({"answers": 10}, "quiet", "Quiet"),
         ({"paused": {"actor": "anna", "reason": "audit"}}, "warn", "Retraining is paused by anna"),

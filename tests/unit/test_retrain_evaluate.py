@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 from judges import serving
+from simulation import Row
 
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision.compare import compare
@@ -23,12 +25,13 @@ from retuned.retrain.decision.evaluation import (
     Evaluation,
     summary,
 )
+from retuned.retrain.decision.gate import decide
 from retuned.retrain.decision.measures import grounded, measured, scored
 from retuned.retrain.decision.metric_job import metric_in_child
 from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import Label
-from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
+from retuned.retrain.settings import GateSettings, MetricSettings, ModelsSettings, Settings
 from retuned.retrain.versions import ADAPTER_FILES
 
 ROW = Evaluation(
@@ -157,6 +160,30 @@ def test_the_mean_of_the_drawn_rows_is_that_of_the_holdout() -> None:
     assert truth < -0.01
     error = stdev(gains) / len(gains) ** 0.5
     assert abs(fmean(gains) - truth) < 3 * error < 0.02, (fmean(gains), truth)
+
+
+@pytest.mark.faults
+def test_the_gate_estimates_the_gain_of_the_whole_holdout_and_its_interval_holds() -> None:
+    """Forty draws from holdouts in which the candidate loses on the main topic, and gains on the eleven others."""
+    chances = {"main": (0.9, 0.6), "rare": (0.3, 0.8)}
+    luck, errors, held = np.random.default_rng(3), [], 0
+    for seed in range(40):
+        answers = {}
+        for row in holdout_of(TWELVE):
+            id = f"{seed}:{row['row_id']}"
+            cluster = row["cluster"] and f"{seed}:{row['cluster']}"
+            before, after = (float(luck.random() < one) for one in chances[row["topic"].rstrip("0123456789")])
+            answers[id] = tuple(Row(id, score, cluster=cluster) for score in (before, after))
+        old, new = zip(*answers.values(), strict=True)
+        whole = decide(old, new, [], [], GateSettings()).figures["gain"]
+        drew = [answers[row["row_id"]] for row in drawn([vars(one) for one in old], 200)]
+        figures = decide(*zip(*drew, strict=True), [], [], GateSettings()).figures
+        assert whole < 0
+        assert figures["passed[gain]"] == 0.0
+        errors.append(figures["gain"] - whole)
+        held += figures["gain_low"] <= whole <= figures["gain_high"]
+    assert abs(fmean(errors)) < 3 * stdev(errors) / len(errors) ** 0.5 < 0.03
+    assert held >= 38
 
 
 def test_a_draw_is_the_same_each_time_and_part_of_a_larger_one() -> None:
