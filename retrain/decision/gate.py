@@ -133,9 +133,7 @@ def decide(
         figures |= check.figures_as(name)
         if check.passed is None and check.examples and name in settings.require_measured:
             figures[f"passed[{name}]"] = 0.0
-            takes = (
-                "examples on which it can be measured, such as by another judge, or gate.require_measured without it"
-            )
+            takes = f"a judge or a metric that can measure it, or gate.require_measured without {name}"
             refusals.append(Refusal(name, check.because, takes))
         elif check.passed is False:
             refusals.append(Refusal(name, check.because, check.takes))

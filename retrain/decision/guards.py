@@ -105,7 +105,7 @@ def _drop(pairs: Pairs, name: str, examples: str, opponent: str, limit: float, k
     """Tests the drop in score on `examples`, of which there is at least one."""
     bounded = at_worst(pairs)
     if len(bounded) < max(MEASURED * len(pairs), 1):
-        reason = f"The metric judges {len(bounded)} of {len(pairs)} {examples}; no drop could be measured."
+        reason = f"The metric judges {len(bounded)} of {len(pairs)} {examples}, too few to measure a drop."
         return not_measured(reason, len(pairs))
     before, after = mean_scores(bounded)
     verdict = _within(bounded, drop, limit)

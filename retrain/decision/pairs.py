@@ -80,14 +80,14 @@ class Decision:
             return self
         every = (*refusals, *self.refusals)
         text = (
-            f"Refused by {_listed([one.by for one in every])}, because {_listed([one.because for one in every])}; "
-            f"it would take {_listed([one.takes for one in every])}."
+            f"Refused by {_listed([one.by for one in every])}, because "
+            f"{', and because '.join(one.because for one in every)}; it would take "
+            f"{', and '.join(dict.fromkeys(one.takes for one in every))}."
         )
         return replace(self, outcome=False, reasons=[text, *self.reasons[bool(self.refusals) :]], refusals=every)
 
 
 def _listed(parts: Sequence[str]) -> str:
-    parts = list(dict.fromkeys(parts))
     return " and ".join([*([", ".join(parts[:-1])] if parts[1:] else []), parts[-1]])
 
 
