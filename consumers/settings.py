@@ -219,8 +219,9 @@ class RolloutSettings(Section):
     )
     maximum_seconds: PositiveFloat = Field(
         7 * 86_400.0,
-        description="time after which the next step comes unless harm is shown, even with few answers or votes; once "
-        "all steps together have lasted watch.duration_seconds, each further one takes minimum_seconds",
+        description="time after which the next step comes even with few answers or votes, or the version is taken back "
+        "if votes lean to harm; once all steps together have lasted watch.duration_seconds, each further one takes "
+        "minimum_seconds",
     )
 
     @model_validator(mode="after")

@@ -169,9 +169,9 @@ class EvaluateSettings(JudgeSettings):
     )
     maximum_examples: PositiveInt | None = Field(
         None,
-        description="most holdout rows that are generated, and most regression rows; null: 200, and of the holdout as "
-        "many as the gate needs beside an incumbent, up to 5,000; where answers are labels, six of each label, if that "
-        "is more",
+        description="most holdout rows that are generated, drawn at random, and most regression rows; null: 200, and "
+        "of the holdout as many as the gate needs beside an incumbent, up to 5,000; small topics, tools and fields get "
+        "up to 16 rows each for the guard of slices, at most as many rows again, and labels six each",
     )
     timeout_seconds: PositiveFloat = Field(
         2 * 3_600.0, description="an evaluation that takes longer is ended and counted as failed"
@@ -230,6 +230,9 @@ class MetricSettings(Section):
     )
 
 
+Guard = Literal["hallucination", "refusal", "regression", "slices", "latency", "traffic", "general"]
+
+
 class GateSettings(Section):
     """The conditions for a promotion."""
 
@@ -254,6 +257,11 @@ class GateSettings(Section):
         200,
         description="where the holdout alone is too little evidence and no more rows than this are new to be learned, "
         "they are judged too, by four models that each learn without a quarter of them: four more trainings; 0: never",
+    )
+    require_measured: tuple[Guard, ...] = Field(
+        ("regression",),
+        description="these guards refuse a candidate, too, where there are examples and they could not be measured, as "
+        "with a judge that does not answer; a guard without any examples refuses nothing",
     )
     maximum_hallucination_rise: Share = Field(
         0.02, description="the hallucination rate may rise by so much, beyond what chance explains"

@@ -128,6 +128,9 @@ def simulate(service: Service, drawn: Drawn, settings: RolloutSettings, watch: W
             held |= fine < math.log(1 / (MISSED * COMPARED[HELPFUL]))
         over = (age * 3_600 >= settings.maximum_seconds) | ((hour + 1) * 3_600 >= watch.duration_seconds)
         over &= age * 3_600 >= settings.minimum_seconds
+        given_up = under_way & over & leans
+        taken_back[given_up] = hour + 1
+        under_way &= ~given_up
         goes_on = under_way & (~held | over)
         at[goes_on] += 1
         steps[goes_on, at[goes_on]] = hour + 1

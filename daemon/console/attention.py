@@ -132,6 +132,21 @@ def _failed(facts: Facts, _: datetime) -> Finding | None:
     return Finding("bad", "The latest retraining failed", facts.run["error"] or "", Action("See the run", _page(facts)))
 
 
+def _refused(facts: Facts, now: datetime) -> Finding | None:
+    """The latest run brought nothing into service, and what it would take can be given by a person."""
+    run, service = facts.run or {}, facts.service or {}
+    if run.get("finished_at") is None or now - run["finished_at"] >= RECENT:
+        return None
+    if run["version"] is not None and run["version"] in (service.get("champion"), service.get("canary")):
+        return None  # a person put it into service
+    action = _teach(facts) or Action("See why", f"{_page(facts)}#decisions")
+    if run.get("refusal"):
+        return Finding("warn", f"The gate refused {run['version']}", run["refusal"], action)
+    if run["state"] == "refused":
+        return Finding("warn", "The latest retraining was refused", run["error"] or "", action)
+    return None
+
+
 def _waits_for_approval(facts: Facts, _: datetime) -> Finding | None:
     if not facts.approvals:
         return None
@@ -179,6 +194,7 @@ CHECKS: tuple[Callable[[Facts, datetime], Finding | None], ...] = (
     _rolled_back,
     _failed,
     _waits_for_approval,
+    _refused,
     _unrated,
     _paused,
     _trains,

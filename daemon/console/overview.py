@@ -41,7 +41,8 @@ class Facts:
             change_reason.
         approvals: id, kind, version, expires_at, the first to expire first.
         labels: open label requests, without those that enough experts have answered.
-        run: id, state, started_at, finished_at, version, error of the run under way or in line, else of the latest.
+        run: id, state, started_at, finished_at, version, error and refusal (by the gate) of the run under way or in
+            line, else of the latest.
         blind: monitor, found, needed, what.
         earned: gains less costs of this month; None: nothing is booked.
         paused: actor and reason.

@@ -66,8 +66,15 @@ WHERE state = 'waiting' AND workload IN (SELECT unnest($workloads::VARCHAR[]))
 ORDER BY expires_at
 
 -- name: runs
--- The run under way or in line, else the latest one.
-SELECT workload, id, state, started_at, finished_at, version, error FROM runs
+-- The run under way or in line, else the latest one, with what the gate refused it for.
+SELECT workload, id, state, started_at, finished_at, version, error, (
+    SELECT any_value(coalesce(
+        list_filter(from_json(reasons, '["VARCHAR"]'), lambda reason: starts_with(reason, 'Refused by'))[1],
+        reasons ->> '$[0]'
+    ))
+    FROM decisions WHERE kind = 'gate' AND run_id = runs.id AND NOT outcome
+) AS refusal
+FROM runs
 WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
 QUALIFY row_number() OVER (
     PARTITION BY workload ORDER BY CASE state WHEN 'running' THEN 0 WHEN 'waiting' THEN 1 ELSE 2 END, started_at DESC

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon import overrides
@@ -20,7 +20,7 @@ GUARDS = {
     "logged": "Against the answers that production gave",
     "hallucination": "Invented values",
     "refusal": "Refusals",
-    "regression": "Answers that people called good",
+    "regression": "Answers that were right before",
     "slices": "Worst slice",
     "latency": "Seconds per token",
     "length": "Length of answers",
@@ -29,6 +29,7 @@ GUARDS = {
     "labels": "Labels",
     "judge": "Verdicts of the judge",
     "form": "Form that programs read",
+    "validity": "Form that programs read",
     "exam": "Exam of the metric",
 }
 SHARES = {
@@ -37,10 +38,15 @@ SHARES = {
     "hallucination": ("hallucination_candidate", "hallucination_champion"),
     "refusal": ("refusal_candidate", "refusal_champion"),
     "general": ("general_candidate", "general_base"),
+    "regression": ("regression_candidate", "regression_champion"),
+    "validity": ("invalid_candidate", "invalid_champion"),
     "latency": ("token_candidate_seconds", "token_champion_seconds"),
     "length": ("length_candidate", "length_champion"),
     "labels": ("macro_f1_candidate", "macro_f1_champion"),
 }
+
+
+Outcome = Literal["passed", "refused", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,20 @@ class Guard:
     """One comparison that the gate made.
 
     Attributes:
-        candidate, opponent: None: not measured.
+        refuses: it refused the candidate, perhaps because it could not be measured.
+        candidate, opponent: None: not known.
+        limit: what the candidate is compared with; None: none, or by an earlier version of retuned.
+        examples: the number of examples; None: not known.
         low, high: the 95% interval of the difference; None: none was computed.
     """
 
     name: str
-    passed: bool
+    outcome: Outcome
+    refuses: bool
     candidate: float | None
     opponent: float | None
+    limit: float | None
+    examples: float | None
     low: float | None
     high: float | None
 
@@ -68,25 +80,28 @@ def compared(figures: Mapping[str, float]) -> dict[str, Any]:
 
 
 def guards(figures: Mapping[str, float]) -> list[Guard]:
-    """Returns the comparisons of a decision of the gate, those that failed first."""
+    """Returns the comparisons of a decision of the gate: those that refused, were not measured, and passed."""
     found = []
-    for key, passed in figures.items():
-        if not key.startswith("passed["):
-            continue
-        guard = key[len("passed[") : -1]
+    names = [key.partition("[")[2][:-1] for key in figures if key.startswith(("passed[", "not_measured["))]
+    for guard in dict.fromkeys(names):
         candidate, opponent = SHARES.get(guard, ("", ""))
         gain = {"gain": "gain", "logged": "gain_over_logged"}.get(guard, "")
+        refuses = figures.get(f"passed[{guard}]") == 0
+        measured: Outcome = "refused" if refuses else "passed"
         found.append(
             Guard(
                 GUARDS.get(guard, guard),
-                bool(passed),
+                "not measured" if f"not_measured[{guard}]" in figures else measured,
+                refuses,
                 figures.get(candidate),
                 figures.get(opponent),
+                figures.get(f"limit[{guard}]"),
+                figures.get(f"examples[{guard}]"),
                 figures.get(f"{gain}_low"),
                 figures.get(f"{gain}_high"),
             )
         )
-    return sorted(found, key=lambda one: one.passed)
+    return sorted(found, key=lambda one: (not one.refuses, one.outcome == "passed"))
 
 
 @dataclass(frozen=True)

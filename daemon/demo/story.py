@@ -77,7 +77,7 @@ def setbacks(workload: dict[str, Any]) -> list[str]:
     decisions, runs = workload.get("decisions", []), workload.get("runs", [])
     refused = [one for one in decisions if one["kind"] == "gate" and not one["outcome"]]
     ended = [one for one in runs if one["state"] in ("failed", "refused")]
-    found = [(one["created_at"], f"the gate refused an adapter: {one['reasons'][-1]}") for one in refused]
+    found = [(one["created_at"], f"the gate refused an adapter: {one['reasons'][0]}") for one in refused]
     found += [(one["started_at"], f"a retraining ended ({one['state']}): {one['error']}") for one in ended]
     return [text for _, text in sorted(found)]
 

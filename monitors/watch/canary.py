@@ -16,7 +16,8 @@ KDD 2019).
 
 Error. `watch.false_rollback_rate` applies to the whole rollout: half for the canary, half for the watch of the new
 champion. A shadow before the first step (shadow.py) takes half of the canary's share. The test of the share of
-conversations has MISMATCH of its own.
+conversations has MISMATCH of its own. A canary that only leans towards harm when its time is over is rolled back, too:
+that has no error of its own, and is measured by simulation (benchmarks/canary.py).
 """
 
 import json
@@ -221,11 +222,11 @@ def decide(
 ) -> tuple[Verdict, list[str]]:
     """Returns the verdict with its reasons.
 
-    - `roll_back`: the evidence shows harm beyond the margin.
+    - `roll_back`: the evidence shows harm beyond the margin, or leans towards it when the time of the step or of all
+      steps is over. The latter is no proof: it takes back more versions than `watch.false_rollback_rate` allows.
     - `hold`: the step lacks time or answers, no votes show that the canary is less than 20 points worse, or any lean
       towards harm. Absence of evidence is no reason to expose more users.
-    - `advance`: otherwise, and when the time of the step or of all steps is over, though no step is shorter than
-      `rollout.minimum_seconds`.
+    - `advance`: otherwise, and when that time is over, though no step is shorter than `rollout.minimum_seconds`.
 
     Args:
         answers: the canary's answers in this step.
@@ -256,6 +257,8 @@ def decide(
         if passed >= timedelta(seconds=most)
     ]
     if over and step_age >= timedelta(seconds=rollout.minimum_seconds):
+        if leaning:
+            return "roll_back", [f"{over[0]}, and it leans towards worse, without proof:", *missing, *figures]
         return "advance", [
             f"{over[0]} without enough evidence that it is worse, and without power:",
             *missing,

@@ -5,7 +5,7 @@ that of the candidate's, -1 to 1, as scored by `retrain.release.shadow`.
 
 Unknown. If the two answers differ and no scorer can judge them, either may be right. Such a conversation counts against
 both sides of the evidence: as no loss for evidence of harm, and as a full loss for evidence against harm. Without a
-judge and corrections, the reasons name this, and the shadow ends when its time is over.
+judge and corrections, the reasons name this, and the version takes its first step when the time is over.
 
 Error. The evidence is an e-value, valid after each conversation (sequential.py). A rollout with a shadow has one error
 in all: a quarter each for the shadow and the canary, half for the watch.
@@ -80,8 +80,8 @@ def decide(
 ) -> tuple[Verdict, list[str]]:
     """Returns the verdict with its reasons, like `canary.decide`.
 
-    A version that gave no answer until the end, though the champion gave enough, is rolled back: either nothing asks
-    it, or its requests fail.
+    A version that leans to harm when the time is over is rolled back, and so is one that gave no answer until then,
+    though the champion gave enough: either nothing asks it, or its requests fail.
 
     Args:
         champion_answers: the champion's answers during the shadow.
@@ -104,7 +104,8 @@ def decide(
         missing.append(f"{shadow.judged:,} of {rollout.minimum_answers:,} conversations are judged")
     if comparison is None or comparison.as_good < 1:
         missing.append(f"too few are judged to show that it is not {100 * FALL:.0f} points worse")
-    if comparison is not None and comparison.has_enough(watch) and comparison.worse > 0:
+    leans = comparison is not None and comparison.has_enough(watch) and comparison.worse > 0
+    if leans:
         missing.append(f"it leans towards worse by more than {points}")
     if not missing:
         return "advance", [f"not shown to be worse by more than {points}", *figures]
@@ -112,5 +113,7 @@ def decide(
         if comparison is None and rollout.shadow * champion_answers >= rollout.minimum_answers:
             return "roll_back", [f"the champion gave {champion_answers:,} answers meanwhile", *missing]
         over = f"the time of the shadow is over ({span(rollout.maximum_seconds)}, rollout.maximum_seconds)"
+        if leans:
+            return "roll_back", [f"{over}, and it leans towards worse by more than {points}, without proof:", *figures]
         return "advance", [f"{over} without enough evidence that it is worse, and without power:", *missing, *figures]
     return "hold", [*missing, *figures]

@@ -2,8 +2,8 @@
 
 Cross-validation (Stone 1974): the rows are dealt into folds, and for each fold a model is trained on all others. The
 answers of these models stand for those of the candidate, which was trained on more rows. Folds share most of their
-training rows, so their answers are slightly less independent than one model's answers to as many rows (Bengio and
-Grandvalet 2004).
+training rows, so their answers depend on each other. The interval takes them as independent: no unbiased estimate of
+that variance exists (Bengio and Grandvalet 2004), so its error is not exactly the promised one.
 """
 
 import json

@@ -27,6 +27,7 @@ from retuned.retrain.decision.evaluation import (
     CHAMPION,
     FOLD,
     LOGGED,
+    SLICES,
     UNASKED,
     Evaluation,
     as_row,
@@ -42,7 +43,7 @@ from retuned.retrain.versions import QUERIES
 
 KIND = "evaluation"
 """The kind of the stored decision."""
-SCORED = ("holdout", "regression", FOLD)
+SCORED = ("holdout", "regression", FOLD, SLICES)
 
 
 def evaluate_again(
@@ -93,7 +94,7 @@ class _Evaluated:
     Attributes:
         names: the names that base, champion and candidate have in the table `evaluations`.
         tries: how many comparisons with this champion the gate had counted before.
-        unasked: the number of holdout rows beyond the most that were generated.
+        unasked: the number of holdout rows that were not drawn.
     """
 
     run_id: str
@@ -181,7 +182,11 @@ def _stored(warehouse: Warehouse, run_id: str, names: Mapping[str, str | None]) 
     evaluations = []
     for row in warehouse.rows("SELECT * FROM evaluations WHERE run_id = ?", [run_id]):
         values = {name: value for name, value in row.items() if name in columns}
-        groups = [group for group in json.loads(row["groups"] or "[]") if group.startswith("tool:")]
+        groups = [
+            group
+            for group in json.loads(row["groups"] or "[]")
+            if values["split"] == SLICES or group.startswith("tool:")
+        ]
         evaluations.append(Evaluation(**values | {"model": known[row["model"]], "groups": groups}))
     return evaluations
 

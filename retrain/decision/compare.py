@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from retuned.retrain.decision import gate
-from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, FOLD, LOGGED, Evaluation
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, FOLD, LOGGED, SLICES, Evaluation
 from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.scoring.metric import Metric
 from retuned.retrain.settings import Settings
@@ -32,7 +32,7 @@ def compare(
     Args:
         serving: a champion serves.
         tries: earlier comparisons with the champion, or with the base model.
-        unasked: the number of holdout rows beyond the most that are generated.
+        unasked: the number of holdout rows that were not drawn.
         forgets, conversations: see `gate.decide`.
     """
     opponent = CHAMPION if serving else BASE
@@ -59,6 +59,7 @@ def compare(
             incumbent=settings.incumbent if settings.incumbent.url else None,
             forgets=forgets,
             conversations=conversations,
+            further=(answers(rows, opponent, SLICES), answers(rows, CANDIDATE, SLICES)),
         )
 
     decision = decide(tries, "holdout")

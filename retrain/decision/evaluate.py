@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from retuned.consumers.common.process import Emit
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset, metric_of
 from retuned.retrain.data.identity import text_hash
-from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, LOGGED, Evaluation
+from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, LOGGED, SLICES, Evaluation
+from retuned.retrain.decision.guards import SLICE_EXAMPLES
 from retuned.retrain.decision.measures import checked, measured, scored, with_agreement
 from retuned.retrain.decision.metric_job import judge_key, metric_in_child, metric_job
 from retuned.retrain.decision.power import EXAMPLES, Held, examples_to_ask
@@ -41,6 +41,9 @@ from retuned.retrain.settings import EvaluateSettings, GateSettings, IncumbentSe
 from retuned.retrain.training import shared_gpu
 from retuned.retrain.training.base_model import text_config
 from retuned.retrain.versions import Version
+
+SLICE_ROWS = 2 * SLICE_EXAMPLES
+"""So many rows of each slice are asked where the holdout has them."""
 
 LABEL_ROWS = 6
 """With six answers to each of a hundred labels, the gate always finds a candidate that lost one label in ten; with
@@ -79,7 +82,7 @@ def evaluate(
     Returns:
         the evaluations; and the figures `seconds`, `load_seconds`, `judge_tokens` (paid for the metric judge), and for
         each split such as holdout `holdout_rows_cut` (shortened to fit train.max_length), `holdout_rows_too_long`
-        (left out) and `holdout_rows_unasked` (beyond the most that are generated).
+        (left out) and `holdout_rows_unasked` (not drawn).
 
     Raises:
         RetunedError: a base model is gone, or the server that `evaluate.url` names does not load an adapter.
@@ -92,6 +95,7 @@ def evaluate(
         "splits": {
             "holdout": [BASE, CHAMPION, CANDIDATE],
             # If no champion serves, the base model takes its place.
+            SLICES: [CHAMPION if champion else BASE, CANDIDATE],
             "regression": [CHAMPION if champion else BASE, CANDIDATE],
             "traffic": [CHAMPION, CANDIDATE],
             "general": [BASE, CANDIDATE],
@@ -155,23 +159,42 @@ def _groups(base: Path, champion: Version | None, candidate: Path) -> list[Group
     return [Group(own, {CHAMPION: champion.path}), Group(base, trained)]
 
 
-def drawn(rows: list[dict[str, Any]], limit: int, metric: Metric | None = None) -> list[dict[str, Any]]:
-    """Returns at most `limit` rows, or LABEL_ROWS of each label if that is more.
+def drawn(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Returns at most `limit` rows, drawn at random, so that their mean is an unbiased estimate of that of all rows.
 
-    They are drawn evenly over topics and origins, or over the metric's groups such as labels. The draw is the same each
-    time, so that runs can be compared.
+    The unit is the cluster, of which each counts once (see `pairs.cluster_means`): every cluster has the same chance,
+    and gives one row before any gives two. The draw is the same each time, so that runs can be compared.
     """
-    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    labels: Counter[str] = Counter()
+    turns: Counter[str] = Counter()
+    order: list[tuple[int, str, int, dict[str, Any]]] = []
     for row in sorted(rows, key=lambda row: text_hash(row["row_id"])):
-        own = metric.groups(row["completion"]) if metric else []
-        labels.update(labels_of(own))
-        groups[tuple(own) or row.get("topic"), row.get("origin")].append(row)
-    limit = max(limit, sum(min(LABEL_ROWS, number) for number in labels.values()))
-    if len(rows) <= limit:
-        return rows
-    order = [row for turn in zip_longest(*groups.values()) for row in turn if row is not None]
-    return order[:limit]
+        cluster = row.get("cluster") or row["row_id"]
+        order.append((turns[cluster], text_hash(cluster), len(order), row))
+        turns[cluster] += 1
+    return [row for *_, row in sorted(order, key=lambda one: one[:3])[:limit]]
+
+
+def for_slices(rows: Sequence[dict[str, Any]], limit: int, metric: Metric) -> list[dict[str, Any]]:
+    """Returns rows beyond those that `drawn` returns, so that small slices can be tested, each with `slices`: the names
+    of the slices that it was drawn for.
+
+    Of each label there are LABEL_ROWS in all, and of each other slice SLICE_ROWS: the first ones in the order of
+    `drawn`, so each slice has a random sample of its own rows. Beside labels there are at most `limit` further rows; a
+    slice that would get fewer than are tested gets none.
+    """
+    order = drawn(rows, len(rows))
+    slices: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(order):
+        for name in [*([f"topic:{row['topic']}"] if row.get("topic") else []), *metric.groups(row["completion"])]:
+            slices[name].append(place)
+    labels = {name for name in slices if labels_of([name])}
+    each = min(SLICE_ROWS, limit // max(len(slices) - len(labels), 1))
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, places in slices.items():
+        for place in places[: LABEL_ROWS if name in labels else each if each >= SLICE_EXAMPLES else 0]:
+            if place >= limit:
+                names[place].append(name)
+    return [order[place] | {"slices": names[place]} for place in sorted(names)]
 
 
 def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -187,6 +210,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
             for row in rows["holdout"]
             if row["row_id"] in job["logged"]
         ],
+        SLICES: [],
         "regression": [],
         "traffic": [measured("traffic", row, LOGGED, row["completion"]) for row in rows["traffic"]],
         "general": [],
@@ -212,7 +236,9 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
     pairs = {source: [exam.Pair(**pair) for pair in own] for source, own in job["exam"].items()}
     marks, exam_tokens = exam.taken(metric, pairs)
     evaluations, tokens = scored(
-        [*answers["holdout"], *answers["regression"]], [*rows["holdout"], *rows["regression"]], metric
+        [*answers["holdout"], *answers[SLICES], *answers["regression"]],
+        [*rows["holdout"], *rows[SLICES], *rows["regression"]],
+        metric,
     )
     evaluations = with_agreement([*evaluations, *answers["traffic"]], [*rows["holdout"], *rows["traffic"]], metric)
     evaluations += checked(answers["general"])
@@ -230,7 +256,7 @@ def work(job: dict[str, Any], emit: Emit) -> dict[str, Any]:
 def _rows(
     job: Mapping[str, Any], settings: EvaluateSettings, metric: Metric
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
-    """Returns the rows to answer, by split, and how many of each split are left out."""
+    """Returns the rows to answer, by split, and how many of each split are not drawn."""
     import pyarrow.parquet as pq
 
     rows = {"general": drawn([prompt.as_row() for prompt in prompts()], settings.general_examples)}
@@ -239,7 +265,9 @@ def _rows(
         file = Path(job["dataset"]) / f"{split}.parquet"  # datasets from before version 0.2.0 have no traffic
         stored = pq.read_table(file).to_pylist() if file.is_file() else []
         most = settings.maximum_examples or (_needed(stored, job) if split == "holdout" else EXAMPLES)
-        rows[split] = drawn(stored, most, metric)
+        rows[split] = drawn(stored, most)
+        if split == "holdout":
+            rows[SLICES] = for_slices(stored, most, metric)
         unasked[f"{split}_rows_unasked"] = float(len(stored) - len(rows[split]))
     return rows, unasked
 

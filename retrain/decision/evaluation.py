@@ -13,8 +13,12 @@ LOGGED = "logged"
 FOLD = "fold"
 """Stands for a split: training rows of the candidate, each answered by a model that was trained without it."""
 
+SLICES = "slices"
+"""Stands for a split: further rows of the holdout, asked so that its small slices can be tested. They count for the
+slices that they were drawn for, and for no mean of the holdout."""
+
 UNASKED = "holdout_rows_unasked"
-"""Figure of an evaluation: holdout rows beyond the most that are generated."""
+"""Figure of an evaluation: holdout rows that were not drawn."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Evaluation:
         model: base, champion or candidate; or logged, for the answer that production gave, which has no loss, tokens
             or time.
         split: holdout, regression, traffic (recent unrated questions, which have an agreement and no score), general
-            (see `scoring.general`) or fold (see `data.folds`; the candidate's answer comes from a model that was
-            trained without the row).
+            (see `scoring.general`), fold (see `data.folds`; the candidate's answer comes from a model that was
+            trained without the row) or slices (see `SLICES`).
         kind: the feedback on the logged answer: correction, or accepted where people rated it good.
         topic: the question's topic; None if the dataset has none.
         origin: the dataset whose holdout first contained a regression row; None for other splits.
@@ -49,7 +53,7 @@ class Evaluation:
         valid: the answer has the form that programs read (JSON, tool calls); None if no form is required.
         answered: the label that the answer was read as, if any.
         groups: the slices that the row belongs to by its approved answer: the tools that it calls, and the metric's
-            groups (see `Metric.groups`).
+            groups (see `Metric.groups`). Of split slices: the slices that the row was drawn for.
         agreement: the metric's agreement of the candidate's answer with the champion's, or with the logged answer if
             no champion serves (see `Metric.agreement`), 0 to 1; None for other models, or if neither is known.
         cluster: the conversation, document or other group of dependent rows; None if the row stands alone.
@@ -94,7 +98,9 @@ class Evaluation:
 
     @property
     def slices(self) -> list[str]:
-        """The slices of the holdout that the row belongs to."""
+        """The slices of the holdout that the row counts for."""
+        if self.split == SLICES:
+            return self.groups
         return [
             *([f"topic:{self.topic}"] if self.topic else []),
             *([f"language:{self.language}"] if self.language else []),

@@ -14,11 +14,15 @@ Guards then look for evidence of harm. A rise of hallucinations or refusals, or 
 on any slice of the holdout, above its limit refuses the candidate unless chance explains it (see `guards`). Answers
 that programs read (JSON, tool calls, labels) have guards of their own. The medians of length and of time per token are
 compared with their limits directly. All conditions are evaluated, so that a refusal lists all its reasons.
+
+A row of which the metric judges only one answer counts at its worst for the candidate, in the gain and in the guards of
+scores (see `at_worst`). A guard without enough evidence has no outcome: it is not measured. It refuses the candidate if
+`require_measured` names it and there were examples.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -27,9 +31,12 @@ from retuned.retrain.decision import guards
 from retuned.retrain.decision.interval import error_of_try, examples_needed, interval, interval_as_asked
 from retuned.retrain.decision.labels import labelled, labels
 from retuned.retrain.decision.pairs import (
+    MEASURED,
+    Check,
     Decision,
     Measured,
     Pairs,
+    Refusal,
     at_worst,
     by_cluster,
     drop,
@@ -44,8 +51,6 @@ from retuned.retrain.decision.traffic import traffic as traffic_guard
 from retuned.retrain.scoring.exam import Permission
 from retuned.retrain.settings import GateSettings, IncumbentSettings
 
-ABSTAINED = 0.5
-"""The share of the holdout on which the metric may abstain."""
 REPEATED = 0.2
 """The share of recent conversations whose question must be among the examples, so that questions count as often as they
 are asked. With a smaller one, the second interval costs more than it gains."""
@@ -69,6 +74,7 @@ def decide(
     incumbent: IncumbentSettings | None = None,
     forgets: bool = False,
     conversations: int = 0,
+    further: tuple[Sequence[Measured], Sequence[Measured]] = ((), ()),
 ) -> Decision:
     """Compares candidate and champion (the base model if none serves) on the rows that both answered.
 
@@ -81,57 +87,67 @@ def decide(
         traffic: the candidate's answers to recent unrated questions.
         general: the base model's and the candidate's answers to prompts that have nothing to do with the workload.
         structured: answers are for programs (see `Metric.structured`), so `general` is for information.
-        unasked: the number of holdout rows beyond the most that are generated.
+        unasked: the number of holdout rows that were not drawn.
         in_other_words: the metric recognises a right answer in other words than the approved one.
         incumbent: what gave the logged answers, and how much worse the candidate may be; None: the candidate must show
             the gain over them, too.
         forgets: the candidate replaces a champion that learned erased rows, so it only has to be no worse.
         conversations: the number of recent conversations in which the questions of the rows were counted.
+        further: the answers of champion and candidate to rows that were drawn for small slices.
     """
     opponent = "champion" if serving else "base model"
     answered, produced = paired(champion, candidate), paired(logged, candidate)
     # What people corrected was not right, even if the metric abstains on it.
     scored = at_worst([(old, new) for old, new in produced if old.score is not None])
-    earlier = paired(champion_regression, candidate_regression)
+    earlier, small = paired(champion_regression, candidate_regression), paired(*further)
     pairs = with_scores(answered)
     groups = len(by_cluster(pairs, drop))
-    if groups < settings.minimum_examples or len(pairs) < (1 - ABSTAINED) * len(answered):
+    if groups < settings.minimum_examples or len(pairs) < MEASURED * len(answered):
         return _too_few(answered, pairs, groups, settings, unasked)
-    checks: dict[str, Decision | None] = {
-        "gain": _no_loss(pairs, settings, conversations)
+    checks: dict[str, Check | None] = {
+        "gain": _no_loss(at_worst(answered), settings, conversations)
         if forgets
-        else _gain(answered, settings, tries, folded, opponent, conversations),
+        else _gain(answered, settings, tries, folded, opponent, conversations, unasked),
         "hallucination": guards.hallucination(answered, settings, opponent),
         "refusal": guards.refusals(answered, settings, opponent),
-        "regression": guards.regression(with_scores(earlier), settings, opponent)
+        "regression": guards.regression(earlier, settings, opponent)
         if serving
-        else guards.first_regression(pairs, settings),
-        "slices": guards.slices(pairs, settings),
+        else guards.first_regression(answered, settings),
+        "slices": guards.slices(answered, small, settings),
         "latency": guards.latency(answered, settings, opponent),
         "length": guards.length(answered, settings, opponent),
         "traffic": traffic_guard(traffic, candidate, settings, "champion" if serving else "logged answers"),
         "general": guards.general(paired(*general), settings, structured),
         "validity": _validity(answered, earlier, produced, settings, serving, opponent),
-        "labels": labels(rows, labelled(with_scores(earlier)), opponent) if (rows := labelled(pairs)) else None,
+        "labels": labels([*rows, *labelled(with_scores(small))], labelled(with_scores(earlier)), opponent)
+        if (rows := labelled(pairs))
+        else None,
         "logged": _logged(scored, settings, tries, serving, in_other_words) if scored else None,
     }
     if incumbent is not None and not serving:
         checks["logged"] = _beside_incumbent(scored, settings, tries, incumbent, in_other_words)
     taken = {name: check for name, check in checks.items() if check is not None}
     figures = _counts(len(pairs), groups, len(answered)) | ({"folded": float(folded)} if folded else {})
+    refusals = []
     for name, check in taken.items():
-        figures |= {f"passed[{name}]": float(check.outcome), **check.figures}
+        figures |= check.figures_as(name)
+        if check.passed is None and check.examples and name in settings.require_measured:
+            figures[f"passed[{name}]"] = 0.0
+            takes = f"a judge or a metric that can measure it, or gate.require_measured without {name}"
+            refusals.append(Refusal(name, check.because, takes))
+        elif check.passed is False:
+            refusals.append(Refusal(name, check.because, check.takes))
     reasons = [reason for check in taken.values() for reason in check.reasons]
+    if unmeasured := [name for name, check in taken.items() if check.passed is None]:
+        reasons.append(f"Not measured: {', '.join(unmeasured)}.")
     if abstained := sum(old.score is None and new.score is None for old, new in answered):
         reasons.append(f"The metric abstains on {abstained} further holdout examples, which count for no score.")
-    if all(check.outcome for check in taken.values()):
-        return Decision(True, reasons, figures)
-    return Decision(False, [*reasons, _refusal(taken, groups, settings, unasked)], figures)
+    return Decision(True, reasons, figures).refused(*refusals)
 
 
 def _validity(
     answered: Pairs, earlier: Pairs, produced: Pairs, settings: GateSettings, serving: bool, opponent: str
-) -> Decision | None:
+) -> Check | None:
     """Tests answers that programs read; None if there are none.
 
     The regression set is included: a holdout may be too small to contain an answer that the candidate breaks.
@@ -144,9 +160,11 @@ def _validity(
 
 def examined(decision: Decision, permission: Permission) -> Decision:
     """Returns the decision, with a positive outcome only if its metric passed its exam (see `scoring.exam`)."""
-    outcome = decision.outcome and permission.granted
     reasons = [*decision.reasons, f"{permission.reason[0].upper()}{permission.reason[1:]}."]
-    return Decision(outcome, reasons, decision.figures | {"passed[exam]": float(permission.granted)})
+    figures = decision.figures | {"passed[exam]": float(permission.granted)}
+    decision = replace(decision, reasons=reasons, figures=figures)
+    takes = "a judge (evaluate.judge_url), another metric.name, or labelled pairs of the workload's own"
+    return decision if permission.granted else decision.refused(Refusal("exam", permission.reason, takes))
 
 
 def lacks_evidence(decision: Decision) -> bool:
@@ -155,56 +173,39 @@ def lacks_evidence(decision: Decision) -> bool:
     failed = {name for name, passed in decision.figures.items() if name.startswith("passed[") and not passed}
     if not failed:
         judged, abstained = decision.figures["examples"], decision.figures.get("abstained", 0.0)
-        return not decision.outcome and abstained <= ABSTAINED * (judged + abstained)
+        return not decision.outcome and judged >= MEASURED * (judged + abstained)
     gains = {"passed[gain]": "gain", "passed[logged]": "gain_over_logged"}
     return failed <= gains.keys() and all(decision.figures.get(gains[name], 0.0) > 0 for name in failed)
 
 
-def _refusal(checks: Mapping[str, Decision], examples: int, settings: GateSettings, unasked: int) -> str:
-    """Returns a sentence: the checks that refused the candidate, and which gain or how many more examples would do."""
-    text = f"Refused by: {', '.join(name for name, check in checks.items() if not check.outcome)}."
-    for name, figure, over in (("gain", "gain", ""), ("logged", "gain_over_logged", " over production's answers")):
-        if name in checks and not checks[name].outcome and f"unseen[{name}]" in checks[name].figures:
-            figures = checks[name].figures
-            text += (
-                f" On examples that scatter like these a gain{over} of about {figures[f'unseen[{name}]']:+.3f} "
-                f"would be enough; it is {figures[figure]:+.3f}."
-            )
-    lacking = int(checks["gain"].figures.get("examples_needed", 0)) - examples
-    if not checks["gain"].outcome and lacking > 0:
-        text += f" To be sure of one of {settings.expected_gain:.3f} takes some {lacking} more. {_capped(unasked)}"
-    return text
+def _takes(gain: "_Comparison", over: str = "") -> str:
+    return f"a gain{over} of about {gain.enough:+.3f} on examples that scatter like these"
 
 
-def _capped(unasked: int) -> str:
-    """Returns a sentence about how to get more examples."""
+def _more(unasked: int) -> str:
+    """Returns a clause about how to get more examples."""
     if unasked:
-        return f"{unasked} more rows of the holdout were left unasked: raise evaluate.maximum_examples."
-    return "All of the holdout was asked: it grows with corrections, and with dataset.holdout_share."
+        return f"{unasked} more rows of the holdout were not drawn: raise evaluate.maximum_examples"
+    return "all of the holdout was asked: it grows with corrections, and with dataset.holdout_share"
 
 
 def _too_few(answered: Pairs, pairs: Pairs, groups: int, settings: GateSettings, unasked: int) -> Decision:
-    figures = _counts(len(pairs), groups, len(answered))
+    decision = Decision(True, [], _counts(len(pairs), groups, len(answered)))
+    needed = settings.minimum_examples
     if len(pairs) == len(answered):
-        return Decision(
-            False,
-            [
-                f"Only {len(pairs)} holdout examples{of_clusters(pairs)} were answered by both models; "
-                f"{settings.minimum_examples} are needed to tell them apart. {_capped(unasked)}"
-            ],
-            figures,
+        because = (
+            f"only {len(pairs)} holdout examples{of_clusters(pairs)} were answered by both models; {needed} are needed "
+            "to tell them apart"
         )
+        return decision.refused(Refusal("gain", because, f"{needed - groups} more examples ({_more(unasked)})"))
     details = Counter(row.detail for pair in answered for row in pair if row.score is None and row.detail)
     why = f" (mostly: {details.most_common(1)[0][0]})" if details else ""
-    return Decision(
-        False,
-        [
-            f"The metric abstains on {len(answered) - len(pairs)} of {len(answered)} holdout examples{why}, and only "
-            f"{len(pairs)}{of_clusters(pairs)} are left to tell the models apart; {settings.minimum_examples} are "
-            "needed, and half of all: choose a metric that can judge these answers (metric.name), or set "
-            "evaluate.judge_url."
-        ],
-        figures,
+    because = (
+        f"the metric abstains on {len(answered) - len(pairs)} of {len(answered)} holdout examples{why}, and only "
+        f"{len(pairs)}{of_clusters(pairs)} are left to tell the models apart; {needed} are needed, and half of all"
+    )
+    return decision.refused(
+        Refusal("gain", because, "a metric that can judge these answers (metric.name), or a judge (evaluate.judge_url)")
     )
 
 
@@ -215,8 +216,14 @@ def _counts(scored: int, groups: int, answered: int) -> dict[str, float]:
 
 
 def _gain(
-    answered: Pairs, settings: GateSettings, tries: int, folded: int, opponent: str, conversations: int
-) -> Decision:
+    answered: Pairs,
+    settings: GateSettings,
+    tries: int,
+    folded: int,
+    opponent: str,
+    conversations: int,
+    unasked: int,
+) -> Check:
     pairs, bounded = with_scores(answered), at_worst(answered)
     gain = _compared(bounded, settings, tries, conversations)
     before, after = (gain.before, gain.after) if len(pairs) == len(bounded) else mean_scores(pairs)
@@ -246,7 +253,10 @@ def _gain(
             f"Candidates were compared with this {opponent} {tries} time{'s' * (tries > 1)} before, so the interval is "
             "wider."
         )
-    return Decision(
+    takes = _takes(gain)
+    if (lacking := needed - gain.examples) > 0:
+        takes += f", or some {lacking:,} more to be sure of one of {settings.expected_gain:.3f} ({_more(unasked)})"
+    return Check(
         gain.passed,
         reasons,
         {
@@ -261,22 +271,28 @@ def _gain(
             **({} if gain.repeated is None else {"repeated": gain.repeated}),
             **_wholly_right(pairs),
         },
+        gain.examples,
+        settings.minimum_gain,
+        f"on {gain.examples} examples it shows {gain.text}",
+        takes,
     )
 
 
-def _no_loss(pairs: Pairs, settings: GateSettings, conversations: int) -> Decision:
+def _no_loss(pairs: Pairs, settings: GateSettings, conversations: int) -> Check:
     """Refuses a candidate that is worse than the champion, unless chance explains it.
 
     Each try has the same error: a wider interval after more tries would make it easier to pass.
     """
     gain = _compared(pairs, settings, 0, conversations)
-    passed = gain.high >= 0
+    found = (
+        f"the champion scores {gain.before:.3f} on {len(pairs)} examples{of_clusters(pairs)} and the candidate "
+        f"{gain.after:.3f}, a difference of {gain.after - gain.before:+.3f} ({percent(settings.confidence)} interval "
+        f"{gain.low:+.3f} to {gain.high:+.3f})"
+    )
     text = (
         "The champion learned rows that were erased, so the candidate only has to be no worse, unless chance explains "
-        f"it: the champion scores {gain.before:.3f} on {len(pairs)} examples{of_clusters(pairs)} and the candidate "
-        f"{gain.after:.3f}, a difference of {gain.after - gain.before:+.3f} ({percent(settings.confidence)} interval "
-        f"{gain.low:+.3f} to {gain.high:+.3f}). A true loss of up to "
-        f"{100 * (gain.high - gain.after + gain.before):.2g} points would pass unseen half of the time."
+        f"it: {found}. A true loss of up to {100 * (gain.high - gain.after + gain.before):.2g} points would pass "
+        "unseen half of the time."
     )
     figures = {
         "score_champion": gain.before,
@@ -286,7 +302,9 @@ def _no_loss(pairs: Pairs, settings: GateSettings, conversations: int) -> Decisi
         "gain_high": gain.high,
         **_wholly_right(pairs),
     }
-    return Decision(passed, [text], figures)
+    takes = "a candidate that is no worse than the champion, such as one with more to learn from"
+    because = f"it is worse beyond chance: {found}"
+    return Check(gain.high >= 0, [text], figures, gain.examples, 0.0, because, takes)
 
 
 def _power(gain: "_Comparison", needed: int, settings: GateSettings) -> str:
@@ -306,7 +324,7 @@ def _wholly_right(pairs: Pairs) -> dict[str, float]:
     return {f"exact_{model}": fmean(score == 1.0 for score in scores) for model, scores in columns.items()}
 
 
-def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool, in_other_words: bool) -> Decision:
+def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool, in_other_words: bool) -> Check:
     """Compares with the logged answers of production: a bar if no champion serves and there are enough answers.
 
     A logged answer that people called good is the approved answer of its row, and scores 1 by construction. If the
@@ -321,11 +339,11 @@ def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool, in_
     fair = pairs if in_other_words else [(old, new) for old, new in pairs if old.kind != "accepted"]
     left_out = len(pairs) - len(fair)
     figures = _logged_figures(pairs)
-    reasons, passed = [], True
+    check = Check(None, [], figures)
+    reasons = []
     if fair:
         enough = len(by_cluster(fair, drop)) >= settings.minimum_examples
         gain = _compared(fair, settings, tries)
-        passed = gain.passed or serving or not enough
         figures |= {
             "gain_over_logged": gain.after - gain.before,
             "gain_over_logged_low": gain.low,
@@ -338,11 +356,18 @@ def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool, in_
         elif not enough:
             role = f" For information: fewer than {settings.minimum_examples} of them are no bar."
         good = kinds["accepted"] if in_other_words else 0
-        reasons.append(
-            f"The answers that production gave to {len(fair)} of these questions score {gain.before:.3f} and the "
-            f"candidate's {gain.after:.3f}: {gain.text}. People corrected {kinds['correction']} of these answers and "
-            f"called {good} good, so this is no estimate for all traffic.{role}"
+        found = (
+            f"the answers that production gave to {len(fair)} of these questions score {gain.before:.3f} and the "
+            f"candidate's {gain.after:.3f}: {gain.text}"
         )
+        reasons.append(
+            f"T{found[1:]}. People corrected {kinds['correction']} of these answers and called {good} good, so this is "
+            f"no estimate for all traffic.{role}"
+        )
+        if serving or enough:
+            takes = _takes(gain, " over production's answers")
+            passed = gain.passed or serving
+            check = Check(passed, [], figures, gain.examples, settings.minimum_gain, found, takes)
     if left_out and not serving:
         reasons.append(
             f"The candidate is not compared with the {left_out} answers of production that people called good: they "
@@ -350,12 +375,12 @@ def _logged(pairs: Pairs, settings: GateSettings, tries: int, serving: bool, in_
             "candidate is as good there is not known; a judge would show it (metric.name: judge), and so does a "
             "first step of a rollout (rollout.steps)."
         )
-    return Decision(passed, reasons, figures)
+    return replace(check, reasons=reasons, figures=figures)
 
 
 def _beside_incumbent(
     pairs: Pairs, settings: GateSettings, tries: int, incumbent: IncumbentSettings, in_other_words: bool
-) -> Decision:
+) -> Check:
     """Tests that the candidate is not worse than the incumbent by more than its margin, over all of its answers.
 
     People rate wrong answers more often than right ones, and on wrong answers a candidate can only gain. So the rated
@@ -366,11 +391,12 @@ def _beside_incumbent(
     """
     figures, margin = _logged_figures(pairs), f"{100 * incumbent.margin:.3g} points (incumbent.margin)"
     if not in_other_words:
-        text = (
-            "The candidate cannot be compared with the incumbent: the metric does not recognise a right answer in "
-            "other words. A judge does (metric.name: judge)."
+        found = (
+            "the candidate cannot be compared with the incumbent: the metric does not recognise a right answer in "
+            "other words"
         )
-        return Decision(False, [text], figures)
+        reasons = [f"T{found[1:]}. A judge does (metric.name: judge)."]
+        return Check(False, reasons, figures, because=found, takes="a judge (metric.name: judge)")
     wrong = incumbent.wrong_share or 0.0
     strata = {"accepted": 1 - wrong} | ({"correction": wrong} if wrong else {})
     rows = {kind: [pair for pair in pairs if pair[0].kind == kind] for kind in strata}
@@ -381,11 +407,10 @@ def _beside_incumbent(
         if (count := len(by_cluster(rows[kind], drop))) < settings.minimum_examples
     ]
     if lacking:
-        text = (
-            f"Too few answers of the incumbent are in the holdout to compare with it: {' and '.join(lacking)}; "
-            f"{settings.minimum_examples} are needed."
-        )
-        return Decision(False, [text], figures)
+        found = f"too few answers of the incumbent are in the holdout to compare with it: {' and '.join(lacking)}"
+        needed = f"{settings.minimum_examples} are needed"
+        takes = f"{settings.minimum_examples} such answers in the holdout"
+        return Check(False, [f"T{found[1:]}; {needed}."], figures, because=found, takes=takes)
     error = error_of_try(settings, tries)
     gain = low = high = 0.0
     for kind, weight in strata.items():
@@ -401,9 +426,9 @@ def _beside_incumbent(
         else "the share of its wrong answers is not known (incumbent.wrong_share), so only the "
         f"{len(rows['accepted'])} answers that people called good count"
     )
-    text = (
-        f"Beside the incumbent the candidate gains {gain:+.3f} ({percent(1 - 2 * error)} interval {low:+.3f} to "
-        f"{high:+.3f}), where {basis}: it is {'' if passed else 'not surely '}as good within {margin}."
+    found = (
+        f"beside the incumbent the candidate gains {gain:+.3f} ({percent(1 - 2 * error)} interval {low:+.3f} to "
+        f"{high:+.3f}), where {basis}: it is {'' if passed else 'not surely '}as good within {margin}"
     )
     figures |= {
         "gain_over_logged": gain,
@@ -411,7 +436,9 @@ def _beside_incumbent(
         "gain_over_logged_high": high,
         "unseen[logged]": gain - low - incumbent.margin,
     }
-    return Decision(passed, [text], figures)
+    examples = sum(len(by_cluster(own, drop)) for own in rows.values())
+    takes = f"a gain of about {gain - low - incumbent.margin:+.3f} on examples that scatter like these, or more of them"
+    return Check(passed, [f"B{found[1:]}."], figures, examples, -incumbent.margin, found, takes)
 
 
 def _logged_figures(pairs: Pairs) -> dict[str, float]:

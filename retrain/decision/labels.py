@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retuned.retrain.decision.harm import DRAWS, GUARD_ERROR
-from retuned.retrain.decision.pairs import Decision, Measured, Pairs
+from retuned.retrain.decision.pairs import Check, Measured, Pairs
 from retuned.retrain.scoring.label import Confusion, as_figures, confusion, labels_of, macro_f1
 
 _MEANS = 9
@@ -27,7 +27,7 @@ def labelled(pairs: Pairs) -> Labelled:
     return [(label, old, new) for old, new in pairs for label in labels_of(new.slices)]
 
 
-def labels(rows: Labelled, earlier: Labelled, opponent: str) -> Decision:
+def labels(rows: Labelled, earlier: Labelled, opponent: str) -> Check:
     """Tests whether the candidate loses more labels than an equal candidate would by chance.
 
     A label is lost if the champion answers it rightly at least once and the candidate never does, on the holdout and
@@ -54,15 +54,15 @@ def labels(rows: Labelled, earlier: Labelled, opponent: str) -> Decision:
         f"Over {len(after)} labels the candidate's macro-F1 is {figures['macro_f1_candidate']:.3f} and the "
         f"{opponent}'s {figures['macro_f1_champion']:.3f}; "
     )
-    if lost:
-        reason += (
-            f"the candidate never answers what the {opponent} can: {_named(lost, asked)}, which "
-            f"{'chance explains' if passed else 'is beyond chance'}: an equally good model loses "
-            f"{figures['labels_lost_by_chance']:.1f} in the mean."
-        )
-    else:
-        reason += "none is lost."
-    return Decision(passed, [reason, *_power(unseen, known, asked)], figures)
+    because = (
+        f"the candidate never answers what the {opponent} can: {_named(lost, asked)}, which "
+        f"{'chance explains' if passed else 'is beyond chance'}: an equally good model loses "
+        f"{figures['labels_lost_by_chance']:.1f} in the mean"
+    )
+    reasons = [f"{reason}{because if lost else 'none is lost'}.", *_power(unseen, known, asked)]
+    return Check(
+        passed, reasons, figures, len(rows), because=because, takes="right answers to questions of these labels"
+    )
 
 
 def _named(lost: Sequence[str], asked: Confusion) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from retuned.consumers.common import tone, tool_calls
 from retuned.consumers.common.refusals import refuses
-from retuned.retrain.decision.evaluation import CANDIDATE, CHAMPION, LOGGED, Evaluation
+from retuned.retrain.decision.evaluation import CANDIDATE, CHAMPION, LOGGED, SLICES, Evaluation
 from retuned.retrain.scoring import style
 from retuned.retrain.scoring.facts import conflicts, exclude_each_other, token_f1, unsupported
 from retuned.retrain.scoring.general import is_right, prompts
@@ -23,7 +23,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
     """Returns the evaluation of an answer by its text alone; `scored` adds the score.
 
     Args:
-        row: an example's columns.
+        row: an example's columns; of the split slices, also `slices` (see `evaluate.for_slices`).
     """
     context, approved = json.loads(row["context"]) if row["context"] else None, row["completion"]
     messages = json.loads(row["messages"])
@@ -48,7 +48,7 @@ def measured(split: str, row: dict[str, Any], model: str, output: str) -> Evalua
         latency_seconds=None,
         output=output,
         kind=row.get("kind"),
-        groups=[f"tool:{name}" for name in tool_calls.names(approved)],
+        groups=row["slices"] if split == SLICES else [f"tool:{name}" for name in tool_calls.names(approved)],
         cluster=row.get("cluster"),
         asked=row.get("asked") or 0,
     )
@@ -103,7 +103,9 @@ def scored(
             detail=score.detail,
             valid=score.valid,
             answered=score.label,
-            groups=list(dict.fromkeys([*row.groups, *metric.groups(by_id[row.row_id]["completion"])])),
+            groups=row.groups
+            if row.split == SLICES
+            else list(dict.fromkeys([*row.groups, *metric.groups(by_id[row.row_id]["completion"])])),
         )
         for row, score in zip(evaluations, scores, strict=True)
     ]

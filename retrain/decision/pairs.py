@@ -47,13 +47,100 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why one comparison refuses a candidate.
+
+    Attributes:
+        by: the name of the comparison.
+        because: what was found, as a clause.
+        takes: what would change it, as a noun phrase.
+    """
+
+    by: str
+    because: str
+    takes: str
+
+
+@dataclass(frozen=True)
 class Decision:
-    """An outcome, the reasons for it as sentences with figures, and the figures by name."""
+    """An outcome, the reasons for it as sentences with figures, and the figures by name.
+
+    The first reason of a refusal is what refused the candidate, why, and what would change that. `refusals` has the
+    parts of that sentence; it is empty for a decision that was read from the warehouse.
+    """
 
     outcome: bool
     reasons: list[str]
     figures: dict[str, float]
+    refusals: tuple[Refusal, ...] = ()
 
+    def refused(self, *refusals: Refusal) -> "Decision":
+        """Returns the decision with these refusals before its others; itself if there are none."""
+        if not refusals:
+            return self
+        every = (*refusals, *self.refusals)
+        text = (
+            f"Refused by {_listed([one.by for one in every])}, because "
+            f"{', and because '.join(one.because for one in every)}; it would take "
+            f"{', and '.join(dict.fromkeys(one.takes for one in every))}."
+        )
+        return replace(self, outcome=False, reasons=[text, *self.reasons[bool(self.refusals) :]], refusals=every)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(parts[:-1])] if parts[1:] else []), parts[-1]])
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of the gate.
+
+    Attributes:
+        passed: None: not measured.
+        reasons: sentences with figures.
+        figures: by name.
+        examples: the examples that it rests on, each a cluster; if it was not measured, those that it could have had.
+        limit: what its result is compared with; None: several or none.
+        because, takes: of a refusal (see `Refusal`).
+    """
+
+    passed: bool | None
+    reasons: list[str]
+    figures: dict[str, float]
+    examples: int = 0
+    limit: float | None = None
+    because: str = ""
+    takes: str = ""
+
+    def figures_as(self, name: str) -> dict[str, float]:
+        """Returns the figures for the decision: of a comparison that was not measured, no `passed[name]`."""
+        if self.passed is None:
+            return {f"not_measured[{name}]": 1.0, **self.figures}
+        limit = {} if self.limit is None else {f"limit[{name}]": self.limit}
+        return {
+            f"passed[{name}]": float(self.passed),
+            f"examples[{name}]": float(self.examples),
+            **limit,
+            **self.figures,
+        }
+
+
+def not_measured(reason: str, available: int = 0, figures: dict[str, float] | None = None) -> Check:
+    """Returns a comparison without a result.
+
+    Args:
+        available: the examples on which it could have been measured.
+    """
+    return Check(None, [reason], figures or {}, available, because=f"{reason[0].lower()}{reason[1:].rstrip('.')}")
+
+
+def not_measured_in(figures: Mapping[str, float]) -> list[str]:
+    """Returns the names of the comparisons of a decision that were not measured."""
+    return [name[len("not_measured[") : -1] for name in figures if name.startswith("not_measured[")]
+
+
+MEASURED = 0.5
+"""A comparison that can judge a smaller share of its examples is not measured."""
 
 Pairs = list[tuple[Measured, Measured]]
 
@@ -74,7 +161,7 @@ def at_worst(pairs: Pairs) -> Pairs:
     missing one: 0 for its own answer, 1 for the other one.
 
     A metric may abstain on wrong answers more often than on right ones. Without these pairs, a loss could look like a
-    gain (worst-case bounds, Manski 1990, "Nonparametric bounds on treatment effects").
+    gain, and harm like none (worst-case bounds, Manski 1990, "Nonparametric bounds on treatment effects").
     """
     return [
         (

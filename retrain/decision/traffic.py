@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from statistics import NormalDist, fmean
 from typing import TypeVar
@@ -10,11 +11,11 @@ import numpy as np
 
 from retuned.retrain.data.identity import text_hash
 from retuned.retrain.decision.harm import CHANCE, GUARD_ERROR, within
-from retuned.retrain.decision.pairs import Decision, Measured, cluster_means
+from retuned.retrain.decision.pairs import Check, Measured, cluster_means, not_measured
 from retuned.retrain.settings import GateSettings
 
 TRAFFIC_EXAMPLES = 20
-"""With fewer answers to traffic the guard always passes."""
+"""With fewer answers to traffic the guard measures nothing."""
 
 _DROPS = {"win": -1.0, "tie": 0.0, "loss": 1.0}
 
@@ -26,7 +27,7 @@ def in_random_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: text_hash(row.row_id))
 
 
-def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: GateSettings, before: str) -> Decision:
+def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: GateSettings, before: str) -> Check:
     """Tests that the candidate is no worse on current requests, rated or not.
 
     People rate what is wrong, so the holdout consists mostly of the champion's failures, and does not show what a
@@ -54,10 +55,10 @@ def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: 
     figures = {"traffic_examples": float(len(changes))}
     if len(changes) < TRAFFIC_EXAMPLES:
         reason = (
-            f"Of recent traffic that nobody rated {len(changes)} answers could be compared; with fewer than "
-            f"{TRAFFIC_EXAMPLES} nothing is held against the candidate."
+            f"Of recent traffic that nobody rated {len(changes)} answers could be compared; {TRAFFIC_EXAMPLES} are "
+            "needed."
         )
-        return Decision(True, [reason], figures)
+        return not_measured(reason, len(traffic), figures)
     differing = fmean(changes)
     text = (
         f"Of {len(changes)} recent questions whose answers nobody rated, the candidate answers {differing:.1%} "
@@ -65,43 +66,52 @@ def traffic(traffic: Sequence[Measured], holdout: Sequence[Measured], settings: 
     )
     compared = in_random_order(row for row in traffic if row.agreement is not None)
     judged = list(takewhile(lambda row: row.verdict is not None, compared))
-    decision = _by_judge(judged, settings.maximum_traffic_drop) or _by_holdout(
+    check = _by_judge(judged, settings.maximum_traffic_drop) or _by_holdout(
         changes, _changes(holdout), settings.maximum_traffic_drop
     )
-    figures |= {"traffic_differing": differing} | decision.figures
-    return Decision(decision.outcome, [f"{text}{reason}" for reason in decision.reasons], figures)
+    return replace(
+        check,
+        reasons=[f"{text}{reason}" for reason in check.reasons],
+        figures=figures | {"traffic_differing": differing} | check.figures,
+        limit=settings.maximum_traffic_drop,
+        takes="answers that are as good on this traffic, or a higher gate.maximum_traffic_drop",
+    )
 
 
-def _by_judge(rows: Sequence[Measured], limit: float) -> Decision | None:
+def _by_judge(rows: Sequence[Measured], limit: float) -> Check | None:
     """Tests losses minus wins; None if too few answers were compared, or the judge compared none of them."""
     verdicts = [row.verdict for row in rows if row.verdict is not None]
     drops = list(cluster_means((row, _DROPS[row.verdict or "tie"]) for row in rows).values())
     if len(drops) < TRAFFIC_EXAMPLES or all(row.agreement == 1 for row in rows):
         return None
     test = within(drops, limit)
-    reason = (
-        f". By the judge it loses {verdicts.count('loss')} and wins {verdicts.count('win')} of {len(verdicts)}: a drop "
-        f"of {fmean(drops):+.1%}, {test} the allowed {limit:.1%}. {test.power('A drop')}"
+    found = (
+        f"it loses {verdicts.count('loss')} and wins {verdicts.count('win')} of {len(verdicts)}: a drop of "
+        f"{fmean(drops):+.1%}, {test} the allowed {limit:.1%}"
     )
     figures = {"traffic_judged": float(len(verdicts)), "traffic_drop": fmean(drops)}
-    return Decision(test.passed, [reason], figures | test.figures("traffic"))
+    reasons, figures = [f". By the judge {found}. {test.power('A drop')}"], figures | test.figures("traffic")
+    return Check(test.passed, reasons, figures, len(drops), because=f"on unrated traffic, by the judge, {found}")
 
 
-def _by_holdout(changes: Sequence[float], holdout: Sequence[float], limit: float) -> Decision:
+def _by_holdout(changes: Sequence[float], holdout: Sequence[float], limit: float) -> Check:
     """Tests whether more of the traffic changes than of the holdout."""
     if not holdout:
-        return Decision(True, ["; the holdout has nothing to compare that with."], {})
+        because = "the holdout has nothing to compare the changes of unrated traffic with"
+        return Check(None, ["; the holdout has nothing to compare that with."], {}, len(changes), because=because)
     excess, chance, unseen = _excess(changes, holdout, limit)
     passed = excess <= limit or chance > GUARD_ERROR
     compared = "within" if excess <= limit else CHANCE if passed else "surely above"
+    found = f"{excess:+.1%}, {compared} the allowed excess of {limit:.1%}"
     reason = (
-        f", and {fmean(holdout):.1%} of the holdout, where it is known what is right: {excess:+.1%}, {compared} "
-        f"the allowed excess of {limit:.1%}. An excess of up to {100 * unseen:.2g} points would pass unseen half "
-        "of the time. Which of the two is right on traffic is not known without a judge's verdicts "
-        "(evaluate.judge_url): what the candidate breaks within the share that it may change passes unseen."
+        f", and {fmean(holdout):.1%} of the holdout, where it is known what is right: {found}. "
+        f"An excess of up to {100 * unseen:.2g} points would pass unseen half of the time. Which of the two is right "
+        "on traffic is not known without a judge's verdicts (evaluate.judge_url): what the candidate breaks within the "
+        "share that it may change passes unseen."
     )
     figures = {"traffic_differing_holdout": fmean(holdout), "traffic_excess": excess, "unseen[traffic]": unseen}
-    return Decision(passed, [reason], figures)
+    because = f"it changes more of unrated traffic ({fmean(changes):.1%}) than of the holdout: {found}"
+    return Check(passed, [reason], figures, len(changes), because=because)
 
 
 def _changes(rows: Sequence[Measured]) -> list[float]:

@@ -17,6 +17,7 @@ from retuned.consumers.common.durable import replace_text
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain import versions
 from retuned.retrain.decision.interval import interval
+from retuned.retrain.decision.pairs import not_measured_in
 from retuned.retrain.release.licence import UNKNOWN, licence_of, text_of
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import in_figures, mistaken
@@ -135,6 +136,8 @@ def _verdict(record: Record) -> str:
         if (of := _by_row(record, model, "holdout"))
     )
     verdict = "**The gate passed it.**" if record.decision["outcome"] else "**The gate refused it.**"
+    if unmeasured := not_measured_in(record.decision.get("figures") or {}):
+        verdict += f" Not measured: {', '.join(unmeasured)}."
     return f"{verdict} Score on questions that nothing was trained on: {scores}." if scores else verdict
 
 

@@ -107,7 +107,7 @@ def _fold(
     without_general = run.settings.evaluate.model_copy(update={"general_examples": 0})
     settings = run.settings.model_copy(update={"evaluate": without_general})
     rows, _ = _evaluated(run, fold, parent, training | {"dtype": dtype}, folder, settings, logged, {}, fold=number)
-    rows = [replace(row, split=FOLD) for row in rows]
+    rows = [replace(row, split=FOLD) for row in rows if row.split == "holdout"]
     replace_text(kept, json.dumps([asdict(row) for row in rows]))
     run.check_stop()
     return rows

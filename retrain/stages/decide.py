@@ -23,7 +23,7 @@ from retuned.retrain.decision.evaluation import (
     as_row,
     summary,
 )
-from retuned.retrain.decision.pairs import Decision
+from retuned.retrain.decision.pairs import Decision, Refusal
 from retuned.retrain.generation import effect_probe
 from retuned.retrain.queue import EVALUATE
 from retuned.retrain.release import registry
@@ -114,10 +114,10 @@ def decide(
     with run.warehouse.transaction() as cursor:
         permission = exam.permission(cursor, run.workload, metric.metric, marks, bar, run.now())
     decision = gate.examined(compared(run, dataset, rows, lengths), permission)
-    reasons = [*decision.reasons, *opinion(run).failed(run.settings.evaluate), str(metric)]
     if candidate.version == champion:
-        decision = replace(decision, outcome=False)
-        reasons = ["The training did not change the champion.", *reasons]
+        because, takes = "it did not change the champion", "more to learn from, or other settings of train"
+        decision = decision.refused(Refusal("training", because, takes))
+    reasons = [*decision.reasons, *opinion(run).failed(run.settings.evaluate), str(metric)]
     decision = replace(decision, reasons=reasons, figures=summary(rows) | lengths | decision.figures)
     names = {BASE: BASE, LOGGED: LOGGED, CHAMPION: champion, CANDIDATE: candidate.version}
     _store(run, dataset, [as_row(row, names) for row in rows], decision, metric)

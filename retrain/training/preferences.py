@@ -40,7 +40,8 @@ class Preferences:
         return {"desirable_weight": most / max(1, good), "undesirable_weight": most / max(1, bad)}
 
     def beside(self, rows: int, seed: int) -> list[dict[str, Any]]:
-        """Returns a preference for each of `rows` training rows: all in turn, or a sample if there are more."""
+        """Returns a preference for each of `rows` training rows: all in turn, or a sample if there are more,
+        which is the same in each epoch."""
         order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(self.columns))
         return [self.columns[order[i % len(order)]] for i in range(rows)]
 

@@ -368,8 +368,10 @@ def comparison(metric: str = "helpful", worse: float = 0.0, n: int = 100, as_goo
         ([comparison(as_good=0.99), comparison("hallucination")], 200, DAY, DAY, "advance"),
         ([comparison(as_good=0.99), comparison("latency")], 200, DAY, DAY, "hold"),
         ([], 200, DAY, DAY, "hold"),  # nobody votes
-        ([comparison(worse=0.5)], 200, 7 * DAY, 7 * DAY, "advance"),
-        ([comparison(worse=0.5)], 200, 2 * DAY, 14 * DAY, "advance"),
+        ([comparison(worse=0.5)], 200, 7 * DAY, 7 * DAY, "roll_back"),
+        ([comparison(worse=0.5)], 200, 2 * DAY, 14 * DAY, "roll_back"),
+        ([comparison(worse=0.5)], 200, HOUR, 14 * DAY, "hold"),
+        ([comparison(), comparison("hallucination", worse=0.1)], 200, 7 * DAY, 7 * DAY, "roll_back"),
         ([comparison()], 200, DAY - HOUR, DAY, "hold"),
         ([comparison()], 199, DAY, DAY, "hold"),
         ([comparison()], 200, DAY, DAY, "advance"),

@@ -463,6 +463,8 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     real.play(monkeypatch, [replace(row, score=0.0) if row.model == CANDIDATE else row for row in real.evaluations])
     result = bench.retrain()
     assert (result.state, result.passed, result.promoted) == ("succeeded", False, False)
+    assert result.reasons[0].startswith("Refused by gain")
+    assert "; it would take a gain of about +" in result.reasons[0]
     assert "not surely above" in result.reasons[0]
     assert result.figures["tries"] == 1
     assert versions.champion(bench.warehouse, "support") is None
@@ -471,7 +473,7 @@ def test_a_candidate_that_is_not_better_is_kept_and_not_promoted(
     # The same holdout again: it was looked at before.
     again = bench.retrain()
     assert again.figures["tries"] == 2
-    assert "compared with this base model 1 time before" in again.reasons[1]
+    assert "compared with this base model 1 time before" in again.reasons[2]
 
 
 EXAM = "Would a customer learn the same from both"

@@ -172,6 +172,25 @@ class TestInProcess:
         assert sum(row.model == CANDIDATE for row in found) == asked
         assert figures["holdout_rows_unasked"] == 500 - asked
 
+    def test_small_topics_are_asked_further_questions_that_count_for_them_alone(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        known = [row | {"topic": "rare" if n < 20 else "main", "origin": None} for n, row in enumerate(rows(400))]
+        pq.write_table(pa.Table.from_pylist(known), tmp_path / "holdout.parquet")
+        shutil.copy(shop.dataset.path / "train.parquet", tmp_path)
+        dataset = replace(shop.dataset, path=tmp_path, rows={"holdout": 400, "regression": 0})
+        settings = shop.settings(EvaluateSettings(max_new_tokens=1, batch_size=100, maximum_examples=60))
+        found, figures = evaluate(dataset, shop.serving, shop.candidate, settings, "float32", tmp_path)
+        asked = {split: {row.row_id for row in found if row.split == split} for split in ("holdout", "slices")}
+        assert (len(asked["holdout"]), figures["holdout_rows_unasked"]) == (60, 340)
+        assert not asked["holdout"] & asked["slices"]
+        of_rare = {f"r{n}" for n in range(20)}
+        assert len(of_rare & (asked["holdout"] | asked["slices"])) == 16
+        further = [row for row in found if row.split == "slices"]
+        assert {tuple(row.slices) for row in further} == {("topic:rare",)}
+        assert {row.model for row in further} == {CHAMPION, CANDIDATE}
+        assert all(row.score is not None or row.detail for row in further)
+
     def test_what_is_unloaded_is_also_unloaded_after_a_failure(
         self, shop: Shop, double: VllmDouble, tmp_path: Path
     ) -> None:

@@ -11,7 +11,7 @@ from retuned.daemon.console.inbox import CLAIM, Work, agreement, status
 from retuned.daemon.console.overview import Facts, Rate
 from retuned.daemon.console.teach import diff
 from retuned.daemon.console.version import Pair
-from retuned.daemon.console.workload import chosen, compared
+from retuned.daemon.console.workload import chosen, compared, guards
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.rendering import sentence, when
 
@@ -32,6 +32,11 @@ def history(*values: float) -> tuple[tuple[date, Rate], ...]:
 
 def drift(**more: Any) -> dict[str, Any]:
     return {"id": "d", "created_at": NOW, "drifted": True, "severity": 0.23} | more
+
+
+def refused(**more: Any) -> dict[str, Any]:
+    refusal = "Refused by gain, because it is small; it would take 40 more."
+    return {"version": "v2", "finished_at": NOW - timedelta(hours=1), "error": "few", "refusal": refusal} | more
 
 
 def of(**facts: Any) -> State:
@@ -78,6 +83,11 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
             "warn",
             "A better version waits for approval",
         ),
+        ({"run": refused(state="succeeded")}, "warn", "The gate refused v2"),
+        ({"run": refused(state="refused", refusal=None)}, "warn", "The latest retraining was refused"),
+        ({"run": refused(state="succeeded", refusal=None)}, "quiet", "Quiet"),
+        ({"run": refused(state="succeeded", finished_at=NOW - timedelta(days=7))}, "quiet", "Quiet"),
+        ({"run": refused(state="succeeded"), "service": SERVICE | {"champion": "v2"}}, "quiet", "Quiet"),
         ({"answers": 1_000}, "warn", "No answers are rated"),
         ({"answers": 10}, "quiet", "Quiet"),
         ({"paused": {"actor": "anna", "reason": "audit"}}, "warn", "Retraining is paused by anna"),
@@ -95,6 +105,16 @@ def test_a_fall_comes_with_its_evidence_and_with_what_a_person_can_do() -> None:
     assert found.evidence == ("50 ratings, 95% interval 22% to 38%. About 23% of the events differ from the reference.")
     assert found.action is not None
     assert (found.action.text, found.action.path) == ("Teach 12 answers", "/workloads/support/teach")
+
+
+def test_a_refusal_comes_with_its_reason_and_what_it_would_take() -> None:
+    found = of(run=refused(state="succeeded")).finding
+    assert found.evidence.startswith("Refused by gain, because")
+    assert found.action is not None
+    assert (found.action.text, found.action.path) == ("See why", "/workloads/support#decisions")
+    taught = of(run=refused(state="succeeded"), labels=3).finding.action
+    assert taught is not None
+    assert taught.text == "Teach 3 answers"
 
 
 def test_a_name_cannot_leave_its_path() -> None:
@@ -278,12 +298,29 @@ def test_the_settings_that_are_not_the_default_come_with_where_they_are_set() ->
 def test_the_intervals_of_a_decision_are_drawn_on_one_scale() -> None:
     figures = {"passed[gain]": 1.0, "score_candidate": 0.8, "score_champion": 0.6, "gain_low": 0.1, "gain_high": 0.3}
     found = compared(figures | {"passed[form]": 0.0})
-    assert [(one.name, one.passed) for one in found["guards"]] == [
-        ("Form that programs read", False),
-        ("Score on held-out questions", True),
+    assert [(one.name, one.outcome) for one in found["guards"]] == [
+        ("Form that programs read", "refused"),
+        ("Score on held-out questions", "passed"),
     ]
     assert found["reach"] == 0.3
     assert compared({})["reach"] > 0
+
+
+def test_what_was_not_measured_has_not_passed_and_each_comparison_has_its_limit_and_examples() -> None:
+    figures = {"passed[latency]": 1.0, "examples[latency]": 40.0, "limit[latency]": 1.25, "not_measured[traffic]": 1.0}
+    figures |= {"passed[regression]": 0.0, "not_measured[regression]": 1.0}
+    found = guards(figures)
+    assert [(one.outcome, one.refuses) for one in found] == [
+        ("not measured", True),
+        ("not measured", False),
+        ("passed", False),
+    ]
+    assert [(one.limit, one.examples) for one in found] == [(None, None), (None, None), (1.25, 40.0)]
+    old = guards({"passed[traffic]": 1.0, "passed[judge]": 0.0})  # stored by an earlier version
+    assert [(one.name, one.outcome) for one in old] == [
+        ("Verdicts of the judge", "refused"),
+        ("Answers that nobody rated", "passed"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,38 @@ def test_the_text_says_what_became_of_the_latest_run(
     assert re.search(rf"^run +{re.escape(shown)}$", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("reasons", "shown"),
+    [
+        (
+            ["Refused by gain, because it is small; it would take 40 more.", "A gain of +0.05."],
+            "Refused by gain, because",
+        ),
+        (
+            ["A gain of +0.05.", "Refused by: gain. It takes 40 more.", "facts may decide."],
+            "Refused by: gain. It takes",
+        ),
+    ],
+)
+def test_a_refusal_is_what_a_person_sees_first_also_one_of_an_earlier_version(
+    local: Local, reasons: list[str], shown: str
+) -> None:
+    interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
+    of = {"workload": "support", "reasons": json.dumps(reasons)}
+    local.warehouse.insert(
+        "runs", id="r", state="succeeded", version="v2", started_at=START, finished_at=START, **of
+    )  # fmt: skip
+    local.warehouse.insert(
+        "decisions", id="r-gate", created_at=START, kind="gate", outcome=False, figures="{}", run_id="r", **of
+    )  # fmt: skip
+    policy = {"kind": "retrain", "outcome": False, "workload": "support", "reasons": '["cool-down"]', "figures": "{}"}
+    local.warehouse.insert("decisions", id="p", created_at=START + timedelta(minutes=1), **policy)
+    found = told(local)["workloads"]["support"]["attention"]
+    assert (found["level"], found["sentence"]) == ("warn", "The gate refused v2")
+    assert found["evidence"].startswith(shown)
+    assert shown in text(page(local, "/"))
+
+
 def test_a_decision_on_labels_shows_the_worst_of_them(local: Local) -> None:
     interactions(local.warehouse, ["Hi?"], random.Random(0), start=START)
     table = {f"label_{n:02}": Counter({f"label_{n:02}": n, "other": 12 - n}) for n in range(13)}

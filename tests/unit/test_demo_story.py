@@ -58,8 +58,8 @@ def test_a_wait_shows_what_it_waits_for_and_now_and_then_what_goes_on(
 
 
 def test_what_does_not_come_ends_in_an_error_that_names_it_and_the_last_setback(world: World) -> None:
-    world.story.set_back("the gate refused an adapter: Refused by: gain.")
-    with pytest.raises(RetunedError, match=r"the second adapter.*Refused by: gain"):
+    world.story.set_back("the gate refused an adapter: Refused by gain, because it is small.")
+    with pytest.raises(RetunedError, match=r"the second adapter.*Refused by gain, because"):
         world.story.until(lambda: False, "the second adapter")
     assert LONGEST_SECONDS <= world.now < LONGEST_SECONDS + 2
 
@@ -84,7 +84,7 @@ def test_setbacks_are_refusals_and_runs_that_failed_oldest_first() -> None:
     workload = {
         "decisions": [
             gate("3", True, "better"),
-            gate("2", False, "A gain of +0.05.", "Refused by: gain. It takes 40 more."),
+            gate("2", False, "Refused by gain, because it is +0.05; it would take 40 more.", "A gain of +0.05."),
             {"kind": "policy", "outcome": False, "created_at": "1", "reasons": ["cool-down"]},
         ],
         "runs": [
@@ -96,7 +96,7 @@ def test_setbacks_are_refusals_and_runs_that_failed_oldest_first() -> None:
     first, second, third = setbacks(workload)
     assert "few" in first
     assert "no memory" in second
-    assert "It takes 40 more." in third
+    assert "it would take 40 more." in third
     assert setbacks({}) == []
 
 

@@ -100,6 +100,20 @@ def test_the_time_ends_a_shadow_that_nothing_came_of() -> None:
     assert compare([], WATCH) == Shadow(None, {})
 
 
+def test_one_that_leans_to_harm_when_its_time_is_over_meets_no_user() -> None:
+    rows = [scored(1.0, 0.0)] * 12 + [scored(1.0, 1.0, "alike")] * 50
+    leaning = compare(rows, WATCH).comparison
+    assert leaning is not None
+    assert 0 < leaning.worse < 1
+    assert decided(rows, timedelta(days=6))[0] == "hold"
+    verdict, reasons = decided(rows, timedelta(days=7))
+    assert verdict == "roll_back"
+    assert reasons[0] == (
+        "the time of the shadow is over (7 days, rollout.maximum_seconds), and it leans towards worse by more than 5 "
+        "points, without proof:"
+    )
+
+
 def test_one_that_gave_no_answer_at_all_beside_a_busy_champion_meets_no_user() -> None:
     def verdict(days: int, champion_answers: int, rows: list[dict[str, Any]] | None = None) -> str:
         return decide(compare(rows or [], WATCH), days * DAY, ROLLOUT, WATCH, champion_answers)[0]

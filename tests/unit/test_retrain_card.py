@@ -83,6 +83,9 @@ def test_it_says_in_one_line_what_a_manager_asks() -> None:
     ) in render(FULL)
     refused = Record(**{**vars(FULL), "decision": {"outcome": False, "reasons": []}})
     assert "**The gate refused it.**" in render(refused)
+    figures = {"passed[gain]": 1.0, "not_measured[regression]": 1.0, "not_measured[traffic]": 1.0}
+    unmeasured = Record(**{**vars(FULL), "decision": FULL.decision | {"figures": figures}})  # type: ignore[operator]
+    assert "**The gate passed it.** Not measured: regression, traffic. Score on questions" in render(unmeasured)
 
 
 def test_figures_have_intervals_against_base_and_parent() -> None:

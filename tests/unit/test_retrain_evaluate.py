@@ -1,22 +1,37 @@
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 from judges import serving
+from simulation import Row
 
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision.compare import compare
-from retuned.retrain.decision.evaluate import drawn, evaluate
-from retuned.retrain.decision.evaluation import BASE, CANDIDATE, CHAMPION, FOLD, LOGGED, Evaluation, summary
+from retuned.retrain.decision.evaluate import drawn, evaluate, for_slices
+from retuned.retrain.decision.evaluation import (
+    BASE,
+    CANDIDATE,
+    CHAMPION,
+    FOLD,
+    LOGGED,
+    SLICES,
+    Evaluation,
+    summary,
+)
+from retuned.retrain.decision.gate import decide
 from retuned.retrain.decision.measures import grounded, measured, scored
 from retuned.retrain.decision.metric_job import metric_in_child
 from retuned.retrain.scoring.exact import Exact
 from retuned.retrain.scoring.facts import Facts
 from retuned.retrain.scoring.label import Label
-from retuned.retrain.settings import MetricSettings, ModelsSettings, Settings
+from retuned.retrain.settings import GateSettings, MetricSettings, ModelsSettings, Settings
 from retuned.retrain.versions import ADAPTER_FILES
 
 ROW = Evaluation(
@@ -112,17 +127,95 @@ def test_a_summary_has_means_of_what_can_be_told() -> None:
     assert "hallucination_base" not in found
 
 
-def test_too_many_rows_are_drawn_evenly_over_topics_and_origins() -> None:
-    rows: list[dict[str, Any]] = [{"row_id": f"a{i}", "topic": "common"} for i in range(90)]
-    rows += [{"row_id": f"b{i}", "topic": "rare", "origin": "o"} for i in range(10)]
-    assert drawn(rows, 100) == rows
-    found = drawn(rows, 30)
-    assert [row["topic"] for row in found].count("rare") == 10
-    assert len({row["row_id"] for row in found}) == 30
-    assert found == drawn(rows[::-1], 30)
-    # Whoever stands in a smaller draw stands in a larger one: two runs see the same rows.
-    assert drawn(rows, 10) == found[:10]
-    assert len(drawn([{"row_id": str(i)} for i in range(9)], 4)) == 4
+def holdout_of(sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Rows of topics, a third of them in conversations of three."""
+    rows: list[dict[str, Any]] = []
+    for topic, size in sizes.items():
+        for i in range(size):
+            cluster = f"{topic}/{i // 3}" if i < size // 3 else None
+            rows.append({"row_id": f"{topic}-{i}", "topic": topic, "cluster": cluster, "completion": ""})
+    return rows
+
+
+TWELVE = {"main": 700} | {f"rare{i}": 27 for i in range(11)}
+
+
+def test_the_mean_of_the_drawn_rows_is_that_of_the_holdout() -> None:
+    """A candidate that loses on the topic of seven in ten questions, and gains on the others, has no gain."""
+    rows = holdout_of(TWELVE)
+    gains = []
+    for seed in range(60):
+        named = [
+            row | {"row_id": f"{seed}:{row['row_id']}", "cluster": row["cluster"] and f"{seed}:{row['cluster']}"}
+            for row in rows
+        ]
+        own: dict[str, list[float]] = {}
+        for row in drawn(named, 200):
+            own.setdefault(row["cluster"] or row["row_id"], []).append(-0.2 if row["topic"] == "main" else 0.4)
+        gains.append(fmean(fmean(values) for values in own.values()))
+    everything: dict[str, float] = {
+        row["cluster"] or row["row_id"]: -0.2 if row["topic"] == "main" else 0.4 for row in rows
+    }
+    truth = fmean(everything.values())
+    assert truth < -0.01
+    error = stdev(gains) / len(gains) ** 0.5
+    assert abs(fmean(gains) - truth) < 3 * error < 0.02, (fmean(gains), truth)
+
+
+@pytest.mark.faults
+def test_the_gate_estimates_the_gain_of_the_whole_holdout_and_its_interval_holds() -> None:
+    """Forty draws from holdouts in which the candidate loses on the main topic, and gains on the eleven others."""
+    chances = {"main": (0.9, 0.6), "rare": (0.3, 0.8)}
+    luck, errors, held = np.random.default_rng(3), [], 0
+    for seed in range(40):
+        answers = {}
+        for row in holdout_of(TWELVE):
+            id = f"{seed}:{row['row_id']}"
+            cluster = row["cluster"] and f"{seed}:{row['cluster']}"
+            before, after = (float(luck.random() < one) for one in chances[row["topic"].rstrip("0123456789")])
+            answers[id] = tuple(Row(id, score, cluster=cluster) for score in (before, after))
+        old, new = zip(*answers.values(), strict=True)
+        whole = decide(old, new, [], [], GateSettings()).figures["gain"]
+        drew = [answers[row["row_id"]] for row in drawn([vars(one) for one in old], 200)]
+        figures = decide(*zip(*drew, strict=True), [], [], GateSettings()).figures
+        assert whole < 0
+        assert figures["passed[gain]"] == 0.0
+        errors.append(figures["gain"] - whole)
+        held += figures["gain_low"] <= whole <= figures["gain_high"]
+    assert abs(fmean(errors)) < 3 * stdev(errors) / len(errors) ** 0.5 < 0.03
+    assert held >= 38
+
+
+def test_a_draw_is_the_same_each_time_and_part_of_a_larger_one() -> None:
+    rows = holdout_of(TWELVE)
+    found = drawn(rows, 200)
+    assert len({row["row_id"] for row in found}) == 200
+    assert found == drawn(rows[::-1], 200)
+    assert drawn(rows, 50) == found[:50]
+    assert len(drawn(rows, 2_000)) == len(rows)
+    of_main = sum(row["topic"] == "main" for row in found) / 200
+    assert 0.6 < of_main < 0.8
+
+
+def test_of_a_conversation_one_row_is_drawn_before_any_has_two() -> None:
+    rows = [{"row_id": f"r{i}", "cluster": f"c{i // 10}"} for i in range(100)]
+    assert Counter(row["cluster"] for row in drawn(rows, 10)) == {f"c{i}": 1 for i in range(10)}
+    assert set(Counter(row["cluster"] for row in drawn(rows, 25)).values()) == {2, 3}
+
+
+def test_small_slices_get_further_rows_of_their_own() -> None:
+    rows = holdout_of(TWELVE)
+    sample = drawn(rows, 200)
+    further = for_slices(rows, 200, Facts())
+    assert not {row["row_id"] for row in further} & {row["row_id"] for row in sample}
+    for topic in TWELVE:
+        own = [row for row in further if f"topic:{topic}" in row["slices"]]
+        assert all(row["topic"] == topic for row in own)
+        assert len(own) + sum(row["topic"] == topic for row in sample) == max(
+            16, sum(row["topic"] == topic for row in sample)
+        )
+    assert not for_slices(rows, 2_000, Facts())
+    assert not for_slices(rows, 60, Facts()), "five rows of each topic would show nothing"
 
 
 def test_of_labels_enough_rows_of_each_are_drawn_to_see_that_one_is_lost() -> None:
@@ -130,12 +223,27 @@ def test_of_labels_enough_rows_of_each_are_drawn_to_see_that_one_is_lost() -> No
         {"row_id": f"{label}-{i}", "completion": f"label {label}"} for label in range(50) for i in range(1 + label % 9)
     ]
     metric = Label([f"label {label}" for label in range(50)])
-    found = drawn(rows, 60, metric)
+    found = [*drawn(rows, 60), *for_slices(rows, 60, metric)]
     for label in range(50):
         there = 1 + label % 9
-        assert sum(row["completion"] == f"label {label}" for row in found) == min(there, 6), label
-    assert len(drawn(rows, 240, metric)) == 240
-    assert len(drawn([row | {"topic": "t"} for row in rows], 60)) == 60  # answers in words are not short
+        assert sum(row["completion"] == f"label {label}" for row in found) >= min(there, 6), label
+    assert len(found) < 60 + 6 * 50
+    assert not for_slices([row | {"topic": "t"} for row in rows], 60, Facts())  # one topic is the whole
+
+
+def test_a_row_that_was_drawn_for_a_slice_counts_for_no_other() -> None:
+    row = {
+        "row_id": "r",
+        "kind": "correction",
+        "messages": json.dumps([{"role": "user", "content": "where is my parcel?"}]),
+        "completion": "delivery",
+        "context": None,
+        "topic": "parcels",
+        "slices": ["label:delivery"],
+    }
+    (found,), _ = scored([measured(SLICES, row, CANDIDATE, "delivery")], [row], Label(["delivery", "refund"]))
+    assert found.slices == ["label:delivery"]
+    assert found.score == 1.0
 
 
 def test_the_token_of_a_judge_reaches_the_child_by_its_environment_alone(

@@ -31,7 +31,8 @@ POOR, GOOD = rows([0.0] * 30 + [1.0] * 10), rows([0.0] * 4 + [1.0] * 36)
 def test_a_clear_gain_passes_with_a_reason_for_each_condition() -> None:
     decision = decide(POOR, GOOD, [], [], SETTINGS)
     assert decision.outcome
-    assert len(decision.reasons) == 9
+    assert len(decision.reasons) == 10
+    assert decision.reasons[-1] == "Not measured: regression, slices, traffic, general."
     assert all(reason.endswith(".") for reason in decision.reasons)
     assert "0.900" in decision.reasons[0]
     assert "0.250" in decision.reasons[0]
@@ -57,7 +58,15 @@ def test_a_metric_that_failed_its_exam_promotes_nothing(candidate: list[Row], pa
     assert decision.outcome is passed
     after = examined(decision, Permission(granted, "text agrees with people on 0.52 of 89 pairs"))
     assert after.outcome is (passed and granted)
-    assert after.reasons == [*decision.reasons, "Text agrees with people on 0.52 of 89 pairs."]
+    assert after.reasons[-1] == "Text agrees with people on 0.52 of 89 pairs."
+    assert [reason for reason in after.reasons[:-1] if not reason.startswith("Refused by ")] == [
+        reason for reason in decision.reasons if not reason.startswith("Refused by ")
+    ]
+    refusals = [reason for reason in after.reasons if reason.startswith("Refused by ")]
+    assert refusals == ([] if after.outcome else after.reasons[:1])
+    if not granted:
+        by = "exam" if passed else "exam and gain"
+        assert after.reasons[0].startswith(f"Refused by {by}, because text agrees with people on 0.52 of 89 pairs")
     assert after.figures == decision.figures | {"passed[exam]": float(granted)}
 
 
@@ -79,8 +88,9 @@ def test_more_hallucinations_are_refused() -> None:
     inventing = rows([row.score for row in GOOD], hallucinated=[True] * 6 + [False] * 34)
     decision = decide(POOR, inventing, [], [], SETTINGS)
     assert not decision.outcome
-    assert "hallucinates in 15.0%" in decision.reasons[1]
-    assert "+15.0%, surely above the allowed rise of 2.0%" in decision.reasons[1]
+    assert decision.reasons[0].startswith("Refused by hallucination, because the candidate hallucinates in 15.0%")
+    assert "hallucinates in 15.0%" in decision.reasons[2]
+    assert "+15.0%, surely above the allowed rise of 2.0%" in decision.reasons[2]
     assert decide(POOR, inventing, [], [], GateSettings(maximum_hallucination_rise=0.15)).outcome
 
 
@@ -107,14 +117,16 @@ def test_rows_where_hallucination_cannot_be_told_do_not_count() -> None:
     unknown = rows([row.score for row in GOOD], hallucinated=[None] * 40)
     decision = decide(POOR, unknown, [], [], SETTINGS)
     assert decision.outcome
-    assert "could be checked for hallucinations" in decision.reasons[1]
+    assert "none of the candidate's answers" in decision.reasons[1]
+    assert "passed[hallucination]" not in decision.figures
+    assert decision.figures["not_measured[hallucination]"] == 1.0
 
 
 def test_a_slower_candidate_is_refused() -> None:
     slow = rows([row.score for row in GOOD], latency=1.3)
     decision = decide(POOR, slow, [], [], SETTINGS)
     assert not decision.outcome
-    assert "ratio of 1.30, above the allowed 1.25" in decision.reasons[5]
+    assert "ratio of 1.30, above the allowed 1.25" in decision.reasons[6]
 
 
 @pytest.mark.parametrize(
@@ -128,8 +140,12 @@ def test_the_pace_is_compared_with_the_champions(before: float, after: float, pa
 def test_where_no_pace_is_known_none_is_held_against_the_candidate() -> None:
     unknown = [replace(row, seconds_per_token=None) for row in GOOD]  # type: ignore[arg-type]
     decision = decide(POOR, unknown, [], [], SETTINGS)
-    assert (decision.outcome, decision.figures["passed[latency]"]) == (True, 1.0)
-    assert len(decision.reasons) == 9
+    assert decision.outcome
+    assert "passed[latency]" not in decision.figures
+    assert decision.figures["not_measured[latency]"] == 1.0
+    named = decide(POOR, unknown, [], [], GateSettings(require_measured=("latency",)))
+    assert named.reasons[0].startswith("Refused by latency, because the time per token is not known; ")
+    assert len(decision.reasons) == 10
     assert "latency_ratio" not in decision.figures
 
 
@@ -155,10 +171,10 @@ def test_a_first_candidate_that_is_worse_than_what_production_answered_is_refuse
     assert decision.figures["score_logged"] == 0.95
     assert decision.figures["score_logged[correction]"] == 0.0
     assert decision.figures["logged_examples[accepted]"] == 38
-    (reason,) = [reason for reason in decision.reasons if "0.950" in reason]
+    (reason,) = [reason for reason in decision.reasons[1:] if "0.950" in reason]
     assert "corrected 2 of these answers and called 38 good" in reason
-    assert decision.reasons[-1].startswith("Refused by: logged.")
-    assert "over production's answers" in decision.reasons[-1]
+    assert decision.reasons[0].startswith("Refused by logged, because the answers that production gave to 40 of these")
+    assert "it would take a gain over production's answers of about" in decision.reasons[0]
 
 
 def test_a_first_candidate_must_beat_both_the_base_model_and_production() -> None:
@@ -176,6 +192,7 @@ def test_what_production_answered_is_information_beside_a_champion_and_where_lit
     few = decide(POOR, GOOD, [], [], SETTINGS, logged=logged[:19], serving=False)
     assert few.outcome
     assert few.figures["logged_examples"] == 19
+    assert few.figures["not_measured[logged]"] == 1.0, "so few are no bar"
     assert "score_logged" not in decide(POOR, GOOD, [], [], SETTINGS, serving=False).figures
 
 
@@ -190,7 +207,8 @@ def test_beside_an_incumbent_as_good_within_the_margin_is_enough() -> None:
     assert "as good within 5 points (incumbent.margin)" in " ".join(decision.reasons)
     refused = beside(worse, [], [], SETTINGS)
     assert not refused.outcome
-    assert refused.reasons[-1].startswith("Refused by: logged. On examples that scatter like these a gain over")
+    assert refused.reasons[0].startswith("Refused by logged, because beside the incumbent the candidate gains -0.")
+    assert "; it would take a gain of about -0.0" in refused.reasons[0]
     unknown = beside(as_good, [], [], SETTINGS, in_other_words=False)
     assert not unknown.outcome
     assert "gain_over_logged" not in unknown.figures
@@ -298,21 +316,108 @@ def test_a_guard_errs_as_seldom_on_graded_scores_as_on_others() -> None:
     assert refused[0.25] >= 195
 
 
-def test_a_refusal_ends_with_what_it_would_take() -> None:
+def test_a_refusal_begins_with_what_refused_why_and_what_it_would_take() -> None:
     wobble = [Row(row.row_id, 1.0 if i % 3 == 0 else 0.0) for i, row in enumerate(POOR)]
     decision = decide(POOR, wobble, [], [], SETTINGS)
     enough = decision.figures["gain"] - decision.figures["gain_low"]
-    assert decision.reasons[-1].startswith("Refused by: gain.")
-    assert f"a gain of about {enough:+.3f}" in decision.reasons[-1]
+    assert decision.reasons[0].startswith("Refused by gain, because on 40 examples it shows a gain of +0.")
+    assert f"; it would take a gain of about {enough:+.3f} on examples" in decision.reasons[0]
     slow = decide(POOR, rows([row.score for row in GOOD], latency=1.3), [], [], SETTINGS)
-    assert slow.reasons[-1] == "Refused by: latency."
+    assert slow.reasons[0] == (
+        "Refused by latency, because the candidate takes 1.3e+03 ms per token and the champion 1e+03 ms: a ratio of "
+        "1.30, above the allowed 1.25; it would take a faster candidate, or a higher gate.maximum_latency_ratio."
+    )
+    both = decide(POOR, [replace(row, seconds_per_token=1.3, length_ratio=9.0) for row in GOOD], [], [], SETTINGS)
+    assert both.reasons[0].startswith("Refused by latency and length, because the candidate takes")
+    assert sum(reason.startswith("Refused") for reason in both.reasons) == 1
+
+
+def test_a_guard_of_which_the_judge_died_has_not_passed() -> None:
+    """Holdout rows were judged, and then nothing more."""
+    unjudged = [replace(row, score=None) for row in rows([0.0] * 40)]
+    decision = decide(POOR, GOOD, unjudged, unjudged, SETTINGS)
+    assert not decision.outcome
+    assert decision.reasons[0].startswith("Refused by regression, because the metric judges 0 of 40 earlier examples")
+    assert "gate.require_measured" in decision.reasons[0]
+    assert (decision.figures["passed[regression]"], decision.figures["not_measured[regression]"]) == (0.0, 1.0)
+    assert not lacks_evidence(decision)
+    lenient = decide(POOR, GOOD, unjudged, unjudged, GateSettings(require_measured=()))
+    assert lenient.outcome
+    assert "passed[regression]" not in lenient.figures
+    # A few that were judged before it died are no measurement of all.
+    begun = [*rows([1.0] * 3), *unjudged[3:]]
+    assert not decide(POOR, GOOD, begun, begun, SETTINGS).outcome
+    half = [*rows([1.0] * 20), *unjudged[20:]]
+    assert decide(POOR, GOOD, half, half, SETTINGS).figures["passed[regression]"] == 1.0
+
+
+@pytest.mark.parametrize("serving", [True, False])
+def test_without_earlier_examples_a_regression_is_not_measured_and_nothing_is_refused(serving: bool) -> None:
+    decision = decide(POOR, GOOD, [], [], SETTINGS, serving=serving)
+    assert decision.outcome
+    assert "passed[regression]" not in decision.figures
+    assert decision.figures["not_measured[regression]"] == 1.0
+
+
+def test_answers_that_cannot_be_judged_count_at_their_worst_in_guards_too() -> None:
+    """The candidate answers a third of what the champion knew so that the metric abstains."""
+    kept = rows([1.0] * 60)
+    evading = [replace(row, score=None) if i % 3 == 0 else row for i, row in enumerate(kept)]
+    decision = decide(POOR, GOOD, kept, evading, SETTINGS)
+    assert decision.figures["regression_candidate"] == pytest.approx(2 / 3)
+    assert decision.reasons[0].startswith("Refused by regression")
+    assert "20 of which one answer could not be judged count against it" in decision.reasons[0]
+    # Where the metric abstains on the champion's answer alone, that answer may be right.
+    assert decide(POOR, GOOD, evading, kept, SETTINGS).outcome
+    german = [Row(f"r{i}", float(i < 12), slices=("language:de" if i < 12 else "language:en",)) for i in range(60)]
+    silent = [replace(row, score=None if i < 12 else 1.0) for i, row in enumerate(german)]
+    assert decide(german, silent, [], [], SETTINGS).reasons[0].startswith("Refused by slices")
+    good = [replace(row, kind="accepted" if i < 20 else None) for i, row in enumerate(rows([1.0] * 20 + [0.0] * 40))]
+    lost = [replace(row, score=None if i < 12 else 1.0) for i, row in enumerate(good)]
+    assert decide(good, lost, [], [], SETTINGS, serving=False).figures["passed[regression]"] == 0.0
+    loss = decide(kept, evading, [], [], SETTINGS, forgets=True)
+    assert loss.figures["gain"] == pytest.approx(-1 / 3)
+
+
+def test_what_most_answers_cannot_be_checked_for_is_not_measured() -> None:
+    half = [replace(row, hallucinated=None if i < 20 else False) for i, row in enumerate(GOOD)]
+    assert decide(POOR, half, [], [], SETTINGS).figures["passed[hallucination]"] == 1.0
+    most = [replace(row, hallucinated=None if i < 21 else False) for i, row in enumerate(GOOD)]
+    decision = decide(POOR, most, [], [], SETTINGS)
+    assert decision.figures["not_measured[hallucination]"] == 1.0
+    assert "40 answers of the champion could be checked for hallucinations, and only 19" in " ".join(decision.reasons)
+
+
+def test_each_comparison_states_its_examples_and_its_limit() -> None:
+    old = [Row(f"r{i}", float(i < 12), slices=("language:de" if i < 12 else "language:en",)) for i in range(60)]
+    new = [replace(row, score=1.0) for row in old]
+    figures = decide(old, new, rows([1.0]), rows([1.0]), SETTINGS).figures
+    assert (figures["examples[gain]"], figures["limit[gain]"]) == (60, 0.0)
+    assert (figures["examples[regression]"], figures["limit[regression]"]) == (1, 0.05)
+    assert (figures["examples[slices]"], figures["limit[slices]"]) == (12, 0.1)
+    assert (figures["examples[latency]"], figures["limit[latency]"]) == (60, 1.25)
+    assert "examples[traffic]" not in figures
+
+
+def test_further_rows_of_a_small_slice_count_for_that_slice_alone() -> None:
+    """Of the topic four questions were drawn, all of them lost; twelve more show that it is lost as a whole."""
+    old = [Row(f"r{i}", float(i < 4), slices=("topic:rare" if i < 4 else "topic:main",)) for i in range(60)]
+    new = [replace(row, score=1 - row.score) for row in old]
+    alone = decide(old, new, [], [], SETTINGS)
+    assert alone.outcome
+    further = [Row(f"f{i}", 1.0, slices=("topic:rare",)) for i in range(12)]
+    lost = [replace(row, score=0.0) for row in further]
+    decision = decide(old, new, [], [], SETTINGS, further=(further, lost))
+    assert decision.reasons[0].startswith("Refused by slices, because on the slice “topic:rare” (16 examples)")
+    for name in ("gain", "gain_low", "score_candidate", "examples", "hallucination_candidate"):
+        assert decision.figures[name] == alone.figures[name]
 
 
 def test_forgetting_is_refused() -> None:
     kept, forgot = rows([1.0] * 20), rows([0.0] * 5 + [1.0] * 15)
     decision = decide(POOR, GOOD, kept, forgot, SETTINGS)
     assert not decision.outcome
-    assert "drop of +0.250, surely above the allowed 0.050" in decision.reasons[3]
+    assert "drop of +0.250, surely above the allowed 0.050" in decision.reasons[4]
     assert decide(POOR, GOOD, forgot, kept, SETTINGS).outcome
     one = rows([0.0] * 2 + [1.0] * 18)
     assert "+0.100, which chance explains, beside the allowed" in decide(POOR, GOOD, kept, one, SETTINGS).reasons[3]
@@ -331,7 +436,7 @@ def test_refusing_to_answer_is_refused() -> None:
     silent = [replace(row, refused=i < 6) for i, row in enumerate(GOOD)]
     decision = decide(POOR, silent, [], [], SETTINGS)
     assert not decision.outcome
-    assert "refuses to answer in 15.0%" in decision.reasons[2]
+    assert "refuses to answer in 15.0%" in decision.reasons[3]
 
 
 def test_a_loss_on_one_slice_is_refused_though_the_whole_gains() -> None:
@@ -340,7 +445,7 @@ def test_a_loss_on_one_slice_is_refused_though_the_whole_gains() -> None:
     decision = decide(old, new, [], [], SETTINGS)
     assert decision.figures["gain"] == pytest.approx(0.6)
     assert not decision.outcome
-    assert "slice “language:de” (12 examples) the score changes by -1.000, surely above" in decision.reasons[4]
+    assert "slice “language:de” (12 examples) the score changes by -1.000, surely above" in decision.reasons[5]
     assert decision.figures["score_champion[language:de]"] == 1.0
     assert decision.figures["score_candidate[language:de]"] == 0.0
     assert decide(old, new, [], [], GateSettings(maximum_slice_drop=1.0)).outcome
@@ -367,8 +472,8 @@ def test_a_slice_that_is_lost_is_found_among_many(slices: int) -> None:
     new = [replace(row, score=float(i >= 8 and (bool(row.score) or rng.random() < 0.8))) for i, row in enumerate(old)]
     decision = decide(old, new, [], [], SETTINGS)
     assert decision.figures["passed[gain]"] == 1.0
-    assert decision.reasons[-1] == "Refused by: slices."
-    assert "“s0” (8 examples)" in decision.reasons[4]
+    assert decision.reasons[0].startswith("Refused by slices, because on the slice “s0” (8 examples) the score")
+    assert "“s0” (8 examples)" in decision.reasons[5]
 
 
 @pytest.mark.faults
@@ -405,7 +510,7 @@ def test_answers_far_longer_or_shorter_than_the_approved_ones_are_refused() -> N
         assert not decision.outcome
         assert (
             f"{ratio:.2f} times as long as the approved one and the champion's 1.00 times: beyond"
-            in (decision.reasons[6])
+            in (decision.reasons[7])
         )
         rambling = [replace(row, length_ratio=8.0) for row in POOR]
         assert decide(rambling, stretched, [], [], SETTINGS).outcome == (ratio > 0)
@@ -501,11 +606,11 @@ def test_a_refusal_for_want_of_examples_says_how_many_it_takes() -> None:
     decision = decide(POOR, wobble, [], [], SETTINGS)
     needed = int(decision.figures["examples_needed"])
     assert needed > 40
-    assert f"one of 0.200 takes some {needed - 40} more. All of the holdout was asked" in decision.reasons[-1]
-    assert "dataset.holdout_share" in decision.reasons[-1]
-    more = decide(POOR, wobble, [], [], SETTINGS, unasked=35)
-    left = "35 more rows of the holdout were left unasked: raise evaluate.maximum_examples."
-    assert more.reasons[-1].endswith(f"one of 0.200 takes some {needed - 40} more. {left}")
+    more = f"or some {needed - 40} more to be sure of one of 0.200"
+    assert f"{more} (all of the holdout was asked" in decision.reasons[0]
+    assert "dataset.holdout_share" in decision.reasons[0]
+    left = "35 more rows of the holdout were not drawn: raise evaluate.maximum_examples"
+    assert decide(POOR, wobble, [], [], SETTINGS, unasked=35).reasons[0].endswith(f"{more} ({left}).")
     assert left in decide(POOR[:19], GOOD[:19], [], [], SETTINGS, unasked=35).reasons[0]
 
 
@@ -669,7 +774,11 @@ def test_verdicts_count_up_to_the_first_pair_on_which_the_judge_failed() -> None
 def test_little_traffic_is_no_reason_and_is_said() -> None:
     decision = decide(POOR, GOOD, [], [], SETTINGS, traffic=answering(19, 0.0, 0))
     assert decision.outcome
-    assert "19 answers could be compared; with fewer than 20 nothing is held against" in " ".join(decision.reasons)
+    assert "19 answers could be compared; 20 are needed" in " ".join(decision.reasons)
+    assert "passed[traffic]" not in decision.figures
+    assert not decide(
+        POOR, GOOD, [], [], GateSettings(require_measured=("traffic",)), traffic=answering(19, 0.0, 0)
+    ).outcome
 
 
 def test_a_candidate_that_lost_what_the_base_model_can_do_is_refused() -> None:

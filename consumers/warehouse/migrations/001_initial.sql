@@ -96,7 +96,7 @@ CREATE TABLE evaluations (
     workload        VARCHAR NOT NULL,
     dataset_version VARCHAR NOT NULL,
     model           VARCHAR NOT NULL,               -- base, a version, or logged: what production answered
-    split           VARCHAR NOT NULL,               -- holdout, regression, traffic, general or fold: what the candidate learned, answered by a model that did not
+    split           VARCHAR NOT NULL,               -- holdout, slices (further rows of it, for small slices alone), regression, traffic, general or fold: what the candidate learned, answered by a model that did not
     row_id          VARCHAR NOT NULL,
     score           DOUBLE  NOT NULL,               -- of the metric, 0 to 1; null: it abstains
     token_f1        DOUBLE  NOT NULL,
