@@ -96,7 +96,7 @@ class Pages(Rendering):
             "all": states,
             "attention": [one for one in states if one.needs_person and may_do(request, one.finding.least)],
             "busy": [one for one in states if one.finding.level == "busy"],
-            "unrated": [one for one in states if one.facts.helpful is None],
+            "unrated": [one for one in states if not one.facts.rated],
         }
         show = request.query_params.get("show", "all")
         show = show if show in groups else "all"

@@ -40,6 +40,7 @@ def of(**facts: Any) -> State:
 
 FELL = datetime(2026, 3, 28, 14, 5, 59)
 FALLEN = {"helpful": rate(0.3), "history": history(*[0.9] * 10, 0.3, 0.3, 0.3), "fell_at": FELL}
+UNRATED = {"answers": 2_000, "counted": {"*": 1_000, "base": 1_000}, "since": NOW - timedelta(days=1)}
 SERVICE = {"champion": "v1", "rollout": None, "event": None}
 
 
@@ -78,8 +79,12 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
             "warn",
             "A better version waits for approval",
         ),
-        ({"answers": 1_000}, "warn", "No answers are rated"),
-        ({"answers": 10}, "quiet", "Quiet"),
+        (UNRATED, "warn", "No answers are rated"),
+        (UNRATED | {"counted": {"*": 10}}, "quiet", "Quiet"),
+        (UNRATED | {"rated": True}, "quiet", "Quiet"),
+        (UNRATED | {"service": SERVICE | {"champion_since": FELL}}, "warn", "No answers are rated"),
+        (UNRATED | {"service": SERVICE | {"champion_since": NOW - timedelta(days=1)}}, "quiet", "Quiet"),
+        ({"answers": 1_000}, "quiet", "Quiet"),
         ({"paused": {"actor": "anna", "reason": "audit"}}, "warn", "Retraining is paused by anna"),
         ({"run": {"state": "running", "error": None}}, "busy", "Retraining"),
         ({"service": SERVICE | {"rollout": "canary", "canary": "v2", "share": 0.25}}, "busy", "Rolling out v2"),
@@ -95,6 +100,12 @@ def test_a_fall_comes_with_its_evidence_and_with_what_a_person_can_do() -> None:
     assert found.evidence == ("50 ratings, 95% interval 22% to 38%. About 23% of the events differ from the reference.")
     assert found.action is not None
     assert (found.action.text, found.action.path) == ("Teach 12 answers", "/workloads/support/teach")
+
+
+def test_what_is_unrated_is_counted_where_ratings_are() -> None:
+    assert of(**UNRATED).finding.evidence == (
+        "1,000 answers since Sunday, 29 Mar 09:00 UTC and none of them rated: their quality is unknown."
+    )
 
 
 def test_a_name_cannot_leave_its_path() -> None:
