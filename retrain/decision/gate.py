@@ -44,6 +44,8 @@ from retuned.retrain.decision.traffic import traffic as traffic_guard
 from retuned.retrain.scoring.exam import Permission
 from retuned.retrain.settings import GateSettings, IncumbentSettings
 
+UNDECIDED = {"undecided": 1.0}
+"""The figure of a refusal that says nothing about the candidate: there were too few examples to compare."""
 ABSTAINED = 0.5
 """The share of the holdout on which the metric may abstain."""
 REPEATED = 0.2
@@ -184,7 +186,7 @@ def _capped(unasked: int) -> str:
 
 
 def _too_few(answered: Pairs, pairs: Pairs, groups: int, settings: GateSettings, unasked: int) -> Decision:
-    figures = _counts(len(pairs), groups, len(answered))
+    figures = _counts(len(pairs), groups, len(answered)) | UNDECIDED
     if len(pairs) == len(answered):
         return Decision(
             False,
@@ -385,7 +387,7 @@ def _beside_incumbent(
             f"Too few answers of the incumbent are in the holdout to compare with it: {' and '.join(lacking)}; "
             f"{settings.minimum_examples} are needed."
         )
-        return Decision(False, [text], figures)
+        return Decision(False, [text], figures | UNDECIDED)
     error = error_of_try(settings, tries)
     gain = low = high = 0.0
     for kind, weight in strata.items():
