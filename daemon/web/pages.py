@@ -417,7 +417,8 @@ class Pages(Rendering):
             await self._ask(request, memory.decide_memory, ids=[form.get("id", "")], **given)
         except HTTPException as error:
             return await self._show_memory(request, error.detail, error.status_code)
-        return RedirectResponse(str(request.url), 303)
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(_path(request) + query, 303)  # a path: a standby or a proxy may speak another scheme
 
     async def _show_memory(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
         asked = request.query_params.get("state")
