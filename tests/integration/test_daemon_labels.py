@@ -127,7 +127,7 @@ def test_an_expert_judges_on_the_page(service: Local, clients: dict[str, TestCli
     ]
     # What was answered is not asked again; the other request about the same answer is.
     assert [one["request_id"] for one in ada.get("/api/v1/inbox").json()["items"]] == ["both"]
-    for form in ({"comment": "x"}, {"verdict": "helpful"}, {"name": "helpful", "value": "true"}, {"verdict": "helpful maybe"}):
+    for form in ({"name": "helpful", "value": "true"}, {"verdict": "helpful"}, {"verdict": "helpful maybe"}):
         problem = ada.post("/labels/uncertain", data=form)
         assert problem.status_code == 400
         assert "verdict: choose one of the answers, as hallucination no, hallucination yes," in problem.text
