@@ -45,7 +45,7 @@ from retuned.retrain.scoring.exam import Permission
 from retuned.retrain.settings import GateSettings, IncumbentSettings
 
 UNDECIDED = {"undecided": 1.0}
-"""The figure of a refusal that says nothing about the candidate: there were too few examples to compare."""
+"""The figure of a refusal that is no verdict on the candidate: there were too few examples to compare."""
 ABSTAINED = 0.5
 """The share of the holdout on which the metric may abstain."""
 REPEATED = 0.2
