@@ -45,7 +45,7 @@ from retuned.daemon.settings import Settings
 from retuned.daemon.web.oidc import Provider
 from retuned.daemon.web.principals import Principals
 from retuned.daemon.web.routes import application
-from retuned.daemon.web.server import Server
+from retuned.daemon.web.server import Server, bind
 from retuned.daemon.web.sessions import Sessions
 from retuned.daemon.web.tls import server_tls
 from retuned.monitors.metrics import Metrics as MonitorMetrics
@@ -91,6 +91,11 @@ class App:
             tighten(settings)
             for _, attempt in preconditions(settings):
                 attempt()
+            address = bind(settings.http)
+            self._stops.append(("address", address.close))
+            # Port 0 is any free port: from here on the settings have the one that others can reach.
+            http = settings.http.model_copy(update={"port": address.getsockname()[1]})
+            self.settings = settings = settings.model_copy(update={"http": http})
             if settings.tracing.otlp_endpoint:
                 self._stops.append(("tracing", tracing.start(settings.tracing)))
             _try_broker(settings)
@@ -127,7 +132,7 @@ class App:
             served = application(service, self, settings)
             self._principals: Principals = served.state.principals
             self._principals.on_change = lambda: threading.Thread(target=self._record_principals, name="audit").start()
-            self.server = Server(served, settings.http)
+            self.server = Server(served, settings.http, address)
             self._stops.append(("http", self.server.stop))
             self.jobs.context.metrics.warnings.set_function(lambda: len(self.warnings()))
             self.jobs.context.metrics.build.labels(version("retuned")).set(1)

@@ -23,6 +23,7 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.blindness import blind
 from retuned.monitors.money import roi
 from retuned.monitors.money.outcomes import outcomes_of
+from retuned.monitors.quality import measure as quality
 from retuned.monitors.watch import canary, memory
 from retuned.monitors.watch import check as watch
 from retuned.retrain.data import label_requests as labels
@@ -169,7 +170,7 @@ def _by_key(context: Context, settings: Mapping[str, Settings]) -> dict[str, Map
         "champion": {name: aliases.get(name, {}).get("champion") for name in names},
         "previous": {name: aliases.get(name, {}).get("previous") for name in names},
         "rollout": _rollouts(warehouse, settings),
-        "quality": rows("quality"),
+        "quality": quality.latest(warehouse, names),
         "blind": _by_workload(asdict(row) for row in blind(warehouse, *names)),
         "helpful_rate": rows("history", metric="helpful_rate", source="user"),
         "drift": rows("drift"),

@@ -14,15 +14,6 @@ SELECT booked_at FROM ledger_position
 -- name: aliases
 SELECT workload, alias, version FROM aliases WHERE list_contains($workloads, workload)
 
--- name: quality
--- The figures of the latest measurement.
-WITH latest AS (
-    SELECT workload, max(created_at) AS created_at FROM quality WHERE list_contains($workloads, workload) GROUP BY workload
-)
-SELECT workload, metric, source, model, value, low, high, n, created_at
-FROM quality JOIN latest USING (workload, created_at)
-ORDER BY metric, source, model
-
 -- name: history
 -- One figure over time, at most 120 points, oldest first.
 SELECT workload, created_at, value, low, high FROM quality

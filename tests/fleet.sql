@@ -23,13 +23,14 @@ FROM fleet f, range($each) t(k);
 
 INSERT INTO quality BY NAME
 SELECT times.moment AS created_at, f.workload, '*' AS model, metric, source, value,
-       greatest(value - 0.08, 0) AS low, least(value + 0.08, 1) AS high, 40 + f.n % 30 AS n
+       greatest(value - 0.08, 0) AS low, least(value + 0.08, 1) AS high, CASE metric WHEN 'window_seconds' THEN $each ELSE 40 + f.n % 30 END AS n
 FROM fleet f, (
     SELECT $now::TIMESTAMP - to_seconds(3600 * h) AS moment, h FROM range(28 * 24) t(h) WHERE h < 168 OR h % 24 = 0
-) times, (VALUES ('helpful_rate', 'user'), ('hallucination_rate', 'grounding_calibrated'), ('latency_p95_seconds', 'app')) m(metric, source),
+) times, (VALUES ('helpful_rate', 'user'), ('hallucination_rate', 'grounding_calibrated'), ('latency_p95_seconds', 'app'), ('window_seconds', 'app')) m(metric, source),
 LATERAL (SELECT CASE metric
     WHEN 'helpful_rate' THEN CASE WHEN f.falls AND h < 72 THEN f.helpful / 3 ELSE f.helpful END + 0.01 * sin(h + f.n)
     WHEN 'hallucination_rate' THEN CASE WHEN f.falls AND h < 72 THEN 0.3 ELSE 0.04 END
+    WHEN 'window_seconds' THEN 86400
     ELSE 0.6 END AS value) v
 WHERE NOT (f.unrated AND metric = 'helpful_rate');
 

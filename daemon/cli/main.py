@@ -11,6 +11,7 @@ from retuned.daemon.cli import (
     admin,
     approve,
     audit,
+    base,
     data,
     explain,
     forget,
@@ -57,6 +58,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     ),
     "data": (data.import_, data.export, forget.forget, forget.erasures),
     "admin": (
+        base.base,
         admin.check,
         admin.doctor,
         admin.config,

@@ -169,8 +169,14 @@ def _sentences(found: Mapping[str, Any]) -> str:
 
 
 def _quality(figures: list[dict[str, Any]]) -> Iterator[str]:
-    """Rates, each with its interval and what it is counted from, and latencies."""
+    """Which answers are counted, rates, each with its interval and what it is counted from, and latencies."""
     found = [one for one in figures if one["model"] == "*"]
+    counted = {one["model"]: one["n"] for one in figures if one["metric"] == "window_seconds"}
+    if answers := counted.pop("*", 0):
+        models = ", ".join(f"{n:,} of {model}" for model, n in sorted(counted.items(), key=lambda one: -one[1]))
+        is_rated = any(one["metric"] in RATES and one["source"] != "grounding_calibrated" for one in found)
+        since = f"since {shown(found[0]['since'])} ({models})"
+        yield f"{_count(answers, 'answer')} {since}{'' if is_rated else ', none rated'}"
     for metric, name in RATES.items():
         for one in found:
             if one["metric"] == metric:

@@ -8,11 +8,12 @@ from urllib.parse import quote
 
 from retuned.daemon.console.overview import COMPARED_DAYS, Facts, Rate
 from retuned.daemon.roles import Role
+from retuned.monitors.quality.figure import ALL_MODELS
 
 Level = Literal["bad", "warn", "busy", "quiet"]
 RECENT = timedelta(days=7)
 UNRATED_ANSWERS = 50
-"""A workload with so many answers a day and no rating is called unrated."""
+"""A workload with so many answers in a window and no rating is called unrated."""
 INVENTED = 0.1
 """A share of invented answers above this, by its whole interval, needs a person."""
 
@@ -161,10 +162,14 @@ def _waits_for_approval(facts: Facts, _: datetime) -> Finding | None:
     )
 
 
-def _unrated(facts: Facts, _: datetime) -> Finding | None:
-    if facts.helpful is not None or facts.answers < UNRATED_ANSWERS:
+def _unrated(facts: Facts, now: datetime) -> Finding | None:
+    counted, promoted = facts.counted.get(ALL_MODELS, 0), (facts.service or {}).get("champion_since")
+    if facts.rated or counted < UNRATED_ANSWERS or facts.since is None:
         return None
-    evidence = f"{facts.answers:,} answers in 24 hours and none of them rated: their quality is unknown."
+    if promoted and facts.since <= promoted:  # ratings come later than answers: a whole window must have passed
+        return None
+    since = _moment(facts.since, now)
+    evidence = f"{counted:,} answers since {since} and none of them rated: their quality is unknown."
     return Finding("warn", "No answers are rated", evidence, _teach(facts))
 
 
@@ -224,12 +229,17 @@ def _week_before(facts: Facts, today: date) -> Rate | None:
 
 
 def _at(time: datetime, now: datetime) -> str:
+    """When something was."""
+    return f"{'on ' if time.date() < now.date() else ''}{_moment(time, now)}"
+
+
+def _moment(time: datetime, now: datetime) -> str:
     """A moment in UTC as pages show it, with the day of the week while that names one."""
     passed = (now.date() - time.date()).days
     if passed <= 0:
         return f"today {time:%H:%M} UTC"
     day = "%A, %-d %b" if passed < 7 else "%-d %b" if time.year == now.year else "%-d %b %Y"
-    return f"on {time:{day} %H:%M} UTC"
+    return f"{time:{day} %H:%M} UTC"
 
 
 def _news(facts: Facts) -> str:

@@ -1,18 +1,22 @@
 """The facts of each workload that the overview shows."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.console.inbox import Work, status
+from retuned.monitors.quality.figure import ALL_MODELS
+from retuned.monitors.quality.measure import RATES, latest
 
 QUERIES = named_queries("retuned.daemon.console", "overview.sql")
 HISTORY_DAYS = 28
 COMPARED_DAYS = 7
-HALLUCINATION_SOURCES = ("grounding_calibrated", "expert", "judge", "user", "app")
+CALIBRATED = "grounding_calibrated"
+"""The source that estimates a rate; all others are ratings of single answers."""
+HALLUCINATION_SOURCES = (CALIBRATED, "expert", "judge", "user", "app")
 """The first one that has a figure is shown."""
 
 
@@ -32,7 +36,10 @@ class Facts:
 
     Attributes:
         answers: of the last 24 hours.
-        helpful: votes of users; None: the latest measurement has none.
+        counted: the answers that the latest figures are of, by model; `*`: all.
+        since: the beginning of their window; None: nothing was measured since the champion was promoted.
+        rated: whether anybody rated one of them.
+        helpful: votes of users on them.
         history: the last helpful rate of each day, oldest first, at most `HISTORY_DAYS` days.
         fell_at: since when all helpful rates lie below the interval of the last day that is `COMPARED_DAYS` old; None:
             the latest does not.
@@ -50,6 +57,9 @@ class Facts:
 
     workload: str
     answers: int = 0
+    counted: Mapping[str, int] = field(default_factory=dict)
+    since: datetime | None = None
+    rated: bool = False
     helpful: Rate | None = None
     history: tuple[tuple[date, Rate], ...] = ()
     fell_at: datetime | None = None
@@ -84,6 +94,7 @@ def facts(
 
     with warehouse.snapshot():
         week = day - timedelta(days=COMPARED_DAYS)
+        figures = latest(warehouse, names)
         rates = rows("rates", since=day - timedelta(days=HISTORY_DAYS - 1), week=week)
         drift, service, approvals, runs = rows("drift"), rows("service"), rows("approvals"), rows("runs")
         labels, blind, pauses = rows("labels"), rows("blind"), rows("pauses")
@@ -92,10 +103,13 @@ def facts(
         Facts(
             workload=name,
             answers=_first(answers[name], "answers") or 0,
-            helpful=_current(rates[name], "helpful_rate", ("user",)),
+            counted={row["model"]: row["n"] for row in figures[name] if row["metric"] == "window_seconds"},
+            since=_first(figures[name], "since"),
+            rated=any(row["metric"] in RATES.values() and row["source"] != CALIBRATED for row in figures[name]),
+            helpful=_current(figures[name], "helpful_rate", ("user",)),
             history=_history(rates[name]),
             fell_at=_first(rates[name], "fell_at"),
-            hallucination=_current(rates[name], "hallucination_rate", HALLUCINATION_SOURCES),
+            hallucination=_current(figures[name], "hallucination_rate", HALLUCINATION_SOURCES),
             drift=next(iter(drift[name]), None),
             service=next(iter(service[name]), None),
             approvals=tuple(approvals[name]),
@@ -126,11 +140,10 @@ def _first(rows: list[dict[str, Any]], column: str) -> Any:
 
 
 def _current(rows: list[dict[str, Any]], metric: str, sources: tuple[str, ...]) -> Rate | None:
-    """The figure of the latest measurement, by the first of the sources that has one."""
+    """The figure of all models, by the first of the sources that has one."""
     current = {
-        one["source"]: Rate(one["value"], one["low"], one["high"], one["n"])
+        row["source"]: Rate(row["value"], row["low"], row["high"], row["n"])
         for row in rows
-        for one in row["current"]
-        if one["metric"] == metric
+        if (row["metric"], row["model"]) == (metric, ALL_MODELS)
     }
     return next((current[source] for source in sources if source in current), None)

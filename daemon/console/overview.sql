@@ -1,14 +1,12 @@
 -- What the overview shows of all workloads: as many queries, however many workloads there are.
 
 -- name: rates
--- The last helpful rate of each day, as lists in the order of days; since when all helpful rates lie below the interval of
--- the last one until the day $week; and the rates of the latest measurement.
-WITH latest AS (
-    SELECT workload, max(created_at) AS created_at FROM quality
-    WHERE workload IN (SELECT unnest($workloads::VARCHAR[])) GROUP BY workload
-), helpful AS (
+-- The last helpful rate of each day, as lists in the order of days; and since when all helpful rates lie below the interval
+-- of the last one until the day $week.
+WITH helpful AS (
     SELECT workload, created_at, created_at::DATE AS day, value, low, high, n FROM quality
-    WHERE model = '*' AND metric = 'helpful_rate' AND source = 'user' AND created_at >= $since
+    WHERE workload IN (SELECT unnest($workloads::VARCHAR[]))
+      AND model = '*' AND metric = 'helpful_rate' AND source = 'user' AND created_at >= $since
 ), days AS (
     SELECT workload, day, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
            arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
@@ -23,15 +21,8 @@ WITH latest AS (
     SELECT workload, list(day ORDER BY day) AS days, list(value ORDER BY day) AS "values", list(low ORDER BY day) AS lows,
            list(high ORDER BY day) AS highs, list(n ORDER BY day) AS ns
     FROM days GROUP BY workload
-), current AS (
-    SELECT q.workload, list({'metric': metric, 'source': source, 'value': value, 'low': low, 'high': high, 'n': n}) AS current
-    FROM quality q JOIN latest USING (workload, created_at)
-    WHERE q.model = '*' AND q.metric IN ('helpful_rate', 'hallucination_rate')
-    GROUP BY q.workload
 )
-SELECT workload, coalesce(current, []) AS current, coalesce(days, []) AS days, coalesce("values", []) AS "values",
-       coalesce(lows, []) AS lows, coalesce(highs, []) AS highs, coalesce(ns, []) AS ns, fell_at
-FROM latest LEFT JOIN history USING (workload) LEFT JOIN fell USING (workload) LEFT JOIN current USING (workload)
+SELECT workload, days, "values", lows, highs, ns, fell_at FROM history LEFT JOIN fell USING (workload)
 
 -- name: drift
 -- The latest check. What was accepted since, or was compared before another champion came into service, is no drift any

@@ -156,7 +156,7 @@ def shown(warehouse: Warehouse, workload: str, start: datetime, end: datetime) -
 
     with warehouse.snapshot():
         series, corrections, memory = (rows(name, seconds=seconds) for name in ("series", "corrections", "memory"))
-        found = {name: rows(name) for name in ("figures", "promotions", "checks", "runs", "decisions", "policy")}
+        found = {name: rows(name) for name in ("promotions", "checks", "runs", "decisions", "policy")}
     for check in found["checks"]:  # prompts are for those who may read conversations
         check["features"] = [{k: v for k, v in one.items() if k != "example"} for one in check["features"] or ()]
     for decision in found["decisions"]:

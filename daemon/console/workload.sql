@@ -13,13 +13,6 @@ ORDER BY bucket
 -- name: first
 SELECT min(created_at) AS first FROM quality WHERE workload = $workload AND created_at BETWEEN $start AND $end
 
--- name: figures
--- All figures of the latest measurement.
-SELECT metric, source, value, low, high, n, created_at FROM quality
-WHERE workload = $workload AND model = '*'
-    AND created_at = (SELECT max(created_at) FROM quality WHERE workload = $workload)
-ORDER BY metric, source
-
 -- name: promotions
 SELECT created_at, event, version, previous_version, actor, reason, share FROM promotions
 WHERE workload = $workload AND created_at BETWEEN $start AND $end

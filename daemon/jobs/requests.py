@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from retuned.consumers.errors import Busy, RetunedError
 from retuned.daemon.jobs import holds
 from retuned.daemon.jobs.context import Context
+from retuned.daemon.owning import estimate, facts
 from retuned.daemon.policy import decision as policy
 from retuned.daemon.policy import evidence
+from retuned.daemon.settings import Settings
 from retuned.monitors.blindness import note
 from retuned.retrain import queue, versions
 from retuned.retrain.data import label_requests
@@ -63,6 +65,10 @@ def decide(context: Context, workload: str, found: policy.Evidence) -> policy.De
     decision = policy.decide(found, settings.policy, now)
     if decision.retrain and (reason := queue.untrainable(warehouse, settings, workload)):
         decision = replace(decision, retrain=False, reasons=(*decision.reasons, f"but {reason}"))
+    if decision.retrain and found.erased_at is None and (reason := _undecidable(context, workload, settings)):
+        is_asked = found.asked_by is not None
+        reason = f"{'though' if is_asked else 'but'} its version could not be promoted: {reason}"
+        decision = replace(decision, retrain=is_asked, lacks_labels=not is_asked, reasons=(*decision.reasons, reason))
     trains = settings.models.base is not None and settings.models.retrains(workload)
     requests_labels = decision.lacks_labels and settings.labels.per_day > 0 and trains
     if requests_labels:
@@ -72,6 +78,14 @@ def decide(context: Context, workload: str, found: policy.Evidence) -> policy.De
     if requests_labels and is_news:
         label_requests.request(warehouse, settings, workload, now)
     return decision
+
+
+def _undecidable(context: Context, workload: str, settings: Settings) -> str | None:
+    """Returns why the gate could decide about no version now, as `retuned plan` has it; None: it could."""
+    own = settings.incumbent
+    if own.url is None or versions.champion(context.warehouse, workload) is not None:
+        return None
+    return estimate.undecidable(facts.judged(context.warehouse, workload, own.model), settings)
 
 
 def rebase(context: Context, workload: str, folder: str, asked_by: str, reason: str) -> None:

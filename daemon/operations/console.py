@@ -78,6 +78,7 @@ class WorkloadPage(Request):
 def history(local: "Local", request: WorkloadPage, caller: Caller) -> dict[str, Any]:
     """Quality over time, drift, decisions, runs and changes of one workload."""
     from retuned.daemon.console import attention, overview, workload
+    from retuned.monitors.quality.measure import latest
 
     now = local.jobs.context.now()
     end = datetime.fromisoformat(request.until) + timedelta(days=1) if request.until else now
@@ -85,6 +86,7 @@ def history(local: "Local", request: WorkloadPage, caller: Caller) -> dict[str, 
         raise NotFound(f"workload {request.workload}: unknown; GET /api/v1/overview lists those that have events")
     (facts,) = overview.facts(local.warehouse, [request.workload], now, local.jobs.context.experts_needed)
     state = attention.state_of(facts, now)
+    figures = latest(local.warehouse, [request.workload])[request.workload]
     if request.since:
         start = datetime.fromisoformat(request.since)
     else:  # a younger workload fills the whole width of its chart
@@ -97,6 +99,7 @@ def history(local: "Local", request: WorkloadPage, caller: Caller) -> dict[str, 
         "base_model": own.models.base and str(own.models.base),
         "settings": workload.chosen(local.settings, request.workload),
         "dashboard": _dashboard(local.settings.http.grafana_url, request.workload, start, end),
+        "figures": [one for one in figures if one["model"] == "*"],
         **workload.shown(local.warehouse, request.workload, start, end),
     }
 

@@ -39,12 +39,17 @@ class AnswerLabel(Request):
     name: Annotated[
         Literal["correction", "helpful", "hallucination", "same"],
         Field(
-            description="the kind of answer: hallucination for calibration, same or correction for a conflict, helpful "
-            "or correction for all others"
+            description="by the reason of the request: hallucination (calibration: is something invented?), same or "
+            "correction (conflict: do both answers mean the same?), helpful or correction (all others)"
         ),
     ]
     value: Annotated[
-        str | bool, Field(description="for correction, the right answer; otherwise true or false"), Content()
+        str | bool,
+        Field(
+            description="of correction, the right answer, a text; of helpful, whether the answer is right, of "
+            "hallucination, whether something is invented, of same, whether both mean the same: true or false"
+        ),
+        Content(),
     ]
     comment: Annotated[
         str | None, Field(description="kept with the answer; feedback, too, once the answer is sent"), Content()

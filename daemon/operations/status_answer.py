@@ -151,7 +151,13 @@ class Workload(TypedDict):
     incumbent: Annotated[str | None, about("the model of the incumbent, which serves as base; null: there is none")]
     champion: Annotated[str | None, about("the version of the champion; null: the base model or the incumbent serves")]
     previous: Annotated[str | None, about("the previous champion; null: the base model, or none")]
-    quality: Annotated[list[dict[str, Any]], about("the latest figures")]
+    quality: Annotated[
+        list[dict[str, Any]],
+        about(
+            "the latest figures since the champion was promoted, all of the answers from since to created_at; n of "
+            "window_seconds: the number of those answers, by model"
+        ),
+    ]
     blind: Annotated[list[Blindness], about("monitors with too few rows for reliable results")]
     drift: Annotated[list[dict[str, Any]], about("the latest checks")]
     drift_reference: NotRequired[

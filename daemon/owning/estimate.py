@@ -14,7 +14,8 @@ from retuned.daemon.owning.bases import AT_ONCE, USABLE, Base
 from retuned.daemon.owning.facts import BYTES_PER_TOKEN, Facts, Judged, Traffic
 from retuned.daemon.settings import Settings
 from retuned.monitors.money.dated import rate_on
-from retuned.retrain.decision.power import MOST_EXAMPLES, POWER, Held, conversations_needed, until_as_good
+from retuned.retrain.data.folds import can_fold
+from retuned.retrain.decision.power import MOST_EXAMPLES, POWER, Held, conversations_needed, lacking, until_as_good
 
 MONTH_DAYS = 30
 MONTH_HOURS = 24 * MONTH_DAYS
@@ -200,7 +201,7 @@ def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:
     kept = (
         f"{_distinct(facts, settings):.0%} are distinct questions, as in the last holdout" if facts.dataset else before
     )
-    lacking = max(settings.dataset.minimum_rows - taught, 0.0)
+    rows_missing = max(settings.dataset.minimum_rows - taught, 0.0)
     others = judged.good - judged.good_of_incumbent
     bought = (
         f"; good answers of other models, from {others:,} conversations, are among them: check the terms"
@@ -211,7 +212,10 @@ def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:
     figures = [
         Figure("rows_to_teach", taught, "rows", f"corrections, demonstrations, good answers; {before}{bought}"),
         Figure(
-            "rows_missing", lacking, "rows", f"until there are dataset.minimum_rows ({settings.dataset.minimum_rows})"
+            "rows_missing",
+            rows_missing,
+            "rows",
+            f"until there are dataset.minimum_rows ({settings.dataset.minimum_rows})",
         ),
         Figure(
             "called_wrong",
@@ -232,11 +236,7 @@ def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:
         return [*figures, Figure("holdout_needed", None, "conversations", missing)]
     share = own.wrong_share or 0.0
     if not (held.good and held.corrected):
-        lacks = " and ".join(
-            kind for kind, count in (("called good", held.good), ("corrected", held.corrected)) if not count
-        )
-        basis = f"no answer that people {lacks} is stored, and the gate compares both kinds"
-        return [*figures, Figure("holdout_needed", None, "conversations", basis)]
+        return [*figures, Figure("holdout_needed", None, "conversations", lacking(held, gate, share) or "")]
     good_share = held.good / (held.good + held.corrected)
     needed = conversations_needed(gate, own.margin, share, good_share)
     basis = (
@@ -246,12 +246,25 @@ def _rows(facts: Facts, settings: Settings, taught: float) -> list[Figure]:
     )
     if needed > (most := settings.evaluate.maximum_examples or MOST_EXAMPLES):
         basis += f"; set evaluate.maximum_examples, the most of them that are compared: it is {most:,}"
-    lacking = max(needed - round(held.good) - round(held.corrected), 0)
+    missing_rows = max(needed - round(held.good) - round(held.corrected), 0)
     return [
         *figures,
         Figure("holdout_needed", needed, "conversations", basis),
-        Figure("holdout_missing", lacking, "conversations", "if the further ones are like those that are there"),
+        Figure("holdout_missing", missing_rows, "conversations", "if the further ones are like those that are there"),
     ]
+
+
+def undecidable(facts: Facts, settings: Settings) -> str | None:
+    """Returns why the gate could decide about no first version beside the incumbent now; None: it could.
+
+    As many answers are counted as the gate can compare: where the training rows are few enough for folds, these, too.
+    """
+    judged = facts.judged
+    held = _held(judged.good, judged.corrected, facts, settings)
+    if can_fold(round(_taught(facts, settings)), settings):
+        whole = Held(judged.good if settings.dataset.accepted_answers else 0.0, judged.corrected)
+        held = whole * _distinct(facts, settings)
+    return lacking(held, settings.gate, settings.incumbent.wrong_share)
 
 
 def _undecidable(settings: Settings) -> str | None:

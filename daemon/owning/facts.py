@@ -1,6 +1,6 @@
 """Reads from the warehouse what a plan is computed from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -101,21 +101,36 @@ def facts(warehouse: Warehouse, workload: str, incumbent: str | None) -> Facts:
     Args:
         incumbent: its model, by which logs name its answers.
     """
-    traffic, of = _traffic(warehouse, workload), {"workload": workload}
+    found = judged(warehouse, workload, incumbent, _traffic(warehouse, workload))
+    of = {"workload": workload}
+    return replace(
+        found,
+        feedback=warehouse.rows(QUERIES["feedback"], of),
+        trained=[Trained(**row) for row in warehouse.rows(QUERIES["trained"], of)],
+    )
+
+
+def judged(warehouse: Warehouse, workload: str, incumbent: str | None, traffic: Traffic | None = None) -> Facts:
+    """Reads what people stated about the answers of a workload; the other facts are those that are passed in.
+
+    Args:
+        incumbent: its model, by which logs name its answers.
+    """
+    of = {"workload": workload}
     since = traffic.newest - timedelta(days=WINDOW_DAYS) if traffic else None
     dataset = warehouse.row(QUERIES["dataset"], of)
 
-    def judged(until: datetime | None) -> Judged:
+    def stated(until: datetime | None) -> Judged:
         row = warehouse.row(QUERIES["judged"], of | {"since": since, "incumbent": incumbent, "until": until}) or {}
         return Judged(**row, days=traffic.days if traffic else 1.0)
 
     return Facts(
         traffic,
-        warehouse.rows(QUERIES["feedback"], of),
-        judged(until=None),
-        dataset,
-        [Trained(**row) for row in warehouse.rows(QUERIES["trained"], of)],
-        judged(until=dataset["created_at"]) if dataset else None,
+        feedback=[],
+        judged=stated(until=None),
+        dataset=dataset,
+        trained=[],
+        judged_then=stated(until=dataset["created_at"]) if dataset else None,
     )
 
 

@@ -14,11 +14,11 @@ SELECT
     (SELECT booked_at FROM ledger_position) AS booked_at
 
 -- name: figures
--- The last measurement of each day, of all models together, except figures from votes.
+-- The last measurement of each day, of all models together, except figures from votes and the window itself.
 SELECT created_at::DATE AS day, metric, source, arg_max(value, created_at) AS value, arg_max(low, created_at) AS low,
        arg_max(high, created_at) AS high, arg_max(n, created_at) AS n
 FROM quality
-WHERE workload = $workload AND model = '*' AND created_at >= $start AND created_at < $end
+WHERE workload = $workload AND model = '*' AND created_at >= $start AND created_at < $end AND metric <> 'window_seconds'
   AND NOT (metric IN ('helpful_rate', 'hallucination_rate') AND source IN ('user', 'expert', 'judge', 'app'))
 GROUP BY ALL ORDER BY ALL
 

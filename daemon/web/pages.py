@@ -59,6 +59,8 @@ CHOICES = {
     ],
 }
 """What an expert may answer, by the reason of a request; None: any other."""
+VERDICTS = tuple(dict.fromkeys(verdict for choices in CHOICES.values() for _, verdict in choices))
+"""Values of the field `verdict` of the form; with correction, the field of that name has the right answer."""
 EXPORTED = {"workload", "since", "until", "page"}
 """Fields of a search for answers that an export can be limited to, and the page, which is shown alone."""
 LISTED = re.compile(rf"; (GET {API}/|`retuned )[^;]* lists? (them|those).*")
@@ -96,7 +98,7 @@ class Pages(Rendering):
             "all": states,
             "attention": [one for one in states if one.needs_person and may_do(request, one.finding.least)],
             "busy": [one for one in states if one.finding.level == "busy"],
-            "unrated": [one for one in states if one.facts.helpful is None],
+            "unrated": [one for one in states if not one.facts.rated],
         }
         show = request.query_params.get("show", "all")
         show = show if show in groups else "all"
@@ -253,10 +255,10 @@ class Pages(Rendering):
                 done = "saved" if found["state"] == "answered" else "skipped"  # an answer stays
             else:
                 done = "saved"
-                name, _, verdict = form.get("verdict", "").partition(" ")
-                if not name:
-                    raise HTTPException(400, "choose one of the answers")
-                value = form.get("correction", "") if name == "correction" else {"yes": True, "no": False}.get(verdict)
+                if (verdict := form.get("verdict", "")) not in VERDICTS:
+                    raise HTTPException(400, f"verdict: choose one of the answers, as {', '.join(VERDICTS)}")
+                name, _, yes = verdict.partition(" ")
+                value = form.get("correction", "") if name == "correction" else yes == "yes"
                 comment = form.get("comment", "").strip() or None
                 await self._ask(request, labels.answer_label, id=id, name=name, value=value, comment=comment)
         except HTTPException as error:
@@ -417,7 +419,8 @@ class Pages(Rendering):
             await self._ask(request, memory.decide_memory, ids=[form.get("id", "")], **given)
         except HTTPException as error:
             return await self._show_memory(request, error.detail, error.status_code)
-        return RedirectResponse(str(request.url), 303)
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(_path(request) + query, 303)  # a path: a standby or a proxy may speak another scheme
 
     async def _show_memory(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
         asked = request.query_params.get("state")

@@ -28,11 +28,12 @@ PAUSE_SECONDS = 1.0
 class Server:
     """Uvicorn in a thread of its own, so that the main thread keeps the signals."""
 
-    def __init__(self, application: Starlette, settings: HttpSettings) -> None:
-        """Binds the address and reads the certificate; raises as `bind` and `server_tls` do."""
+    def __init__(self, application: Starlette, settings: HttpSettings, bound: socket.socket | None = None) -> None:
+        """Reads the certificate and, unless a socket is passed in, binds the address; raises as `bind` and `server_tls`
+        do."""
         self._tls = server_tls(settings)
         self._principals: Principals = application.state.principals
-        self._socket = bind(settings)
+        self._socket = bound or bind(settings)
         port = self._socket.getsockname()[1]
         self.url = f"{'https' if self._tls else 'http'}://{authority(settings.host, port)}"
         config = uvicorn.Config(

@@ -18,6 +18,7 @@ class Figure:
         tone_likeness: likeness to approved answers in tone and format, see `tone.likeness`; source features.
         latency_p50_seconds, latency_p95_seconds, latency_p99_seconds: source app.
         input_tokens, output_tokens: means per interaction; source app.
+        window_seconds: length of the window, which ends when it was measured; n: all answers in it; source app.
         cascade_share, cascade_cost: share of the answers that the incumbent gave by rule, and mean cost of one; source:
             the rule. cascade_helpful_rate: their helpful rate; sources as in feedback.
         least_confidence: of a version's own answers (see `cascade`); source: the configured helpful rate.

@@ -4,9 +4,10 @@ import json
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import duckdb
 
@@ -35,6 +36,8 @@ MOST_MODELS = 10
 """The busiest models of a window have figures of their own; all others together are the model `other`."""
 SEED = "quality"
 """A fixed seed: an answer that was judged stays in the sample while it is in the window."""
+Rows = defaultdict[str, list[dict[str, Any]]]
+"""Rows by workload."""
 RATES = {"hallucination": "hallucination_rate", "helpful": "helpful_rate"}
 EVERY_HOUR = timedelta(days=30)
 CALIBRATION_DAYS = 90
@@ -81,7 +84,8 @@ def measure(
         approved = readings.approved(cursor, workload, window.start, now)
         stop = opinions.stop if opinions is not None else None
         figures = (
-            _rates(cursor, workload, window, now)
+            _counts(cursor, workload, window)
+            + _rates(cursor, workload, window, now)
             + cascade.figures(warehouse, cursor, workload, window, now, least_helpful)
             + _grounding_rates(warehouse, cursor, settings, workload, read, now, stop)
             + (_alarm_rates(cursor, workload, opinions) if opinions else [])
@@ -132,9 +136,15 @@ def judge(warehouse: Warehouse, settings: Settings, workload: str, now: datetime
             _replace(warehouse, "detections", rows)
 
 
-def latest(warehouse: Warehouse, workload: str) -> list[Figure]:
-    """Returns the figures of the latest measurement of a workload."""
-    return [Figure(**row) for row in warehouse.rows(QUERIES["latest"], {"workload": workload})]
+def latest(warehouse: Warehouse, workloads: Iterable[str]) -> Rows:
+    """Returns the figures of the latest measurement by workload, with `created_at` and `since`, the ends of its window.
+
+    Figures from before the promotion of the champion are left out: they are of other answers than its own.
+    """
+    found: Rows = defaultdict(list)
+    for row in warehouse.rows(QUERIES["latest"], {"workloads": list(workloads)}):
+        found[row.pop("workload")].append(row)
+    return found
 
 
 def thin(warehouse: Warehouse, workloads: Sequence[str], recent: datetime, now: datetime, window: timedelta) -> int:
@@ -164,6 +174,15 @@ def _sample(
     cursor.execute(QUERIES["name_sampled"])
     since = now - timedelta(days=CALIBRATION_DAYS)
     cursor.execute(QUERIES["labels"], {"workload": workload, "since": since, "most": CALIBRATION_ANSWERS})
+
+
+def _counts(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window) -> list[Figure]:
+    """Returns the length of the window, with the number of answers that all figures are of."""
+    seconds = (window.end - window.start).total_seconds()
+    return [
+        Figure(workload, model, "window_seconds", "app", seconds, seconds, seconds, answers)
+        for model, answers in cursor.execute(QUERIES["counted"]).fetchall()
+    ]
 
 
 def _rates(cursor: duckdb.DuckDBPyConnection, workload: str, window: Window, now: datetime) -> list[Figure]:

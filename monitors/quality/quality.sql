@@ -10,6 +10,10 @@ FROM traffic
 WHERE workload = $workload AND timestamp >= $start AND timestamp < $end
 GROUP BY model
 
+-- name: counted
+SELECT coalesce(model, '*') AS model, sum(answers)::BIGINT AS answers
+FROM answered GROUP BY GROUPING SETS ((model), ()) HAVING sum(answers) > 0
+
 -- name: busiest
 -- The models with figures of their own. Producers may send a new model name with each event.
 CREATE OR REPLACE TEMP TABLE busiest AS
@@ -216,10 +220,19 @@ INSERT INTO quality BY NAME SELECT * FROM (SELECT unnest($rows, recursive := tru
 DELETE FROM quality WHERE workload = $workload AND created_at > $now
 
 -- name: latest
-SELECT workload, model, metric, source, value, low, high, n
-FROM quality
-WHERE workload = $workload AND created_at = (SELECT max(created_at) FROM quality WHERE workload = $workload)
-ORDER BY model, metric, source
+-- `since`: the beginning of the window; null: an older release measured it.
+WITH measured AS (
+    SELECT q.workload, max(q.created_at) AS created_at, max(a.created_at) AS promoted_at
+    FROM quality q LEFT JOIN aliases a ON a.workload = q.workload AND a.alias = 'champion'
+    WHERE list_contains($workloads::VARCHAR[], q.workload)
+    GROUP BY q.workload
+)
+SELECT workload, metric, source, model, value, low, high, n, created_at, created_at - to_microseconds((
+           max(value) FILTER (metric = 'window_seconds') OVER (PARTITION BY workload) * 1_000_000
+       )::BIGINT) AS since
+FROM quality JOIN measured USING (workload, created_at)
+WHERE created_at >= coalesce(promoted_at, created_at)
+ORDER BY metric, source, model
 
 -- name: thin
 -- Keeps the last measurement of each hour before $recent, and of each day before $old.

@@ -51,6 +51,8 @@ from retuned.retrain.decision.traffic import traffic as traffic_guard
 from retuned.retrain.scoring.exam import Permission
 from retuned.retrain.settings import GateSettings, IncumbentSettings
 
+UNDECIDED = {"undecided": 1.0}
+"""The figure of a refusal that is no verdict on the candidate: there were too few examples to compare."""
 REPEATED = 0.2
 """The share of recent conversations whose question must be among the examples, so that questions count as often as they
 are asked. With a smaller one, the second interval costs more than it gains."""
@@ -190,7 +192,7 @@ def _more(unasked: int) -> str:
 
 
 def _too_few(answered: Pairs, pairs: Pairs, groups: int, settings: GateSettings, unasked: int) -> Decision:
-    decision = Decision(True, [], _counts(len(pairs), groups, len(answered)))
+    decision = Decision(True, [], _counts(len(pairs), groups, len(answered)) | UNDECIDED)
     needed = settings.minimum_examples
     if len(pairs) == len(answered):
         because = (
@@ -410,7 +412,7 @@ def _beside_incumbent(
         found = f"too few answers of the incumbent are in the holdout to compare with it: {' and '.join(lacking)}"
         needed = f"{settings.minimum_examples} are needed"
         takes = f"{settings.minimum_examples} such answers in the holdout"
-        return Check(False, [f"T{found[1:]}; {needed}."], figures, because=found, takes=takes)
+        return Check(False, [f"T{found[1:]}; {needed}."], figures | UNDECIDED, because=found, takes=takes)
     error = error_of_try(settings, tries)
     gain = low = high = 0.0
     for kind, weight in strata.items():

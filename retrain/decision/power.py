@@ -33,6 +33,23 @@ class Held:
         return Held(factor * self.good, factor * self.corrected)
 
 
+def lacking(held: Held, gate: GateSettings, wrong_share: float | None) -> str | None:
+    """Returns why the gate cannot compare a candidate with the incumbent at all; None: it can.
+
+    Args:
+        held: as many as there can be.
+        wrong_share: None or 0: the gate compares answers that people called good alone.
+    """
+    kinds = {"called good": held.good} | ({"corrected": held.corrected} if wrong_share else {})
+    few = [f"{count:.0f} that people {kind}" for kind, count in kinds.items() if count < gate.minimum_examples]
+    if not few:
+        return None
+    return (
+        f"of the incumbent's answers {' and '.join(few)} would be held out, and the gate compares no fewer than "
+        f"{gate.minimum_examples} (gate.minimum_examples)"
+    )
+
+
 def shows_as_good(held: Held, gate: GateSettings, margin: float, wrong_share: float, tries: int = 0) -> bool:
     """Returns whether the next try promotes a candidate that is as good as the incumbent, with probability POWER.
 

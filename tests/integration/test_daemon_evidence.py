@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import tiny_llama
 from traffic import START, feedback, interactions, promoted
 
 from retuned.daemon.operations.local import Local, opened
@@ -202,6 +203,8 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
         ran(service, f"first {number}", START + number * HOUR, **columns)
     ran(service, "rebase", START, kind="rebase")
     ran(service, "in a canary", START, detail='{"promoted": true}')
+    ran(service, "undecided", START)
+    decided(service, START, kind="gate", run_id="undecided", figures='{"undecided": 1.0}')
     ran(service, "by hand, of another", START + 9 * DAY, workload="sales", cause="person")
     promoted(service.warehouse, "of another", "v1", None, START + 9 * DAY, actor="gate", workload="sales")
     assert evidence(service).refused_runs == 3
@@ -214,6 +217,51 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
     assert evidence(service).refused_runs == 0
     ran(service, "after", START + 5 * DAY, reasons='["drift in each of the latest 2 checks"]')
     assert evidence(service).refused_runs == 1
+
+
+@pytest.mark.parametrize("wrong_share", [0.2, None])
+def test_no_run_begins_that_the_gate_cannot_decide_unless_a_person_asks(
+    tmp_path: Path, wrong_share: float | None
+) -> None:
+    """What `retuned plan` computes from: the demonstrations are enough to teach, and nothing compares with them."""
+    base = tmp_path / "base"
+    tiny_llama(base)
+    settings = Settings(
+        warehouse={"path": tmp_path / "w.duckdb"},
+        models={"directory": tmp_path / "models", "base": base},
+        incumbent={"url": "http://127.0.0.1:9/v1", "model": "large", "margin": 0.1, "wrong_share": wrong_share},
+        gate={"fold_rows": 0},
+        dataset={"holdout_share": 0.5, "learn_from_incumbent": True},
+        labels={"per_day": 0},
+        policy={"new_corrections": 20},
+    )
+    kinds = "4 that people corrected"
+    with opened(settings) as service:
+        runs = service.jobs.runs
+        service.jobs.context.now = lambda: NOW
+        demonstrated = asked(service, START, count=90, model="demonstration")
+        said(service, demonstrated, "correction", "Here.", START)
+        if wrong_share is not None:
+            said(service, asked(service, START, count=8, model="large"), "correction", "Here.", START)
+            said(service, asked(service, START, count=80, model="large"), "helpful", True, START)
+        else:
+            said(service, asked(service, START, count=8, model="large"), "helpful", True, START)
+            kinds = "4 that people called good"
+        decision = runs.ask("support")
+        assert not decision.retrain
+        assert decision.reasons[-1] == (
+            f"but its version could not be promoted: of the incumbent's answers {kinds} would be held out, and the "
+            "gate compares no fewer than 20 (gate.minimum_examples)"
+        )
+        assert runs.queue() == []
+        by_hand = runs.ask("support", asked_by="anna")
+        assert by_hand.retrain
+        assert by_hand.reasons[-1] == decision.reasons[-1].replace("but", "though", 1)
+        runs.cancel("support", "anna", "a test")
+        name, value = ("helpful", True) if wrong_share is None else ("correction", "There.")
+        said(service, asked(service, START + DAY, count=32, model="large"), name, value, START + DAY)
+        service.warehouse.execute("DELETE FROM runs")
+        assert runs.ask("support").retrain
 
 
 def asked_approval(service: Local, run_id: str, state: str, kind: str = "version") -> None:

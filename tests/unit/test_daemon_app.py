@@ -19,6 +19,7 @@ from retuned.daemon.app import App, run_once
 from retuned.daemon.jobs.jobs import Jobs
 from retuned.daemon.jobs.parts import PartsFailed
 from retuned.daemon.settings import Settings
+from retuned.daemon.web.server import bind
 from retuned.retrain.scoring.metric import check_metric
 
 OPENS = "import duckdb, sys; duckdb.connect(sys.argv[1]).close()"
@@ -93,6 +94,18 @@ def test_a_metric_that_cannot_be_imported_ends_the_start(tmp_path: Path, monkeyp
         assert not (tmp_path / "w.duckdb").exists()
     check_metric(settings("ours_heavy:near").for_workload("support"))
     assert "ours_heavy" not in sys.modules
+
+
+def test_the_port_of_a_daemon_that_took_any_is_the_one_that_others_are_told(tmp_path: Path) -> None:
+    paths = {"warehouse": {"path": tmp_path / "w.duckdb"}, "models": {"directory": tmp_path / "models"}}
+    started = App(Settings(**paths, kafka={"bootstrap_servers": "127.0.0.1:9"}, http={"port": 0}))
+    try:
+        assert started.settings.http.port > 0
+        assert started.server.url == started.settings.http.own_url
+    finally:
+        started.stop()
+    with closing(bind(started.settings.http)):
+        pass
 
 
 def test_a_judge_without_an_address_ends_the_start(tmp_path: Path) -> None:

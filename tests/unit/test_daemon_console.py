@@ -45,6 +45,7 @@ def of(**facts: Any) -> State:
 
 FELL = datetime(2026, 3, 28, 14, 5, 59)
 FALLEN = {"helpful": rate(0.3), "history": history(*[0.9] * 10, 0.3, 0.3, 0.3), "fell_at": FELL}
+UNRATED = {"answers": 2_000, "counted": {"*": 1_000, "base": 1_000}, "since": NOW - timedelta(days=1)}
 SERVICE = {"champion": "v1", "rollout": None, "event": None}
 
 
@@ -88,8 +89,12 @@ SERVICE = {"champion": "v1", "rollout": None, "event": None}
         ({"run": refused(state="succeeded", refusal=None)}, "quiet", "Quiet"),
         ({"run": refused(state="succeeded", finished_at=NOW - timedelta(days=7))}, "quiet", "Quiet"),
         ({"run": refused(state="succeeded"), "service": SERVICE | {"champion": "v2"}}, "quiet", "Quiet"),
-        ({"answers": 1_000}, "warn", "No answers are rated"),
-        ({"answers": 10}, "quiet", "Quiet"),
+        (UNRATED, "warn", "No answers are rated"),
+        (UNRATED | {"counted": {"*": 10}}, "quiet", "Quiet"),
+        (UNRATED | {"rated": True}, "quiet", "Quiet"),
+        (UNRATED | {"service": SERVICE | {"champion_since": FELL}}, "warn", "No answers are rated"),
+        (UNRATED | {"service": SERVICE | {"champion_since": NOW - timedelta(days=1)}}, "quiet", "Quiet"),
+        ({"answers": 1_000}, "quiet", "Quiet"),
         ({"paused": {"actor": "anna", "reason": "audit"}}, "warn", "Retraining is paused by anna"),
         ({"run": {"state": "running", "error": None}}, "busy", "Retraining"),
         ({"service": SERVICE | {"rollout": "canary", "canary": "v2", "share": 0.25}}, "busy", "Rolling out v2"),
@@ -115,6 +120,12 @@ def test_a_refusal_comes_with_its_reason_and_what_it_would_take() -> None:
     taught = of(run=refused(state="succeeded"), labels=3).finding.action
     assert taught is not None
     assert taught.text == "Teach 3 answers"
+
+
+def test_what_is_unrated_is_counted_where_ratings_are() -> None:
+    assert of(**UNRATED).finding.evidence == (
+        "1,000 answers since Sunday, 29 Mar 09:00 UTC and none of them rated: their quality is unknown."
+    )
 
 
 def test_a_name_cannot_leave_its_path() -> None:

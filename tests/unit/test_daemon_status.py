@@ -20,15 +20,17 @@ from asking import ask
 from brokers import free_port, until
 from pages import page, text
 from schemas import value
-from traffic import START, interactions, store
+from traffic import START, feedback, interactions, store
 
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.daemon.cli.command import Common
 from retuned.daemon.cli.main import main
+from retuned.daemon.cli.summary import details
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import load
 from retuned.daemon.status import status
+from retuned.monitors.quality.measure import measure
 from retuned.retrain.scoring.label import as_figures
 
 SUPPORT = "/workloads/support"
@@ -288,6 +290,46 @@ def test_status_and_page_say_of_when_their_figures_are(
     assert re.match(r"retuned \S+ is not running; as of 20\S+ \d\d:\d\d UTC\n1 answer, 0 feedback; warehouse", said)
     assert "quality  helpful 50% by users (40% to 60% of 9); measured 2026-03-02 08:59 UTC\n" in said
     assert ", booked until 2026-03-02 08:58 UTC\n" in said
+
+
+def test_after_a_promotion_all_count_the_same_answers(tmp_path: Path) -> None:
+    """Those since the promotion, whoever gave them: neither the rates nor the number of the answers before it."""
+    file = tmp_path / "retuned.yaml"
+    folders = {"warehouse": {"path": str(tmp_path / "w.duckdb")}, "models": {"directory": str(tmp_path / "models")}}
+    file.write_text(yaml.safe_dump({**folders, "http": {"port": free_port()}}))
+    promoted, second = START + timedelta(hours=2), timedelta(seconds=1)
+    later = promoted + timedelta(minutes=5)
+    with opened(load(file)) as local:
+        warehouse, rng = local.warehouse, random.Random(0)
+        before = interactions(warehouse, ["Hi?"] * 300, rng, start=START, step=second)
+        feedback(warehouse, before[:200], "helpful", True, when=START + timedelta(hours=1))
+        feedback(warehouse, before[200:280], "helpful", False, when=START + timedelta(hours=1), offset=200)
+        measure(warehouse, local.jobs.context.settings, "support", promoted - second)
+        local.jobs.context.now = lambda: promoted - second
+        assert "300 answers since 2026-03-02 09:00 UTC (300 of base); helpful 71% by users" in shown_quality(local)
+        warehouse.insert("aliases", workload="support", alias="champion", version="3f2a91c0", created_at=promoted)
+        local.jobs.context.now = lambda: promoted + second
+        assert told(local)["workloads"]["support"]["quality"] == [], "they are of the model before"
+        assert "Nothing is measured yet since 2 Mar 11:00" in text(page(local, SUPPORT))
+        interactions(warehouse, ["Hi?"] * 20, rng, start=promoted, step=second, offset=300)
+        after = interactions(
+            warehouse, ["Hi?"] * 40, rng, start=promoted, step=second, offset=320, model="support@3f2a91c0"
+        )
+        local.jobs.context.now = lambda: later
+        measure(warehouse, local.jobs.context.settings, "support", later)
+        found = told(local)["workloads"]["support"]
+        assert "No answers are rated" not in found["attention"]["sentence"], "votes come later than answers"
+        counted = "60 answers since 2026-03-02 11:00 UTC (40 of support@3f2a91c0, 20 of base)"
+        assert f"{counted}, none rated; latency" in shown_quality(local)
+        feedback(warehouse, after[:1], "helpful", True, source="expert", when=promoted + second, offset=400)
+        measure(warehouse, local.jobs.context.settings, "support", later + second)
+        assert f"{counted}; helpful 100% by experts" in shown_quality(local)
+        assert "60 answers since 2 Mar 11:00 UTC: 40 of support@3f2a91c0, 20 of base" in text(page(local, SUPPORT))
+        assert "No answer of the current window is rated" not in page(local, SUPPORT)
+
+
+def shown_quality(local: Local) -> str:
+    return dict(details("support", told(local)))["quality"]
 
 
 def test_a_workload_that_the_base_model_serves_has_no_champion(

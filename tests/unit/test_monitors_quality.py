@@ -387,9 +387,10 @@ def test_figures_are_kept_and_the_latest_are_found_again(warehouse: Warehouse) -
     measure(warehouse, SETTINGS, "support", NOW - MINUTE)
     feedback(warehouse, ids, "helpful", True, when=NOW)
     figures = measure(warehouse, SETTINGS, "support", NOW)
-    latest = quality.latest(warehouse, "support")
-    assert set(latest) == set(figures)
-    assert quality.latest(warehouse, "unheard_of") == []
+    latest = quality.latest(warehouse, ["support", "unheard_of"])
+    assert kept_as(latest["support"]) == set(figures)
+    assert {row["created_at"] for row in latest["support"]} == {NOW}
+    assert latest["unheard_of"] == []
     (kept,) = warehouse.rows("SELECT count(DISTINCT created_at) AS times FROM quality")
     assert kept["times"] == 2
 
@@ -402,8 +403,40 @@ def test_what_was_measured_while_the_clock_was_ahead_is_forgotten(warehouse: War
         )
     feedback(warehouse, answers(warehouse, 20, offset=100), "helpful", True, when=NOW)
     figures = measure(warehouse, SETTINGS, "support", NOW)
-    assert set(quality.latest(warehouse, "support")) == set(figures)
-    assert len(quality.latest(warehouse, "sales")) == 1
+    latest = quality.latest(warehouse, ["support", "sales"])
+    assert kept_as(latest["support"]) == set(figures)
+    (one,) = latest["sales"]
+    assert one["since"] is None, "an older release kept no window"
+
+
+def test_figures_count_the_answers_of_one_window_by_model(warehouse: Warehouse) -> None:
+    answers(warehouse, 30, offset=100)
+    answers(warehouse, 12, offset=200, model="small")
+    measure(warehouse, SETTINGS, "support", NOW)
+    found = quality.latest(warehouse, ["support"])["support"]
+    assert {row["model"]: row["n"] for row in found if row["metric"] == "window_seconds"} == {
+        "*": 42, "base": 30, "small": 12
+    }  # fmt: skip
+    assert {row["since"] for row in found} == {START + timedelta(hours=1)}
+
+
+def test_figures_of_before_a_promotion_are_not_those_of_the_champion(warehouse: Warehouse) -> None:
+    ids = answers(warehouse, 30, offset=100)
+    feedback(warehouse, ids, "helpful", True, when=NOW)
+    measure(warehouse, SETTINGS, "support", NOW)
+    warehouse.insert("aliases", workload="support", alias="previous", version=None, created_at=NOW + MINUTE)
+    assert quality.latest(warehouse, ["support"])["support"]
+    warehouse.insert("aliases", workload="support", alias="champion", version="v", created_at=NOW + MINUTE)
+    assert quality.latest(warehouse, ["support"])["support"] == []
+    answers(warehouse, 4, start=NOW + MINUTE, offset=300)
+    figures = measure(warehouse, SETTINGS, "support", NOW + timedelta(hours=1))
+    assert kept_as(quality.latest(warehouse, ["support"])["support"]) == set(figures)
+    assert {figure.n for figure in figures if figure.metric == "window_seconds"} == {4}
+
+
+def kept_as(rows: list[dict[str, Any]]) -> set[Figure]:
+    ends = {"created_at", "since"}
+    return {Figure("support", **{name: row[name] for name in row.keys() - ends}) for row in rows}
 
 
 def test_metrics_show_the_figures_and_forget_what_is_gone(warehouse: Warehouse) -> None:

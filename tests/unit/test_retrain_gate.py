@@ -48,7 +48,7 @@ def test_too_few_examples() -> None:
 
 def test_only_rows_that_both_answered_count() -> None:
     decision = decide(POOR, rows([1.0] * 40, name="other"), [], [], SETTINGS)
-    assert decision.figures == {"examples": 0}
+    assert decision.figures == {"examples": 0, "undecided": 1}
 
 
 @pytest.mark.parametrize(("candidate", "passed"), [(GOOD, True), (POOR, False)])
