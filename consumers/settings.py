@@ -251,7 +251,10 @@ class WarehouseSettings(Section):
     """The DuckDB file that holds everything."""
 
     path: Path = Field(Path("data/retuned.duckdb"), description="the DuckDB file; one daemon owns it")
-    memory_limit: str = Field("1GB", description="DuckDB's memory limit")
+    memory_limit: str = Field(
+        "1GB",
+        description="DuckDB's memory limit; it fills with what is read and written, beside the daemon's own memory",
+    )
     threads: PositiveInt = Field(2, description="DuckDB's threads")
     checkpoint_threshold: str = Field(
         "32MB", description="size of the write-ahead log that triggers a checkpoint, during which events wait"

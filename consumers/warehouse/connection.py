@@ -29,14 +29,6 @@ COPY = ".erasing"  # what the name of a copy ends with that takes the file's pla
 CHECKPOINT_SECONDS = 30.0
 CLOSE_SECONDS = 10.0  # the wait for running statements
 _NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")
-_HELD = """
-SELECT many.n FROM range(1_000_000_000) AS many(n)
-JOIN (SELECT n + 0.5 AS key FROM range(65_537) AS few(n)) AS keys ON keys.key = many.n % 65_537 + 0.5
-"""
-"""A query whose open result pins a hash table (2 MiB of pointers and 4 MiB of pages).
-
-It reads no table, so it does not block checkpoints.
-"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,6 @@ class Warehouse:
     def __init__(self, connect: Callable[[], duckdb.DuckDBPyConnection], path: Path, memory_limit: str) -> None:
         self._connect, self._memory_limit = connect, memory_limit
         self._connection = connect()
-        self._held: duckdb.DuckDBPyConnection | None = None
         self._closed = False
         self._thread = threading.local()
         self.turns = Turns(f"warehouse {path}")
@@ -113,7 +104,6 @@ class Warehouse:
         Raises:
             WarehouseError: the file cannot be replaced.
         """
-        self._held = None
         self._connection.close()
         try:
             old = sha256(self.path)  # not before: closing a file releases the locks of the process on it
@@ -245,23 +235,6 @@ class Warehouse:
                 time.sleep(0.01)
             except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException) as error:
                 raise self._not_written(error) from error
-
-    def drop_cache(self) -> None:
-        """Frees the memory of blocks that are also on disk, which DuckDB otherwise keeps up to its limit.
-
-        DuckDB has no statement for this. But before it rejects a memory limit, it drops all blocks that it can, and it
-        cannot meet a limit of one byte while memory is pinned. The pinned memory has to be large, because DuckDB's sum
-        may be off by 2 MiB. Other queries spill to `temp_directory`, as if memory were short.
-        """
-        with suppress(duckdb.Error), self.cursor() as cursor:
-            if self._held is None:
-                held = self._connection.cursor()
-                held.execute(_HELD).fetchone()
-                self._held = held
-            with suppress(duckdb.OutOfMemoryException):
-                cursor.execute("SET memory_limit = '1B'")
-            # Restores the limit, and makes the allocator return freed memory to the system.
-            cursor.execute(f"SET memory_limit = {literal(self._memory_limit)}")
 
     def close(self) -> None:
         """Closes the file; safe to repeat, and while threads use cursors: new cursors are refused.

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 QUERIES = named_queries("retuned.consumers.warehouse", "ingest.sql")
 # Smaller costs time, larger costs memory; measured with `make bench`.
-DROP_CACHE_BYTES = 8 << 20
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds
 # DuckDB's errors for the content of rows, not for a file, a transaction or its own state.
 REFUSED_BY_DUCKDB = (duckdb.DataError, duckdb.ProgrammingError, duckdb.NotSupportedError)
@@ -68,7 +67,6 @@ class Writer:
         distance = timedelta(seconds=settings.ingest.deduplicate_seconds)
         self._stored = {table: Stored(warehouse, table, distance) for table in get_args(Table)}
         self._keys, self._tombstones = keys, Tombstones(keys)
-        self._cached_bytes = 0
 
     def redact(self, rows: Rows) -> None:
         """Removes personal data."""
@@ -109,10 +107,6 @@ class Writer:
                     "dead letters: some are being archived now, so these and the rest were not replayed; try again"
                 ) from error
             raise Fenced(f"another consumer is moving the offsets of this batch ({first_line(error)})") from error
-        self._cached_bytes += sum(table.nbytes for table in rows.tables.values())
-        if self._cached_bytes >= DROP_CACHE_BYTES:
-            self._warehouse.drop_cache()
-            self._cached_bytes = 0
         rows.seconds += time.perf_counter() - started
         return rows
 
@@ -124,7 +118,6 @@ class Writer:
                 return self._store(rows, finish)
             except MemoryLimit as error:
                 log.warning("%s; trying again in %g s", error, pause)
-                self._warehouse.drop_cache()
             except duckdb.TransactionException:
                 if not rows.replayed:
                     raise

@@ -27,7 +27,7 @@ from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings, Settings
 from retuned.consumers.warehouse import packing as packing_module
 from retuned.consumers.warehouse import writer as writer_module
-from retuned.consumers.warehouse.connection import utc_now
+from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import QUERIES, stored_offsets
 from retuned.monitors.money.ledger import book
@@ -532,6 +532,19 @@ def test_events_of_a_topic_that_was_made_anew_are_booked(tmp_path: Path) -> None
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
+class Relief:
+    """The pauses of the writer, in the first of which something else gives back its memory."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    def __iter__(self) -> Iterator[float]:
+        yield 0.0
+        with self._warehouse.cursor() as cursor:
+            cursor.execute("SET memory_limit = '1GB'")
+        yield 0.0
+
+
 def big_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(writer_module, "PAUSES", (0.0, 0.0))
     rig = window_of(tmp_path, 1_000)
@@ -544,7 +557,8 @@ def big_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def test_a_batch_waits_for_memory_that_something_else_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = big_batch(tmp_path, monkeypatch)  # the limit is as configured again after the first try
+    rig = big_batch(tmp_path, monkeypatch)
+    monkeypatch.setattr(writer_module, "PAUSES", Relief(rig.warehouse))
     assert rig.drain() == 600
     assert len(stored(rig)) == 601
     rig.warehouse.close()
@@ -552,7 +566,6 @@ def test_a_batch_waits_for_memory_that_something_else_has(tmp_path: Path, monkey
 
 def test_too_little_memory_is_named_and_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = big_batch(tmp_path, monkeypatch)
-    monkeypatch.setattr(rig.warehouse, "drop_cache", lambda: None)
     with pytest.raises(MemoryLimit, match=r"more memory than warehouse\.memory_limit \(1GB\)"):
         rig.ingest.step()
     assert len(stored(rig)) == 1
@@ -570,11 +583,10 @@ def letters_in_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     rig.drain()
     fixed = '[{"role":"user","content":"?"}]'
     rig.warehouse.execute("UPDATE dead_letters SET payload = replace(payload, '\"none\"', ?)", [fixed])
-    run, drop_cache = rig.ingest.run_in_ingest_thread, rig.warehouse.drop_cache
+    run = rig.ingest.run_in_ingest_thread
 
     def pressed(name: str, work: Callable[[], Any]) -> Any:
         def pressed_work() -> Any:
-            drop_cache()
             for megabytes in range(6, 60, 2):  # as little as it can keep
                 with rig.warehouse.cursor() as cursor, suppress(duckdb.OutOfMemoryException):
                     cursor.execute(f"SET memory_limit = '{megabytes}MB'")
@@ -593,23 +605,20 @@ def letters_in_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     rig.warehouse.close()
 
 
-def test_a_replay_waits_for_memory_as_a_batch_does(letters_in_need: Rig) -> None:
+def test_a_replay_waits_for_memory_as_a_batch_does(letters_in_need: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "PAUSES", Relief(letters_in_need.warehouse))
     assert replay(letters_in_need.ingest) == {"tried": 200, "replayed": 200, "stored": 200}
     assert len(stored(letters_in_need)) == 201
 
 
 @pytest.mark.parametrize("kind", ["replay", "import"])
-def test_a_request_that_finds_too_little_memory_fails_and_ingestion_goes_on(
-    letters_in_need: Rig, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_a_request_that_finds_too_little_memory_fails_and_ingestion_goes_on(letters_in_need: Rig, kind: str) -> None:
     rig = letters_in_need
     topic = TOPIC + "3" * 16
     rows = [json.dumps(interaction(f"row {n}", response="a " * 30_000)).encode() for n in range(200)]
     batch = Batch([FetchedRecord(topic, 0, n, row) for n, row in enumerate(rows)], {}, {(topic, 0): len(rows)})
-    with monkeypatch.context() as short:
-        short.setattr(rig.warehouse, "drop_cache", lambda: None)
-        with pytest.raises(MemoryLimit):
-            replay(rig.ingest) if kind == "replay" else take(rig.ingest, batch)
+    with pytest.raises(MemoryLimit):
+        replay(rig.ingest) if kind == "replay" else take(rig.ingest, batch)
     with rig.warehouse.cursor() as cursor:
         cursor.execute("SET memory_limit = '1GB'")
     assert stored(rig) == ["small"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -44,7 +43,6 @@ from retuned.consumers.metrics import Metrics
 from retuned.consumers.privacy.pseudonyms import is_pseudonym
 from retuned.consumers.replay import replay
 from retuned.consumers.settings import IngestSettings
-from retuned.consumers.warehouse import writer
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.consumers.warehouse.writer import stored_offsets
@@ -400,19 +398,6 @@ def test_run_stores_what_it_read_before_it_stops(rig: Rig) -> None:
     assert rows is not None
     offset = stored_offsets(rig.warehouse)[rig.settings.kafka.interactions_topic, 0]
     assert rows["n"] == offset == rig.ingest.events_seen
-
-
-def test_memory_does_not_fill_with_what_was_stored(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "DROP_CACHE_BYTES", 1_000_000)
-    rng = random.Random(1)
-    for start in range(0, 40_000, 10_240):  # so many at once go straight into the file, and stay in memory
-        rig.send(*(interaction(f"i{n}", response=rng.randbytes(100).hex()) for n in range(start, start + 10_240)))
-    rig.drain()
-    found = rig.warehouse.row("SELECT memory_usage_bytes AS bytes FROM duckdb_memory() WHERE tag = 'BASE_TABLE'")
-    assert found is not None
-    assert rig.warehouse.size().used > 5_000_000
-    assert found["bytes"] < 2_000_000
-    assert rig.warehouse.row("SELECT count(DISTINCT response) AS n FROM interactions") == {"n": 40_960}
 
 
 def test_run_lets_other_errors_out(rig: Rig) -> None:

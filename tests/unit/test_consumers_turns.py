@@ -84,7 +84,6 @@ def test_the_file_can_be_exchanged_while_others_wait(warehouse: Warehouse, tmp_p
     with warehouse.turns.alone():
         warehouse.exchange(tmp_path / "other.duckdb")
     assert warehouse.rows("SELECT workload FROM pauses") == [{"workload": "from the other file"}]
-    warehouse.drop_cache()
     warehouse.execute("DELETE FROM pauses")
     warehouse.close()
     with pytest.raises(duckdb.ConnectionException):

@@ -5,9 +5,7 @@ import re
 import resource
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -177,82 +175,6 @@ def test_a_long_reader_keeps_checkpoints_away_and_nothing_else(tmp_path: Path, m
     assert warehouse.row("SELECT count(*) AS n FROM dead_letters") == {"n": 82_000}
     warehouse.checkpoint()
     assert warehouse.size().log == 0
-    warehouse.close()
-
-
-FILLED = (
-    "SELECT 't', 0, n, 'r', 'd', repeat(md5(n::VARCHAR), 10), now()::TIMESTAMP, NULL FROM range(60_000) AS numbers(n)"
-)
-
-
-def memory(warehouse: Warehouse, tag: str) -> int:
-    """Bytes that DuckDB has in memory for something."""
-    found = warehouse.row("SELECT memory_usage_bytes AS bytes FROM duckdb_memory() WHERE tag = $1", [tag])
-    assert found is not None
-    return int(found["bytes"])
-
-
-def test_what_was_written_can_be_let_go_of(settings: WarehouseSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    warehouse = open_warehouse(settings)
-    warehouse.execute(f"INSERT INTO dead_letters {FILLED}")
-    warehouse.checkpoint()
-    held = memory(warehouse, "BASE_TABLE")
-    assert held > 2_000_000
-    with warehouse.transaction() as cursor:  # what is not on disk yet stays
-        cursor.execute(
-            "INSERT INTO offsets (topic, partition, next_offset) SELECT 't', n, n FROM range(5_000) AS numbers(n)"
-        )
-        warehouse.drop_cache()
-        assert cursor.execute("SELECT sum(next_offset) FROM offsets").fetchone() == (12_497_500,)
-    assert memory(warehouse, "BASE_TABLE") < held / 2
-    # Cannot go: thrice what DuckDB may be wrong by.
-    assert memory(warehouse, "ALLOCATOR") + memory(warehouse, "HASH_TABLE") >= 6 << 20
-    found = "SELECT count(*) AS n, count(DISTINCT payload) AS payloads FROM dead_letters"
-    assert warehouse.row(found) == {"n": 60_000, "payloads": 60_000}
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.2)
-    warehouse.execute("UPDATE offsets SET next_offset = 0")
-    warehouse.checkpoint()  # does not wait for what is held
-    assert warehouse.size().log == 0
-    warehouse.close()
-    with duckdb.connect(str(settings.path)) as connection:  # nothing holds the file
-        assert connection.execute("SELECT sum(next_offset) FROM offsets").fetchone() == (0,)
-
-
-def test_queries_go_on_while_the_cache_is_dropped(settings: WarehouseSettings) -> None:
-    """The limit that DuckDB is made to refuse is never in force, and what a query has put aside is not lost."""
-    warehouse = open_warehouse(settings)
-    warehouse.execute(f"INSERT INTO dead_letters {FILLED}")
-    limit = warehouse.row("SELECT current_setting('memory_limit') AS bytes")
-    ended, rounds = threading.Event(), Counter[str]()
-
-    def ask(name: str, sql: str, answer: dict[str, object] | None) -> None:
-        while not ended.is_set():
-            assert warehouse.row(sql) == answer
-            rounds[name] += 1
-
-    with ThreadPoolExecutor(3) as pool:
-        asking = [
-            pool.submit(ask, "limit", "SELECT current_setting('memory_limit') AS bytes", limit),
-            pool.submit(ask, "group", "SELECT count(DISTINCT payload) AS n FROM dead_letters", {"n": 60_000}),
-            pool.submit(
-                ask, "sort", 'SELECT last("offset" ORDER BY payload) AS n FROM dead_letters WHERE "offset" < 20_000',
-                warehouse.row('SELECT "offset" AS n FROM dead_letters WHERE "offset" < 20_000 ORDER BY payload DESC'),
-            ),
-        ]  # fmt: skip
-        try:
-            while min(rounds[name] for name in ("limit", "group", "sort")) < 20:
-                warehouse.drop_cache()
-                assert not [query.exception() for query in asking if query.done()]
-        finally:
-            ended.set()
-    warehouse.close()
-
-
-def test_a_cache_that_cannot_be_dropped_stops_nothing(settings: WarehouseSettings) -> None:
-    warehouse = open_warehouse(settings.model_copy(update={"memory_limit": "4MB"}))
-    warehouse.insert("offsets", topic="t", partition=0, next_offset=7)
-    warehouse.drop_cache()
-    assert warehouse.rows("SELECT next_offset FROM offsets") == [{"next_offset": 7}]
     warehouse.close()
 
 
