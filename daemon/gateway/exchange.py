@@ -78,6 +78,7 @@ class Tries:
         reasons: why servers did not answer it.
         failed: whether a server got it and failed, so that only the fallback may answer.
         model: the model that was asked last.
+        failures: the servers that got it and failed; none gets it again.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,7 @@ class Tries:
         self.reasons: list[str] = []
         self.failed = False
         self.model = ""
+        self.failures: set[Replica] = set()
 
 
 class Exchange:
@@ -168,7 +170,8 @@ class Exchange:
             **{"logprobs": True} if self._asks_confidence else {},
         )
         try:
-            return await self._parts.client.post(url, body, headers, self._tries.sends, self._seconds)
+            is_paid = isinstance(self._replica, Incumbent)
+            return await self._parts.client.post(url, body, headers, self._tries.sends, self._seconds, once=is_paid)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             attempt.outcome = Outcome.FAILS
             self._replica.failed(f"cannot be reached ({why(error)})")
@@ -177,9 +180,10 @@ class Exchange:
             self._count(CLIENT_GONE)
             raise
         except (TimeoutError, aiohttp.ClientError) as error:
+            times = "once" if self._tries.sends.count == 1 else "twice"
             message = (
-                "the model server closed the connection without an answer; it may have processed the request, "
-                "which is therefore not sent again"
+                "the model server closed the connection without an answer; it may have processed the request, which "
+                f"was sent {times} and is not sent again"
             )
             raise self._server_failed(attempt, error, message) from error
 

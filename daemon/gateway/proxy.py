@@ -154,6 +154,8 @@ class Proxy:
                 if self._routes.withholds(replica.url, served.name):
                     tries.reasons.append(f"{replica.url}: may answer with another model under the name {served.name}")
                     continue
+                if replica in tries.failures:
+                    continue
                 exchange, tries.model = (
                     Exchange(self._parts, request, call, target, served, replica, name, tries),
                     served.model,
@@ -162,6 +164,9 @@ class Proxy:
                     return await exchange.run()
                 except Elsewhere as reason:
                     tries.reasons.append(f"{replica.url}: {reason}")
+                except Refused:
+                    tries.failures.add(replica)
+                    raise
                 except Replaceable as answer:
                     return await self._replaced(request, call, target, served, answer, tries)
         return None

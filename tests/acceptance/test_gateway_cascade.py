@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from brokers import Broker, until
-from gateways import answered
+from gateways import Answer, answered, break_off
 from incumbents import DATED, INCUMBENT, MODEL, OWN, Around, around_it, dated, error
 
 from retuned.retrain.release.assignment import bucket
@@ -126,6 +126,23 @@ def test_the_incumbent_replaces_an_answer_that_the_version_is_less_sure_of(aroun
             "support@1",
             "30 days.",
         )
+
+
+@pytest.mark.parametrize("fault", [error(503, "overloaded"), lambda handler, _: break_off(handler)])
+def test_an_incumbent_that_failed_is_not_asked_again_in_place_of_an_uncertain_answer(
+    around: Around, fault: Answer
+) -> None:
+    around.own.answer = sure(-2.5)
+    around.route(CANARY, INCUMBENT | {"share": 0.5}, experiment="e1", confident={"support@2": -5.0})
+    around.daemon.routed["workloads"]["support"]["confident"] = {"support@2": -0.5}
+    canarys, incumbents = (
+        next(c for c in map(str, range(99)) if (bucket("e1", c) < 5_000) is is_) for is_ in (True, False)
+    )
+    until(lambda: around.ask(canarys).headers["X-Retuned-Model"] == "support@2+cascade")
+    around.vendor.answer = fault
+    around.vendor.requests.clear()
+    assert around.ask(incumbents).headers["X-Retuned-Model"] == "support@2"
+    assert len(around.vendor.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -230,8 +230,35 @@ def test_a_request_on_a_connection_that_the_server_has_given_up_is_sent_once_mor
         assert len(server.requests) == 3
         assert made.chat().status_code == 200
         willing = False
-        assert made.chat().status_code == 502
-        assert len(server.requests) <= 6
+        server.requests.clear()
+        answer = made.chat()
+        assert answer.status_code == 502
+        times = {1: "once", 2: "twice"}[len(server.requests)]
+        assert f"was sent {times} and is not sent again" in answer.json()["error"]["message"]
+
+
+def test_a_server_that_closes_a_kept_connection_after_its_work_is_the_only_one_that_gets_the_request(
+    tmp_path: Path,
+) -> None:
+    """Neither it nor another one gets it again, and the error says so."""
+
+    def works_and_closes(handler: Any, _: dict[str, Any]) -> None:
+        time.sleep(0.5)
+        break_off(handler)
+
+    with (
+        model_server("base") as one,
+        model_server("base") as two,
+        gateway(tmp_path, NOBODY, one, two, **own(poll_seconds=600)) as made,
+    ):
+        assert {made.chat().status_code for _ in range(4)} == {200}  # both have a connection that is kept
+        for server in (one, two):
+            server.answer = works_and_closes
+            server.requests.clear()
+        answer = made.chat()
+        assert len(one.requests) + len(two.requests) == 1
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_failed")
+        assert "sent once and is not sent again" in answer.json()["error"]["message"]
 
 
 def test_it_listens_and_asks_by_ipv6(tmp_path: Path) -> None:
