@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
+from retuned.daemon.gateway.servers.bounds import Allowance, Passed
 from retuned.daemon.gateway.servers.client import Client, Sends
 
 ANSWER = b"HTTP/1.1 %d Status\r\nContent-Length: 2\r\n\r\nok"
@@ -139,3 +140,82 @@ def test_a_late_look_at_the_clock_sends_nothing_more() -> None:
             assert len(got) == 2
 
     asyncio.run(run())
+
+
+class Dripping:
+    """The body of an answer that arrives in pieces, after so many seconds each."""
+
+    def __init__(self, pieces: Iterable[bytes], seconds: float = 0.0) -> None:
+        self._pieces, self._seconds = iter(pieces), seconds
+
+    async def readany(self) -> bytes:
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
+        return next(self._pieces, b"")
+
+
+def lines_of(content: Dripping, line_bytes: int = 100, answer_bytes: int = 1_000, seconds: float = 10.0) -> list[bytes]:
+    async def run() -> list[bytes]:
+        return [lines async for lines in Allowance(answer_bytes, line_bytes, seconds).lines(content)]
+
+    return asyncio.run(run())
+
+
+def test_lines_arrive_whole_whatever_the_pieces() -> None:
+    body = b"data: 1\n\ndata: 22\r\n\n: a comment\ndata: without an end"
+    for size in (1, 2, 3, 7, len(body)):
+        pieces = lines_of(Dripping(body[place : place + size] for place in range(0, len(body), size)))
+        assert b"".join(pieces) == body
+        assert all(piece.endswith(b"\n") for piece in pieces[:-1])
+    assert lines_of(Dripping([])) == []
+
+
+@pytest.mark.parametrize(
+    ("pieces", "bound"),
+    [
+        ([b"x" * 60, b"x" * 40], None),
+        ([b"x" * 60, b"x" * 40 + b"\n" + b"x" * 100], None),
+        ([b"x" * 60, b"x" * 41], "max_line_bytes"),
+        ([b"x" * 60, b"x" * 41 + b"\n"], "max_line_bytes"),
+        ([b"\n" + b"x" * 60, b"x" * 41], "max_line_bytes"),
+        ([b"x\n" * 50] * 10, None),
+        ([b"x\n" * 50] * 10 + [b"x"], "max_answer_bytes"),
+    ],
+)
+def test_a_stream_ends_where_it_passes_a_bound(pieces: list[bytes], bound: str | None) -> None:
+    if bound is None:
+        assert b"".join(lines_of(Dripping(pieces))) == b"".join(pieces)
+        return
+    with pytest.raises(Passed, match=rf"\(gateway\.{bound}\)") as passed:
+        lines_of(Dripping(pieces))
+    assert passed.value.bound == bound
+
+
+def test_all_waiting_for_one_answer_counts_together_and_the_apps_reading_does_not() -> None:
+    async def run() -> None:
+        allowance = Allowance(1_000, 100, 0.3)
+        assert await allowance.wait(asyncio.sleep(0.1, "headers")) == "headers"
+        lines = allowance.lines(Dripping([b"x\n"] * 100, 0.02))
+        await anext(lines)
+        await asyncio.sleep(0.5)  # the app reads
+        await anext(lines)
+        with pytest.raises(Passed, match=r"not complete after 0\.3 s \(gateway\.max_answer_seconds\)"):
+            async for _ in lines:
+                pass
+
+    asyncio.run(run())
+
+
+def test_a_timeout_of_the_connection_is_no_bound_of_the_answer() -> None:
+    async def times_out() -> None:
+        raise TimeoutError("the connection")
+
+    with pytest.raises(TimeoutError, match="the connection"):
+        asyncio.run(Allowance(1, 1, 10.0).wait(times_out()))
+
+
+def test_a_long_line_costs_its_bytes_and_not_their_square() -> None:
+    piece, began = b"x" * 2**16, time.process_time()
+    (line,) = lines_of(Dripping([piece] * 1_500), 2**30, 2**30)
+    assert len(line) == 1_500 * 2**16
+    assert time.process_time() - began < 3  # copied with each piece, it takes 10 s and more
