@@ -59,11 +59,11 @@ class Elsewhere(Exception):
 
 
 class Replaceable(Exception):
-    """The incumbent should answer instead of a version.
+    """The incumbent, or the version before it, should answer instead of a version.
 
     Attributes:
         rule: `invalid`, or `confidence`: the version is less sure of its answer than `Target.confident`.
-        deliver: records the version's answer and returns it, if the incumbent has none.
+        deliver: records the version's answer and returns it, if the other one has none.
     """
 
     def __init__(self, rule: str, deliver: Callable[[], web.StreamResponse]) -> None:
@@ -78,7 +78,7 @@ class Tries:
         began: when the request arrived, by `time.perf_counter`.
         sends: the number of times it was sent without an answer.
         reasons: why servers did not answer it.
-        failed: whether a server got it and failed, so that only the fallback may answer.
+        problem: why the assigned model does not answer.
         model: the model that was asked last.
         failures: the servers that got it and failed; none gets it again.
     """
@@ -87,7 +87,7 @@ class Tries:
         self.began = time.perf_counter()
         self.sends = Sends()
         self.reasons: list[str] = []
-        self.failed = False
+        self.problem = "is on no server"
         self.model = ""
         self.failures: set[Replica] = set()
 
@@ -125,7 +125,8 @@ class Exchange:
         )
         self._recording.is_on &= request.path in RECORDED
         self._is_cascaded = incumbent is not None and target.rule is not None
-        self._is_checked = incumbent is None and target.has_incumbent and is_single(call, request.path)
+        can_replace = target.has_incumbent or target.spare not in (None, served)
+        self._is_checked = incumbent is None and can_replace and is_single(call, request.path)
         self._asks_confidence = self._is_checked and target.asks_confidence
         self._status = 200
         self._saw_done = False
@@ -229,7 +230,9 @@ class Exchange:
 
     def _rule_against(self, body: bytes) -> str | None:
         """Returns the rule by which the incumbent replaces an answer of a version; None: there is none."""
-        if not self._is_last and is_invalid(self._call, body):
+        target = self._target
+        may_replace = not (target.has_incumbent and self._is_last)
+        if may_replace and is_invalid(self._call, body, target.labels.get(self._served.model, ())):
             return "invalid"
         least, confidence = self._target.confident.get(self._served.model), self._recording.confidence
         return "confidence" if least is not None and confidence is not None and confidence < least else None
@@ -315,7 +318,7 @@ class Exchange:
         if self._is_cascaded:
             headers[CASCADED] = str(self._target.rule)
         elif self._served.model != assigned.model:
-            headers[FALLBACK] = f"{assigned.model} {'failed' if self._tries.failed else 'is on no server'}"
+            headers[FALLBACK] = f"{assigned.model} {self._tries.problem}"
             parts.metrics.fell_back(self._target.workload, self._served.model)
         if self._recording.is_on:
             headers.update(recorded_headers(self._recording.id, self._call, parts.tokens))
