@@ -55,7 +55,7 @@ class Counting:
                 log.info("messages are skipped: %s", PASSED_OVER[reason])
             self.passed_over[reason] += count
             metrics.passed_over.labels(reason).inc(count)
-        for place, count in Counter(map(_raised_in, rows.unforeseen)).items():
+        for place, count in Counter(map(raised_in, rows.unforeseen)).items():
             log.error("%d messages are dead letters because of a bug in retuned (internal_error): %s", count, place)
         for kind, count in rows.redactions.items():
             metrics.redactions.labels(kind).inc(count)
@@ -72,7 +72,7 @@ class Counting:
         self.lag_seconds = seconds
 
 
-def _raised_in(error: BaseException) -> str:
+def raised_in(error: BaseException) -> str:
     """Describes an error by its type and place; its text may quote unredacted content."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from functools import partial
+from traceback import format_tb
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from retuned.consumers.counting import Counting
-from retuned.consumers.errors import BrokerUnavailable, Busy, MemoryLimit, OutOfStep, RetunedError, StoreUnavailable
-from retuned.consumers.kafka.contract import Batch, Partition, Source
+from retuned.consumers.counting import Counting, raised_in
+from retuned.consumers.errors import BrokerUnavailable, RetunedError, StoreUnavailable
+from retuned.consumers.kafka.contract import Batch, Offsets, Partition, Source
 from retuned.consumers.metrics import Metrics
 from retuned.consumers.producers import Producer, Producers, SetAside
 from retuned.consumers.settings import Settings
@@ -70,6 +71,8 @@ class IngestLoop(ABC):
         self._running = False
         self._requests: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._busy_until = 0.0
+        self._read_to: Offsets = {}  # the end of all batches that were read, stored or about to be
+        self._rewinding = False
         self.lag = 0
         self._read_all = False
         self._reached: datetime | None = None
@@ -95,7 +98,7 @@ class IngestLoop(ABC):
     @property
     def caught_up(self) -> bool:
         """Whether all events on the assigned partitions were read."""
-        return self._source.caught_up()
+        return self._source.caught_up() and not self._rewinding
 
     @property
     def missing_topics(self) -> list[str]:
@@ -151,7 +154,8 @@ class IngestLoop(ABC):
             if pending is not None:
                 wait([pending])
 
-        # A new assignment starts from the stored offsets, so the pending batch has to be stored first.
+        # An assignment starts from the stored offsets. One that comes too early for the pending batch is noticed by
+        # `_repeats`; one during a poll waits for it.
         self._source.before_assignment = settle
         pause = FIRST_PAUSE_SECONDS
         with self._lock:
@@ -188,9 +192,12 @@ class IngestLoop(ABC):
     def run_in_ingest_thread(self, name: str, work: Callable[[], T]) -> T:
         """Runs work that needs the writer. While `run` is active, its thread does it between two batches.
 
+        Work that fails stops nothing else: it writes in one transaction, and ingestion continues.
+
         Raises:
-            RetunedError: the thread of `run` has no time; it does the work later.
+            RetunedError: the work failed, or the thread of `run` has no time and does it later.
         """
+        work = partial(_named, name, work)
         with self._lock:
             if not self._running:
                 return work()
@@ -232,8 +239,11 @@ class IngestLoop(ABC):
         return self.writer.write(rows)
 
     def _read(self) -> Rows | None:
-        """Reads and decodes the next batch; None: no partition moved."""
+        """Reads and decodes the next batch; None: no partition moved, or the batch repeats events."""
         settings = self.settings.ingest
+        if self._rewinding:  # all earlier batches are stored by now
+            self._source.rewind()
+            self._read_to, self._rewinding = {}, False
         busy = self._requests or time.monotonic() < self._busy_until
         batch = self._source.poll(settings.batch_events, BUSY_POLL_SECONDS if busy else settings.batch_seconds)
         self._answers("")
@@ -241,7 +251,10 @@ class IngestLoop(ABC):
         self._metrics.lag.set(self.lag)
         self._counting.waits(self._source.lag_seconds(time.time()))
         self.note_progress()
-        self._read_all = self._source.caught_up()
+        self._rewinding = self._repeats(batch)
+        self._read_all = self.caught_up
+        if self._rewinding:
+            return None
         ages = self.lag_seconds
         if ages and ages.keys() >= self._topics - self._source.missing:
             self._reached = utc_now() - timedelta(seconds=max(ages.values()))
@@ -250,7 +263,16 @@ class IngestLoop(ABC):
             return None
         rows = self._decode(batch)
         rows.read_all = self._read_all
+        self._read_to |= batch.nexts
         return rows
+
+    def _repeats(self, batch: Batch) -> bool:
+        """Whether a batch does not continue the last one of a partition.
+
+        A rebalance may come at any time, on a thread of the source, and then starts from the stored offsets: those
+        before a batch that is still being written. Stored, its events would come twice.
+        """
+        return any(self._read_to[key] != batch.starts.get(key) for key in self._read_to.keys() & batch.nexts.keys())
 
     def _finish(self, rows: Rows) -> None:
         """Commits and counts a stored batch."""
@@ -291,17 +313,29 @@ class IngestLoop(ABC):
             work, request = self._requests.popleft()
             try:
                 request.set_result(work())
-            except (Busy, MemoryLimit, OutOfStep) as error:  # nothing was stored, and ingestion continues
+            except RetunedError as error:
                 request.set_exception(error)
-            except BaseException as error:
-                request.set_exception(error)
-                raise
             self._busy_until = time.monotonic() + BUSY_SECONDS
 
     def _wait_for_request(self, stop: threading.Event, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._requests and time.monotonic() < until and not stop.wait(0.1):
             pass
+
+
+def _named(name: str, work: Callable[[], T]) -> T:
+    """Does work. Raises a RetunedError for an error that nobody foresaw, without its text, which may quote content."""
+    try:
+        return work()
+    except RetunedError:
+        raise
+    except Exception as error:
+        where = raised_in(error)
+        log.error("%s failed because of a bug in retuned: %s\n%s", name, where, "".join(format_tb(error.__traceback__)))
+        raise RetunedError(
+            f"{name}: failed because of a bug in retuned ({where}); what it writes is stored whole or not at all, and "
+            "ingestion continues: the daemon's log has the details, and the command may be run again"
+        ) from error
 
 
 def _producers(table: Any) -> list[tuple[str, str | None, int]]:

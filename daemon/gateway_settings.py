@@ -91,7 +91,20 @@ class GatewaySettings(Section):
         1_000_000_000, description="limit of the bytes that wait for Kafka; further events are dropped, with an alert"
     )
     max_body_bytes: PositiveInt = Field(
-        8 * 2**20, description="longest request; a longer answer is passed on, but not recorded"
+        8 * 2**20, description="longest request; a longer answer is passed on, but neither recorded nor checked"
+    )
+    max_answer_bytes: PositiveInt = Field(
+        64 * 2**20,
+        description="longest answer of a server, a stream too; a longer one is cut, and the server has failed",
+    )
+    max_line_bytes: Annotated[int, Field(ge=2**18)] = Field(
+        8 * 2**20,
+        description="longest line of a stream; with a longer one the stream is cut, and the server has failed",
+    )
+    max_answer_seconds: PositiveFloat = Field(
+        3_600.0,
+        description="longest time that the gateway waits for the server in total, from the request to the end of the "
+        "answer; after that the answer is cut, and the server has failed",
     )
     max_connections: Annotated[int, Field(ge=32)] = Field(
         4_096,

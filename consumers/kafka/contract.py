@@ -78,8 +78,8 @@ class Source(Protocol):
     """A source of events: Kafka or memory.
 
     Attributes:
-        before_assignment: called with the partitions before stored offsets are read, so that a running write can end
-            and partitions of other members can be claimed.
+        before_assignment: called with the partitions before stored offsets are read, on any thread, so that a running
+            write can end and partitions of other members can be claimed.
         missing: topics known not to exist on the broker.
         waiting_for: why reading waits although the broker answers, for a person; empty: it does not wait.
     """

@@ -6,6 +6,7 @@ versions are compared, the answer that the app got counts for this version.
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from retuned.consumers.formats.messages import object_of, objects_of
 from retuned.daemon.gateway.conversations import Call
 from retuned.retrain.incumbent_settings import CascadeSettings
 from retuned.retrain.release.assignment import Served
+from retuned.retrain.scoring.words import plain
 
 CASCADE = "cascade"
 CHAT = "/v1/chat/completions"
@@ -49,8 +51,13 @@ def is_single(call: Call, path: str) -> bool:
     return path == CHAT and not call.value("stream") and call.value("n") in (None, 1)
 
 
-def is_invalid(call: Call, body: bytes) -> bool:
-    """Whether an answer is surely of no use: it is empty, or is not JSON where the request asks for JSON."""
+def is_invalid(call: Call, body: bytes, labels: tuple[str, ...] = ()) -> bool:
+    """Whether an answer surely lacks the form that programs read: it is empty, is not JSON where the request asks for
+    JSON, or is none of the labels of its model.
+
+    Args:
+        labels: empty: the model's answers are no labels.
+    """
     try:
         message = objects_of(msgspec.json.decode(body)["choices"])[0]["message"]
     except (msgspec.DecodeError, KeyError, IndexError, TypeError, RecursionError):
@@ -61,12 +68,19 @@ def is_invalid(call: Call, body: bytes) -> bool:
     if not content:
         return True
     if object_of(call.value("response_format")).get("type") not in ("json_object", "json_schema"):
-        return False
+        # The memory may have given the model a label that is newer than the model.
+        is_helped = call.help is not None and call.help.message is not None
+        return bool(labels) and not is_helped and isinstance(content, str) and plain(content) not in _plain(labels)
     try:
         msgspec.json.decode(content)
     except (msgspec.DecodeError, TypeError, RecursionError):
         return True
     return False
+
+
+@lru_cache(256)
+def _plain(labels: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(plain, labels))
 
 
 def read_confidence(body: bytes, *, keep: bool) -> tuple[bytes, float | None]:

@@ -18,6 +18,7 @@ from retuned.daemon.gateway.events.buffer import Buffer
 from retuned.daemon.gateway.events.feedback import Tokens
 from retuned.daemon.gateway.metrics import Metrics
 from retuned.daemon.gateway.recording import Recording
+from retuned.daemon.gateway.servers.bounds import Allowance, Passed
 from retuned.daemon.gateway.servers.client import Client, Sends
 from retuned.daemon.gateway.servers.incumbents import Incumbent
 from retuned.daemon.gateway.servers.outgoing import HOP, Outgoing
@@ -36,6 +37,7 @@ INTERACTION, MODEL, FALLBACK, CASCADED, TOKEN, MEMORY = (
 CLIENT_GONE = 499
 _UNACCEPTABLE = (400, 413, 422)
 _KEY_IS_REFUSED = (401, 403)
+_FAILURES = (TimeoutError, aiohttp.ClientError, Passed)
 _NOT_DOWN = {*HOP, "content-length", "date", "server", "set-cookie"}
 
 
@@ -57,11 +59,11 @@ class Elsewhere(Exception):
 
 
 class Replaceable(Exception):
-    """The incumbent should answer instead of a version.
+    """The incumbent, or the version before it, should answer instead of a version.
 
     Attributes:
         rule: `invalid`, or `confidence`: the version is less sure of its answer than `Target.confident`.
-        deliver: records the version's answer and returns it, if the incumbent has none.
+        deliver: records the version's answer and returns it, if the other one has none.
     """
 
     def __init__(self, rule: str, deliver: Callable[[], web.StreamResponse]) -> None:
@@ -76,16 +78,18 @@ class Tries:
         began: when the request arrived, by `time.perf_counter`.
         sends: the number of times it was sent without an answer.
         reasons: why servers did not answer it.
-        failed: whether a server got it and failed, so that only the fallback may answer.
+        problem: why the assigned model does not answer.
         model: the model that was asked last.
+        failures: the servers that got it and failed; none gets it again.
     """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.sends = Sends()
         self.reasons: list[str] = []
-        self.failed = False
+        self.problem = "is on no server"
         self.model = ""
+        self.failures: set[Replica] = set()
 
 
 class Exchange:
@@ -113,13 +117,16 @@ class Exchange:
         self._seconds = incumbent.timeout_seconds if incumbent else parts.settings.timeout_seconds
         self._is_last = target.fallback is None or served.model == target.fallback.model
         has_incumbent = parts.upstreams.incumbents.of(target.workload) is not None
+        own = parts.settings
+        self._allowance = Allowance(own.max_answer_bytes, own.max_line_bytes, own.max_answer_seconds)
         self._outgoing = Outgoing(request, parts.settings.client_keys_file is not None, has_incumbent)
         self._recording = Recording(
             parts.buffer, parts.metrics, parts.settings.max_body_bytes, target, served, name, tries.began, incumbent
         )
         self._recording.is_on &= request.path in RECORDED
         self._is_cascaded = incumbent is not None and target.rule is not None
-        self._is_checked = incumbent is None and target.has_incumbent and is_single(call, request.path)
+        can_replace = target.has_incumbent or target.spare not in (None, served)
+        self._is_checked = incumbent is None and can_replace and is_single(call, request.path)
         self._asks_confidence = self._is_checked and target.asks_confidence
         self._status = 200
         self._saw_done = False
@@ -168,7 +175,9 @@ class Exchange:
             **{"logprobs": True} if self._asks_confidence else {},
         )
         try:
-            return await self._parts.client.post(url, body, headers, self._tries.sends, self._seconds)
+            is_paid, client = isinstance(self._replica, Incumbent), self._parts.client
+            posting = client.post(url, body, headers, self._tries.sends, self._seconds, once=is_paid)
+            return await self._allowance.wait(posting)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             attempt.outcome = Outcome.FAILS
             self._replica.failed(f"cannot be reached ({why(error)})")
@@ -176,31 +185,34 @@ class Exchange:
         except asyncio.CancelledError:
             self._count(CLIENT_GONE)
             raise
-        except (TimeoutError, aiohttp.ClientError) as error:
+        except _FAILURES as error:
+            times = "once" if self._tries.sends.count == 1 else "twice"
             message = (
-                "the model server closed the connection without an answer; it may have processed the request, "
-                "which is therefore not sent again"
+                "the model server closed the connection without an answer; it may have processed the request, which "
+                f"was sent {times} and is not sent again"
             )
             raise self._server_failed(attempt, error, message) from error
 
     async def _whole(self, answer: aiohttp.ClientResponse, attempt: Attempt) -> web.StreamResponse:
         """Returns an answer that is not a stream, recorded before the app gets it."""
         try:
-            body = await answer.read()
+            body = await self._allowance.whole(answer.content)
         except asyncio.CancelledError:
             self._count(CLIENT_GONE)
             raise
-        except (TimeoutError, aiohttp.ClientError) as error:
+        except _FAILURES as error:
             raise self._server_failed(attempt, error) from error
-        if answer.status == 200 and (status := error_in(body)):
+        is_read = answer.status == 200 and len(body) <= self._parts.settings.max_body_bytes
+        if is_read and (status := error_in(body)):
             self._status, self._recording.is_on = status, False
         attempt.outcome = self._outcome()
         if answer.status == 404 and not self._target.is_unchanged and _names(body, self._name):
             raise Elsewhere(f"does not have {self._name}")
         self._leave_to_fallback(attempt)
-        if self._status == 200 and self._asks_confidence:
+        is_read &= self._status == 200
+        if is_read and self._asks_confidence:
             body, self._recording.confidence = read_confidence(body, keep=bool(self._call.value("logprobs")))
-        if self._status == 200 and self._is_checked and (rule := self._rule_against(body)):
+        if is_read and self._is_checked and (rule := self._rule_against(body)):
             raise Replaceable(rule, partial(self._deliver, answer, body))
         return self._deliver(answer, body)
 
@@ -218,7 +230,9 @@ class Exchange:
 
     def _rule_against(self, body: bytes) -> str | None:
         """Returns the rule by which the incumbent replaces an answer of a version; None: there is none."""
-        if not self._is_last and is_invalid(self._call, body):
+        target = self._target
+        may_replace = not (target.has_incumbent and self._is_last)
+        if may_replace and is_invalid(self._call, body, target.labels.get(self._served.model, ())):
             return "invalid"
         least, confidence = self._target.confident.get(self._served.model), self._recording.confidence
         return "confidence" if least is not None and confidence is not None and confidence < least else None
@@ -241,7 +255,7 @@ class Exchange:
             self._save(cut="client")
             self._count(self._status if self._saw_done else CLIENT_GONE)
             raise
-        except (TimeoutError, aiohttp.ClientError) as error:
+        except _FAILURES as error:
             self._save(cut="upstream")
             failure = self._server_failed(attempt, error)
             if not response.prepared:
@@ -259,16 +273,15 @@ class Exchange:
 
     async def _relay(self, answer: aiohttp.ClientResponse, response: web.StreamResponse, attempt: Attempt) -> None:
         """Relays whole lines. Until the first event has arrived, the fallback could answer instead."""
-        waiting = rest = b""
+        waiting: list[bytes] = []
         if self._is_last:
             await response.prepare(self._request)
-        async for piece in answer.content.iter_any():
-            lines, newline, rest = (rest + piece).rpartition(b"\n")
-            waiting += lines + newline
-            if response.prepared or has_begun(waiting):
-                await self._send(response, waiting, attempt)
-                waiting = b""
-        await self._send(response, waiting + rest, attempt)
+        async for lines in self._allowance.lines(answer.content):
+            waiting.append(lines)
+            if response.prepared or has_begun(lines):
+                await self._send(response, b"".join(waiting), attempt)
+                waiting.clear()
+        await self._send(response, b"".join(waiting), attempt)
 
     async def _send(self, response: web.StreamResponse, lines: bytes, attempt: Attempt) -> None:
         is_first = self._recording.first_token_seconds is None
@@ -305,7 +318,7 @@ class Exchange:
         if self._is_cascaded:
             headers[CASCADED] = str(self._target.rule)
         elif self._served.model != assigned.model:
-            headers[FALLBACK] = f"{assigned.model} {'failed' if self._tries.failed else 'is on no server'}"
+            headers[FALLBACK] = f"{assigned.model} {self._tries.problem}"
             parts.metrics.fell_back(self._target.workload, self._served.model)
         if self._recording.is_on:
             headers.update(recorded_headers(self._recording.id, self._call, parts.tokens))
@@ -321,12 +334,15 @@ class Exchange:
         error: Exception,
         message: str = "the model server broke off in the middle of its answer",
     ) -> Refused:
-        """Counts a failure of the server. Returns the error for the app: a timeout, or this message."""
-        refused = Refused(502, "upstream_failed", message)
-        if isinstance(error, TimeoutError):
+        """Counts a failure of the server. Returns the error for the app: a bound that it passed, or this message."""
+        is_late = isinstance(error, TimeoutError)
+        if isinstance(error, Passed):
+            message, is_late = str(error), error.bound == "max_answer_seconds"
+            self._parts.metrics.cut.labels(self._replica.url, error.bound).inc()
+        elif is_late:
             section = "incumbent" if isinstance(self._replica, Incumbent) else "gateway"
-            limit = f"{self._seconds:g} s ({section}.timeout_seconds)"
-            refused = Refused(504, "upstream_timeout", f"the model server sent nothing for {limit}")
+            message = f"the model server sent nothing for {self._seconds:g} s ({section}.timeout_seconds)"
+        refused = Refused(*((504, "upstream_timeout") if is_late else (502, "upstream_failed")), message)
         attempt.outcome = Outcome.FAILS
         if self._is_last or self._recording.first_token_seconds is not None:
             self._count(refused.status)

@@ -102,6 +102,13 @@ class Metrics:
             "upstream_ejected", "Number of models for which a server is ejected because it keeps failing.", "upstream"
         )
         self.ejections = counter("ejections_total", "Ejections of a server for a model.", "upstream")
+        self.cut = counter(
+            "answers_cut_total",
+            "Answers of a server that were cut because they passed a bound of gateway: max_answer_bytes, "
+            "max_line_bytes or max_answer_seconds.",
+            "upstream",
+            "bound",
+        )
         self.memory_entries = gauge("memory_entries", "Entries of the memory of corrections in force.", "workload")
         self.memory_lookups = counter(
             "memory_lookups_total",

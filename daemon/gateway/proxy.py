@@ -106,7 +106,7 @@ class Proxy:
             # A model that may have begun to process the request is not asked again.
             if target.fallback is None or tries.model == target.fallback.model or refused.code not in FAILURES:
                 raise
-            tries.failed = True
+            tries.problem = "failed"
             answer = await self._ask(request, call, target, [target.fallback], tries)
             if answer is None:
                 raise
@@ -155,6 +155,8 @@ class Proxy:
                 if self._routes.withholds(replica.url, served.name):
                     tries.reasons.append(f"{replica.url}: may answer with another model under the name {served.name}")
                     continue
+                if replica in tries.failures:
+                    continue
                 exchange, tries.model = (
                     Exchange(self._parts, request, call, target, served, replica, name, tries),
                     served.model,
@@ -163,6 +165,9 @@ class Proxy:
                     return await exchange.run()
                 except Elsewhere as reason:
                     tries.reasons.append(f"{replica.url}: {reason}")
+                except Refused:
+                    tries.failures.add(replica)
+                    raise
                 except Replaceable as answer:
                     return await self._replaced(request, call, target, served, answer, tries)
         return None
@@ -170,12 +175,17 @@ class Proxy:
     async def _replaced(
         self, request: web.BaseRequest, call: Call, target: Target, version: Served, own: Replaceable, tries: Tries
     ) -> web.StreamResponse:
-        """Returns the incumbent's answer in place of one of a version; if it has none, that of the version."""
-        cascaded = replace(target, rule=own.rule)
+        """Returns the answer of the incumbent, else of the spare version, in place of one of a version; if it has none,
+        that of the version."""
+        other, problem = target.spare, tries.problem
+        if other is None:
+            target, other = replace(target, rule=own.rule), instead_of(version)
         with suppress(Refused):
-            answer = await self._ask(request, call, cascaded, [instead_of(version)], tries)
+            tries.problem = "gave an invalid answer"
+            answer = await self._ask(request, call, target, [other], tries)
             if answer is not None and answer.status == 200:
                 return answer
+        tries.problem = problem
         return own.deliver()
 
     async def _refresh(self, began: float) -> bool:

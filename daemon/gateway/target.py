@@ -10,7 +10,7 @@ from retuned.daemon.gateway.errors import Refused
 from retuned.daemon.gateway.routes import Routes
 from retuned.daemon.gateway.servers.incumbents import Incumbent
 from retuned.daemon.gateway.servers.upstreams import Upstreams
-from retuned.retrain.release.assignment import Route, Served, Unit
+from retuned.retrain.release.assignment import Arm, Route, Served, Unit
 
 MESSAGES = "/v1/messages"
 RECORDED = (CHAT, "/v1/completions", MESSAGES)
@@ -33,6 +33,8 @@ class Target:
         has_incumbent: whether the workload has an incumbent.
         asks_confidence: whether the confidence of versions is recorded.
         confident: by model, the least confidence of its answers; the incumbent replaces others.
+        labels: by model, its possible answers, if they are labels.
+        spare: without an incumbent, the version in service that replaces an invalid answer of another one.
         unit: what is assigned to arms; None: the request names a model itself.
         is_unchanged: whether the request keeps the `model` that the app named.
     """
@@ -47,6 +49,8 @@ class Target:
     has_incumbent: bool = False
     asks_confidence: bool = False
     confident: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spare: Served | None = None
     unit: Unit | None = None
     is_unchanged: bool = False
 
@@ -87,6 +91,8 @@ def target_of(call: Call, path: str, headers: Mapping[str, str], routes: Routes,
             has_incumbent=incumbent is not None,
             asks_confidence=incumbent is not None and incumbent.cascade.helpful_rate is not None,
             confident=route.confident,
+            labels=route.labels,
+            spare=None if incumbent else _spare(route, arm, upstreams),
             unit=route.unit,
         )
     if (route := routes.of(workload)) and version == "base":
@@ -104,6 +110,12 @@ def target_of(call: Call, path: str, headers: Mapping[str, str], routes: Routes,
 
 def _some(served: Served | None) -> tuple[Served, ...]:
     return () if served is None else (served,)
+
+
+def _spare(route: Route, assigned: Arm, upstreams: Upstreams) -> Served | None:
+    """Returns the champion in place of a canary, or the one before it, if it is a version that a server has."""
+    others = (one for one in route.instead(assigned) if one.name and upstreams.listing(one.name))
+    return next(others, None) if assigned.name else None
 
 
 def _fallback(route: Route, assigned: Served, incumbent: Incumbent | None, upstreams: Upstreams) -> Served | None:

@@ -114,6 +114,10 @@ class Route(TypedDict):
             "(cascade.helpful_rate)"
         ),
     ]
+    labels: Annotated[
+        dict[str, list[str]],
+        about("by model, all labels that it may answer, if its answers are labels; another model replaces others"),
+    ]
 
 
 class Routes(TypedDict):

@@ -653,11 +653,16 @@ def _of_gateways() -> list[Any]:
         ),
         lines(
             "Gateways: servers that keep failing",
-            "For how many models each server is passed over because it keeps failing, and how often that began.",
+            "For how many models each server is passed over because it keeps failing, how often that began, and how "
+            "many of its answers were cut because they passed a bound in bytes or time.",
             ("retuned_gateway_upstream_ejected", "{{instance}} {{upstream}}"),
             (
                 "sum by (upstream) (increase(retuned_gateway_ejections_total[$__rate_interval]))",
                 "{{upstream}} ejections",
+            ),
+            (
+                "sum by (upstream, bound) (increase(retuned_gateway_answers_cut_total[$__rate_interval]))",
+                "{{upstream}} {{bound}}",
             ),
         ),
         lines(

@@ -86,6 +86,8 @@ class Route:
         shadow: the share of conversations for which a canary with share 0 is also asked. Its answers are not shown.
         unit: the unit of the assignment: the conversation, or the account if the request has one.
         confident: by model, the least mean log-probability of the tokens of an answer; the incumbent replaces others.
+        labels: by model, all of its possible answers, if they are labels that programs read; another model replaces
+            others.
     """
 
     experiment: str | None
@@ -95,6 +97,7 @@ class Route:
     shadow: float = 0.0
     unit: Unit = "conversation"
     confident: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises a ValueError if there is no champion, or if the shares do not sum to 1."""

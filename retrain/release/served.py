@@ -1,7 +1,10 @@
 """The routes for clients of model servers: with the models' names on servers, and with fallbacks."""
 
+import json
 from collections.abc import Iterable
+from dataclasses import replace
 
+from retuned.consumers.privacy.placeholders import PLACEHOLDER
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.retrain.release import routes
 from retuned.retrain.release.assignment import Arm, Part, Route, Served
@@ -38,7 +41,26 @@ def served_routes(warehouse: Warehouse, settings: Settings, configured: Iterable
         shadow = own.rollout.shadow if in_shadow else 0.0
         confident = _confident(warehouse, workload, own)
         result[workload] = Route(route.experiment, tuple(arms), base, previous, shadow, own.rollout.unit, confident)
+    for workload, labels in _labels(warehouse, settings, result).items():
+        result[workload] = replace(result[workload], labels=labels)
     return result
+
+
+def _labels(
+    warehouse: Warehouse, settings: Settings, routes: dict[str, Route]
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Returns by workload and model the labels that are configured, else those of the model's dataset.
+
+    A label with a placeholder for personal data matches no answer, so such a model has none.
+    """
+    models = {one.model for route in routes.values() for one in (*route.arms, route.previous) if one and one.name}
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for row in warehouse.rows(QUERIES["labels"], {"models": sorted(models)}):
+        metric = settings.for_workload(row["workload"]).metric
+        labels = metric.labels or tuple(json.loads(row["labels"] or "[]"))
+        if metric.name in ("auto", "label") and labels and not any(PLACEHOLDER.search(one) for one in labels):
+            found.setdefault(row["workload"], {})[row["model"]] = labels
+    return found
 
 
 def _confident(warehouse: Warehouse, workload: str, settings: Settings) -> dict[str, float]:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from brokers import Broker, until
-from gateways import answered
+from doors import FakeDaemon, Place
+from gateways import Answer, answered, break_off, gateway, model_server, published, route
 from incumbents import DATED, INCUMBENT, MODEL, OWN, Around, around_it, dated, error
 
+from retuned.daemon.http_settings import HttpSettings
 from retuned.retrain.release.assignment import bucket
 
 LONG, FRENCH = "How long does it take? " * 10, "Combien de temps est-ce que cela prend, s'il vous plaît ?"
@@ -128,6 +130,23 @@ def test_the_incumbent_replaces_an_answer_that_the_version_is_less_sure_of(aroun
         )
 
 
+@pytest.mark.parametrize("fault", [error(503, "overloaded"), lambda handler, _: break_off(handler)])
+def test_an_incumbent_that_failed_is_not_asked_again_in_place_of_an_uncertain_answer(
+    around: Around, fault: Answer
+) -> None:
+    around.own.answer = sure(-2.5)
+    around.route(CANARY, INCUMBENT | {"share": 0.5}, experiment="e1", confident={"support@2": -5.0})
+    around.daemon.routed["workloads"]["support"]["confident"] = {"support@2": -0.5}
+    canarys, incumbents = (
+        next(c for c in map(str, range(99)) if (bucket("e1", c) < 5_000) is is_) for is_ in (True, False)
+    )
+    until(lambda: around.ask(canarys).headers["X-Retuned-Model"] == "support@2+cascade")
+    around.vendor.answer = fault
+    around.vendor.requests.clear()
+    assert around.ask(incumbents).headers["X-Retuned-Model"] == "support@2"
+    assert len(around.vendor.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "asked"),
     [("", {}), ("Within 30", {"response_format": {"type": "json_object"}})],
@@ -147,6 +166,67 @@ def test_the_incumbent_replaces_an_answer_that_is_surely_of_no_use(
     assert around.event(answer.headers["X-Retuned-Interaction"])["attributes"]["cascade"] == "invalid"
     around.own.answer = said('{"days": 30}')
     assert around.ask(**asked).headers["X-Retuned-Model"] == "support@1"
+
+
+def labelled(**answers: str) -> Answer:
+    """Answers with a label for each model."""
+
+    def answer(handler: Any, asked: dict[str, Any]) -> None:
+        message = {"role": "assistant", "content": answers[asked["model"].replace("@", "_")]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        handler.json(200, {"id": "c1", "model": asked["model"], "choices": [choice]})
+
+    return answer
+
+
+def test_the_incumbent_replaces_a_label_that_the_version_invented(around: Around) -> None:
+    around.own.answer = labelled(support_1="Refund.")
+    around.route(OWN, labels={"support@1": ["report_lost_phone", "refund"]})
+    around.own.answer = labelled(support_1="reportlostphone")
+    until(lambda: around.ask().headers["X-Retuned-Model"] != "support@1")
+    answer = around.ask()
+    assert (answer.headers["X-Retuned-Model"], answer.headers["X-Retuned-Cascade"]) == ("support@1+cascade", "invalid")
+    assert answer.parse().model == DATED
+    around.vendor.answer = error(503, "overloaded")
+    answer = around.ask()
+    assert answer.headers["X-Retuned-Model"] == "support@1"
+    assert answer.parse().choices[0].message.content == "reportlostphone"
+
+
+def test_without_an_incumbent_the_version_before_it_replaces_an_invalid_answer(tmp_path: Path, tansu: Broker) -> None:
+    daemon = FakeDaemon()
+    place = Place(HttpSettings(port=0), daemon)
+    champion = OWN | {"model": "support@2", "name": "support@2"}
+    routed = route("support") | {"arms": [champion], "previous": {"model": "support@1", "name": "support@1"}}
+    daemon.routed = {"workloads": {"support": routed | {"labels": {"support@2": ["refund"]}}}}
+    as_json = {"response_format": {"type": "json_object"}}
+    try:
+        with (
+            model_server("base", "support@1", "support@2") as own,
+            gateway(tmp_path, tansu, own, http={"port": place.port}) as made,
+        ):
+
+            def ask(**more: Any) -> Any:
+                return made.client().chat.completions.with_raw_response.create(model="support", messages=[], **more)
+
+            own.answer = labelled(support_1="refund", support_2="invented")
+            answer = ask()
+            assert answer.parse().choices[0].message.content == "refund"
+            assert answer.headers["X-Retuned-Model"] == "support@1"
+            assert answer.headers["X-Retuned-Fallback"] == "support@2 gave an invalid answer"
+            (event,) = published(tansu, made.topics["interactions"])
+            assert (event["model"], event["response"]) == ("support@1", "refund")
+            assert made.metric("fallbacks_total", model_name="support@1") == 1
+            own.answer = labelled(support_1='{"days": 30}', support_2='{"days": 3')
+            assert ask(**as_json).headers["X-Retuned-Model"] == "support@1"
+            own.answer = labelled(support_1="refund", support_2="refund")
+            assert ask().headers["X-Retuned-Model"] == "support@2"
+            own.models.remove("support@1")
+            own.answer = labelled(support_2="invented")
+            until(lambda: ask().parse().choices[0].message.content == "invented")
+            assert "X-Retuned-Fallback" not in ask().headers
+    finally:
+        place.server.stop()
 
 
 def test_without_rules_a_request_is_not_changed(tmp_path: Path, tansu: Broker) -> None:

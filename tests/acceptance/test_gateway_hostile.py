@@ -1,18 +1,20 @@
 """Slow and hostile clients, and servers that fail: other apps are answered, and no event is lost."""
 
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import Broker, free_port, until
 from gateways import NOBODY, WORDS, Answer, Gateway, answered, break_off, gateway, model_server, published
+from openai import APIError
 
 BODY = json.dumps({"model": "support", "messages": [{"role": "user", "content": "How long?"}]}).encode()
 STREAM = json.dumps({"model": "support", "messages": [], "stream": True}).encode()
@@ -230,8 +232,143 @@ def test_a_request_on_a_connection_that_the_server_has_given_up_is_sent_once_mor
         assert len(server.requests) == 3
         assert made.chat().status_code == 200
         willing = False
-        assert made.chat().status_code == 502
-        assert len(server.requests) <= 6
+        server.requests.clear()
+        answer = made.chat()
+        assert answer.status_code == 502
+        times = {1: "once", 2: "twice"}[len(server.requests)]
+        assert f"was sent {times} and is not sent again" in answer.json()["error"]["message"]
+
+
+def test_a_server_that_closes_a_kept_connection_after_its_work_is_the_only_one_that_gets_the_request(
+    tmp_path: Path,
+) -> None:
+    """Neither it nor another one gets it again, and the error says so."""
+
+    def works_and_closes(handler: Any, _: dict[str, Any]) -> None:
+        time.sleep(0.5)
+        break_off(handler)
+
+    with (
+        model_server("base") as one,
+        model_server("base") as two,
+        gateway(tmp_path, NOBODY, one, two, **own(poll_seconds=600)) as made,
+    ):
+        assert {made.chat().status_code for _ in range(4)} == {200}  # both have a connection that is kept
+        for server in (one, two):
+            server.answer = works_and_closes
+            server.requests.clear()
+        answer = made.chat()
+        assert len(one.requests) + len(two.requests) == 1
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_failed")
+        assert "sent once and is not sent again" in answer.json()["error"]["message"]
+
+
+def pours(handler: Any, content: bytes, seconds: float = 0.0, *, streams: bool = False) -> None:
+    """Sends the same without an end."""
+    handler.begin_stream() if streams else handler.send_response(200)
+    if not streams:
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(10**12))
+        handler.end_headers()
+    with suppress(OSError):  # the gateway has ended the connection
+        while True:
+            handler.piece(content) if streams else handler.wfile.write(content)
+            time.sleep(seconds)
+    handler.close_connection = True
+
+
+def drips_headers(handler: Any, _: dict[str, Any]) -> None:
+    with suppress(OSError):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while True:
+            handler.wfile.write(b"x")
+            time.sleep(0.1)
+    handler.close_connection = True
+
+
+BOUNDS = {"max_answer_bytes": 1_000_000, "max_line_bytes": 300_000, "max_answer_seconds": 2.0}
+EVENT = b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": "x"}}]}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code", "bound"),
+    [
+        (lambda handler, _: pours(handler, b" " * 10_000), 502, "upstream_failed", "max_answer_bytes"),
+        (lambda handler, _: pours(handler, b" ", 0.1), 504, "upstream_timeout", "max_answer_seconds"),
+        (drips_headers, 504, "upstream_timeout", "max_answer_seconds"),
+    ],
+    ids=["long", "byte by byte", "headers byte by byte"],
+)
+def test_an_answer_that_passes_a_bound_is_cut_counted_and_ejects_its_server(
+    tmp_path: Path, answer: Answer, status: int, code: str, bound: str
+) -> None:
+    with (
+        model_server("base") as good,
+        model_server("base") as bad,
+        gateway(tmp_path, NOBODY, good, bad, **own(**{bound: BOUNDS[bound]})) as made,
+    ):
+        bad.answer = answer
+        while (made.metric("ejections_total", upstream=bad.url) or 0) < 1:
+            found = made.chat()
+            if found.status_code != 200:
+                assert (found.status_code, found.json()["error"]["code"]) == (status, code)
+                assert f"gateway.{bound}" in found.json()["error"]["message"]
+        assert made.metric("answers_cut_total", upstream=bad.url, bound=bound) == 3
+        assert made.metric("answers_cut_total", upstream=good.url, bound=bound) == 0
+        assert {made.chat().status_code for _ in range(4)} == {200}
+        assert len(bad.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "seconds", "bound"),
+    [
+        (EVENT * 100, 0.0, "max_answer_bytes"),
+        (b": nothing\n" * 100, 0.0, "max_answer_bytes"),
+        (b"x" * 10_000, 0.0, "max_line_bytes"),
+        (EVENT, 0.1, "max_answer_seconds"),
+        (b":", 0.1, "max_answer_seconds"),
+    ],
+    ids=["events", "comments", "a line", "event by event", "byte by byte"],
+)
+def test_a_stream_that_passes_a_bound_ends_with_an_error(
+    tmp_path: Path, tansu: Broker, content: bytes, seconds: float, bound: str
+) -> None:
+    with model_server("base") as server, gateway(tmp_path, tansu, server, **own(**{bound: BOUNDS[bound]})) as made:
+        server.answer = lambda handler, _: pours(handler, content, seconds, streams=True)
+        with (
+            pytest.raises(APIError, match=f"gateway.{bound}"),
+            made.client().chat.completions.create(model="support", messages=[], stream=True) as chunks,
+        ):
+            list(chunks)
+        assert made.metric("answers_cut_total", upstream=server.url, bound=bound) == 1
+        if content.startswith(EVENT):
+            (event,) = published(tansu, made.topics["interactions"])
+            assert (event["finish_reason"], event["attributes"]["cut_by"]) == ("incomplete", "upstream")
+
+
+def test_no_answer_takes_more_memory_or_time_than_the_default_bounds(tmp_path: Path) -> None:
+    """Others are answered meanwhile."""
+
+    def peak(made: Gateway) -> int:
+        assert made.process
+        status = Path(f"/proc/{made.process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) // 1024
+
+    with model_server("base") as server, gateway(tmp_path, NOBODY, server, **own()) as made:
+        before = peak(made)
+        server.answer = lambda handler, _: pours(handler, b" " * 2**20)
+        assert "gateway.max_answer_bytes" in made.chat().text
+        assert peak(made) - before < 200  # MiB
+        server.answer = lambda handler, _: pours(handler, b"x" * 2**16, streams=True)
+        waits = []
+        with ThreadPoolExecutor(1) as apps:
+            asked = apps.submit(made.post, "/v1/chat/completions", json.loads(STREAM))
+            while not asked.done():
+                began = time.monotonic()
+                assert made.answers("/healthz")
+                waits.append(time.monotonic() - began)
+        assert "gateway.max_line_bytes" in asked.result().text
+        assert max(waits) < 1
 
 
 def test_it_listens_and_asks_by_ipv6(tmp_path: Path) -> None:

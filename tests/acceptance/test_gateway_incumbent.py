@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,27 @@ def test_an_incumbent_that_does_not_answer_in_the_place_of_a_version_is_not_aske
     finally:
         release.set()
         around.own.models.append("support@1")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_an_incumbent_that_closes_a_kept_connection_gets_nothing_twice(around: Around, seconds: float) -> None:
+    around.route(INCUMBENT)
+    used: list[Any] = []
+
+    def closes(handler: Any, asked: dict[str, Any]) -> None:
+        if handler.connection not in used:
+            used.append(handler.connection)
+            dated(handler, asked)
+        else:
+            time.sleep(seconds)
+            break_off(handler)
+
+    around.vendor.answer = closes
+    around.ask()
+    around.vendor.requests.clear()
+    with pytest.raises(openai.InternalServerError, match="sent once and is not sent again"):
+        around.ask()
+    assert len(around.vendor.requests) == 1
 
 
 def test_a_version_in_shadow_answers_nobody_even_if_the_incumbent_fails(around: Around) -> None:

@@ -15,7 +15,7 @@ from ingestion import Rig, feedback, interaction, not_writable, settings_for
 
 from retuned.consumers import decoding as decoding_module
 from retuned.consumers import replay as replay_module
-from retuned.consumers.errors import MemoryLimit, TooManyDeadLetters
+from retuned.consumers.errors import MemoryLimit, RetunedError, TooManyDeadLetters
 from retuned.consumers.file_import import take
 from retuned.consumers.formats import dialects
 from retuned.consumers.formats.files import TOPIC
@@ -625,3 +625,49 @@ def test_a_request_that_finds_too_little_memory_fails_and_ingestion_goes_on(lett
     rig.send(interaction("later"))
     until(lambda: stored(rig) == ["later", "small"])
     assert len(letters(rig)) == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken", "is_stored"),
+    [
+        ("import", lambda ingest: (ingest.decoder, "rows"), False),
+        ("import", lambda ingest: (ingest.writer, "_move_offsets"), False),  # the end of the transaction
+        ("import", lambda ingest: (ingest, "account_for"), True),
+        ("replay", lambda ingest: (ingest.decoder, "found"), False),
+        ("replay", lambda ingest: (ingest.writer, "_move_offsets"), False),
+    ],
+)
+def test_a_request_that_fails_for_a_reason_that_nobody_foresaw_fails_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str, broken: Any, is_stored: bool
+) -> None:
+    rig.send(interaction("a"), interaction("b", messages="none"))
+    rig.drain()
+    fixed = '[{"role":"user","content":"?"}]'
+    rig.warehouse.execute("UPDATE dead_letters SET payload = replace(payload, '\"none\"', ?)", [fixed])
+    topic = TOPIC + "4" * 16
+    batch = Batch([FetchedRecord(topic, 0, 0, json.dumps(interaction("row")).encode())], {}, {(topic, 0): 1})
+    offsets = stored_offsets(rig.warehouse)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise KeyError(POISON)
+
+    stop = threading.Event()
+    thread = threading.Thread(target=rig.ingest.run, args=[stop])
+    thread.start()
+    try:
+        until(lambda: rig.ingest.broker_up)
+        with monkeypatch.context() as patch:
+            patch.setattr(*broken(rig.ingest), fails)
+            with pytest.raises(RetunedError, match=r"^(import|dead letters): .*KeyError in fails") as failure:
+                replay(rig.ingest) if kind == "replay" else take(rig.ingest, batch)
+        assert "KeyError in fails" in caplog.text
+        assert POISON not in caplog.text + str(failure.value)
+        if not is_stored:
+            assert (stored(rig), len(letters(rig)), stored_offsets(rig.warehouse)) == (["a"], 1, offsets)
+            assert take(rig.ingest, batch).stored == {"interactions": 1}
+        assert replay(rig.ingest) == {"tried": 1, "replayed": 1, "stored": 1}
+        rig.send(interaction("later"))
+        until(lambda: stored(rig) == ["a", "b", "later", "row"])
+    finally:
+        stop.set()
+        thread.join(10)

@@ -10,12 +10,12 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from brokers import Broker, Json, forget_killed, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
 from ingestion import Rig, feedback, interaction, not_writable, settings_for
@@ -29,6 +29,7 @@ from retuned.consumers.errors import (
     BrokerUnavailable,
     EventsLost,
     Fenced,
+    RetunedError,
 )
 from retuned.consumers.formats import dialects
 from retuned.consumers.formats.events import Feedback
@@ -333,7 +334,7 @@ def test_dead_letters_are_replayed_while_events_flow(rig: Rig) -> None:
 
 def test_a_replay_that_cannot_be_written_changes_nothing(rig: Rig) -> None:
     letter(rig.warehouse, 1, interaction("new"), rig.settings.kafka.interactions_topic)
-    with not_writable(rig.warehouse, "dead_letters"), pytest.raises(duckdb.Error):
+    with not_writable(rig.warehouse, "dead_letters"), pytest.raises(RetunedError, match=r"^dead letters: "):
         replay(rig.ingest)
     assert rig.warehouse.row("SELECT count(*) AS n FROM interactions") == {"n": 0}
     assert rig.warehouse.row("SELECT count(*) AS n FROM dead_letters") == {"n": 1}
@@ -701,6 +702,71 @@ def test_a_rebalance_that_outlasts_a_poll_is_completed(apache_kafka: Broker, tmp
     seen: set[str] = set()
     until(lambda: seen.update(record.topic for record in source.poll(100, 0.001).records) or seen == set(topics))
     source.close()
+
+
+class Rebalanced(MemorySource):
+    """A source that is assigned anew when the test says so, on any thread, as kafka-python does it."""
+
+    def reassign(self) -> None:
+        self.rewind()
+        self._assign()
+
+
+@pytest.mark.parametrize("when", ["while the loop waits for a write", "between a poll and its write"])
+def test_a_rebalance_before_a_batch_is_stored_neither_ends_the_loop_nor_stores_twice(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    assert rig.log
+    source = Rebalanced(rig.log, rig.settings.kafka.topics, rig.stored[0], identities=rig.stored[1])
+    rig.ingest._source = source
+    polls, poll, write, decode = [0], source.poll, rig.ingest.writer.write, rig.ingest.decoder.rows
+    polled_again, is_done = threading.Event(), threading.Event()
+
+    def counted(*arguments: Any) -> Any:
+        batch = poll(*arguments)
+        polls[0] += 1
+        if polls[0] > 1:
+            polled_again.set()
+        return batch
+
+    def rebalance_while_writing(rows: Any) -> Any:
+        if not is_done.is_set():
+            is_done.set()
+            assert polled_again.wait(10)
+            time.sleep(0.1)  # the loop waits for this write by now
+            assigning = threading.Thread(target=source.reassign)
+            assigning.start()
+            assigning.join(0.5)
+        return write(rows)
+
+    def rebalance_after_polling(*arguments: Any) -> Any:
+        rows = decode(*arguments)
+        if not is_done.is_set():
+            is_done.set()
+            source.reassign()
+        return rows
+
+    monkeypatch.setattr(source, "poll", counted)
+    if when == "while the loop waits for a write":
+        monkeypatch.setattr(rig.ingest.writer, "write", rebalance_while_writing)
+    else:
+        monkeypatch.setattr(rig.ingest.decoder, "rows", rebalance_after_polling)
+    rig.send(*[interaction(f"i{number}") for number in range(5)])
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(rig.ingest.run, stop)
+        try:
+            until(lambda: running.done() or (is_done.is_set() and rig.ingest.events_seen >= 5))
+            rig.send(interaction("later"))
+            until(lambda: running.done() or rig.ingest.events_seen >= 6)
+        finally:
+            stop.set()
+        running.result(10)
+    assert rig.warehouse.rows("SELECT id FROM interactions ORDER BY id") == [
+        {"id": id} for id in ("i0", "i1", "i2", "i3", "i4", "later")
+    ]
+    assert rig.ingest.events_seen == 6
+    assert rig.count("retuned_duplicates_total") == 0
 
 
 def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """Which models answer which workload, read from what is in service."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,36 @@ def test_the_champion_answers_from_the_moment_of_its_promotion(
     rollout.promote("support", "base", "operator", "by hand", NOW)
     expected = champion("support@base", None, previous=Served("support@v1", "support@v1"))
     assert served_routes(warehouse, settings, []) == {"support": expected}
+
+
+def test_a_version_that_learned_labels_is_routed_with_them(
+    warehouse: Warehouse, settings: Settings, rollout: Rollout
+) -> None:
+    def labels(settings: Settings) -> dict[str, tuple[str, ...]]:
+        return served_routes(warehouse, settings, [])["support"].labels
+
+    def dataset(**metric: Any) -> None:
+        with warehouse.transaction() as cursor:
+            cursor.execute("DELETE FROM datasets")
+            counts = {"train": 1, "holdout": 1, "replay": 0, "path": "/d"}
+            card = json.dumps({"metric": metric})
+            insert(cursor, "datasets", version="d", workload="support", created_at=NOW, card=card, **counts)
+
+    dataset(name="label", labels=["refund", "lost_phone"])
+    version(warehouse, "v1")
+    assert served_routes(warehouse, settings, ["support"])["support"].labels == {}  # not in service
+    rollout.promote("support", "v1", "operator", "by hand", NOW)
+    assert labels(settings) == {"support@v1": ("refund", "lost_phone")}
+    version(warehouse, "v2")
+    rollout.promote("support", "v2", "operator", "by hand", NOW)
+    assert labels(settings).keys() == {"support@v2", "support@v1"}  # the one before it may still answer
+    configured = Settings.model_validate({"metric": {"name": "label", "labels": ["refund"]}})
+    assert labels(configured)["support@v2"] == ("refund",)
+    assert labels(Settings.model_validate({"metric": {"name": "text"}})) == {}
+    dataset(name="label", labels=["refund", "call <NAME_1>"])
+    assert labels(settings) == {}
+    dataset(name="json", schema={})
+    assert labels(settings) == {}
 
 
 def test_a_configured_workload_is_answered_by_its_base_model(warehouse: Warehouse, settings: Settings) -> None:

@@ -682,6 +682,7 @@ def test_a_workload_is_routed_once_it_is_named_in_the_configuration(queue: RunQu
         "shadow": 0.0,
         "unit": "conversation",
         "confident": {},
+        "labels": {},
     }
     assert ask(queue.service, "routes") == {"workloads": {"support": support}, "withheld": {}, "memory": False}
     asked = {"workload": "support", "experiment": None, "arm": "champion", "instead": [], "unit": "conversation"}

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from retuned.daemon.gateway.cascade import is_invalid, read_confidence, rule_for
 from retuned.daemon.gateway.conversations import Call
+from retuned.daemon.gateway.memory.help import Help
 from retuned.retrain.settings import CascadeSettings
 
 
@@ -69,6 +70,30 @@ def test_an_answer_is_invalid_only_if_that_is_sure() -> None:
     assert not is_invalid(as_json, answer({"content": "[30]"}))
     for junk in (b"", b"[]", b"{}", b'{"choices": 7}', b'{"choices": [{"message": 7}]}'):
         assert not is_invalid(asked, junk)
+
+
+def test_an_answer_that_is_none_of_the_labels_is_invalid() -> None:
+    labels = ("report_lost_phone", "Straße")
+    for sound in ("report_lost_phone", ' "Report_Lost_Phone". ', "STRASSE"):
+        assert not is_invalid(call("Where?"), answer({"content": sound}), labels)
+    for invented in ("reportlostphone", "report_lost_phone or refund", "I am sorry, I cannot help."):
+        assert is_invalid(call("Where?"), answer({"content": invented}), labels)
+        assert not is_invalid(call("Where?"), answer({"content": invented}))
+    for other in (
+        {"content": None, "tool_calls": [{}]},
+        {"content": "", "refusal": "No."},
+        {"content": [{"text": "x"}]},
+    ):
+        assert not is_invalid(call("Where?"), answer(other), labels)
+    as_json = call("Where?", response_format={"type": "json_object"})
+    assert not is_invalid(as_json, answer({"content": '{"queue": "refund"}'}), labels)
+
+
+def test_a_label_that_the_memory_may_have_given_is_valid() -> None:
+    helped = call("Where?")
+    unused: Any = None
+    helped.help = Help(unused, is_held_out=False, message={"role": "system", "content": "> a_new_label"})
+    assert not is_invalid(helped, answer({"content": "a_new_label"}), ("report_lost_phone",))
 
 
 def test_confidence_is_the_mean_of_the_tokens() -> None:

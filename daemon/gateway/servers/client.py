@@ -1,6 +1,14 @@
-"""The HTTP client for model servers. It never repeats a request that a server may have started to process."""
+"""The HTTP client for model servers. It never repeats a request that a server may have started to process.
+
+A chat completion is not idempotent: it costs money, and may act through tools. A client may send such a request again
+only if it knows that the server did not process it (RFC 9110, section 9.2.2). One case is ambiguous: a server closes a
+kept-alive connection just as the next request arrives. The client detects it by three signs: the connection was reused
+(`_Connector` notes each new one), it closed before a byte of an answer arrived, and that was within `STALE_SECONDS` of
+the call. The clock starts before the request is written, so a slow network or a busy gateway can only prevent a repeat.
+"""
 
 import errno
+import time
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,6 +21,8 @@ CONNECT_SECONDS = 2.0
 KEPT_OPEN_SECONDS = 4.0
 """Below the 5 s after which uvicorn, and so vLLM, closes an idle connection."""
 MOST_SENDS = 2
+STALE_SECONDS = 0.1
+"""The longest time in which a server that has not read a request closes its connection; one that has works longer."""
 
 _is_new: ContextVar[bool] = ContextVar("_is_new")
 
@@ -54,13 +64,14 @@ class Client:
         await self._fresh.close()
 
     async def post(
-        self, url: str, body: bytes, headers: CIMultiDict[str], sends: Sends, seconds: float
+        self, url: str, body: bytes, headers: CIMultiDict[str], sends: Sends, seconds: float, *, once: bool
     ) -> aiohttp.ClientResponse:
-        """Sends a request. If the server closes a kept-alive connection, probably before the request arrived, sends it
-        once more on a new connection.
+        """Sends a request. If the server closed a kept-alive connection before it can have begun, sends it once more on
+        a new connection.
 
         Args:
             seconds: longest wait for the next byte of the answer.
+            once: sends it once whatever happens, because the answer is paid for.
 
         Raises:
             aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError: no connection was made; nothing was sent.
@@ -70,6 +81,7 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=seconds)
         for session in (self.session, self._fresh):
             _is_new.set(False)
+            began = time.perf_counter()
             try:
                 return await session.post(url, data=body, headers=headers, allow_redirects=False, timeout=timeout)
             except aiohttp.ClientConnectorError as error:
@@ -80,7 +92,16 @@ class Client:
                 raise
             except (aiohttp.ClientError, TimeoutError) as error:
                 sends.count += 1
-                is_closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-                if not is_closed or _is_new.get() or sends.count >= MOST_SENDS:
+                is_stale = (
+                    _closed_unanswered(error) and not _is_new.get() and time.perf_counter() - began < STALE_SECONDS
+                )
+                if once or not is_stale or sends.count >= MOST_SENDS:
                     raise
         raise AssertionError("a new connection answers or raises")
+
+
+def _closed_unanswered(error: Exception) -> bool:
+    """Whether the server closed the connection before a byte of an answer."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # else it is the beginning of an answer
+    return isinstance(error, aiohttp.ClientOSError)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-LIST_SECONDS = 5.0
-"""Longest wait for a server's list of models."""
+LIST_BYTES, LIST_SECONDS = 4 * 2**20, 5.0
+"""Bounds of a server's list of models."""
 
 
 class Model(msgspec.Struct):

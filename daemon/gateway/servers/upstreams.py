@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import get_args
 
 import aiohttp
 import msgspec
 
 from retuned.daemon.gateway.errors import why
 from retuned.daemon.gateway.metrics import Metrics
+from retuned.daemon.gateway.servers.bounds import Allowance, Bound, Passed
 from retuned.daemon.gateway.servers.incumbents import Incumbent, Incumbents
-from retuned.daemon.gateway.servers.models import LIST_SECONDS, MODELS
+from retuned.daemon.gateway.servers.models import LIST_BYTES, LIST_SECONDS, MODELS
 from retuned.daemon.gateway.servers.outliers import Outcome
 from retuned.daemon.gateway.servers.replica import Replica
 from retuned.daemon.gateway_settings import Upstream
@@ -51,6 +53,8 @@ class Upstreams:
         for replica in self.replicas:
             metrics.upstream_ejected.labels(replica.url).set_function(partial(self._ejected, replica))
             metrics.ejections.labels(replica.url)
+            for bound in get_args(Bound):
+                metrics.cut.labels(replica.url, bound)
 
     def having(self, served: Served) -> list[tuple[Replica, str]]:
         """Returns the servers that have a model, with its name on each, in the order of trial: by health, then by open
@@ -128,13 +132,17 @@ class Upstreams:
         try:
             timeout = aiohttp.ClientTimeout(LIST_SECONDS)
             async with self._session.get(f"{replica.url}/models", headers=headers, timeout=timeout) as answer:
-                body = await answer.read()
+                body = await Allowance(LIST_BYTES, LIST_BYTES, LIST_SECONDS).whole(answer.content)
             if answer.status != 200:
                 replica.failed(f"the request for its models got {answer.status}")
             else:
                 replica.listed(MODELS.decode(body).data)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             replica.failed(f"does not answer ({why(error)})")
+        except Passed:
+            replica.failed(
+                f"its list of models is longer than {LIST_BYTES:,} bytes, or takes more than {LIST_SECONDS:g} s"
+            )
         except msgspec.DecodeError as error:
             replica.failed(f"its list of models is not in OpenAI's form ({error})")
         except Exception:  # otherwise the task would end, and the list would never be refreshed
