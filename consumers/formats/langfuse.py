@@ -15,6 +15,7 @@ _TYPES = frozenset(
     ["SPAN", "EVENT", "GENERATION", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "EMBEDDING", "GUARDRAIL"]
 )  # fmt: skip
 _SOURCES = {"EVAL": "judge", "ANNOTATION": "expert"}
+_ABOUT = ("traceId", "trace_id", "subject")
 _SPAN = "langfuse.observation."
 _TRACE_METADATA, _METADATA = "langfuse.trace.metadata.", "langfuse.observation.metadata."
 
@@ -26,7 +27,7 @@ def is_row(value: Plain) -> bool:
     if "observations" in value:
         return "timestamp" in value and isinstance(value["observations"], list)
     is_score = "dataType" in value or "data_type" in value
-    return is_score and "name" in value and "value" in value and ("traceId" in value or "trace_id" in value)
+    return is_score and "name" in value and "value" in value and not value.keys().isdisjoint(_ABOUT)
 
 
 def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
@@ -35,7 +36,7 @@ def events(value: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
     if "observations" in value:
         yield from _trace(value)
     elif "dataType" in value:
-        yield from _score(value, value.get("observationId"))
+        yield from _score(value)
     else:
         yield from _observation(value, {})
 
@@ -82,7 +83,7 @@ def _trace(trace: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
         yield from _observation(row, trace)
     for score in objects_of(trace.get("scores")):
         score = _camel(score)
-        yield from _score(score, score.get("observationId") or (answers[0] if len(answers) == 1 else None))
+        yield from _score(score, answers[0] if len(answers) == 1 else None)
 
 
 def _observation(row: Plain, trace: Plain) -> Iterator[tuple[Kind, Plain] | PassedOver]:
@@ -127,15 +128,26 @@ def _log(row: Plain, trace: Plain, response: Any) -> Plain:
     }
 
 
-def _score(score: Plain, about: Any) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+def _score(score: Plain, answer: Any = None) -> Iterator[tuple[Kind, Plain] | PassedOver]:
+    """Yields the feedback of a score, which names its observation in `observationId`, or since version 3 of the API in
+    `subject`.
+
+    Args:
+        answer: the observation that a score of the trace is about.
+    """
+    subject = object_of(score.get("subject"))
+    about = score.get("observationId") or (subject.get("id") if subject.get("kind") == "observation" else answer)
     if about is None:
         yield PassedOver("about_a_trace")
         return
-    value, label = score.get("value"), score.get("stringValue")
+    value, label, correction = score.get("value"), score.get("stringValue"), None
     if score.get("dataType") == "BOOLEAN":
         value = value in (1, True, "True", "true")
     elif score.get("dataType") == "CATEGORICAL":
         value = label if label is not None else value
+    elif score.get("dataType") == "CORRECTION":  # its name is always "output"
+        correction = traced.decoded(label if label is not None else value)
+        value = label = None
     yield from verdicts.feedback(
         about,
         score.get("name"),
@@ -144,6 +156,7 @@ def _score(score: Plain, about: Any) -> Iterator[tuple[Kind, Plain] | PassedOver
         source=_SOURCES.get(str(score.get("source")), "user"),
         id=score.get("id"),
         comment=score.get("comment"),
+        correction=correction,
     )
 
 

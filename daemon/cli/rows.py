@@ -33,6 +33,8 @@ _AUTHOR = click.option("--author", metavar="NAME", help="who decides (default: t
 @click.argument("ids", nargs=-1, metavar="[ID]…", help="of feedback, for an action")
 @click.option("--state", help="list those in this state")
 @click.option("--reason", help="list those with this reason; of an action, why: it is kept with the decision")
+@click.option("--limit", type=click.IntRange(1, 10_000), help=f"list so many (default: {LINES}, as JSON all)")
+@click.option("--page", type=click.IntRange(0), default=0, help="pass over so many times the limit")
 @click.option("--answer", metavar="TEXT", help="edit: what is taught instead")
 @click.option("--answer-file", type=FILE, metavar="FILE", help="edit: a file that holds it; -: standard input")
 @_AUTHOR
@@ -44,6 +46,8 @@ def rows(
     ids: tuple[str, ...],
     state: str | None,
     reason: str | None,
+    limit: int | None,
+    page: int,
     answer: str | None,
     answer_file: Path | None,
     author: str | None,
@@ -58,9 +62,12 @@ def rows(
             raise RetunedError(
                 f"rows {what}: unknown action; expected {', '.join(operations.ROW_ACTIONS)}, or a workload without ids"
             )
-        asked = operations.rows.parse({"workload": what, "state": state, "reason": reason})
+        limit = limit if limit or (as_json and not page) else LINES
+        asked = operations.rows.parse(
+            {"workload": what, "state": state, "reason": reason, "limit": limit, "page": page}
+        )
         with common.asking() as service:
-            _list(service.ask(operations.rows, asked), as_json=as_json)
+            _list(service.ask(operations.rows, asked), limit, as_json=as_json)
         return
     if not ids:
         raise RetunedError(f"rows {what}: name at least one row, by the id of its feedback")
@@ -173,22 +180,21 @@ def compared_lines(found: Mapping[str, Any]) -> Iterator[str]:
                     yield f"        answer    {line(row['answer_after'])}"
 
 
-def _list(found: Any, *, as_json: bool) -> None:
+def _list(found: Any, limit: int | None, *, as_json: bool) -> None:
+    found, heading = list(found), ""
     if as_json:
-        print(json.dumps(list(found), indent=2))
+        print(json.dumps(found, indent=2))
         return
-    count, heading = 0, ""
-    for count, row in enumerate(found, 1):
-        if count <= LINES:
-            if heading != (heading := f"{row['state']:9}  {row['reason'] or '-'}"):
-                screen.lines([heading])
-            decision = row["decision"]
-            told = decision and f"{decision['action']} by {decision['author']}: {line(decision['reason'])}"
-            screen.lines(_row(row, told))
-    if not count:
+    for row in found:
+        if heading != (heading := f"{row['state']:9}  {row['reason'] or '-'}"):
+            screen.lines([heading])
+        decision = row["decision"]
+        told = decision and f"{decision['action']} by {decision['author']}: {line(decision['reason'])}"
+        screen.lines(_row(row, told))
+    if not found:
         print("no such rows", file=sys.stderr)
-    if count > LINES:
-        print(f"and {count - LINES} more; --json has them all")
+    if len(found) == limit:
+        print(f"{limit} rows are listed; --page and --limit list others, --json lists all")
 
 
 def _row(row: Mapping[str, Any], more: str | None) -> Iterator[str]:

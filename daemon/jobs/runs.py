@@ -123,11 +123,11 @@ class Runs:
         self.wake()
         return result
 
-    def run_waiting(self) -> list[RunResult]:
-        """Execute the runs of the queue that may start, as many at a time as allowed.
+    def run_waiting(self, workload: str | None = None) -> list[RunResult]:
+        """Execute the runs of the queue that may start, of one workload or of all, as many at a time as allowed.
 
-        With a schedule they start there, and nothing is returned. Without one, all have ended on return. An error that
-        ends one, or Ctrl-C, stops the others at their checkpoints.
+        With a schedule they start there, whatever their workload, and nothing is returned. Without one, all have ended
+        on return. An error that ends one, or Ctrl-C, stops the others at their checkpoints.
         """
         if self.start is not None:
             self.wake()
@@ -137,7 +137,7 @@ class Runs:
         with ThreadPoolExecutor(MOST_AT_A_TIME, "run") as threads:
             try:
                 while True:
-                    while (next_run := self._next()) is not None:
+                    while (next_run := self._next(workload)) is not None:
                         working.add(threads.submit(copy_context().run, self._make, next_run))
                     if not working:
                         return results
@@ -208,11 +208,11 @@ class Runs:
         self._context.retrain_metrics.progress(line["workload"], line)
         self.show(under_way.progress)
 
-    def _next(self) -> UnderWay | None:
-        """Returns the next run that may start, and marks it as under way; None: no run may start. Runs whose reason has
-        ended while they waited are cancelled instead."""
+    def _next(self, workload: str | None = None) -> UnderWay | None:
+        """Returns the next run that may start, of one workload or of all, and marks it as under way; None: no run may
+        start. Runs whose reason has ended while they waited are cancelled instead."""
         context = self._context
-        while (next_run := self._claim()) is not None:
+        while (next_run := self._claim(workload)) is not None:
             ended = True
             try:
                 ended = evidence.has_ended(context.warehouse, next_run.workload, next_run.run_id, context.now())
@@ -228,14 +228,14 @@ class Runs:
                         del self._under_way[next_run.run_id]
         return None
 
-    def _claim(self) -> UnderWay | None:
+    def _claim(self, workload: str | None) -> UnderWay | None:
         """Returns the next run of the queue that may start, and marks it as under way; None: no run may start."""
         context = self._context
         with self._lock:
             if context.stop.is_set():
                 return None
             others, standing = list(self._under_way.values()), holds.standing(context.warehouse)
-            for row in queue.unfinished(context.warehouse):
+            for row in queue.unfinished(context.warehouse, workload):
                 if row["id"] in self._under_way or self._limit(row, others) is not None:
                     continue
                 if self._hold(standing, row) is None:

@@ -1,6 +1,7 @@
 """What the console shows: overview, workloads, answers, versions, and the inbox of experts."""
 
 import json
+import re
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -141,6 +142,40 @@ def answers(local: "Local", request: FindAnswers, caller: Caller) -> dict[str, A
     search, now = answers.Search(**request.model_dump() | {"user": user}), local.jobs.context.now()
     found = answers.found(local.warehouse, search, now, local.visible(caller))
     return {"answers": found[: answers.PAGE], "more": len(found) > answers.PAGE}
+
+
+class RowsPage(Request):
+    workload: Workload
+    state: Annotated[str | None, Field(description="only rows in this state")] = None
+    reason: Annotated[str | None, Field(description="only rows with this reason")] = None
+    page: Annotated[int, Field(ge=0, le=1_000_000, description="so many pages of 50 rows are passed over")] = 0
+    saved: Annotated[str | None, Field(description="a row that was just decided about")] = None
+
+
+@operation("GET", "/workloads/{workload}/rows/page", least="operator", refused=404, reads="conversations")
+def rows_page(local: "Local", request: RowsPage, caller: Caller) -> dict[str, Any]:
+    """A page of rows in `rows`, and in `counts` how many rows are in each state, for each reason.
+
+    `related` has the interaction of each row that a detail names. `saved` is the row that was just decided about.
+    """
+    from retuned.daemon.console.answers import PAGE
+    from retuned.retrain.data import states
+
+    warehouse, workload = local.warehouse, local.known(request.workload, caller)
+    state, reason, skipped = request.state, request.reason, request.page * PAGE
+    found = [*states.listed(warehouse, workload, state, reason, limit=PAGE, skipped=skipped)]
+    named = sorted({word for row in found for word in re.findall(r"[^\s:,]+", row["detail"])})
+    saved = [*states.listed(warehouse, workload, ids=[request.saved])] if request.saved else []
+    counts = states.counts(warehouse, workload)
+    wanted = {"state": state, "reason": reason}.items()
+    return {
+        "rows": found,
+        "counts": counts,
+        "total": sum(one["rows"] for one in counts if all(value in (None, one[name]) for name, value in wanted)),
+        "more": len(found) == PAGE,
+        "related": states.interactions(warehouse, workload, named) if named else {},
+        "saved": next(iter(saved), None),
+    }
 
 
 class OneVersion(Request):

@@ -112,6 +112,10 @@ class Rows(Request):
     workload: Workload
     state: Annotated[State | None, Field(description="only rows in this state")] = None
     reason: Annotated[str | None, Field(description="only rows with this reason, for example outvoted")] = None
+    limit: Annotated[int | None, Field(ge=1, le=10_000, description="the most rows; default: all")] = None
+    page: Annotated[
+        int, Field(ge=0, le=1_000_000, description="so many pages of `limit` rows are passed over; without it, none")
+    ] = 0
 
 
 @operation(
@@ -129,10 +133,10 @@ def rows(local: "Local", request: Rows, caller: Caller) -> Iterable[Row]:
     """
     from retuned.retrain.data import states
 
-    return cast(
-        "Iterable[Row]",
-        states.listed(local.warehouse, local.known(request.workload, caller), request.state, request.reason),
-    )
+    workload, limit = local.known(request.workload, caller), request.limit or states.MOST
+    skipped = request.page * limit if request.limit else 0
+    found = states.listed(local.warehouse, workload, request.state, request.reason, limit=limit, skipped=skipped)
+    return cast("Iterable[Row]", found)
 
 
 class DecideRows(Request):

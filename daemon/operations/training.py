@@ -31,8 +31,7 @@ def retrain(local: "Local", request: Retrain, caller: Caller) -> Done:
     decision = runs.ask(workload, asked_by=local.actor(caller), at_any_hour=request.now)
     if not decision.retrain:
         raise RetunedError(f"workload {workload}: not retrained: {'; '.join(decision.reasons)}")
-    results = runs.run_waiting()
-    ended = [_outcome(result) for result in results if result.workload == workload]
+    ended = [_outcome(result) for result in runs.run_waiting(workload)]
     done = ended or [_progress(local, workload), *_holds(local, workload)]
     return Done(workload=workload, done="; ".join(done), reasons=list(decision.reasons), run=decision.run)
 
@@ -55,7 +54,7 @@ def rebase(local: "Local", request: Rebase, caller: Caller) -> Done:
     check_path(request.base, "base")
     workload, runs = local.known(request.workload, caller), local.jobs.runs
     runs.rebase(workload, request.base, local.actor(caller), given(request.reason))
-    runs.run_waiting()
+    runs.run_waiting(workload)
     return Done(
         workload=workload, done="; ".join([f"a training on {request.base} is queued", *_holds(local, workload)])
     )

@@ -1,7 +1,6 @@
 """The console: HTML of what operations return, and forms that ask for operations."""
 
 import re
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
@@ -23,7 +21,7 @@ from retuned.daemon.operations import console, erasure, labels, memory, releases
 from retuned.daemon.operations.operation import API, Operation
 from retuned.daemon.settings import Settings
 from retuned.daemon.web.api import Api, caller_of
-from retuned.daemon.web.rendering import POLICY, Rendering, form_of, frame, may_do, parsed
+from retuned.daemon.web.rendering import POLICY, Rendering, fields_of, form_of, frame, may_do, parsed
 
 NAME_MAX = 255
 """Bytes in the name of a file."""
@@ -365,22 +363,38 @@ class Pages(Rendering):
         return await self._show_rows(request)
 
     async def decide_rows(self, request: Request) -> Response:
-        """About one row; it leads back to the page."""
-        form = await form_of(request, "/api/v1/rows")
+        """About one row or several; it leads back to the page."""
+        fields = await fields_of(request, "/api/v1/rows")
+        form, ids = dict(fields), [value for name, value in fields if name == "id"]
         given = {name: form[name] for name in ("action", "reason", "answer") if name in form}
         try:
-            await self._ask(request, rows.decide_rows, ids=[form.get("id", "")], **given)
+            if not ids:
+                raise HTTPException(400, "choose at least one row")
+            await self._ask(request, rows.decide_rows, ids=ids, **given)
         except HTTPException as error:
             return await self._show_rows(request, error.detail, error.status_code)
-        query = {name: value for name, value in request.query_params.items() if name != "saved"}
-        return RedirectResponse(f"{_path(request)}?{urlencode(query | {'saved': form['id']})}", 303)
+        query = {name: value for name, value in request.query_params.items() if name not in ("saved", "of")}
+        query |= {"saved": ids[0]} | ({"of": str(len(ids))} if len(ids) > 1 else {})
+        return RedirectResponse(f"{_path(request)}?{urlencode(query)}", 303)
 
     async def _show_rows(self, request: Request, problem: str | None = None, code: int = 200) -> Response:
-        state, reason, saved = (request.query_params.get(name) for name in ("state", "reason", "saved"))
-        all_rows = await self._ask(request, rows.rows, **request.path_params)
-        shown = await run_in_threadpool(_rows_shown, all_rows, state, reason, saved)
-        page = request.path_params | shown | {"actions": rows.MEANINGS, "decided": rows.DECIDED}
-        page |= {"problem": problem, "asked": (state, reason), "done": None if problem else shown.pop("done")}
+        given = {name: request.query_params.get(name) for name in ("state", "reason", "saved")}
+        asked = request.query_params.get("page", "")
+        number = int(asked) if re.fullmatch(r"[0-9]{1,6}", asked) else 0
+        found = await self._ask(request, console.rows_page, **request.path_params, **given, page=number)
+        for row in found["rows"]:
+            parts = re.split(r"([^\s:,]+)", row["detail"])
+            row["why"] = [(part, found["related"].get(part)) for part in parts if part]
+        done = None
+        if (saved := found["saved"]) and not problem:
+            action = rows.DECIDED[saved["decision"]["action"] if saved["decision"] else "release"]
+            count = request.query_params.get("of", "")
+            several = f"{count} rows" if re.fullmatch(r"[0-9]{1,4}", count) else None
+            done = f"Saved. {action}: {several or saved['question'] or saved['answer']}"
+        query = {name: given[name] for name in ("state", "reason") if given[name] is not None}
+        page = request.path_params | found | {"actions": rows.MEANINGS, "decided": rows.DECIDED, "done": done}
+        page |= {"problem": problem, "asked": (given["state"], given["reason"]), "number": number}
+        page |= {"before": urlencode(query | {"page": number - 1}), "after": urlencode(query | {"page": number + 1})}
         return await self._page(request, "rows.html", code, section="/", **page)
 
     async def datasets(self, request: Request) -> Response:
@@ -509,23 +523,3 @@ def _shown_pairs(request: Request, found: dict[str, Any]) -> dict[str, Any]:
     if show not in CHANGES:
         show = next((one for one in CHANGES if found["counts"][one]), "worse")
     return found | {"changes": CHANGES, "show": show}
-
-
-def _rows_shown(all_rows: Any, state: str | None, reason: str | None, saved: str | None) -> dict[str, Any]:
-    """How many rows of the workload are in each state, for each reason (`counts`), and the first of those that are
-    asked for (`rows`, of `total`), each with its detail in parts (`why`): texts, and the rows that it names; and
-    what was decided about the row that was just `saved` (`done`)."""
-    counts, asked, named = Counter[tuple[str, str]](), list[dict[str, Any]](), dict[str, str]()
-    done = None
-    for row in all_rows:
-        named[row["feedback_id"]] = row["interaction_id"]
-        if row["feedback_id"] == saved:
-            action = rows.DECIDED[row["decision"]["action"] if row["decision"] else "release"]
-            done = f"Saved. {action}: {row['question'] or row['answer']}"
-        counts[row["state"], row["reason"]] += 1
-        if state in (None, row["state"]) and reason in (None, row["reason"]) and len(asked) < ROWS_SHOWN:
-            asked.append(row)
-    for row in asked:
-        row["why"] = [(part, named.get(part)) for part in re.split(r"([^\s:,]+)", row["detail"]) if part]
-    total = sum(n for (one, why), n in counts.items() if state in (None, one) and reason in (None, why))
-    return {"counts": sorted(counts.items()), "rows": asked, "total": total, "done": done}

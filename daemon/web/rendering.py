@@ -133,6 +133,11 @@ def may_do(request: Request, least: Role) -> bool:
 
 
 async def form_of(request: Request, instead: str) -> dict[str, str]:
+    """The fields of a form of a page by name; see `fields_of`."""
+    return dict(await fields_of(request, instead))
+
+
+async def fields_of(request: Request, instead: str) -> list[tuple[str, str]]:
     """What a form of a page holds; HTTPException 415: it is none, and programs have a route of their own.
 
     Browsers end the lines of a text by CR and LF; here LF ends them, as in what was shown.
@@ -141,4 +146,4 @@ async def form_of(request: Request, instead: str) -> dict[str, str]:
         raise HTTPException(415, f"send the form of this page; programs send JSON to {instead}")
     body = await body_of(request, MOST_BODY_BYTES, "a body", "reasons and answers are short")
     fields = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
-    return {name: value.replace("\r\n", "\n") for name, value in fields}
+    return [(name, value.replace("\r\n", "\n")) for name, value in fields]

@@ -16,6 +16,8 @@ from retuned.retrain.data.table import QUARANTINED, Decided, State
 QUERIES = named_queries("retuned.retrain.data", "states.sql")
 
 STATES: tuple[State, ...] = get_args(State)
+MOST = 2**62
+"""All rows."""
 _ROWS = 1_000
 
 
@@ -91,8 +93,26 @@ def _shown(one: Decided) -> dict[str, Any]:
     }
 
 
+def counts(warehouse: Warehouse, workload: str) -> list[dict[str, Any]]:
+    """Returns how many rows `listed` yields of each `state` and `reason`: `rows`."""
+    return warehouse.rows(QUERIES["known"] + QUERIES["counts"], {"workload": workload})
+
+
+def interactions(warehouse: Warehouse, workload: str, ids: Sequence[str]) -> dict[str, str]:
+    """Returns the interactions of those of these ids that are rows of a workload, by the id of their feedback."""
+    found = warehouse.rows(QUERIES["known"] + QUERIES["interactions"], {"workload": workload, "ids": ids})
+    return {row["feedback_id"]: row["interaction_id"] for row in found}
+
+
 def listed(
-    warehouse: Warehouse, workload: str, state: str | None = None, reason: str | None = None
+    warehouse: Warehouse,
+    workload: str,
+    state: str | None = None,
+    reason: str | None = None,
+    *,
+    ids: Sequence[str] | None = None,
+    limit: int = MOST,
+    skipped: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """Yields the rows of a workload with their state in the last dataset, and the rows that wait for the next one.
 
@@ -100,15 +120,20 @@ def listed(
     `timestamp`, `dataset_version` (None if it waits) and `decision`, the decision of a person, if any, and
     whether the last dataset `followed` it.
 
+    Args:
+        ids: only the rows of this feedback.
+        limit: the most rows, after so many that are `skipped`.
+
     States and decisions are those of one moment. Texts are read in parts, so that no cursor stays open while a slow
     client reads.
     """
-    rows = warehouse.rows(QUERIES["listed"], {"workload": workload, "state": state, "reason": reason})
+    asked = {"workload": workload, "state": state, "reason": reason, "ids": ids, "limit": limit, "skipped": skipped}
+    rows = warehouse.rows(QUERIES["known"] + QUERIES["listed"], asked)
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS]
-        ids = {
+        named = {
             "feedback": [row["feedback_id"] for row in part],
             "interactions": [row["interaction_id"] for row in part],
         }
-        texts = {row["feedback_id"]: row for row in warehouse.rows(QUERIES["texts"], ids)}
+        texts = {row["feedback_id"]: row for row in warehouse.rows(QUERIES["texts"], named)}
         yield from (row | texts[row["feedback_id"]] for row in part)

@@ -7,9 +7,9 @@ SELECT arg_max(dataset_version, decided_at) AS version FROM row_states WHERE wor
 -- name: before
 SELECT feedback_id, state FROM row_states
 
--- name: listed
--- Rows with the decision of a person in force, without their texts. Feedback since the last dataset waits: corrections, and
--- the last vote of each account for each answer.
+-- name: known
+-- The beginning of the queries below: the rows of a workload with their states. Feedback since the last dataset waits:
+-- corrections, and the last vote of each account for each answer.
 WITH decided AS (
     SELECT max(decided_at) AS decided_at FROM row_states WHERE workload = $workload
 ), last AS (
@@ -39,6 +39,17 @@ WITH decided AS (
            feedback_id, interaction_id, user_id
     FROM late
 )
+
+-- name: counts
+-- Of the rows in each state, for each reason.
+SELECT state, reason, count(*) AS rows FROM known GROUP BY ALL ORDER BY ALL
+
+-- name: interactions
+-- What feedback is about.
+SELECT feedback_id, interaction_id FROM known WHERE feedback_id IN (SELECT unnest($ids::VARCHAR[]))
+
+-- name: listed
+-- Rows with the decision of a person in force, without their texts.
 SELECT k.state, k.reason, k.detail, NULL AS question, NULL AS answer, f.source, k.user_id AS account, k.feedback_id, k.interaction_id, f.timestamp, k.dataset_version,
        CASE WHEN d.id IS NOT NULL THEN {
            'action': d.action, 'answer': d.answer, 'reason': d.reason, 'author': d.author, 'decided_at': d.decided_at,
@@ -49,7 +60,9 @@ LEFT JOIN feedback f ON f.id = k.feedback_id
 LEFT JOIN row_decisions d ON d.workload = $workload AND d.superseded_at IS NULL AND d.action <> 'release'
     AND (d.feedback_id = k.feedback_id OR (d.accepted AND f.name <> 'correction' AND d.interaction_id = k.interaction_id))
 WHERE ($state IS NULL OR k.state = $state) AND ($reason IS NULL OR k.reason = $reason)
+    AND ($ids::VARCHAR[] IS NULL OR k.feedback_id IN (SELECT unnest($ids::VARCHAR[])))
 ORDER BY k.state, k.reason, f.timestamp DESC, k.feedback_id
+LIMIT $limit OFFSET $skipped
 
 -- name: texts
 -- Question and answer of rows.

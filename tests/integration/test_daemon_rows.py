@@ -232,3 +232,57 @@ def test_an_operator_looks_and_decides_on_the_page(config: Path, ids: list[str])
         assert ">At 9 am.</td>" in refused.text
         assert browser.get(url.replace("support", "sales")).status_code == 404
         assert browser.post(url, data=form, headers={"Origin": "http://elsewhere"}).status_code == 403
+
+
+def test_rows_are_read_by_pages_of_the_same_order(config: Path, ids: list[str]) -> None:
+    settings = load(config)
+    with served(settings), httpx.Client() as client:
+        url = f"http://127.0.0.1:{settings.http.port}/api/v1/workloads/support/rows"
+        whole = client.get(url).json()
+        pages = [client.get(url, params={"limit": 5, "page": page}).json() for page in range(4)]
+        assert [len(page) for page in pages] == [5, 5, 4, 0]
+        assert [row for page in pages for row in page] == whole
+        assert set(ids) <= {row["feedback_id"] for row in whole}
+        assert client.get(url, params={"limit": 0}).status_code == 400
+        assert client.get(url, params={"page": -1}).status_code == 400
+
+
+def test_the_page_lists_fifty_rows_at_a_time_and_decides_about_those_selected(config: Path) -> None:
+    settings = load(config)
+    with served(settings) as service, httpx.Client() as browser:
+        teacher = Teacher(service.warehouse)
+        for n in range(53):
+            teacher.correct(f"Where is parcel {n}?", "Lost.", f"In depot {n}.")
+        path = "/workloads/support/rows?state=waiting"
+        url = f"http://127.0.0.1:{settings.http.port}{path}"
+
+        def listed(page: str) -> list[str]:
+            return re.findall(
+                r'<input type="checkbox" form="selected" name="id" value="([^"]+)" aria-label="Select: ', page
+            )
+
+        first, second = browser.get(url).text, browser.get(f"{url}&page=1").text
+        assert (len(listed(first)), len(listed(second))) == (50, 3)
+        assert set(listed(first)).isdisjoint(listed(second))
+        assert '<a href="?state=waiting&amp;page=1">Next</a>' in first
+        assert '<a href="?state=waiting&amp;page=0">Previous</a>' in second
+        assert "50 of 53 are shown." in first
+        assert ">Previous<" not in first
+        assert ">Next<" not in second
+        assert browser.get(f"{url}&page=-1").status_code == browser.get(f"{url}&page=x").status_code == 200
+        chosen = listed(second)
+        form = {"action": "drop", "reason": "a test", "id": chosen}
+        unknown = browser.post(url, data=form | {"id": [*chosen, "nothing"]})
+        assert (unknown.status_code, "nothing is changed" in unknown.text) == (409, True)
+        none = browser.post(url, data={"action": "drop", "reason": "a test"})
+        assert (none.status_code, "choose at least one row" in none.text.lower()) == (400, True)
+        assert service.warehouse.rows("FROM row_decisions") == []
+        done = browser.post(f"{url}&page=1", data=form)
+        assert done.headers["location"] == f"{path}&page=1&saved={chosen[0]}&of=3"
+        assert "Saved. Dropped: 3 rows" in browser.get(url.replace(path, done.headers["location"])).text
+        stored = service.warehouse.rows("SELECT feedback_id, action, reason FROM row_decisions ORDER BY ALL")
+        assert stored == [{"feedback_id": id, "action": "drop", "reason": "a test"} for id in sorted(chosen)]
+        (entry,) = service.warehouse.rows(
+            "SELECT reason, details FROM audit WHERE action = 'decide_rows' AND outcome = 'done'"
+        )
+        assert (entry["reason"], json.loads(entry["details"])["ids"]) == ("a test", chosen)

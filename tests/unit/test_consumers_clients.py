@@ -786,6 +786,49 @@ def test_rows_of_langfuse(style: str) -> None:
     assert passed_over(row(SCORE | {"observationId": None})) == ["about_a_trace"]
 
 
+@pytest.mark.parametrize(("read", "source"), [("sent", "user"), ("read", "expert")])
+def test_scores_of_langfuse(read: str, source: str) -> None:
+    comment, correction, verdict = (event for score in recorded("langfuse_scores.json")[read] for event in found(score))
+    (answer,) = answers((CLIENTS / "langfuse_sdk_spans.bin").read_bytes())
+    assert {item.interaction_id for item in (correction, comment, verdict)} == {answer.id}
+    assert (correction.name, correction.value, correction.source) == ("correction", "Within 14 days.", source)
+    assert (comment.name, comment.value) == ("comment", "The new terms.")
+    assert (verdict.name, verdict.value) == ("helpful", False)
+    about_trace = recorded("langfuse_scores.json")["read"][0] | {"subject": {"kind": "trace", "id": "t1"}}
+    assert passed_over(about_trace) == ["about_a_trace"]
+
+
+CORRECTION = SCORE | {"name": "output", "dataType": "CORRECTION", "comment": None, "value": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (ANSWER, ANSWER),
+        ("14", "14"),
+        ("false", "false"),
+        ("{no JSON", "{no JSON"),
+        ('{"intent": "refund"}', {"intent": "refund"}),
+        ('["red", "blue"]', ["red", "blue"]),
+    ],
+)
+def test_a_correction_of_langfuse_is_the_text_or_the_json_that_a_person_entered(text: str, expected: Any) -> None:
+    for given in ({"stringValue": text}, {"value": text}):
+        (correction,) = found(CORRECTION | given)
+        assert (correction.id, correction.name, correction.value) == ("s1-correction", "correction", expected)
+    trace = {"id": "t1", "timestamp": AT, "observations": [OBSERVATION]}
+    of_trace = CORRECTION | {"observationId": None, "value": text}
+    _, correction = found(trace | {"scores": [of_trace]})
+    assert (correction.interaction_id, correction.name) == ("o1", "correction")
+
+
+@pytest.mark.parametrize("value", [0, None, "", " ", "{}"])
+def test_a_correction_of_langfuse_without_a_text_is_none(value: Any) -> None:
+    assert passed_over(CORRECTION | {"value": value}) == ["no_verdict"]
+    (comment,) = found(CORRECTION | {"value": value, "comment": "Wrong."})
+    assert comment.name == "comment"
+
+
 def in_langfuse(output: Any) -> Any:
     return OBSERVATION | {"output": output}
 

@@ -614,7 +614,7 @@ def champion_on(queue: RunQueue, base: Path, **details: Any) -> None:
 
 
 def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue.runs, "run_waiting", lambda: [])
+    monkeypatch.setattr(queue.runs, "run_waiting", lambda _: [])
     champion_on(queue, queue.models["base"])
     base = other_base(queue.folder / "other")
     command(queue.service, "retrain", "support", {"now": True})
@@ -630,6 +630,19 @@ def test_a_rebase_waits_as_a_run_of_its_own_kind(queue: RunQueue, monkeypatch: p
     assert row is not None
     assert row["base_model"] == str(base)
     assert f"asked for by ann: {queue.models['base']} is to become {base}: it is newer" in row["reasons"]
+
+
+def test_a_rebase_without_a_daemon_executes_no_run_of_another_workload(queue: RunQueue) -> None:
+    champion_on(queue, queue.models["base"])
+    queue.runs.ask("sales", asked_by="an operator")
+
+    def fail(_: str) -> None:
+        raise ChildFailed("train: killed by signal 9")
+
+    queue.at_train = fail
+    command(queue.service, "rebase", "support", {"base": str(other_base(queue.folder / "other"))})
+    assert queue.began == ["support"]
+    assert queue.states()["sales"] == "waiting"
 
 
 def test_a_rebase_that_cannot_be_is_refused(queue: RunQueue) -> None:
@@ -661,7 +674,7 @@ def test_after_a_rebase_memory_is_held_for_the_base_model_that_is_trained_on(
     sizes = {queue.models["base"]: 2**30, moved: 3 * 2**30}
     monkeypatch.setattr(holds, "needed_bytes", lambda base, _: sizes[base])
     monkeypatch.setattr(holds, "available_bytes", lambda: 2 * 2**30)
-    monkeypatch.setattr(queue.runs, "run_waiting", lambda: [])
+    monkeypatch.setattr(queue.runs, "run_waiting", lambda _: [])
     champion_on(queue, moved, rebased_from=versions.base_hash(queue.models["base"]))
     command(queue.service, "retrain", "support", {})
     command(queue.service, "retrain", "sales", {})

@@ -13,7 +13,7 @@ from brokers import until
 from run_queues import RunQueue, model
 from teaching import Teacher
 
-from retuned.consumers.errors import Cancelled, ChildFailed, StandsBy, WarehouseError
+from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.progress import Progress
 from retuned.daemon.jobs.under_way import UnderWay
@@ -334,3 +334,19 @@ def test_a_stage_shows_nothing_of_the_one_before() -> None:
     assert run.progress["rows"] == {"train": 48, "holdout": 16}
     run.report({"stage": "evaluate", "fold": 1}, now)
     assert run.progress == {"stage": "evaluate", "fold": 1}
+
+
+def test_a_command_without_a_daemon_executes_the_runs_of_its_workload_alone(queue: RunQueue) -> None:
+    ask(queue, "returns", "sales")
+    ends(queue, *WORKLOADS)
+    with pytest.raises(RetunedError, match="workload support: the retraining failed"):
+        command(queue.service, "retrain", "support", {})
+    assert queue.began == ["support"]
+    assert queue.states() == {"returns": "waiting", "sales": "waiting", "support": "failed"}
+
+
+def test_a_daemon_executes_all_that_waits(queue: RunQueue) -> None:
+    ask(queue, "returns", "sales")
+    ends(queue, *WORKLOADS)
+    queue.work().join(20)
+    assert queue.began == ["returns", "sales"]

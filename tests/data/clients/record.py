@@ -153,13 +153,26 @@ def gemini_answer(asked: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def langfuse_score(sent: dict[str, Any]) -> dict[str, Any]:
+    """A score as version 3 of the API returns it; one from its own pages has the source ANNOTATION."""
+    observation = {"kind": "observation", "id": sent["observationId"], "traceId": sent["traceId"]}
+    more = {"projectId": "p", "source": "ANNOTATION", "environment": "default", "subject": observation}
+    kept = {key: value for key, value in sent.items() if key not in ("traceId", "observationId")}
+    value = {"value": bool(sent["value"])} if sent["dataType"] == "BOOLEAN" else {}
+    return kept | value | more | dict.fromkeys(("createdAt", "updatedAt"), sent["timestamp"])
+
+
 class Double(BaseHTTPRequestHandler):
     asked: ClassVar[dict[str, Any]] = {}
+    scores: ClassVar[list[dict[str, Any]]] = []
 
     def log_message(self, *_: Any) -> None: ...
 
     def do_GET(self) -> None:
-        self.answer({})
+        if self.path.endswith("/v3/scores"):
+            self.answer({"data": [langfuse_score(score) for score in Double.scores], "meta": {"limit": 50}})
+        else:
+            self.answer({})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -197,6 +210,9 @@ class Double(BaseHTTPRequestHandler):
             self.answer(converse_answer(asked))
         elif path.endswith(":generateContent"):
             self.answer(gemini_answer(asked))
+        elif path.endswith("/scores"):
+            Double.scores = asked
+            self.answer({})
         else:
             self.answer({})
 
@@ -207,6 +223,13 @@ class Double(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def serve() -> str:
+    """Starts a double in this process; returns its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Double)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
 
 
 def write(name: str, value: Any) -> None:
@@ -518,16 +541,16 @@ def _recording_client(url: str) -> Any:
     return Client(api_url=url, api_key="none")
 
 
-def langfuse(url: str) -> None:
-    os.environ |= {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", "LANGFUSE_HOST": url}
-    subprocess.run([sys.executable, __file__, "_langfuse", "", url], check=True)
+def langfuse(_: str) -> None:
+    subprocess.run([sys.executable, __file__, "_langfuse"], check=True)
 
 
-def _langfuse(_: str, url: str) -> None:
-    """Its observations are spans of OpenTelemetry."""
+def _langfuse() -> None:
+    """Its observations are spans of OpenTelemetry, its scores are JSON: as they are sent, and as the API's client reads
+    them."""
     from langfuse import Langfuse
 
-    recorded = _Exporters("shop")
+    recorded, url = _Exporters("shop"), serve()
     client = Langfuse(public_key="pk", secret_key="sk", host=url, tracer_provider=recorded.tracers)
     try:
         from langfuse import propagate_attributes
@@ -538,6 +561,8 @@ def _langfuse(_: str, url: str) -> None:
         _generation(client)
     client.flush()
     recorded.write("langfuse_sdk")
+    read = client.api.scores.get_many().data
+    write("langfuse_scores.json", {"sent": Double.scores, "read": [json.loads(score.json()) for score in read]})
 
 
 def _generation(client: Any) -> None:
@@ -551,6 +576,8 @@ def _generation(client: Any) -> None:
             output={"role": "assistant", "content": ANSWER},
             usage_details={"input": 21, "output": 5}, cost_details={"total": 0.001},
         )  # fmt: skip
+        generation.score(name="output", value="Within 14 days.", data_type="CORRECTION", comment="The new terms.")
+        generation.score(name="helpful", value=0, data_type="BOOLEAN")
 
 
 def mlflow(_: str) -> None:
@@ -624,8 +651,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1].startswith("_"):
         globals()[sys.argv[1]](*sys.argv[2:4])
         sys.exit()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Double)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = serve()
     for recording in RECORDINGS:
         if not sys.argv[1:] or recording.__name__ in sys.argv[1:]:
-            recording(f"http://127.0.0.1:{server.server_port}")
+            recording(address)
