@@ -82,6 +82,7 @@ def assigned_splits(
         due += settings.holdout_share * members[name]
         if start * members[name] < due and members[name] <= room:
             place[name] = "holdout"
+            free.discard(name)
             due -= members[name]
             room -= members[name]
     others = {question for question in counted if group[question] not in drawn}

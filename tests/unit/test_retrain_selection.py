@@ -235,6 +235,13 @@ def test_large_families_are_held_out_in_their_share() -> None:
         assert Counter(found.values())["holdout"] == 500
 
 
+def test_a_family_that_is_larger_than_the_holdout_leaves_it_its_size() -> None:
+    rows = copies(1_000, [(1, 400), *((number, 30) for number in range(2, 12))])
+    found = assigned(rows, evidence(), DatasetSettings(holdout_share=0.25), 0)
+    assert {found[row.prompt_hash] for row in rows[:400]} == {"train"}
+    assert Counter(found.values())["holdout"] == 250
+
+
 # Which rows
 
 
