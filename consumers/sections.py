@@ -65,8 +65,9 @@ class WorkloadSettings(Section):
 
 def _without_credentials(url: str, info: ValidationInfo) -> str:
     if "@" in url.split("/")[2]:
-        key = "judge_key" if info.field_name == "judge_url" else "token"
-        raise ValueError(f"credentials in the address are not sent; put a token into {key} or {key}_file")
+        keys = {"judge_url": "a token into judge_key", "oauth_token_url": "the secret into oauth_client_secret"}
+        put = keys.get(str(info.field_name), "a token into token")
+        raise ValueError(f"credentials in the address are not sent; put {put} or {put.split()[-1]}_file")
     return url
 
 

@@ -62,13 +62,26 @@ class KafkaSettings(Section):
         "read_committed", description="read_committed hides records of aborted transactions"
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(None)
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"] | None = Field(
+        None, description="AWS_MSK_IAM needs pip install 'retuned[msk]'"
+    )
     sasl_username: str | None = Field(None)
     sasl_password: SecretStr | None = Field(
         None,
         description="set it by RETUNED__KAFKA__SASL_PASSWORD or sasl_password_file rather than in a shared file",
     )
     sasl_password_file: Path | None = Field(None, description="a file whose content is the password")
+    oauth_token_url: HttpUrl | None = Field(
+        None, description="for OAUTHBEARER: the token endpoint, asked for a token by client credentials"
+    )
+    oauth_client_id: str | None = Field(None, description="for OAUTHBEARER: the client at the token endpoint")
+    oauth_client_secret: SecretStr | None = Field(
+        None,
+        description="its secret; set it by RETUNED__KAFKA__OAUTH_CLIENT_SECRET or oauth_client_secret_file rather than "
+        "in a shared file",
+    )
+    oauth_client_secret_file: Path | None = Field(None, description="a file whose content is that secret")
+    oauth_scope: str | None = Field(None, description="for OAUTHBEARER: the scope to ask for; null: none")
     ssl_cafile: Path | None = Field(None, description="certificate authority, PEM")
     ssl_certfile: Path | None = Field(None, description="client certificate, PEM")
     ssl_keyfile: Path | None = Field(None, description="key of the client certificate, PEM")

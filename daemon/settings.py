@@ -322,7 +322,10 @@ def _explain(item: Any) -> str:
     if (
         item["type"] in ("value_error", "missing", "union_tag_invalid", "union_tag_not_found", "model_type")
         or (isinstance(item["input"], str) and item["input"].startswith(("[", "{")))
-        or any(word in key for word in ("password", "token", "user_key", "judge_key", "session_key", "postgres_url"))
+        or any(
+            word in key
+            for word in ("password", "secret", "token", "user_key", "judge_key", "session_key", "postgres_url")
+        )
     ):
         return f"{key}: {expected}"
     return f"{key}: {expected[0].lower()}{expected[1:]}, not {item['input']!r}"

@@ -289,8 +289,9 @@ def run_apache_kafka(
     """One node of Apache Kafka (KRaft) that does not create topics by itself; its data survive a restart.
 
     Behind a proxy, it tells clients to come through there. With an authorizer, what has no ACL is open to
-    everybody. With SASL (PLAIN, SCRAM) the user is `retuned` and the password `secret`; with SSL the authority is
-    `folder/ca.pem`, and the host is 127.0.0.1, by no other name.
+    everybody. With SASL (PLAIN, SCRAM) the user is `retuned` and the password `secret`; OAUTHBEARER takes every
+    unsigned token that has not expired. With SSL the authority is `folder/ca.pem`, and the host is 127.0.0.1, by no
+    other name.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -330,7 +331,7 @@ def run_apache_kafka(
     if "SASL" in security:
         module = "org.apache.kafka.common.security"
         properties |= {
-            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
             "sasl.mechanism.inter.broker.protocol": "PLAIN",
             "listener.name.client.plain.sasl.jaas.config": (
                 f'{module}.plain.PlainLoginModule required username="retuned" password="secret" user_retuned="secret";'
@@ -339,6 +340,14 @@ def run_apache_kafka(
             f"listener.name.client.{scram.lower()}.sasl.jaas.config": f"{module}.scram.ScramLoginModule required;"
             for scram in SCRAM
         }
+        unsigned = f"{module}.oauthbearer.internals.unsecured.OAuthBearerUnsecured"
+        oauth = {
+            "sasl.jaas.config": f"{module}.oauthbearer.OAuthBearerLoginModule required;",
+            "sasl.login.callback.handler.class": f"{unsigned}LoginCallbackHandler",
+            "sasl.server.callback.handler.class": f"{unsigned}ValidatorCallbackHandler",
+            "connections.max.reauth.ms": 3_600_000,  # a connection lives no longer than its token
+        }
+        properties |= {f"listener.name.client.oauthbearer.{key}": value for key, value in oauth.items()}
     if "SSL" in security:
         make_authority(folder)
         make_certificate(folder, "server")

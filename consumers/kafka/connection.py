@@ -5,6 +5,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from pydantic import SecretStr
 
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import (
@@ -26,6 +28,7 @@ from retuned.consumers.errors import (
 )
 from retuned.consumers.kafka.contract import Identity
 from retuned.consumers.kafka.records import EndlessBatch
+from retuned.consumers.kafka.sign_in import SignInRefused, SignInUnavailable, TokenProvider, msk_options
 from retuned.consumers.settings import KafkaSettings
 
 CONNECT_SECONDS = 4.0
@@ -50,6 +53,13 @@ _REASONS = {
     "IllegalSaslState": "it accepts no credentials on this port; check kafka.security_protocol and the port",
     "SSL": "it does not speak TLS as this client does; check kafka.security_protocol and the port",
     "": "check this user's permissions on the broker",
+}
+
+# What a broker refuses, where it is not a name and a password.
+_KEYS = {
+    "OAUTHBEARER": "kafka.oauth_client_id, oauth_scope and sasl_mechanism, and what the broker expects of a token",
+    "AWS_MSK_IAM": "the role of this process, its policy (kafka-cluster:Connect), AWS_DEFAULT_REGION and "
+    "kafka.sasl_mechanism",
 }
 
 
@@ -217,15 +227,7 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
         "reconnect_backoff_max_ms": 2_000,
     }
     if "SASL" in settings.security_protocol:
-        if settings.sasl_mechanism is None or settings.sasl_username is None:
-            raise ConfigurationError(
-                f"kafka.security_protocol {settings.security_protocol}: needs sasl_mechanism and sasl_username"
-            )
-        config |= {
-            "sasl_mechanism": settings.sasl_mechanism,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": _password(settings),
-        }
+        config |= _sign_in(settings)
     if "SSL" in settings.security_protocol:
         for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
             path: Path | None = getattr(settings, key)
@@ -235,17 +237,44 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
     return config
 
 
-def _password(settings: KafkaSettings) -> str:
-    if settings.sasl_password is not None:
-        return settings.sasl_password.get_secret_value()
-    if settings.sasl_password_file is None:
+def _sign_in(settings: KafkaSettings) -> dict[str, Any]:
+    """Returns kafka-python's options for the mechanism."""
+    mechanism = settings.sasl_mechanism
+    if mechanism == "AWS_MSK_IAM":
+        if settings.security_protocol != "SASL_SSL":
+            raise ConfigurationError("kafka.sasl_mechanism AWS_MSK_IAM: needs kafka.security_protocol SASL_SSL")
+        return msk_options()
+    if mechanism == "OAUTHBEARER":
+        url, client = settings.oauth_token_url, settings.oauth_client_id
+        if url is None or client is None:
+            raise ConfigurationError("kafka.sasl_mechanism OAUTHBEARER: needs oauth_token_url and oauth_client_id")
+        provider = _provider(url, client, _secret(settings, "oauth_client_secret"), settings.oauth_scope)
+        return {"sasl_mechanism": mechanism, "sasl_oauth_token_provider": provider}
+    if mechanism is None or settings.sasl_username is None:
         raise ConfigurationError(
-            "kafka.sasl_password: missing; set RETUNED__KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
+            f"kafka.security_protocol {settings.security_protocol}: needs sasl_mechanism and sasl_username"
         )
+    return {
+        "sasl_mechanism": mechanism,
+        "sasl_plain_username": settings.sasl_username,
+        "sasl_plain_password": _secret(settings, "sasl_password"),
+    }
+
+
+_provider = lru_cache(8)(TokenProvider)  # all clients of a process use one token
+
+
+def _secret(settings: KafkaSettings, key: str) -> str:
+    value: SecretStr | None = getattr(settings, key)
+    file: Path | None = getattr(settings, f"{key}_file")
+    if value is not None:
+        return value.get_secret_value()
+    if file is None:
+        raise ConfigurationError(f"kafka.{key}: missing; set RETUNED__KAFKA__{key.upper()} or kafka.{key}_file")
     try:
-        return settings.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        raise ConfigurationError(f"kafka.sasl_password_file {settings.sasl_password_file}: {error.strerror}") from error
+        raise ConfigurationError(f"kafka.{key}_file {file}: {error.strerror}") from error
 
 
 @contextmanager
@@ -274,12 +303,14 @@ def kafka_error(settings: KafkaSettings, error: BaseException, where: str = "") 
     text = f"kafka {settings.bootstrap_servers}: {where}"
     if advice := out_of_files(error):
         return BrokerUnavailable(f"{text}{advice}")
+    if isinstance(error, SignInRefused | SignInUnavailable):
+        kind = BrokerRefused if isinstance(error, SignInRefused) else BrokerUnavailable
+        return kind(f"{text}{error.args[0]}")
     name, message = type(error).__name__, first_line(error)
     reason = message if name in message else f"{name}: {message}"
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.UnsupportedSaslMechanismError):
-        return BrokerRefused(
-            f"{text}the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism ({reason})"
-        )
+        keys = _KEYS.get(settings.sasl_mechanism or "", "kafka.sasl_username, sasl_password and sasl_mechanism")
+        return BrokerRefused(f"{text}the credentials are refused; check {keys} ({reason})")
     if _is_refusal(error):
         advice = next(advice for piece, advice in _REASONS.items() if piece in reason)
         return BrokerRefused(f"{text}the broker is reached, but {advice} ({reason})")

@@ -1,17 +1,31 @@
 """Credentials and certificates, against a real broker: each refusal is told apart from a broker that is away."""
 
+import base64
+import json
 import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from brokers import SCRAM, Broker, Proxy, make_authority, make_certificate, no_apache_kafka, run_apache_kafka, until
+from brokers import (
+    SCRAM,
+    Broker,
+    Proxy,
+    free_port,
+    make_authority,
+    make_certificate,
+    no_apache_kafka,
+    run_apache_kafka,
+    until,
+)
+from http_doubles import Quiet, listening
 
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from retuned.consumers.kafka.connection import check_broker
@@ -81,6 +95,76 @@ def test_right_credentials_are_taken(secure: Secure, mechanism: str) -> None:
 def test_wrong_credentials_are_told(secure: Secure, mechanism: str, wrong: dict[str, str]) -> None:
     for said in refusals(secure.settings(sasl_mechanism=mechanism, **wrong)):
         assert "the credentials are refused; check kafka.sasl_username, sasl_password and sasl_mechanism" in said
+
+
+class Endpoint(Quiet):
+    """A token endpoint that issues unsigned tokens to a client with the secret `secret`."""
+
+    lifetime: ClassVar[float] = 60
+    issued: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        _, _, secret = base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).partition(b":")
+        claims = {"sub": "retuned", "iat": time.time(), "exp": time.time() + self.lifetime}
+        parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in ({"alg": "none"}, claims))
+        token = ".".join(part.rstrip("=") for part in parts) + "."
+        self.issued.append(token)
+        answer = {"access_token": token, "expires_in": max(self.lifetime, 1)}
+        self.send_response(200 if secret == b"secret" else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer if secret == b"secret" else {"error": "invalid_client"}).encode())
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(Endpoint, "lifetime", 60)
+    monkeypatch.setattr(Endpoint, "issued", [])
+    with listening(Endpoint) as url:
+        yield url
+
+
+def by_token(secure: Secure, url: str, secret: str = "secret") -> KafkaSettings:
+    oauth = {"oauth_token_url": url, "oauth_client_id": "retuned", "oauth_client_secret": secret}
+    return secure.settings(sasl_mechanism="OAUTHBEARER", sasl_username=None, sasl_password_file=None, **oauth)
+
+
+def test_a_connection_outlives_its_token(secure: Secure, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Endpoint, "lifetime", 3)
+    settings = by_token(secure, endpoint)
+    assert "answers" in check_broker(settings)
+    source = KafkaSource(settings, dict)
+    begun = time.monotonic()
+    while time.monotonic() < begun + 8:
+        source.poll(1, 0.2)
+    source.close()
+    assert 3 <= len(Endpoint.issued) <= 8
+
+
+def test_a_token_that_the_broker_refuses_is_told(
+    secure: Secure, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endpoint, "lifetime", -60)
+    for said in refusals(by_token(secure, endpoint)):
+        assert "the credentials are refused; check kafka.oauth_client_id, oauth_scope and sasl_mechanism" in said
+        assert not any(token in said for token in Endpoint.issued)
+
+
+def test_a_client_that_the_token_endpoint_refuses_is_told(secure: Secure, endpoint: str) -> None:
+    for said in refusals(by_token(secure, endpoint, "wrong")):
+        assert "oauth_client_secret and oauth_scope (status 401, invalid_client)" in said
+
+
+def test_a_token_endpoint_that_is_away_is_no_refusal(secure: Secure) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"kafka.oauth_token_url .*does not answer \(.*refused"):
+        check_broker(by_token(secure, f"http://127.0.0.1:{free_port()}"))
+
+
+def test_a_mechanism_that_the_broker_does_not_offer_is_told(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    settings = secure.settings(sasl_mechanism="AWS_MSK_IAM", sasl_username=None, sasl_password_file=None)
+    for said in refusals(settings):
+        assert "the credentials are refused; check the role of this process" in said
 
 
 @pytest.mark.parametrize("authority", ["other", None])

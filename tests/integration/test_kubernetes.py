@@ -216,6 +216,7 @@ def test_wrong_combinations_for_a_cluster_are_refused() -> None:
         "config.store.postgres_url_file=null": "/config/store/postgres_url_file",
         "config.privacy.user_key_file=null": "/config/privacy/user_key_file",
         "ingest.keda.minReplicas=13": r"minReplicas: expected at most ingest.keda.maxReplicas \(12\), not 13",
+        "config.kafka.sasl_mechanism=OAUTHBEARER": "keda.enabled: .* no credentials for .*OAUTHBEARER",
         "config.kafka.ssl_cafile=/etc/ca.crt": "ssl_cafile: expected a key of the Secret ingest.secretName",
         "ingest.storage.size=1Gi": "/ingest.*storage",
     }.items():
