@@ -13,9 +13,9 @@ from retuned.consumers.common.call_forms import in_one_form
 from retuned.consumers.formats.messages import is_cut
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.identity import (
-    Identity,
-    conversation_identity,
+    NearForm,
     last_question,
+    near_form,
     normalise,
     text_hash,
     text_turns,
@@ -87,9 +87,9 @@ class Example:
     extras: str | None = None
 
     @property
-    def identity(self) -> str:
+    def near_form(self) -> str:
         """A text that is equal for questions that differ in their writing alone: a split draws them together."""
-        return str(Identity(self.prompt, self.scope))
+        return str(NearForm(self.prompt, self.scope))
 
     @property
     def rank(self) -> int:
@@ -362,7 +362,7 @@ def _question(
 ) -> dict[str, Any]:
     """Returns the columns that identify a question and a row."""
     passages = json.loads(context) if context else ()
-    near = conversation_identity(turns, passages, tools)
+    near = near_form(turns, passages, tools)
     prompt_hash = text_hash(json.dumps(forms(turns, passages, tools, extras, rules)))
     return {
         "row_id": text_hash(json.dumps([prompt_hash, completion])),

@@ -1,7 +1,7 @@
-"""Normal forms of texts, and the identity of questions.
+"""Normal forms of texts, in which answers and near questions are compared.
 
-Votes are merged and answers replaced only for the same question, so its normal form keeps every character that can
-carry meaning. This module needs no library, because the gateway identifies questions, too.
+They leave out features of the writing. Which questions are the same is decided by `question.py`, which leaves out less.
+This module needs no library, because the gateway needs it, too.
 """
 
 import hashlib
@@ -81,8 +81,8 @@ def fraction(text: str) -> float:
 
 
 @dataclass(frozen=True)
-class Identity:
-    """The identity of a question.
+class NearForm:
+    """What a model read, in a form in which near questions are compared.
 
     Attributes:
         text: the conversation, normalised.
@@ -93,36 +93,8 @@ class Identity:
     scope: str = ""
 
     def __str__(self) -> str:
-        """Returns a text that is equal for the same question."""
+        """Returns both as one text."""
         return f"{self.scope} {self.text}" if self.scope else self.text
-
-
-def identity(
-    turns: Sequence[tuple[str, str]],
-    system: str = "",
-    context: Sequence[str] = (),
-    tools: Any = None,
-    calls: str = "",
-) -> Identity:
-    """Returns the identity of a question.
-
-    It ignores case, punctuation, the order of passages, the numbers of placeholders, and dates and times in the system
-    prompt, which many applications put there.
-
-    Args:
-        turns: role and text of all turns of the conversation except system messages.
-        tools: the schemas that the model was offered, as parsed JSON.
-        calls: the tool calls of the conversation. Programs read them, so every character counts.
-    """
-    given = [
-        normalise(CLOCK.sub(" ", system)),
-        sorted(normalise(passage) for passage in context),
-        unnumbered(json.dumps(tools, sort_keys=True)) if tools else "",
-    ]
-    # A normalised text has no line breaks, so no text can pass for several turns.
-    conversation = "".join(f"\n{role} {normalise(text)}" for role, text in turns).removeprefix("\nuser ")
-    text = " ".join(filter(None, (conversation, calls)))
-    return Identity(text, text_hash(json.dumps(given)) if any(given) else "")
 
 
 def text_turns(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
@@ -144,17 +116,28 @@ def last_question(turns: Sequence[Mapping[str, Any]]) -> str:
     return next((str(turn["content"]) for turn in reversed(turns) if turn["role"] == "user"), "")
 
 
-def conversation_identity(turns: Sequence[Mapping[str, Any]], context: Sequence[Any], tools: Any) -> Identity:
-    """Returns the identity of the question that a conversation asks.
+def near_form(turns: Sequence[Mapping[str, Any]], context: Sequence[Any], tools: Any) -> NearForm:
+    """Returns the near form of a conversation.
+
+    It lacks case, punctuation, the order of passages, the numbers of placeholders, and dates and times in the system
+    prompt, so that a question of today is near that of yesterday.
 
     Args:
         turns: as `text_turns` returns them.
         tools: as `tool_calls.schemas` returns them.
     """
-    system = [turn["content"] for turn in turns if turn["role"] in INSTRUCTING]
+    system = " ".join(turn["content"] for turn in turns if turn["role"] in INSTRUCTING)
     other = [(turn["role"], turn["content"]) for turn in turns if turn["role"] not in INSTRUCTING]
+    given = [
+        normalise(CLOCK.sub(" ", system)),
+        sorted(normalise(str(passage)) for passage in context),
+        unnumbered(json.dumps(tools, sort_keys=True)) if tools else "",
+    ]
+    # A normalised text has no line breaks, so no text can pass for several turns.
+    conversation = "".join(f"\n{role} {normalise(text)}" for role, text in other).removeprefix("\nuser ")
     calls = " ".join(filter(None, map(calls_of, turns)))
-    return identity(other, " ".join(system), [str(passage) for passage in context], tools, calls)
+    text = " ".join(filter(None, (conversation, calls)))
+    return NearForm(text, text_hash(json.dumps(given)) if any(given) else "")
 
 
 def calls_of(turn: Mapping[str, Any]) -> str:

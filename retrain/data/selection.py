@@ -254,7 +254,7 @@ class _Selector:
         until, places = self.earlier.until, self.evidence.places
 
         def is_held_out(row: Example) -> bool:
-            drawn = split_of(row.identity, self.settings, self.earlier.generation)
+            drawn = split_of(row.near_form, self.settings, self.earlier.generation)
             known = (places.get(row.prompt_hash), places.get(row.interaction_id), place.get(row.prompt_hash))
             return "holdout" in (drawn, *known) or self.related.of(row.prompt_hash) in held_out
 

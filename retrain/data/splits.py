@@ -16,7 +16,7 @@ NEAR_TRAINING, NEAR_HOLDOUT = "near_training", "near_holdout"
 
 
 def split_of(question: str, settings: DatasetSettings, generation: int) -> str:
-    """Returns the split of a question that was never asked before, by its identity: holdout or train.
+    """Returns the split of a question that was never asked before, by its near form: holdout or train.
 
     Generations are independent draws; `holdout.generation` determines the current one.
     """
@@ -58,7 +58,7 @@ def assigned_splits(
     }
     touched = _touched(group, known, learned, judged)
     # The first question of a group represents it. If it is one of an earlier dataset, the group has a split already.
-    identity = {row.prompt_hash: row.identity for row in rows}
+    identity = {row.prompt_hash: row.near_form for row in rows}
     leader = {name: identity.get(name, name) for name in touched}
     taught = {name for question, name in group.items() if question not in bought}
     members = Counter(group.values())

@@ -243,4 +243,4 @@ def test_the_identity_of_a_row_follows_the_rules() -> None:
     assert one is not None
     assert other is not None
     assert (one.prompt_hash, one.row_id) == (other.prompt_hash, other.row_id)
-    assert replace(one, timestamp=NOW).identity == other.identity
+    assert replace(one, timestamp=NOW).near_form == other.near_form

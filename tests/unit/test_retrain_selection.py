@@ -135,7 +135,7 @@ def test_a_question_stays_where_its_interaction_or_its_text_stood() -> None:
 @pytest.mark.parametrize("generation", [0, 3])
 def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: int) -> None:
     def drawn(row: Example) -> float:
-        return fraction(f"{generation} {row.identity}" if generation else row.identity)
+        return fraction(f"{generation} {row.near_form}" if generation else row.near_form)
 
     rows = sorted((example(number, topic="refund") for number in range(12)), key=drawn)
     settings = DatasetSettings(holdout_share=0.25)
@@ -200,9 +200,9 @@ def test_each_label_has_its_share_of_the_holdout_where_answers_are_labels() -> N
 def test_questions_of_no_topic_fill_the_holdout_by_their_hashes() -> None:
     rows = [example(number, topic=OTHER) for number in range(40)]
     rows += [example(number) for number in range(40, 48)]
-    high = [row for row in rows if fraction(row.identity) >= 0.25]
+    high = [row for row in rows if fraction(row.near_form) >= 0.25]
     nameless = assigned(high, evidence(), DatasetSettings(holdout_share=0.25), 0)
-    lowest = sorted(high, key=lambda row: fraction(row.identity))[: round(0.25 * len(high))]
+    lowest = sorted(high, key=lambda row: fraction(row.near_form))[: round(0.25 * len(high))]
     assert {hash for hash, split in nameless.items() if split == "holdout"} == {row.prompt_hash for row in lowest}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from retuned.retrain.data.identity import conversation_identity, normalise, text_hash
+from retuned.retrain.data.identity import near_form, normalise, text_hash
 
 
 def test_prompts_that_differ_in_the_number_of_a_placeholder_are_duplicates() -> None:
@@ -24,7 +24,7 @@ def parcel(arguments: Any, **changes: Any) -> str:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": "in transit"},
     ]
-    return str(conversation_identity(turns, (), None))
+    return str(near_form(turns, (), None))
 
 
 def test_questions_whose_tool_calls_differ_are_different_questions() -> None:
@@ -36,9 +36,9 @@ def test_questions_whose_tool_calls_differ_are_different_questions() -> None:
     assert parcel('{"size": "XL"}') != parcel('{"size": "xl"}')  # a program may tell them apart
     assert parcel("{}") != parcel("{}", function={"name": "cancel", "arguments": "{}"})
     without = [{"role": "user", "content": "Where is my parcel?"}, {"role": "tool", "content": "in transit"}]
-    assert str(conversation_identity(without, (), None)) == "where is my parcel\ntool in transit"
+    assert str(near_form(without, (), None)) == "where is my parcel\ntool in transit"
     older = [*without, {"role": "assistant", "content": "", "function_call": {"name": "track", "arguments": "{}"}}]
-    assert str(conversation_identity(older, (), None)) != str(conversation_identity(without, (), None))
+    assert str(near_form(older, (), None)) != str(near_form(without, (), None))
 
 
 @pytest.mark.parametrize(
