@@ -208,12 +208,16 @@ def decide_account(local: "Local", request: DecideAccount, caller: Caller) -> De
 
     The decision takes effect in the next dataset.
     """
+    from retuned.consumers.warehouse.selection import pseudonyms
     from retuned.retrain.data import overrides
 
-    account, author = local.pseudonym(request.account), local.actor(caller, request.user)
+    author, others = local.actor(caller, request.user), pseudonyms(local.jobs.erasures.keys, request.account)
     workload = local.only(request.workload, caller)
     reason, now = request.reason, local.jobs.context.now()
-    decided = overrides.decide_account(local.warehouse, request.action, account, workload, reason, author, now)
+    decided = overrides.decide_account(
+        local.warehouse, request.action, request.account, workload, reason, author, now, others
+    )
+    account = decided["account"]
     where = "all workloads" if workload is None else workload
     log.info("%s: %s of an account by %s", where, request.action, author)
     make_anew(local, workload, author)

@@ -277,8 +277,12 @@ def decide_account(
     reason: str,
     author: str,
     now: datetime,
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Bans, trusts or releases an account, for one workload or for all.
+
+    Args:
+        others: further names of the account: the pseudonyms of a user under each key. The first that is stored counts.
 
     Returns:
         `account`, `workload`, `action` and `before`, the action that was in force, if any.
@@ -286,11 +290,13 @@ def decide_account(
     Raises:
         RetunedError: the account is unknown, or an account to release has no decision.
     """
-    if warehouse.row(QUERIES["known_account"], {"account": account}) is None:
+    names = (name for name in (account, *others) if warehouse.row(QUERIES["known_account"], {"account": name}))
+    if (known := next(names, None)) is None:
         raise RetunedError(
-            f"accounts: nothing is stored of {account}; nothing is changed. `retuned rows WORKLOAD` lists the account "
-            "of each row, and `retuned pseudonym USER` prints the account of a user"
+            "accounts: nothing is stored of this account; nothing is changed. `retuned rows WORKLOAD` lists the "
+            "account of each row, and `retuned pseudonym USER` prints the account of a user"
         )
+    account = known
     keys = {"workload": workload, "account": account}
     with _changing, warehouse.transaction() as cursor:
         before = _first(cursor, "account_in_force", keys)

@@ -7,12 +7,13 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
+from pydantic import SecretStr
 from teaching import Teacher
 
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.errors import StandsBy
-from retuned.consumers.settings import StoreSettings, WarehouseSettings
+from retuned.consumers.settings import PrivacySettings, StoreSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.retrain.memory import entries
@@ -20,7 +21,9 @@ from retuned.retrain.memory.feed import feed
 from retuned.retrain.memory.settings import MemorySettings
 from retuned.retrain.settings import Settings
 
-SETTINGS = Settings(memory=MemorySettings(mode="context"))
+SETTINGS = Settings(
+    memory=MemorySettings(mode="context"), privacy=PrivacySettings(user_key=SecretStr("the key of all daemons"))
+)
 
 
 class Node:

@@ -128,7 +128,7 @@ def test_a_principal_looks_overrules_and_sees_it_in_the_preview(config: Path, id
         ("rows", {"action": "keep", "ids": ["a"], "reason": " "}, "reason: expected a text"),
         ("rows", {"action": "keep", "ids": ["a"], "reason": "r"}, "has the id a; nothing is changed"),
         ("rows", {"action": "edit", "ids": ["a"], "reason": "r"}, "give the answer that is taught instead"),
-        ("accounts", {"action": "ban", "account": "zoe", "reason": "r"}, "nothing is stored of zoe"),
+        ("accounts", {"action": "ban", "account": "zoe", "reason": "r"}, "nothing is stored of this account"),
         ("accounts", {"action": "ban", "account": "bert", "workload": "x", "reason": "r"}, "workload x: unknown"),
     ],
 )

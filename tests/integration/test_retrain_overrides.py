@@ -381,7 +381,7 @@ def test_what_is_not_known_is_refused_and_nothing_is_changed(warehouse: Warehous
         decide(warehouse, "drop", known, "nothing")
     with pytest.raises(RetunedError, match="nobody has decided about"):
         overrides.decide_rows(warehouse, "release", [known], "why not", "anna", NOW)
-    with pytest.raises(RetunedError, match=r"nothing is stored of zoe.*`retuned pseudonym USER`"):
+    with pytest.raises(RetunedError, match=r"nothing is stored of this account.*`retuned pseudonym USER`"):
         overrides.decide_account(warehouse, "ban", "zoe", None, "why not", "anna", NOW)
     assert Overrides.of(warehouse, "support") == Overrides()
     decide(warehouse, "drop", known)
