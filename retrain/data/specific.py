@@ -1,15 +1,13 @@
 """Separates answers to a question from those that do not depend on it, such as jokes or "as always".
 
 Questions that share a right answer have more wording in common than random questions. A permutation test (Fisher 1935)
-on the mean cosine of TF-IDF shows which texts fit their questions. That it finds nothing shows nothing, as of a text of
-few questions: a text is set aside only if its questions are known to be less alike than that, by the upper bound of
-their mean cosine (a U-statistic, Hoeffding 1948). Where random questions have no word in common, nothing is decided.
+on the mean cosine of TF-IDF checks this. If it finds no such similarity, there is no evidence that the text answers any
+of its questions. Where random questions have no word in common, the test could find nothing, and it abstains.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,8 +17,6 @@ from retuned.retrain.data.identity import normalise
 QUESTIONS = 5
 """The minimum number of questions for the test."""
 CHANCE = 0.01
-_BOUND = 2.33
-"""Standard errors above a mean: 99%, one-sided."""
 _DRAWS = 400
 _SHARE = 0.5
 _NOTHING = 1e-9
@@ -33,27 +29,29 @@ _UNSPACED = re.compile(
 def unspecific(statements: Sequence[Example]) -> frozenset[str]:
     """Returns such texts among users' corrections, normalised. Texts of experts and of most questions are exempt."""
     trusted = {normalise(row.completion) for row in statements if row.is_expert}
-    given = _asked(row for row in statements if row.kind == "correction" and normalise(row.completion) not in trusted)
+    given: dict[str, set[str]] = defaultdict(set)
+    for row in statements:
+        if row.kind == "correction" and (text := normalise(row.completion)) not in trusted:
+            given[text].add(row.prompt_hash)
     most = _SHARE * len({row.prompt_hash for row in statements})
     given = {text: own for text, own in given.items() if len(own) <= most}
-    return frozenset(text for text, fits in _tested(statements, given).items() if fits is False)
+    return frozenset(text for text, fits in _tested(statements, given).items() if not fits)
 
 
 def specific(statements: Sequence[Example]) -> frozenset[str]:
     """Returns the texts, normalised, whose questions have similar wording."""
-    return frozenset(text for text, fits in _tested(statements, _asked(statements)).items() if fits)
-
-
-def _asked(statements: Iterable[Example]) -> dict[str, set[str]]:
-    """Returns the questions of each text, normalised, as prompt hashes."""
     given: dict[str, set[str]] = defaultdict(set)
     for row in statements:
         given[normalise(row.completion)].add(row.prompt_hash)
-    return given
+    return frozenset(text for text, fits in _tested(statements, given).items() if fits)
 
 
-def _tested(statements: Sequence[Example], given: Mapping[str, set[str]]) -> dict[str, bool | None]:
-    """Returns whether the questions of a text have similar wording, for each text that can be tested; None: unknown."""
+def _tested(statements: Sequence[Example], given: Mapping[str, set[str]]) -> dict[str, bool]:
+    """Returns whether the questions of a text have similar wording, for each text on which the test can decide.
+
+    Args:
+        given: the questions of each text, as prompt hashes.
+    """
     asked: dict[str, str] = {}
     for row in statements:
         asked.setdefault(row.prompt_hash, row.question)
@@ -63,20 +61,17 @@ def _tested(statements: Sequence[Example], given: Mapping[str, set[str]]) -> dic
     vectors, place = _vectors(list(asked.values())), {group: number for number, group in enumerate(asked)}
     draw = np.random.default_rng(0)
     usual: dict[int, np.ndarray] = {}
-    found: dict[str, bool | None] = {}
+    fits = {}
     for text, own in tested.items():
         size = len(own)
         if size not in usual:
             drawn = [draw.choice(len(asked), size, replace=False) for _ in range(_DRAWS)]
-            usual[size] = np.array([_cosines(vectors[one]).mean() for one in drawn])
+            usual[size] = np.array([_mean_cosine(vectors[one]) for one in drawn])
         if usual[size].max() < _NOTHING:
             continue
-        cosines = _cosines(vectors[sorted(place[group] for group in own)])
-        mean = float(cosines.mean())
-        high = mean + _BOUND * 2 * float(cosines.std(ddof=1)) / size**0.5
-        fits = (1 + (usual[size] >= mean).sum()) / (1 + _DRAWS) <= CHANCE
-        found[text] = True if fits else False if high < np.quantile(usual[size], 1 - CHANCE) else None
-    return found
+        mine = _mean_cosine(vectors[sorted(place[group] for group in own)])
+        fits[text] = bool((1 + (usual[size] >= mine).sum()) / (1 + _DRAWS) <= CHANCE)
+    return fits
 
 
 def _vectors(questions: Sequence[str]):  # type: ignore[no-untyped-def]
@@ -92,8 +87,7 @@ def _words(question: str) -> list[str]:
     return [*_UNSPACED.sub(" ", question).split(), *(sign for text in unspaced for sign in text), *pairs]
 
 
-def _cosines(vectors: Any) -> np.ndarray:
-    """Returns the mean cosine of each row with the others; rows have length 1."""
-    total = np.asarray(vectors.sum(axis=0)).ravel()
-    found: np.ndarray = (np.asarray(vectors @ total).ravel() - 1) / (vectors.shape[0] - 1)
-    return found
+def _mean_cosine(vectors) -> float:  # type: ignore[no-untyped-def]
+    """Returns the mean cosine of all pairs of rows, which have length 1."""
+    size, total = vectors.shape[0], np.asarray(vectors.sum(axis=0)).ravel()
+    return float((total @ total - size) / (size * (size - 1)))

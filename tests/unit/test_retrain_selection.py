@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from teaching import question
 
 from retuned.consumers.common.tool_calls import written
 from retuned.retrain.data.checks import check_classes, check_enough, check_leaks
@@ -644,15 +643,6 @@ def test_in_any_script_a_right_answer_fits_its_questions_and_a_joke_fits_none(
     ]
     jokes = [replace(row, completion="cat", row_id=f"j{row.row_id}") for row in rows[:: len(rows) // 8 + 1]]
     assert unspecific([*rows, *jokes]) == {"cat"}
-
-
-def test_an_answer_to_few_questions_in_other_words_is_not_called_unspecific_for_want_of_evidence() -> None:
-    """Its questions are alike in part: the test shows neither that it fits, nor that it does not."""
-    shown = ("Until when can I return the lamp?", "Until when do you take back the lamp?")
-    apart = ("Who pays the postage?", "Is the shop open on Sunday?", "Are lamps repaired here?", "Do you sell ink?")
-    said = [example(n, "Ask us.", source="user", question=text) for n, text in enumerate((*shown, *apart))]
-    others = [example(100 + n, f"{n}", source="user", question=question(n)) for n in range(60)]
-    assert unspecific([*said, *others]) == frozenset()
 
 
 def test_where_questions_have_nothing_in_common_no_answer_is_called_unspecific() -> None:
