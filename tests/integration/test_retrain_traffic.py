@@ -122,7 +122,7 @@ def test_an_account_in_the_extract_is_as_old_as_in_the_warehouse(
 def test_rows_know_how_often_recent_conversations_ask_their_question(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:
-    """Rated or not, in any spelling: 40 conversations correct, 10 ask again, 6 ask something else. What is older than
+    """Rated or not, however spaced: 40 conversations correct, 10 ask again, 6 ask something else. What is older than
     the first answer without a rating does not count."""
     for number, days in enumerate((1, 2)):
         moved = teacher.ask(question(90 + number), "Nobody said anything.")
@@ -130,7 +130,7 @@ def test_rows_know_how_often_recent_conversations_ask_their_question(
         if days == 2:
             teacher.say(moved, "helpful", True)
     for number in range(10):
-        teacher.ask(question(number % 2).upper() + " ", "Nobody said anything.")
+        teacher.ask(f"  {question(number % 2)} ", "Nobody said anything.")
     talk(teacher, "long", range(50, 60))
     for number in range(4):
         teacher.ask(question(70 + number), "Nobody said anything.")
