@@ -162,6 +162,10 @@ class FakeDaemon:
         texts = dict.fromkeys(("reason", "detail", "feedback_id", "interaction_id"), "")
         return [{"state": "taught", "decision": None} | texts | self.found]
 
+    def rows_page(self, **_: Any) -> Any:
+        row = self.rows()[0]
+        return {"rows": [row], "counts": [], "total": 1, "more": False, "related": {}, "saved": None}
+
     def accounts(self, **_: Any) -> Any:
         return [self.found]
 

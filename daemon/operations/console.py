@@ -152,7 +152,9 @@ class RowsPage(Request):
     saved: Annotated[str | None, Field(description="a row that was just decided about")] = None
 
 
-@operation("GET", "/workloads/{workload}/rows/page", least="operator", refused=404, reads="conversations")
+@operation(
+    "GET", "/workloads/{workload}/rows/page", least="operator", refused=404, reads="conversations", is_public=False
+)
 def rows_page(local: "Local", request: RowsPage, caller: Caller) -> dict[str, Any]:
     """A page of rows in `rows`, and in `counts` how many rows are in each state, for each reason.
 

@@ -97,6 +97,7 @@ EXPECTED = {
         ("GET", "/api/v1/explain/{id}"),
         ("GET", "/api/v1/workloads/{workload}/dataset/preview"),
         ("GET", "/api/v1/workloads/{workload}/rows"),
+        ("GET", "/api/v1/workloads/{workload}/rows/page"),
         ("GET", "/workloads/{workload}/rows"),
         ("GET", "/workloads/{workload}/datasets"),
         ("GET", "/api/v1/workloads/{workload}/datasets"),
