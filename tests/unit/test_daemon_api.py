@@ -180,6 +180,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "approvals": {},
     "labels": {"workload": "support.refunds"},
     "rows": {"workload": "support.refunds", "state": "waiting"},
+    "rows_page": {"workload": "support.refunds"},
     "preview_dataset": {"workload": "support.refunds", "limit": 2},
     "accounts": {},
     "memory_feed": {},
