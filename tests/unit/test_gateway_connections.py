@@ -31,7 +31,7 @@ def test_a_process_that_is_out_of_files_refuses_the_request_and_blames_no_server
         client = Client()
         try:
             with no_more_files(), pytest.raises(Refused) as refused:
-                await client.post(url, b"{}", CIMultiDict(), Sends(), 5.0)
+                await client.post(url, b"{}", CIMultiDict(), Sends(), 5.0, once=False)
         finally:
             await client.close()
         assert refused.value.code == "busy"
