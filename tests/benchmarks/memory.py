@@ -108,7 +108,7 @@ async def lookups() -> dict[str, float]:
             text += f" Write to joe{number}@example.com or call +49 171 23{number:05}."
         body = json.dumps(messages(text)).encode()
         began, used = time.perf_counter(), time.process_time()
-        await memory.find(body, b"null", "support", f"c-{number}", mode)
+        await memory.find({"messages": body}, "support", f"c-{number}", mode)
         took.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)
 

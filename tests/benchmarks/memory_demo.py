@@ -35,6 +35,7 @@ from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.demo.company import Company, Fact, is_right, load, split_questions
 from retuned.daemon.demo.server import Chat, Models
 from retuned.retrain.memory import entries
+from retuned.retrain.memory.feed import Reading
 from retuned.retrain.memory.lookup import look_up
 from retuned.retrain.settings import Settings
 
@@ -132,7 +133,7 @@ class Shop:
         chats, found = [], []
         for conversation, question in asked:
             system, user = self.chat(question)
-            help = look_up(self.warehouse, self.settings, "support", [system, user], None, None, conversation)
+            help = look_up(self.warehouse, self.settings, "support", Reading([system, user]), conversation)
             chats.append([system, help["message"], user] if help["message"] else [system, user])
             found.append(help)
         asks = [chat for chat, help in zip(chats, found, strict=True) if not help["answer"]]
