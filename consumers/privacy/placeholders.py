@@ -10,14 +10,21 @@ from typing import Any
 KINDS = ("EMAIL", "PHONE", "CARD", "IBAN", "NATIONAL_ID", "IP", "MAC", "KEY", "COOKIE", "NAME")
 # Without a limit, one hostile text could push later numbers beyond the length that is recognised as a placeholder.
 PLACEHOLDER = re.compile(rf"<({'|'.join(KINDS)})_([1-9][0-9]{{0,8}})>")
-ANY_PLACEHOLDER = re.compile(r"<[A-Z]{2,32}+(?:_[A-Z]{1,32}+){0,4}+(?:_\d{1,9}+)?+>")
-"""Also those of apps that redact by themselves: `<PERSON>`, `<ADDRESS_2>`."""
+_ANY = re.compile(r"<([A-Z]{2,32}+(?:_[A-Z]{1,32}+){0,4}+(?:_\d{1,9}+)?+)>")
 PSEUDONYM = re.compile(r"(?<![0-9a-f:])[0-9a-f]{4}:[0-9a-f]{32}(?![0-9a-f])")
 SUSPECT = r"_[1-9][0-9]{0,8}>"
 
 MOST_VALUES = 100_000
 MOST_EVENTS = 50_000
 MOST_CHUNKS = 64
+
+
+def has_placeholder(text: str) -> bool:
+    """Returns whether a text has a placeholder, also one of an app that redacts by itself: `<PERSON>`, `<ADDRESS_2>`.
+
+    What is closed is markup, as in `<CONTEXT>…</CONTEXT>`.
+    """
+    return any(f"</{name}>" not in text for name in set(_ANY.findall(text)))
 
 
 def stand_ins(text: str) -> set[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-from retuned.consumers.privacy.placeholders import ANY_PLACEHOLDER
+from retuned.consumers.privacy.placeholders import has_placeholder
 
 INSTRUCTING = ("system", "developer")
 """The roles of messages with instructions."""
@@ -34,7 +34,7 @@ def seal(key: bytes, messages: Sequence[Any], tools: Sequence[Any]) -> str | Non
     lines: list[str] = []
     for before, after in ((leading(messages[0]), leading(messages[1])), tools):
         for old, new in _leaves(before, after):
-            if ANY_PLACEHOLDER.search(old):
+            if has_placeholder(old):
                 return None
             lines += _changed(old, new)
     if not lines:

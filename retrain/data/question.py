@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retuned.consumers.common import tool_calls
-from retuned.consumers.privacy.placeholders import ANY_PLACEHOLDER, PSEUDONYM, unnumbered
+from retuned.consumers.privacy.placeholders import PSEUDONYM, has_placeholder, unnumbered
 from retuned.consumers.privacy.sealing import SEALED, leading
 from retuned.retrain.data.identity import calls_of, last_question, text_turns
 
@@ -185,7 +185,7 @@ def _canonical(value: Any) -> str:
 
 def _is_redacted(value: Any) -> bool:
     text = json.dumps(value, ensure_ascii=False)
-    return bool(ANY_PLACEHOLDER.search(text) or PSEUDONYM.search(text))
+    return has_placeholder(text) or bool(PSEUDONYM.search(text))
 
 
 def _hash(text: str) -> bytes:

@@ -170,6 +170,13 @@ def test_what_was_redacted_outside_sealed_instructions_leaves_no_question(read: 
     assert key(**read) is None
 
 
+def test_markup_in_capitals_is_no_placeholder() -> None:
+    marked = [{"role": "system", "content": "<RULES>\nBe brief.\n</RULES>"}, *user("<DOCUMENTS>A</DOCUMENTS> Plan?")]
+    assert key(marked) is not None
+    assert key([*marked[:1], *user("<DOCUMENTS>A</DOCUMENTS> <PERSON>'s plan?")]) is None
+    assert sealed("<RULES>Name help@example.com</RULES>") is not None
+
+
 def sealed(system: str, tools: Any = None) -> str | None:
     before = [{"role": "system", "content": system}, *user("Plan? I am <EMAIL_9>.")], tools
     messages, offered = (Redactor().value(part) for part in before)

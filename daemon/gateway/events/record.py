@@ -7,12 +7,13 @@ import msgspec
 from retuned.consumers.formats import anthropic, openai
 from retuned.consumers.formats.events import SHADOW_ANSWER, BadEvent
 from retuned.consumers.formats.messages import objects_of
+from retuned.consumers.privacy.sealing import SEALED
 
 CUT = "incomplete"
 """The `finish_reason` of an answer that broke off; trainings leave such answers out."""
 
-OWN = ("assignment", "cascade", "confidence", "memory", "cut_by", "incumbent", "incumbent_model")
-"""The attributes that the gateway alone sets."""
+OWN = ("assignment", "cascade", "confidence", "memory", "cut_by", "incumbent", "incumbent_model", SEALED)
+"""The attributes that the gateway alone sets, and the ingestion."""
 
 
 class Incumbent(msgspec.Struct, frozen=True):
