@@ -69,8 +69,8 @@ def test_a_reworded_question_is_helped_and_one_about_another_thing_is_not(
     teacher: Teacher, warehouse: Warehouse, tmp_path: Path
 ) -> None:
     dataset(warehouse, tmp_path / "d1", list(questions(GOODS)))
-    taught(teacher, "tell me, how long do i have to return a lamp?", "You have 21 days for it.")
-    helped = found(warehouse, "tell me how long do i have to return the lamp?")
+    taught(teacher, "tell me how long do i have to return a lamp?", "You have 21 days for it.")
+    helped = found(warehouse, "tell me, how long do i have to return the lamp?")
     assert helped is not None
     assert "21 days" in helped
     assert found(warehouse, "tell me, how long do i have to return a sofa?") is None
@@ -79,4 +79,4 @@ def test_a_reworded_question_is_helped_and_one_about_another_thing_is_not(
 def test_without_a_dataset_only_the_same_question_is_helped(teacher: Teacher, warehouse: Warehouse) -> None:
     taught(teacher, "How long may I return a lamp?", "You have 21 days for it.")
     assert found(warehouse, "How long may I return the lamp?") is None
-    assert found(warehouse, "how long may I return a lamp") is not None
+    assert found(warehouse, " How long may I  return a lamp? ") is not None
