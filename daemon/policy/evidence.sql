@@ -45,7 +45,7 @@ WHERE workload = $workload AND state = 'failed' AND kind = 'retrain' AND started
 
 -- name: refused
 -- Runs without a promotion, since the last promotion or run by hand. A version that waits for approval, or was superseded
--- before a decision, does not count, nor does a run that the gate had too few examples to decide.
+-- before a decision, does not count, nor does a run that had too few examples: nothing was trained, or the gate left it undecided.
 WITH began AS (
     SELECT max(began_at) AS began_at FROM (
         SELECT max(created_at) AS began_at FROM promotions WHERE workload = $workload AND event = 'promoted'
@@ -54,7 +54,7 @@ WITH began AS (
     )
 )
 SELECT count(*) AS runs FROM runs, began
-WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'retrain'
+WHERE workload = $workload AND state IN ('succeeded', 'refused') AND kind = 'retrain' AND dataset_version IS NOT NULL
   AND NOT coalesce((detail ->> 'promoted')::BOOLEAN, false)
   AND id NOT IN (SELECT run_id FROM approvals WHERE kind = 'version' AND state IN ('waiting', 'approved', 'superseded'))
   AND id NOT IN (SELECT run_id FROM decisions WHERE workload = $workload AND kind = 'gate' AND (figures ->> 'undecided') IS NOT NULL)

@@ -203,6 +203,7 @@ def test_runs_that_were_not_promoted_count_since_a_promotion_or_a_request(servic
         ran(service, f"first {number}", START + number * HOUR, **columns)
     ran(service, "rebase", START, kind="rebase")
     ran(service, "in a canary", START, detail='{"promoted": true}')
+    ran(service, "too few rows", START, state="refused", dataset_version=None)
     ran(service, "undecided", START)
     decided(service, START, kind="gate", run_id="undecided", figures='{"undecided": 1.0}')
     ran(service, "by hand, of another", START + 9 * DAY, workload="sales", cause="person")
