@@ -4,12 +4,15 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 
+import numpy as np
+
 from retuned.retrain.data.dataset import SPLITS, THUMBS, Leak, LostClass, TooFewRows
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.folds import can_fold
 from retuned.retrain.data.identity import normalise
 from retuned.retrain.data.related import Related
 from retuned.retrain.data.selection import Selection
+from retuned.retrain.data.similarity import near_pairs
 from retuned.retrain.data.topics import OTHER
 from retuned.retrain.scoring.metric import Metric
 from retuned.retrain.settings import FILTERS, Settings
@@ -123,17 +126,32 @@ def check_classes(chosen: Selection, workload: str, metric: Metric) -> None:
 def check_leaks(
     splits: Mapping[str, Sequence[Example]], thumbs: Sequence[tuple[Example, bool]], related: Related
 ) -> None:
-    """Checks that no training row is related to a held-out question.
+    """Checks that no row to learn from is related to a held-out question, by its group, or by its words and scope.
+
+    The words are compared here, whatever the groups are.
 
     Raises:
         Leak: the message names the first such row, its split and the question.
     """
-    judged = {related.of(row.prompt_hash): row for row in chain(splits["holdout"], splits["regression"])}
-    learned = (("train", row) for row in splits["train"])
-    for name, row in chain(learned, ((THUMBS, row) for row, _ in thumbs)):
-        near = judged.get(related.of(row.prompt_hash))
-        if near is not None:
-            raise Leak(
-                f"dataset: row {row.row_id} of {name} asks the held-out question of row {near.row_id}; nothing was "
-                "written: please report this"
-            )
+    held_out = [*splits["holdout"], *splits["regression"]]
+    learned = [*(("train", row) for row in splits["train"]), *((THUMBS, row) for row, _ in thumbs)]
+    judged = {related.of(row.prompt_hash): row for row in held_out}
+    for name, row in learned:
+        if (near := judged.get(related.of(row.prompt_hash))) is not None:
+            raise _leak(name, row, near)
+    scopes: dict[str, list[tuple[str, Example]]] = {}
+    for name, row in chain((("", row) for row in held_out), learned):
+        scopes.setdefault(row.scope, []).append((name, row))
+    for rows in scopes.values():
+        side = np.array([bool(name) for name, _ in rows])
+        texts = [related.template.varying(row.prompt) for _, row in rows]
+        for pair in near_pairs(texts, related.similarity, side) if 0 < side.sum() < len(side) else ():
+            (_, near), (name, row) = sorted((rows[one] for one in pair), key=lambda one: bool(one[0]))
+            raise _leak(name, row, near)
+
+
+def _leak(name: str, row: Example, near: Example) -> Leak:
+    return Leak(
+        f"dataset: row {row.row_id} of {name} asks the held-out question of row {near.row_id}; nothing was written: "
+        "please report this"
+    )

@@ -81,7 +81,8 @@ class Evidence:
         statements, overruled = overrides.read(warehouse, workload, options)
         forms = cache(lambda: _agreed_forms(statements.learnable))
         first = _metric(settings, statements.learnable, (), forms)  # the newest first
-        questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated]
+        rated = (row for row, _ in thumbs(warehouse, workload, options))
+        questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated, *rated]
         related = Related(questions, options.near_duplicate_similarity)
         table = decided(warehouse, statements, first, options, overrides)
         # The metric should fit the right answers, which are known only now, in the wording that is learned.

@@ -12,44 +12,46 @@ under one id are not.
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from retuned.consumers.common.tool_calls import read
 from retuned.consumers.privacy.sealing import INSTRUCTING
 from retuned.retrain.data.examples import Example
 from retuned.retrain.data.identity import calls_of, normalise, text_hash
-from retuned.retrain.data.similarity import NearIndex, Template
+from retuned.retrain.data.similarity import Template, near_groups
 
 GENERAL = 0.05
 """A feature of more than this share of the questions relates none of them, such as a handbook or a greeting."""
 LEAST = 20
 """A feature of at most this many questions always relates them."""
-_NEIGHBOURS = 8
 
 
 class Related:
     """The groups of related questions among examples.
 
-    Relations are applied from the strongest kind to the weakest: conversation, wording, document. Except between the
-    turns of one conversation, a relation that would make a group larger than GENERAL of the questions (and LEAST) is
-    skipped, so that a group fits into one split.
+    Near duplicates, and the turns of one conversation, are in one group of any size; of more near duplicates than
+    GENERAL of the questions (and LEAST), those of one scope. Any other relation that would make a group larger than
+    that is skipped, so that a group fits into one split.
+
+    Attributes:
+        template: the text that the questions share, without which they are compared.
+        similarity: the least similarity of near duplicates.
     """
 
     def __init__(self, examples: Iterable[Example], similarity: float) -> None:
-        self._of: dict[str, str] = {}
-        self._size: dict[str, int] = {}
         asked: dict[str, Example] = {}
         members: dict[str, list[Example]] = defaultdict(list)
         for example in sorted(examples, key=lambda one: (one.timestamp, one.row_id)):
             asked.setdefault(example.prompt_hash, example)
             members[example.prompt_hash].append(example)
+        self.template, self.similarity = Template(one.prompt for one in asked.values()), similarity
         self._of = {question: question for question in asked}
         self._size = dict.fromkeys(asked, 1)
         self._most = max(LEAST, int(GENERAL * len(asked)))
+        self._join_near(list(asked.values()))
         self._join_conversations(members)
         self._join_by((key, one) for one, rows in members.items() for row in rows for key in _beginnings(row))
-        self._join_near(list(asked.values()), similarity)
         self._join_by((key, one) for one, rows in members.items() for row in rows for key in _documents(row))
 
     def of(self, question: str) -> str:
@@ -82,10 +84,13 @@ class Related:
     def _join_conversations(self, members: Mapping[str, Sequence[Example]]) -> None:
         """Joins the turns of each conversation.
 
-        A question that several conversations ask, such as a greeting, would make one group of all of them: it joins one
-        only within the limit.
+        A question that several conversations ask in the same or nearly the same words, such as a greeting, would make
+        one group of all of them: it joins one only within the limit.
         """
-        asking: dict[str, set[str | None]] = {one: {row.conversation for row in rows} for one, rows in members.items()}
+        alike: dict[str, set[str | None]] = defaultdict(set)
+        for one, rows in members.items():
+            alike[self.of(one)].update(row.conversation for row in rows)
+        asking = {one: alike[self.of(one)] for one in members}
         turns: dict[str, list[Example]] = defaultdict(list)
         for rows in members.values():
             for row in rows:
@@ -101,20 +106,24 @@ class Related:
             for one, other in pairs:
                 self._join(one, other, of_any_size=len(asking[one]) == len(asking[other]) == 1)
 
-    def _join_near(self, asked: Sequence[Example], similarity: float) -> None:
-        template = Template(one.prompt for one in asked)
-        near: NearIndex[str] = NearIndex(similarity)
-        texts: dict[str, set[str]] = defaultdict(set)
-        for one in asked:
-            texts[template.varying(one.prompt)].add(one.scope)
-        for one in asked:
-            text = template.varying(one.prompt)
-            block = one.scope if len(texts[text]) > self._most else ""
-            neighbours = list(near.near(text, block))
-            for other in neighbours:
-                self._join(other, one.prompt_hash)
-            if len(neighbours) < _NEIGHBOURS:
-                near.add(text, one.prompt_hash, block)
+    def _join_near(self, asked: Sequence[Example]) -> None:
+        for group in self._near(asked):
+            scopes: dict[str, list[Example]] = defaultdict(list)
+            for one in group:
+                scopes[one.scope].append(one)
+            # Words that so many questions share do not tell them apart, but what they are asked about does.
+            some = len(group) > self._most and len(scopes) > 1
+            for first, *others in chain.from_iterable(map(self._near, scopes.values())) if some else [group]:
+                for other in others:
+                    self._join(first.prompt_hash, other.prompt_hash, of_any_size=True)
+
+    def _near(self, asked: Sequence[Example]) -> Iterable[list[Example]]:
+        """Returns groups of near duplicates, with those between them."""
+        groups: dict[int, list[Example]] = defaultdict(list)
+        texts = [self.template.varying(one.prompt) for one in asked]
+        for one, label in zip(asked, near_groups(texts, self.similarity).tolist(), strict=True):
+            groups[label].append(one)
+        return groups.values()
 
 
 def _continued(rows: Sequence[Example]) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,10 @@
-"""The text that prompts share, and an index of near duplicates, where false matches do no harm (see `related`)."""
+"""The text that prompts share, all near pairs among texts, and an index that finds some near duplicates of a text."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -23,6 +25,9 @@ _FACTORS = np.array(
 )
 """Multipliers of the characters of a 5-gram in its hash: odd, and without a pattern."""
 _32_BITS = np.uint64(0xFFFFFFFF)
+_ROUNDING = 1e-9
+_FIRST = 8
+_AT_ONCE = 10_000
 _MISSED = 1e-4
 _DEVIATION = 0.2  # tolerance of the share of equal hashes; its standard deviation is at most 0.044
 _BUCKET = 32
@@ -48,7 +53,7 @@ class Template:
         self._varying: dict[str, str] = {}
 
     def varying(self, prompt: str) -> str:
-        """Returns a normalised prompt with each longer shared part cut to its most frequent run."""
+        """Returns a normalised prompt whose shared parts are cut to their most frequent run."""
         if not self._shared:
             return prompt
         if prompt not in self._varying:
@@ -61,16 +66,82 @@ class Template:
             if run in self._shared:
                 shared[start : start + _RUN] = [True] * _RUN
         kept: list[str] = []
+        runs: list[tuple[str, ...]] = []
         for is_shared, places in groupby(range(len(words)), key=shared.__getitem__):
-            part = [words[place] for place in places]
-            if is_shared and len(part) > _RUN:
-                part = [*max(_runs(part), key=lambda run: self._shared.get(run, 0))]
-            kept += part
-        return " ".join(kept)
+            part = tuple(words[place] for place in places)
+            if is_shared:
+                runs += _runs(list(part))
+            else:
+                kept += part
+        return " ".join([*max(runs, key=lambda run: self._shared.get(run, 0), default=()), *kept])
 
 
 def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
     return (tuple(words[start : start + _RUN]) for start in range(len(words) - _RUN + 1))
+
+
+def near_pairs(texts: Sequence[str], similarity: float, label: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yields pairs of texts whose Jaccard similarity of character 5-grams reaches a limit and whose labels differ.
+
+    The search is exact (prefix filter, AllPairs of Bayardo et al. 2007): two texts that are so similar share one of
+    their rarest 5-grams. If the caller gives both texts of a pair one label before it takes the next pair, further
+    pairs of these labels are not compared. So groups of any size are found without comparing all of their pairs.
+
+    Args:
+        texts: normalised.
+        label: one integer for each text.
+    """
+    if not texts:
+        return
+    given = [_grams(text) for text in texts]
+    size = np.array([len(grams) for grams in given])
+    start = np.concatenate([[0], np.cumsum(size)])
+    _, inverse, times = np.unique(np.concatenate(given), return_inverse=True, return_counts=True)
+    rank = np.empty(len(times), dtype=np.int64)
+    rank[np.argsort(times, kind="stable")] = np.arange(len(times))
+    grams, is_own = rank[inverse.ravel()], np.zeros(len(times), dtype=bool)
+    found = np.zeros(len(texts), dtype=bool)
+    having: dict[int, array[int]] = defaultdict(lambda: array("q"))
+    for one in np.argsort(size, kind="stable").tolist():
+        own = np.sort(grams[start[one] : start[one + 1]])
+        # Rounding must not make a prefix too short.
+        probed = own[: len(own) - math.ceil(similarity * len(own) - _ROUNDING) + 1].tolist()
+        found[:] = False
+        for gram in probed:
+            if gram in having:
+                found[np.frombuffer(having[gram], dtype=np.int64)] = True
+        others = np.flatnonzero(found & (label != label[one]))
+        others = others[size[others] >= similarity * len(own) - _ROUNDING]
+        is_own[own] = True
+        most = _FIRST
+        while len(others := others[label[others] != label[one]]):
+            # A few of each label first: if one of them is near, the caller may join the labels.
+            order = np.argsort(label[others], kind="stable")
+            begins = np.flatnonzero(np.diff(label[others][order], prepend=-1))
+            place = np.arange(len(order)) - np.repeat(begins, np.diff([*begins, len(order)]))
+            now = np.sort(others[order[place < most]])
+            others = np.sort(others[order[place >= most]])
+            most = most * most
+            for at in range(0, len(now), _AT_ONCE):
+                some = now[at : at + _AT_ONCE]
+                ends = np.cumsum(size[some])
+                places = np.arange(ends[-1]) + np.repeat(start[some] - ends + size[some], size[some])
+                shared = np.add.reduceat(is_own[grams[places]].astype(np.int64), ends - size[some])
+                near = shared >= similarity * (len(own) + size[some] - shared) - _ROUNDING
+                for other in some[near].tolist():
+                    if label[other] != label[one]:
+                        yield other, one
+        is_own[own] = False
+        for gram in own[: len(own) - math.ceil(2 * similarity / (1 + similarity) * len(own) - _ROUNDING) + 1].tolist():
+            having[gram].append(one)
+
+
+def near_groups(texts: Sequence[str], similarity: float) -> np.ndarray:
+    """Returns a label for each text such that near texts have the same one, as have the texts between them."""
+    label = np.arange(len(texts))
+    for one, other in near_pairs(texts, similarity, label):
+        label[label == label[other]] = label[one]
+    return label
 
 
 class NearIndex(Generic[T]):

@@ -10,6 +10,8 @@ from retuned.retrain.data.topics import OTHER
 from retuned.retrain.scoring.label import labels_of
 from retuned.retrain.settings import DatasetSettings
 
+LARGE = 20
+"""A group of more questions may be larger than what its label or topic holds out."""
 NEAR_TRAINING, NEAR_HOLDOUT = "near_training", "near_holdout"
 
 
@@ -38,8 +40,9 @@ def assigned_splits(
 
     A question stays in the split that it first had since the holdout was drawn. Related questions share a split: that
     of one of them, or else the one that the hash of the first of them selects. The holdout gets its share of all
-    questions, and its share of each label if that is one or more; if answers are not labels, of each topic. Questions
-    beyond the holdout's share are trained on, and so are groups that are larger than a split.
+    questions, and its share of each label if that is one or more; if answers are not labels, of each topic. Large
+    groups are drawn first, by systematic sampling, so that those of each size are held out in their share; a label or
+    topic gets its share of the other questions. What does not fit into the holdout is trained on.
 
     Args:
         learned, judged: the groups that the champion was trained and evaluated on.
@@ -69,10 +72,27 @@ def assigned_splits(
     }
     free = {name for name, sides in touched.items() if not sides and place[name] == "train"}
 
-    def hold_out(questions: Collection[str], whole: Callable[[float], int]) -> None:
+    room = round(settings.holdout_share * len(counted)) - sum(place[group[one]] == "holdout" for one in counted)
+    large = sorted(
+        (name for name in free if LARGE < members[name] <= room), key=lambda name: (-members[name], order[name])
+    )
+    drawn = set(large)
+    due, start = 0.0, order[large[0]] if large else 0.0
+    for name in large:
+        due += settings.holdout_share * members[name]
+        if start * members[name] < due and members[name] <= room:
+            place[name] = "holdout"
+            free.discard(name)
+            due -= members[name]
+            room -= members[name]
+    others = {question for question in counted if group[question] not in drawn}
+    in_others = sum(place[group[one]] == "holdout" for one in others)
+    share = (room + in_others) / len(others) if large and others else settings.holdout_share
+
+    def hold_out(questions: Collection[str], share: float, whole: Callable[[float], int]) -> None:
         """Moves free groups to the holdout until it has its share of the questions."""
         own = counted.intersection(questions)
-        missing = whole(settings.holdout_share * len(own)) - sum(place[group[one]] == "holdout" for one in own)
+        missing = whole(share * len(own)) - sum(place[group[one]] == "holdout" for one in own)
         for name in sorted(free & {group[question] for question in questions}, key=order.__getitem__):
             if missing <= 0:
                 break
@@ -82,8 +102,8 @@ def assigned_splits(
                 missing -= members[name]
 
     for questions in _strata(rows, evidence):
-        hold_out(questions, int)
-    hold_out(group, round)
+        hold_out(others.intersection(questions), share, int)
+    hold_out(group, settings.holdout_share, round)
     return {
         question: _side(known.get(question, place[name]), name in learned, "holdout" in touched[name])
         for question, name in group.items()

@@ -205,6 +205,43 @@ def test_questions_of_no_topic_fill_the_holdout_by_their_hashes() -> None:
     assert {hash for hash, split in nameless.items() if split == "holdout"} == {row.prompt_hash for row in lowest}
 
 
+def copies(count: int, families: Sequence[tuple[int, int]]) -> list[Example]:
+    """Questions of their own, and near-copies of one question for each family: its number and its size."""
+    texts = [f"{words(number, 12)} {text_hash(str(i))[:2]}{i}" for number, size in families for i in range(size)]
+    texts += [words(10_000 + number) for number in range(count - len(texts))]
+    return [example(number, question=text) for number, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("similarity", [0.6, 0.8])
+def test_near_copies_are_on_one_side_whatever_their_number(similarity: float) -> None:
+    rows = copies(1_000, [(1, 400)])
+    found = chosen(evidence(rows), near_duplicate_similarity=similarity)
+    held_out = set(numbers(found.splits["holdout"]))
+    assert not held_out & set(range(400)) or held_out >= set(range(400))
+    assert len(held_out) == 250
+    assert len(used(found)) == 1_000
+
+
+def test_large_families_are_held_out_in_their_share() -> None:
+    for first in range(5):
+        rows = copies(2_000, [(10 * first + number, 100) for number in range(8)])
+        rows = [
+            replace(row, topic=row.question.split()[0] if place < 800 else "rest") for place, row in enumerate(rows)
+        ]
+        found = assigned(rows, evidence(), DatasetSettings(holdout_share=0.25), 0)
+        whole = [{found[row.prompt_hash] for row in rows[at : at + 100]} for at in range(0, 800, 100)]
+        assert whole.count({"holdout"}) == 2
+        assert whole.count({"train"}) == 6
+        assert Counter(found.values())["holdout"] == 500
+
+
+def test_a_family_that_is_larger_than_the_holdout_leaves_it_its_size() -> None:
+    rows = copies(1_000, [(1, 400), *((number, 30) for number in range(2, 12))])
+    found = assigned(rows, evidence(), DatasetSettings(holdout_share=0.25), 0)
+    assert {found[row.prompt_hash] for row in rows[:400]} == {"train"}
+    assert Counter(found.values())["holdout"] == 250
+
+
 # Which rows
 
 
@@ -779,6 +816,10 @@ def test_what_is_learned_never_asks_what_is_judged_on() -> None:
         with pytest.raises(Leak, match="row r0002 of thumbs"):
             check_leaks({**sound, split: [judged]}, [(apart[3], True), (near, False)], related)
     check_leaks({**sound, "train": [near]}, [], Related([judged, near], 1.0))
+    blind = Related([judged, near], 0.8)
+    blind._of = {}  # the check does not rest on the groups
+    with pytest.raises(Leak, match="row r0002 of train asks the held-out question of row r0001"):
+        check_leaks({**sound, "train": [near]}, [], blind)
 
 
 # What is rehearsed
