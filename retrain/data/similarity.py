@@ -6,7 +6,6 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
-from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -61,19 +60,14 @@ class Template:
         return self._varying[prompt]
 
     def _shortened(self, words: list[str]) -> str:
-        shared = [False] * len(words)
+        runs: list[tuple[str, ...]] = []
+        is_shared = [False] * len(words)
         for start, run in enumerate(_runs(words)):
             if run in self._shared:
-                shared[start : start + _RUN] = [True] * _RUN
-        kept: list[str] = []
-        runs: list[tuple[str, ...]] = []
-        for is_shared, places in groupby(range(len(words)), key=shared.__getitem__):
-            part = tuple(words[place] for place in places)
-            if is_shared:
-                runs += _runs(list(part))
-            else:
-                kept += part
-        return " ".join([*max(runs, key=lambda run: self._shared.get(run, 0), default=()), *kept])
+                runs.append(run)
+                is_shared[start : start + _RUN] = [True] * _RUN
+        kept = [word for word, shared in zip(words, is_shared, strict=True) if not shared]
+        return " ".join([*max(runs, key=self._shared.__getitem__, default=()), *kept])
 
 
 def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
