@@ -81,9 +81,6 @@ class Evidence:
         statements, overruled = overrides.read(warehouse, workload, options)
         forms = cache(lambda: _agreed_forms(statements.learnable))
         first = _metric(settings, statements.learnable, (), forms)  # the newest first
-        rated = (row for row, _ in thumbs(warehouse, workload, options))
-        questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated, *rated]
-        related = Related(questions, options.near_duplicate_similarity)
         table = decided(warehouse, statements, first, options, overrides)
         # The metric should fit the right answers, which are known only now, in the wording that is learned.
         right = [one.row for one in sorted(table.decided, key=lambda one: bool(one.reason)) if one.state == "taught"]
@@ -93,6 +90,12 @@ class Evidence:
             table = decided(warehouse, statements, metric, options, overrides)
         table = replace(table, decided=[*table.decided, *overruled])
         poor = {one.row.feedback_id for one in table.decided if one.state not in ("taught", "held_out")}
+        rated = [
+            (row, helpful)
+            for row, helpful in thumbs(warehouse, workload, options, [*table.distrusted, *overrides.banned])
+            if not (helpful and row.feedback_id in poor) and not overrides.replaced(row)
+        ]
+        questions = [*statements.rows, *earlier.train, *earlier.judged, *unrated, *(row for row, _ in rated)]
         places = {
             row["key"]: _PLACES[row["place"]]
             for row in warehouse.rows(QUERIES["places"], {"workload": workload, "generation": earlier.generation})
@@ -103,14 +106,10 @@ class Evidence:
             decided=table.decided,
             undecided=frozenset(one.row.prompt_hash for one in table.decided)
             - frozenset(row.prompt_hash for row in table.rows),
-            thumbs=[
-                (row, helpful)
-                for row, helpful in thumbs(warehouse, workload, options, [*table.distrusted, *overrides.banned])
-                if not (helpful and row.feedback_id in poor) and not overrides.replaced(row)
-            ],
+            thumbs=rated,
             topics=Topics.load(Path(latest["path"])) if latest else Topics(),
             places=places,
-            related=related,
+            related=Related(questions, options.near_duplicate_similarity),
             metric=metric,
             independence=table.crowd,
             overrides=overrides,
