@@ -12,26 +12,26 @@ RAY := .venv-ray
 PIP := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet
 
 # The environments are folders, whose rules are those of a file in each: make .venv-vllm.
-.PHONY: $(VLLM) $(MLFLOW) $(RAY) demo test test-faults quick t check docs pictures bench bench-drift evidence chaos fuzz mutants format release sbom clean
+.PHONY: $(VLLM) $(MLFLOW) $(RAY) demo test test-full quick t check docs pictures bench bench-drift evidence chaos fuzz mutants format release sbom clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
 	$(BIN)/retuned demo $(DEMO)
 
-# Three files at a time: tests mostly wait for brokers, children and daemons, which leaves two cores idle for a third of the
-# time otherwise. In order: the many short ones come last.
-WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 25
+# Tests mostly wait for brokers, children and daemons, which leaves a third of two cores idle with two workers.
+PYTEST := $(BIN)/python -m pytest --quiet --core-seconds --numprocesses 3
 
-# All but kills, faults and simulations.
+# Each promise and each module's behaviour; it needs no network, no root and no server that pip does not install.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest $(WORKERS) -m 'not faults' $(TESTS)
+	$(PYTEST) --dist worksteal -m 'not full' --ignore tests/full $(TESTS)
 
-test-faults: $(VENV)/dev
-	$(BIN)/python -m pytest $(WORKERS) -m faults $(TESTS)
+# What is slow by nature: real servers, trainings, browsers, kills, upgrades, simulations. In order: short ones come last.
+test-full: $(VENV)/dev
+	$(PYTEST) --dist loadfile --no-loadscope-reorder -m full $(TESTS)
 
 # Unit tests that start no process: they fail if they do.
 quick: $(VENV)/dev
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m 'not faults and not processes' --no-processes tests/unit
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m 'not full and not processes' --no-processes tests/unit
 
 # One file, or one test of it: make t T=tests/unit/test_x.py
 t: $(VENV)/dev

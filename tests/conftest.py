@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import empty_warehouse
 import forks
 from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
 from teaching import Teacher
@@ -22,7 +24,7 @@ if TYPE_CHECKING:  # they need the extra cluster
     from cluster_doubles import Cluster
     from clusters import Postgres
 
-pytest_plugins = ["parts"]
+pytest_plugins = ["parts", "core_seconds"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if empty_warehouse.EMPTY not in os.environ:  # workers use that of the process that started them
+        folder = tempfile.TemporaryDirectory(prefix="retuned-empty-")
+        os.environ[empty_warehouse.EMPTY] = str(Path(folder.name) / "empty.duckdb")
+        config.add_cleanup(lambda: os.environ.pop(empty_warehouse.EMPTY))
+        config.add_cleanup(folder.cleanup)
+    empty_warehouse.use()
     subprocess.Popen = forks.Popen  # type: ignore[misc]
     if forks.SERVER not in os.environ and sys.platform == "linux":  # workers use that of the process that started them
         forks.server = forks.Server()

@@ -30,6 +30,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import empty_warehouse
+
 from retuned.consumers.common.process import HUGE_PAGES, THREADS_WAIT_BRIEFLY
 
 SERVER = "RETUNED_FORK_SERVER"
@@ -216,6 +218,7 @@ def _serve(path: str, parent: int) -> dict[str, Any]:
             import_module(name)
         if os.getppid() != parent:
             os._exit(0)
+    empty_warehouse.use()
     gc.collect()
     gc.freeze()
     listener.listen(64)
@@ -256,8 +259,13 @@ def _begun(connection: socket.socket) -> dict[str, Any]:
         os.close(number)
     connection.sendall(child.to_bytes(4))
     select.select([os.pidfd_open(child), connection], [], [])
-    ended, status = os.waitpid(child, os.WNOHANG)
+    ended, status, used = os.wait4(child, os.WNOHANG)
     if ended:
+        import core_seconds  # a plugin, which pytest is to import first
+
+        environment = request["environment"]
+        test = environment.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        core_seconds.record(test, used.ru_utime + used.ru_stime, environment.get(core_seconds.USED))
         connection.sendall(status.to_bytes(4))
     os._exit(0)
 

@@ -1,17 +1,52 @@
 """People who teach: interactions and feedback put straight into a warehouse."""
 
 import json
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from traffic import insert_event, store
+import duckdb
+from traffic import store
 
 from retuned.consumers.warehouse.connection import Warehouse
 
 START = datetime(2026, 3, 2, 9, 0, 0)
+
+
+class _Unwritten:
+    """Rows that are written, together, before the warehouse is next used: each transaction takes milliseconds."""
+
+    @classmethod
+    def of(cls, warehouse: Warehouse) -> "_Unwritten":
+        """Those of all who teach in it."""
+        found: object = warehouse.cursor.__self__
+        return found if isinstance(found, cls) else cls(warehouse)
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse, self._cursor, self._close = warehouse, warehouse.cursor, warehouse.close
+        self._rows = defaultdict[str, list[dict[str, Any]]](list)
+        self._writing = threading.RLock()
+        warehouse.cursor, warehouse.close = self._cursor_after, self._close_after  # type: ignore[method-assign]
+
+    def add(self, table: str, row: dict[str, Any]) -> None:
+        self._rows[table].append(row)
+
+    def _write(self) -> None:
+        with self._writing:
+            rows = dict(self._rows)
+            self._rows.clear()
+            for table, taught in rows.items():
+                store(self._warehouse, table, taught)
+
+    def _cursor_after(self) -> duckdb.DuckDBPyConnection:
+        self._write()
+        return self._cursor()
+
+    def _close_after(self) -> None:
+        self._write()
+        self._close()
 
 
 class Teacher:
@@ -19,26 +54,14 @@ class Teacher:
 
     def __init__(self, warehouse: Warehouse, workload: str = "support") -> None:
         self.warehouse, self.workload, self.acts = warehouse, workload, 0
-        self._rows: defaultdict[str, list[dict[str, Any]]] | None = None
+        self._unwritten = _Unwritten.of(warehouse)
 
     @property
     def now(self) -> datetime:
         return START + self.acts * timedelta(minutes=1)
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """What is taught meanwhile is stored at its end, together: each transaction takes milliseconds."""
-        self._rows = defaultdict(list)
-        yield
-        taught, self._rows = self._rows, None
-        for table, rows in taught.items():
-            store(self.warehouse, table, rows)
-
     def _store(self, table: str, **row: Any) -> None:
-        if self._rows is None:
-            insert_event(self.warehouse, table, **row)
-        else:
-            self._rows[table].append(row)
+        self._unwritten.add(table, row)
 
     def ask(
         self,
@@ -136,6 +159,5 @@ def teach_policies(
     teacher: Teacher, goods: dict[str, str], *, openings: slice = slice(None), wrong: str = "I cannot say."
 ) -> None:
     """Correct an answer to every question."""
-    with teacher.at_once():
-        for question, right in questions(goods, openings):
-            teacher.correct(question, wrong, right)
+    for question, right in questions(goods, openings):
+        teacher.correct(question, wrong, right)

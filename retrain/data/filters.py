@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from retuned.consumers.common.languages import load_identifier
+from retuned.consumers.common.languages import identifier
 from retuned.consumers.common.refusals import only_refuses
 from retuned.consumers.privacy.placeholders import stand_ins
 from retuned.retrain.data.examples import Example
@@ -149,16 +149,15 @@ def _off_language(rows: Sequence[Example]) -> list[str]:
     ]
     if not strange:
         return []
-    identifier = load_identifier()
     sample = sorted(rows, key=lambda row: row.row_id)[:_LANGUAGE_SAMPLE]
     counts = Counter(
-        identifier.classify(row.completion)[0] for row in sample if len(words[row.feedback_id]) >= _LANGUAGE_WORDS
+        identifier().classify(row.completion)[0] for row in sample if len(words[row.feedback_id]) >= _LANGUAGE_WORDS
     )
     usual = {name for name, times in counts.items() if times >= max(_LANGUAGE_ROWS, _LANGUAGE_SHARE * counts.total())}
     ids = []
     for row in strange:
-        language, sure = identifier.classify(row.completion)
-        asked, _ = identifier.classify(row.question)
+        language, sure = identifier().classify(row.completion)
+        asked, _ = identifier().classify(row.question)
         if usual and language not in {*usual, asked} and sure >= _LANGUAGE_SURE:
             ids.append(row.feedback_id)
     return ids

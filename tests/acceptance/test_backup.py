@@ -13,7 +13,7 @@ from daemons import App, Daemon, settings_for
 from retuned.daemon.cli.main import main
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_what_was_sent_is_stored_once_after_a_restore(
     tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,7 +163,7 @@ def messages(settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
         consumer.close()
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_stop_during_training_is_quick_and_the_run_is_taken_up(
     tansu: Broker, tmp_path: Path, base: Path, app_of: Any
 ) -> None:
@@ -193,7 +193,7 @@ def test_a_stop_during_training_is_quick_and_the_run_is_taken_up(
         assert stored(daemon, app)
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_nothing_is_lost_or_doubled_over_kills_and_restarts(tansu: Broker, tmp_path: Path, app_of: Any) -> None:
     settings = settings_for(tansu, tmp_path)
     app = app_of(settings)

@@ -15,7 +15,7 @@ from retuned.daemon.cli.main import main
 SECRET = "qzxmagentaotter"
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_user_is_erased_while_events_flow_and_the_daemon_is_killed(
     tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

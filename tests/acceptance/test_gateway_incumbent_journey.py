@@ -172,7 +172,7 @@ def around(folder: Path, broker: Broker) -> Iterator[tuple[Shop, dict[str, Any]]
                 yield shop, settings
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_from_the_first_request_to_a_model_of_ones_own_and_back(tmp_path: Path, tansu: Broker) -> None:
     with around(tmp_path, tansu) as (shop, settings):
         daemon = shop.daemon

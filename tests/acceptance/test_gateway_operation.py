@@ -20,7 +20,7 @@ from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import principals
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_kafka_is_away_then_back_and_nothing_is_lost(tmp_path: Path) -> None:
     """Killed and started again meanwhile, and killed in the middle of a stream."""
     with model_server("base", "support@1") as server, run_tansu(tmp_path) as broker:
@@ -59,7 +59,7 @@ def test_kafka_is_away_then_back_and_nothing_is_lost(tmp_path: Path) -> None:
             assert made.stop() == 0
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_killed_under_load_it_loses_nothing_that_was_answered_whole(tmp_path: Path) -> None:
     """Eight apps read streams while it is killed again and again, and Kafka is away. What an app got to the end of is
     published; of a stream that the kill cut nothing is, and the app has an error."""

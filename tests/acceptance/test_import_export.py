@@ -134,7 +134,7 @@ def counts(path: Path) -> dict[str, Any] | None:
         warehouse.close()
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_killed_and_repeated_while_the_daemon_takes_events(daemon: Daemon, tmp_path: Path, logs: Path) -> None:
     app = App(yaml.safe_load(daemon.config.read_text()))
     for number in range(500):
@@ -150,7 +150,7 @@ def test_killed_and_repeated_while_the_daemon_takes_events(daemon: Daemon, tmp_p
     assert counts(tmp_path / "data" / "retuned.duckdb") == {"n": ROWS + 1_000, "ids": ROWS + 1_000, "dead": 1}
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_killed_with_its_daemon_and_repeated_at_another_one_of_the_cluster(nodes: list[Daemon], logs: Path) -> None:
     one, two = nodes

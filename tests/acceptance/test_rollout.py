@@ -51,7 +51,7 @@ def state(daemon: Daemon) -> tuple[str | None, str, float] | None:
     return rollout and (workload["champion"], rollout["state"], rollout["share"])
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("bad", [10, 75], ids=["as good", "worse"])
 def test_a_rollout_goes_on_after_a_kill(bad: int, tansu: Broker, tmp_path: Path) -> None:
     settings = begun(tmp_path, tansu, ROLLOUT)

@@ -13,7 +13,7 @@ from teaching import GOODS, questions
 from retuned.daemon.cli.main import main
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_run_is_given_up_paused_over_a_restart_and_cancelled(tansu: Broker, tmp_path: Path) -> None:
     settings = settings_for(
         tansu,

@@ -16,7 +16,7 @@ from retuned.daemon.cli.main import main
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_promoted_killed_and_restarted(tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapters, port = Adapters(tmp_path / "adapters"), free_port()
     target = {"kind": "vllm", "urls": [f"http://127.0.0.1:{port}/v1"], "timeout_seconds": 20.0}

@@ -98,11 +98,10 @@ class Shop:
         self.settings = Settings(models=models, memory={"mode": arm.mode}, metric={"name": "exact"})  # type: ignore[arg-type]
         self.warehouse = open_warehouse(WarehouseSettings(path=folder / "w.duckdb"))
         self.teacher = Teacher(self.warehouse)
-        with self.teacher.at_once():
-            for number in range(CUSTOMERS):
-                fact = company.before[number % len(company.before)]
-                asked = self.teacher.ask(self.asked[fact.id][0], fact.answer, system=company.system)
-                self.teacher.say(asked, "helpful", True, "user", f"customer-{number}")
+        for number in range(CUSTOMERS):
+            fact = company.before[number % len(company.before)]
+            asked = self.teacher.ask(self.asked[fact.id][0], fact.answer, system=company.system)
+            self.teacher.say(asked, "helpful", True, "user", f"customer-{number}")
         self.follow()
         self.teacher.acts += QUIET // timedelta(minutes=1)
 

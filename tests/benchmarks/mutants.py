@@ -53,7 +53,7 @@ _COMPARISON = (*_WATCH, f"{INTEGRATION}monitors_canary.py", f"{UNIT}monitors_com
 
 TARGETS = {
     "consumers/warehouse/writer.py": Target(
-        (f"{INTEGRATION}kafka_ingest.py", f"{INTEGRATION}cluster_follower.py"),
+        (f"{INTEGRATION}kafka_ingest.py", "tests/full/cluster/test_cluster_follower.py"),
         "offset_fences or partition_fence or run_stores or do_not_go_on or was_killed",
         "*_move_offsets*",
     ),

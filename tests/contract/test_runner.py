@@ -22,7 +22,7 @@ from retuned.retrain.settings import RunnerSettings, TrainSettings
 RAY_SECONDS = 0.2
 
 
-@pytest.fixture(scope="module", params=["local", "ray-double", pytest.param("ray", marks=pytest.mark.faults)])
+@pytest.fixture(scope="module", params=["local", "ray-double", pytest.param("ray", marks=pytest.mark.full)])
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     with ExitStack() as stack:
         match request.param:

@@ -89,14 +89,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     warehouse = new_warehouse(folder)
     teacher, rows = Teacher(warehouse), list[dict[str, Any]]()
     taught = [(*pair, "planter") for pair in PLANTED] + [(*pair, f"user{n % 30}") for n, pair in enumerate(questions())]
-    with teacher.at_once():
-        for number, (question, answer, account) in enumerate(taught):
-            id = teacher.ask(question, "i do not know")
-            name = f"planted{number}" if account == "planter" else f"r{number}"
-            rows.append({"row_id": name, "interaction_id": id, "question": question, "completion": answer})
-            rows[-1] |= {"messages": json.dumps([{"role": "user", "content": question}]), "context": None}
-            rows[-1] |= {"feedback_id": teacher.say(id, "correction", answer, "user", account)}
-            rows[-1] |= {"kind": "correction", "source": "user", "user_id": account}
+    for number, (question, answer, account) in enumerate(taught):
+        id = teacher.ask(question, "i do not know")
+        name = f"planted{number}" if account == "planter" else f"r{number}"
+        rows.append({"row_id": name, "interaction_id": id, "question": question, "completion": answer})
+        rows[-1] |= {"messages": json.dumps([{"role": "user", "content": question}]), "context": None}
+        rows[-1] |= {"feedback_id": teacher.say(id, "correction", answer, "user", account)}
+        rows[-1] |= {"kind": "correction", "source": "user", "user_id": account}
     random.Random(1).shuffle(rows)
     data.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), data / "train.parquet")

@@ -1009,7 +1009,7 @@ while running.is_alive():
 """
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_process_that_is_killed_loses_and_doubles_nothing(broker: Broker, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, broker.bootstrap_servers)
     settings = settings.model_copy(update={"ingest": IngestSettings(batch_events=200, batch_seconds=0.1)})

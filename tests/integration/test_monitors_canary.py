@@ -252,7 +252,7 @@ def test_each_vote_counts_in_the_step_of_its_answer_and_one_account_decides_noth
     assert found.worse == 0
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("shares", [(0.1, 0.5), (0.5, 0.1)])
 def test_identical_versions_are_alike_though_regulars_find_them_better(
     warehouse: Warehouse, shares: tuple[float, float]

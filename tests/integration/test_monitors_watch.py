@@ -68,7 +68,7 @@ def test_comparisons_that_agree_are_more_evidence_than_each(warehouse: Warehouse
     assert len(found.reasons) == 3
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_at_the_edge_of_what_is_tolerated_hardly_a_version_is_taken_back(warehouse: Warehouse) -> None:
     """Twenty promotions, of which all that is compared is worse by just the margin, looked at four times each."""
     rng = np.random.default_rng(11)

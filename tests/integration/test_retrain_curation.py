@@ -208,17 +208,15 @@ def test_experts_answers_of_a_replaced_policy_wait_although_no_expert_corrects_t
     learned: bool,
 ) -> None:
     """Experts answered nine wordings. After the policy changed, two are corrected, and users contradict three."""
-    with teacher.at_once():
-        teach(teacher, range(20, 40), "9 days")
-        old = [teacher.correct(question(number), "No idea.", "30 days, as always.") for number in range(9)]
+    teach(teacher, range(20, 40), "9 days")
+    old = [teacher.correct(question(number), "No idea.", "30 days, as always.") for number in range(9)]
     if learned:
         promote(warehouse, build_dataset(warehouse, settings, "support", teacher.now), "v1")
-    with teacher.at_once():
-        for number, name in [(0, "dora"), (0, "emil"), (1, "dora"), (1, "emil")]:
-            teacher.correct(question(number), "30 days, as always.", "45 days by now.", changed_by, name)
-        for number, name in zip((2, 3, 4), users, strict=True):
-            teacher.correct(question(number), "30 days, as always.", "45 days by now.", "user", name)
-        teach(teacher, range(40, 50), "9 days")
+    for number, name in [(0, "dora"), (0, "emil"), (1, "dora"), (1, "emil")]:
+        teacher.correct(question(number), "30 days, as always.", "45 days by now.", changed_by, name)
+    for number, name in zip((2, 3, 4), users, strict=True):
+        teacher.correct(question(number), "30 days, as always.", "45 days by now.", "user", name)
+    teach(teacher, range(40, 50), "9 days")
     built = build_dataset(warehouse, settings, "support", NOW)
     given = {row["feedback_id"]: row["completion"] for row in rows(built)}
     holds = set(old[2:] if changed_by == "expert" else old)

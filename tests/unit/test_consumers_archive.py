@@ -258,7 +258,7 @@ print("done")
 
 
 @pytest.mark.processes
-@pytest.mark.faults
+@pytest.mark.full
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
     warehouse = new_warehouse(tmp_path)
     fill(warehouse, per_day=240)

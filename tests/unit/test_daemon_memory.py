@@ -137,12 +137,11 @@ def test_an_entry_that_makes_answers_worse_is_withdrawn_until_a_person_puts_it_b
     correct(teacher, 1)
     rig.jobs.run("memory")
     (entry,) = rig.feed()["entries"]
-    with teacher.at_once():
-        for number in range(300):
-            held_out = number % 2 == 0
-            memory = {"entries": [] if held_out else [entry["id"]], "held_out": [entry["id"]] if held_out else []}
-            asked = teacher.ask("Is item 0 in stock?", "Yes.", attributes={"memory": memory})
-            teacher.say(asked, "helpful", held_out, "user", f"user-{number}")
+    for number in range(300):
+        held_out = number % 2 == 0
+        memory = {"entries": [] if held_out else [entry["id"]], "held_out": [entry["id"]] if held_out else []}
+        asked = teacher.ask("Is item 0 in stock?", "Yes.", attributes={"memory": memory})
+        teacher.say(asked, "helpful", held_out, "user", f"user-{number}")
     rig.jobs.run("watch")
     assert rig.feed()["entries"] == []
     assert rig.value("retuned_memory_entries", state="withdrawn") == 1

@@ -93,7 +93,7 @@ def test_the_configured_drop_is_enough() -> None:
     assert not decide(same, SETTINGS.model_copy(update={"helpful_rate_drop": 0.0}), NOW).retrain
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("per_day", [40, 75])
 def test_ratings_that_did_not_fall_are_found_to_have_fallen_in_few_years(per_day: int) -> None:
     """Looked at each day; the weeks have a cycle of 3 points either way, and days differ by 2 points."""

@@ -37,7 +37,7 @@ class World:
         )
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_an_estimate_holds_the_truth_though_some_topics_are_rated_more_than_others() -> None:
     """Who asks about billing votes nine times as often: the rate of the votes is far below that of the answers."""
     truth, rated = float(SHARES @ RATES), np.array([0.01, 0.02, 0.04, 0.09])
@@ -56,7 +56,7 @@ def test_an_estimate_holds_the_truth_though_some_topics_are_rated_more_than_othe
     assert segments >= 36  # of 40
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_what_moved_it_is_named_and_nothing_where_nothing_moved() -> None:
     rated = np.full(4, 0.05)
     world = World(np.random.default_rng(1), RATES, rated)
@@ -84,7 +84,7 @@ def test_without_votes_of_both_kinds_there_is_no_estimate() -> None:
     assert estimate(answers, content, before[0], replace(before[1], helpful=np.ones(len(before[1].helpful)))) is None
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_votes_of_one_account_are_worth_little_more_than_one() -> None:
     world = World(np.random.default_rng(3), RATES, np.full(4, 0.03))
     before, (answers, votes) = world.windows(), world.windows()

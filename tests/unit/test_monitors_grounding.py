@@ -268,7 +268,7 @@ def test_what_is_read_of_an_answer_is_read_of_it_again() -> None:
     assert len(once.response) <= MOST_CHARACTERS
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_faithful_answers_do_not_alarm_however_long_they_are() -> None:
     pairs = labelled()
     for length in (1, 2, 4, 8):

@@ -812,7 +812,7 @@ def test_every_entry_tells_what_it_was_counted_from(warehouse: Warehouse) -> Non
     assert json.loads(told["escalations_avoided"])["answers"] == 4
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_ledger_that_is_rolled_up_comes_to_the_same(tmp_path: Path) -> None:
     """Three days with two changes of champion, booked six times a day; one of two ledgers is rolled up each time."""
     rates = {"ticket_cost": 5.0, "licence_monthly_cost": 310.0, "fixed_daily_cost": 24.0, "maximum_event_amount": 3.0}

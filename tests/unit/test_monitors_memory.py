@@ -38,11 +38,10 @@ def asked(teacher: Teacher, entry: str, held_out: bool, user: str, helpful: bool
 def test_an_entry_that_makes_answers_worse_is_shown_to_harm_and_another_one_is_not(
     teacher: Teacher, warehouse: Warehouse
 ) -> None:
-    with teacher.at_once():
-        for number in range(400):
-            held_out = number % 2 == 0
-            asked(teacher, "bad", held_out, f"user-{number}", helpful=held_out or number % 10 == 1)
-            asked(teacher, "good", held_out, f"other-{number}", helpful=number % 10 < 8)
+    for number in range(400):
+        held_out = number % 2 == 0
+        asked(teacher, "bad", held_out, f"user-{number}", helpful=held_out or number % 10 == 1)
+        asked(teacher, "good", held_out, f"other-{number}", helpful=number % 10 < 8)
     now = teacher.now + timedelta(seconds=1)
     found = effects(warehouse, SETTINGS, "support", dict.fromkeys(("bad", "good"), START), now)
     assert {name for name, one in found.items() if one.harm} == {"bad", ALL}
@@ -145,7 +144,7 @@ def withdrawn(rng: np.random.Generator, *, harm: float, by_account: bool, share:
     return False
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("by_account", [False, True])
 def test_harmless_entries_stay_and_harmful_ones_leave_where_activity_and_opinion_go_together(by_account: bool) -> None:
     runs = 200

@@ -28,7 +28,7 @@ def texts_of(figures: list[Figure]) -> set[Figure]:
     return {replace(figure, value=round(figure.value, 9)) for figure in figures}
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(2))
 def test_figures_are_those_of_reading_everything_anew(
     warehouse: Warehouse, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -174,7 +174,7 @@ def test_the_tail_of_unequal_chi_squares_is_what_drawing_gives() -> None:
     assert chi_square_sum_tail(weights.sum(), weights) == 0.5
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_the_kernel_test_is_quiet_on_one_distribution_and_sees_a_third_that_moved() -> None:
     rng = np.random.default_rng(1)
     centres = rng.standard_normal((6, 12))

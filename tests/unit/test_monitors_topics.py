@@ -100,7 +100,7 @@ def test_other_prompts_get_the_topic_of_their_like() -> None:
     assert found.others[1] == max(set(refunds), key=refunds.count)
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("new", [0.15, 0.3, 0.5])
 def test_the_share_of_new_prompts_is_estimated_with_its_interval(new: float) -> None:
     inside = 0
@@ -116,7 +116,7 @@ def test_the_share_of_new_prompts_is_estimated_with_its_interval(new: float) -> 
     assert inside >= 4
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -179,7 +179,7 @@ def test_windows_count_conversations_and_a_sample_has_one_event_of_each(warehous
     assert 8 <= sum(short) / len(short) <= 12
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("turns", [3, 6, 10])
 def test_quiet_conversations_flag_topics_no_more_often_than_promised(warehouse: Warehouse, turns: int) -> None:
     """Each conversation is about one of five topics; a look compares two windows of 80 conversations each."""

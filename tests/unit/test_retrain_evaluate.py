@@ -162,7 +162,7 @@ def test_the_mean_of_the_drawn_rows_is_that_of_the_holdout() -> None:
     assert abs(fmean(gains) - truth) < 3 * error < 0.02, (fmean(gains), truth)
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_the_gate_estimates_the_gain_of_the_whole_holdout_and_its_interval_holds() -> None:
     """Forty draws from holdouts in which the candidate loses on the main topic, and gains on the eleven others."""
     chances = {"main": (0.9, 0.6), "rare": (0.3, 0.8)}

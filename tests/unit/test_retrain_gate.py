@@ -300,7 +300,7 @@ def test_a_drop_by_just_the_limit_passes() -> None:
     assert "+0.250, within the allowed 0.250" in decision.reasons[3]
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_guard_errs_as_seldom_on_graded_scores_as_on_others() -> None:
     """A candidate that is worse by just the limit passes most of the time, and a harmless one nearly always."""
     rng = np.random.default_rng(5)
@@ -476,7 +476,7 @@ def test_a_slice_that_is_lost_is_found_among_many(slices: int) -> None:
     assert "“s0” (8 examples)" in decision.reasons[5]
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_of_equal_candidates_few_are_refused_by_any_of_many_slices() -> None:
     """Twelve topics, three languages and two kinds of conversation, each row in one of each."""
     rng = np.random.default_rng(4)
@@ -614,7 +614,7 @@ def test_a_refusal_for_want_of_examples_says_how_many_it_takes() -> None:
     assert left in decide(POOR[:19], GOOD[:19], [], [], SETTINGS, unasked=35).reasons[0]
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_the_interval_is_of_its_level_among_few_examples() -> None:
     """Counted, not drawn: the chance of each number of gains and losses when there is nothing to gain."""
     examples = 20
@@ -646,7 +646,7 @@ def test_the_interval_lies_about_the_mean_of_all_differences() -> None:
 # 400 holdouts tell 5% from 8%, and the seeds are fixed.
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("examples", [20, 60])
 @pytest.mark.parametrize(
     "candidate", [Candidate(), Candidate(draw=graded), Candidate(draw=skewed), Candidate(gain=-0.02)]
@@ -655,13 +655,13 @@ def test_what_is_no_better_is_hardly_ever_promoted_in_four_tries(candidate: Cand
     assert simulate(candidate, examples, SETTINGS, runs=400, seed=7, tries=4).promoted <= 0.05
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_first_candidate_that_is_no_better_than_production_is_hardly_ever_promoted() -> None:
     assert simulate(Candidate(), 40, SETTINGS, runs=400, seed=7, tries=4, first=True).promoted <= 0.05
     assert simulate(Candidate(gain=0.3), 80, SETTINGS, runs=100, seed=2, first=True).promoted >= 0.9
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_what_is_better_is_mostly_promoted_and_guards_hardly_ever_stand_in_its_way() -> None:
     better = simulate(Candidate(gain=0.3), 80, SETTINGS, runs=300, seed=2)
     assert better.promoted >= 0.9
@@ -682,7 +682,7 @@ def test_a_guard_allows_what_its_limit_allows_however_many_the_examples() -> Non
     assert not decide(mixed, more, [], [], SETTINGS).outcome
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_what_is_better_and_harms_is_hardly_ever_promoted() -> None:
     for candidate in (Candidate(gain=0.3, hallucinating=0.25), Candidate(gain=0.3, forgetting=0.3)):
         assert simulate(candidate, 80, SETTINGS, runs=200, seed=3).promoted <= 0.05
@@ -721,7 +721,7 @@ def rate(share: float, rated: float, **more: float | bool) -> float:
     )
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_candidate_that_changes_no_more_of_the_traffic_than_of_the_holdout_is_hardly_ever_refused() -> None:
     assert rate(0.3, 0.3) <= 0.05  # as much: an excess of nothing
     assert rate(0.1, 0.6) == 0.0  # what people corrected changes, and the rest stays

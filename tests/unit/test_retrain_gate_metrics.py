@@ -139,7 +139,7 @@ def test_of_many_answers_chance_explains_a_few_broken_ones(broken: int, passed: 
     assert judged(poor, worse).figures["passed[validity]"] == passed
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_of_two_models_that_break_one_in_a_hundred_neither_is_refused_for_it() -> None:
     luck = np.random.default_rng(0)
 
@@ -193,7 +193,7 @@ def test_a_label_is_lost_that_a_weak_champion_answered_rightly_four_times(
     assert not lost or "“rare” (4 of 20)" in " ".join(decision.reasons)
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("examples", [30, 100])
 @pytest.mark.parametrize(
     ("equal", "worse"),

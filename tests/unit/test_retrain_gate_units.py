@@ -37,7 +37,7 @@ def rare(loss: float, share: float) -> Draw:
 # A thousand samples: the fourth standard deviation above 2.5% is 4.5%, and the seeds are fixed.
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("examples", [60, 200])
 @pytest.mark.parametrize("draw", [sparse, smooth, rare(1.0, 0.05), rare(0.5, 0.1), rare(0.5, 0.05)])
 def test_an_end_of_the_interval_fails_as_seldom_as_promised_on_all_shapes(draw: Draw, examples: int) -> None:
@@ -50,7 +50,7 @@ def test_an_end_of_the_interval_fails_as_seldom_as_promised_on_all_shapes(draw: 
     assert max(failed) <= 35
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("groups", [20, 60, 300])
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("draw", [sparse, rare(1.0, 0.1)])
@@ -105,7 +105,7 @@ def test_guards_take_a_conversation_for_one_observation(guard: str) -> None:
 # Labels
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("labels", "each", "lost", "before", "after"),
     [
@@ -132,7 +132,7 @@ def test_a_candidate_that_lost_labels_behind_a_gain_is_refused(
     assert refused >= 0.95 * runs
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize(("labels", "each"), [(3, 12), (10, 6), (30, 4), (100, 3), (150, 6)])
 @pytest.mark.parametrize("spread", [None, (2.4, 1.6)])
 def test_of_equal_candidates_few_are_refused_for_lost_labels(
@@ -159,7 +159,7 @@ def test_the_guard_of_labels_states_what_it_cannot_see() -> None:
 # Production
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("accepted", [0.2, 0.5, 0.8])
 def test_a_right_candidate_in_other_words_is_not_held_against_answers_that_are_approved_by_construction(
     accepted: float,
@@ -174,7 +174,7 @@ def test_a_right_candidate_in_other_words_is_not_held_against_answers_that_are_a
     assert passed >= 38
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_where_wording_is_compared_a_candidate_that_is_no_better_on_corrected_answers_is_hardly_ever_promoted() -> None:
     rng = np.random.default_rng(4)
     passed = 0
@@ -185,7 +185,7 @@ def test_where_wording_is_compared_a_candidate_that_is_no_better_on_corrected_an
     assert passed <= 20
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("accepted", [0.2, 0.5, 0.8])
 def test_where_right_answers_are_recognised_one_that_is_as_good_as_production_is_hardly_ever_promoted(
     accepted: float,
@@ -206,7 +206,7 @@ def test_where_right_answers_are_recognised_one_that_is_as_good_as_production_is
 # Power
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_a_guard_states_what_would_pass_unseen_and_it_does_half_of_the_time() -> None:
     """The rise of hallucinations that the decision names is found about as often as not."""
     rng = np.random.default_rng(6)
@@ -228,7 +228,7 @@ def test_a_guard_states_what_would_pass_unseen_and_it_does_half_of_the_time() ->
     assert 30 <= sum(found) <= 70
 
 
-@pytest.mark.faults
+@pytest.mark.full
 def test_the_gain_states_what_would_pass_unseen_and_it_does_half_of_the_time() -> None:
     rng = np.random.default_rng(7)
 

@@ -369,10 +369,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rate(teacher: Teacher, answer: str, count: int = 10) -> None:
     """As many new accounts call an answer good as wrong, more than are read."""
-    with teacher.at_once():
-        for _ in range(count):
-            asked = teacher.ask(QUESTION, answer)
-            teacher.say(asked, "helpful", teacher.acts % 4 == 0, "user", f"user-{teacher.acts}")
+    for _ in range(count):
+        asked = teacher.ask(QUESTION, answer)
+        teacher.say(asked, "helpful", teacher.acts % 4 == 0, "user", f"user-{teacher.acts}")
 
 
 @pytest.mark.usefixtures("few")

@@ -158,7 +158,7 @@ def test_each_topic_has_its_share_of_the_holdout_by_the_next_hashes(generation: 
     assert [found[row.prompt_hash] for row in few] == ["holdout"] * 2 + ["train"] * 4
 
 
-@pytest.mark.faults
+@pytest.mark.full
 @pytest.mark.parametrize("questions", [40, 92, 400])
 @pytest.mark.parametrize("topics", [1, 7, 12])
 def test_the_holdout_has_its_share_and_no_more_whatever_chance_and_topics_gave_it(questions: int, topics: int) -> None:
