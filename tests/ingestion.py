@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from retuned.consumers.ingest import Ingest
+from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
 from retuned.consumers.kafka.source import KafkaSource
 from retuned.consumers.metrics import Metrics
@@ -60,6 +61,15 @@ def not_writable(warehouse: Warehouse, table: str) -> Iterator[None]:
     warehouse.execute(f"ALTER TABLE kept_{table} RENAME TO {table}")
 
 
+class _Ready(MemorySource):
+    """All that it is to read is in the log before: while it is drained, it waits for nothing."""
+
+    drained = False
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Batch:
+        return super().poll(max_records, 0.0 if self.drained else timeout_seconds)
+
+
 class Rig:
     """An ingestion of one warehouse, by memory or by a broker."""
 
@@ -70,7 +80,7 @@ class Rig:
         self.stored = (lambda: stored_offsets(warehouse)), (lambda: stored_identities(warehouse))
         topics = settings.kafka.topics
         self.source: Any = (
-            MemorySource(log, topics, self.stored[0], identities=self.stored[1])
+            _Ready(log, topics, self.stored[0], identities=self.stored[1])
             if log
             else KafkaSource(settings.kafka, *self.stored)
         )
@@ -84,9 +94,10 @@ class Rig:
             self.log.append(topic, event if isinstance(event, bytes) else json.dumps(event).encode())
 
     def drain(self) -> int:
-        total = 0
+        total, self.source.drained = 0, True
         while count := self.ingest.step():
             total += count
+        self.source.drained = False
         return total
 
     def count(self, name: str, /, **labels: str) -> float:
