@@ -18,7 +18,7 @@ PIP := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -
 demo: $(VENV)/demo
 	$(BIN)/retuned demo $(DEMO)
 
-# Tests mostly wait for brokers, children and daemons, which leaves a third of two cores idle with two workers.
+# Three workers for two cores: tests wait for brokers, children and daemons.
 PYTEST := $(BIN)/python -m pytest --quiet --core-seconds --numprocesses 3
 
 # Each promise and each module's behaviour; it needs no network, no root and no server that pip does not install.

@@ -23,6 +23,9 @@ from retuned.consumers.warehouse.connection import Warehouse
 if TYPE_CHECKING:  # they need the extra cluster
     from cluster_doubles import Cluster
     from clusters import Postgres
+    from served import Adapters
+
+    from retuned.retrain.settings import Settings
 
 pytest_plugins = ["parts", "core_seconds"]
 
@@ -90,6 +93,15 @@ def postgres() -> "Iterator[Postgres]":
 
 
 @pytest.fixture
+def own_postgres() -> "Iterator[Postgres]":
+    """A PostgreSQL server of one test, which may kill it."""
+    from clusters import run_postgres
+
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture
 def database(postgres: "Postgres", tmp_path: Path) -> str:
     """The URL of a new database on it, with the schema of a cluster."""
     return postgres.copy(tmp_path.name)
@@ -123,6 +135,26 @@ def teacher(warehouse: Warehouse) -> Teacher:
 def real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that the test starts is forked, nor what that starts: each imports what it needs, as in production."""
     monkeypatch.delenv(forks.SERVER, raising=False)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> "Settings":
+    """Of datasets with a row and decisions with an example, both of which are enough."""
+    from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
+
+    return Settings(
+        models=ModelsSettings(directory=tmp_path / "models"),
+        dataset=DatasetSettings(minimum_rows=1),
+        gate=GateSettings(minimum_examples=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> "Adapters":
+    """Adapters of a tiny model."""
+    from served import Adapters
+
+    return Adapters(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

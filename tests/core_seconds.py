@@ -9,8 +9,8 @@ import os
 import resource
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,13 @@ import pytest
 
 USED = "RETUNED_CORE_SECONDS"
 """In the environment: the file that all processes append to."""
-COLLECTING = "(collecting)"
 
 
-def record(test: str, seconds: float, used: str | None = None) -> None:
+def record(test: str, seconds: float, environment: Mapping[str, str] = os.environ) -> None:
     """Adds what a test used itself, or a process that it started."""
-    if used := used or os.environ.get(USED):
-        file = os.open(used, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        os.write(file, f"{test} {seconds:.4f}\n".encode())
-        os.close(file)
+    if used := environment.get(USED):
+        with Path(used).open("a") as file:
+            file.write(f"{test} {seconds:.4f}\n")
 
 
 def _now() -> float:
@@ -37,11 +35,11 @@ def _now() -> float:
 
 def by_file(lines: list[str]) -> dict[str, float]:
     """Sums the lines of tests, the slowest file first."""
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for line in lines:
         test, _, seconds = line.rpartition(" ")
-        found[test.partition("::")[0]] += float(seconds)  # type: ignore[assignment]
-    return {file: round(float(seconds), 1) for file, seconds in found.most_common()}
+        found[test.partition("::")[0]] += float(seconds)
+    return {file: round(found[file], 1) for file in sorted(found, key=found.__getitem__, reverse=True)}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,7 +55,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_collection() -> Generator[None, Any, Any]:
     start = _now()
     result = yield
-    record(COLLECTING, _now() - start)
+    record("(collecting)", _now() - start)
     return result
 
 
@@ -66,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if USED not in os.environ:  # workers use that of the process that started them
+    if config.option.core_seconds and USED not in os.environ:  # workers use that of the process that started them
         config.pluginmanager.register(_Sum(), "sum of core seconds")
 
 
@@ -80,11 +78,8 @@ class _Sum:
         os.environ[USED] = self._file
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        config = terminalreporter.config
-        if not config.option.core_seconds:
-            return
         found = by_file(Path(self._file).read_text().splitlines())
-        kept = config.rootpath / "build" / "core_seconds.json"
+        kept = terminalreporter.config.rootpath / "build" / "core_seconds.json"
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(found, indent=0) + "\n")
         wall = time.monotonic() - self._started

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +24,10 @@ def _copied(settings: WarehouseSettings, *, create: bool) -> Warehouse:
     path = settings.path
     if create and EMPTY in os.environ and not path.exists() and not opening.restoring(path).exists():
         empty = _empty(Path(os.environ[EMPTY]))
-        with suppress(OSError):  # that no file can be made there is for `attach` to find
+        try:
             path.write_bytes(empty)
+        except OSError:  # `attach` finds what prevents it, and no part of a file
+            path.unlink(missing_ok=True)
     return _attach(settings, create=create)
 
 

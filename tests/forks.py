@@ -265,7 +265,7 @@ def _begun(connection: socket.socket) -> dict[str, Any]:
 
         environment = request["environment"]
         test = environment.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-        core_seconds.record(test, used.ru_utime + used.ru_stime, environment.get(core_seconds.USED))
+        core_seconds.record(test, used.ru_utime + used.ru_stime, environment)
         connection.sendall(status.to_bytes(4))
     os._exit(0)
 

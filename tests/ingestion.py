@@ -95,9 +95,11 @@ class Rig:
 
     def drain(self) -> int:
         total, self.source.drained = 0, True
-        while count := self.ingest.step():
-            total += count
-        self.source.drained = False
+        try:
+            while count := self.ingest.step():
+                total += count
+        finally:
+            self.source.drained = False
         return total
 
     def count(self, name: str, /, **labels: str) -> float:

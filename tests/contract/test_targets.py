@@ -28,11 +28,6 @@ KEEP, DRAIN = 3_600.0, 600.0
 
 
 @pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
-    return Adapters(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as opened:
         yield opened

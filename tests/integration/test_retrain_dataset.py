@@ -1,7 +1,6 @@
 import json
 from collections import Counter
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,21 +18,11 @@ from retuned.retrain.settings import (
     GateSettings,
     IncumbentSettings,
     MetricSettings,
-    ModelsSettings,
     Settings,
 )
 
 NOW = datetime(2026, 4, 1)
 LATER = datetime(2026, 5, 1)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        models=ModelsSettings(directory=tmp_path / "models"),
-        dataset=DatasetSettings(minimum_rows=1),
-        gate=GateSettings(minimum_examples=1),
-    )
 
 
 def test_messages_in_parts_and_of_tools_are_learned_from_and_images_are_not(

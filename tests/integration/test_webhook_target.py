@@ -16,11 +16,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SECRET = b"a secret of many characters"
 
 
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
-    return Adapters(tmp_path_factory.mktemp("models"))
-
-
 @pytest.fixture
 def served(tmp_path: Path, warehouse: Warehouse, adapters: Adapters) -> Served:
     (tmp_path / "secret").write_bytes(SECRET + b"\n")

@@ -1,7 +1,6 @@
 """Open pages of a cluster behind a load balancer, while the daemon that leads is killed."""
 
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,31 +12,25 @@ pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
 from brokers import until
 from cluster_leaders import Daemons, leads, no_disks
-from clusters import Postgres, run_postgres
+from clusters import Postgres
 from playwright.sync_api import Browser, Page, Response, expect
 from served import WORKLOAD, Adapters
 
 from retuned.daemon.web import principals
 
-pytestmark = [pytest.mark.full, pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))]
+pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))
 REASON = "Customers complain."
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    with run_postgres() as server:
-        yield server
 
 
 @pytest.mark.timeout(600)
 def test_pages_follow_the_next_leader_and_nobody_is_signed_out(
-    tansu: Broker, postgres: Postgres, tmp_path: Path, browser: Browser
+    tansu: Broker, own_postgres: Postgres, tmp_path: Path, browser: Browser
 ) -> None:
     file, now = tmp_path / "principals.json", datetime.now(UTC)
     token = principals.add(file, "ada", "operator", None, now)
     http = {"principals_file": str(file), "session_key": "a-key-of-both-daemons"}
     with ExitStack() as stack:
-        cluster = Daemons(tmp_path, tansu, postgres, Adapters(tmp_path / "adapters"), http=http)
+        cluster = Daemons(tmp_path, tansu, own_postgres, Adapters(tmp_path / "adapters"), http=http)
         stack.callback(cluster.end)
         for daemon in cluster.daemons:
             daemon.token = token

@@ -4,13 +4,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
 from brokers import Proxy, run_tansu
 from daemons import App, running, settings_for
 from playwright.sync_api import Browser, expect
 
 
-@pytest.mark.full
 def test_open_pages_show_what_is_away_and_recover(tmp_path: Path, browser: Browser) -> None:
     way = Proxy()
     with closing(way), run_tansu(tmp_path, behind=way) as tansu:

@@ -15,7 +15,7 @@ pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
 from cluster_faults import FAULTS, survive
-from clusters import S3_ENVIRONMENT, Postgres, run_postgres, run_s3
+from clusters import S3_ENVIRONMENT, Postgres, run_s3
 from daemons import Daemon, settings_for
 from promoting import model_row
 from stored_artifacts import keys, write
@@ -27,12 +27,6 @@ from retuned.daemon.cli.main import main
 
 
 @pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    with run_postgres() as server:
-        yield server
-
-
-@pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     with run_s3(tmp_path) as server:
         for name, value in (S3_ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}).items():
@@ -40,22 +34,21 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
         yield server
 
 
-@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_doubled_or_left(
-    apache_kafka: Broker, postgres: Postgres, s3: Broker, tmp_path: Path
+    apache_kafka: Broker, own_postgres: Postgres, s3: Broker, tmp_path: Path
 ) -> None:
-    row = survive(list(FAULTS), apache_kafka, postgres, s3, tmp_path, events=6_000, times=10, count=3)
+    row = survive(list(FAULTS), apache_kafka, own_postgres, s3, tmp_path, events=6_000, times=10, count=3)
     assert row["stored"] == row["followed"] == row["sent"]
     assert (row["lost"], row["doubled"], row["followed doubled"], row["left"]) == (0, 0, 0, 0)
     assert all(row[name] == 2 for name in FAULTS)
 
 
 def test_a_machine_that_lost_its_disk_but_for_the_warehouse_has_all_files_again(
-    tansu: Broker, postgres: Postgres, s3: Broker, tmp_path: Path
+    tansu: Broker, own_postgres: Postgres, s3: Broker, tmp_path: Path
 ) -> None:
     httpx.put(f"http://127.0.0.1:{s3.port}/bucket").raise_for_status()
-    store = {"postgres_url": postgres.create("artifacts"), "objects_url": "s3://bucket/retuned"}
+    store = {"postgres_url": own_postgres.create("artifacts"), "objects_url": "s3://bucket/retuned"}
     privacy = {"user_key": "a key of at least sixteen characters"}
     settings = settings_for(tansu, tmp_path, store=store, privacy=privacy)
     models = tmp_path / "models"

@@ -1,7 +1,6 @@
 """The audit of real daemons of a cluster: commands and answers at either one form one chain, which both have."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,17 @@ from brokers import Broker
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
 from cluster_leaders import Daemons, no_disks
-from clusters import Postgres, run_postgres
+from clusters import Postgres
 from served import WORKLOAD, Adapters
 
 from retuned.consumers.warehouse.checkpoints import check
 
-pytestmark = [pytest.mark.full, pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))]
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    with run_postgres() as server:
-        yield server
+pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))
 
 
 @pytest.mark.timeout(400)
-def test_what_either_daemon_does_is_in_one_chain(tansu: Broker, postgres: Postgres, tmp_path: Path) -> None:
-    cluster = Daemons(tmp_path, tansu, postgres, Adapters(tmp_path / "adapters"))
+def test_what_either_daemon_does_is_in_one_chain(tansu: Broker, own_postgres: Postgres, tmp_path: Path) -> None:
+    cluster = Daemons(tmp_path, tansu, own_postgres, Adapters(tmp_path / "adapters"))
     try:
         cluster.start()
         leader, standby = cluster.leader_and_standby()

@@ -18,7 +18,7 @@ from erasing import traces
 from ingestion import interaction
 from served import WORKLOAD, Adapters
 
-pytestmark = [pytest.mark.full, pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))]
+pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))
 
 SECRET = "qzx7marbledhyena"
 

@@ -1,7 +1,6 @@
 """A short form of the chaos of leaders: two daemons, each fault once, while versions are promoted."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,34 +9,30 @@ from brokers import Broker
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
 from cluster_leaders import FAULTS, ZERO, Daemons, leads, no_disks, survive
-from clusters import Postgres, run_postgres
+from clusters import Postgres
 from daemons import App
 from served import WORKLOAD, Adapters
 from teaching import GOODS, questions
 
-pytestmark = [pytest.mark.full, pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))]
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    with run_postgres() as server:
-        yield server
+pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_lost_or_done_twice(tansu: Broker, postgres: Postgres, tmp_path: Path) -> None:
-    row = survive(list(FAULTS), tansu, postgres, Adapters(tmp_path / "adapters"), tmp_path, len(FAULTS))
+def test_nothing_is_lost_or_done_twice(tansu: Broker, own_postgres: Postgres, tmp_path: Path) -> None:
+    row = survive(list(FAULTS), tansu, own_postgres, Adapters(tmp_path / "adapters"), tmp_path, len(FAULTS))
     assert {name: row[name] for name in ZERO} == dict.fromkeys(ZERO, 0)
     assert all(row[name] == 1 for name in FAULTS)
 
 
 @pytest.mark.timeout(900)
-def test_a_training_goes_on_at_the_daemon_that_leads_next(tansu: Broker, postgres: Postgres, tmp_path: Path) -> None:
+def test_a_training_goes_on_at_the_daemon_that_leads_next(
+    tansu: Broker, own_postgres: Postgres, tmp_path: Path
+) -> None:
     """From its dataset, which the other daemon made."""
     train = {"threads": 1, "epochs": 3, "dtype": "float32", "checkpoint_steps": 5}
     evaluate = {"maximum_examples": 2, "max_new_tokens": 2, "general_examples": 1}
     sections = {"train": train, "evaluate": evaluate, "gate": {"fold_rows": 0}}
-    cluster = Daemons(tmp_path, tansu, postgres, Adapters(tmp_path / "adapters"), **sections)
+    cluster = Daemons(tmp_path, tansu, own_postgres, Adapters(tmp_path / "adapters"), **sections)
     try:
         cluster.start()
         app = App(cluster.settings)

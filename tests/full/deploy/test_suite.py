@@ -1,5 +1,6 @@
 """The suite itself: what it leaves out for want of a part, and processes that are forked and not started."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.processes
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *arguments]
-    kept = {name: value for name, value in os.environ.items() if name not in ("KAFKA_HOME", "RETUNED_REQUIRE")}
+    ours = "KAFKA_HOME", "RETUNED_REQUIRE", "RETUNED_CORE_SECONDS"
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -24,7 +26,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def wanting(tmp_path: Path) -> str:
     """A file with two tests, of which one needs Apache Kafka."""
     (tmp_path / "conftest.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(TESTS)!r})\npytest_plugins = ['parts']\n"
+        f"import sys\nsys.path.insert(0, {str(TESTS)!r})\npytest_plugins = ['parts', 'core_seconds']\n"
     )
     (tmp_path / "test_it.py").write_text(
         "import pytest\nfrom brokers import no_apache_kafka\n\n"
@@ -51,6 +53,24 @@ def test_a_part_that_nobody_knows_is_refused(wanting: str) -> None:
     done = run(wanting, RETUNED_REQUIRE="kafak")
     assert done.returncode == 4
     assert "RETUNED_REQUIRE: kafak: there are " in done.stderr
+
+
+BUSY = """
+import subprocess, sys, time
+
+def test_it():
+    subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.5: pass"], check=True)
+"""
+
+
+def test_a_run_lists_the_core_seconds_of_each_file_and_of_what_it_starts(wanting: str, tmp_path: Path) -> None:
+    (tmp_path / "test_busy.py").write_text(BUSY)
+    done = run(wanting, "--core-seconds")
+    assert done.returncode == 0, done.stdout
+    found = json.loads((tmp_path / "build" / "core_seconds.json").read_text())
+    assert 0.5 <= found["test_busy.py"] < 5
+    assert found["test_it.py"] < 0.3
+    assert "test_busy.py" in done.stdout.partition("core seconds; the slowest files")[2].splitlines()[1]
 
 
 CHILD = """

@@ -9,8 +9,6 @@ from brokers import Broker
 from daemons import App, running, settings_for
 from faults import FAULTS, no_small_disk, small_disk, survive
 
-pytestmark = pytest.mark.full
-
 
 @pytest.mark.parametrize(
     ("name", "events", "seconds"),

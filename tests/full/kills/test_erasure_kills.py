@@ -29,7 +29,6 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return shop
 
 
-@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_killed_erasure_is_never_half_and_ends_after_the_next_start(begun: Shop, tmp_path: Path) -> None:
     killed = 0

@@ -12,8 +12,6 @@ from promoting import FAULTS, NEW, OLD, Case, Killed, fail_at, kill_at
 
 from retuned.retrain import versions
 
-pytestmark = pytest.mark.full
-
 DISK, BROKER = ("killed", "disk full", "read-only", "no permission"), ("killed", "broker away", "may not write")
 STEPS = {
     "row": ("killed", "warehouse full"),

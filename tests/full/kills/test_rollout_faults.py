@@ -9,8 +9,6 @@ from promoting import FAULTS, NEW, OLD, SHARES, STEPS, Killed, Release, fail_at,
 
 from retuned.consumers.errors import RetunedError
 
-pytestmark = pytest.mark.full
-
 TAKEN_BACK = {"begin": "canary", "grow": "canary", "promote": "champion"}
 WRITES = ("row", "commit", "champion", "message", "mark", "metrics")
 

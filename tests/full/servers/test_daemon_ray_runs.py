@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
 from models import ANY_LATENCY, tiny_llama
 from ray_clusters import ray_double
 from teaching import GOODS, Teacher, teach_policies
@@ -15,7 +14,6 @@ from retuned.daemon.settings import Settings
 from retuned.monitors.money import ledger
 
 
-@pytest.mark.full
 def test_two_workloads_train_at_a_time_and_a_lost_node_of_one_delays_that_alone(tmp_path: Path) -> None:
     with ray_double() as ray:
         settings = Settings.model_validate(

@@ -18,7 +18,6 @@ from retuned.daemon.cli.main import main
 WORKLOADS = ("sales", "support", "returns")
 
 
-@pytest.mark.full
 def test_two_train_at_a_time_are_taken_up_after_a_kill_and_end_one_by_one(
     tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

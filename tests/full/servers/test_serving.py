@@ -41,11 +41,6 @@ from retuned.retrain.versions import Version, file_hashes
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
-    return Adapters(tmp_path_factory.mktemp("models"))
-
-
 @pytest.fixture
 def double(adapters: Adapters) -> Iterator[VllmDouble]:
     with serving(adapters.base) as made:

@@ -102,7 +102,6 @@ def test_a_holdout_of_the_aa_test_has_each_class_and_shares_no_question() -> Non
         assert parts != aa._drawn(workload.pool, size, 1)
 
 
-@pytest.mark.full
 def test_the_aa_test_promotes_what_is_better_and_nothing_else() -> None:
     """The champion is right in one intent, and in every second question of the others."""
     aa = importlib.import_module("aa")

@@ -25,8 +25,6 @@ from retuned.daemon.transfer.exports import Export, content
 from retuned.monitors.metrics import Metrics
 from retuned.retrain.metrics import Metrics as RetrainMetrics
 
-pytestmark = pytest.mark.full
-
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:

@@ -172,7 +172,6 @@ def test_new_words_are_named(warehouse: Warehouse, tmp_path: Path) -> None:
     assert "hoverboard" in outcome.detail
 
 
-@pytest.mark.full
 def test_quiet_traffic_alarms_no_more_often_than_promised(warehouse: Warehouse, tmp_path: Path) -> None:
     """At most 1 day of checks in 20 may, and a single check has a tenth of that: two of ten, never."""
     alarms = []
@@ -183,7 +182,6 @@ def test_quiet_traffic_alarms_no_more_often_than_promised(warehouse: Warehouse, 
     assert len(alarms) <= 1, alarms
 
 
-@pytest.mark.full
 def test_quiet_conversations_alarm_no_more_often_than_promised(warehouse: Warehouse, tmp_path: Path) -> None:
     """Each of six questions on one topic: as independent observations they would flag topics in most looks."""
     turns, alarms = 6, []
@@ -203,7 +201,6 @@ def test_quiet_conversations_alarm_no_more_often_than_promised(warehouse: Wareho
     assert len(alarms) <= 1, alarms
 
 
-@pytest.mark.full
 def test_shifts_are_found_each_time(warehouse: Warehouse, tmp_path: Path) -> None:
     for seed in range(4):
         traffic(warehouse, seed, workload=f"topics-{seed}", weights=(2, 2, 2, 2, 7))

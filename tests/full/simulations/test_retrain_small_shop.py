@@ -7,7 +7,6 @@ from small_shop import Policy, World, promoted_at_first_try, waits
 FOLDS = Policy("folds", lacking=True)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("equal", ["rows", "facts"])
 def test_a_year_of_weekly_tries_promotes_hardly_ever_what_is_no_better(equal: str) -> None:
     """An error of 5% for each holdout, which is drawn anew after four tries, promotes one in five."""

@@ -14,7 +14,6 @@ STEPS = RolloutSettings(steps=(0.05, 0.25, 1.0), holdback=0.05)
 RUNS = 60
 
 
-@pytest.mark.full
 def test_hardly_a_version_that_uses_the_whole_margin_up_is_taken_back() -> None:
     """Rates and shares both change, and the angry vote first."""
     service = Service(100_000, fall=0.05, early=0.1)
@@ -24,7 +23,6 @@ def test_hardly_a_version_that_uses_the_whole_margin_up_is_taken_back() -> None:
     assert (found.steps[:, -1] < NEVER).all()
 
 
-@pytest.mark.full
 def test_a_version_that_is_worse_is_taken_back_before_it_has_answered_much() -> None:
     service = Service(100_000, fall=0.2)
     drawn = draw(service, STEPS, RUNS, np.random.default_rng(2))

@@ -2,7 +2,6 @@
 
 import json
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ from teaching import Teacher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, LostClass
-from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
+from retuned.retrain.settings import DatasetSettings, Settings
 
 NOW = datetime(2026, 4, 1)
 LATER = datetime(2026, 5, 1)
@@ -35,15 +34,6 @@ TICKETS = [
     for template in templates
     for thing in THINGS
 ]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        models=ModelsSettings(directory=tmp_path / "models"),
-        dataset=DatasetSettings(minimum_rows=1),
-        gate=GateSettings(minimum_examples=1),
-    )
 
 
 def completions(built: Dataset, *splits: str) -> list[str]:

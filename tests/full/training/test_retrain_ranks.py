@@ -69,13 +69,11 @@ def test_two_processes_learn_what_one_learns_and_go_on_after_a_stop(tmp_path: Pa
         torch.testing.assert_close(right[name], value, atol=2e-3, rtol=0.05)
 
 
-@pytest.mark.full
 def test_a_process_that_fails_ends_the_others_and_reports_why(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match="its GPU is out of memory"):  # not that it ran out of time
         run_child("ranks", TWO | {"fails": True}, tmp_path, timeout_seconds=120, environment=ENVIRONMENT)
 
 
-@pytest.mark.full
 def test_processes_die_with_the_one_that_started_the_training(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from retuned.consumers.common.process import run_child; "

@@ -27,7 +27,6 @@ from retuned.retrain.decision.evaluation import BASE, CANDIDATE
 from retuned.retrain.settings import (
     DatasetSettings,
     EvaluateSettings,
-    GateSettings,
     ModelsSettings,
     Settings,
     TrainSettings,
@@ -42,15 +41,6 @@ TOOL = {
 
 def call(**arguments: Any) -> dict[str, Any]:
     return {"id": "c1", "type": "function", "function": {"name": "policy", "arguments": json.dumps(arguments)}}
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        models=ModelsSettings(directory=tmp_path / "models"),
-        dataset=DatasetSettings(minimum_rows=1),
-        gate=GateSettings(minimum_examples=1),
-    )
 
 
 def learned(built: Dataset) -> dict[str, dict[str, Any]]:
