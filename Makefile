@@ -21,7 +21,7 @@ demo: $(VENV)/demo
 # Three workers for two cores: tests wait for brokers, children and daemons.
 PYTEST := $(BIN)/python -m pytest --quiet --core-seconds --numprocesses 3
 
-# Each promise and each module's behaviour; it needs no network, no root and no server that pip does not install.
+# All that is not slow by nature; it needs no network, no root and no server that pip does not install.
 test: $(VENV)/dev
 	$(PYTEST) --dist worksteal -m 'not full' --ignore tests/full $(TESTS)
 
