@@ -28,7 +28,8 @@ NAME = "retuned"  # the name of the attached database
 COPY = ".erasing"  # what the name of a copy ends with that takes the file's place
 CHECKPOINT_SECONDS = 30.0
 CLOSE_SECONDS = 10.0  # the wait for running statements
-_NOT_WRITTEN = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")
+_NO_MEMORY = re.compile(r"failed to pin block|could not allocate block|Out of Memory")
+_NO_SPACE = re.compile(r"Could not \w+( all bytes to)? file|Too many open files")
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,9 @@ class Warehouse:
         except (
             duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException, duckdb.TransactionException,
         ) as error:  # fmt: skip
-            # A full disk at the commit raises the type of a transaction conflict.
-            if isinstance(error, duckdb.TransactionException) and not _NOT_WRITTEN.search(str(error)):
+            # A full disk or too little memory at the commit raises the type of a transaction conflict.
+            conflict = isinstance(error, duckdb.TransactionException)
+            if conflict and not _NO_SPACE.search(str(error)) and not _NO_MEMORY.search(str(error)):
                 raise
             raise self._not_written(error) from error
         finally:
@@ -255,7 +257,7 @@ class Warehouse:
     def _not_written(self, error: Exception) -> WarehouseError:
         if advice := out_of_files(error):
             return WarehouseError(f"warehouse {self.path}: cannot write: {advice}")
-        if isinstance(error, duckdb.OutOfMemoryException):
+        if isinstance(error, duckdb.OutOfMemoryException) or _NO_MEMORY.search(str(error)):
             return MemoryLimit(
                 f"warehouse {self.path}: DuckDB needs more memory than warehouse.memory_limit ({self._memory_limit}) "
                 f"({first_line(error)}); raise it and start again"
