@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -41,11 +42,6 @@ class Rendering:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._templates = Environment(
-            loader=PackageLoader("retuned.daemon.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        self._templates.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns, "marks": chart.marks}
-        self._templates.filters |= {"when": when, "sentence": sentence, "urlencode": _encoded}
 
     async def _overview(self, request: Request) -> dict[str, Any]:
         """The latest snapshot, as far as who asks may see it."""
@@ -62,12 +58,22 @@ class Rendering:
             "as_of": found["as_of"],
             "ingestion": found["ingestion"],
         }
-        page = await run_in_threadpool(self._templates.get_template(template).render, **given | shown)
+        page = await run_in_threadpool(_templates().get_template(template).render, **given | shown)
         return HTMLResponse(page, code, HEADERS)
 
     def _bare(self, template: str, code: int, /, **shown: Any) -> Response:
         """A page without a figure of the warehouse, and without the menu unless `shown` has one."""
-        return HTMLResponse(self._templates.get_template(template).render({"menu": ()} | shown), code, HEADERS)
+        return HTMLResponse(_templates().get_template(template).render({"menu": ()} | shown), code, HEADERS)
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("retuned.daemon.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    made.globals |= {"y": chart.y, "lines": chart.lines, "columns": chart.columns, "marks": chart.marks}
+    made.filters |= {"when": when, "sentence": sentence, "urlencode": _encoded}
+    return made
 
 
 def _encoded(value: Any) -> str:
