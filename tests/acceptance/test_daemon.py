@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
-from brokers import Broker, free_port, run_tansu
-from daemons import App, Daemon, running, settings_for
 from kafka import KafkaConsumer
-from models import ANY_LATENCY
-from teaching import GOODS, questions
 
+from fixtures.daemon.daemons import App, Daemon, running, settings_for, stored
+from fixtures.feedback.teaching import GOODS, questions
+from fixtures.kafka.brokers import Broker, free_port, run_tansu
+from fixtures.models.tiny import ANY_LATENCY
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.main import main
@@ -47,11 +47,6 @@ def teach(app: App) -> None:
     app.flush()
 
 
-def stored(daemon: Daemon, app: App) -> bool:
-    ingestion = daemon.status()["ingestion"]
-    return all(ingestion[kind] == count for kind, count in app.sent.items())
-
-
 def cli(*arguments: str, config: Path) -> subprocess.CompletedProcess[str]:
     """A command, here in this process: each of its own would first import for a second."""
     with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as errors:
@@ -75,8 +70,29 @@ def app_of(request: pytest.FixtureRequest) -> Any:
     return make
 
 
-@pytest.mark.usefixtures("real_processes")
-def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Path, base: Path, app_of: Any) -> None:
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What a daemon and its children would ask for a server elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield listener
+
+
+@pytest.mark.parametrize("processes", ["forked", pytest.param("started", marks=pytest.mark.full)])
+def test_from_events_to_a_promoted_adapter_and_back(
+    tansu: Broker,
+    tmp_path: Path,
+    base: Path,
+    app_of: Any,
+    processes: str,
+    proxy: socket.socket,
+    request: pytest.FixtureRequest,
+) -> None:
+    if processes == "started":
+        request.getfixturevalue("real_processes")
     settings = learning(tansu, tmp_path, base)
     app = app_of(settings)
     with running(tmp_path, settings) as daemon:
@@ -146,6 +162,8 @@ def test_from_events_to_a_promoted_adapter_and_back(tansu: Broker, tmp_path: Pat
     unknown = cli("promote", "support", "ffffffff", config=daemon.config)
     assert unknown.returncode == 1
     assert version in unknown.stderr  # it names what there is
+    with pytest.raises(BlockingIOError):
+        proxy.accept()  # nobody has asked anyone outside of this machine
 
 
 def messages(settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -193,7 +211,6 @@ def test_a_stop_during_training_is_quick_and_the_run_is_taken_up(
         assert stored(daemon, app)
 
 
-@pytest.mark.full
 def test_nothing_is_lost_or_doubled_over_kills_and_restarts(tansu: Broker, tmp_path: Path, app_of: Any) -> None:
     settings = settings_for(tansu, tmp_path)
     app = app_of(settings)
@@ -234,6 +251,8 @@ def test_bad_events_are_counted_and_shown_and_stop_nothing(tansu: Broker, tmp_pa
         daemon.until(lambda: daemon.status()["ingestion"]["interactions"] == 2, "events")
         assert daemon.status()["ingestion"]["dead_letters"] == 1
         daemon.until(lambda: daemon.metric("retuned_dead_letters_total") == 1, "metric")
+        succeeded = "retuned_job_last_success_timestamp_seconds"
+        assert time.time() - daemon.until(lambda: daemon.metric(succeeded, task="quality"), "a measurement") < 60
         assert daemon.described("/api/v1/status", "status")["workloads"].keys() == {"support"}
         assert len(daemon.described("/api/v1/dead-letters?reason=not_an_event", "deadLetters")) == 1
         listed = letters("list")
@@ -252,6 +271,7 @@ def test_bad_events_are_counted_and_shown_and_stop_nothing(tansu: Broker, tmp_pa
     assert "jo@example.org" not in daemon.log.read_text()
 
 
+@pytest.mark.full
 def test_a_training_child_that_dies_is_told_and_promotes_nothing(
     tansu: Broker, tmp_path: Path, base: Path, app_of: Any
 ) -> None:
@@ -273,6 +293,7 @@ def test_a_training_child_that_dies_is_told_and_promotes_nothing(
         assert daemon.answers("/healthz")
 
 
+@pytest.mark.full
 def test_a_broker_that_goes_away_makes_the_daemon_unready_not_dead(tmp_path: Path) -> None:
     with run_tansu(tmp_path) as broker, running(tmp_path, settings_for(broker, tmp_path)) as daemon:
         broker.stop(signal.SIGKILL)

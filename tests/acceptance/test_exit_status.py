@@ -7,16 +7,17 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from brokers import Broker
-from daemons import Daemon, settings_for
 from kafka import KafkaProducer
 
+from fixtures.daemon.daemons import Daemon, settings_for
+from fixtures.kafka.brokers import Broker
 from retuned.consumers.errors import Fenced, RetunedError, TooManyDeadLetters
 
 UNIT = Path(__file__).parents[2] / "deploy" / "retuned.service"
 OPERATE = Path(__file__).parents[2] / "docs" / "operate.md"
 
 
+@pytest.mark.full
 def test_a_stream_of_rubbish_ends_it_until_somebody_has_it_go_on(tansu: Broker, tmp_path: Path) -> None:
     """With a status of its own; a start after that ends in the same way, and has stored nothing more."""
     settings = settings_for(tansu, tmp_path)

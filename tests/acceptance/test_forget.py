@@ -6,10 +6,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from brokers import Broker
-from daemons import App, running, settings_for
-from erasing import traces
 
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.feedback.erasing import traces
+from fixtures.kafka.brokers import Broker
 from retuned.daemon.cli.main import main
 
 SECRET = "qzxmagentaotter"

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from brokers import Broker, until
-from doors import FakeDaemon, Place
-from gateways import (
+
+from fixtures.daemon.doors import FakeDaemon, Place
+from fixtures.daemon.gateways import (
     KEY,
     WORDS,
     Gateway,
@@ -27,7 +27,7 @@ from gateways import (
     read,
     route,
 )
-
+from fixtures.kafka.brokers import Broker, until
 from retuned.consumers.formats.events import Bounds, Kind, decode
 from retuned.consumers.settings import IngestSettings
 from retuned.consumers.warehouse.connection import utc_now

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import gateways
 import httpx
 import pytest
 from anthropic import Anthropic
-from brokers import Broker, until
-from gateways import break_off
-from incumbents import DATED, INCUMBENT, KEY, MODEL, OWN, Around, around_it
+
+from fixtures.daemon import gateways
+from fixtures.daemon.gateways import break_off
+from fixtures.kafka.brokers import Broker, until
+from fixtures.servers.incumbents import DATED, INCUMBENT, KEY, MODEL, OWN, Around, around_it
 
 WORDS = ("Within", " 30", " days.")
 USAGE = {"input_tokens": 9, "output_tokens": 4}

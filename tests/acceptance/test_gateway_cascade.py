@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, until
-from doors import FakeDaemon, Place
-from gateways import Answer, answered, break_off, gateway, model_server, published, route
-from incumbents import DATED, INCUMBENT, MODEL, OWN, Around, around_it, dated, error
 
+from fixtures.daemon.doors import FakeDaemon, Place
+from fixtures.daemon.gateways import Answer, answered, break_off, gateway, model_server, published, route
+from fixtures.kafka.brokers import Broker, until
+from fixtures.servers.incumbents import DATED, INCUMBENT, MODEL, OWN, Around, around_it, dated, error
 from retuned.daemon.http_settings import HttpSettings
 from retuned.retrain.release.assignment import bucket
 

@@ -12,9 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, free_port, until
-from gateways import NOBODY, WORDS, Answer, Gateway, answered, break_off, gateway, model_server, published
 from openai import APIError
+
+from fixtures.daemon.gateways import (
+    NOBODY,
+    WORDS,
+    Answer,
+    Gateway,
+    answered,
+    break_off,
+    gateway,
+    model_server,
+    published,
+)
+from fixtures.kafka.brokers import Broker, free_port, until
 
 BODY = json.dumps({"model": "support", "messages": [{"role": "user", "content": "How long?"}]}).encode()
 STREAM = json.dumps({"model": "support", "messages": [], "stream": True}).encode()
@@ -59,6 +70,7 @@ def ended(connection: socket.socket) -> bytes:
     return received
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", head(500) + BODY[:20]], ids=["nothing", "headers", "bodies"])
 def test_more_idle_connections_than_files_keep_nobody_out_and_lose_no_event(
     tansu: Broker, tmp_path: Path, sent: bytes
@@ -79,6 +91,7 @@ def test_more_idle_connections_than_files_keep_nobody_out_and_lose_no_event(
         assert made.metric("dropped_total", kind="interactions", reason="disk") == 0
 
 
+@pytest.mark.full
 def test_a_client_that_sends_slowly_is_disconnected(tmp_path: Path) -> None:
     with model_server("base") as server, gateway(tmp_path, NOBODY, server, **own(client_seconds=0.5)) as made:
         with connections(made, 1, b"POST /v1/chat") as (headers,):
@@ -151,6 +164,7 @@ def test_while_all_connections_have_answers_under_way_new_requests_are_refused_a
             until(lambda: len(server.requests) == 16)
             refused = made.chat()
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "busy")
+            assert made.metric("refused_total", code="busy")
             assert refused.headers["Retry-After"]
             assert made.answers("/healthz")
             over.set()
@@ -168,6 +182,7 @@ def stream_an_error(handler: Any, _: dict[str, Any]) -> None:
     handler.end_stream()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "fail",
     [
@@ -290,6 +305,7 @@ BOUNDS = {"max_answer_bytes": 1_000_000, "max_line_bytes": 300_000, "max_answer_
 EVENT = b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": "x"}}]}).encode() + b"\n\n"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("answer", "status", "code", "bound"),
     [
@@ -319,6 +335,7 @@ def test_an_answer_that_passes_a_bound_is_cut_counted_and_ejects_its_server(
         assert len(bad.requests) == 3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("content", "seconds", "bound"),
     [

@@ -11,11 +11,11 @@ from zlib import crc32
 
 import httpx
 import pytest
-from brokers import Broker, until
-from daemons import Daemon, running, settings_for
-from gateways import KEY, Gateway, ModelServer, break_off, gateway, model_server
-from traffic import registered
 
+from fixtures.daemon.daemons import Daemon, running, settings_for
+from fixtures.daemon.gateways import KEY, Gateway, ModelServer, break_off, gateway, model_server
+from fixtures.feedback.traffic import registered
+from fixtures.kafka.brokers import Broker, until
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings, WarehouseSettings
 from retuned.consumers.warehouse.connection import utc_now

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, until
-from gateways import KEY, WORDS, Gateway, ModelServer, answered, gateway, model_server, published, route
-from memory_feeds import CHAMPION, MemoryDouble, memory_double
 
+from fixtures.daemon.gateways import KEY, WORDS, Gateway, ModelServer, answered, gateway, model_server, published, route
+from fixtures.kafka.brokers import Broker, until
+from fixtures.servers.memory_feeds import CHAMPION, MemoryDouble, memory_double
 from retuned.consumers.formats.events import Bounds, decode
 from retuned.consumers.settings import IngestSettings
 from retuned.consumers.warehouse.connection import utc_now

@@ -5,10 +5,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from brokers import Broker, until
-from daemons import running, settings_for
-from gateways import KEY, Gateway, gateway, model_server
-
+from fixtures.daemon.daemons import running, settings_for
+from fixtures.daemon.gateways import KEY, Gateway, gateway, model_server
+from fixtures.kafka.brokers import Broker, until
 from retuned.daemon.web import principals
 
 QUESTION = "How long do I have to return shoes?"

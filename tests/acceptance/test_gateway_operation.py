@@ -12,10 +12,22 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from brokers import Broker, free_port, run_tansu, until
-from doors import FakeDaemon, Place
-from gateways import KEY, NOBODY, WORDS, Gateway, ModelServer, answered, gateway, model_server, published, read, route
 
+from fixtures.daemon.doors import FakeDaemon, Place
+from fixtures.daemon.gateways import (
+    KEY,
+    NOBODY,
+    WORDS,
+    Gateway,
+    ModelServer,
+    answered,
+    gateway,
+    model_server,
+    published,
+    read,
+    route,
+)
+from fixtures.kafka.brokers import Broker, free_port, run_tansu, until
 from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web import principals
 
@@ -216,6 +228,7 @@ def test_keys_of_apps_and_of_servers(tmp_path: Path) -> None:
             assert not {"cookie", "x-retuned-conversation"} & {name.lower() for headers in sent for name in headers}
 
 
+@pytest.mark.full
 def test_a_server_that_comes_back_is_asked_again_and_the_routes_outlive_the_daemon(tmp_path: Path) -> None:
     port = free_port()
     daemon = FakeDaemon()

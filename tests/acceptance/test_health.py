@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
-from brokers import Broker, until
-from daemons import settings_for
 
+from fixtures.daemon.daemons import settings_for
+from fixtures.kafka.brokers import Broker, until
 from retuned.consumers.errors import BrokerUnavailable
 from retuned.consumers.kafka.contract import Batch
 from retuned.daemon import app

@@ -16,10 +16,10 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from brokers import Broker, free_port
-from daemons import App, Daemon, running, settings_for
-from teaching import GOODS, questions
 
+from fixtures.daemon.daemons import App, Daemon, running, settings_for
+from fixtures.feedback.teaching import GOODS, questions
+from fixtures.kafka.brokers import Broker, free_port
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.settings import load
@@ -166,12 +166,14 @@ def test_killed_with_its_daemon_and_repeated_at_another_one_of_the_cluster(nodes
         assert counts(daemon.warehouse) == {"n": ROWS, "ids": ROWS, "dead": 1}
 
 
+@pytest.mark.full
 def test_killed_and_repeated_without_a_daemon(alone: Path, tmp_path: Path, logs: Path) -> None:
     kill_in_the_middle(alone, logs)
     finish_and_check(alone, logs)
     assert counts(tmp_path / "data" / "retuned.duckdb") == {"n": ROWS, "ids": ROWS, "dead": 1}
 
 
+@pytest.mark.full
 def test_export_from_the_daemon_and_without_it_is_the_same(daemon: Daemon, tmp_path: Path) -> None:
     faq = tmp_path / "faq.csv"
     lines = [f"{question} I am anna@example.org.,{right}" for question, right in questions(GOODS, slice(0, 3))]
@@ -202,6 +204,7 @@ def test_export_from_the_daemon_and_without_it_is_the_same(daemon: Daemon, tmp_p
     assert [file.name for file in tmp_path.glob(".*.tmp")] == []
 
 
+@pytest.mark.full
 def test_who_may_import_and_export(tansu: Broker, tmp_path: Path) -> None:
     looks, operates = "looks-at-everything", "may-do-everything"
     tokens = {"operator_token": operates, "viewer_token": looks}

@@ -5,11 +5,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from brokers import Broker
-from daemons import App, running, settings_for
 from kafka import KafkaConsumer
-from models import tiny_llama
 
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.kafka.brokers import Broker
+from fixtures.models.tiny import tiny_llama
 from retuned.daemon.cli.main import main
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from brokers import Broker
-from daemons import Daemon, settings_for
 
+from fixtures.daemon.daemons import Daemon, settings_for
+from fixtures.kafka.brokers import Broker
 from retuned.consumers.errors import WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 
@@ -44,6 +44,7 @@ for attempt in tries:
 """
 
 
+@pytest.mark.full
 def test_idle_connections_do_not_end_a_daemon(tansu: Broker, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2 * FILES:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker
-from daemons import App, Daemon, running, settings_for
+
+from fixtures.daemon.daemons import App, Daemon, running, settings_for
+from fixtures.kafka.brokers import Broker
 
 QUESTION = "How long may I return a lamp?"
 

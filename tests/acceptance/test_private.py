@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from brokers import Broker, free_port
-from daemons import Daemon, settings_for
+
+from fixtures.daemon.daemons import Daemon, settings_for
+from fixtures.kafka.brokers import Broker, free_port
 
 RETUNED = Path(sys.executable).with_name("retuned")
 EVENT = {
@@ -37,6 +38,7 @@ def everything(folder: Path) -> Iterator[Path]:
     yield from folder.rglob("*")
 
 
+@pytest.mark.full
 def test_the_console_script_writes_for_its_user_alone(tmp_path: Path) -> None:
     data, models = tmp_path / "data", tmp_path / "models"
     config = tmp_path / "retuned.yaml"
@@ -63,6 +65,7 @@ def test_the_console_script_writes_for_its_user_alone(tmp_path: Path) -> None:
     assert open_to_others(data) == {}
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
 def test_a_daemon_tightens_what_was_left_open(tansu: Broker, tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, settings_for(tansu, tmp_path))

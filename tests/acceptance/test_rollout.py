@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from begun_rollouts import begun
-from brokers import Broker
-from daemons import App, Daemon, running
 from kafka import KafkaConsumer
 
+from fixtures.daemon.daemons import App, Daemon, running
+from fixtures.daemon.rollouts import begun
+from fixtures.kafka.brokers import Broker
 from retuned.daemon.cli.main import main
 
 ROLLOUT: dict[str, Any] = {"steps": [0.25, 1.0], "holdback": 0.05, "minimum_seconds": 1.0, "minimum_answers": 100}
@@ -85,6 +85,7 @@ def test_a_rollout_goes_on_after_a_kill(bad: int, tansu: Broker, tmp_path: Path)
     assert log.count(said) == 1
 
 
+@pytest.mark.full
 def test_passes_that_end_take_steps_too(tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is a process that has seen none of the targets before."""
     settings = begun(tmp_path, tansu, ROLLOUT)

@@ -5,11 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from brokers import Broker
-from daemons import App, running, settings_for
-from models import tiny_llama
-from teaching import GOODS, questions
 
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.feedback.teaching import GOODS, questions
+from fixtures.kafka.brokers import Broker
+from fixtures.models.tiny import tiny_llama
 from retuned.daemon.cli.main import main
 
 

@@ -4,11 +4,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from brokers import Broker
-from daemons import App, running, settings_for
-from model_servers import free_port, serving
-from served import WORKLOAD, Adapters, Served
 
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.kafka.brokers import Broker
+from fixtures.models.served import WORKLOAD, Adapters, Served
+from fixtures.servers.models import free_port, serving
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.main import main

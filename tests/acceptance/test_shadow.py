@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun_rollouts import begun
-from brokers import Broker, until
-from daemons import running
-from gateways import KEY, gateway, model_server
+
+from fixtures.daemon.daemons import running
+from fixtures.daemon.gateways import KEY, gateway, model_server
+from fixtures.daemon.rollouts import begun
+from fixtures.kafka.brokers import Broker, until
 
 ROLLOUT = {"steps": [0.05, 1.0], "shadow": 1.0, "minimum_seconds": 1.0, "minimum_answers": 60}
 LABELS = ("refund", "delivery")
@@ -28,6 +29,7 @@ def labelled(other: float) -> Any:
     return answer
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("other", [0.0, 0.6], ids=["as good", "worse"])
 def test_what_is_asked_in_shadow_is_judged_and_nobody_sees_it(other: float, tansu: Broker, tmp_path: Path) -> None:
     settings = begun(tmp_path, tansu, ROLLOUT, metric={"name": "label", "labels": LABELS})

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from brokers import Broker, free_port, run_tansu
-from daemons import App, Daemon, settings_for
-from teaching import Teacher
 
+from fixtures.daemon.daemons import App, Daemon, settings_for
+from fixtures.feedback.teaching import Teacher
+from fixtures.kafka.brokers import Broker, free_port, run_tansu
 from retuned.consumers.errors import BrokerRefused
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import utc_now
@@ -20,6 +20,7 @@ from retuned.daemon.cli.main import main
 from retuned.daemon.settings import Settings
 
 
+@pytest.mark.full
 def test_it_serves_at_once_and_reads_when_the_broker_comes(tmp_path: Path) -> None:
     with run_tansu(tmp_path) as broker:
         settings = settings_for(broker, tmp_path)
@@ -46,10 +47,11 @@ def test_it_serves_at_once_and_reads_when_the_broker_comes(tmp_path: Path) -> No
             daemon.end()
 
 
+@pytest.mark.full
 def test_one_pass_measures_what_is_stored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teaching.START", utc_now() - timedelta(minutes=5))
+    monkeypatch.setattr("fixtures.feedback.teaching.START", utc_now() - timedelta(minutes=5))
     kafka = {"bootstrap_servers": f"127.0.0.1:{free_port()}"}
     settings: dict[str, Any] = {"kafka": kafka, "warehouse": {"path": str(tmp_path / "retuned.duckdb")}}
     config = tmp_path / "retuned.yaml"

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from building import build_dataset
 
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.operations.files import FileIntake

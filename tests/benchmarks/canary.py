@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import numpy.typing as npt
 from rollouts import NEVER, Rollouts, draw, simulate, through_the_checks
-from watching import Service
 
+from fixtures.feedback.votes import Service
 from retuned.consumers.settings import RolloutSettings
 from retuned.monitors.rates.sequential import STAKES, log_e_value_of_mean
 from retuned.monitors.settings import WatchSettings

@@ -35,10 +35,10 @@ from prometheus_client import CollectorRegistry
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import months
-from brokers import Broker, run_tansu
-from clusters import S3_ENVIRONMENT, Postgres, run_postgres, run_s3
 from ingest import ORDINARY, event
 
+from fixtures.cluster.servers import S3_ENVIRONMENT, Postgres, run_postgres, run_s3
+from fixtures.kafka.brokers import Broker, run_tansu
 from retuned.consumers.cluster.database import Database, File, Move
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.ingester import Ingester

@@ -39,13 +39,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import Proxy, no_apache_kafka, run_apache_kafka, run_tansu
-from faults import FAULTS, no_small_disk, small_disk, survive
 from kills import KINDS, Rounds
-from model_servers import VLLM, serving, vllm
 from release_kills import ZERO as RELEASE_ZERO
 from release_kills import Releases
-from served import Adapters
+
+from fixtures.faults.faults import FAULTS, no_small_disk, small_disk, survive
+from fixtures.kafka.brokers import Proxy, no_apache_kafka, run_apache_kafka, run_tansu
+from fixtures.models.served import Adapters
+from fixtures.servers.models import VLLM, serving, vllm
 
 RESULT = Path(__file__).parents[2] / "build" / "chaos.json"
 SECONDS = 15.0  # in which all events come
@@ -100,9 +101,9 @@ def main() -> int:
 def cluster(times: int, events: int) -> int:
     """The rows of a cluster, with a quarter as many faults of its leaders; 1 when anything is lost, doubled, left or
     done twice."""
-    import cluster_faults
-    import cluster_leaders
-    from clusters import S3_ENVIRONMENT, run_postgres, run_s3
+    from fixtures.cluster.servers import S3_ENVIRONMENT, run_postgres, run_s3
+    from fixtures.faults import cluster as cluster_faults
+    from fixtures.faults import leaders as cluster_leaders
 
     if reason := no_apache_kafka():
         print(f"left out: {reason}", file=sys.stderr)
@@ -128,9 +129,10 @@ def cluster(times: int, events: int) -> int:
 
 def leaders(times: int) -> int:
     """The rows of a cluster's leaders; 1 when two of them acted, or anything is lost or done twice."""
-    import cluster_leaders
     import lease_faults
-    from clusters import run_postgres
+
+    from fixtures.cluster.servers import run_postgres
+    from fixtures.faults import leaders as cluster_leaders
 
     with tempfile.TemporaryDirectory() as place, run_postgres() as postgres, run_tansu(Path(place)) as broker:
         folder, seconds = Path(place), dict[str, list[float]]()

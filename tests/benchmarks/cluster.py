@@ -21,10 +21,10 @@ FAULTS = 8
 def failover() -> dict[str, float]:
     """Seconds until a daemon leads again: the median and the longest of a few, and all that the chaos of leaders finds
     wrong, which is to be 0."""
-    from brokers import run_tansu
-    from cluster_leaders import ZERO, survive
-    from clusters import run_postgres
-    from served import Adapters
+    from fixtures.cluster.servers import run_postgres
+    from fixtures.faults.leaders import ZERO, survive
+    from fixtures.kafka.brokers import run_tansu
+    from fixtures.models.served import Adapters
 
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, run_postgres() as postgres:

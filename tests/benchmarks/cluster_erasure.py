@@ -26,11 +26,11 @@ from typing import Any
 import boto3
 import httpx
 import yaml
-from brokers import run_tansu, until
-from clusters import S3_ENVIRONMENT, run_postgres, run_s3
-from daemons import Daemon, settings_for
 from kafka import KafkaProducer
 
+from fixtures.cluster.servers import S3_ENVIRONMENT, run_postgres, run_s3
+from fixtures.daemon.daemons import Daemon, settings_for
+from fixtures.kafka.brokers import run_tansu, until
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.settings import StoreSettings
 

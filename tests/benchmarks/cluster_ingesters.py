@@ -16,10 +16,11 @@ from typing import Any
 
 import psycopg
 import yaml
-from brokers import Broker, run_tansu, until
-from clusters import run_postgres
 from ingest import event
 from kafka import KafkaProducer
+
+from fixtures.cluster.servers import run_postgres
+from fixtures.kafka.brokers import Broker, run_tansu, until
 
 COUNTS = (1, 2, 4)
 EVENTS = 1_500  # for each processor

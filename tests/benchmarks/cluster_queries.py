@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cluster_doubles import KEY, Cluster
-from clusters import run_postgres
 from ingest import event
 from prometheus_client import CollectorRegistry
 
+from fixtures.cluster.doubles import KEY, Cluster
+from fixtures.cluster.servers import run_postgres
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.source import SegmentSource

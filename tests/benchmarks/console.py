@@ -20,9 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fleet import fill
-from pages import browser
-
+from fixtures.daemon.pages import browser
+from fixtures.worlds.fleet import fill
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.daemon.console import attention, overview
 from retuned.daemon.operations.local import Local, opened

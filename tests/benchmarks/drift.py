@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import customers
 import drift_traffic
 import pandas as pd
-from traffic import START, new_warehouse, store
 
+from fixtures.feedback.traffic import START, new_warehouse, store
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift import check as drift
 from retuned.monitors.drift.columns import ANSWERS, CATEGORIES, NUMBERS, SAMPLES, SATISFACTION, Columns, read

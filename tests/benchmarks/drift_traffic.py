@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from traffic import START, interactions, new_warehouse, prompts, store
 
+from fixtures.feedback.traffic import START, interactions, new_warehouse, prompts, store
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift import check as drift

@@ -23,9 +23,8 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from building import build_dataset
-from teaching import Teacher
-
+from fixtures.feedback.teaching import Teacher
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse

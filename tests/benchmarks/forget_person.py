@@ -28,12 +28,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from erasing import now, traces
-from ingestion import Rig, interaction
 from membership import figures, of_people
-from teaching import Teacher
-from traffic import insert_event
 
+from fixtures.feedback.erasing import now, traces
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import insert_event
+from fixtures.kafka.ingestion import Rig, interaction
 from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.settings import WarehouseSettings

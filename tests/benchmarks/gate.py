@@ -34,7 +34,9 @@ from statistics import fmean
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from simulation import (
+from small_shop import Policy, World, promoted_at_first_try, waits
+
+from fixtures.worlds.candidates import (
     Candidate,
     asked_again,
     beside_production,
@@ -49,8 +51,6 @@ from simulation import (
     skewed,
     texts,
 )
-from small_shop import Policy, World, promoted_at_first_try, waits
-
 from retuned.retrain.decision.gate import decide
 from retuned.retrain.decision.interval import examples_needed, interval
 from retuned.retrain.settings import GateSettings

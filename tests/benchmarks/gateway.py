@@ -28,9 +28,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import free_port, run_tansu, until
-from gateways import Gateway, published
-
+from fixtures.daemon.gateways import Gateway, published
+from fixtures.kafka.brokers import free_port, run_tansu, until
 from retuned.daemon.gateway_settings import GatewaySettings
 
 LITELLM = "litellm[proxy]==1.108.7"

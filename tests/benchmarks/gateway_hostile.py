@@ -19,9 +19,10 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import Broker, free_port, run_tansu, until
 from gateway import process
-from gateways import Gateway, published
+
+from fixtures.daemon.gateways import Gateway, published
+from fixtures.kafka.brokers import Broker, free_port, run_tansu, until
 
 APPS, SECONDS = 8, 5.0
 FILES = 512

@@ -17,8 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from grounding_pairs import Pair, is_alarm, labelled, outcome, together
-
+from fixtures.feedback.grounding_pairs import Pair, is_alarm, labelled, outcome, together
 from retuned.consumers.common import languages
 from retuned.consumers.common.values import read
 from retuned.monitors.hallucination.values import sentences

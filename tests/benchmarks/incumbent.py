@@ -36,9 +36,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import rollouts
-from simulation import Row
-from watching import DAY, Service
 
+from fixtures.feedback.votes import DAY, Service
+from fixtures.worlds.candidates import Row
 from retuned.consumers.settings import RolloutSettings
 from retuned.monitors.quality.cascade import ERROR, KEPT, LABELS, LEAST, Label, least_confidence
 from retuned.monitors.rates.estimate import difference, rate

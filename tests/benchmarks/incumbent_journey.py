@@ -38,8 +38,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from incumbent import INCUMBENT, RIGHT, SERVICE, SETTINGS, WIDE, days_of_steps
-from simulation import Row
 
+from fixtures.worlds.candidates import Row
 from retuned.daemon.demo.company import load, split_questions
 from retuned.daemon.owning.estimate import Machines, estimate
 from retuned.daemon.owning.facts import Facts, Judged

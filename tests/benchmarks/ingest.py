@@ -18,8 +18,7 @@ from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import Broker, run_tansu
-
+from fixtures.kafka.brokers import Broker, run_tansu
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
 from retuned.consumers.kafka.source import MOST_PARTITION_BYTES, KafkaSource

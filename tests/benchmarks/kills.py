@@ -21,13 +21,13 @@ from typing import Any
 
 import duckdb
 import httpx
-from brokers import Broker
-from daemons import App, Daemon, settings_for
-from faults import _producer, event
 from kafka import KafkaConsumer
-from models import tiny_llama
-from teaching import GOODS, questions
 
+from fixtures.daemon.daemons import App, Daemon, settings_for
+from fixtures.faults.faults import _producer, event
+from fixtures.feedback.teaching import GOODS, questions
+from fixtures.kafka.brokers import Broker
+from fixtures.models.tiny import tiny_llama
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.backup import manifest

@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import learned_cost
 from learned_accounts import scenarios
 from learned_sets import worlds
-from learned_world import World, measured, naive
+
+from fixtures.worlds.learned import World, measured, naive
 
 PAIRS = "RETUNED_SCORE_PAIRS"
 """Names a file of JSON Lines: id, kind, question, approved, answer, same. A person has decided what is the same."""

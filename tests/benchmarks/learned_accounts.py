@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from learned_tasks import PHRASES, TASKS, Item, free_phrase
-from learned_world import START, World
+
+from fixtures.worlds.learned import START, World
 
 DAYS = 30
 SHARED, ONCE = (60, 8), (360, 1)

@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from learned_tasks import facts
-from learned_world import START, World, built_from
-from traffic import new_warehouse
 
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.worlds.learned import START, World, built_from
 from retuned.consumers.errors import RetunedError
 
 SIZES = (20_000, 50_000, 200_000)

@@ -20,7 +20,8 @@ from typing import Any
 
 from learned_accounts import Crowd, People
 from learned_tasks import Item
-from learned_world import START, World, equal, plain
+
+from fixtures.worlds.learned import START, World, equal, plain
 
 VARIABLE = "RETUNED_LEARNED_DATA"
 

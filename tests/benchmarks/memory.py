@@ -35,11 +35,11 @@ from typing import Any
 import gateway as latency
 import msgspec
 import uvloop
-from brokers import free_port, until
-from gateways import NOBODY, Gateway, route
-from memory_feeds import memory_double, question_key
 from prometheus_client import CollectorRegistry
 
+from fixtures.daemon.gateways import NOBODY, Gateway, route
+from fixtures.kafka.brokers import free_port, until
+from fixtures.servers.memory_feeds import memory_double, question_key
 from retuned.consumers.settings import PrivacySettings
 from retuned.daemon.gateway.memory.lookup import Memory
 from retuned.daemon.gateway.memory.pages import Change, Mode

@@ -28,8 +28,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from teaching import Teacher
-
+from fixtures.feedback.teaching import Teacher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.demo.company import Company, Fact, is_right, load, split_questions

@@ -124,7 +124,7 @@ def _of_python(folder: Path, module: str) -> Iterator[bool]:
         "only_mutate": [f"retuned/{module}"],
         "also_copy": ["tests"],
         "pytest_add_cli_args_test_selection": list(target.tests),
-        "pytest_add_cli_args": ["--import-mode=importlib", "-p", "no:xdist", *only],
+        "pytest_add_cli_args": ["--import-mode=importlib", *only],
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
     (folder / "pyproject.toml").write_text("\n".join(["[tool.mutmut]", *lines]) + "\n", encoding="utf-8")

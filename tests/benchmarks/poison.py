@@ -10,10 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from building import build_dataset
-from hostile import WORKLOAD, Attack, Effect, Month, effect
-from traffic import new_warehouse
-
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.models.datasets import build_dataset
+from fixtures.worlds.hostile import WORKLOAD, Attack, Effect, Month, effect
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 ATTACKS: tuple[Attack, ...] = ("few", "many", "sleepers")

@@ -15,11 +15,11 @@ from confluent_kafka import Producer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import Broker, run_tansu
-from daemons import Daemon, running, settings_for
 from ingest import event
 from train import BASE, SETTINGS, rows
 
+from fixtures.daemon.daemons import Daemon, running, settings_for
+from fixtures.kafka.brokers import Broker, run_tansu
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled
 from retuned.daemon.demo.model import base_model

@@ -34,8 +34,8 @@ import numpy.typing as npt
 import rates_dark
 import rates_grounding
 import rates_money
-from traffic import START, new_warehouse, promoted, serves, store
 
+from fixtures.feedback.traffic import START, new_warehouse, promoted, serves, store
 from retuned.monitors.rates.days import variance_between
 from retuned.monitors.rates.estimate import design_effect, difference, evidence_effect, rate
 from retuned.monitors.rates.votes import Votes

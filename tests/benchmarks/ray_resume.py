@@ -19,9 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ray_clusters import RayCluster, no_ray, ray_cluster
 from train import BASE, rows
 
+from fixtures.cluster.ray import RayCluster, no_ray, ray_cluster
 from retuned.daemon.demo.model import base_model
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.settings import ModelsSettings, RunnerSettings, Settings, TrainSettings

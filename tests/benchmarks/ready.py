@@ -13,9 +13,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import no_apache_kafka, run_apache_kafka, run_tansu
-from daemons import App, Daemon, running, settings_for
-
+from fixtures.daemon.daemons import App, Daemon, running, settings_for
+from fixtures.kafka.brokers import no_apache_kafka, run_apache_kafka, run_tansu
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 

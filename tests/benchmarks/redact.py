@@ -7,8 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from personal_data import HOSTILE, held_out, labelled, ordinary, recall
-
+from fixtures.feedback.personal_data import HOSTILE, held_out, labelled, ordinary, recall
 from retuned.consumers.privacy.redactor import Redactor
 
 ROUNDS = 20

@@ -12,10 +12,11 @@ from confluent_kafka import Producer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers import Broker, run_tansu
-from daemons import running, settings_for
 from ingest import event
 from pressure import stored
+
+from fixtures.daemon.daemons import running, settings_for
+from fixtures.kafka.brokers import Broker, run_tansu
 
 EVENTS, WORKLOADS = 1_000_000, 40
 PAUSE_SECONDS = 0.02

@@ -25,14 +25,14 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
-from brokers import Broker, run_tansu
 from conversations import GOES_ON, Conversations
-from daemons import Daemon, settings_for
 from evaluate import train_two
-from gateways import Gateway
-from model_servers import VLLM, free_port, vllm_process
 from train import BASE, rows
 
+from fixtures.daemon.daemons import Daemon, settings_for
+from fixtures.daemon.gateways import Gateway
+from fixtures.kafka.brokers import Broker, run_tansu
+from fixtures.servers.models import VLLM, free_port, vllm_process
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_warehouse

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from evaluate import LIMIT, train_two
-from model_servers import VLLM, vllm
 from train import BASE, rows
 
+from fixtures.servers.models import VLLM, vllm
 from retuned.daemon.demo.model import base_model
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset

@@ -20,9 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from traffic import START, new_warehouse, promoted, serves, store
-from watching import DAY, HOUR, Service, draw, evidence, stored
 
+from fixtures.feedback.traffic import START, new_warehouse, promoted, serves, store
+from fixtures.feedback.votes import DAY, HOUR, Service, draw, evidence, stored
 from retuned.monitors.rates.estimate import evidence_effect
 from retuned.monitors.rates.sequential import log_e_value
 from retuned.monitors.rates.votes import Votes

@@ -10,9 +10,8 @@ import pytest
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from clusters import S3_ENVIRONMENT, run_s3
-from stored_artifacts import Machine, content, keys, write
-
+from fixtures.cluster.artifacts import Machine, content, keys, write
+from fixtures.cluster.servers import S3_ENVIRONMENT, run_s3
 from retuned.consumers.cluster import artifacts
 from retuned.consumers.cluster.objects import PART_BYTES, Objects
 from retuned.consumers.errors import RetunedError

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_servers import serving, vllm, with_vllm
-from models import tiny_llama
 from peft import LoraConfig, get_peft_model
-from trainings import rows
 
+from fixtures.models.tiny import tiny_llama
+from fixtures.models.trainings import rows
+from fixtures.servers.models import serving, vllm, with_vllm
 from retuned.retrain.generation.engine import Engine
 from retuned.retrain.generation.kept import Kept, KeptAnswers
 from retuned.retrain.generation.server import Server, ServerEngine
@@ -181,6 +181,7 @@ def test_an_answer_of_an_earlier_evaluation_is_not_generated_again(made: Made, t
     assert not [id for id, answers in again.items() if answers["candidate"].text == "kept"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("changed", ["prompt", "approved answer", "weights", "scope"])
 def test_an_answer_to_anything_else_is_generated(made: Made, tmp_path: Path, changed: str) -> None:
     file, asked = tmp_path / "answers.jsonl", rows(18)

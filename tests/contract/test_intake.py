@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask
-from brokers import until
-from importing import EVENTS, House, following, logged, opened, pairs, written
 
+from fixtures.daemon.operations import ask
+from fixtures.kafka.brokers import until
+from fixtures.kafka.importing import EVENTS, House, following, logged, opened, pairs, written
 from retuned.consumers.errors import OutOfStep, TooManyDeadLetters
 from retuned.consumers.formats.files import EventFile
 from retuned.daemon.transfer.exports import Export, content, write
@@ -106,6 +106,7 @@ def test_rows_are_redacted_and_refused_as_on_their_way_from_kafka(
     )
 
 
+@pytest.mark.full
 def test_a_row_that_comes_twice_is_reported_once(
     house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +250,7 @@ def test_of_two_imports_of_a_file_the_one_that_ends_names_it_and_what_to_do(
     assert (house.count("interactions"), house.count("feedback")) == (10, 10)
 
 
+@pytest.mark.full
 def test_a_batch_out_of_step_stores_nothing_and_ends_nobody(house: House, tmp_path: Path) -> None:
     first, second = EventFile(written(tmp_path / "x.jsonl", *pairs(4)), None, "w", 10_000).batches(None, 2)
     with house.running():

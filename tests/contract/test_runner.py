@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counting import STEPS, counting_work
-from ray_clusters import no_ray, ray_cluster, ray_double
 
+from fixtures.cluster.ray import no_ray, ray_cluster, ray_double
+from fixtures.faults.counting import STEPS, counting_work
 from retuned.consumers.errors import Cancelled, ChildFailed, OutOfMemory
 from retuned.retrain.runners.local import LocalRunner
 from retuned.retrain.runners.ray import RayRunner

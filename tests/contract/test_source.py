@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from brokers import Broker, break_batch, until
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions
 
+from fixtures.kafka.brokers import Broker, break_batch, until
 from retuned.consumers.errors import ConfigurationError, EventsLost
 from retuned.consumers.kafka.contract import (
     Batch,

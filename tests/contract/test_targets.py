@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_server import mlflow, with_mlflow
-from model_servers import SglangDouble, VllmDouble, serving, vllm, with_vllm
-from served import WORKLOAD, Adapters, Served, receiving
 
+from fixtures.models.served import WORKLOAD, Adapters, Served, receiving
+from fixtures.servers.mlflow import mlflow, with_mlflow
+from fixtures.servers.models import SglangDouble, VllmDouble, serving, vllm, with_vllm
 from retuned.consumers.errors import RetunedError, StandsBy
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.openai_api import NoAnswer

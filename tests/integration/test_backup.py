@@ -16,11 +16,11 @@ from typing import Any
 
 import duckdb
 import pytest
-from faults import no_small_disk, small_disk
-from killed import backing_up, killed_at, restoring
-from schemas import FOLDER, fill, rows
-from traffic import interactions
 
+from fixtures.faults.faults import no_small_disk, small_disk
+from fixtures.faults.killed import backing_up, killed_at, restoring
+from fixtures.feedback.traffic import interactions
+from fixtures.releases.schemas import FOLDER, fill, rows
 from retuned.consumers.common.durable import sha256
 from retuned.consumers.errors import BackupError, Busy, Cancelled, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
@@ -469,6 +469,7 @@ def test_nothing_is_restored_under_a_daemon(house: tuple[Settings, Warehouse], t
         daemon.communicate()
 
 
+@pytest.mark.full
 def test_a_daemon_that_starts_during_a_restore_is_refused(
     house: tuple[Settings, Warehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

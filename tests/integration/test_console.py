@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from doors import FakeDaemon
-from fleet import fill
 from starlette.testclient import TestClient
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.worlds.fleet import fill
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse import answer_minutes
 from retuned.daemon.operations.local import Local, opened
@@ -177,6 +177,7 @@ def test_an_export_holds_what_the_search_finds_or_is_not_offered(
     assert "clear the other filters to export" in page
 
 
+@pytest.mark.full
 def test_no_page_fails_on_a_query_that_it_does_not_know(service: Local, clients: dict[str, TestClient]) -> None:
     names_of = ("show", "range", "since", "until", "state", "reason", "before", "after", "item", "saved", "skipped")
     of = {"workload": names(service)[APPROVAL], "id": f"a{APPROVAL}", "version": "8c01dd2e", "name": "console.css"}

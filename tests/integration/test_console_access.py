@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from doors import FakeDaemon
-from fleet import fill
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.worlds.fleet import fill
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.operations.local import Local, opened
@@ -179,6 +179,7 @@ def test_without_principals_nobody_signs_in(tmp_path: Path) -> None:
 # Principals of some workloads
 
 
+@pytest.mark.full
 def test_who_is_bound_to_workloads_is_shown_no_other(service: Local, file: Path, names: list[str]) -> None:
     """Whatever the role and whatever is asked; on pages and by the API."""
     own, others = names[0], names[1:]

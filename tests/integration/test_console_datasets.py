@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from brokers import free_port
-from building import build_dataset, promote, teach, with_dataset
-from pages import browser, page, text
-from teaching import Teacher, question
 
+from fixtures.daemon.pages import browser, page, text
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.kafka.brokers import free_port
+from fixtures.models.datasets import build_dataset, promote, teach, with_dataset
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.main import main
 from retuned.daemon.operations.local import Local, opened
@@ -47,6 +47,7 @@ def answered_anew(local: Local, promoted: bool = False) -> tuple[str, str]:
     return first.version, second.version
 
 
+@pytest.mark.full
 def test_what_differs_between_two_datasets_is_counted_and_shown(local: Local) -> None:
     before, after = answered_anew(local)
     found = compare(local.warehouse, before, after, limit=2)

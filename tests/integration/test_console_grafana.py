@@ -7,9 +7,8 @@ from html import unescape
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from pages import page
-from teaching import Teacher
-
+from fixtures.daemon.pages import page
+from fixtures.feedback.teaching import Teacher
 from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import Settings
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker
-from building import build_dataset
-from daemons import App, running, settings_for
 from prometheus_client import CollectorRegistry
-from teaching import START, Teacher
-from traffic import store
 
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.feedback.teaching import START, Teacher
+from fixtures.feedback.traffic import store
+from fixtures.kafka.brokers import Broker
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.errors import StandsBy
 from retuned.consumers.warehouse.connection import Size
 from retuned.consumers.warehouse.opening import open_warehouse
@@ -51,6 +51,7 @@ def teach(teacher: Teacher) -> None:
         teacher.say(told, "hallucination", True)
 
 
+@pytest.mark.full
 def test_windows_and_the_next_dataset_are_the_same_before_and_after(tmp_path: Path) -> None:
     settings = old_settings(tmp_path, windows={"reference_seconds": 3 * 86_400.0, "minimum_rows": 1})
     now = START + 30 * DAY
@@ -121,6 +122,7 @@ def test_a_workload_whose_events_have_all_left_is_still_known(tmp_path: Path) ->
         jobs.run("quality")
 
 
+@pytest.mark.full
 def test_an_archive_that_cannot_be_written_is_seen_and_stops_nothing(
     tansu: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

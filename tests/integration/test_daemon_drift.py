@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask, command
-from traffic import START, interactions, prompts
 
+from fixtures.daemon.operations import ask, command
+from fixtures.feedback.traffic import START, interactions, prompts
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.daemon.cli import main as cli
@@ -46,6 +46,7 @@ def drift(service: Local, name: str, **arguments: Any) -> str:
     return done
 
 
+@pytest.mark.full
 def test_a_check_as_of_a_time_compares_the_windows_of_that_time(service: Local) -> None:
     quiet = drift(service, "check", as_of=THEN.isoformat())
     assert quiet.startswith(f"as of {THEN:%Y-%m-%d %H:%M} UTC, 150 conversations against 450 of the reference: 0 of ")
@@ -68,6 +69,7 @@ def test_a_check_as_of_a_time_compares_the_windows_of_that_time(service: Local) 
     assert latest(service.warehouse, "support") == stored
 
 
+@pytest.mark.full
 def test_what_is_accepted_is_the_reference(service: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     at(service, monkeypatch, THEN + DAY)
     assert "topic from " in drift(service, "check")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import tiny_llama
-from traffic import START, feedback, interactions, promoted
 
+from fixtures.feedback.traffic import START, feedback, interactions, promoted
+from fixtures.models.tiny import tiny_llama
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.policy.decision import Evidence
 from retuned.daemon.policy.evidence import forget, has_ended

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from bounds import BOUNDS
-from doors import FakeDaemon
 from starlette.testclient import TestClient
-from teaching import Teacher
-from traffic import insert_event
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import BOUNDS, insert_event
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.formats.events import Feedback, decode
 from retuned.consumers.kafka.memory import MemoryPublisher

@@ -5,15 +5,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import building
 import pytest
-from asking import ask, command
-from building import teach
-from doors import FakeDaemon
-from run_queues import NOON, RunQueue
 from starlette.testclient import TestClient
-from teaching import Teacher
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.daemon.operations import ask, command
+from fixtures.daemon.run_queues import NOON, RunQueue
+from fixtures.feedback.teaching import Teacher
+from fixtures.models import datasets as building
+from fixtures.models.datasets import teach
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
@@ -186,6 +186,7 @@ def test_a_dataset_is_outdated_though_a_kill_followed_the_decision(
     assert second["counts"]["overruled"] == {"dropped": {"rows": 1}}
 
 
+@pytest.mark.full
 def test_a_dataset_that_an_earlier_release_built_is_made_anew_once(queue: RunQueue) -> None:
     """It is unknown from which decisions it was built."""
     asked(queue)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import page, text
 from prometheus_client import CollectorRegistry
-from traffic import START, feedback, interactions, promoted, prompts
 
+from fixtures.daemon.pages import page, text
+from fixtures.feedback.traffic import START, feedback, interactions, promoted, prompts
 from retuned.daemon.cli.main import main
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.operations.local import opened

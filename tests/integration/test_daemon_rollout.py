@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import command
-from brokers import until
-from judges import serving
-from pages import browser, page, text
 from prometheus_client import CollectorRegistry
-from traffic import registered, store
-from watched import HOUR, NEW, OLD, SINCE, rated
 
+from fixtures.daemon.operations import command
+from fixtures.daemon.pages import browser, page, text
+from fixtures.feedback.traffic import registered, store
+from fixtures.feedback.watched import HOUR, NEW, OLD, SINCE, rated
+from fixtures.kafka.brokers import until
+from fixtures.servers.judges import serving
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.daemon.cli.summary import details
@@ -139,6 +139,7 @@ def test_what_is_asked_in_shadow_is_shown_as_such(warehouse: Warehouse, tmp_path
     assert "in shadow" not in daemon.shown()[0]
 
 
+@pytest.mark.full
 def test_a_judge_that_hangs_holds_up_no_other_workloads_canary(warehouse: Warehouse, tmp_path: Path) -> None:
     asked, answers = threading.Event(), threading.Event()
 
@@ -327,6 +328,7 @@ def test_what_a_canary_is_compared_by_is_not_archived(daemon: Daemon) -> None:
     assert seen() == before
 
 
+@pytest.mark.full
 def test_training_is_a_cost_of_the_canary_and_of_its_promotion(daemon: Daemon) -> None:
     run = {"workload": "support", "reasons": "[]", "state": "succeeded", "started_at": SINCE - HOUR}
     daemon.warehouse.insert("runs", id="r1", version="v2", finished_at=SINCE - HOUR, train_seconds=3_600.0, **run)

@@ -11,15 +11,15 @@ from typing import Any, cast
 import httpx
 import pytest
 import yaml
-from asking import ask
-from brokers import free_port, until
-from building import teach
-from doors import FakeDaemon
 from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
-from teaching import Teacher
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.daemon.operations import ask
+from fixtures.feedback.teaching import Teacher
+from fixtures.kafka.brokers import free_port, until
+from fixtures.models.datasets import teach
 from retuned.daemon.cli.main import main
 from retuned.daemon.client import Client
 from retuned.daemon.operations.local import Local, opened
@@ -145,6 +145,7 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
         assert service.warehouse.rows("FROM row_decisions") == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("daemon", [False, True])
 def test_the_commands_do_it_with_a_daemon_and_without(
     config: Path, ids: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, daemon: bool

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import command
-from pages import page, text
 from prometheus_client import CollectorRegistry
-from teaching import Teacher
-from traffic import feedback, interactions
 
+from fixtures.daemon.operations import command
+from fixtures.daemon.pages import page, text
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import feedback, interactions
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.summary import details

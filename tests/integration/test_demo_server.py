@@ -17,12 +17,12 @@ import httpx
 import pytest
 import torch
 import yaml
-from brokers import free_port
-from models import tiny_llama
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fixtures.kafka.brokers import free_port
+from fixtures.models.tiny import tiny_llama
 from retuned.consumers.common.process import THREADS_WAIT_BRIEFLY
 from retuned.consumers.errors import ChildFailed, RetunedError
 from retuned.daemon.cli.main import main

@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from erasing import LETTER, MINE, SECRET, THEIRS, Shop, now, traces
 
+from fixtures.feedback.erasing import LETTER, MINE, SECRET, THEIRS, Shop, now, traces
 from retuned.consumers.errors import Busy
 from retuned.consumers.warehouse import turns
 from retuned.daemon.backup import manifest
@@ -30,6 +30,7 @@ def test_an_export_under_way_ends_as_it_began_and_holds_no_erasure_up(tmp_path: 
     shop.warehouse.close()
 
 
+@pytest.mark.full
 def test_a_long_query_under_way_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "ALONE_SECONDS", 0.2)
     shop = Shop(tmp_path)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasing import ANSWERS, MINE, SECRET, logged_events, not_anns
-from importing import House, opened, written
 
+from fixtures.feedback.erasing import ANSWERS, MINE, SECRET, logged_events, not_anns
+from fixtures.kafka.importing import House, opened, written
 from retuned.consumers.kafka.contract import Batch
 from retuned.consumers.warehouse.selection import Request
 
@@ -61,6 +61,7 @@ def after(house: House, batches: int, then: Callable[[], None]) -> None:
     house.files.take = take_then  # type: ignore[method-assign]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("batches", [1, 6, 12])
 @pytest.mark.parametrize("is_running", [False, True])
 def test_an_erasure_in_the_middle_of_an_import(house: House, tmp_path: Path, batches: int, is_running: bool) -> None:

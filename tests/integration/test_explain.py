@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from asking import BY_NAME, ask
-from brokers import free_port
-from models import tiny_llama
-from teaching import Teacher
-from traffic import new_warehouse
-from trainings import SETTINGS, trained
 
+from fixtures.daemon.operations import BY_NAME, ask
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.kafka.brokers import free_port
+from fixtures.models.tiny import tiny_llama
+from fixtures.models.trainings import SETTINGS, trained
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.warehouse.connection import insert
 from retuned.daemon.cli.main import main
@@ -138,6 +138,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(config, version.name, rows, odd, ordinary, from_base)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("most", [200, 60])
 def test_the_rows_that_taught_an_odd_answer_come_first(shop: Shop, most: int) -> None:
     with shop.opened() as local:
@@ -152,6 +153,7 @@ def test_the_rows_that_taught_an_odd_answer_come_first(shop: Shop, most: int) ->
     assert recorded["subject"] == shop.odd
 
 
+@pytest.mark.full
 def test_an_ordinary_answer_is_not_blamed_on_them(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", shop.ordinary, "--rows", "60", "--config", str(shop.config)]) == 0
     printed = capsys.readouterr().out

@@ -15,12 +15,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from asking import ask
-from building import build_dataset
-from importing import EVENTS, House, logged, opened, pairs, written
-from ingestion import not_writable
-from teaching import GOODS, Teacher, questions
 
+from fixtures.daemon.operations import ask
+from fixtures.feedback.teaching import GOODS, Teacher, questions
+from fixtures.kafka.importing import EVENTS, House, logged, opened, pairs, written
+from fixtures.kafka.ingestion import not_writable
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse import connection
 from retuned.daemon.client import Client
@@ -306,14 +306,16 @@ def taught(school: Path, tmp_path: Path) -> Iterator[House]:
         yield house
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 @pytest.mark.parametrize("form", ["chat", "preference", "kto"])
 def test_training_sets_have_trls_forms(taught: House, tmp_path: Path, form: str, format: str) -> None:
     """As the `datasets` library, which TRL trains from, loads them, and as TRL's own checks see them."""
     from datasets import load_dataset
-    from models import tiny_llama
     from transformers import AutoTokenizer
     from trl.data_utils import apply_chat_template, is_conversational, unpair_preference_dataset
+
+    from fixtures.models.tiny import tiny_llama
 
     path = tmp_path / f"set.{format}"
     write(content(Export(form, format), taught.warehouse, taught.settings), path)
@@ -362,6 +364,7 @@ def test_an_exported_training_set_teaches_the_same_where_it_is_imported(tmp_path
         assert [(one["name"], one["value"]) for one in events["feedback"]] == [(name, value)]
 
 
+@pytest.mark.full
 def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path: Path) -> None:
     forms = ("chat", "kto")  # a preference is made of a row of chat
 
@@ -397,6 +400,7 @@ def test_what_models_are_judged_on_is_in_no_training_set(taught: House, tmp_path
         assert not exported & judged
 
 
+@pytest.mark.full
 def test_a_training_set_has_the_bounds_and_the_workload_that_were_asked_for(taught: House) -> None:
     other = Teacher(taught.warehouse, "sales")
     for question, right in questions(GOODS, slice(0, 2)):

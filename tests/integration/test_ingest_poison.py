@@ -10,9 +10,9 @@ from typing import Any
 
 import duckdb
 import pytest
-from brokers import until
-from ingestion import Rig, feedback, interaction, not_writable, settings_for
 
+from fixtures.kafka.brokers import until
+from fixtures.kafka.ingestion import Rig, feedback, interaction, not_writable, settings_for
 from retuned.consumers import decoding as decoding_module
 from retuned.consumers import replay as replay_module
 from retuned.consumers.errors import MemoryLimit, RetunedError, TooManyDeadLetters
@@ -605,12 +605,14 @@ def letters_in_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     rig.warehouse.close()
 
 
+@pytest.mark.full
 def test_a_replay_waits_for_memory_as_a_batch_does(letters_in_need: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "PAUSES", Relief(letters_in_need.warehouse))
     assert replay(letters_in_need.ingest) == {"tried": 200, "replayed": 200, "stored": 200}
     assert len(stored(letters_in_need)) == 201
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["replay", "import"])
 def test_a_request_that_finds_too_little_memory_fails_and_ingestion_goes_on(letters_in_need: Rig, kind: str) -> None:
     rig = letters_in_need

@@ -17,13 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, Json, forget_killed, free_port, no_apache_kafka, run_apache_kafka, run_tansu, until
-from ingestion import Rig, feedback, interaction, not_writable, settings_for
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import OffsetOutOfRangeError
 from prometheus_client import CollectorRegistry
 
+from fixtures.kafka.brokers import (
+    Broker,
+    Json,
+    forget_killed,
+    free_port,
+    no_apache_kafka,
+    run_apache_kafka,
+    run_tansu,
+    until,
+)
+from fixtures.kafka.ingestion import Rig, feedback, interaction, not_writable, settings_for
 from retuned.consumers.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -576,6 +585,7 @@ def test_what_was_read_before_a_new_assignment_comes_once(
     warehouse.close()
 
 
+@pytest.mark.full
 def test_what_the_client_holds_of_many_partitions_is_bounded(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -809,6 +819,7 @@ def test_a_broker_that_goes_away_is_waited_for(tmp_path: Path, caplog: pytest.Lo
         warehouse.close()
 
 
+@pytest.mark.full
 def test_a_quiet_poll_is_no_answer_while_the_broker_is_away(tmp_path: Path) -> None:
     with _killed(tmp_path) as (broker, source):
         until(lambda: not source._consumer.metrics()["consumer-metrics"]["connection-count"])  # the client noticed
@@ -821,6 +832,7 @@ def test_a_quiet_poll_is_no_answer_while_the_broker_is_away(tmp_path: Path) -> N
         until(lambda: _answers(source))
 
 
+@pytest.mark.full
 def test_a_connection_that_is_being_made_is_no_answer(tmp_path: Path) -> None:
     with _killed(tmp_path) as (broker, source):
         host, _, port = broker.bootstrap_servers.rpartition(":")

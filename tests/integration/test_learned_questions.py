@@ -4,9 +4,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from learned_world import key_of
-from learning_shop import HOUR, Shop, answers, completions, things
 
+from fixtures.worlds.learned import key_of
+from fixtures.worlds.shop import HOUR, Shop, answers, completions, things
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data.dataset import SPLITS
 

@@ -9,10 +9,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from learned_world import START, plain
-from learning_shop import DAY, HOUR, MINUTE, NOBODY_SAID, Shop, completions, rows, set_aside, things
-from traffic import new_warehouse
 
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.worlds.learned import START, plain
+from fixtures.worlds.shop import DAY, HOUR, MINUTE, NOBODY_SAID, Shop, completions, rows, set_aside, things
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.settings import MetricSettings
 
@@ -313,6 +313,7 @@ def test_rows_set_aside_are_decided_anew_once_their_dataset_is_promoted(shop: Sh
     assert len(aside.keys() & decided) >= 10, "a tenth of the new rows may be this account's"
 
 
+@pytest.mark.full
 def test_feedback_that_an_ingester_with_a_slow_clock_received_is_not_lost(shop: Shop) -> None:
     interaction = shop.ask(OPENING, NOBODY_SAID, "customer-1")
     shop.others(60)
@@ -341,6 +342,7 @@ def _calls(work: Callable[[], object]) -> int:
     return count
 
 
+@pytest.mark.full
 def test_work_grows_with_the_answers_to_one_question_and_not_with_their_square(tmp_path: Path) -> None:
     """No answer is counted twice, so that nothing is known from before."""
     counts, said = [], 0

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from traffic import interactions, promoted, store
-from watched import (
+
+from fixtures.feedback.traffic import interactions, promoted, store
+from fixtures.feedback.watched import (
     HOUR,
     NEW,
     NOW,
@@ -24,7 +25,6 @@ from watched import (
     seen,
     voted,
 )
-
 from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.rates.sequential import log_e_value

@@ -8,10 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from promoting import model_row
-from traffic import store
-from watched import HOUR, NEW, NOW, OLD, OVER, SETTINGS, SINCE, compared, counted, promote, rated, seen
 
+from fixtures.daemon.promoting import model_row
+from fixtures.feedback.traffic import store
+from fixtures.feedback.watched import (
+    HOUR,
+    NEW,
+    NOW,
+    OLD,
+    OVER,
+    SETTINGS,
+    SINCE,
+    compared,
+    counted,
+    promote,
+    rated,
+    seen,
+)
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.check import check, latest

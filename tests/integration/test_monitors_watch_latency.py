@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from traffic import MINUTE, feedback, interactions
-from watched import HOUR, NEW, OLD, SINCE, compared, counted, promote, rated, seen, timed
 
+from fixtures.feedback.traffic import MINUTE, feedback, interactions
+from fixtures.feedback.watched import HOUR, NEW, OLD, SINCE, compared, counted, promote, rated, seen, timed
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.watch.check import WatchCheck
 

@@ -5,8 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from traffic import MINUTE, interactions, store
-from watched import (
+
+from fixtures.feedback.traffic import MINUTE, interactions, store
+from fixtures.feedback.votes import Service, draw, stored
+from fixtures.feedback.votes import counted as counted_in_simulation
+from fixtures.feedback.watched import (
     HOUR,
     NEW,
     NOW,
@@ -22,9 +25,6 @@ from watched import (
     seen,
     voted,
 )
-from watching import Service, draw, stored
-from watching import counted as counted_in_simulation
-
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import Settings, WatchSettings
 from retuned.monitors.watch.check import check, latest

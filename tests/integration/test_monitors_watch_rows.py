@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from promoting import model_row
-from traffic import MINUTE, feedback, promoted
-from watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, compared, promote, rated, seen, timed, voted
 
+from fixtures.daemon.promoting import model_row
+from fixtures.feedback.traffic import MINUTE, feedback, promoted
+from fixtures.feedback.watched import HOUR, NEW, NOW, OLD, SETTINGS, SINCE, compared, promote, rated, seen, timed, voted
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WatchSettings
 from retuned.monitors.watch.check import check, in_force, thin

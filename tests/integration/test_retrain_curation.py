@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import build_dataset
 from prometheus_client import CollectorRegistry
-from teaching import Teacher, question
-from traffic import ASKED, CITIES, THINGS
 
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.feedback.traffic import ASKED, CITIES, THINGS
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.main import main
 from retuned.retrain.data import dataset

@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from building import build_dataset
-from teaching import Teacher, question
 
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import versions
 from retuned.retrain.data import dataset, evidence, overrides

@@ -3,9 +3,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from building import build_dataset
-from teaching import Teacher, question
 
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import holdout
 from retuned.retrain.data.dataset import Dataset
@@ -108,6 +108,7 @@ def test_with_a_new_champion_the_comparisons_begin_anew(house: House) -> None:
     assert house.tries() == 2
 
 
+@pytest.mark.full
 def test_a_worn_out_holdout_is_drawn_anew_and_what_stood_in_it_is_never_taught(house: House) -> None:
     house.teach(range(120))
     first = house.build()

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from trainings import SETTINGS, rows, trained
 
+from fixtures.models.trainings import SETTINGS, rows, trained
 from retuned.retrain.training.base_model import load_tokenizer
 from retuned.retrain.training.batches import TooLong, encode, encode_all
 

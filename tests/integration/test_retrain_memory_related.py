@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from teaching import Teacher, questions
 
+from fixtures.feedback.teaching import Teacher, questions
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.memory import embed, entries
 from retuned.retrain.memory.feed import Reading

@@ -6,9 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from models import ANY_LATENCY, tiny_llama
-from teaching import GOODS, START, Teacher, question, teach_policies
 
+from fixtures.feedback.teaching import GOODS, START, Teacher, question, teach_policies
+from fixtures.models.tiny import ANY_LATENCY, tiny_llama
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain import queue, run
@@ -158,6 +158,7 @@ def test_related_questions_that_an_entry_helped_are_asked_too(teacher: Teacher, 
     assert found == ["How long may I return a lamp?", "How long may I return the lamp?"]
 
 
+@pytest.mark.full
 @pytest.mark.processes
 def test_a_champion_that_has_really_learned_the_entries_retires_them(
     teacher: Teacher, warehouse: Warehouse, tmp_path: Path

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import build_dataset, promote, rows, set_aside, teach, with_dataset
-from teaching import Teacher, question
 
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.models.datasets import build_dataset, promote, rows, set_aside, teach, with_dataset
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import overrides

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from models import LINEAR
 from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from fixtures.models.tiny import LINEAR
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli.main import main
 from retuned.retrain.kernels.attention import install
@@ -99,6 +99,7 @@ def test_activations_are_what_autograd_keeps(dtype: str, layers: int, tmp_path: 
     assert plan(base, settings, 0, None).activations == pytest.approx(found, rel=0.08)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_activations_of_packed_are_what_autograd_keeps(dtype: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 4}
@@ -114,6 +115,7 @@ def test_activations_of_packed_are_what_autograd_keeps(dtype: str, tmp_path: Pat
     assert plan(base, settings, 0, None).activations == pytest.approx(found, rel=0.08)
 
 
+@pytest.mark.full
 def test_70_billion_weights_go_through_the_estimate(folders: dict[str, Path]) -> None:
     """On the meta device, which has shapes, and neither memory nor mixed precision, which keeps some copies more."""
     base, shape = folders["70B"], Shape.of(folders["70B"])

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from building import build_dataset
-from hostile import WORKLOAD, Attack, Effect, Month, effect
-from traffic import new_warehouse
 
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.models.datasets import build_dataset
+from fixtures.worlds.hostile import WORKLOAD, Attack, Effect, Month, effect
 from retuned.retrain.settings import DatasetSettings, GateSettings, ModelsSettings, Settings
 
 
@@ -35,6 +35,7 @@ def test_attacked_facts_are_taught_right(tmp_path: Path, kind: Attack, share: fl
     assert found.quarantined_hostile >= 0.9
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["few", "many"])
 def test_without_the_quarantine_the_attack_works(tmp_path: Path, kind: Attack) -> None:
     found = measured(tmp_path, Month(seed=1).people().attack(kind, 0.2), quarantine=False)

@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from building import build_dataset
-from teaching import Teacher, question
 
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.errors import Cancelled
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import Warehouse
@@ -87,6 +87,7 @@ def test_what_was_rated_is_learned_or_is_old_is_no_traffic(
     assert asked(build_dataset(warehouse, none, "support", NOW)) == set()
 
 
+@pytest.mark.full
 def test_a_child_makes_the_same_dataset_and_refuses_as_its_parent_would(
     warehouse: Warehouse, teacher: Teacher, settings: Settings, tmp_path: Path
 ) -> None:

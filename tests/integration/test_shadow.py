@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import prefers, serving
-from traffic import answered, feedback, new_warehouse, registered, store
 
+from fixtures.feedback.traffic import answered, feedback, new_warehouse, registered, store
+from fixtures.servers.judges import prefers, serving
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings
@@ -251,6 +251,7 @@ def test_pairs_on_which_the_judge_gives_no_verdict_do_not_block_the_others(tmp_p
     release.warehouse.close()
 
 
+@pytest.mark.full
 def test_what_a_slow_judge_had_time_for_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the daemon ends meanwhile, so that nothing is paid for twice."""
     monkeypatch.setattr(shadow, "BEGUN_WITHIN", 2 / shadow.LONGEST_SECONDS)

@@ -5,8 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from served import WORKLOAD, Adapters, Receiver, Served, receiving
 
+from fixtures.models.served import WORKLOAD, Adapters, Receiver, Served, receiving
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.release.targets.webhook import read_secret, signature

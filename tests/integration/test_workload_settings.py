@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from teaching import START, Teacher, question
-from traffic import interactions, promoted, prompts, serves
 
+from fixtures.feedback.teaching import START, Teacher, question
+from fixtures.feedback.traffic import interactions, promoted, prompts, serves
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.daemon.operations.local import Local, opened
 from retuned.daemon.settings import Settings

@@ -2,8 +2,9 @@
 
 import socket
 
-import brokers
 from kafka.net.transport import KafkaTCPTransport
+
+from fixtures.kafka import brokers
 
 
 def test_a_client_that_is_closed_with_something_to_send_closes_its_socket() -> None:

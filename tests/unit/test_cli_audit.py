@@ -11,9 +11,9 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from asking import ask
-from brokers import free_port, until
 
+from fixtures.daemon.operations import ask
+from fixtures.kafka.brokers import free_port, until
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.daemon.app import App
@@ -174,6 +174,7 @@ def test_checkpoints_that_are_gone_are_a_problem(place: Place) -> None:
         assert (status, "no such file" in printed, "sound" in printed) == (1, True, False), printed
 
 
+@pytest.mark.full
 def test_checkpoints_that_were_emptied_or_cut_off_are_a_problem(place: Place) -> None:
     for reason in ("a", "b", "c"):
         place.record(reason, "")
@@ -263,6 +264,7 @@ def test_checkpoints_need_a_key_and_a_start_needs_one_that_can_be_read(place: Pl
     assert (status, "holds no private Ed25519 key" in printed) == (1, True), printed
 
 
+@pytest.mark.full
 def test_a_start_records_which_settings_changed_and_no_secret(place: Place) -> None:
     add(place.principals, "anna", "operator", None, datetime.now(UTC))
     started(place)
@@ -282,6 +284,7 @@ def test_a_start_records_which_settings_changed_and_no_secret(place: Place) -> N
     assert not any(secret in str(second) for secret in ("a-secret-value", "hidden"))
 
 
+@pytest.mark.full
 def test_tokens_that_were_made_and_revoked_are_recorded_while_the_daemon_runs(place: Place) -> None:
     now = datetime.now(UTC)
     add(place.principals, "anna", "operator", None, now)

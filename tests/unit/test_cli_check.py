@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
-from asking import ask
-from brokers import free_port
-from doors import FakeDaemon, Place
-from models import tiny_llama
-from ray_clusters import ray_double
-from traffic import MINUTE, insert_event
 
+from fixtures.cluster.ray import ray_double
+from fixtures.daemon.doors import FakeDaemon, Place
+from fixtures.daemon.operations import ask
+from fixtures.feedback.traffic import MINUTE, insert_event
+from fixtures.kafka.brokers import free_port
+from fixtures.models.tiny import tiny_llama
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse

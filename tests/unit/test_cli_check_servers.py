@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from brokers import free_port
-from model_servers import SglangDouble, VllmDouble, serving
-from models import tiny_llama, tiny_model
 
+from fixtures.kafka.brokers import free_port
+from fixtures.models.tiny import tiny_llama, tiny_model
+from fixtures.servers.models import SglangDouble, VllmDouble, serving
 from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
 from retuned.daemon.settings import load

@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import fleet
 import pytest
 import yaml
-from asking import ask, command
-from brokers import free_port, until
-from run_queues import RunQueue
-from teaching import Teacher
-from traffic import new_warehouse
 
+from fixtures.daemon.operations import ask, command
+from fixtures.daemon.run_queues import RunQueue
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.kafka.brokers import free_port, until
+from fixtures.worlds import fleet
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.daemon.cli import memory
 from retuned.daemon.cli.command import LINES, Common

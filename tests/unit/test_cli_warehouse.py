@@ -7,9 +7,9 @@ from pathlib import Path
 import duckdb
 import pytest
 import yaml
-from brokers import free_port
-from schemas import FOLDER, rows
 
+from fixtures.kafka.brokers import free_port
+from fixtures.releases.schemas import FOLDER, rows
 from retuned.daemon.cli import check as checks
 from retuned.daemon.cli.main import main
 from retuned.daemon.settings import load

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judged import START, WORKLOADS, History
-from traffic import new_warehouse, store
 
+from fixtures.feedback.history import START, WORKLOADS, History
+from fixtures.feedback.traffic import new_warehouse, store
 from retuned.consumers.settings import IngestSettings, RetentionSettings, Settings
 from retuned.consumers.warehouse import answer_minutes, judgements
 from retuned.consumers.warehouse.archive import Kept, archive
@@ -54,6 +54,7 @@ def assert_the_same(history: History, warehouse: Warehouse) -> None:
     assert expected_rows
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(2))
 def test_minutes_are_those_of_a_full_scan(tmp_path: Path, seed: int) -> None:
     warehouse = new_warehouse(tmp_path)

@@ -16,8 +16,8 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import START, feedback, interactions, new_warehouse, prompts, store
 
+from fixtures.feedback.traffic import START, feedback, interactions, new_warehouse, prompts, store
 from retuned.consumers.errors import ArchiveError, Busy
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemorySource
@@ -170,6 +170,7 @@ def test_what_copies_of_events_are_told_by_stays(warehouse: Warehouse) -> None:
     assert stored(warehouse, "feedback") == ["feedback-44", "feedback-46"]
 
 
+@pytest.mark.full
 def test_the_oldest_days_leave_when_the_warehouse_is_too_large(warehouse: Warehouse, tmp_path: Path) -> None:
     rng = random.Random(2)
     texts = [rng.randbytes(200).hex() for _ in range(60_000)]

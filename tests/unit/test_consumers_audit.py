@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traffic import new_warehouse
 
+from fixtures.feedback.traffic import new_warehouse
 from retuned.consumers.common.signing import make_key
 from retuned.consumers.warehouse.audit import COLUMNS, START, Entry, by_rule, digest, sealed
 from retuned.consumers.warehouse.checkpoints import ACTION, Checkpoint, check, newest, read, signed

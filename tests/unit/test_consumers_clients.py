@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounds import BOUNDS
-from ingestion import Rig, settings_for
 from msgspec import UNSET
-from protobuf import field
 
+from fixtures.feedback.traffic import BOUNDS
+from fixtures.kafka.ingestion import Rig, settings_for
+from fixtures.kafka.protobuf import field
 from retuned.consumers.formats import otlp
 from retuned.consumers.formats.dialects import FORMATS, PASSED_OVER, BadPart, decode_any, foreign
 from retuned.consumers.formats.events import Feedback, Interaction, PassedOver
@@ -1149,6 +1149,7 @@ def test_junk_in_any_place_brings_events_and_reasons_that_were_foreseen(name: st
             assert not isinstance(item, BadPart) or item.error.reason != "internal_error", item.error.__cause__
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", SAMPLES)
 def test_no_user_stays_in_a_dead_letter_wherever_the_message_names_one(
     name: str, tmp_path: Path, warehouse: Warehouse

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingestion import Rig, feedback, interaction, settings_for
-from protobuf import field
 
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
+from fixtures.kafka.protobuf import field
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.dead_letters import KEPT_CHARACTERS, dead_letters

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from bounds import BOUNDS
 
+from fixtures.feedback.traffic import BOUNDS
 from retuned.consumers.common.reasoning import split
 from retuned.consumers.formats.demonstrations import NoWorkload, events, renamed
 from retuned.consumers.formats.events import BadEvent, convert

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bounds import BOUNDS
 from msgspec import UNSET
-from protobuf import field
 
+from fixtures.feedback.traffic import BOUNDS
+from fixtures.kafka.protobuf import field
 from retuned.consumers.formats.dialects import PASSED_OVER, BadPart, decode_any
 from retuned.consumers.formats.events import NESTED, Feedback, Interaction, PassedOver
 
@@ -878,6 +878,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path] * bool(path) + [deep for key, item in inner for deep in places(item, (*path, key))]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "sample",
     [NATIVE, OPENAI, {"time": UNIX, **SPAN}, otlp(span(SPAN, events=[{"name": "gen_ai.choice", "attributes": []}])),

@@ -7,9 +7,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from bounds import BOUNDS
 from msgspec import UNSET
 
+from fixtures.feedback.traffic import BOUNDS
 from retuned.consumers.formats.events import BadEvent, Bounds, Feedback, Interaction, decode
 from retuned.consumers.formats.schemas import json_schemas
 from retuned.consumers.settings import IngestSettings

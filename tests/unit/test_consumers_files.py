@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bounds import BOUNDS
 
+from fixtures.feedback.traffic import BOUNDS
 from retuned.consumers.errors import BadFile
 from retuned.consumers.formats.dialects import decode_any
 from retuned.consumers.formats.documents import sections
@@ -350,6 +350,7 @@ def test_a_half_written_gz_gives_what_it_holds_and_then_says_so(tmp_path: Path) 
     assert sum(taken) > 20_000  # of the last batch too
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """20 MB in one line, in an array on one line, and under one heading; an event may have 100 kB."""
     row = json.dumps({"question": "q " * 400, "answer": "a"})

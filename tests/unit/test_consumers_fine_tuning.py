@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounds import BOUNDS
-from importing import House
 
+from fixtures.feedback.traffic import BOUNDS
+from fixtures.kafka.importing import House
 from retuned.consumers.formats.dialects import decode_any
 from retuned.consumers.formats.events import Feedback, Interaction
 from retuned.consumers.formats.files import EventFile

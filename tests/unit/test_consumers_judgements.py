@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judged import START, WORKLOADS, History
-from traffic import feedback, new_warehouse
 
+from fixtures.feedback.history import START, WORKLOADS, History
+from fixtures.feedback.traffic import feedback, new_warehouse
 from retuned.consumers.settings import IngestSettings, RetentionSettings, Settings
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import Kept, archive
@@ -64,6 +64,7 @@ def assert_the_same(history: History, warehouse: Warehouse) -> None:
             )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(2))
 def test_judgements_are_those_of_a_full_scan(warehouse: Warehouse, tmp_path: Path, seed: int) -> None:
     history = History(warehouse, seed)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from personal_data import is_gone, labelled, ordinary, redacted_columns
 
+from fixtures.feedback.personal_data import is_gone, labelled, ordinary, redacted_columns
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.privacy.patterns import names
 from retuned.consumers.privacy.redactor import Redactor
@@ -32,6 +32,7 @@ def test_without_the_extra_the_setting_is_an_error_that_says_what_to_install(mon
     assert Redactor().text("Dear Anna Lee") == "Dear Anna Lee"
 
 
+@pytest.mark.full
 def test_the_model_keeps_no_word_that_it_has_read(redactor: Redactor) -> None:
     strings = names._model().vocab.strings
     redactor.text("Dear Anna Lee, your parcel is on its way.")

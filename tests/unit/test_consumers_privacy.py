@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
-from personal_data import HOSTILE, Labelled, labelled, redacted_columns
-from work import calls
 
+from fixtures.feedback.personal_data import HOSTILE, Labelled, labelled, redacted_columns
+from fixtures.work import calls
 from retuned.consumers.common import leaves
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.formats import users
@@ -321,6 +321,7 @@ def test_that_check_sees_a_dangerous_pattern() -> None:
     assert not list(_unbounded(re._parser.parse(r"x(?:a++|b{1,9})c")))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_eight_times_the_text_is_eight_times_the_calls(piece: str) -> None:
     """What each pattern does with a call of it is bounded above, and timed by the benchmark `redact`."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingestion import Rig, feedback, interaction, settings_for
 from pydantic import SecretStr
 
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
 from retuned.consumers.errors import ConfigurationError
 from retuned.consumers.formats.users import names_user
 from retuned.consumers.kafka.memory import MemoryLog

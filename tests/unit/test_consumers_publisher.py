@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from brokers import until
 from kafka import errors as kafka_errors
 
+from fixtures.kafka.brokers import until
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable
 from retuned.consumers.kafka import publisher
 from retuned.consumers.kafka.publisher import KafkaPublisher

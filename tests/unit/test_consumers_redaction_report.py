@@ -1,7 +1,6 @@
 """How much redaction finds of what nobody tuned it on, and what it takes for more than it is."""
 
-from personal_data import held_out, labelled, ordinary, recall
-
+from fixtures.feedback.personal_data import held_out, labelled, ordinary, recall
 from retuned.consumers.privacy.redactor import Redactor
 
 

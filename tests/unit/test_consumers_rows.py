@@ -16,10 +16,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from bounds import BOUNDS
-from brokers import until
 from prometheus_client import CollectorRegistry
 
+from fixtures.feedback.traffic import BOUNDS
+from fixtures.kafka.brokers import until
 from retuned.consumers.formats.events import BadEvent, Interaction, decode
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.contract import Batch
@@ -180,6 +180,7 @@ def test_while_a_batch_is_read_no_more_than_the_one_before_it_is_held(
     assert max(source.alive) == 1
 
 
+@pytest.mark.full
 @pytest.mark.processes
 def test_whole_batches_go_past_the_log_and_survive_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "w.duckdb"

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingestion import Rig, feedback, interaction, settings_for
-from traffic import new_warehouse
 
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse
 

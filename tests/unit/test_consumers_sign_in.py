@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote
 
 import pytest
-from brokers import free_port
-from http_doubles import Quiet, listening
 from kafka.net.sasl import get_sasl_mechanism
 
+from fixtures.kafka.brokers import free_port
+from fixtures.servers.http import Quiet, listening
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from retuned.consumers.kafka import sign_in
 from retuned.consumers.kafka.connection import client_config, kafka_error

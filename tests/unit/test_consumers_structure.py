@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ingestion import Rig, feedback, interaction, settings_for
-from personal_data import labelled, ordinary, redacted_columns
 
+from fixtures.feedback.personal_data import labelled, ordinary, redacted_columns
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.privacy.placeholders import unnumbered
 from retuned.consumers.privacy.redactor import Redactor
@@ -165,6 +165,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.full
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_a_text_that_is_redacted_twice_is_as_redacted_once(text: str) -> None:
@@ -179,6 +180,7 @@ def test_a_value_that_is_redacted_twice_is_as_redacted_once(value: Any) -> None:
     assert Redactor().value(clean) == clean
 
 
+@pytest.mark.full
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS.filter(lambda text: "\ud800" not in text), min_size=1, max_size=4))
 def test_a_column_misses_nothing_in_any_text(texts: list[str]) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from ingestion import Rig, feedback, interaction, settings_for
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition, parser
 
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.traffic import IDLE, MOST_RESTS, MOST_SERIES, Traffic
 from retuned.consumers.warehouse import judgements

@@ -197,6 +197,7 @@ def test_time_grows_with_the_text_and_not_faster() -> None:
     assert len(read("It takes 3 days or 5 hours, costs 4,99 EUR. " * 2_000, "en")) == 6_000
 
 
+@pytest.mark.full
 def test_long_texts_do_not_stay_in_memory() -> None:
     read("3 days", "en")
     tracemalloc.start()
@@ -219,6 +220,7 @@ def test_any_text_is_read_and_values_stand_where_they_were_found(language: str, 
         end = value.end
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(
     ("written", "instead"),

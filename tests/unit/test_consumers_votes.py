@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from judged import HOUR, START, History
-from traffic import store
 
+from fixtures.feedback.history import HOUR, START, History
+from fixtures.feedback.traffic import store
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse, rows_of
 from retuned.retrain.data import overrides

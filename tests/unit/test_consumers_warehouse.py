@@ -178,6 +178,7 @@ def test_a_long_reader_keeps_checkpoints_away_and_nothing_else(tmp_path: Path, m
     warehouse.close()
 
 
+@pytest.mark.full
 def test_it_is_closed_while_threads_open_cursors(settings: WarehouseSettings) -> None:
     """What still works on it at the end of a daemon is refused; DuckDB itself would refuse to close."""
 

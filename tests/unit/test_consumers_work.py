@@ -9,9 +9,9 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from bounds import BOUNDS
-from ingestion import Rig, feedback, interaction, settings_for
 
+from fixtures.feedback.traffic import BOUNDS
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
 from retuned.consumers.formats.dialects import BadPart, decode_any
 from retuned.consumers.formats.events import Bounds, Feedback, Interaction, PassedOver
 from retuned.consumers.ingest import Ingest

@@ -13,10 +13,10 @@ from typing import Any, get_args
 import anyio
 import httpx
 import pytest
-from brokers import until
-from doors import FakeDaemon, Place, doors
 from starlette.testclient import TestClient
 
+from fixtures.daemon.doors import FakeDaemon, Place, doors
+from fixtures.kafka.brokers import until
 from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.roles import Role
 from retuned.daemon.web import api, attempts

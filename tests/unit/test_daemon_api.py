@@ -10,14 +10,14 @@ from typing import Any, get_args
 import httpx
 import pytest
 import schemathesis
-from asking import ask
-from brokers import until
 from hypothesis import HealthCheck, Phase, given, settings
-from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
+from fixtures.daemon.operations import ask
+from fixtures.kafka.brokers import until
+from fixtures.kafka.ingestion import feedback, interaction
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.ingest import Ingest
 from retuned.consumers.kafka.memory import MemoryLog, MemoryPublisher, MemorySource
@@ -131,10 +131,9 @@ def encoded(event: dict[str, Any]) -> bytes:
     return json.dumps(event).encode()
 
 
+@pytest.mark.full
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    "who", [pytest.param(who, marks=() if who == "admin" else pytest.mark.full) for who in (NOBODY, *get_args(Role))]
-)
+@pytest.mark.parametrize("who", [NOBODY, *get_args(Role)])
 def test_what_is_answered_is_documented(running: Running, who: str) -> None:
     document = httpx.get(f"{running.url}/api/v1/openapi.json", headers=running.headers("admin"), timeout=20).json()
     api = schemathesis.openapi.from_dict(document)

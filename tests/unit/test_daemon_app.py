@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from brokers import until
-from traffic import START
 
+from fixtures.feedback.traffic import START
+from fixtures.kafka.brokers import until
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon import app
@@ -96,6 +96,7 @@ def test_a_metric_that_cannot_be_imported_ends_the_start(tmp_path: Path, monkeyp
     assert "ours_heavy" not in sys.modules
 
 
+@pytest.mark.full
 def test_the_port_of_a_daemon_that_took_any_is_the_one_that_others_are_told(tmp_path: Path) -> None:
     paths = {"warehouse": {"path": tmp_path / "w.duckdb"}, "models": {"directory": tmp_path / "models"}}
     started = App(Settings(**paths, kafka={"bootstrap_servers": "127.0.0.1:9"}, http={"port": 0}))

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from asking import ask
-from brokers import free_port
-from doors import FakeDaemon
-from promoting import model_row
 from starlette.testclient import TestClient
-from traffic import START, interactions
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.daemon.operations import ask
+from fixtures.daemon.promoting import model_row
+from fixtures.feedback.traffic import START, interactions
+from fixtures.kafka.brokers import free_port
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.main import main

@@ -10,14 +10,14 @@ from typing import Annotated, Any, cast, get_args, get_type_hints
 
 import pytest
 import yaml
-from asking import BY_NAME, ask
-from brokers import free_port
-from doors import FakeDaemon
-from promoting import model_row
 from starlette.testclient import TestClient
-from traffic import interactions
 from typing_extensions import is_typeddict
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.daemon.operations import BY_NAME, ask
+from fixtures.daemon.promoting import model_row
+from fixtures.feedback.traffic import interactions
+from fixtures.kafka.brokers import free_port
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.audit import COLUMNS, digest

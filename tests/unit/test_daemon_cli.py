@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from brokers import free_port
-from teaching import Teacher
 
+from fixtures.feedback.teaching import Teacher
+from fixtures.kafka.brokers import free_port
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse
 from retuned.daemon.cli.main import main

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import tiny_llama
 from prometheus_client import CollectorRegistry
-from promoting import model_row
-from teaching import Teacher
-from traffic import new_warehouse
 
+from fixtures.daemon.promoting import model_row
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.models.tiny import tiny_llama
 from retuned.consumers.errors import Busy
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse import holds

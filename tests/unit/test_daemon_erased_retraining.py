@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from promoting import model_row
-from run_queues import model
-from traffic import new_warehouse
 
+from fixtures.daemon.promoting import model_row
+from fixtures.daemon.run_queues import model
+from fixtures.feedback.traffic import new_warehouse
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.jobs.context import Context

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from asking import BY_NAME, ask
-from promoting import model_row
 
+from fixtures.daemon.operations import BY_NAME, ask
+from fixtures.daemon.promoting import model_row
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.consumers.warehouse.holds import holds

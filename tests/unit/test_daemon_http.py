@@ -16,10 +16,10 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
-from brokers import until
-from doors import Place
-from teaching import Teacher
 
+from fixtures.daemon.doors import Place
+from fixtures.feedback.teaching import Teacher
+from fixtures.kafka.brokers import until
 from retuned.consumers.errors import StandsBy, StoreUnavailable
 from retuned.consumers.file_import import Position
 from retuned.consumers.kafka.contract import Batch

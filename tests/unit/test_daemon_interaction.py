@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import FakeDaemon, doors
-from ingestion import Rig, feedback, interaction, settings_for
 from starlette.testclient import TestClient
 
+from fixtures.daemon.doors import FakeDaemon, doors
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse

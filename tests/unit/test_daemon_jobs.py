@@ -13,11 +13,11 @@ from typing import Any
 import duckdb
 import pytest
 from apscheduler.schedulers import base
-from brokers import until
 from prometheus_client import CollectorRegistry
-from teaching import START, Teacher
-from traffic import feedback, interactions
 
+from fixtures.feedback.teaching import START, Teacher
+from fixtures.feedback.traffic import feedback, interactions
+from fixtures.kafka.brokers import until
 from retuned.consumers.errors import BrokerRefused, ChildFailed, RetunedError, StandsBy, WarehouseError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RetentionSettings, WarehouseSettings
@@ -106,6 +106,7 @@ def test_corrections_are_ratings(warehouse: Warehouse) -> None:
     assert (evidence.money.ratings.helpful, evidence.money.ratings.total) == (10, 40)
 
 
+@pytest.mark.full
 def test_what_answers_earned_lately_is_the_same_once_the_ledger_is_rolled_up(warehouse: Warehouse) -> None:
     settings = Settings.model_validate({"roi": {"hourly_rate": 60.0}, "policy": {"payback_days": 2}})
     for number in range(16):

@@ -9,14 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import ingestion
 import pytest
-from doors import FakeDaemon
-from erasing import now
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
-from teaching import START, Teacher
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.feedback.erasing import now
+from fixtures.feedback.teaching import START, Teacher
+from fixtures.kafka import ingestion
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.settings import WarehouseSettings

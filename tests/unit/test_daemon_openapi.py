@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from asking import BY_NAME
 from openapi_spec_validator import validate
 
+from fixtures.daemon.operations import BY_NAME
 from retuned.daemon.cli.main import root
 from retuned.daemon.operations.catalog import OPERATIONS
 from retuned.daemon.operations.openapi import document as made

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from importing import House
-from models import tiny_llama
-from simulation import Row
 
+from fixtures.kafka.importing import House
+from fixtures.models.tiny import tiny_llama
+from fixtures.worlds.candidates import Row
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.cli.main import main

@@ -8,8 +8,8 @@ from typing import Any
 
 import duckdb
 import pytest
-from traffic import START, store
 
+from fixtures.feedback.traffic import START, store
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.policy import ratings
@@ -41,6 +41,7 @@ def periods(warehouse: Warehouse, now: datetime) -> tuple[Ratings, ...]:
     return by_period(warehouse, WINDOWS, "support", now)
 
 
+@pytest.mark.full
 def test_kept_periods_are_those_of_a_count_of_everything(warehouse: Warehouse) -> None:
     luck, now = random.Random(2), START
     for _ in range(40):
@@ -165,6 +166,7 @@ def count_reads(warehouse: Warehouse) -> Iterator[list[str]]:
         yield statements
 
 
+@pytest.mark.full
 def test_a_year_is_looked_back_on(warehouse: Warehouse) -> None:
     rated(warehouse, START, True)
     rated(warehouse, START + 400 * DAY, False)

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from asking import ask
-from brokers import free_port
 
+from fixtures.daemon.operations import ask
+from fixtures.kafka.brokers import free_port
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon import client
 from retuned.daemon.cli.main import main

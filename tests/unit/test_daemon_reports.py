@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traffic import START, feedback, interactions
 
+from fixtures.feedback.traffic import START, feedback, interactions
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.reports.page import comparison, draw, sentences

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask, command
-from brokers import until
-from pages import browser
-from run_queues import NOON, RunQueue, model
-from teaching import Teacher
-from traffic import registered
 
+from fixtures.daemon.operations import ask, command
+from fixtures.daemon.pages import browser
+from fixtures.daemon.run_queues import NOON, RunQueue, model
+from fixtures.feedback.teaching import Teacher
+from fixtures.feedback.traffic import registered
+from fixtures.kafka.brokers import until
 from retuned.consumers.errors import ChildFailed, RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli import check
@@ -218,6 +218,7 @@ def test_a_scheduled_time_with_too_little_to_learn_is_settled(queue: RunQueue) -
     assert queue.runs.ask("support").reasons[0] == "the scheduled time has come"
 
 
+@pytest.mark.full
 def test_times_of_a_schedule_count_from_when_it_is_first_seen(queue: RunQueue) -> None:
     """A workload with months of decisions is not due at once."""
     sundays = {"schedule": {"retrain_cron": "0 3 * * 0"}}

@@ -6,13 +6,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import asking
 import pytest
-from asking import command
-from brokers import until
-from run_queues import RunQueue, model
-from teaching import Teacher
 
+from fixtures.daemon import operations as asking
+from fixtures.daemon.operations import command
+from fixtures.daemon.run_queues import RunQueue, model
+from fixtures.feedback.teaching import Teacher
+from fixtures.kafka.brokers import until
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError, StandsBy, WarehouseError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.progress import Progress

@@ -7,12 +7,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from http_doubles import Quiet, listening
 from joserfc import jwt
 from joserfc.jwk import KeySet, OctKey, RSAKey
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from fixtures.servers.http import Quiet, listening
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.http_settings import HttpSettings
 from retuned.daemon.web.oidc import Provider

@@ -16,12 +16,12 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from asking import ask
-from brokers import free_port, until
-from pages import page, text
-from schemas import value
-from traffic import START, feedback, interactions, store
 
+from fixtures.daemon.operations import ask
+from fixtures.daemon.pages import page, text
+from fixtures.feedback.traffic import START, feedback, interactions, store
+from fixtures.kafka.brokers import free_port, until
+from fixtures.releases.schemas import value
 from retuned.consumers.warehouse.connection import Warehouse, insert
 from retuned.daemon.cli.command import Common
 from retuned.daemon.cli.main import main
@@ -292,6 +292,7 @@ def test_status_and_page_say_of_when_their_figures_are(
     assert ", booked until 2026-03-02 08:58 UTC\n" in said
 
 
+@pytest.mark.full
 def test_after_a_promotion_all_count_the_same_answers(tmp_path: Path) -> None:
     """Those since the promotion, whoever gave them: neither the rates nor the number of the answers before it."""
     file = tmp_path / "retuned.yaml"
@@ -345,6 +346,7 @@ def test_a_workload_that_the_base_model_serves_has_no_champion(
     assert "serves  support@base, the base model: no version is promoted\n" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_a_replica_that_is_away_stands_in_status_and_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,6 +531,7 @@ def shown_with(folder: Path, *workloads: str) -> tuple[dict[str, Any], int]:
             return told(local), queries
 
 
+@pytest.mark.full
 def test_a_status_takes_as_many_queries_however_many_workloads_there_are(tmp_path: Path) -> None:
     names = [f"workload-{number}" for number in range(45)]
     alone, queries = shown_with(tmp_path, *names[:1])
@@ -543,6 +546,7 @@ def test_a_status_takes_as_many_queries_however_many_workloads_there_are(tmp_pat
     assert len(beside["workloads"]["workload-7"]["approvals"]) == 5
 
 
+@pytest.mark.full
 def test_a_status_is_of_one_time_whatever_is_written_meanwhile(local: Local) -> None:
     warehouse, over = local.jobs.context.warehouse, threading.Event()
     interactions(warehouse, ["Where is my parcel?"], random.Random(0), start=START)

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from asking import ask
-from brokers import until
-from certificates import Authority
-from doors import Place
 
+from fixtures.daemon.doors import Place
+from fixtures.daemon.operations import ask
+from fixtures.kafka.brokers import until
+from fixtures.servers.certificates import Authority
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.daemon.client import Client
 from retuned.daemon.http_settings import HttpSettings

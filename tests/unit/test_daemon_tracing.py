@@ -6,9 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from brokers import free_port
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from fixtures.kafka.brokers import free_port
 from retuned.consumers.common import spans
 from retuned.consumers.common.spans import span
 from retuned.consumers.errors import ConfigurationError

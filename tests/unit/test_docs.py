@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import click
 import pytest
 import yaml
-from bounds import BOUNDS
 from prometheus_client import CollectorRegistry
-from teaching import START
 
+from fixtures.feedback.teaching import START
+from fixtures.feedback.traffic import BOUNDS
 from retuned.consumers.formats.events import Feedback, Interaction, Kind, decode
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse

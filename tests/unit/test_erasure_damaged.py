@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasing import LETTER, MINE, SECRET, Shop, now, traces
-from ingestion import feedback, interaction
 
+from fixtures.feedback.erasing import LETTER, MINE, SECRET, Shop, now, traces
+from fixtures.kafka.ingestion import feedback, interaction
 from retuned.consumers.errors import Busy, RetunedError
 from retuned.consumers.settings import RetentionSettings
 from retuned.consumers.warehouse import holds
@@ -139,6 +139,7 @@ def test_a_file_is_searched_again_by_what_was_selected_and_later_events_stay(sho
     assert shop.ids("interactions") == ["ann-1", "ann-2", "bob-2", "new"]
 
 
+@pytest.mark.full
 def test_others_are_erased_meanwhile_and_nothing_is_copied_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     swaps, real = list[object](), module.swap
     monkeypatch.setattr(module, "swap", lambda *given: swaps.append(real(*given)) or swaps[-1])

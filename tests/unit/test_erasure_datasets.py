@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import build_dataset, promote, rows, teach, with_dataset
-from erasing import now, traces
-from teaching import Teacher
 
+from fixtures.feedback.erasing import now, traces
+from fixtures.feedback.teaching import Teacher
+from fixtures.models.datasets import build_dataset, promote, rows, teach, with_dataset
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys
 from retuned.consumers.settings import WarehouseSettings
@@ -105,6 +105,7 @@ def test_rows_leave_datasets_and_the_models_that_learned_them_are_named(school: 
     assert "support@v1, support@v2" in receipt["operator"][-1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("split", ["train", "holdout", "topics"])
 def test_a_file_of_a_dataset_that_cannot_be_read_stops_nothing_else(
     school: School, tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +139,7 @@ def test_the_next_dataset_is_built_without_them_and_holds_out_the_same(school: S
     assert not held & {row["row_id"] for row in rows(built, "train")}
 
 
+@pytest.mark.full
 def test_what_others_stated_in_the_same_words_is_another_dataset(school: School) -> None:
     """Otherwise it would count as the erased one, and its files would lack rows."""
     teach(school.teacher, range(50, 58))
@@ -227,6 +229,7 @@ def test_a_selection_by_time_takes_no_row_of_a_dataset_by_the_time_of_its_feedba
     assert rows(school.dataset) == before
 
 
+@pytest.mark.full
 def test_after_the_erasure_of_all_rows_the_next_dataset_is_built(school: School) -> None:
     """A word of one person names a topic, and with the last rows the last words go."""
     file = school.dataset.path / "topics.json"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from doors import FakeDaemon
-from erasing import traces
-from ingestion import interaction
 from starlette.testclient import TestClient
-from traffic import insert_event
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.feedback.erasing import traces
+from fixtures.feedback.traffic import insert_event
+from fixtures.kafka.ingestion import interaction
 from retuned.daemon.operations import erasure as operations
 from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.operations.local import Local, opened

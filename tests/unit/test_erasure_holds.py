@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from erasing import SECRET, Shop, now, traces
-from ingestion import feedback, interaction
 
+from fixtures.feedback.erasing import SECRET, Shop, now, traces
+from fixtures.kafka.ingestion import feedback, interaction
 from retuned.consumers.errors import Busy
 from retuned.consumers.warehouse import holds
 from retuned.consumers.warehouse.selection import Selection

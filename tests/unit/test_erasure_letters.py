@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasing import Shop, now
-from traffic import new_warehouse
 
+from fixtures.feedback.erasing import Shop, now
+from fixtures.feedback.traffic import new_warehouse
 from retuned.consumers.errors import Busy
 from retuned.consumers.privacy.pseudonyms import UserKeys
 from retuned.consumers.warehouse.connection import Warehouse

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasing import LETTER, MINE, SECRET, THEIRS, Shop, now, traces
-from ingestion import feedback, interaction
 
+from fixtures.feedback.erasing import LETTER, MINE, SECRET, THEIRS, Shop, now, traces
+from fixtures.kafka.ingestion import feedback, interaction
 from retuned.consumers.common.signing import make_key
 from retuned.consumers.decoding import Decoder
 from retuned.consumers.errors import Busy, RetunedError

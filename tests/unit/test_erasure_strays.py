@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from erasing import SECRET, Shop, now, traces
 
+from fixtures.feedback.erasing import SECRET, Shop, now, traces
 from retuned.consumers.errors import WarehouseError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import opening

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasing import LETTER, MINE, SECRET, Shop, now, traces
-from ingestion import feedback, interaction
 
+from fixtures.feedback.erasing import LETTER, MINE, SECRET, Shop, now, traces
+from fixtures.kafka.ingestion import feedback, interaction
 from retuned.consumers.common.signing import make_key
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.privacy.pseudonyms import load_user_keys

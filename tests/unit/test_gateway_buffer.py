@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from gateways import no_more_files
 
+from fixtures.daemon.gateways import no_more_files
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.gateway.events import buffer as module
 from retuned.daemon.gateway.events.buffer import Buffer, Full, records

@@ -4,9 +4,9 @@ import asyncio
 import resource
 
 import pytest
-from gateways import model_server, no_more_files
 from multidict import CIMultiDict
 
+from fixtures.daemon.gateways import model_server, no_more_files
 from retuned.consumers.errors import ConfigurationError
 from retuned.daemon.gateway.connections import most_connections
 from retuned.daemon.gateway.errors import Refused

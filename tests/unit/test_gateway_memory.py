@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from memory_feeds import MemoryDouble
 from prometheus_client import CollectorRegistry
 
+from fixtures.servers.memory_feeds import MemoryDouble
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.settings import PrivacySettings
 from retuned.daemon.gateway.conversations import Call

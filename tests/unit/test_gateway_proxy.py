@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from memory_feeds import MemoryDouble
 from prometheus_client import CollectorRegistry
 
+from fixtures.servers.memory_feeds import MemoryDouble
 from retuned.consumers.settings import PrivacySettings
 from retuned.daemon.gateway import proxy as proxy_module
 from retuned.daemon.gateway.conversations import Call

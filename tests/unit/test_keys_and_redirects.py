@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from http_doubles import Quiet, listening
 from pydantic import SecretStr
 
+from fixtures.servers.http import Quiet, listening
 from retuned.consumers.common.chat import ChatFailed, reply
 from retuned.retrain.openai_api import Client
 from retuned.retrain.settings import EvaluateSettings

@@ -6,11 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from asking import ask
-from pages import page
 from prometheus_client import CollectorRegistry
-from traffic import START, feedback, interactions
 
+from fixtures.daemon.operations import ask
+from fixtures.daemon.pages import page
+from fixtures.feedback.traffic import START, feedback, interactions
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.jsontext import as_json
 from retuned.daemon.operations.local import opened

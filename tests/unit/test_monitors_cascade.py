@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, registered, store
-from watched import NEW, NOW, OLD, SINCE, compared, counted, promote, rated, seen
 
+from fixtures.feedback.traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, registered, store
+from fixtures.feedback.watched import NEW, NOW, OLD, SINCE, compared, counted, promote, rated, seen
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings
 from retuned.consumers.warehouse.connection import Warehouse
@@ -135,6 +135,7 @@ def test_a_version_that_is_shown_to_be_good_nowhere_keeps_its_answers(warehouse:
     assert "its more confident half is not shown to be 80% helpful" in str(one)
 
 
+@pytest.mark.full
 def test_the_kept_answers_are_helpful_at_the_configured_rate_however_often_it_is_tested() -> None:
     luck, kept = random.Random(1), list[float]()
     for _ in range(150):
@@ -147,6 +148,7 @@ def test_the_kept_answers_are_helpful_at_the_configured_rate_however_often_it_is
     assert sum(one < RATE for one in kept) / len(kept) <= 0.025
 
 
+@pytest.mark.full
 def test_a_version_whose_answers_are_just_as_helpful_as_asked_is_not_shown_to_be_better() -> None:
     luck, wrong = random.Random(2), 0
     for _ in range(100):

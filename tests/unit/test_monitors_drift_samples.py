@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from retuned.monitors.drift import report
 from retuned.monitors.drift.answers import closed_answers
@@ -107,6 +108,7 @@ def test_fields_of_json_are_columns() -> None:
     assert huge["answer.m"][2] == 2.0
 
 
+@pytest.mark.full
 def test_evidently_reports_what_our_tests_found(tmp_path: Path) -> None:
     """All that is used of Evidently: tests registered by name get named columns; the report has their verdicts."""
     rng = random.Random(1)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from traffic import MINUTE, START, answered, interactions, prompts, store
 
+from fixtures.feedback.traffic import MINUTE, START, answered, interactions, prompts, store
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift.check import write_features
 from retuned.monitors.drift.windows import accept, windows

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
-from grounding_pairs import is_alarm, labelled, together
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from work import calls
 
+from fixtures.feedback.grounding_pairs import is_alarm, labelled, together
+from fixtures.work import calls
 from retuned.monitors.hallucination.abstention import MOST_CHARACTERS
 from retuned.monitors.hallucination.scorer import Abstention, Answer, Judgement
 from retuned.monitors.hallucination.values import judged, readable

@@ -12,8 +12,18 @@ from typing import Any
 
 import duckdb
 import pytest
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted, prompts, registered, store
 
+from fixtures.feedback.traffic import (
+    MINUTE,
+    START,
+    feedback,
+    interactions,
+    new_warehouse,
+    promoted,
+    prompts,
+    registered,
+    store,
+)
 from retuned.consumers.warehouse.connection import Warehouse, named_queries
 from retuned.daemon.settings import Settings as DaemonSettings
 from retuned.monitors.money import ledger, roi, roll_up
@@ -420,6 +430,7 @@ def test_an_id_that_is_used_again_is_another_answer(warehouse: Warehouse) -> Non
     assert amounts(warehouse) == {"inference": 3.0}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(2))
 def test_however_it_is_booked_it_comes_to_the_same(tmp_path: Path, seed: int) -> None:
     """All at once, or piece by piece in any order, the file closed and opened again: ledger, moments and figures."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from teaching import START, Teacher
 
+from fixtures.feedback.teaching import START, Teacher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.rates.votes import Votes

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
-from judges import Server, asked, serving
 
+from fixtures.servers.judges import Server, asked, serving
 from retuned.consumers.errors import Cancelled, ConfigurationError
 from retuned.monitors.hallucination.opinions import Detection, Opinions, check
 from retuned.monitors.hallucination.scorer import Answer

@@ -5,18 +5,17 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from calibrating import labelled, requested
-from judges import serving
 from prometheus_client import CollectorRegistry
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
 
+from fixtures.feedback.traffic import MINUTE, START, feedback, interactions, new_warehouse, prompts
+from fixtures.servers.judges import serving
 from retuned.consumers.common.tool_calls import written
 from retuned.consumers.errors import ChildFailed
 from retuned.consumers.warehouse import judgements
@@ -60,6 +59,33 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     feedback(opened, old, "helpful", False, when=START, offset=10_000)
     yield opened
     opened.close()
+
+
+def requested(warehouse: Warehouse, ids: Sequence[str], now: datetime, *, alarm: bool | None) -> None:
+    """Requests to label answers, drawn from the alarms or from the others; None: as older versions drew them."""
+    warehouse.execute(
+        "INSERT INTO label_requests BY NAME SELECT 'request ' || id AS id, $now AS created_at, 'support' AS workload, "
+        "id AS interaction_id, 'calibration' AS reason, '' AS detail, true AS announced, $alarm::BOOLEAN AS alarm "
+        "FROM (SELECT unnest($ids::VARCHAR[]) AS id)",
+        {"ids": list(ids), "now": now, "alarm": alarm},
+    )
+
+
+def labelled(
+    warehouse: Warehouse,
+    ids: Sequence[str],
+    invented: int,
+    now: datetime,
+    *,
+    alarm: bool,
+    offset: int = 10_000,
+    user_id: str | None = None,
+) -> None:
+    """Requests that an expert answered: the first so many answers are invented."""
+    requested(warehouse, ids, now, alarm=alarm)
+    for about, value, first in ((ids[:invented], True, offset), (ids[invented:], False, offset + 1_000)):
+        if about:
+            feedback(warehouse, about, "hallucination", value, source="expert", when=now, offset=first, user_id=user_id)
 
 
 def answers(warehouse: Warehouse, count: int, **columns: object) -> list[str]:
@@ -508,6 +534,7 @@ def test_a_producer_that_makes_up_models_makes_no_more_series_than_others(wareho
     assert registry.get_sample_value("retuned_workload_grounding_answers", outcome) == 130
 
 
+@pytest.mark.full
 def test_old_measurements_are_thinned_out_to_the_last_of_each_hour_and_day(warehouse: Warehouse) -> None:
     answers(warehouse, 10, offset=100)
     now = NOW + timedelta(days=200)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from judged import HOUR, START, WORKLOADS, History
-from traffic import store
 
+from fixtures.feedback.history import HOUR, START, WORKLOADS, History
+from fixtures.feedback.traffic import store
 from retuned.consumers.settings import IngestSettings, RetentionSettings, Settings
 from retuned.consumers.warehouse import judgements
 from retuned.consumers.warehouse.archive import Kept, archive

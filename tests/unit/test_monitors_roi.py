@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from traffic import START, feedback, interactions, promoted, prompts, store
 
+from fixtures.feedback.traffic import START, feedback, interactions, promoted, prompts, store
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.metrics import Metrics
 from retuned.monitors.money.ledger import book
@@ -221,6 +221,7 @@ def test_a_promotion_is_held_against_what_went_before_by_hand(warehouse: Warehou
     assert (back.uplift_low, back.uplift_high) == (None, None)  # 20 conversations show no scatter
 
 
+@pytest.mark.full
 def test_as_much_gained_by_a_conversation_in_fewer_turns_is_no_uplift(warehouse: Warehouse) -> None:
     change = START + 3 * DAY
     promoted(warehouse, "p1", "v1", None, change)

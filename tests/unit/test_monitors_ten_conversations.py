@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted
 
+from fixtures.feedback.traffic import MINUTE, START, feedback, interactions, new_warehouse, promoted
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.money import roi
 from retuned.monitors.money.ledger import book

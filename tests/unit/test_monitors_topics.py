@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from static_models import static_model
-from traffic import prompts
 
+from fixtures.feedback.traffic import prompts
+from fixtures.models.static import static_model
 from retuned.consumers.errors import ConfigurationError
 from retuned.monitors.drift import topics
 from retuned.monitors.drift.topics import Topics
@@ -26,6 +26,7 @@ def find_topics(
     return topics.find_topics(*samples, most, others, embed=embed)
 
 
+@pytest.mark.full
 def test_neither_window_is_the_one_that_topics_are_fitted_to() -> None:
     rng = random.Random(1)
     one, other = prompts(150, rng), prompts(120, rng)
@@ -153,6 +154,7 @@ def meant(count: int, rng: random.Random, *names: str) -> list[str]:
     return [" ".join(rng.sample(MEANINGS[names[row % len(names)]], 3)) for row in range(count)]
 
 
+@pytest.mark.full
 def test_by_a_model_topics_are_what_is_meant_in_whatever_words(model: Path) -> None:
     rng = random.Random(7)
     usual = ("parcel", "refund", "login")

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from traffic import MINUTE, START, interactions, prompts
 
+from fixtures.feedback.traffic import MINUTE, START, interactions, prompts
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.settings import WindowsSettings
 from retuned.monitors.statistics import two_sample_chi_square
@@ -153,6 +153,7 @@ def test_a_sample_favours_no_part_of_its_window(warehouse: Warehouse) -> None:
     assert 200 <= early[0] <= 300
 
 
+@pytest.mark.full
 def test_windows_count_conversations_and_a_sample_has_one_event_of_each(warehouse: Warehouse) -> None:
     for turn in range(6):
         for conversation in range(30):

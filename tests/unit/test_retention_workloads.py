@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 import pytest
 from pydantic import ValidationError
-from traffic import START, feedback, interactions, prompts, store
 
+from fixtures.feedback.traffic import START, feedback, interactions, prompts, store
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.errors import ArchiveError
 from retuned.consumers.warehouse import expiry

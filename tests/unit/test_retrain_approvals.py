@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from promoting import model_row
-from traffic import new_warehouse
 
+from fixtures.daemon.promoting import model_row
+from fixtures.feedback.traffic import new_warehouse
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings

@@ -41,6 +41,7 @@ def test_the_documented_python_gives_the_vectors() -> None:
         assert scope["bucket"](salt, conversation) == number  # type: ignore[operator]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("language", "command", "file"), [("java", "javac", "Bucket.java"), ("go", "go", "bucket.go")])
 def test_other_documented_languages_give_the_vectors(tmp_path: Path, language: str, command: str, file: str) -> None:
     if not shutil.which(command):

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ingestion import Rig, feedback, interaction, settings_for
 
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
 from retuned.consumers.kafka.memory import MemoryLog
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.release.card import NAME, Record, Score, render, without_header, write

@@ -2,9 +2,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from promoting import model_row
-from simulation import Row
 
+from fixtures.daemon.promoting import model_row
+from fixtures.worlds.candidates import Row
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import RolloutSettings

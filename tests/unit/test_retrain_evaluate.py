@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judges import serving
-from simulation import Row
 
+from fixtures.servers.judges import serving
+from fixtures.worlds.candidates import Row
 from retuned.retrain.data.dataset import Dataset
 from retuned.retrain.decision.compare import compare
 from retuned.retrain.decision.evaluate import drawn, evaluate, for_slices

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from traffic import new_warehouse
 
+from fixtures.feedback.traffic import new_warehouse
 from retuned.retrain.scoring import exam
 from retuned.retrain.scoring.custom import Custom
 from retuned.retrain.scoring.exact import Exact

@@ -7,8 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from simulation import Candidate, Row, asked_again, graded, simulate, skewed
 
+from fixtures.worlds.candidates import Candidate, Row, asked_again, graded, simulate, skewed
 from retuned.retrain.decision import harm
 from retuned.retrain.decision.gate import decide, examined, lacks_evidence
 from retuned.retrain.decision.interval import POWER, error_of_try, examples_needed, interval
@@ -92,6 +92,7 @@ def test_more_hallucinations_are_refused() -> None:
     assert "hallucinates in 15.0%" in decision.reasons[2]
     assert "+15.0%, surely above the allowed rise of 2.0%" in decision.reasons[2]
     assert decide(POOR, inventing, [], [], GateSettings(maximum_hallucination_rise=0.15)).outcome
+    assert not decide(POOR, inventing, [], [], GateSettings(maximum_refusal_rise=0.15)).outcome
 
 
 @pytest.mark.parametrize("guard", ["hallucination", "refusal"])
@@ -126,7 +127,8 @@ def test_a_slower_candidate_is_refused() -> None:
     slow = rows([row.score for row in GOOD], latency=1.3)
     decision = decide(POOR, slow, [], [], SETTINGS)
     assert not decision.outcome
-    assert "ratio of 1.30, above the allowed 1.25" in decision.reasons[6]
+    assert decision.figures["passed[latency]"] == 0
+    assert decide(POOR, slow, [], [], GateSettings(maximum_latency_ratio=1.3)).outcome
 
 
 @pytest.mark.parametrize(
@@ -436,7 +438,9 @@ def test_refusing_to_answer_is_refused() -> None:
     silent = [replace(row, refused=i < 6) for i, row in enumerate(GOOD)]
     decision = decide(POOR, silent, [], [], SETTINGS)
     assert not decision.outcome
-    assert "refuses to answer in 15.0%" in decision.reasons[3]
+    assert decision.figures["passed[refusal]"] == 0
+    assert decide(POOR, silent, [], [], GateSettings(maximum_refusal_rise=0.15)).outcome
+    assert not decide(POOR, silent, [], [], GateSettings(maximum_hallucination_rise=0.15)).outcome
 
 
 def test_a_loss_on_one_slice_is_refused_though_the_whole_gains() -> None:
@@ -728,19 +732,26 @@ def test_a_candidate_that_changes_no_more_of_the_traffic_than_of_the_holdout_is_
     assert rate(0.4, 0.3) <= 0.13  # just the limit: GUARD_ERROR, and what 300 runs scatter
 
 
+@pytest.mark.full
 def test_a_candidate_that_changes_what_no_evidence_asks_for_is_refused() -> None:
     assert rate(0.8, 0.4) >= 0.9
     assert rate(0.7, 0.4) >= 0.5
 
 
+@pytest.mark.full
 def test_a_judge_decides_on_traffic_where_there_is_one() -> None:
     assert rate(0.8, 0.4, verdicts=True, loses=0.5) <= 0.1  # it changes much, for better as often as for worse
     assert rate(0.8, 0.4, verdicts=True, loses=0.3) == 0.0
     assert rate(0.4, 0.4, verdicts=True, loses=0.9) >= 0.9
+
+
+def test_a_candidate_that_loses_on_traffic_is_refused_by_the_limit_of_traffic() -> None:
     traffic = [replace(row, verdict="loss") for row in answering(40, 0.0, 0)]
     decision = decide(POOR, GOOD, [], [], SETTINGS, traffic=traffic)
     assert not decision.outcome
     assert "loses 40 and wins 0 of 40" in " ".join(decision.reasons)
+    assert decide(POOR, GOOD, [], [], GateSettings(maximum_traffic_drop=1.0), traffic=traffic).outcome
+    assert not decide(POOR, GOOD, [], [], GateSettings(maximum_slice_drop=1.0), traffic=traffic).outcome
 
 
 def judge_failed(rows: Sequence[Row], failed: Sequence[str]) -> list[Row]:
@@ -854,6 +865,7 @@ def test_the_chance_of_a_drop_is_exact(number: int) -> None:
                 assert harm.at_least(total, sizes, chance) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.full
 def test_a_guard_of_a_large_holdout_takes_no_minutes() -> None:
     drops = np.clip(np.random.default_rng(0).uniform(-1, 1, 20_000) + 0.12, -1, 1)
     before = time.process_time()

@@ -6,8 +6,8 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from simulation import LABELS, Pair, Row, documents, labelled, labels, promoted, texts
 
+from fixtures.worlds.candidates import LABELS, Pair, Row, documents, labelled, labels, promoted, texts
 from retuned.retrain.decision.gate import decide, lacks_evidence
 from retuned.retrain.decision.pairs import Decision
 from retuned.retrain.settings import GateSettings

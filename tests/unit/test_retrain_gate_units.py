@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulation import Row, beside_production, conversations, in_conversations, of_labels
 
+from fixtures.worlds.candidates import Row, beside_production, conversations, in_conversations, of_labels
 from retuned.retrain.decision.gate import decide
 from retuned.retrain.decision.interval import interval
 from retuned.retrain.settings import GateSettings

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import Server, answers, prefers, serving
 from pydantic import SecretStr, ValidationError
 
+from fixtures.servers.judges import Server, answers, prefers, serving
 from retuned.consumers.errors import Cancelled, ConfigurationError
 from retuned.retrain.decision import judge
 from retuned.retrain.decision.judge import Pair

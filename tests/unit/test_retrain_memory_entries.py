@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import build_dataset, with_dataset
-from teaching import Teacher, question
-from traffic import registered, store
 
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.feedback.traffic import registered, store
+from fixtures.models.datasets import build_dataset, with_dataset
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import overrides

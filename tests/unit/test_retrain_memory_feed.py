@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from erasing import now
 from prometheus_client import CollectorRegistry
 
+from fixtures.feedback.erasing import now
 from retuned.consumers.settings import PrivacySettings
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.gateway.memory import feed as gateway_feed

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from memory_feeds import question_key
 
+from fixtures.servers.memory_feeds import question_key
 from retuned.consumers.privacy.redactor import Redactor
 from retuned.retrain.data.examples import example
 from retuned.retrain.data.question import question

@@ -66,6 +66,7 @@ def test_two_questions_that_are_each_others_nearest_are_one_trial() -> None:
     assert [similarity for similarity, _ in found] == pytest.approx(np.cos(np.radians([10, 15, 5])).tolist())
 
 
+@pytest.mark.full
 def test_pairs_of_wordings_grant_no_threshold_more_often_than_promised() -> None:
     rng, granted = np.random.default_rng(1), 0
     for _ in range(100):

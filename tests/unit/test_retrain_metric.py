@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import Server, answers, serving
 
+from fixtures.servers.judges import Server, answers, serving
 from retuned.consumers.common.tool_calls import written
 from retuned.consumers.errors import ConfigurationError
 from retuned.retrain.decision.evaluation import BASE, CANDIDATE, LOGGED

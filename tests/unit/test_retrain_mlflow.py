@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_doubles import Quiet, listening
 
+from fixtures.servers.http import Quiet, listening
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.release.deployments import Wanted
 from retuned.retrain.release.targets.mlflow import Mlflow, _registered

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import build_dataset
-from teaching import Teacher, question
 
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
@@ -241,6 +241,7 @@ def built_anew(warehouse: Warehouse, settings: Settings, now: datetime) -> dict[
     return content | {"version": built.version}
 
 
+@pytest.mark.full
 def test_the_next_dataset_is_the_same_after_older_ones_are_reduced(
     warehouse: Warehouse, teacher: Teacher, settings: Settings
 ) -> None:

@@ -222,6 +222,7 @@ def test_near_copies_are_on_one_side_whatever_their_number(similarity: float) ->
     assert len(used(found)) == 1_000
 
 
+@pytest.mark.full
 def test_large_families_are_held_out_in_their_share() -> None:
     for first in range(5):
         rows = copies(2_000, [(10 * first + number, 100) for number in range(8)])
@@ -347,6 +348,7 @@ def test_a_conversation_of_any_length_stands_on_one_side(turns: int) -> None:
     assert len({row.cluster for row in selection.splits[side] if row.conversation == "long"}) == 1
 
 
+@pytest.mark.full
 def test_an_id_of_many_questions_that_do_not_continue_one_another_relates_none() -> None:
     """One id for a channel, and one for a customer, with one conversation after another."""
     channel = [example(number, conversation="web") for number in range(100)]
@@ -369,6 +371,7 @@ def test_a_question_of_many_conversations_does_not_make_them_one() -> None:
         assert len(own) == 1
 
 
+@pytest.mark.full
 def test_what_is_common_to_many_questions_relates_none() -> None:
     """A greeting that opens every conversation, a handbook that is behind every answer, a wording that all share."""
     opening = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, how can I help?"}]

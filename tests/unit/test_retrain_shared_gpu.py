@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import command
-from brokers import until
-from http_doubles import Quiet, listening
-from run_queues import RunQueue
-from teaching import Teacher
 
+from fixtures.daemon.operations import command
+from fixtures.daemon.run_queues import RunQueue
+from fixtures.feedback.teaching import Teacher
+from fixtures.kafka.brokers import until
+from fixtures.servers.http import Quiet, listening
 from retuned.consumers.errors import Cancelled, RetunedError, StandsBy
 from retuned.retrain.settings import Settings, TrainSettings
 from retuned.retrain.training import gpu, shared_gpu
@@ -84,6 +84,7 @@ def test_a_training_takes_what_the_server_leaves() -> None:
         assert budget is None
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("one_gpu")
 def test_a_training_that_would_keep_the_server_from_starting_again_is_refused() -> None:
     text = (
@@ -133,6 +134,7 @@ def test_a_server_wakes_although_its_daemon_leads_no_more() -> None:
     assert not server.asleep
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("one_gpu")
 def test_a_server_that_cannot_sleep_is_named_and_one_that_does_not_wake_costs_no_training(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

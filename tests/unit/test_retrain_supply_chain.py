@@ -13,9 +13,9 @@ import pytest
 import torch
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from models import tiny_llama
-from traffic import new_warehouse
 
+from fixtures.feedback.traffic import new_warehouse
+from fixtures.models.tiny import tiny_llama
 from retuned.consumers.common.durable import sha256
 from retuned.consumers.common.signing import make_key
 from retuned.consumers.errors import ConfigurationError, RetunedError
@@ -310,6 +310,7 @@ def test_code_in_the_folder_of_a_base_model_is_not_run(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+@pytest.mark.full
 @pytest.mark.processes
 def test_the_bill_of_materials_of_the_release_is_cyclonedx_and_has_the_tested_versions(tmp_path: Path) -> None:
     file, root = tmp_path / "sbom.cdx.json", Path(__file__).parents[2]

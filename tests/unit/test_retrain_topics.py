@@ -3,8 +3,7 @@
 import random
 from pathlib import Path
 
-from traffic import prompts
-
+from fixtures.feedback.traffic import prompts
 from retuned.retrain.data.topics import OTHER, ROWS_A_TOPIC, Topics
 
 ASTRONOMY = [

@@ -22,8 +22,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from simulation import Row
 
+from fixtures.worlds.candidates import Row
 from loop.systems import Feedback
 from loop.world import ANSWERS
 from loop.year import HOUR_COST, RIGHT_GAIN, WRONG_COST, Event, Year

@@ -13,8 +13,8 @@ from typing import Any
 
 import children
 import yaml
-from judges import serving
 
+from fixtures.servers.judges import serving
 from retuned.consumers.common import tool_calls
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.opening import open_warehouse

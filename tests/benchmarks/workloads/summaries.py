@@ -4,8 +4,7 @@ import re
 from functools import cache
 from random import Random
 
-from judges import answers
-
+from fixtures.servers.judges import answers
 from retuned.retrain.scoring import exam
 from workloads.task import Item, Task, said
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import pytest
-from brokers import Broker
-from daemons import App, running, settings_for
-from doors import FakeDaemon
-from fleet import fill
-from models import tiny_llama
 from playwright.sync_api import Browser, Dialog, Page, expect
-from teaching import Teacher
 
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.feedback.teaching import Teacher
+from fixtures.kafka.brokers import Broker
+from fixtures.models.tiny import tiny_llama
+from fixtures.worlds.fleet import fill
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.operations.local import opened

@@ -6,16 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from brokers import Broker, Proxy
+
+from fixtures.kafka.brokers import Broker, Proxy
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from brokers import until
-from cluster_leaders import Daemons, leads, no_disks
-from clusters import Postgres
 from playwright.sync_api import Browser, Page, Response, expect
-from served import WORKLOAD, Adapters
 
+from fixtures.cluster.servers import Postgres
+from fixtures.faults.leaders import Daemons, leads, no_disks
+from fixtures.kafka.brokers import until
+from fixtures.models.served import WORKLOAD, Adapters
 from retuned.daemon.web import principals
 
 pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))

@@ -4,9 +4,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from brokers import Proxy, run_tansu
-from daemons import App, running, settings_for
 from playwright.sync_api import Browser, expect
+
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.kafka.brokers import Proxy, run_tansu
 
 
 def test_open_pages_show_what_is_away_and_recover(tmp_path: Path, browser: Browser) -> None:

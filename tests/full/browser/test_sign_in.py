@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from brokers import free_port
-from doors import FakeDaemon
-from fleet import fill
 from playwright.sync_api import Browser, Page, expect
 
+from fixtures.daemon.doors import FakeDaemon
+from fixtures.kafka.brokers import free_port
+from fixtures.worlds.fleet import fill
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import utc_now
 from retuned.daemon.operations.local import opened

@@ -9,17 +9,17 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from brokers import Broker
+
+from fixtures.kafka.brokers import Broker
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from cluster_faults import FAULTS, survive
-from clusters import S3_ENVIRONMENT, Postgres, run_s3
-from daemons import Daemon, settings_for
-from promoting import model_row
-from stored_artifacts import keys, write
-
+from fixtures.cluster.artifacts import keys, write
+from fixtures.cluster.servers import S3_ENVIRONMENT, Postgres, run_s3
+from fixtures.daemon.daemons import Daemon, settings_for
+from fixtures.daemon.promoting import model_row
+from fixtures.faults.cluster import FAULTS, survive
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.settings import StoreSettings, WarehouseSettings
 from retuned.consumers.warehouse.opening import open_warehouse

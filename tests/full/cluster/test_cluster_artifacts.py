@@ -9,11 +9,10 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from building import build_dataset
-from promoting import model_row
-from stored_artifacts import Machine, away, content, keys
-from teaching import Teacher, question
-
+from fixtures.cluster.artifacts import Machine, away, content, keys
+from fixtures.daemon.promoting import model_row
+from fixtures.feedback.teaching import Teacher, question
+from fixtures.models.datasets import build_dataset
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.errors import StoreUnavailable
 from retuned.consumers.settings import StoreSettings, WarehouseSettings

@@ -10,8 +10,7 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from cluster_nodes import Node
-
+from fixtures.cluster.nodes import Node
 from retuned.consumers.cluster import audit_entries
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.errors import StandsBy, StoreUnavailable

@@ -12,11 +12,10 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from building import build_dataset, teach, with_dataset
-from cluster_nodes import NOW, Node
-from clusters import Postgres as Server
-from teaching import Teacher
-
+from fixtures.cluster.nodes import NOW, Node
+from fixtures.cluster.servers import Postgres as Server
+from fixtures.feedback.teaching import Teacher
+from fixtures.models.datasets import build_dataset, teach, with_dataset
 from retuned.consumers.cluster import control as module
 from retuned.consumers.cluster.control import KEYS
 from retuned.consumers.errors import (

@@ -6,14 +6,14 @@ from typing import Any
 
 import httpx
 import pytest
-from brokers import Broker
+
+from fixtures.kafka.brokers import Broker
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from cluster_leaders import Daemons, no_disks
-from clusters import Postgres
-from served import WORKLOAD, Adapters
-
+from fixtures.cluster.servers import Postgres
+from fixtures.faults.leaders import Daemons, no_disks
+from fixtures.models.served import WORKLOAD, Adapters
 from retuned.consumers.warehouse.checkpoints import check
 
 pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))

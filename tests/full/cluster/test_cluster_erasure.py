@@ -12,15 +12,15 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from erasing import ANN, LETTER, MINE, SECRET, THEIRS, now, shop_events, traces
-from ingestion import feedback, interaction
+
+from fixtures.feedback.erasing import ANN, LETTER, MINE, SECRET, THEIRS, now, shop_events, traces
+from fixtures.kafka.ingestion import feedback, interaction
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from cluster_doubles import Cluster, drain
-from cluster_erasing import Daemon
-
+from fixtures.cluster.doubles import Cluster, drain
+from fixtures.feedback.cluster_erasing import Daemon
 from retuned.consumers.cluster import erasing
 from retuned.consumers.cluster.conversations import keys_of
 from retuned.consumers.cluster.database import Database

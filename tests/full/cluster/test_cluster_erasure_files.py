@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import until
-from erasing import ANN, LETTER, MINE, SECRET, now, shop_events, traces
 from prometheus_client import CollectorRegistry
+
+from fixtures.feedback.erasing import ANN, LETTER, MINE, SECRET, now, shop_events, traces
+from fixtures.kafka.brokers import until
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from cluster_doubles import Cluster, drain
-from cluster_erasing import Daemon
-
+from fixtures.cluster.doubles import Cluster, drain
+from fixtures.feedback.cluster_erasing import Daemon
 from retuned.consumers.cluster import erasing
 from retuned.consumers.cluster.database import Database, File
 from retuned.consumers.errors import RetunedError

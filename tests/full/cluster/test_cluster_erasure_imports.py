@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from brokers import until
-from cluster_doubles import Cluster
-from cluster_erasing import Daemon
-from erasing import ANSWERS, MINE, SECRET, logged_events, not_anns, traces
-from importing import written
 from prometheus_client import CollectorRegistry
 
+from fixtures.cluster.doubles import Cluster
+from fixtures.feedback.cluster_erasing import Daemon
+from fixtures.feedback.erasing import ANSWERS, MINE, SECRET, logged_events, not_anns, traces
+from fixtures.kafka.brokers import until
+from fixtures.kafka.importing import written
 from retuned.consumers.cluster.intake import SegmentIntake
 from retuned.consumers.file_import import Position, Taken
 from retuned.consumers.kafka.contract import Batch

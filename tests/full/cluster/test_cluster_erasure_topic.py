@@ -6,17 +6,18 @@ import time
 from pathlib import Path
 
 import pytest
-from brokers import Broker
 from kafka import KafkaProducer
+
+from fixtures.kafka.brokers import Broker
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from brokers import until
-from cluster_leaders import Daemons, leads, no_disks
-from clusters import run_postgres
-from erasing import traces
-from ingestion import interaction
-from served import WORKLOAD, Adapters
+from fixtures.cluster.servers import run_postgres
+from fixtures.faults.leaders import Daemons, leads, no_disks
+from fixtures.feedback.erasing import traces
+from fixtures.kafka.brokers import until
+from fixtures.kafka.ingestion import interaction
+from fixtures.models.served import WORKLOAD, Adapters
 
 pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
+
+from fixtures.kafka.ingestion import feedback, interaction
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from cluster_doubles import Cluster, drain
-from promoting import model_row
-from stored_artifacts import away, keys
-
+from fixtures.cluster.artifacts import away, keys
+from fixtures.cluster.doubles import Cluster, drain
+from fixtures.daemon.promoting import model_row
 from retuned.consumers.cluster.follower import Follower, followed
 from retuned.consumers.cluster.metrics import store_up
 from retuned.consumers.cluster.source import SegmentSource

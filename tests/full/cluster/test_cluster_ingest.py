@@ -13,16 +13,16 @@ import duckdb
 import httpx
 import psycopg
 import pytest
-from brokers import Broker, Proxy, free_port, until
-from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
+
+from fixtures.kafka.brokers import Broker, Proxy, free_port, until
+from fixtures.kafka.ingestion import feedback, interaction
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from cluster_doubles import KEY, Cluster, drain
-from clusters import Postgres
-
+from fixtures.cluster.doubles import KEY, Cluster, drain
+from fixtures.cluster.servers import Postgres
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.sweep import sweep

@@ -11,17 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
-from asking import ask
-from brokers import Proxy, until
-from importing import KEY, Node, following, logged, opened, pairs, written
 
+from fixtures.daemon.operations import ask
+from fixtures.kafka.brokers import Proxy, until
+from fixtures.kafka.importing import KEY, Node, following, logged, opened, pairs, written
 from retuned.daemon.operations.files import FileIntake
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from clusters import S3_ENVIRONMENT, run_s3
-
+from fixtures.cluster.servers import S3_ENVIRONMENT, run_s3
 from retuned.consumers.cluster import intake
 from retuned.consumers.cluster.objects import Objects
 from retuned.consumers.cluster.sweep import sweep

@@ -4,15 +4,16 @@ import signal
 from pathlib import Path
 
 import pytest
-from brokers import Broker
+
+from fixtures.kafka.brokers import Broker
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from cluster_leaders import FAULTS, ZERO, Daemons, leads, no_disks, survive
-from clusters import Postgres
-from daemons import App
-from served import WORKLOAD, Adapters
-from teaching import GOODS, questions
+from fixtures.cluster.servers import Postgres
+from fixtures.daemon.daemons import App
+from fixtures.faults.leaders import FAULTS, ZERO, Daemons, leads, no_disks, survive
+from fixtures.feedback.teaching import GOODS, questions
+from fixtures.models.served import WORKLOAD, Adapters
 
 pytestmark = pytest.mark.skipif(no_disks() is not None, reason=str(no_disks()))
 

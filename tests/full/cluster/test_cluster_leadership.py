@@ -12,9 +12,8 @@ import pytest
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from brokers import Proxy, until
-from clusters import Postgres as Server
-
+from fixtures.cluster.servers import Postgres as Server
+from fixtures.kafka.brokers import Proxy, until
 from retuned.consumers.cluster import leadership as module
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.leadership import Leadership, hand_over

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
 from pydantic import SecretStr
-from teaching import Teacher
 
+from fixtures.feedback.teaching import Teacher
 from retuned.consumers.cluster.control import Control
 from retuned.consumers.cluster.postgres import Postgres
 from retuned.consumers.errors import StandsBy

@@ -10,15 +10,15 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from brokers import until
-from ingestion import feedback, interaction
 from prometheus_client import CollectorRegistry
+
+from fixtures.kafka.brokers import until
+from fixtures.kafka.ingestion import feedback, interaction
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from cluster_doubles import KEY, Cluster, drain
-
+from fixtures.cluster.doubles import KEY, Cluster, drain
 from retuned.consumers.cluster import database as limits
 from retuned.consumers.cluster.database import Database, Wanted
 from retuned.consumers.cluster.ingester import Ingester

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from ingestion import interaction
+
+from fixtures.kafka.ingestion import interaction
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 
-from brokers import until
-from cluster_doubles import KEY, Cluster, drain
 from prometheus_client import CollectorRegistry
 
+from fixtures.cluster.doubles import KEY, Cluster, drain
+from fixtures.kafka.brokers import until
 from retuned.consumers.cluster import database as limits
 from retuned.consumers.cluster import sweep
 from retuned.consumers.cluster.database import Database, Wanted

@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from brokers import Broker, Json, free_port, until
 from kafka import KafkaProducer
+
+from fixtures.kafka.brokers import Broker, Json, free_port, until
 
 pytest.importorskip("obstore", reason="the extra cluster is not installed")
 pytest.importorskip("moto", reason="the extra test is not installed")
 
-from clusters import run_postgres, run_s3
-
+from fixtures.cluster.servers import run_postgres, run_s3
 from retuned.consumers.cluster.database import Database
 from retuned.consumers.cluster.objects import Objects
 from retuned.daemon.app import STOP_SECONDS

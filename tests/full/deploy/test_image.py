@@ -10,14 +10,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from brokers import Broker, Json, until
-from cluster_faults import Ingesters
-from clusters import S3_ENVIRONMENT, run_postgres, run_s3
-from gateways import Gateway, model_server, published
 from kafka import KafkaProducer
-from memory_feeds import memory_double
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from fixtures.cluster.servers import S3_ENVIRONMENT, run_postgres, run_s3
+from fixtures.daemon.gateways import Gateway, model_server, published
+from fixtures.faults.cluster import Ingesters
+from fixtures.kafka.brokers import Broker, Json, until
+from fixtures.servers.memory_feeds import memory_double
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

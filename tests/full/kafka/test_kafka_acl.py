@@ -4,11 +4,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from brokers import no_apache_kafka, run_apache_kafka, until
 from kafka import KafkaConsumer
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
-from teaching import START
 
+from fixtures.feedback.teaching import START
+from fixtures.kafka.brokers import no_apache_kafka, run_apache_kafka, until
 from retuned.consumers.errors import BrokerRefused
 from retuned.consumers.kafka.publisher import KafkaPublisher
 from retuned.consumers.settings import KafkaSettings

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from brokers import (
+
+from fixtures.kafka.brokers import (
     SCRAM,
     Broker,
     Proxy,
@@ -25,8 +26,7 @@ from brokers import (
     run_apache_kafka,
     until,
 )
-from http_doubles import Quiet, listening
-
+from fixtures.servers.http import Quiet, listening
 from retuned.consumers.errors import BrokerRefused, BrokerUnavailable, ConfigurationError
 from retuned.consumers.kafka.connection import check_broker
 from retuned.consumers.kafka.source import KafkaSource

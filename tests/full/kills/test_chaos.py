@@ -5,9 +5,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from brokers import Broker
-from daemons import App, running, settings_for
-from faults import FAULTS, no_small_disk, small_disk, survive
+
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.faults.faults import FAULTS, no_small_disk, small_disk, survive
+from fixtures.kafka.brokers import Broker
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from erasing import ANN, LETTER, MINE, SECRET, Shop, now, traces
-from killed import erasing, killed_at
 
+from fixtures.faults.killed import erasing, killed_at
+from fixtures.feedback.erasing import ANN, LETTER, MINE, SECRET, Shop, now, traces
 from retuned.consumers.settings import RetentionSettings
 from retuned.consumers.warehouse.archive import Kept, archive
 from retuned.consumers.warehouse.opening import open_warehouse

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from faults import no_small_disk
-from promoting import FAULTS, NEW, OLD, Case, Killed, fail_at, kill_at
 
+from fixtures.daemon.promoting import FAULTS, NEW, OLD, Case, Killed, fail_at, kill_at
+from fixtures.faults.faults import no_small_disk
 from retuned.retrain import versions
 
 DISK, BROKER = ("killed", "disk full", "read-only", "no permission"), ("killed", "broker away", "may not write")

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from promoting import FAULTS, NEW, OLD, SHARES, STEPS, Killed, Release, fail_at, kill_at
 
+from fixtures.daemon.promoting import FAULTS, NEW, OLD, SHARES, STEPS, Killed, Release, fail_at, kill_at
 from retuned.consumers.errors import RetunedError
 
 TAKEN_BACK = {"begin": "canary", "grow": "canary", "promote": "champion"}

@@ -5,10 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from models import ANY_LATENCY, tiny_llama
-from ray_clusters import ray_double
-from teaching import GOODS, Teacher, teach_policies
-
+from fixtures.cluster.ray import ray_double
+from fixtures.feedback.teaching import GOODS, Teacher, teach_policies
+from fixtures.models.tiny import ANY_LATENCY, tiny_llama
 from retuned.daemon.operations.local import opened
 from retuned.daemon.settings import Settings
 from retuned.monitors.money import ledger

@@ -7,13 +7,13 @@ import httpx
 import pytest
 import torch
 from anthropic import Anthropic
-from brokers import Broker, until
-from doors import FakeDaemon, Place
-from gateways import gateway, published
-from model_servers import needs_vllm, vllm
-from models import tiny_llama
 from peft import LoraConfig, get_peft_model
 
+from fixtures.daemon.doors import FakeDaemon, Place
+from fixtures.daemon.gateways import gateway, published
+from fixtures.kafka.brokers import Broker, until
+from fixtures.models.tiny import tiny_llama
+from fixtures.servers.models import needs_vllm, vllm
 from retuned.daemon.http_settings import HttpSettings
 from retuned.retrain.training.base_model import load_model
 

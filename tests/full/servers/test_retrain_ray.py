@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import until
-from counting import MODULE_PATH, STEPS, counting_work
-from forks import children
-from http_doubles import Quiet, listening
-from ray_clusters import RayDouble, ray_double
 
+from fixtures.cluster.ray import RayDouble, ray_double
+from fixtures.faults.counting import MODULE_PATH, STEPS, counting_work
+from fixtures.kafka.brokers import until
+from fixtures.servers.http import Quiet, listening
 from retuned.consumers.common.logfields import about
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError, StandsBy
 from retuned.retrain.runners import attempts
@@ -24,6 +23,7 @@ from retuned.retrain.runners.attempts import Attempt
 from retuned.retrain.runners.ray import RayRunner
 from retuned.retrain.runners.runner import Work
 from retuned.retrain.settings import RunnerSettings
+from runner.forks import children
 
 LOST = "Job supervisor actor died: The actor died because its node has died."
 

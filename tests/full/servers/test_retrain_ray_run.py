@@ -5,10 +5,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from models import ANY_LATENCY, tiny_llama
-from ray_clusters import ray_double
-from teaching import GOODS, Teacher, teach_policies
-
+from fixtures.cluster.ray import ray_double
+from fixtures.feedback.teaching import GOODS, Teacher, teach_policies
+from fixtures.models.tiny import ANY_LATENCY, tiny_llama
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse, utc_now
 from retuned.retrain import queue, run, versions

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from model_servers import VllmDouble, serving
-from models import tiny_llama
 from peft import LoraConfig, get_peft_model
-from trainings import rows
 
+from fixtures.models.tiny import tiny_llama
+from fixtures.models.trainings import rows
+from fixtures.servers.models import VllmDouble, serving
 from retuned.consumers.errors import ConfigurationError, RetunedError
 from retuned.retrain import versions
 from retuned.retrain.data.dataset import Dataset

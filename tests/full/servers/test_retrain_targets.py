@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_llama, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from trainings import SETTINGS, dataset, engine_loss, rows, trained
 from transformers import AutoConfig, AutoModelForCausalLM, Mistral3Config
 
+from fixtures.models.tiny import tiny_llama, tiny_model
+from fixtures.models.trainings import SETTINGS, dataset, engine_loss, rows, trained
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.settings import Settings
 from retuned.retrain.generation.kept import KeptAnswers

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker
-from daemons import App, running, settings_for
-from models import tiny_llama
-from ray_clusters import ray_double
-from teaching import GOODS, questions
 
+from fixtures.cluster.ray import ray_double
+from fixtures.daemon.daemons import App, running, settings_for
+from fixtures.feedback.teaching import GOODS, questions
+from fixtures.kafka.brokers import Broker
+from fixtures.models.tiny import tiny_llama
 from retuned.daemon.cli.main import main
 
 WORKLOADS = ("sales", "support", "returns")

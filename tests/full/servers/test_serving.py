@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import until
-from http_doubles import Quiet, listening
-from model_servers import SglangDouble, VllmDouble, serving
-from pages import page
 from prometheus_client import CollectorRegistry
-from served import WORKLOAD, Adapters, Served
 
+from fixtures.daemon.pages import page
+from fixtures.kafka.brokers import until
+from fixtures.models.served import WORKLOAD, Adapters, Served
+from fixtures.servers.http import Quiet, listening
+from fixtures.servers.models import SglangDouble, VllmDouble, serving
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.daemon.cli.summary import details
@@ -301,7 +301,7 @@ def test_an_adapter_on_experts_is_sent_as_such_and_to_vllm_alone(
 
 
 def test_a_server_of_another_base_model_gets_nothing(tmp_path: Path, warehouse: Warehouse, adapters: Adapters) -> None:
-    from models import tiny_llama
+    from fixtures.models.tiny import tiny_llama
 
     other = tiny_llama(tmp_path / "other", hidden=256, seed=7)
     with serving(other) as double:

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import evidence
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import evidence
 from evidence_plots import PLOTS
 
 

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from loop import fit, real, score
 from loop.external import External
 from loop.learner import KEPT, LUCK, ROWS, ROWS_CHANGED, TOP, Answers, Rows, relearned, train

@@ -1,12 +1,6 @@
 """Scores of memorised answers, on answers whose scores are known."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from membership import Scores, figures, scores
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from asking import ask
 from fuzzing import PEOPLE, USER, Message, Pipeline, Plan, corpus, plans
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
+from fixtures.daemon.operations import ask
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.replay import replay
 from retuned.consumers.warehouse.connection import utc_now

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from prometheus_client import CollectorRegistry
-from static_models import static_model
-from traffic import MINUTE, START, answered, feedback, interactions, prompts, store
 
+from fixtures.feedback.traffic import MINUTE, START, answered, feedback, interactions, prompts, store
+from fixtures.models.static import static_model
 from retuned.consumers.errors import Cancelled, ChildFailed
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.monitors.drift.check import (

@@ -1,12 +1,12 @@
-"""Whole rollouts, simulated (tests/rollouts.py; benchmarks/canary.py has all sizes), and one through the checks."""
+"""Whole rollouts, simulated (rollouts.py of the benchmarks; canary.py has all sizes), and one through the checks."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rollouts import NEVER, draw, simulate, through_the_checks
-from watching import Service
 
+from fixtures.feedback.votes import Service
 from retuned.consumers.settings import RolloutSettings
 from retuned.monitors.settings import WatchSettings
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import asked
-from models import tiny_classifier, tiny_hhem
 
+from fixtures.models.tiny import tiny_classifier, tiny_hhem
+from fixtures.servers.judges import asked
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import ChildFailed, ConfigurationError
 from retuned.monitors.hallucination import detector

@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from models import LINEAR, tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
-from trainings import SETTINGS, adapted, encoded, engine_loss, trained
 from transformers import AutoModelForCausalLM
 from trl import SFTTrainer
 
+from fixtures.models.tiny import LINEAR, tiny_model
+from fixtures.models.trainings import SETTINGS, adapted, encoded, engine_loss, trained
 from retuned.consumers.common.process import Emit, run_child
 from retuned.consumers.errors import Cancelled, OutOfMemory, RetunedError
 from retuned.retrain.data.dataset import Dataset

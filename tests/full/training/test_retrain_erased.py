@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from models import ANY_LATENCY
-from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
 
+from fixtures.feedback.teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
+from fixtures.models.tiny import ANY_LATENCY
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse.connection import utc_now

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from building import build_dataset, promote
-from teaching import Teacher
 
+from fixtures.feedback.teaching import Teacher
+from fixtures.models.datasets import build_dataset, promote
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.retrain.data import dataset
 from retuned.retrain.data.dataset import Dataset, LostClass

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_model
 from peft import PeftModel
 from torch import Tensor
-from trainings import SETTINGS, adapted, dataset, encoded, engine_loss, gradients, rows, trained
 from transformers import AutoModelForCausalLM
 
+from fixtures.models.tiny import tiny_model
+from fixtures.models.trainings import SETTINGS, adapted, dataset, encoded, engine_loss, gradients, rows, trained
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.kernels.supported import MODEL_TYPES, supported
 from retuned.retrain.training.adapter import packing_fits

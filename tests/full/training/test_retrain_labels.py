@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import build_dataset, teach
 from prometheus_client import CollectorRegistry
-from teaching import Teacher
 
+from fixtures.feedback.teaching import Teacher
+from fixtures.models.datasets import build_dataset, teach
 from retuned.consumers.errors import BrokerUnavailable, RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
-from trainings import SETTINGS, adapted, dataset, encoded, engine_loss, gradients, rows, trained
 from transformers import AutoModelForCausalLM
 
+from fixtures.models.tiny import tiny_model
+from fixtures.models.trainings import SETTINGS, adapted, dataset, encoded, engine_loss, gradients, rows, trained
 from retuned.consumers.errors import Cancelled, RetunedError
 from retuned.retrain.generation.kept import KeptAnswers
 from retuned.retrain.generation.transformers import TransformersEngine

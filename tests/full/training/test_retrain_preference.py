@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
-from trainings import SETTINGS, dataset, rows, trained
 
+from fixtures.models.trainings import SETTINGS, dataset, rows, trained
 from retuned.consumers.errors import RetunedError
 from retuned.retrain.kernels.packing import Encoded
 from retuned.retrain.settings import TrainSettings

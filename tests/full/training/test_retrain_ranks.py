@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_llama
 from safetensors.torch import load_file
-from trainings import SETTINGS, dataset, trained
 
+from fixtures.models.tiny import tiny_llama
+from fixtures.models.trainings import SETTINGS, dataset, trained
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.retrain.training import launch
@@ -71,13 +71,15 @@ def test_two_processes_learn_what_one_learns_and_go_on_after_a_stop(tmp_path: Pa
 
 def test_a_process_that_fails_ends_the_others_and_reports_why(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match="its GPU is out of memory"):  # not that it ran out of time
-        run_child("ranks", TWO | {"fails": True}, tmp_path, timeout_seconds=120, environment=ENVIRONMENT)
+        run_child(
+            "fixtures.faults.ranks", TWO | {"fails": True}, tmp_path, timeout_seconds=120, environment=ENVIRONMENT
+        )
 
 
 def test_processes_die_with_the_one_that_started_the_training(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from retuned.consumers.common.process import run_child; "
-        "run_child('ranks', %s, Path(sys.argv[1]), timeout_seconds=99, "
+        "run_child('fixtures.faults.ranks', %s, Path(sys.argv[1]), timeout_seconds=99, "
         "on_progress=lambda line: print(line['pid']))"
     )
     with subprocess.Popen(

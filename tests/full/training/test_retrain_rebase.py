@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from building import build_dataset
-from models import ANY_LATENCY, tiny_llama
 from peft import LoraConfig, get_peft_model
-from teaching import CHANGED, GOODS, Teacher, teach_policies
 
+from fixtures.feedback.teaching import CHANGED, GOODS, Teacher, teach_policies
+from fixtures.models.datasets import build_dataset
+from fixtures.models.tiny import ANY_LATENCY, tiny_llama
 from retuned.consumers.errors import RetunedError
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.settings import WarehouseSettings

@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from building import build_dataset
-from judges import answers, serving
-from models import ANY_LATENCY, tiny_llama
 from prometheus_client import CollectorRegistry
-from teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
 
+from fixtures.feedback.teaching import CHANGED, GOODS, Teacher, question, questions, teach_policies
+from fixtures.models.datasets import build_dataset
+from fixtures.models.tiny import ANY_LATENCY, tiny_llama
+from fixtures.servers.judges import answers, serving
 from retuned.consumers.common import spans
 from retuned.consumers.errors import RetunedError, StoreUnavailable
 from retuned.consumers.kafka.memory import MemoryPublisher

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Broker, Json
-from building import build_dataset, with_dataset
-from ingestion import Rig, feedback, interaction, settings_for
 from kafka import KafkaProducer
-from models import tiny_llama
-from teaching import Teacher, question, questions
-from trainings import trained
 
+from fixtures.feedback.teaching import Teacher, question, questions
+from fixtures.kafka.brokers import Broker, Json
+from fixtures.kafka.ingestion import Rig, feedback, interaction, settings_for
+from fixtures.models.datasets import build_dataset, with_dataset
+from fixtures.models.tiny import tiny_llama
+from fixtures.models.trainings import trained
 from retuned.consumers.common.tool_calls import names, read, written
 from retuned.consumers.warehouse.connection import Warehouse
 from retuned.consumers.warehouse.opening import open_warehouse

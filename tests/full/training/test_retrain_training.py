@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from models import LINEAR, tiny_llama, tiny_model
 from safetensors.torch import load_file
-from trainings import SETTINGS, adapted, encoded, gradients
 
+from fixtures.models.tiny import LINEAR, tiny_llama, tiny_model
+from fixtures.models.trainings import SETTINGS, adapted, encoded, gradients
 from retuned.consumers.common.process import run_child
 from retuned.consumers.errors import Cancelled, ChildFailed, RetunedError
 from retuned.retrain.decision.measures import hallucinated

@@ -9,15 +9,15 @@ from typing import Any
 
 import duckdb
 import pytest
-from empty_warehouse import EMPTY
-from schemas import FOLDER, ROOT, Rows, current, fill, rows, version
 
+from fixtures.releases.schemas import FOLDER, ROOT, Rows, current, fill, rows, version
 from retuned.consumers.errors import WarehouseError
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.warehouse import schema as module
 from retuned.consumers.warehouse.connection import rows_of
 from retuned.consumers.warehouse.opening import open_existing, open_warehouse
 from retuned.consumers.warehouse.schema import MIGRATIONS
+from runner.empty_warehouse import EMPTY
 
 STEPS = sorted(file.name for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name))
 RELEASED = re.findall(r"^## (\d+\.\d+\.\d+) (?!.*unreleased)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
@@ -74,14 +74,14 @@ def columns(path: Path) -> list[Any]:
 
 
 def test_every_released_version_has_its_schema() -> None:
-    """Else nothing would tell that a migration breaks what people have: run tests/schemas.py before a release."""
+    """Else a migration could break what people have: run tests/fixtures/releases/schemas.py before a release."""
     missing = {*RELEASED, version()} - {file.stem for file in FOLDER.glob("*.sql")}
     assert not missing, f"tests/data/schemas lacks {missing}"
 
 
 @pytest.mark.skipif(version() in RELEASED, reason="released: its schema is as it was")
 def test_the_schema_of_the_coming_version_is_todays() -> None:
-    assert (FOLDER / f"{version()}.sql").read_text() == current(), "run python tests/schemas.py"
+    assert (FOLDER / f"{version()}.sql").read_text() == current(), "run python tests/fixtures/releases/schemas.py"
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.sql")), ids=lambda file: file.stem)

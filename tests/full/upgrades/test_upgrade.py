@@ -11,12 +11,12 @@ from typing import Any
 
 import duckdb
 import pytest
-import released
 import yaml
-from brokers import Broker
-from clusters import Postgres
-from daemons import App, Daemon
 
+from fixtures.cluster.servers import Postgres
+from fixtures.daemon.daemons import App, Daemon
+from fixtures.kafka.brokers import Broker
+from fixtures.releases import released
 from retuned.daemon.cli.main import main
 
 pytestmark = [pytest.mark.usefixtures("real_processes"), pytest.mark.timeout(900)]
