@@ -18,7 +18,6 @@ from retuned.consumers.metrics import Metrics as ConsumerMetrics
 from retuned.consumers.settings import WarehouseSettings
 from retuned.consumers.traffic import Traffic
 from retuned.consumers.warehouse.opening import open_warehouse
-from retuned.consumers.warehouse.schema import MIGRATIONS
 from retuned.daemon.cli.command import common_options
 from retuned.daemon.cli.example import keys, sections, single_sign_on, targets
 from retuned.daemon.cli.main import GROUPS, summary
@@ -36,362 +35,13 @@ FOLDER = ROOT / "docs" / "reference"
 SCHEMAS = ROOT / "deploy" / "schemas"
 NOTE = "<!-- Written by `python docs/generate.py`; change the code, not this page. -->"
 
-TABLES = {
-    "interactions": "What a model was asked and what it answered: one event, redacted.",
-    "feedback": "What somebody thought of an answer: one event, redacted.",
-    "dead_letters": "A message that is no event: why, and its redacted payload.",
-    "followed_segments": "How far a daemon of a cluster follows the segments: one row.",
-    "control_positions": "How far a daemon of a cluster has the changes of the control tables: the greatest number.",
-    "artifacts": "What a cluster keeps in object storage of a version, a dataset or a report.",
-    "offsets": "How far a partition, or a file that was imported, is read; on a cluster, how many replays there were.",
-    "datasets": "A dataset: its folder, its size, its card. It stays when retention removes the folder.",
-    "dataset_rows": "A row of a dataset, and the events that it came from.",
-    "quarantine": "View: a piece of feedback that the latest dataset of its workload leaves out as doubtful.",
-    "row_states": "What the latest dataset of a workload decided about a row of feedback.",
-    "row_decisions": "What a person decided about a row, in place of the rules. It stays when a later decision "
-    "supersedes it.",
-    "account_decisions": "What a person decided about an account. It stays when a later decision supersedes it.",
-    "memory_entries": "An approved answer of the memory of corrections. Those that left it stay for "
-    "`retention.history_days`.",
-    "memory_statements": "Feedback that the memory has read, with the question that it is about.",
-    "memory_positions": "How far the memory of a workload has read the events.",
-    "memory_epoch": "The epoch of the sequence numbers of `memory_entries`: one row.",
-    "memory_uses": "An answer for which the memory had an entry. It follows `interactions` within minutes.",
-    "memory_uses_position": "How far `memory_uses` follows the events: one row.",
-    "memory_totals": "All answers so far for which the memory had an entry; retention takes nothing away.",
-    "runs": "A retraining, from its reasons to its end.",
-    "pauses": "A pause of retraining, of one workload or of all.",
-    "evaluations": "One answer of one model to a row, with what was measured of it.",
-    "decisions": "A decision of the policy (retrain or not) or of the gate (promote or not), with all reasons.",
-    "models": "A version: an adapter, or all weights, under the hash of its content. It stays when retention removes "
-    "the folder.",
-    "deployments": "A version that the targets of a workload should have. What was drained has none.",
-    "webhook_models": "A version that a webhook acknowledged.",
-    "aliases": "Which version serves a workload, which one did before, and which one is a canary.",
-    "promotions": "A change of what serves: a promotion, a rollback, or a step of a rollout.",
-    "rollouts": "A version that goes into service step by step, and how far it is.",
-    "rollout_checks": "A look at a canary beside the champion, with the decision: each for `retention.detail_days`, "
-    "then the last of each hour.",
-    "shadow_answers": "What a version answered in shadow, redacted, until a day after its rollout has ended; columns "
-    "as those of `feedback`, which it comes as.",
-    "exams": "How a metric or a scorer judged pairs of answers of which people know whether they mean the same.",
-    "shadow_scores": "Of a conversation in shadow, how good the answers of champion and version are.",
-    "audit": "Who or what changed something, or read conversations: one row of a chain of hashes. Rows are only "
-    "appended.",
-    "holds": "A legal hold. It stays when it is released.",
-    "erasures": "A request to erase events, its state and, in the end, its receipt.",
-    "erasure_datasets": "A dataset that had erased rows. Versions that are trained on it learned them.",
-    "erasure_versions": "A version that was trained on erased rows, or whose ancestor was.",
-    "erased_kept": "A decision to keep a version that learned erased rows in service until a time.",
-    "erased_versions": "A version that learned erased rows, itself or through a version before it; a view.",
-    "erasures_applied": "An erasure that is carried out in this file or, with its mark, one whose files here are "
-    "rewritten; on a cluster each daemon has its own.",
-    "tombstones": "The keyed hash of an erased id, which keeps late copies out.",
-    "approvals": "A request for a person's approval of a version that the gate passed, or of a dataset. It stays.",
-    "label_requests": "An answer that experts were asked to judge, and the feedback that answered.",
-    "label_work": "What an expert did with a label request in the console: claimed, skipped or answered it.",
-    "drift_checks": "A drift check of a workload, for `retention.history_days`; of those without drift the last of "
-    "each hour, after `retention.detail_days`.",
-    "drift_references": "A current window that an operator made the reference of drift checks.",
-    "quality": "A figure of a workload with its interval: of each minute for `retention.detail_days`, then the last of "
-    "each hour, after 30 days the last of each day.",
-    "watch_checks": "A look at a new champion in service, beside the one before it: each for `retention.detail_days`, "
-    "then the last of each hour.",
-    "ledger": "A gain or a cost. A correction is another entry. Entries of one day are summed "
-    "after `retention.detail_days`.",
-    "ledger_left_out": "Numbers that events reported and that are beyond what one event may book.",
-    "ledger_moments": "Sums and products by conversation, from which the intervals of gains and ROI are computed.",
-    "ledger_outcomes": "What became of the conversations of a day, as the ledger has counted them.",
-    "feedback_totals": "All feedback so far on stored answers of a workload; retention takes nothing away.",
-    "ledger_progress": "How far the ledger had booked each partition before 0.2.0; not written any more.",
-    "ledger_position": "How far the ledger has booked: one row.",
-    "judgements": "A vote or a correction beside the answer that it is about, so that nothing joins `feedback` and "
-    "`interactions` each minute. It follows them within one.",
-    "rating_periods": "Users' votes on the model in service over one length of the current window, for the policy. "
-    "What is over is counted once.",
-    "blindness": "A monitor of a workload that has too few rows to report anything. No row: it has enough.",
-    "judgements_position": "How far `judgements` follows the events: one row.",
-    "answer_minutes": "How many answers a workload has in a minute, and when the first of them was. It follows "
-    "`interactions` within a minute.",
-    "answer_minutes_position": "How far `answer_minutes` follows the events: one row.",
-    "groundings": "What the values of a sampled or labelled answer came to. Without a label it stays a week.",
-    "detections": "The verdict of the detector or the judge on a sampled or labelled answer. Without a label it stays "
-    "a week.",
-    "grounding_strata": "View: the answers with passages that were looked at, and whether any scorer alarms.",
-    "calibration_candidates": "View: the answers of the model in service that may still be drawn for calibration.",
-    "batches": "The number of the last transaction that stored events: one row.",
-    "ingest_resumptions": "A time at which an operator had ingestion go on after too many dead letters.",
-    "archived_ids": "An event of a daemon in a cluster that is in the archive.",
-    "archives": "A Parquet file of the archive.",
-    "schema_migrations": "A migration that was applied to this file.",
-    "traffic": "View: the interactions without demonstrations (imported examples that no model answered).",
-    "votes": "View: who called an answer helpful or invented. A correction counts as a vote that the answer was not "
-    "helpful, unless the same account said otherwise.",
-}
-VIEWED = {"quarantine": "row_states", "traffic": "interactions", "votes": "feedback"}
-_WORKLOAD = {"workload": "the kind of request"}
-_MADE = {"created_at": "when it was made"}
-_PLACE = {
-    "topic": "Kafka topic; `import:` and a hash for a file",
-    "partition": "of the topic",
-    "offset": "in the partition",
-    "received_at": "when it was stored",
-}
-_EVENT = {"timestamp": "when it happened", **_PLACE}
-# What columns mean, by table, where neither the schemas of events nor the comments of the migrations say it, or not all
-# of it. A column that none of them explains stays empty.
-COLUMNS = {
-    "interactions": {
-        **_EVENT,
-        "conversation_id": "events that have it in common are one conversation",
-        "latency_seconds": "time that the answer took, as the app measured it",
-        "time_to_first_token_seconds": "time to the first token, as the app measured it",
-        "input_tokens": "tokens of the prompt",
-        "output_tokens": "tokens of the answer",
-        "cost": "of the answer, in `roi.currency`",
-        "finish_reason": "as the model server reports it",
-    },
-    "feedback": {
-        **_EVENT,
-        "interaction_id": "the answer that it is about; the feedback may come first",
-        "source": "who says so: user, expert, judge or app",
-    },
-    "dead_letters": {**_PLACE, "payload": "the message, redacted; null: it was empty, or could not be redacted"},
-    "offsets": {
-        "topic": _PLACE["topic"],
-        "partition": _PLACE["partition"],
-        "next_offset": "the first one that was not read",
-    },
-    "datasets": {
-        **_WORKLOAD,
-        **_MADE,
-        "path": "its folder",
-        "train": "rows to train on",
-        "holdout": "rows that the gate judges on",
-        "card": "all of `card.json`",
-    },
-    "dataset_rows": {
-        "dataset_version": "the row of datasets",
-        "split": "train, holdout, regression, thumbs or traffic",
-        "interaction_id": "the answer that the feedback is about",
-    },
-    "quarantine": {"created_at": "when it was set aside"},
-    "row_states": {
-        **_WORKLOAD,
-        "feedback_id": "the row of feedback",
-        "interaction_id": "the answer that the feedback is about",
-        "dataset_version": "the row of datasets",
-        "decided_at": "when that dataset was made",
-    },
-    "row_decisions": {
-        **_WORKLOAD,
-        "id": "unique",
-        "feedback_id": "the row of feedback",
-        "interaction_id": "the answer that the feedback is about",
-        "reason": "why, redacted",
-        "decided_at": "when",
-    },
-    "memory_entries": {
-        **_WORKLOAD,
-        "id": "unique",
-        "added_at": "when it entered",
-        "changed_at": "when it got its state",
-    },
-    "memory_statements": {
-        **_WORKLOAD,
-        "question_key": "identity of the question, hex",
-        "feedback_id": "the feedback",
-        "feedback_at": "when it was given",
-        "interaction_id": "the answer that it is about",
-        "answered_at": "when that was given",
-    },
-    "memory_positions": {**_WORKLOAD},
-    "memory_epoch": {"epoch": "a random id; another one voids earlier sequence numbers"},
-    "memory_uses": {
-        **_WORKLOAD,
-        "interaction_id": "the answer",
-        "answered_at": "when it was given",
-        "similarity": "of the two questions; 1: the same question",
-    },
-    "memory_totals": {**_WORKLOAD},
-    "account_decisions": {"id": "unique", "reason": "why, redacted", "decided_at": "when"},
-    "runs": {
-        **_WORKLOAD,
-        "id": "unique; the name of its folder",
-        "finished_at": "when it ended; null: it waits, is under way, or was interrupted",
-        "dataset_version": "the row of datasets; null: none was made",
-        "parent_version": "the version that training began from; null: the base model, or no dataset was made",
-        "train_seconds": "wall time of the training",
-        "evaluate_seconds": "wall time of the evaluation",
-        "detail": "how it ended, as one object: scores, figures, reasons, what the training reported",
-        "error": "why it failed, was refused or cancelled",
-    },
-    "pauses": {"created_at": "since when", "actor": "who asked for it", "reason": "why", "ended_by": "who ended it"},
-    "evaluations": {
-        **_WORKLOAD,
-        "run_id": "the row of runs",
-        "dataset_version": "the row of datasets",
-        "row_id": "the row of dataset_rows",
-        "token_f1": "F1 of the answer's tokens and those of the approved one",
-        "latency_seconds": "time for the answer's tokens at the pace that the evaluation measured; null for logged "
-        "answers",
-        "output": "the answer",
-        "topic": "of the row's question, as the dataset names topics; null: not known",
-        "with_context": "the row has passages",
-        "refused": "the answer refuses, and the approved one does not",
-        "output_tokens": "tokens of the answer; null for logged answers",
-    },
-    "decisions": {
-        **_WORKLOAD,
-        **_MADE,
-        "id": "unique",
-        "outcome": "true: yes",
-        "figures": "numbers behind the reasons",
-        "run_id": "of the gate: the row of runs; null: of the policy",
-    },
-    "models": {
-        **_WORKLOAD,
-        **_MADE,
-        "version": "hash of its content",
-        "path": "its folder",
-        "base_model": "folder of the base model",
-        "base_hash": "hash that tells base models apart",
-        "parent_version": "the version that training began from; null: the base model",
-        "dataset_version": "the dataset that it learned from",
-        "run_id": "the run that made it",
-        "manifest": "all of `manifest.json`",
-    },
-    "aliases": {**_WORKLOAD, "alias": "champion, previous or canary", "created_at": "since when"},
-    "promotions": {
-        **_WORKLOAD,
-        "id": "unique; of the message, too",
-        "created_at": "when it was changed",
-        "event": "promoted and rolled_back, of the champion; canary: it got a share; canary_rolled_back; completed: "
-        "the holdback has ended",
-        "previous_version": "the version that served before, and answers the rest; of a rollback, what was taken "
-        "back; null: the base model",
-        "actor": "gate, approver (a person who approved what the gate passed), operator, watch or rollout",
-        "reason": "why",
-    },
-    "rollouts": {
-        **_WORKLOAD,
-        "id": "unique; the experiment, by which conversations are assigned",
-        "created_at": "when the first step began",
-    },
-    "rollout_checks": {**_WORKLOAD, **_MADE, "id": "unique", "version": "the canary"},
-    "shadow_answers": {**_EVENT, "id": "unique"},
-    "shadow_scores": {"scored_at": "when it was judged"},
-    "approvals": {
-        **_WORKLOAD,
-        "id": "unique; of the message, too",
-        "version": "that the gate passed; or of the dataset",
-        "run_id": "the run that made the version or the dataset",
-        "requested_at": "when the gate passed it, or the dataset was made",
-    },
-    "label_requests": {**_WORKLOAD, "id": "unique; of the message, too", "created_at": "when it was asked"},
-    "drift_checks": {
-        **_WORKLOAD,
-        **_MADE,
-        "id": "unique; its report is `/reports/` and this",
-        "reference_rows": "conversations of the reference that were compared",
-        "current_rows": "conversations of the current window that were compared",
-        "detail": "what moved, in a sentence",
-    },
-    "drift_references": {**_WORKLOAD, "reason": "why what was asked then is as usual"},
-    "quality": {
-        **_WORKLOAD,
-        "created_at": "when it was measured",
-        "metric": "name of the figure",
-        "value": "of the figure",
-        "low": "lower end of its 95% interval",
-        "high": "upper end of its 95% interval",
-        "n": "how many answers or pairs it is computed from",
-    },
-    "watch_checks": {
-        **_WORKLOAD,
-        **_MADE,
-        "id": "unique",
-        "version": "the champion that is watched",
-        "previous_version": "the champion before it; null: the base model",
-    },
-    "ledger": {
-        **_WORKLOAD,
-        "id": "unique",
-        "created_at": "when it was booked",
-        "quantity": "how much, in the unit",
-        "unit": "of the quantity",
-        "promotion": "the row of promotions in force; null: before the first, and for the costs of producing a version "
-        "and of its shadow",
-        "period_end": "end of that period",
-    },
-    "ledger_left_out": {**_WORKLOAD, "created_at": "when it was left out"},
-    "ledger_moments": {
-        **_WORKLOAD,
-        "conversations": "how many conversations",
-        "interactions": "how many interactions",
-        "gain": "sum over the conversations",
-        "cost": "sum over the conversations",
-        "gain_squared": "sum of squares over the conversations",
-        "cost_squared": "sum of squares over the conversations",
-        "gain_cost": "sum of products over the conversations",
-    },
-    "ledger_outcomes": {**_WORKLOAD, "conversations": "how many"},
-    "feedback_totals": {
-        **_WORKLOAD,
-        "source": "user, expert, judge or app",
-        "total": "how much, since version 0.2.0",
-    },
-    "ledger_progress": {
-        "topic": _PLACE["topic"],
-        "partition": _PLACE["partition"],
-        "next_offset": "the first one that was not booked",
-        "booked_at": "when the ledger was last booked",
-    },
-    "ledger_position": {"booked_at": "when the ledger was last booked; null: never"},
-    "rating_periods": {**_WORKLOAD},
-    "blindness": {**_WORKLOAD, "monitor": "quality, policy, drift or hallucination"},
-    "answer_minutes": {**_WORKLOAD, "answers": "so many"},
-    "judgements": {**_WORKLOAD, "interaction_id": "the answer that it is about", "feedback_id": "the feedback"},
-    "groundings": {
-        **_WORKLOAD,
-        "interaction_id": "the answer",
-        "created_at": "when it was looked at",
-        "abstained": "why: no_words, no_context, language, code, no_values, numbering (it cites numbers that no "
-        "passage has), too_long (a value is in nothing that is read of long texts), failed (an unexpected error, which "
-        "is logged); null: it was judged",
-    },
-    "detections": {**_WORKLOAD, "interaction_id": "the answer", "created_at": "when it was judged"},
-    "grounding_strata": {
-        **_WORKLOAD,
-        "interaction_id": "the answer",
-        "alarm": "whether values, detector or judge alarm",
-    },
-    "calibration_candidates": {
-        **_WORKLOAD,
-        "interaction_id": "the answer",
-        "alarm": "whether values, detector or judge alarm",
-    },
-    "batches": {"last": "the number"},
-    "ingest_resumptions": {"resumed_at": "when it was asked for"},
-    "archives": {
-        "rows": "how many rows it holds",
-        "first_received_at": "when the first of its rows was received",
-        "last_received_at": "when the last of its rows was received",
-        "archived_at": "when it was written",
-    },
-    "schema_migrations": {
-        "number": "of the migration",
-        "name": "of its file",
-        "applied_at": "when it was applied",
-    },
-    "votes": {
-        "id": "of the feedback",
-        "timestamp": "of the feedback",
-        "interaction_id": "the answer that it is about",
-        "name": "`helpful` or `hallucination`",
-        "value": "whether it is so",
-    },
-}
+VIEWED = {
+    "quarantine": "row_states", "traffic": "interactions", "votes": "feedback", "grounding_strata": "groundings",
+    "calibration_candidates": "groundings", "erased_versions": "models",
+}  # fmt: skip
+"""The table from which the columns of a view come."""
+
+
 # Message of kafka.model_events_topic.
 MODEL_EVENT = {
     "id": "unique; a message may come twice after a crash, with one id",
@@ -806,72 +456,53 @@ def _families(collector: Any) -> Iterator[tuple[str, str, Iterable[str], str]]:
 
 
 def tables() -> list[str]:
-    """Every table and view of a new warehouse; meanings are the comments of the migrations."""
+    """Every table and view of a new warehouse, with its descriptions."""
     lines = page(
         "Tables",
         "The warehouse is one DuckDB file, and one process opens it. While the daemon runs, read a table with",
         "[`retuned export`](cli.md#retuned-export); when it does not, open the file with any DuckDB (`ATTACH` it: the",
-        "tables are in its schema `main`). All times are UTC, without a zone. Events leave for the",
-        "[archive](../operate.md#retention-and-archive).",
+        "tables are in its schema `main`, and have these descriptions as comments). All times are UTC, without a zone.",
+        "Events leave for the [archive](../operate.md#retention-and-archive).",
     )
-    found, meanings = _columns(), _meanings()
-    if found.keys() != TABLES.keys():
-        raise SystemExit(f"TABLES in docs/generate.py: what is a row of {', '.join(found.keys() ^ TABLES.keys())}?")
+    names, columns = _described()
     lines += table(
         ("table", "a row is", "export"),
-        ((f"[`{name}`](#{name})", text(about), "yes" if name in EXPORTED else "") for name, about in TABLES.items()),
+        ((f"[`{name}`](#{name})", text(about), "yes" if name in EXPORTED else "") for name, about in names.items()),
     )
-    for name in TABLES:
-        lines += [f"## {name}", "", text(TABLES[name]), ""]
+    for name, about in names.items():
+        lines += [f"## {name}", "", text(about), ""]
         rows = (
             (
                 named(column, f"{name}.{column}"),
-                kind + (", null" if nullable else ""),
-                text(meanings.get((name, column)) or meanings.get((VIEWED.get(name, name), column), "")),
+                row["data_type"] + (", null" if row["is_nullable"] and name not in VIEWED else ""),
+                text(row["comment"] or columns[VIEWED.get(name, name)].get(column, row)["comment"] or ""),
             )
-            for column, kind, nullable in found[name]
+            for column, row in columns[name].items()
         )
         lines += table(("column", "type", "meaning"), rows)
-    known = {(name, column) for name, columns in found.items() for column, _, _ in columns}
-    if gone := {(name, column) for name, columns in COLUMNS.items() for column in columns} - known:
-        raise SystemExit(f"COLUMNS in docs/generate.py: no such column: {sorted(gone)}")
     return lines
 
 
-def _columns() -> dict[str, list[tuple[str, str, bool]]]:
-    """Name, type and whether it may be null, of each column of each table and view."""
+def _described() -> tuple[dict[str, str], dict[str, dict[str, dict[str, Any]]]]:
+    """The descriptions of tables and views, and the columns of each with type, nullability and description."""
     with tempfile.TemporaryDirectory() as folder:
         warehouse = open_warehouse(WarehouseSettings(path=Path(folder) / "retuned.duckdb"))
+        names = {
+            row["name"]: row["comment"]
+            for row in warehouse.rows(
+                "SELECT table_name AS name, comment FROM duckdb_tables() UNION ALL "
+                "SELECT view_name, 'View: ' || comment FROM duckdb_views() WHERE NOT internal ORDER BY name"
+            )
+        }
         rows = warehouse.rows(
-            "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
+            "SELECT table_name, column_name, data_type, is_nullable, comment FROM duckdb_columns() "
             "WHERE database_name = 'retuned' AND NOT internal ORDER BY table_name, column_index"
         )
-        views = {row["view_name"] for row in warehouse.rows("SELECT view_name FROM duckdb_views() WHERE NOT internal")}
         warehouse.close()
-    found: dict[str, list[tuple[str, str, bool]]] = {}
+    columns: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
-        name = row["table_name"]
-        found.setdefault(name, []).append(
-            (row["column_name"], row["data_type"], row["is_nullable"] and name not in views)
-        )
-    return found
-
-
-def _meanings() -> dict[tuple[str, str], str]:
-    """What a column of a table means: by COLUMNS, else by the migrations, else by the schemas of events."""
-    found = {}
-    for table_name, schema in (("interactions", "interaction"), ("feedback", "feedback")):
-        for field, one in json.loads((SCHEMAS / f"{schema}.schema.json").read_text())["properties"].items():
-            if field != "timestamp" and (about := _description(one)):  # the column has a type of its own
-                found[table_name, field] = about
-    table_name = ""
-    for file in sorted(MIGRATIONS.iterdir(), key=lambda file: file.name):
-        for line in file.read_text(encoding="utf-8").splitlines() if file.name.endswith(".sql") else ():
-            if made := re.match(r"(?:CREATE|ALTER) (?:TABLE|VIEW) (\w+)", line):
-                table_name = made[1]
-            if commented := re.match(r'(?:ALTER TABLE \w+ ADD COLUMN|\s+)\s*"?([a-z_\d]+)"? .*?-- (.+)', line):
-                found[table_name, commented[1]] = commented[2]
-    return found | {(name, column): about for name, columns in COLUMNS.items() for column, about in columns.items()}
+        columns.setdefault(row["table_name"], {})[row["column_name"]] = row
+    return names, columns
 
 
 # Events
@@ -885,6 +516,7 @@ def events() -> list[str]:
         "`kafka.feedback_topic`. The JSON Schemas are in `deploy/schemas`. [Formats](../formats.md) has the other",
         "formats that are understood.",
     )
+    _, columns = _described()
     for name, stored in (("interaction", "interactions"), ("feedback", "feedback")):
         schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
         lines += [f"## {schema['title']}", "", text(schema["description"]), ""]
@@ -893,7 +525,7 @@ def events() -> list[str]:
             default = one.get("default")
             needed = "required" if field in schema["required"] else f"default `{default}`" if default else ""
             kind = _type(one).removesuffix(" or null")
-            about = sentence(_description(one) or COLUMNS[stored].get(field, ""))
+            about = sentence(_description(one) or columns[stored][field]["comment"] or "")
             rows.append((named(field, f"{name}.{field}"), kind, needed, about))
         lines += table(("field", "type", "", "meaning"), rows)
     lines += ["## Passed over", ""]

@@ -1,6 +1,3 @@
--- name: applied
-SELECT number FROM retuned.migrations;
-
 -- name: claim
 INSERT INTO retuned.partitions AS known (topic, partition, epoch)
 SELECT topic, partition, 1 FROM unnest(%(topics)s::TEXT[], %(partitions)s::INTEGER[]) AS claimed(topic, partition)

@@ -157,7 +157,7 @@ def _migrate(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
     """Migrates the schema, one process at a time.
 
     Raises:
-        ConfigurationError: a newer release migrated it.
+        ConfigurationError: a newer release migrated it, or one before 1.0.
     """
     known = {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
     with connection.transaction():
@@ -165,13 +165,18 @@ def _migrate(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
         connection.execute("CREATE SCHEMA IF NOT EXISTS retuned")
         connection.execute("CREATE TABLE IF NOT EXISTS retuned.migrations (number INTEGER PRIMARY KEY)")
-        applied = {number for (number,) in connection.execute(sql("applied")).fetchall()}
-        if newer := applied - known.keys():
+        ((now,),) = connection.execute("SELECT coalesce(max(number), 0) FROM retuned.migrations").fetchall()
+        if now > max(known):
             raise ConfigurationError(
-                f"store.postgres_url: the schema ({max(newer)}) is newer than this retuned knows ({max(known)}); "
+                f"store.postgres_url: the schema ({now}) is newer than this retuned knows ({max(known)}); "
                 "upgrade retuned"
             )
-        for number in sorted(known.keys() - applied):
+        if 0 < now < min(known):
+            raise ConfigurationError(
+                f"store.postgres_url: the schema ({now}) is from before retuned 1.0; migrate it with retuned 1.0 first "
+                "(`retuned migrate`)"
+            )
+        for number in sorted(number for number in known if number > now):
             connection.execute(known[number].read_bytes())
             connection.execute("INSERT INTO retuned.migrations VALUES (%s)", [number])
             log.info("store: schema %d", number)

@@ -1,26 +1,25 @@
 """The schema of a warehouse: its version and its migrations.
 
-The version is the number of the last of the `migrations/` that was applied to the file.
+The version is the number of the last of the `migrations/` that was applied to the file. The first of them is the schema
+of retuned 1.0, in which a new file begins.
 """
 
 import glob
 import logging
 import re
 import shutil
+from collections.abc import Iterator
 from datetime import datetime
 from importlib.abc import Traversable
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import duckdb
 
 from retuned.consumers.common.durable import replaced
 from retuned.consumers.common.text import first_line
 from retuned.consumers.errors import WarehouseError
-
-if TYPE_CHECKING:
-    from retuned.consumers.warehouse.connection import Warehouse
+from retuned.consumers.warehouse.connection import Warehouse, literal
 
 log = logging.getLogger(__name__)
 
@@ -34,27 +33,36 @@ def latest() -> int:
     return max(_known())
 
 
-def version(warehouse: "Warehouse") -> int:
+def version(warehouse: Warehouse) -> int:
     """Returns the version of a file; 0: it has no tables of retuned."""
-    return max(_applied(warehouse), default=0)
+    with warehouse.cursor() as cursor:
+        try:
+            return int(cursor.execute("SELECT coalesce(max(number), 0) FROM schema_migrations").fetchall()[0][0])
+        except duckdb.CatalogException:  # a new file
+            return 0
 
 
-def pending(warehouse: "Warehouse") -> list[int]:
+def pending(warehouse: Warehouse) -> list[int]:
     """Returns the numbers of the migrations that were not applied to the file.
 
     Raises:
-        WarehouseError: a newer release wrote the file.
+        WarehouseError: a newer release wrote the file, or one before 1.0.
     """
-    known, applied = _known(), _applied(warehouse)
-    if newer := applied - known.keys():
+    known, now = sorted(_known()), version(warehouse)
+    if now > known[-1]:
         raise WarehouseError(
-            f"warehouse {warehouse.path}: its schema ({max(newer)}) is newer than this retuned knows ({max(known)}); "
+            f"warehouse {warehouse.path}: its schema ({now}) is newer than this retuned knows ({known[-1]}); "
             "upgrade retuned"
         )
-    return sorted(known.keys() - applied)
+    if 0 < now < known[0]:
+        raise WarehouseError(
+            f"warehouse {warehouse.path}: its schema ({now}) is from before retuned 1.0; migrate it with retuned 1.0 "
+            "first (`retuned migrate`)"
+        )
+    return [number for number in known if number > now]
 
 
-def outdated(warehouse: "Warehouse") -> str:
+def outdated(warehouse: Warehouse) -> str:
     """Describes how to migrate a file, for a person."""
     return (
         f"its schema is version {version(warehouse)} and this retuned requires {latest()}; `retuned migrate` or a "
@@ -62,7 +70,7 @@ def outdated(warehouse: "Warehouse") -> str:
     )
 
 
-def migrate(warehouse: "Warehouse", now: datetime) -> None:
+def migrate(warehouse: Warehouse, now: datetime) -> None:
     """Applies the pending migrations, each in its own transaction.
 
     Raises:
@@ -71,10 +79,6 @@ def migrate(warehouse: "Warehouse", now: datetime) -> None:
     numbers, known = pending(warehouse), _known()
     if not numbers:
         return
-    warehouse.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations "
-        "(number INTEGER NOT NULL, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
-    )
     for number in numbers:
         name = known[number].name
         try:
@@ -86,6 +90,8 @@ def migrate(warehouse: "Warehouse", now: datetime) -> None:
                 f"warehouse {warehouse.path}: migration {name} failed ({first_line(error)}) and was rolled back: "
                 "continue with the previous release of retuned"
             ) from error
+    with warehouse.transaction() as cursor:
+        cursor.execute("\n".join(_comments()))
     for old in _copies(warehouse.path)[:-COPIES]:
         old.unlink()
 
@@ -121,9 +127,28 @@ def _known() -> dict[int, Traversable]:
     return {int(file.name[:3]): file for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name)}
 
 
-def _applied(warehouse: "Warehouse") -> set[int]:
-    with warehouse.cursor() as cursor:
-        try:
-            return {number for (number,) in cursor.execute("SELECT number FROM schema_migrations").fetchall()}
-        except duckdb.CatalogException:  # a new file
-            return set()
+def _comments() -> Iterator[str]:
+    """Yields a COMMENT ON for each table, view and column that a migration explains.
+
+    A comment above CREATE TABLE or CREATE VIEW explains what a row is, one beside a column the column.
+    """
+    about: list[str] = []
+    kind = name = column = ""
+    comments = dict[str, str]()
+    for number in sorted(_known()):
+        for line in _known()[number].read_text(encoding="utf-8").splitlines():
+            code, _, comment = (part.strip() for part in line.partition("-- "))
+            if created := re.match(r"(?:CREATE|ALTER) (TABLE|VIEW) (\w+)", code):
+                kind, name = created.groups()
+                if code.startswith("CREATE"):
+                    comments[f"{kind} {name}"] = " ".join(about)
+            if kind == "TABLE" and (
+                defined := re.match(r'(?:ALTER TABLE \w+ ADD COLUMN )?("?[a-z_\d]+"?) [A-Z]', code)
+            ):
+                column = f"COLUMN {name}.{defined[1]}"
+                comments[column] = comment
+            elif not code and comment and line.startswith(" "):
+                comments[column] += f" {comment}"
+            about = [*about, comment] if line.startswith("--") else []
+            kind = "" if code == ");" else kind
+    return (f"COMMENT ON {what} IS {literal(comment)};" for what, comment in comments.items() if comment)

@@ -44,11 +44,11 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def old(config: Path) -> Path:
-    """A warehouse as version 0.1.0 left it."""
+    """A warehouse as version 1.0.0 left it."""
     path = config.parent / "data" / "retuned.duckdb"
     path.parent.mkdir()
     with duckdb.connect(str(path)) as connection:
-        connection.execute((FOLDER / "0.1.0.sql").read_text())
+        connection.execute((FOLDER / "1.0.0.sql").read_text())
     return path
 
 

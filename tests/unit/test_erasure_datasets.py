@@ -325,7 +325,7 @@ NO_CONVERSATIONS = {
     "drift_references", "erasure_datasets", "erasure_versions", "erasures", "erasures_applied", "exams",
     "feedback_totals",
     "followed_segments", "holds", "ingest_resumptions", "judgements_position", "ledger", "ledger_left_out",
-    "ledger_moments", "ledger_outcomes", "ledger_position", "ledger_progress", "models", "offsets", "pauses",
+    "ledger_moments", "ledger_outcomes", "ledger_position", "models", "offsets", "pauses",
     "promotions", "quality", "rating_periods", "rollout_checks", "rollouts", "runs", "schema_migrations", "tombstones",
     "watch_checks", "webhook_models",
     "erased_kept", "memory_entries", "memory_epoch", "memory_positions",

@@ -32,7 +32,6 @@ from retuned.monitors.money.roi import Roi, of_workload, summary
 from retuned.monitors.settings import RoiSettings, Settings
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-SCHEMAS = Path(__file__).parents[1] / "data" / "schemas"
 SETTINGS = Settings(
     roi=RoiSettings(
         hourly_rate=40.0,
@@ -901,30 +900,3 @@ def assert_alike(one: Any, other: Any) -> None:
             assert_alike(a, b)
     else:
         assert one == other
-
-
-def test_a_warehouse_of_an_older_version_goes_on_where_it_had_booked(tmp_path: Path) -> None:
-    """It had booked by the offsets of each partition."""
-    path = tmp_path / "retuned.duckdb"
-    with duckdb.connect(str(path)) as connection:
-        connection.execute((SCHEMAS / "0.1.1.sql").read_text())
-        for table in ("interactions", "feedback", "ledger", "ledger_moments", "ledger_progress", "runs", "promotions"):
-            connection.execute(f"DELETE FROM {table}")
-        connection.execute(
-            """
-            INSERT INTO interactions BY NAME
-            SELECT 'i' || part || '-' || n AS id, $at AS timestamp, 'support' AS workload, 'base' AS model,
-                   '[]' AS messages, '' AS response, 1.0 AS cost,
-                   CASE part WHEN 2 THEN 'import:f' ELSE 'in' END AS topic,
-                   part AS partition, n AS "offset", $at AS received_at
-            FROM range(10) AS numbers(n), range(3) AS parts(part)
-            """,
-            {"at": START},
-        )
-        connection.execute("INSERT INTO ledger_progress VALUES ('in', 0, 6, $1)", [START + HOUR])
-    warehouse = new_warehouse(tmp_path)
-    assert [entry.quantity for entry in book(warehouse, SETTINGS, START + 2 * HOUR)] == [4 + 10.0]
-    assert book(warehouse, SETTINGS, START + 3 * HOUR) == []
-    assert answers(warehouse, 2, cost=1.0)
-    assert [entry.quantity for entry in book(warehouse, SETTINGS, START + 3 * HOUR)] == [2.0]
-    warehouse.close()

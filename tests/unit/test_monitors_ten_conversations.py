@@ -228,25 +228,3 @@ def test_costs_of_the_time_before_it_was_known_do_not_count(tmp_path: Path) -> N
         assert became is not None
         assert (became.since, became.resolved, became.unknown) == (date(2026, 3, 3), 1, 1)
         assert (became.costs, became.cost_per_resolved) == pytest.approx((110.0, 110.0))
-
-
-def test_conversations_that_were_booked_before_the_update_are_counted_by_it(tmp_path: Path) -> None:
-    """What a later booking takes back of them has been counted."""
-    with opened(tmp_path) as warehouse:
-        promoted(warehouse, "p1", "v1", None, START + 6 * HOUR)
-        ask(warehouse, after_midnight=False)
-        say(warehouse, AT_ONCE, 0)
-        book(warehouse, SETTINGS, MIDNIGHT)
-        expected = warehouse.rows("FROM ledger_outcomes WHERE conversations <> 0 ORDER BY ALL")
-        assert len(expected) == 4
-        ask(warehouse, after_midnight=True)  # not booked yet
-        say(warehouse, LATE, 100)
-        for table in ("ledger_outcomes", "feedback_totals"):
-            warehouse.execute(f"DROP TABLE {table}")
-        warehouse.execute("DELETE FROM schema_migrations WHERE number = 26")
-    with opened(tmp_path) as warehouse:
-        assert warehouse.rows("FROM ledger_outcomes ORDER BY ALL") == expected
-        book(warehouse, SETTINGS, MIDNIGHT + HOUR)
-        became = outcomes(warehouse, "support")
-        assert became is not None
-        assert became.counts() == {"resolved": 5, "unresolved": 2, "escalated": 2, "unknown": 2}

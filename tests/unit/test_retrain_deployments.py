@@ -9,7 +9,6 @@ import pytest
 
 from retuned.consumers.kafka.memory import MemoryPublisher
 from retuned.consumers.warehouse.connection import Warehouse
-from retuned.consumers.warehouse.schema import MIGRATIONS
 from retuned.daemon.settings import Settings
 from retuned.retrain.release import retention
 from retuned.retrain.release.deployments import deploy, deployments, drain, wanted
@@ -183,19 +182,3 @@ def test_a_version_that_is_gone_is_not_wanted(warehouse: Warehouse) -> None:
     assert wanted(warehouse, ["other"]) == {}
     warehouse.execute("UPDATE models SET removed_at = created_at")
     assert wanted(warehouse, ["support"]) == {}
-
-
-def test_what_served_before_the_update_serves_after_it(warehouse: Warehouse) -> None:
-    warehouse.execute("DROP TABLE deployments")
-    warehouse.execute("DROP TABLE webhook_models")
-    for workload, alias, version in (
-        ("a", "champion", NEW), ("a", "previous", OLD),
-        ("b", "champion", None), ("b", "previous", OLD),
-        ("c", "champion", OLD), ("c", "previous", None),
-    ):  # fmt: skip
-        warehouse.insert("aliases", workload=workload, alias=alias, version=version, created_at=NOW)
-    warehouse.execute((MIGRATIONS / "030_deployments.sql").read_text(encoding="utf-8"))
-    found = warehouse.rows("SELECT workload, version, share FROM deployments ORDER BY ALL")
-    assert [tuple(row.values()) for row in found] == [
-        ("a", OLD, 0.0), ("a", NEW, 1.0), ("b", OLD, 0.0), ("b", None, 1.0), ("c", OLD, 1.0),
-    ]  # fmt: skip

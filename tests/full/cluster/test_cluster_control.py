@@ -58,7 +58,7 @@ def test_every_table_is_a_control_table_or_made_from_the_segments(leader: Node) 
         "answer_minutes", "answer_minutes_position", "archived_ids", "archives", "batches", "control_positions",
         "dead_letters", "erasures_applied",
         "feedback", "feedback_totals", "followed_segments", "ingest_resumptions", "interactions", "judgements",
-        "judgements_position", "ledger_progress", "memory_totals", "memory_uses", "memory_uses_position", "offsets",
+        "judgements_position", "memory_totals", "memory_uses", "memory_uses_position", "offsets",
         "rating_periods",
         "schema_migrations", "shadow_answers",
     }  # fmt: skip

@@ -20,17 +20,7 @@ from retuned.consumers.warehouse.schema import MIGRATIONS
 from runner.empty_warehouse import EMPTY
 
 STEPS = sorted(file.name for file in MIGRATIONS.iterdir() if re.match(r"\d{3}_.*\.sql$", file.name))
-RELEASED = re.findall(r"^## (\d+\.\d+\.\d+) (?!.*unreleased)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-
-
-# Columns that nothing reads any more.
-GONE = {
-    "ledger_moments": {"interactions_squared", "gain_interactions"},
-    "datasets": {"validation"},
-    "models": {"provider_model"},
-    "rating_periods": {"decided_at"},
-    "runs": {"provider_job", "trained_tokens", "input_tokens", "output_tokens"},
-}
+RELEASED = re.findall(r"^## ([1-9]\d*\.\d+\.\d+) (?!.*unreleased)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 def migrated(path: Path) -> Rows:
@@ -60,16 +50,15 @@ def of_steps(steps: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 def assert_kept(before: Rows, after: Rows) -> None:
     """Columns and tables may be new; what was there is there, with its values, but for what is read anew."""
     for table, old in before.items():
-        if table not in {"schema_migrations", "memory_positions"}:
-            names = old[0].keys() - GONE.get(table, set())
-            kept = [{name: row.get(name, "gone") for name in names} for row in after.get(table, [])]
-            assert kept == [{name: row[name] for name in names} for row in old], table
+        if table not in {"schema_migrations", "memory_positions", "ledger_progress"}:
+            kept = [{name: row.get(name, "gone") for name in old[0]} for row in after.get(table, [])]
+            assert kept == old, table
 
 
 def columns(path: Path) -> list[Any]:
     with duckdb.connect(str(path)) as connection:
         return connection.execute(
-            "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() ORDER BY ALL"
+            "SELECT table_name, column_name, data_type, is_nullable, comment FROM duckdb_columns() ORDER BY ALL"
         ).fetchall()
 
 
@@ -106,71 +95,6 @@ def test_a_file_of_every_step_keeps_each_row(step: int, tmp_path: Path, monkeypa
     assert_kept(before, migrated(old))
 
 
-def test_comments_of_answers_that_were_published_are_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = of_steps(STEPS[: STEPS.index("062_comments_of_answers.sql")], tmp_path, monkeypatch)
-    with duckdb.connect(str(old)) as connection:
-        connection.execute("""
-            INSERT INTO label_requests BY NAME SELECT 'r' AS id, '2026-03-02' AS created_at, 'w' AS workload,
-                'i' AS interaction_id, 'uncertain' AS reason, '' AS detail, true AS announced;
-            INSERT INTO label_work VALUES
-                ('r', 'ada', 'answered', '2026-03-02 09:00:00.123456', 'helpful', 'true', true),
-                ('r', 'ben', 'answered', '2026-03-02 10:00:00', 'helpful', 'true', NULL);
-            INSERT INTO feedback BY NAME SELECT 'f' AS id, TIMESTAMP '2026-03-02 09:00:00.123' AS timestamp,
-                'i' AS interaction_id, 'comment' AS name, '"as \\"ever\\""' AS value, 'expert' AS source, 't' AS topic,
-                0 AS partition, 0 AS offset, '2026-03-02' AS received_at;
-        """)
-    comments = {row["expert"]: row["comment"] for row in migrated(old)["label_work"]}
-    assert comments == {"ada": 'as "ever"', "ben": None}
-
-
-def test_what_asked_for_an_old_run_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = of_steps(STEPS[: STEPS.index("075_causes_of_runs.sql")], tmp_path, monkeypatch)
-    erased = "the champion learned rows that were erased on 2026-03-01"
-    expected = {
-        '["asked for by ann"]': "person",
-        f'["asked for by ann", "{erased}"]': "person",
-        f'["{erased}"]': "erasure",
-        f'["{erased}", "drift in the latest check"]': "policy",
-        '["drift in the latest check", "asked for by nobody"]': "policy",
-        "[]": "policy",
-    }
-    with duckdb.connect(str(old)) as connection:
-        for reasons in expected:
-            connection.execute(
-                "INSERT INTO runs BY NAME SELECT $reasons AS id, 'w' AS workload, $reasons AS reasons, "
-                "'failed' AS state, now()::TIMESTAMP AS started_at",
-                {"reasons": reasons},
-            )
-    assert {row["reasons"]: row["cause"] for row in migrated(old)["runs"]} == expected
-
-
-def test_the_memory_reads_anew_what_an_older_release_had_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = of_steps(STEPS[: STEPS.index("078_keys_of_questions.sql")], tmp_path, monkeypatch)
-    with duckdb.connect(str(old)) as connection:
-        fill(connection)
-        assert connection.execute("FROM memory_positions").fetchall()
-    assert migrated(old)["memory_positions"] == []
-
-
-def test_the_sentence_of_an_old_drift_check_quotes_no_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = of_steps(STEPS[: STEPS.index("066_no_quotes.sql")], tmp_path, monkeypatch)
-    texts = {
-        "a": "1 of 9 features moved: topic from x to y, most in 'app', for example “it broke; why”; language up.",
-        "b": "0 of 9 features moved.",
-    }
-    with duckdb.connect(str(old)) as connection:
-        for id, text in texts.items():
-            connection.execute(
-                "INSERT INTO drift_checks BY NAME SELECT $id AS id, now()::TIMESTAMP AS created_at, 'w' AS workload, "
-                "'[]' AS features, 0 AS reference_rows, 0 AS current_rows, $text AS detail",
-                {"id": id, "text": text},
-            )
-    found = {row["id"]: row["detail"] for row in migrated(old)["drift_checks"]}
-    assert found == {"a": "1 of 9 features moved: topic from x to y, most in 'app'; language up.", "b": texts["b"]}
-
-
 def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +112,7 @@ def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(
     monkeypatch.setattr(module, "MIGRATIONS", folder)
     with pytest.raises(WarehouseError, match=r"901_broken\.sql failed \(.*no\) and was rolled back"):
         open_warehouse(WarehouseSettings(path=path))
-    assert columns(path) == sorted([*shape, ("offsets", "seen", "BOOLEAN", True)])
+    assert set(columns(path)) == {*shape, ("offsets", "seen", "BOOLEAN", True, None)}
     (folder / "901_broken.sql").unlink()
     after = migrated(path)
     assert_kept(before, after)
@@ -256,6 +180,42 @@ def test_a_newer_file_is_refused(opens: Callable[[WarehouseSettings], object], t
     with pytest.raises(WarehouseError, match=r"schema \(999\) is newer than this retuned knows .*; upgrade retuned"):
         opens(WarehouseSettings(path=path))
     assert copies(path) == []
+
+
+@pytest.mark.parametrize("opens", [open_existing, open_warehouse])
+def test_a_file_from_before_1_0_is_refused_and_left_as_it_is(
+    opens: Callable[[WarehouseSettings], object], tmp_path: Path
+) -> None:
+    path, _ = old_file(tmp_path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DELETE FROM schema_migrations WHERE number > 70")
+        before = rows(connection)
+    with pytest.raises(WarehouseError, match=r"schema \(70\) is from before .* 1\.0; migrate it with retuned 1\.0"):
+        opens(WarehouseSettings(path=path))
+    with duckdb.connect(str(path)) as connection:
+        assert rows(connection) == before
+    assert copies(path) == []
+
+
+def test_every_table_and_column_has_a_description_in_the_file(tmp_path: Path) -> None:
+    migrated(tmp_path / "new.duckdb")
+    with duckdb.connect(str(tmp_path / "new.duckdb")) as connection:
+        tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE comment IS NULL").fetchall()
+        views = connection.execute(
+            "SELECT view_name FROM duckdb_views() WHERE comment IS NULL AND NOT internal"
+        ).fetchall()
+        undescribed = connection.execute(
+            "SELECT table_name, column_name FROM duckdb_columns() SEMI JOIN duckdb_tables() USING (table_name) "
+            "WHERE comment IS NULL"
+        ).fetchall()
+        about = dict(
+            connection.execute(
+                "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'memory_entries'"
+            ).fetchall()
+        )
+    assert (tables, views, undescribed) == ([], [], [])
+    assert about["question_key"] == "identity of the question, hex"
+    assert about["extras"].startswith("what else the model read")  # of a column that a later migration added
 
 
 def test_where_there_is_no_file_none_is_created_by_who_only_opens_it(tmp_path: Path) -> None:

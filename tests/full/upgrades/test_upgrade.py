@@ -110,7 +110,6 @@ def test_its_warehouse_moves_into_a_cluster(
     assert_kept(daemon.warehouse, seen["alone"]["rows"], booked)
 
 
-@pytest.mark.parametrize("left", [one for one in VERSIONS if one >= "0.2"], indirect=True)
 def test_a_cluster_goes_on_where_the_old_version_stopped(
     left: tuple[Path, dict[str, Any]], tansu: Broker, postgres: Postgres, tmp_path: Path
 ) -> None:

@@ -1,1 +1,0 @@
-ALTER TABLE tombstones ADD COLUMN since TIMESTAMP;  -- for conversations: earlier events are stored; null: no event is
