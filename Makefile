@@ -12,7 +12,7 @@ RAY := .venv-ray
 PIP := PYTHONWARNINGS=ignore:::setuptools.command.editable_wheel $(BIN)/python -m pip install --quiet
 
 # The environments are folders, whose rules are those of a file in each: make .venv-vllm.
-.PHONY: $(VLLM) $(MLFLOW) $(RAY) demo test test-full quick check docs pictures bench bench-drift evidence chaos fuzz mutants format release sbom clean
+.PHONY: $(VLLM) $(MLFLOW) $(RAY) demo test test-full quick check size docs pictures bench bench-drift evidence chaos fuzz mutants format release sbom clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo
@@ -38,6 +38,11 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/runner/size.py
+
+# Lines of code, files, keys, metrics and words beside the ceilings of budget.toml.
+size: $(VENV)/dev
+	$(BIN)/python tests/runner/size.py
 
 # A link or an anchor that leads nowhere is an error.
 docs: $(VENV)/docs
