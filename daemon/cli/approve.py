@@ -1,17 +1,13 @@
 """`retuned approve`: list what waits for a person's approval, approve or refuse it."""
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import Common, command
-from retuned.daemon.cli.rows import counted
 from retuned.daemon.operations import releases
 from retuned.daemon.operations.fields import OfWorkload
 from retuned.daemon.process import user_of_machine as user
@@ -36,14 +32,10 @@ def approve(
     with common.asking() as service:
         listed = service.ask(releases.approvals, OfWorkload(workload=workload))
         found = [one for one in listed if one["state"] == "waiting"]
-        if as_json:
-            print(json.dumps(found, indent=2))
-            return
-        if workload is None:
-            for one in found:
-                screen.lines(lines(one))
-            if not found:
-                print("nothing waits for approval", file=sys.stderr)
+        if as_json or workload is None:
+            fields = ("kind", "workload", "version", "champion", "requested_at", "expires_at")
+            texts = ("scores", "gate_reasons", "counts")
+            screen.show_rows(found, fields, texts, as_json=as_json, nothing="nothing waits for approval")
             return
         if not found:
             raise RetunedError(f"workload {workload}: nothing waits for approval")
@@ -66,20 +58,6 @@ def approve(
         }
         done = service.ask(releases.decide_approval, releases.decide_approval.parse(given))
     print(f"{workload}: {done['done']}")
-
-
-def lines(approval: Mapping[str, Any]) -> Iterator[str]:
-    """A request that waits, for a person at a terminal."""
-    since, until = (shown(approval[when]) for when in ("requested_at", "expires_at"))
-    to_compare = f"compared with {approval['workload']}@{approval['champion'] or 'base'}"
-    more = to_compare if approval["kind"] == "version" else "before it is trained on"
-    yield f"{_name(approval)}  waits since {since}, expires {until}, {more}"
-    if approval["scores"]:
-        means = ", ".join(f"{model} {score:.3f}" for model, score in approval["scores"].items())
-        yield f"    holdout score: {means}"
-    for reason in approval["gate_reasons"] or ():
-        yield f"    {reason}"
-    yield from (f"    {line}" for line in counted(approval["counts"] or {}))
 
 
 def _name(approval: Mapping[str, Any]) -> str:

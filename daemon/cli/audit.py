@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from retuned.consumers.common.times import shown
 from retuned.consumers.errors import ConfigurationError
-from retuned.daemon.cli.command import FILE, Common, command, option
+from retuned.daemon.cli import screen
+from retuned.daemon.cli.command import AS_JSON, FILE, Common, command, option
 from retuned.daemon.operations import audit as operations
 from retuned.daemon.operations.fields import Nothing
 
@@ -34,19 +34,15 @@ def audit() -> None:
 @option(operations.audit, "action")
 @option(operations.audit, "outcome")
 @option(operations.audit, "limit")
-@click.option("--json", "as_json", is_flag=True, help="as JSON, with details and hashes")
+@AS_JSON
 @click.pass_obj
 def list_(common: Common, /, as_json: bool, **values: Any) -> None:
     """List the latest rows, newest first."""
-    from retuned.daemon.cli import screen
-
     given = {name: value for name, value in values.items() if value is not None}
     with common.asking() as service:
-        found = service.ask(operations.audit, operations.audit.parse(given))
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        screen.show([_table(found)] if found else [screen.text("No such row.")])
+        rows = service.ask(operations.audit, operations.audit.parse(given))
+    fields = ("sequence", "created_at", "actor", "action", "outcome", "workload", "subject", "reason")
+    screen.show_rows(rows, fields, as_json=as_json, nothing="No such row.")
 
 
 @command("export", short_help="Write all rows to a file that can be verified.")
@@ -219,26 +215,3 @@ def _row(line: bytes) -> Mapping[str, Any]:
         return {"sequence": row["sequence"], "previous": row["previous"], "hash": row["hash"], **row}
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(f"audit verify: no row of the audit: {line[:60]!r}") from error
-
-
-def _table(found: Any) -> Any:
-    from retuned.daemon.cli import screen
-
-    styles = {"refused": "yellow", "failed": "red"}
-    return screen.table(
-        (">#", "TIME", "ACTOR", "ACTION", "OUTCOME", "WORKLOAD", "SUBJECT", "REASON"),
-        [
-            (
-                str(row["sequence"]),
-                shown(row["created_at"]),
-                screen.printable(row["actor"]),
-                row["action"],
-                (row["outcome"], styles.get(row["outcome"], "")),
-                row["workload"] or "",
-                screen.printable(row["subject"] or ""),
-                screen.printable(row["reason"] or ""),
-            )
-            for row in found
-        ],
-        most=1,
-    )

@@ -18,6 +18,7 @@ DEFAULT_CONFIG = Path("retuned.yaml")
 LINES = 40
 """Longer lists end here, unless they are JSON."""
 FILE = click.Path(path_type=Path)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="as JSON, with all fields and rows")
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """`retuned import`, `export` and `dead-letters`."""
 
-import json
 import sys
 from itertools import chain
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import Any
 
 import click
 
-from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli import screen
-from retuned.daemon.cli.command import FILE, Common, command, option
+from retuned.daemon.cli.command import AS_JSON, FILE, Common, command, option
 from retuned.daemon.cli.progress import moving
 from retuned.daemon.operations.fields import Nothing
 from retuned.daemon.operations.files import Export, FileIntake
@@ -105,7 +103,7 @@ def export(
 )
 @option(listed, "limit")
 @option(listed, "reason")
-@click.option("--json", "as_json", is_flag=True, help="as JSON, with their payloads")
+@AS_JSON
 @click.pass_obj
 def dead_letters(common: Common, action: str, limit: int, reason: str | None, as_json: bool) -> None:
     """List what could not be decoded, decode it again after a fix, or go on."""
@@ -119,15 +117,10 @@ def dead_letters(common: Common, action: str, limit: int, reason: str | None, as
             print(f"{resumed['done']}; then too many of them stop ingestion again")
             return
         letters = list(service.ask(listed, listed.parse({"limit": limit, "reason": reason})))
-        if as_json:
-            print(json.dumps(letters, indent=2))
-            return
-        from retuned.daemon.cli.summary import refused
+        if not as_json:
+            from retuned.daemon.cli.summary import refused
 
-        answer = service.ask(ingestion, Nothing())
-        screen.lines(refused({**answer}))
-    if not letters:
-        print("no dead letters", file=sys.stderr)  # what reads the list gets an empty one
-    for letter in letters:
-        where = f"{letter['topic']}[{letter['partition']}]@{letter['offset']}"
-        screen.lines([f"{shown(letter['received_at'])}  {where}  {letter['reason']}: {letter['detail']}"])
+            answer = service.ask(ingestion, Nothing())
+            screen.lines(refused({**answer}))
+    fields = ("received_at", "topic", "partition", "offset", "reason")
+    screen.show_rows(letters, fields, ("detail",), as_json=as_json, nothing="no dead letters")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from retuned.consumers.common.times import shown
+from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import FILE, Common, command, option
 from retuned.daemon.operations import erasure as operations
 from retuned.daemon.operations.fields import Named, Nothing
@@ -72,11 +72,8 @@ def erasures(common: Common, id: str | None, as_json: bool) -> None:
             print(json.dumps(service.ask(operations.erasure, Named(id=id)), indent=2))
             return
         listed = service.ask(operations.erasures, Nothing())
-    if as_json:
-        print(json.dumps(listed, indent=2))
-    for one in [] if as_json else listed:
-        problem = f": {one['error']}" if one["error"] else ""
-        print(f"{shown(one['requested_at'])}  {one['id']}  {one['state']}{problem}")
+    fields = ("requested_at", "id", "state", "error")
+    screen.show_rows(listed, fields, as_json=as_json, nothing="Nothing was erased yet.")
 
 
 def _done(service: Service, id: str) -> dict[str, Any]:

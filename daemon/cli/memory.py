@@ -1,19 +1,16 @@
 """`retuned memory`: look at the memory of corrections, and change it."""
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import click
 
-from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli import screen
-from retuned.daemon.cli.command import FILE, LINES, Common, command
-from retuned.daemon.cli.rows import answer_of, line, needed
+from retuned.daemon.cli.command import AS_JSON, FILE, Common, command
+from retuned.daemon.cli.rows import answer_of, needed
 from retuned.daemon.operations import memory as operations
 from retuned.daemon.operations.operation import Service
 from retuned.daemon.process import user_of_machine as user
@@ -33,7 +30,7 @@ _DONE = ("add", *operations.ACTIONS)
 @click.option("--answer-file", type=FILE, metavar="FILE", help="add, edit: a file that holds it; -: standard input")
 @click.option("--reason", help="why; kept with the change, which needs one")
 @click.option("--author", metavar="NAME", help="who decides (default: the user of this machine)")
-@click.option("--json", "as_json", is_flag=True, help="as JSON, all of them")
+@AS_JSON
 @click.pass_obj
 def memory(
     common: Common,
@@ -60,14 +57,13 @@ def memory(
     shared = {"user": author or user()}
     with common.asking() as service:
         if action == "list":
-            _list(_entries(service, names[0], state), as_json=as_json)
+            fields, texts = ("id", "state", "source", "author", "since"), ("reason", "question", "answer")
+            entries = _entries(service, names[0], state)
+            screen.show_rows(entries, fields, texts, as_json=as_json, nothing="no such entries")
             return
         if action == "show":
-            found = service.ask(operations.memory_entry, operations.EntryOf(id=names[0]))
-            if as_json:
-                print(json.dumps(found, indent=2))
-            else:
-                screen.lines(_shown(found))
+            entry = service.ask(operations.memory_entry, operations.EntryOf(id=names[0]))
+            screen.show_record({**entry}, as_json=as_json)
             return
         given: dict[str, Any] = shared | {"reason": needed(reason, f"memory {action}")}
         if action == "add":
@@ -87,43 +83,11 @@ def memory(
 
 def _entries(service: Service, workload: str, state: str | None) -> list[Any]:
     """Returns all entries of a workload, or all in a state. One that changes meanwhile may move to a later page."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for page in count():
         given = {"workload": workload, "state": state, "limit": PAGE, "page": page}
-        entries = service.ask(operations.memory_entries, operations.memory_entries.parse(given))
-        found |= {one["id"]: one for one in entries}
-        if len(entries) < PAGE:
+        listed = service.ask(operations.memory_entries, operations.memory_entries.parse(given))
+        entries |= {entry["id"]: entry for entry in listed}
+        if len(listed) < PAGE:
             break
-    return [*found.values()]
-
-
-def _list(found: list[Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    for one in found[:LINES]:
-        screen.lines(_lines(one))
-    if not found:
-        print("no such entries", file=sys.stderr)
-    if len(found) > LINES:
-        print(f"and {len(found) - LINES} more; --json has them all")
-
-
-def _lines(entry: Mapping[str, Any]) -> Iterator[str]:
-    by = f"{entry['source']}{' ' + entry['author'] if entry['author'] else ''}"
-    yield f"{entry['id']}  {entry['state']:10}  {by}, {shown(entry['since'])}"
-    if entry["reason"]:
-        yield f"    why       {line(entry['reason'])}"
-    yield f"    asked     {line(entry['question'])}"
-    yield f"    answer    {line(entry['answer'])}"
-
-
-def _shown(entry: Mapping[str, Any]) -> Iterator[str]:
-    yield from _lines(entry)
-    yield f"    added     {shown(entry['added_at'])}, changed {shown(entry['changed_at'])}"
-    if entry["feedback_ids"]:
-        yield f"    feedback  {', '.join(entry['feedback_ids'])}"
-    related = (
-        "the same question only" if entry["threshold"] is None else f"similarity of {entry['threshold']:.2f} or more"
-    )
-    yield f"    helps     {related}"
+    return [*entries.values()]

@@ -2,14 +2,12 @@
 
 import json
 import sys
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from retuned.consumers.common.times import shown
 from retuned.consumers.errors import RetunedError
 from retuned.daemon.cli import screen
 from retuned.daemon.cli.command import FILE, LINES, Common, command
@@ -17,14 +15,8 @@ from retuned.daemon.operations import rows as operations
 from retuned.daemon.operations.fields import OfWorkload
 from retuned.daemon.process import user_of_machine as user
 
-CHANGES = {
-    "added": "questions added",
-    "removed": "questions removed",
-    "answer": "answered anew",
-    "split": "in another split",
-    "same": "the same",
-}
-"""What a comparison of datasets counts."""
+ROW = ("state", "feedback_id", "source", "account", "timestamp")
+ROW_TEXTS = ("reason", "detail", "question", "answer", "decision")
 _AUTHOR = click.option("--author", metavar="NAME", help="who decides (default: the user of this machine)")
 
 
@@ -67,7 +59,10 @@ def rows(
             {"workload": what, "state": state, "reason": reason, "limit": limit, "page": page}
         )
         with common.asking() as service:
-            _list(service.ask(operations.rows, asked), limit, as_json=as_json)
+            listed = list(service.ask(operations.rows, asked))
+        screen.show_rows(listed, ROW, ROW_TEXTS, as_json=as_json, nothing="no such rows")
+        if len(listed) == limit and not as_json:
+            print(f"{limit} rows are listed; --page and --limit list others, --json lists all")
         return
     if not ids:
         raise RetunedError(f"rows {what}: name at least one row, by the id of its feedback")
@@ -116,94 +111,18 @@ def accounts(
             f"accounts {what}: unknown action; expected {', '.join(operations.ACCOUNT_ACTIONS)}, or a workload alone"
         )
     with common.asking() as service:
-        found = service.ask(operations.accounts, OfWorkload(workload=what))
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    if not found:
-        print("nobody has decided about an account", file=sys.stderr)
-    for one in found:
-        where = one["workload"] or "all workloads"
-        by = f"{one['action']} by {one['author']} at {shown(one['decided_at'])}"
-        screen.lines([f"{one['account']}  {where}  {by}: {line(one['reason'])}"])
+        decisions = service.ask(operations.accounts, OfWorkload(workload=what))
+    fields = ("account", "workload", "action", "author", "decided_at", "reason")
+    screen.show_rows(decisions, fields, as_json=as_json, nothing="nobody has decided about an account")
 
 
-def line(text: str | None) -> str:
-    """A text on one line of a terminal, whatever stands in it."""
-    return textwrap.shorten("".join(c if c.isprintable() else " " for c in text or ""), 160, placeholder=" …")
-
-
-def counted(counts: dict[str, dict[str, dict[str, int]]]) -> Iterator[str]:
-    """How many rows are in each state, and for which reason."""
-    for state, reasons in counts.items():
-        for reason, count in reasons.items():
-            yield f"{state:9}  {reason or '-':20}  {count['rows']:>6}" + _changes(count)
-
-
-def _changes(count: dict[str, int]) -> str:
-    told = [f"{count[name]} {name}" for name in ("new", "changed") if count.get(name)]
-    return f"  ({', '.join(told)})" if told else ""
-
-
-def preview_lines(found: dict[str, Any]) -> Iterator[str]:
-    """What the next dataset would teach, for a person at a terminal."""
-    against = f"compared with {found['against']}" if found["against"] else "there is none yet"
-    yield f"next dataset of {found['workload']} ({against}): {found['total']} rows, scored by {found['metric']}"
-    if found["refused"]:
-        yield f"it would be refused: {found['refused']}"
-    shown: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in found["rows"]:
-        shown.setdefault((row["state"], row["reason"]), []).append(row)
-    for state, reasons in found["counts"].items():
-        for reason, count in reasons.items():
-            yield from counted({state: {reason: count if found["against"] else {"rows": count["rows"]}}})
-            for row in shown.get((state, reason), ()):
-                yield from _row(row, row["change"] if found["against"] else None)
-
-
-def compared_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """How two datasets differ, for a person at a terminal."""
-    splits = ", ".join(found["splits"])
-    yield f"{found['workload']}: dataset {found['after']} compared with {found['before']}, by question ({splits})"
-    for change, count in found["counts"].items():
-        yield f"{count:7}  {CHANGES[change]}"
-        for row in found["rows"]:
-            if row["change"] == change:
-                moved = f"{row['split_before'] or '-'} -> {row['split_after'] or '-'}"
-                yield f"    {row['feedback_id']}  {row['source']}  {moved}"
-                if row["why"]:
-                    yield f"        why       {line(row['why'])}"
-                yield f"        asked     {line(row['question'])}"
-                if row["answer_before"] and row["answer_before"] != row["answer_after"]:
-                    yield f"        before    {line(row['answer_before'])}"
-                if row["answer_after"]:
-                    yield f"        answer    {line(row['answer_after'])}"
-
-
-def _list(found: Any, limit: int | None, *, as_json: bool) -> None:
-    found, heading = list(found), ""
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    for row in found:
-        if heading != (heading := f"{row['state']:9}  {row['reason'] or '-'}"):
-            screen.lines([heading])
-        decision = row["decision"]
-        told = decision and f"{decision['action']} by {decision['author']}: {line(decision['reason'])}"
-        screen.lines(_row(row, told))
-    if not found:
-        print("no such rows", file=sys.stderr)
-    if len(found) == limit:
-        print(f"{limit} rows are listed; --page and --limit list others, --json lists all")
-
-
-def _row(row: Mapping[str, Any], more: str | None) -> Iterator[str]:
-    by = f"{row['source'] or 'unknown'}{' ' + row['account'] if row['account'] else ''}"
-    yield f"    {row['feedback_id']}  {by}{'  ' + more if more else ''}"
-    if row["detail"]:
-        yield f"        why       {line(row['detail'])}"
-    yield f"        asked     {line(row['question'])}"
-    yield f"        answer    {line(row['answer'])}"
+def counts_of(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[dict[str, Any]]:
+    """Returns the counts of a dataset as rows: how many rows are in each state, and for which reason."""
+    return [
+        {"state": state, "reason": reason, "rows": 0, "new": 0, "changed": 0, **count}
+        for state, reasons in counts.items()
+        for reason, count in reasons.items()
+    ]
 
 
 def needed(reason: str | None, what: str) -> str:

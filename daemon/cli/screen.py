@@ -1,11 +1,16 @@
-"""What commands print for people: tables and lines as wide as the terminal, in colour where it has colours."""
+"""What commands print: JSON, or tables, records and lines as wide as the terminal, in colour where it has colours."""
 
+import json
 import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
+
+from retuned.consumers.common.times import shown
+from retuned.daemon.cli.command import LINES
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -18,6 +23,96 @@ LONGEST = 40
 """Of a column that is not the last one."""
 Cell = str | tuple[str, str]
 """A text, or a text and its style."""
+
+
+def show_rows(
+    rows: Iterable[Mapping[str, Any]],
+    fields: Sequence[str],
+    texts: Sequence[str] = (),
+    *,
+    as_json: bool = False,
+    nothing: str = "",
+) -> None:
+    """Prints the rows of an answer.
+
+    Args:
+        fields: those that people see: columns of a table or, if there are texts, the first line of each row.
+        texts: long fields, each on a line of its own.
+        as_json: prints all rows with all fields as JSON instead.
+        nothing: printed to the standard error if there are no rows.
+    """
+    rows = list(rows)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        print(nothing, file=sys.stderr)
+    elif texts:
+        for row in rows[:LINES]:
+            lines(["  ".join(filter(None, (value_of(field, row.get(field)) for field in fields)))])
+            for field in texts:
+                if row.get(field):
+                    lines([f"    {_title(field):10}  {one_line(value_of(field, row[field]))}"])
+    else:
+        columns = [
+            f"{'>' if any(type(row[field]) in (int, float) for row in rows) else ''}{_title(field).upper()}"
+            for field in fields
+        ]
+        show([table(columns, [[value_of(field, row[field]) for field in fields] for row in rows[:LINES]], most=1)])
+    if len(rows) > LINES and not as_json:
+        print(f"and {len(rows) - LINES} more; --json has them all")
+
+
+def show_record(record: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Prints one object: a line for each field that has a value, and for each item of a list."""
+    if as_json:
+        print_json(record)
+    else:
+        show([facts(_fields(record), style="")])
+
+
+def print_json(answer: Any) -> None:
+    """Prints an answer as it is."""
+    print(json.dumps(answer, indent=2))
+
+
+def _fields(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for field, value in record.items():
+        values = value if isinstance(value, list) and any(isinstance(item, Mapping) for item in value) else [value]
+        name = _title(field)
+        for item in values:
+            if text := value_of(field, item):
+                yield name, text
+                name = ""
+
+
+def value_of(field: str, value: Any) -> str:
+    """Returns the value of a field for people; empty if there is none."""
+    match value:
+        case None | "":
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.3g}" if abs(value) < 1_000 else f"{value:,.0f}"
+        case int():
+            return f"{value:,}"
+        case str() if field.endswith("_at") or field in ("since", "timestamp"):
+            return shown(value)
+        case str():
+            return printable(value)
+        case Mapping():
+            return ", ".join(f"{_title(key)} {text}" for key, item in value.items() if (text := value_of(key, item)))
+        case _:
+            return ", ".join(islice((value_of(field, item) for item in value), LINES))
+
+
+def _title(field: str) -> str:
+    return field.replace("_", " ")
+
+
+def one_line(text: str | None) -> str:
+    """Returns a text on one line of a terminal, whatever it holds."""
+    return textwrap.shorten(printable(text or ""), 160, placeholder=" …")
 
 
 def console(stream: IO[str] | None = None) -> "Console":

@@ -2,15 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from retuned.consumers.common.times import shown
 from retuned.daemon.cli import screen
-from retuned.daemon.cli.command import LINES, Common, command, option
-from retuned.daemon.cli.rows import compared_lines, line, preview_lines
+from retuned.daemon.cli.command import AS_JSON, Common, command, option
+from retuned.daemon.cli.rows import ROW, ROW_TEXTS, counts_of
 from retuned.daemon.operations import labels as operations
 from retuned.daemon.operations.fields import OfWorkload
 from retuned.daemon.operations.rows import LineageOf, compare_datasets, datasets, preview_dataset
@@ -25,27 +23,11 @@ def labels(common: Common, workload: str | None, as_json: bool) -> None:
     """List the answers that experts are asked to judge."""
     with common.asking() as service:
         waiting = service.ask(operations.labels, OfWorkload(workload=workload))
-    if as_json:
-        print(json.dumps(waiting, indent=2))
-        return
-    if not waiting:
-        print("no answer waits for an expert", file=sys.stderr)
-    for one in waiting[:LINES]:
-        screen.lines(_request(one))
-    if len(waiting) > LINES:
-        print(f"and {len(waiting) - LINES} more; --json has them all")
-    if waiting:
+    fields, texts = ("interaction_id", "workload", "score", "reason"), ("detail", "question", "context", "answers")
+    rows = waiting if as_json else [{**row, "answers": row["answers"] or row["answer"]} for row in waiting]
+    screen.show_rows(rows, fields, texts, as_json=as_json, nothing="no answer waits for an expert")
+    if waiting and not as_json:
         print("Experts answer on the daemon's page /teach, or by feedback with source expert", file=sys.stderr)
-
-
-def _request(one: Mapping[str, Any]) -> Iterator[str]:
-    score = "" if one["score"] is None else f"{one['score']:.2f} "
-    yield f"{one['interaction_id']}  {one['workload']}  {score}{one['reason']}: {one['detail']}"
-    yield f"    asked     {line(one['question'])}"
-    for passage in one["context"] or []:
-        yield f"    saw       {line(passage)}"
-    for answer in one["answers"] or [one["answer"]]:
-        yield f"    answered  {line(answer)}"
 
 
 @command("dataset", short_help="Look at datasets: the next one, all of a workload, or how two differ.")
@@ -72,75 +54,58 @@ def dataset(common: Common, action: str, names: tuple[str, ...], limit: int, as_
 
 def _list_datasets(common: Common, workload: str, as_json: bool) -> None:
     with common.asking() as service:
-        found = service.ask(datasets, datasets.parse({"workload": workload}))
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    if not found:
-        print(f"no dataset of {workload} has been made yet", file=sys.stderr)
-    for one in found:
-        counts = ", ".join(f"{one[name]} {name}" for name in ("train", "holdout"))
-        learned = f"  learned by {', '.join(one['models'])}" if one["models"] else ""
-        gone = "  removed by retention" if one["removed_at"] else ""
-        print(f"{one['version']}  {shown(one['created_at'])}  {counts}{learned}{gone}")
+        listed = service.ask(datasets, datasets.parse({"workload": workload}))
+    fields = ("version", "created_at", "train", "holdout", "removed_at", "models")
+    screen.show_rows(listed, fields, as_json=as_json, nothing=f"no dataset of {workload} has been made yet")
 
 
 def _compare_datasets(common: Common, asked: dict[str, Any], as_json: bool) -> None:
     with common.asking() as service:
-        found = service.ask(compare_datasets, compare_datasets.parse(asked))
+        compared = service.ask(compare_datasets, compare_datasets.parse(asked))
     if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        screen.lines(compared_lines(found))
+        screen.print_json(compared)
+        return
+    screen.show_record({name: value for name, value in compared.items() if name != "rows"})
+    fields, texts = ("change", "feedback_id", "source", "split_before", "split_after"), ("why", "question")
+    screen.show_rows(compared["rows"], fields, (*texts, "answer_before", "answer_after"), nothing="no row differs")
 
 
 def _preview_dataset(common: Common, values: dict[str, Any], as_json: bool) -> None:
     asked = preview_dataset.parse(values)
     with common.asking() as service:
         pieces = service.ask(preview_dataset, asked)
-        if not as_json:
-            screen.lines(preview_lines(json.loads(b"".join(pieces))))
+        if as_json:
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+            print()
             return
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
-        print()
+        preview = json.loads(b"".join(pieces))
+    screen.show_record({name: value for name, value in preview.items() if name not in ("rows", "counts")})
+    screen.show_rows(counts_of(preview["counts"]), ("state", "reason", "rows", "new", "changed"), nothing="no rows")
+    screen.show_rows(preview["rows"], (*ROW, "change"), ROW_TEXTS, nothing="")
 
 
 @command("lineage")
 @click.argument("id", help="of an interaction, a feedback, a row, a dataset or a version")
-@click.option("--json", "as_json", is_flag=True, help="as JSON, all of it")
+@AS_JSON
 @click.pass_obj
 def lineage(common: Common, id: str, as_json: bool) -> None:
     """What came of a piece of feedback, and what a version learned from."""
     with common.asking() as service:
-        found = service.ask(lineage_of, LineageOf(id=id))
+        traced = service.ask(lineage_of, LineageOf(id=id))
     if as_json:
-        print(json.dumps(found, indent=2))
+        screen.print_json(traced)
         return
-    screen.lines(_traced(found))
-    lists = (found["rows"], found["set_aside"], found["quarantine"], found["removed"])
-    more = sum(max(len(rows) - LINES, 0) for rows in lists)
-    if more:
-        print(f"and {more} more; --json has them all")
-
-
-def _traced(found: Mapping[str, Any]) -> Iterator[str]:
-    for row in found["rows"][:LINES]:
-        yield (
-            f"{row['workload']}  dataset {row['dataset_version']}  {row['split']:10}  row {row['row_id']}  "
-            f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
-            f"learned by {', '.join(row['models']) or 'none'}"
-        )
-    for row in found["set_aside"][:LINES]:
-        yield (
-            f"{row['workload']}  dataset {row['dataset_version']}  {'set aside':10}  row {row['row_id']}  "
-            f"interaction {row['interaction_id']}  feedback {row['feedback_id']}  "
-            f"{row['reason']}{row['detail'] and ': '}{line(row['detail'])}"
-        )
-    for row in found["quarantine"][:LINES]:
-        yield f"{row['workload']}  quarantine  feedback {row['feedback_id']}  {row['reason']}: {line(row['detail'])}"
-    for row in found["removed"][:LINES]:
-        yield f"{row['workload']}  {row['kind']} {row['version']}  removed by retention at {shown(row['removed_at'])}"
+    ids = ("workload", "dataset_version", "split", "row_id", "interaction_id", "feedback_id")
+    for name, rows, fields in (
+        ("taught", traced["rows"], (*ids, "models")),
+        ("set aside", traced["set_aside"], (*ids, "reason", "detail")),
+        ("quarantine", traced["quarantine"], ("workload", "feedback_id", "reason", "detail")),
+        ("removed by retention", traced["removed"], ("workload", "kind", "version", "removed_at")),
+    ):
+        if rows:
+            print(f"{name}:")
+            screen.show_rows(rows, fields)
 
 
 @command("score", short_help="Score answers by a metric or a scorer, or examine one.")

@@ -156,28 +156,28 @@ def test_the_commands_do_it_with_a_daemon_and_without(
 
     def commands() -> None:
         text = done("dataset", "preview", "support")
-        assert text.startswith("next dataset of support (there is none yet): 14 rows, scored by ")
-        assert "set_aside  contradicts_expert         1\n" in text
-        assert re.search(r"why       an expert gives another answer, support-f\d+", text)
+        assert re.search(r"^total +14$", text, re.MULTILINE)
+        assert re.search(r"^set_aside +contradicts_expert +1 ", text, re.MULTILINE)
+        assert re.search(r"detail      an expert gives another answer, support-f\d+", text)
         found = json.loads(done("dataset", "preview", "support", "--json"))
         assert len(found["rows"]) == 14
         listed = done("rows", "support", "--state", "waiting")
-        assert f"    {ids[-1]}  user bert\n" in listed
+        assert f"waiting  {ids[-1]}  user  bert  " in listed
         assert json.loads(done("rows", "support", "--state", "taught", "--json")) == []
         kept = done("rows", "keep", ids[-1], ids[0], "--reason", "he is right", "--author", "anna")
         assert kept.startswith(
             "Kept 2 rows of support. The next dataset will follow; see `retuned dataset preview support`"
         )
         author = "anna (without a token)" if daemon else "anna"
-        assert f"    {ids[-1]}  user bert  keep by {author}: he is right\n" in done("rows", "support")
+        assert f"    decision    action keep, reason he is right, author {author}, " in done("rows", "support")
         answer = tmp_path / "answer.txt"
         answer.write_text("At 10 am.\n")
         done("rows", "edit", ids[-1], "--answer-file", str(answer), "--reason", "since May")
-        assert "        answer    At 10 am.\n" in done("dataset", "preview", "support", "--limit", "99")
+        assert "    answer      At 10 am.\n" in done("dataset", "preview", "support", "--limit", "99")
         assert "Released 1 row of support." in done("rows", "release", ids[-1], "--reason", "no")
         assert done("accounts", "ban", "bert", "--reason", "a bot").startswith("Banned account bert: nothing")
-        assert "bert  all workloads  ban by " in done("accounts")
-        assert "overruled  banned                     1" in done("dataset", "preview", "support")
+        assert re.search(r"^bert +ban .+ a bot$", done("accounts"), re.MULTILINE)
+        assert re.search(r"^overruled +banned +1 ", done("dataset", "preview", "support"), re.MULTILINE)
         assert [one["account"] for one in json.loads(done("accounts", "support", "--json"))] == ["bert"]
         done("accounts", "release", "bert", "--reason", "no bot")
         assert done("accounts") == ""

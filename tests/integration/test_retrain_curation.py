@@ -166,7 +166,7 @@ def test_quarantine_is_what_is_doubted_now(
     assert "set aside  1 outvoted" in capsys.readouterr().out
     assert main(["lineage", lie, "--config", str(config)]) == 0
     found = capsys.readouterr().out
-    assert f"quarantine  feedback {lie}  outvoted: 2 independent accounts give another answer, " in found
+    assert f"support   {lie}  outvoted  2 independent accounts give another answer, " in found
     assert main(["export", "quarantine", "-o", "-", "--config", str(config)]) == 0
     assert json.loads(capsys.readouterr().out)["feedback_id"] == lie
 
@@ -578,7 +578,7 @@ def test_lineage_goes_both_ways(
     config = tmp_path / "retuned.yaml"
     config.write_text(json.dumps({"warehouse": {"path": str(warehouse.path)}, "http": {"port": 1}}))
     assert main(["lineage", trained["feedback_id"], "--config", str(config)]) == 0
-    assert "learned by support@v1, support@v2" in capsys.readouterr().out
+    assert "support@v1, support@v2" in capsys.readouterr().out
     assert main(["lineage", "v2", "--config", str(config), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["rows"]) > 80
     assert main(["lineage", "v2", "--config", str(config)]) == 0

@@ -91,6 +91,13 @@ class Server:
                     start_new_session=True,
                 )
 
+    def has_ended(self) -> bool:
+        """Also where another process started it: workers are forked from one that may have."""
+        if self.process is None:
+            return False
+        state = _text(Path(f"/proc/{self.process.pid}/stat")).rpartition(") ")[2]
+        return not state or state.startswith("Z")
+
     def close(self) -> None:
         if self.process is not None:
             self.process.terminate()
@@ -197,8 +204,7 @@ def _connected(path: str) -> socket.socket:
             connection.connect(path)
         except OSError as error:
             connection.close()
-            ended = server is not None and server.process is not None and server.process.poll() is not None
-            if ended or time.monotonic() > deadline:
+            if (server is not None and server.has_ended()) or time.monotonic() > deadline:
                 log = Path(path).with_name("log").read_text(errors="replace")
                 raise RuntimeError(f"the fork server does not answer: {error}: {log[-2000:]}") from error
             time.sleep(0.05)

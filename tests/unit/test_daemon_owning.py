@@ -350,8 +350,8 @@ def test_the_command_prints_each_figure_beside_its_basis(tmp_path: Path, capsys:
     capsys.readouterr()
     assert main(["plan", "support", "--machine-price", "1", "--config", str(file)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "answers a day 10 answers 100 answers in 10 days" in printed
-    assert "incumbent 30 EUR a month recorded cost of 100 of 100 answers" in printed
+    assert "answers a day 10 answers basis 100 answers in 10 days" in printed
+    assert "incumbent cost 30 EUR a month basis recorded cost of 100 of 100 answers" in printed
     assert "It does not pay: serving costs 720.00 EUR a month, the incumbent 30.00." in printed
     assert main(["plan", "support", "--json", "--config", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)["outcome"] == "not_known"
@@ -396,7 +396,7 @@ def test_the_first_day_of_the_guide_ends_with_a_plan(
     assert "241 requests with responses" in printed
     assert "1 conversations" in printed
     monthly = 30 * 24.1 * (500 * 0.40 + 100 * 1.60) / 1e6
-    assert f"incumbent {monthly:.2f} USD a month" in printed
+    assert f"incumbent cost {monthly:.2f} USD a month" in printed
     assert "It does not pay: serving costs 864.00 USD a month" in printed
 
 
