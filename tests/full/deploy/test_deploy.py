@@ -20,6 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.samples import Exemplar
 
@@ -44,7 +47,12 @@ RULE_TESTS = sorted(DEPLOY.glob("retuned.rules*.test.yml"))
 EXAMPLES = [test for path in RULE_TESTS for test in yaml.safe_load(path.read_text())["tests"]]
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted(DEPLOY.glob("grafana/dashboards/*.json"))}
-PANELS = [panel for dashboard in DASHBOARDS.values() for panel in dashboard["panels"]]
+PANELS = [
+    panel
+    for dashboard in DASHBOARDS.values()
+    for outer in dashboard["panels"]
+    for panel in (outer["panels"] if outer["type"] == "row" else [outer])
+]
 RULES_MADE = [rule for group in RULES["groups"] for rule in group["rules"]]
 ALERTS = [rule for rule in RULES_MADE if "alert" in rule]
 RECORDED = [rule for rule in RULES_MADE if "record" in rule]
@@ -278,18 +286,67 @@ def test_every_metric_is_on_a_dashboard() -> None:
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_each_panel_explains_itself_and_stands_on_its_own_place(name: str) -> None:
-    dashboard = DASHBOARDS[name]
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
-    taken: set[tuple[int, int]] = set()
-    for panel in dashboard["panels"]:
-        place = panel["gridPos"]
-        cells = set(
-            itertools.product(range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"]))
-        )
-        assert not cells & taken, panel["title"]
-        assert place["x"] + place["w"] <= 24
-        taken |= cells
+def test_grafana_knows_every_field_of_the_dashboards(name: str) -> None:
+    register_default_plugins()
+    known = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARDS[name])))
+    assert list(unknown(DASHBOARDS[name], known)) == []
+
+
+def unknown(written: Any, known: Any, path: str = "") -> Iterator[str]:
+    """Where what is written is not what Grafana's own types keep of it."""
+    if isinstance(written, dict) and isinstance(known, dict):
+        for name, value in written.items():
+            yield from unknown(value, known.get(name), f"{path}.{name}")
+    elif isinstance(written, list) and isinstance(known, list) and len(written) == len(known):
+        for number, pair in enumerate(zip(written, known, strict=True)):
+            yield from unknown(*pair, f"{path}[{number}]")
+    elif written != known:
+        yield path
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_first_row_is_open_and_the_others_hold_their_panels(name: str) -> None:
+    outer = DASHBOARDS[name]["panels"]
+    rows = [panel for panel in outer if panel["type"] == "row"]
+    assert [row["collapsed"] for row in rows] == [place > 0 for place in range(len(rows))]
+    assert [bool(row["panels"]) for row in rows] == [row["collapsed"] for row in rows]
+    open_ones = outer[1 : len(outer) - len(rows) + 1]
+    assert outer[0] in rows
+    assert not [panel for panel in open_ones if panel["type"] == "row"]
+    assert [row["gridPos"]["y"] for row in rows[1:]] == [
+        bottom(open_ones) + place for place in range(len(rows) - 1)
+    ]
+    for row, panels in [(rows[0], open_ones), *((row, row["panels"]) for row in rows[1:])]:
+        assert (row["gridPos"]["x"], row["gridPos"]["w"], row["gridPos"]["h"]) == (0, 24, 1)
+        assert min(panel["gridPos"]["y"] for panel in panels) == row["gridPos"]["y"] + 1
+        assert area(panels) == 24 * (bottom(panels) - row["gridPos"]["y"] - 1), "a gap, or one on another"
+        assert len(cells(panels)) == area(panels)
+
+
+def bottom(panels: list[dict[str, Any]]) -> int:
+    return int(max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels))
+
+
+def area(panels: list[dict[str, Any]]) -> int:
+    return sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in panels)
+
+
+def cells(panels: list[dict[str, Any]]) -> set[tuple[int, int]]:
+    """The cells of the 24 columns that panels stand on."""
+    places = [panel["gridPos"] for panel in panels]
+    taken = [
+        itertools.product(range(at["x"], min(at["x"] + at["w"], 24)), range(at["y"], at["y"] + at["h"]))
+        for at in places
+    ]
+    return set(itertools.chain(*taken))
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_each_panel_explains_itself(name: str) -> None:
+    outer = DASHBOARDS[name]["panels"]
+    ids = [panel["id"] for panel in (*outer, *(inner for row in outer for inner in row.get("panels", ())))]
+    assert len(set(ids)) == len(ids)
+    for panel in PANELS:
         assert len(panel["description"]) > 20, panel["title"]
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
         for target in panel["targets"]:
