@@ -313,9 +313,7 @@ def test_the_first_row_is_open_and_the_others_hold_their_panels(name: str) -> No
     open_ones = outer[1 : len(outer) - len(rows) + 1]
     assert outer[0] in rows
     assert not [panel for panel in open_ones if panel["type"] == "row"]
-    assert [row["gridPos"]["y"] for row in rows[1:]] == [
-        bottom(open_ones) + place for place in range(len(rows) - 1)
-    ]
+    assert [row["gridPos"]["y"] for row in rows[1:]] == [bottom(open_ones) + place for place in range(len(rows) - 1)]
     for row, panels in [(rows[0], open_ones), *((row, row["panels"]) for row in rows[1:])]:
         assert (row["gridPos"]["x"], row["gridPos"]["w"], row["gridPos"]["h"]) == (0, 24, 1)
         assert min(panel["gridPos"]["y"] for panel in panels) == row["gridPos"]["y"] + 1
