@@ -33,8 +33,6 @@ from retuned.daemon.settings import Settings
 
 log = logging.getLogger(__name__)
 QUERIES = named_queries("retuned.daemon.backup", "backup.sql")
-MEMORY_SCHEMA = 46
-"""The first schema with the memory of corrections."""
 
 
 class UnderWay(msgspec.Struct, frozen=True):
@@ -248,7 +246,7 @@ class _Restore:
             for query, (folder, new) in moves.items():
                 if (old := self._about.folders[folder]) != new:
                     connection.execute(QUERIES[query], {"old": old, "new": new})
-            if self._is_alone and self._about.schema >= MEMORY_SCHEMA:
+            if self._is_alone:
                 connection.execute(QUERIES["renew_memory_epoch"])
             connection.execute("CHECKPOINT")
         fsync(warehouse)

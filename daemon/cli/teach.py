@@ -96,9 +96,9 @@ def lineage(common: Common, id: str, as_json: bool) -> None:
     if as_json:
         screen.print_json(traced)
         return
-    ids = ("workload", "dataset_version", "split", "row_id", "interaction_id", "feedback_id")
+    ids = ("workload", "dataset_version", "row_id", "interaction_id", "feedback_id")
     for name, rows, fields in (
-        ("taught", traced["rows"], (*ids, "models")),
+        ("taught", traced["rows"], (*ids, "split", "models")),
         ("set aside", traced["set_aside"], (*ids, "reason", "detail")),
         ("quarantine", traced["quarantine"], ("workload", "feedback_id", "reason", "detail")),
         ("removed by retention", traced["removed"], ("workload", "kind", "version", "removed_at")),

@@ -256,7 +256,7 @@ def test_bad_events_are_counted_and_shown_and_stop_nothing(tansu: Broker, tmp_pa
         assert daemon.described("/api/v1/status", "status")["workloads"].keys() == {"support"}
         assert len(daemon.described("/api/v1/dead-letters?reason=not_an_event", "deadLetters")) == 1
         listed = letters("list")
-        assert re.search(r"@\d+  not_an_event: Object missing required field `timestamp`\n$", listed)
+        assert re.search(r"  not_an_event\n +detail +Object missing required field `timestamp`\n$", listed)
         assert "0 of 1 dead letters are events now; 0 were stored" in letters("replay")
         assert letters("list", "--reason", "not_json") == ""
         assert daemon.stop() == 0

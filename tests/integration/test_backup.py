@@ -572,12 +572,12 @@ def test_a_backup_of_an_older_version_is_migrated_when_it_is_opened(
     generation = choose(tmp_path / "backups", None)
     (generation / manifest.WAREHOUSE).unlink()
     with duckdb.connect(str(generation / manifest.WAREHOUSE)) as old:
-        old.execute((FOLDER / "0.1.0.sql").read_text())
+        old.execute((FOLDER / "1.0.0.sql").read_text())
     content = json.loads((generation / manifest.MANIFEST).read_text())
     (entry,) = (file for file in content["files"] if file["path"] == manifest.WAREHOUSE)
     entry["bytes"] = (generation / manifest.WAREHOUSE).stat().st_size
     entry["sha256"] = sha256(generation / manifest.WAREHOUSE)
-    content["schema"] = 1
+    content["schema"] = 80
     (generation / manifest.MANIFEST).write_text(json.dumps(content))
     target = settings_in(tmp_path / "new")
     restore(target, generation, replace=False, now=LATER)

@@ -1,5 +1,6 @@
 """Approvals by HTTP, on the page and on the command line: who decides, what is shown, what is refused."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -223,11 +224,9 @@ def test_the_command_lists_what_waits_and_decides_with_a_reason(
         waits(service, V2, "sales")
     assert run(config, "approve") == 0
     out = capsys.readouterr().out
-    assert (
-        f"support@{V1}  waits since {first.requested_at:%Y-%m-%d %H:%M} UTC, expires {first.expires_at:%Y-%m-%d}" in out
-    )
-    assert "compared with support@base\n    The candidate scores 0.912.\n" in out
-    assert f"sales@{V2}" in out
+    assert re.search(rf"support +{V1} +{first.requested_at:%Y-%m-%d %H:%M} UTC +{first.expires_at:%Y-%m-%d}", out)
+    assert "The candidate scores 0.912." in out
+    assert re.search(rf"sales +{V2} ", out)
     for wrong, said in (
         (["support"], "give the reason with --reason"),
         (["support", "--reason", " "], "give the reason with --reason"),
