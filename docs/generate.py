@@ -110,16 +110,20 @@ OTHER_ROUTES = {
 
 
 def files() -> dict[str, str]:
-    """The text of each page of docs/reference."""
+    """The text of each file of docs/reference."""
+    document = openapi.document()
     pages = {
         "cli.md": cli(),
         "configuration.md": configuration(),
-        "http.md": http(),
+        "http.md": http(document),
         "metrics.md": metrics(),
         "tables.md": tables(),
-        "events.md": events(),
+        "events.md": events(document["components"]["schemas"]["LabelRequest"]),
     }
-    return {name: "\n".join(lines).rstrip() + "\n" for name, lines in pages.items()}
+    return {
+        "openapi.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n",
+        **{name: "\n".join(lines).rstrip() + "\n" for name, lines in pages.items()},
+    }
 
 
 # Markdown
@@ -270,13 +274,10 @@ def configuration() -> list[str]:
 # HTTP
 
 
-def http() -> list[str]:
+def http(document: dict[str, Any]) -> list[str]:
     """The routes, from the OpenAPI document."""
-    document = openapi.document()
     roles = {f"{one.method} {one.path}": one.least or "anybody" for one in ROUTES}
-    lines = page(
-        "HTTP", text(document["info"]["description"]), "", "`/api/v1/openapi.json` is this API as OpenAPI 3.1."
-    )
+    lines = page("HTTP", text(document["info"]["description"]))
     lines += ["## Roles", "", "Each role may do what those above it may.", ""]
     lines += table(("role", "what it may do"), ((named(role), sentence(about)) for role, about in ROLES.items()))
     lines += ["## Pages, metrics, health", ""]
@@ -285,32 +286,21 @@ def http() -> list[str]:
         ((named(route, route.removeprefix("GET ")), roles[route], about) for route, about in OTHER_ROUTES.items()),
     )
     lines += ["## API", ""]
-    operations = [
-        (path, method, operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
+    lines += [
+        "Parameters, bodies and answers are in [openapi.json](openapi.json), which the daemon serves as",
+        "`/api/v1/openapi.json`.",
+        "",
     ]
     lines += table(
         ("route", "least role", "what it does"),
         (
-            (f"[`{method.upper()} {path}`](#api-{one['operationId']})", _role(one), sentence(one["summary"]))
-            for path, method, one in operations
+            (named(f"{method.upper()} {path}", f"api-{one['operationId']}"), _role(one), sentence(one["summary"]))
+            for path, methods in document["paths"].items()
+            for method, one in methods.items()
         ),
     )
-    for path, method, one in operations:
-        lines += [f'<a id="api-{one["operationId"]}"></a>', "", f"### {method.upper()} {path}", ""]
-        about = " ".join([sentence(one["summary"]), sentence(one.get("description", ""))]).strip()
-        lines += [f"{about} **Role**: {_role(one)}.", ""]
-        if given := _given(one):
-            lines += table(("parameter", "where", "type", "meaning"), given)
-        lines += [_answer(one), ""]
     lines += ["## Refusals", "", 'The body is `{"error": "…"}`: why it was not done, and the way out.', ""]
     lines += table(("status", "why"), ((named(code), sentence(about)) for code, about in openapi.REFUSALS.items()))
-    lines += ["## Objects", ""]
-    for name, schema in document["components"]["schemas"].items():
-        lines += [f"### {name}", ""]
-        lines += [sentence(schema["description"]), ""] if "description" in schema else []
-        lines += table(("field", "type", "meaning"), _fields(name, schema))
     return lines
 
 
@@ -320,54 +310,10 @@ def _role(operation: dict[str, Any]) -> str:
     return str(role)
 
 
-def _given(operation: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    rows = [
-        (
-            f"`{one['name']}`",
-            one["in"],
-            _type(one["schema"]),
-            sentence(one["description"]),
-        )
-        for one in operation.get("parameters", ())
-    ]
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    rows += [
-        (f"`{name}`", "body, JSON", _type(one), sentence(one["description"]))
-        for name, one in body.get("properties", {}).items()
-    ]
-    return rows
-
-
-def _answer(operation: dict[str, Any]) -> str:
-    """What a success is, and the statuses of refusals."""
-    done = operation["responses"]["200"]
-    kinds = [f"`{kind}`" + _shape(content["schema"]) for kind, content in done["content"].items()]
-    refusals = ", ".join(f"[{code}](#{code})" for code in operation["responses"] if code != "200")
-    return f"**200**: {', '.join(kinds)}. **Refusals**: {refusals}."
-
-
-def _shape(schema: dict[str, Any]) -> str:
-    kind = _type(schema)
-    if kind not in ("object", "text", "bytes"):
-        return f": {kind}"
-    return f": {', '.join(f'`{name}`' for name in schema['properties'])}" if "properties" in schema else ""
-
-
-def _fields(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name, one in schema.get("properties", {}).items():
-        field = f"{path}.{name}"
-        about = sentence(one.get("description", ""))
-        yield f'<a id="{field}"></a>`{field.partition(".")[2]}`', _type(one), about
-        inner = one.get("items", one)
-        suffix = "[]" if "items" in one else ""
-        yield from _fields(field + suffix, inner)
-
-
 def _type(schema: dict[str, Any]) -> str:
     """The type of a JSON Schema in words."""
     if "$ref" in schema:
-        name = schema["$ref"].rsplit("/", 1)[1]
-        return f"[{name}](#{name.lower()})"
+        return str(schema["$ref"].rsplit("/", 1)[1])
     if "anyOf" in schema:
         kinds = dict.fromkeys(_type(one) for one in schema["anyOf"])
         if {"number", "integer"} <= kinds.keys():
@@ -378,8 +324,6 @@ def _type(schema: dict[str, Any]) -> str:
     kinds = schema.get("type", "any")
     if kinds == "array":
         return f"array of {_type(schema['items'])}" if "items" in schema else "array"
-    if schema.get("format") == "binary":
-        return "bytes"
     return " or ".join([kinds] if isinstance(kinds, str) else kinds).replace("string", "text")
 
 
@@ -461,16 +405,20 @@ def tables() -> list[str]:
         "Tables",
         "The warehouse is one DuckDB file, and one process opens it. While the daemon runs, read a table with",
         "[`retuned export`](cli.md#retuned-export); when it does not, open the file with any DuckDB (`ATTACH` it: the",
-        "tables are in its schema `main`, and have these descriptions as comments). All times are UTC, without a zone.",
-        "Events leave for the [archive](../operate.md#retention-and-archive).",
+        "tables are in its schema `main`). `SELECT column_name, comment FROM duckdb_columns()` prints the meaning of",
+        "each column; those of the tables that can be exported are below. All times are UTC, without a zone. Events",
+        "leave for the [archive](../operate.md#retention-and-archive).",
     )
     names, columns = _described()
     lines += table(
         ("table", "a row is", "export"),
-        ((f"[`{name}`](#{name})", text(about), "yes" if name in EXPORTED else "") for name, about in names.items()),
+        (
+            (f"[`{name}`](#{name})", text(about), "yes") if name in EXPORTED else (named(name), text(about), "")
+            for name, about in names.items()
+        ),
     )
-    for name, about in names.items():
-        lines += [f"## {name}", "", text(about), ""]
+    for name in EXPORTED:
+        lines += [f"## {name}", ""]
         rows = (
             (
                 named(column, f"{name}.{column}"),
@@ -508,8 +456,8 @@ def _described() -> tuple[dict[str, str], dict[str, dict[str, dict[str, Any]]]]:
 # Events
 
 
-def events() -> list[str]:
-    """The events that apps publish, from their schemas."""
+def events(label_request: dict[str, Any]) -> list[str]:
+    """The events that apps publish, from their schemas, and those of the daemon."""
     lines = page(
         "Events",
         "Two topics, one JSON object a message, keyed by conversation or user: `kafka.interactions_topic` and",
@@ -536,11 +484,19 @@ def events() -> list[str]:
         ("field", "meaning"),
         ((named(name, f"model-event.{name}"), sentence(about)) for name, about in MODEL_EVENT.items()),
     )
-    lines += ["## Label request", "", "An answer that experts are asked to judge, on `kafka.label_requests_topic`:", ""]
+    lines += ["## Label request", ""]
     lines += [
-        "the object [LabelRequest](http.md#labelrequest). The answer to it is feedback of the source `expert`.",
+        "An answer that experts are asked to judge, on `kafka.label_requests_topic`. The answer to it is feedback of",
+        "the source `expert`.",
         "",
     ]
+    lines += table(
+        ("field", "type", "meaning"),
+        (
+            (named(name, f"label-request.{name}"), _type(one), sentence(one["description"]))
+            for name, one in label_request["properties"].items()
+        ),
+    )
     return lines
 
 

@@ -54,7 +54,8 @@ for number in range(2 * settings.ingest.batch_events):
     log.append("interactions", json.dumps(event).encode())
 source = MemorySource(log, ("interactions", "feedback"), lambda: stored_offsets(warehouse))
 ingest = Ingest(source, warehouse, settings, Metrics(CollectorRegistry()))
-print(ingest.step(), warehouse.size().log, flush=True)
+before = warehouse.size().log
+print(ingest.step(), warehouse.size().log - before, flush=True)
 ingest.step()
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -382,8 +382,9 @@ def test_the_command_line_lists_what_is_open(
     printed, hint = capsys.readouterr()
     assert "on the daemon's page /teach" in hint
     assert printed == (
-        f"{interaction}  support  0.67 uncertain: People called it wrong, and nobody gave the right answer (1 against, "
-        "0 for).\n    asked     May I return [31m a lamp?\n    saw       A passage.\n    answered  Certainly.\n"
+        f"{interaction}  support  0.667  uncertain\n"
+        "    detail      People called it wrong, and nobody gave the right answer (1 against, 0 for).\n"
+        "    question    May I return [31m a lamp?\n    context     A passage.\n    answers     Certainly.\n"
     )
     assert main(["labels", "--json", "--workload", "support"]) == 0
     assert [one["interaction_id"] for one in json.loads(capsys.readouterr().out)] == [interaction]
